@@ -1,0 +1,148 @@
+"""Variance-preserving diffusion: z_t = signal_t * x0 + noise_t * eps, with signal_t^2 + noise_t^2 = 1.
+
+Tables are computed in float64 on the host and used as float32 on the device. Every function is pure and works
+on NHWC arrays of shape (B, H, W, C) with integer timesteps of shape (B,).
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Parameterization = Literal["eps", "v"]
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Noise schedule of a diffusion model.
+
+    Attributes:
+        alphas_cumprod: (T,) float64, signal_t^2, falling from about 1 to 0 (exactly, with zero terminal SNR).
+        parameterization: what the network predicts, 'eps' (the noise) or 'v' (signal * eps - noise * x0).
+    """
+
+    alphas_cumprod: np.ndarray
+    parameterization: Parameterization
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number T of training timesteps."""
+        return len(self.alphas_cumprod)
+
+
+@functools.cache
+def make_schedule(
+    *,
+    zero_terminal_snr: bool = False,
+    parameterization: Parameterization = "eps",
+    num_timesteps: int = 1000,
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+) -> Schedule:
+    """Stable Diffusion's schedule: betas linear in the square root (Rombach et al. 2022).
+
+    Equal arguments return the same object, so that a Schedule may be a static argument of `jax.jit`.
+
+    Args:
+        zero_terminal_snr: rescale so that the last timestep is pure noise (Lin et al. 2023, algorithm 1). Needs
+            'v': noise alone says nothing about x0.
+        parameterization: 'eps' or 'v'.
+        num_timesteps: number T of training timesteps, at least 2.
+        beta_start: first beta.
+        beta_end: last beta, before the rescaling.
+
+    Raises:
+        ValueError: unknown parameterization, 'eps' with zero terminal SNR, or fewer than 2 timesteps.
+    """
+    if parameterization not in get_args(Parameterization):
+        raise ValueError(f"parameterization is {parameterization!r}; use one of {get_args(Parameterization)}")
+    if zero_terminal_snr and parameterization == "eps":
+        raise ValueError("zero_terminal_snr=True needs parameterization='v': pure noise and eps hide x0")
+    if num_timesteps < 2:
+        raise ValueError(f"num_timesteps is {num_timesteps}; a schedule needs at least 2")
+    betas = np.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=np.float64) ** 2
+    alphas_cumprod = np.cumprod(1 - betas)
+    if zero_terminal_snr:
+        signal = np.sqrt(alphas_cumprod)
+        alphas_cumprod = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
+    alphas_cumprod.setflags(write=False)
+    return Schedule(alphas_cumprod, parameterization)
+
+
+def signal_and_noise(schedule: Schedule, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Coefficients of x0 and of the noise in z_t.
+
+    Args:
+        schedule: the noise schedule.
+        t: (B,) integer timesteps in [0, T).
+
+    Returns:
+        (signal, noise), each (B, 1, 1, 1) float32 in [0, 1].
+    """
+    signal = jnp.asarray(np.sqrt(schedule.alphas_cumprod), jnp.float32)
+    noise = jnp.asarray(np.sqrt(1 - schedule.alphas_cumprod), jnp.float32)
+    return signal[t][:, None, None, None], noise[t][:, None, None, None]
+
+
+def q_sample(schedule: Schedule, x0: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
+    """Draws z_t ~ q(z_t | x0) with the given standard normal noise (Ho et al. 2020, equation 4).
+
+    Args:
+        schedule: the noise schedule.
+        x0: (B, H, W, C) clean latents.
+        t: (B,) integer timesteps.
+        noise: standard normal, shape of x0.
+
+    Returns:
+        z_t, shape of x0.
+    """
+    signal, sigma = signal_and_noise(schedule, t)
+    return signal * x0 + sigma * noise
+
+
+def training_target(schedule: Schedule, x0: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
+    """What the network should predict at z_t: the noise, or v (Salimans & Ho 2022).
+
+    Arguments as in `q_sample`; returns an array of x0's shape.
+    """
+    if schedule.parameterization == "eps":
+        return noise
+    signal, sigma = signal_and_noise(schedule, t)
+    return signal * noise - sigma * x0
+
+
+def predict_x0(
+    parameterization: Parameterization, x: jax.Array, output: jax.Array, signal: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """Clean latents implied by the network's output.
+
+    Args:
+        parameterization: what `output` is, 'eps' or 'v'.
+        x: (B, H, W, C) noisy latents z_t.
+        output: network output, shape of x.
+        signal: coefficient of x0 in z_t, scalar or (B, 1, 1, 1); above 0 for 'eps'.
+        noise: coefficient of the noise in z_t, likewise.
+
+    Returns:
+        x0, shape of x.
+    """
+    if parameterization == "eps":
+        return (x - noise * output) / signal
+    return signal * x - noise * output
+
+
+def predict_eps(
+    parameterization: Parameterization, x: jax.Array, output: jax.Array, signal: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """Noise implied by the network's output. Arguments as in `predict_x0`; returns an array of x's shape."""
+    if parameterization == "eps":
+        return output
+    return signal * output + noise * x
+
+
+def eps_from_x0(x: jax.Array, x0: jax.Array, signal: jax.Array, noise: jax.Array) -> jax.Array:
+    """Noise that, with the clean latents `x0`, makes up z_t = `x`; `noise` above 0, shapes as in `predict_x0`."""
+    return (x - signal * x0) / noise

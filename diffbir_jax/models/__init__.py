@@ -1,0 +1,1 @@
+"""Networks in Flax Linen: the only package that imports flax."""

@@ -1,0 +1,63 @@
+"""Scaled dot-product attention: one entry point for every network, several backends behind it."""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+Backend = Literal["auto", "chunked", "xla", "cudnn"]
+
+
+def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", chunk: int = 256) -> Array:
+    """softmax(q k^T / sqrt(D)) v, the attention of Vaswani et al. 2017, with a float32 softmax.
+
+    Args:
+        q: (B, Nq, heads, D) queries.
+        k: (B, Nk, heads, D) keys, same dtype as `q`.
+        v: (B, Nk, heads, D) values, same dtype as `q`.
+        backend: "chunked" walks over blocks of queries and never holds the full score matrix; "xla" and
+            "cudnn" are those of `jax.nn.dot_product_attention` ("cudnn" wants 16-bit inputs on a GPU);
+            "auto" is "chunked" on CPUs and "xla" elsewhere.
+        chunk: queries per block of the chunked backend.
+
+    Returns:
+        (B, Nq, heads, D) in the dtype of `q`.
+
+    Raises:
+        ValueError: unknown backend, or shapes that do not fit together.
+    """
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
+    if k.shape != v.shape or q.shape[::2] != k.shape[::2] or q.shape[3] != k.shape[3]:
+        raise ValueError(
+            f"q {q.shape}, k {k.shape}, v {v.shape} do not fit: expected (B, Nq, heads, D) for q and "
+            "(B, Nk, heads, D) for both k and v"
+        )
+    if backend == "auto":
+        backend = "chunked" if jax.default_backend() == "cpu" else "xla"
+    if backend == "chunked":
+        return _chunked(q, k, v, chunk)
+    return jax.nn.dot_product_attention(q, k, v, implementation=backend)
+
+
+def _chunked(q: Array, k: Array, v: Array, chunk: int) -> Array:
+    """Blocks of `chunk` queries against all keys; the backward pass recomputes each block's scores."""
+    batch, length, heads, dim = q.shape
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * dim**-0.5, k, v))
+    if length <= chunk:
+        return _block(q, k, v).transpose(0, 2, 1, 3)
+    blocks = -(-length // chunk)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, blocks * chunk - length), (0, 0)))
+    q = jnp.moveaxis(q.reshape(batch, heads, blocks, chunk, dim), 2, 0)
+    step = jax.checkpoint(lambda block: _block(block, k, v))
+    out = jnp.moveaxis(lax.map(step, q), 0, 2).reshape(batch, heads, blocks * chunk, dim)
+    return out[:, :, :length].transpose(0, 2, 1, 3)
+
+
+def _block(q: Array, k: Array, v: Array) -> Array:
+    """Attention of (B, heads, n, D) pre-scaled queries; normalised after the product with v."""
+    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    out = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / weights.sum(axis=-1, keepdims=True)).astype(q.dtype)

@@ -1,0 +1,198 @@
+"""The autoencoder of latent diffusion (Rombach et al. 2022), in the layout of Stable Diffusion."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from diffbir_jax.models.attention import attention
+from diffbir_jax.models.layers import GroupNorm, conv, depth_to_space, space_to_depth, upsample_nearest
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Sizes of an `AutoencoderKL`; the defaults are those of Stable Diffusion 1 and 2.
+
+    Attributes:
+        ch: channels of the first level.
+        ch_mult: multiple of `ch` at each level; every level but the last halves the resolution.
+        num_res_blocks: residual blocks per encoder level (the decoder has one more).
+        z_channels: channels inside the bottleneck.
+        embed_dim: channels of the latent.
+        in_channels: channels of the image.
+        scale_factor: multiplies a latent to give it about unit variance; applied by the caller.
+        patch_size: side of the pixel blocks that are folded into channels before the first convolution and
+            unfolded after the last. 1 for the published networks; more spares CPUs the full resolution.
+        mid_attention: whether the middle blocks have self-attention.
+    """
+
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 4
+    embed_dim: int = 4
+    in_channels: int = 3
+    scale_factor: float = 0.18215
+    patch_size: int = 1
+    mid_attention: bool = True
+
+    @property
+    def downsample(self) -> int:
+        """Image pixels per latent pixel, along each axis."""
+        return self.patch_size * 2 ** (len(self.ch_mult) - 1)
+
+
+class AutoencoderKL(nn.Module):
+    """Convolutional autoencoder with a diagonal Gaussian posterior.
+
+    `encode` and `decode` are the methods to `apply`; calling the module does both, which `init` needs.
+    With `remat`, the backward pass recomputes the inside of each residual block.
+    """
+
+    config: VAEConfig = VAEConfig()
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:  # noqa: D102
+        config = self.config
+        self.encoder = Encoder(config, self.dtype, self.remat)
+        self.decoder = Decoder(config, self.dtype, self.remat)
+        self.quant_conv = nn.Conv(2 * config.embed_dim, (1, 1), dtype=self.dtype)
+        self.post_quant_conv = nn.Conv(config.z_channels, (1, 1), dtype=self.dtype)
+
+    def __call__(self, image: Array) -> Array:
+        """Reconstruction of `image` through the posterior's mean; shapes and range as in `encode`."""
+        return self.decode(self.encode(image)[0])
+
+    def encode(self, image: Array) -> tuple[Array, Array]:
+        """Posterior of an image.
+
+        Args:
+            image: (B, H, W, in_channels) in [-1, 1]; H and W are multiples of `config.downsample`.
+
+        Returns:
+            mean and log-variance, float32 (B, H/downsample, W/downsample, embed_dim), not scaled by
+            `scale_factor`; the log-variance is clipped to [-30, 20].
+
+        Raises:
+            ValueError: H or W is not such a multiple.
+        """
+        factor = self.config.downsample
+        if image.shape[1] % factor or image.shape[2] % factor:
+            size = f"{image.shape[1]}x{image.shape[2]}"
+            raise ValueError(f"image is {size}; pad both sides to multiples of {factor}")
+        moments = self.quant_conv(self.encoder(image)).astype(jnp.float32)
+        mean, logvar = jnp.split(moments, 2, axis=-1)
+        return mean, jnp.clip(logvar, -30.0, 20.0)
+
+    def decode(self, z: Array) -> Array:
+        """Image of a latent.
+
+        Args:
+            z: (B, h, w, embed_dim), not scaled by `scale_factor`.
+
+        Returns:
+            float32 (B, h downsample, w downsample, in_channels), about [-1, 1].
+        """
+        return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
+
+
+class Encoder(nn.Module):
+    """Image to the features that hold the posterior's moments."""
+
+    config: VAEConfig
+    dtype: DTypeLike
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, H, W, in_channels) -> (B, H/downsample, W/downsample, 2 z_channels)."""
+        config, dtype = self.config, self.dtype
+        block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+        x = conv(config.ch, name="conv_in", dtype=dtype)(space_to_depth(x, config.patch_size))
+        for level, multiple in enumerate(config.ch_mult):
+            for i in range(config.num_res_blocks):
+                x = block(config.ch * multiple, dtype, name=f"down_{level}_block_{i}")(x)
+            if level + 1 < len(config.ch_mult):
+                # Stable Diffusion pads only after the last row and column here.
+                name = f"down_{level}_downsample"
+                x = conv(x.shape[-1], stride=2, padding=(0, 1), name=name, dtype=dtype)(x)
+        x = Middle(config.mid_attention, dtype, self.remat, name="mid")(x)
+        x = nn.silu(GroupNorm(1e-6, dtype, name="norm_out")(x))
+        return conv(2 * config.z_channels, name="conv_out", dtype=dtype)(x)
+
+
+class Decoder(nn.Module):
+    """Features to image."""
+
+    config: VAEConfig
+    dtype: DTypeLike
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, h, w, z_channels) -> (B, h downsample, w downsample, in_channels)."""
+        config, dtype = self.config, self.dtype
+        block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+        x = conv(config.ch * config.ch_mult[-1], name="conv_in", dtype=dtype)(x)
+        x = Middle(config.mid_attention, dtype, self.remat, name="mid")(x)
+        for level, multiple in reversed(list(enumerate(config.ch_mult))):
+            for i in range(config.num_res_blocks + 1):
+                x = block(config.ch * multiple, dtype, name=f"up_{level}_block_{i}")(x)
+            if level > 0:
+                x = conv(x.shape[-1], name=f"up_{level}_upsample", dtype=dtype)(upsample_nearest(x))
+        x = nn.silu(GroupNorm(1e-6, dtype, name="norm_out")(x))
+        x = conv(config.patch_size**2 * config.in_channels, name="conv_out", dtype=dtype)(x)
+        return depth_to_space(x, config.patch_size)
+
+
+class Middle(nn.Module):
+    """Residual block, self-attention, residual block, at the lowest resolution."""
+
+    attention: bool
+    dtype: DTypeLike
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, h, w, C) -> (B, h, w, C)."""
+        block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+        x = block(x.shape[-1], self.dtype, name="block_1")(x)
+        if self.attention:
+            x = AttentionBlock(self.dtype, name="attention")(x)
+        return block(x.shape[-1], self.dtype, name="block_2")(x)
+
+
+class ResnetBlock(nn.Module):
+    """Two normalised 3x3 convolutions beside a shortcut."""
+
+    features: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, h, w, C) -> (B, h, w, features)."""
+        y = nn.silu(GroupNorm(1e-6, self.dtype, name="norm1")(x))
+        y = conv(self.features, name="conv1", dtype=self.dtype)(y)
+        y = nn.silu(GroupNorm(1e-6, self.dtype, name="norm2")(y))
+        y = conv(self.features, name="conv2", dtype=self.dtype)(y)
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, name="shortcut", dtype=self.dtype)(x)
+        return x + y
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all pixels, with a residual."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, h, w, C) -> (B, h, w, C)."""
+        batch, height, width, channels = x.shape
+        y = GroupNorm(1e-6, self.dtype, name="norm")(x).reshape(batch, height * width, 1, channels)
+        q, k, v = (nn.Dense(channels, dtype=self.dtype, name=name)(y) for name in "qkv")
+        y = nn.Dense(channels, dtype=self.dtype, name="proj_out")(attention(q, k, v))
+        return x + y.reshape(x.shape)

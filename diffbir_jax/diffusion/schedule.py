@@ -47,8 +47,8 @@ def make_schedule(
     Equal arguments return the same object, so that a Schedule may be a static argument of `jax.jit`.
 
     Args:
-        zero_terminal_snr: rescale so that the last timestep is pure noise (Lin et al. 2023, algorithm 1). Needs
-            'v': noise alone says nothing about x0.
+        zero_terminal_snr: rescale so that the last timestep is pure noise (Lin et al. 2023, algorithm 1).
+            Needs 'v': noise alone says nothing about x0.
         parameterization: 'eps' or 'v'.
         num_timesteps: number T of training timesteps, at least 2.
         beta_start: first beta.
@@ -144,5 +144,5 @@ def predict_eps(
 
 
 def eps_from_x0(x: jax.Array, x0: jax.Array, signal: jax.Array, noise: jax.Array) -> jax.Array:
-    """Noise that, with the clean latents `x0`, makes up z_t = `x`; `noise` above 0, shapes as in `predict_x0`."""
+    """Noise that, with the clean latents `x0`, makes up z_t = `x`; `noise` > 0, shapes as in `predict_x0`."""
     return (x - signal * x0) / noise

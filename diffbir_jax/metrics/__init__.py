@@ -1,0 +1,1 @@
+"""Image quality measured against a ground truth; host-side, in float64."""

@@ -4,7 +4,7 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
 
@@ -30,7 +30,7 @@ class GroupNorm(nn.Module):
         mean = _group_mean(y.mean(axis=1), groups)
         y = y - mean[:, None]
         variance = _group_mean(jnp.square(y).mean(axis=1), groups)
-        y = y * (jnp.reciprocal(jnp.sqrt(variance + self.epsilon)) * scale[None])[:, None] + bias[None, None]
+        y = y * (lax.rsqrt(variance + self.epsilon) * scale[None])[:, None] + bias[None, None]
         return y.reshape(x.shape).astype(self.dtype)
 
 
@@ -38,6 +38,23 @@ def _group_mean(x: Array, groups: int) -> Array:
     """(B, C) -> (B, C), each channel replaced by its group's mean."""
     means = x.reshape(x.shape[0], groups, -1).mean(axis=2, keepdims=True)
     return jnp.broadcast_to(means, (x.shape[0], groups, x.shape[1] // groups)).reshape(x.shape)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016) with float32 statistics."""
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(..., C) -> (..., C) in the compute dtype."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        y = y - y.mean(axis=-1, keepdims=True)
+        y = y * lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + 1e-5)
+        along_last = (1,) * (x.ndim - 1) + (-1,)
+        return (y * scale.reshape(along_last) + bias.reshape(along_last)).astype(self.dtype)
 
 
 def conv(

@@ -1,0 +1,87 @@
+"""IRControlNet, the control branch of DiffBIR (Lin et al. 2023, section 3.2)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from diffbir_jax.models.layers import conv
+from diffbir_jax.models.unet import UNetConfig, UNetEncoder
+
+
+class IRControlNet(nn.Module):
+    """A copy of the UNet's encoder that also sees the condition, then zero-initialised 1x1 convolutions.
+
+    `config` is the controlled UNet's. With `remat`, the backward pass recomputes the inside of each block.
+    """
+
+    config: UNetConfig = UNetConfig()
+    hint_channels: int = 4
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, hint: Array, t: Array, context: Array | None = None) -> list[Array]:
+        """Controls of one evaluation.
+
+        Args:
+            x: (B, h, w, in_channels) noisy latent.
+            hint: (B, h, w, hint_channels) latent of the stage-1 image.
+            t: (B,) timesteps.
+            context: (B, tokens, context_dim) text embedding; None if the configuration has no `context_dim`.
+
+        Returns:
+            one array per skip connection of the UNet, highest resolution first, then one for the
+            middle block; in the compute dtype.
+
+        Raises:
+            ValueError: the channels of the hint, a size or the context does not fit.
+        """
+        if hint.shape != (*x.shape[:3], self.hint_channels):
+            raise ValueError(f"hint is {hint.shape}; expected {(*x.shape[:3], self.hint_channels)}")
+        x = jnp.concatenate([x, hint], axis=-1)
+        skips, x, _ = UNetEncoder(self.config, self.dtype, self.remat, name="encoder")(x, t, context)
+        return [
+            conv(y.shape[-1], 1, zero=True, name=f"zero_conv_{i}", dtype=self.dtype)(y)
+            for i, y in enumerate([*skips, x])
+        ]
+
+
+def init_from_unet(unet_params: Mapping[str, Any], hint_channels: int = 4) -> dict[str, Any]:
+    """Parameters of an `IRControlNet` that starts as a copy of a UNet and changes nothing yet.
+
+    The first convolution's weights for the hint are zero, and so are the zero convolutions.
+
+    Args:
+        unet_params: parameters of a `UNet`.
+        hint_channels: channels of the hint.
+
+    Returns:
+        new parameters; arrays that are not altered are shared with `unet_params`.
+    """
+    encoder: dict[str, Any] = jax.tree.map(lambda x: x, dict(unet_params["encoder"]))
+    kernel = encoder["conv_in"]["kernel"]
+    extra = jnp.zeros((*kernel.shape[:2], hint_channels, kernel.shape[3]), kernel.dtype)
+    encoder["conv_in"]["kernel"] = jnp.concatenate([jnp.asarray(kernel), extra], axis=2)
+    zero_convs = {
+        f"zero_conv_{i}": {"kernel": jnp.zeros((1, 1, channels, channels)), "bias": jnp.zeros(channels)}
+        for i, channels in enumerate(_control_channels(encoder))
+    }
+    return {"encoder": encoder, **zero_convs}
+
+
+def _control_channels(encoder: Mapping[str, Any]) -> list[int]:
+    """Channels of the encoder's skip connections in order, then of its middle block."""
+
+    def in_order(name: str) -> tuple[str, bool, str]:
+        return name.split("_")[1], name.endswith("downsample"), name
+
+    outputs = [encoder["conv_in"]]
+    for name in sorted((name for name in encoder if name.startswith("down_")), key=in_order):
+        outputs.append(encoder[name]["block"]["conv2"] if "block" in encoder[name] else encoder[name])
+    outputs.append(encoder["mid_stage_1"]["block"]["conv2"])
+    return [convolution["bias"].size for convolution in outputs]

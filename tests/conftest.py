@@ -1,6 +1,6 @@
 """Test-wide JAX settings: four CPU devices, strict promotion, exact products, and a compilation cache.
 
-Environment variables are set before the first import of jax, so that processes started by a test inherit them.
+Environment variables are set before jax is imported, so that processes started by a test inherit them.
 """
 
 import os

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from diffbir_jax.models.mobilenet import MobileNetV2
+from diffbir_jax.training.perceptual import STAGES, load_features, nest, perceptual_loss
+
+
+@pytest.fixture(scope="module")
+def params() -> dict:
+    shapes = jax.eval_shape(MobileNetV2(STAGES).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: jnp.asarray(_scaled_normal(rng, s.shape), s.dtype), shapes)
+
+
+def _scaled_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    fan_in = np.prod(shape) / shape[-1]
+    return 1.5 * rng.standard_normal(shape) / np.sqrt(fan_in) if len(shape) > 1 else np.zeros(shape)
+
+
+@pytest.fixture(scope="module")
+def images() -> jax.Array:
+    return jax.random.uniform(jax.random.key(1), (2, 64, 64, 3), minval=-1.0, maxval=1.0)
+
+
+def test_equal_images_have_no_distance(params: dict, images: jax.Array) -> None:
+    loss, gradient = jax.jit(jax.value_and_grad(perceptual_loss, argnums=1))(params, images, images)
+    # XLA may fuse the two passes differently, so that features differ in the last bit.
+    assert loss < 1e-12
+    assert jnp.abs(gradient).max() < 1e-6
+
+
+def test_distance_is_symmetric_bounded_and_grows_with_noise(params: dict, images: jax.Array) -> None:
+    noise = jax.random.normal(jax.random.key(2), images.shape)
+    loss = jax.jit(perceptual_loss)
+    weak, strong = (loss(params, images, images + s * noise) for s in (0.05, 0.5))
+    assert 0 < weak < strong < 4
+    np.testing.assert_allclose(loss(params, images + 0.5 * noise, images), strong, rtol=1e-5)
+
+
+def test_gradient_descends(params: dict, images: jax.Array) -> None:
+    step = jax.jit(jax.value_and_grad(perceptual_loss, argnums=1))
+    start = images + 0.3 * jax.random.normal(jax.random.key(2), images.shape)
+    before, gradient = step(params, start, images)
+    after, _ = step(params, start - 1e-2 * gradient / jnp.abs(gradient).max(), images)
+    assert jnp.isfinite(gradient).all()
+    assert after < before
+
+
+def test_gradient_is_finite_where_the_features_vanish(images: jax.Array) -> None:
+    init = jax.eval_shape(MobileNetV2(STAGES).init, jax.random.key(0), images)["params"]
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), init)
+    gradient = jax.jit(jax.grad(perceptual_loss, argnums=1))(zeros, images, -images)
+    assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("other", [(2, 64, 63, 3), (2, 32, 64, 3)])
+def test_wrong_shapes_are_refused(params: dict, images: jax.Array, other: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"must be \(B, H, W, 3\) with H, W >= 64"):
+        perceptual_loss(params, jnp.zeros(other), jnp.zeros(other) if other[1] == 32 else images)
+
+
+def test_features_are_loaded_from_safetensors(tmp_path: Path) -> None:
+    flat = {
+        "stem.kernel": np.ones((3, 3, 3, 2), np.float32),
+        "stage0_0.project.bias": np.zeros(2, np.float32),
+    }
+    save_file(flat, tmp_path / "f.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, load_features(tmp_path / "f.safetensors"), nest(flat))
+
+
+def test_missing_features_name_the_script(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="convert_mobilenet.py"):
+        load_features(tmp_path / "absent.safetensors")

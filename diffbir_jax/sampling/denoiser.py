@@ -1,0 +1,79 @@
+"""From noisy latents to predicted clean ones: network, classifier-free guidance, restoration guidance."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffbir_jax.diffusion.schedule import Parameterization, predict_x0
+from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
+from diffbir_jax.sampling.timesteps import Level
+
+
+class DenoiserInputs(NamedTuple):
+    """Everything a denoiser reads besides the noisy latents: values, so new ones do not recompile.
+
+    Attributes:
+        params: the network's parameters.
+        cond: the network's condition, a tree of arrays with leading axis B.
+        uncond: the same with the negative prompt; None turns classifier-free guidance off.
+        guidance: of restoration guidance (`Guidance.prepare`); None without.
+    """
+
+    params: Any
+    cond: Any
+    uncond: Any = None
+    guidance: GuidanceInputs | None = None
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """D(z_t, t) -> x0. Every sampler sees the network through this.
+
+    Attributes:
+        model: (params, z_t (B, h, w, c), t (B,) int32, cond) -> output of z_t's shape.
+        parameterization: what the model's output means, 'eps' or 'v'.
+        guidance: restoration guidance; None for none.
+    """
+
+    model: Callable[[Any, Array, Array, Any], Array]
+    parameterization: Parameterization
+    guidance: Guidance | None = None
+
+    def __call__(self, inputs: DenoiserInputs, x: Array, level: Level) -> Array:
+        """Predict the clean latents.
+
+        Args:
+            inputs: parameters, conditions and guidance's target.
+            x: (B, h, w, c) float32 noisy latents z_t = signal * x0 + noise * eps.
+            level: scalars of this point on the schedule.
+
+        Returns:
+            x0, float32 of x's shape.
+        """
+        output = guided_output(self.model, inputs, x, level)
+        x0 = predict_x0(self.parameterization, x, output, jnp.asarray(level.signal), jnp.asarray(level.noise))
+        if self.guidance is None or inputs.guidance is None:
+            return x0
+        return self.guidance(inputs.guidance, x0, jnp.asarray(level.guidance))
+
+
+def guided_output(
+    model: Callable[[Any, Array, Array, Any], Array], inputs: DenoiserInputs, x: Array, level: Level
+) -> Array:
+    """Network output under classifier-free guidance (Ho & Salimans 2022), as one forward of twice the
+    batch.
+
+    Arguments as in `Denoiser.__call__`. Returns uncond + cfg_scale * (cond - uncond), or the conditional
+    output alone where `inputs.uncond` is None; of x's shape and dtype.
+    """
+    t = jnp.broadcast_to(jnp.asarray(level.timestep), x.shape[:1])
+    if inputs.uncond is None:
+        return model(inputs.params, x, t, inputs.cond).astype(x.dtype)
+    x2, t2 = jnp.concatenate([x, x]), jnp.concatenate([t, t])
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), inputs.cond, inputs.uncond)
+    cond, uncond = jnp.split(model(inputs.params, x2, t2, both).astype(x.dtype), 2)
+    return uncond + level.cfg_scale * (cond - uncond)

@@ -1,0 +1,91 @@
+"""Region-adaptive guidance: the weight map, the losses, the gradient step."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
+from diffbir_jax.sampling.guidance import Guidance, fidelity_weight
+from diffbir_jax.sampling.timesteps import Level
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "guidance.npz")
+Z0 = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+TARGET = jnp.tanh(jax.random.normal(jax.random.key(1), (2, 4, 6, 3)))
+
+
+def nhwc(array: np.ndarray) -> jax.Array:
+    return jnp.asarray(array.transpose(0, 2, 3, 1))
+
+
+def linear_decode(params: jax.Array, z: jax.Array) -> jax.Array:
+    return z @ params
+
+
+def test_weight_parity():
+    weight = fidelity_weight(nhwc(GOLDEN["target"]))
+    np.testing.assert_allclose(weight, nhwc(GOLDEN["weight"]), rtol=0, atol=1e-5)
+
+
+def test_weight_is_high_in_flat_regions_only():
+    texture = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)), jnp.float32)
+    image = jnp.concatenate([jnp.full((1, 16, 16, 3), 0.3), texture], axis=2)
+    weight = fidelity_weight(image)
+    assert float(weight.min()) >= 0 and float(weight.max()) <= 1
+    np.testing.assert_allclose(weight[:, :, :14], 1, atol=1e-5)
+    assert float(weight[:, :, 18:].mean()) < 0.1
+
+
+def test_closed_form_of_a_linear_decoder():
+    """With W = 1 and D(z) = z A, the step is z - s * 2/(HWC) * (z A - target) A^T."""
+    matrix = jax.random.normal(jax.random.key(2), (3, 3))
+    guidance = Guidance(linear_decode, "mse")
+    moved = guidance(guidance.prepare(matrix, TARGET), Z0, jnp.float32(5))
+    expected = Z0 - 5 * 2 / (4 * 6 * 3) * (Z0 @ matrix - TARGET) @ matrix.T
+    np.testing.assert_allclose(moved, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss, power", [("mse", 0), ("w_mse", 1), ("paper", 2)])
+def test_losses(loss, power):
+    guidance = Guidance(linear_decode, loss)
+    inputs = guidance.prepare(jnp.eye(3), TARGET)
+    weighted = (fidelity_weight(TARGET) ** (power / 2) * (Z0 - TARGET)) ** 2
+    np.testing.assert_allclose(guidance.value(inputs, Z0), weighted.mean((1, 2, 3)).sum(), rtol=1e-5)
+
+
+def test_images_of_a_batch_do_not_mix():
+    guidance = Guidance(linear_decode, "w_mse")
+    together = guidance(guidance.prepare(jnp.eye(3), TARGET), Z0, jnp.float32(3))
+    alone = guidance(guidance.prepare(jnp.eye(3), TARGET[1:]), Z0[1:], jnp.float32(3))
+    np.testing.assert_allclose(together[1:], alone, atol=1e-6)
+
+
+def test_zero_strength_changes_nothing_even_where_the_gradient_is_not_finite():
+    guidance = Guidance(lambda params, z: z / params, "mse")
+    inputs = guidance.prepare(jnp.float32(0), TARGET)
+    np.testing.assert_array_equal(guidance(inputs, Z0, jnp.float32(0)), Z0)
+    assert not np.isfinite(guidance(inputs, Z0, jnp.float32(1))).any()
+
+
+def test_denoiser_guides_the_predicted_x0():
+    guidance = Guidance(linear_decode, "mse")
+    prepared = guidance.prepare(jnp.eye(3), TARGET)
+    inputs = DenoiserInputs(None, None, guidance=prepared)
+    level = Level(*(jnp.float32(v) for v in (10, 0.8, 0.6, 1.0, 2.0)))
+
+    def model(params: None, x: jax.Array, t: jax.Array, cond: None) -> jax.Array:
+        return x
+
+    x0 = Denoiser(model, "v")(inputs, Z0, level)
+    np.testing.assert_allclose(x0, 0.8 * Z0 - 0.6 * Z0, atol=1e-6)
+    guided = Denoiser(model, "v", guidance)(inputs, Z0, level)
+    np.testing.assert_allclose(guided, guidance(prepared, x0, jnp.float32(2)), atol=1e-6)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="'l1'.*'mse', 'w_mse', 'paper'"):
+        Guidance(linear_decode, "l1")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="5x6; pad it to even sides"):
+        fidelity_weight(jnp.zeros((1, 5, 6, 3)))

@@ -1,0 +1,176 @@
+"""The rule engine: a table of rules turns a PyTorch state dict into Flax parameters and back.
+
+A rule names one tensor on either side, so a table states every key exactly once and can be read as documentation.
+Whatever does not fit (keys that are missing, unexpected or of another shape) is collected and raised together.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one tensor's axes are ordered: a pair of inverse functions, each a view where that is possible."""
+
+    to_flax: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Layout(lambda x: x, lambda x: x)
+DENSE = Layout(np.transpose, np.transpose)
+CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+# A 1x1 convolution that is a dense layer on the Flax side.
+POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tensor in both worlds.
+
+    Attributes:
+        key: key in the PyTorch state dict.
+        path: path in the Flax parameters, joined with "/".
+        layout: order of the axes.
+        index: position along a leading axis that only the Flax side has, where it stacks repeated blocks.
+    """
+
+    key: str
+    path: str
+    layout: Layout = SAME
+    index: int | None = None
+
+    def within(self, key_prefix: str, path_prefix: str) -> "Rule":
+        """The same rule for a network that is one part of a larger file and of a larger tree."""
+        return replace(self, key=key_prefix + self.key, path=path_prefix + self.path)
+
+
+class ConversionError(ValueError):
+    """A state dict does not fit the table; the message lists every problem."""
+
+
+def convert(
+    state: Mapping[str, np.ndarray],
+    table: Sequence[Rule],
+    target: Mapping[str, Any],
+    ignore: Sequence[str] = (),
+) -> Params:
+    """Flax parameters from a PyTorch state dict.
+
+    Args:
+        state: key -> array of any float dtype.
+        table: the rules; each key and each element of the target is matched exactly once.
+        target: parameters of the network, or their abstract shapes.
+        ignore: regular expressions of whole keys that hold no weights.
+
+    Returns:
+        nested dict of float32 arrays with the structure and shapes of `target`. They may be views of `state`.
+
+    Raises:
+        ConversionError: the table does not cover the target, or keys are missing, unexpected or misshapen.
+    """
+    shapes = torch_shapes(table, target)
+    state = {key: x for key, x in state.items() if not any(re.fullmatch(p, key) for p in ignore)}
+    problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in state]
+    problems += [f"unexpected {key} {x.shape}" for key, x in state.items() if key not in shapes]
+    problems += [
+        f"misshapen {key}: got {state[key].shape}, expected {shape}"
+        for key, shape in shapes.items()
+        if key in state and state[key].shape != shape
+    ]
+    _raise_all("the checkpoint does not fit the network", problems)
+    parts: dict[str, list[tuple[int | None, np.ndarray]]] = {}
+    for rule in table:
+        array = rule.layout.to_flax(np.asarray(state[rule.key]).astype(np.float32, copy=False))
+        parts.setdefault(rule.path, []).append((rule.index, array))
+    return unflatten({path: _join(rows) for path, rows in parts.items()})
+
+
+def export(params: Mapping[str, Any], table: Sequence[Rule]) -> dict[str, np.ndarray]:
+    """The inverse of `convert`: a PyTorch state dict from Flax parameters.
+
+    Raises:
+        ConversionError: the table does not cover the parameters.
+    """
+    leaves = flatten(params)
+    _check_coverage(table, {path: np.shape(x) for path, x in leaves.items()})
+    return {rule.key: rule.layout.to_torch(_pick(np.asarray(leaves[rule.path]), rule)) for rule in table}
+
+
+def torch_shapes(table: Sequence[Rule], target: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shape of every key of the state dict that fits `target` (parameters or abstract shapes).
+
+    Raises:
+        ConversionError: the table does not cover the target exactly once.
+    """
+    shapes = {path: tuple(x.shape) for path, x in flatten(target).items()}
+    _check_coverage(table, shapes)
+    # Arrays without memory of their own: only their shapes pass through the layouts.
+    ghosts = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
+    return {rule.key: rule.layout.to_torch(_pick(ghosts[rule.path], rule)).shape for rule in table}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> one dict whose keys are joined with "/"."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+    """The inverse of `flatten`."""
+    tree: Params = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+def _pick(array: np.ndarray, rule: Rule) -> np.ndarray:
+    return array if rule.index is None else array[rule.index]
+
+
+def _join(rows: list[tuple[int | None, np.ndarray]]) -> np.ndarray:
+    """The rules of one path, which `_check_coverage` found complete."""
+    if rows[0][0] is None:
+        return rows[0][1]
+    return np.stack([array for _, array in sorted(rows, key=lambda row: row[0] or 0)])
+
+
+def _check_coverage(table: Sequence[Rule], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Every key once, every element of every parameter once, nothing else."""
+    wanted: set[tuple[str, int | None]] = set()
+    stacked = {rule.path for rule in table if rule.index is not None}
+    for path, shape in shapes.items():
+        wanted |= {(path, i) for i in range(shape[0])} if path in stacked else {(path, None)}
+    given = [(rule.path, rule.index) for rule in table]
+    problems = [f"two rules for the key {key}" for key in _repeated(rule.key for rule in table)]
+    problems += [f"two rules for the parameter {_name(where)}" for where in _repeated(given)]
+    problems += [
+        f"no rule for the parameter {_name(where)}" for where in sorted(wanted - set(given), key=str)
+    ]
+    problems += [f"no parameter {_name(where)}" for where in sorted(set(given) - wanted, key=str)]
+    _raise_all("the table does not fit the network", problems)
+
+
+def _repeated(items: Iterable[Any]) -> list[Any]:
+    return [item for item, count in Counter(items).items() if count > 1]
+
+
+def _name(where: tuple[str, int | None]) -> str:
+    return where[0] if where[1] is None else f"{where[0]}[{where[1]}]"
+
+
+def _raise_all(summary: str, problems: list[str]) -> None:
+    if problems:
+        raise ConversionError(f"{summary} ({len(problems)} problems):\n  " + "\n  ".join(problems))

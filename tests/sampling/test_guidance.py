@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffbir_jax.conversion.engine import convert, torch_shapes
+from diffbir_jax.conversion.tables import vae_rules
+from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
-from diffbir_jax.sampling.guidance import Guidance, fidelity_weight
-from diffbir_jax.sampling.timesteps import Level
+from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs, fidelity_weight
+from diffbir_jax.sampling.timesteps import GUIDANCE_UNIT, Level
+from tests.golden.weights import fill
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "guidance.npz")
 Z0 = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
@@ -22,6 +26,36 @@ def nhwc(array: np.ndarray) -> jax.Array:
 
 def linear_decode(params: jax.Array, z: jax.Array) -> jax.Array:
     return z @ params
+
+
+@pytest.fixture(scope="module")
+def small_vae():
+    """The decoder of the golden gradients, its parameters, and a compiled guidance step through it."""
+    vae = AutoencoderKL(VAEConfig(ch=32))
+    target = jax.eval_shape(lambda: vae.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))["params"]
+    table = list(vae_rules(vae.config))
+    state = {key: fill("vae", key, shape) for key, shape in torch_shapes(table, target).items()}
+
+    def decode(params, z: jax.Array) -> jax.Array:
+        return jnp.asarray(vae.apply({"params": params}, z / vae.config.scale_factor, method="decode"))
+
+    @jax.jit
+    def step(inputs: GuidanceInputs, z0: jax.Array, strength: jax.Array) -> tuple[jax.Array, jax.Array]:
+        guidance = Guidance(decode)
+        return guidance(inputs, z0, strength) - z0, guidance.value(inputs, z0)
+
+    return decode, convert(state, table, target), step
+
+
+@pytest.mark.parametrize("loss", ["mse", "w_mse"])
+def test_gradient_parity(small_vae, loss):
+    decode, params, step = small_vae
+    inputs = Guidance(decode, loss).prepare(params, nhwc(GOLDEN["target"]))
+    for scale in (0.05, 0.5):
+        delta, value = step(inputs, nhwc(GOLDEN["z0"]), jnp.float32(GUIDANCE_UNIT * scale))
+        golden = nhwc(GOLDEN[f"{loss}|s={scale}|delta_z0"])
+        np.testing.assert_allclose(delta, golden, rtol=0, atol=1e-4 * np.abs(golden).max())
+        np.testing.assert_allclose(value, GOLDEN[f"{loss}|s={scale}|loss"], rtol=1e-4)
 
 
 def test_weight_parity():

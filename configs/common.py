@@ -1,0 +1,46 @@
+"""What the tiny stages share: data, optimizer, mesh."""
+
+from ml_collections import ConfigDict
+
+
+def tiny_config(objective: str, *, crop: int, batch_size: int, steps: int, lr: float) -> ConfigDict:
+    """Return the settings that every stage of the `tiny` preset starts from."""
+    config = ConfigDict()
+    config.preset = "tiny"
+    config.objective = objective
+    config.seed = 0
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
+    # (parameter path regex, mesh axis per dimension): kernels are split over fsdp along their last axis.
+    config.sharding_rules = ((r"kernel$", ("fsdp",)),)
+    config.data = ConfigDict(
+        {
+            "folder": "work/photos",
+            "batch_size": batch_size,
+            "validation_size": 32,
+            "crop": {"size": crop, "scale": (0.3, 1.0)},
+            "degradation": {
+                "blur_sigma": (0.2, 2.0),
+                "isotropic_probability": 0.5,
+                "downscale": (4.0, 4.0),
+                "noise_delta": (0.0, 15.0),
+                "jpeg_quality": (40, 95),
+            },
+        }
+    )
+    config.train = ConfigDict(
+        {
+            "steps": steps,
+            "lr": lr,
+            "final_lr": 0.02,
+            "warmup": 100,
+            "betas": (0.9, 0.99),
+            "weight_decay": 0.0,
+            "clip": 1.0,
+            "ema_decay": 0.999,
+            "log_every": 20,
+            "eval_every": 500,
+            "checkpoint_every": 500,
+            "keep": 2,
+        }
+    )
+    return config

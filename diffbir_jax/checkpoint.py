@@ -1,0 +1,125 @@
+"""Weights as safetensors files, and training checkpoints through Orbax."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+
+def flatten(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Join the keys of a nested dict with "/": {"a": {"b": x}} -> {"a/b": x}."""
+    flat: dict[str, Any] = {}
+    for key, value in params.items():
+        path = f"{prefix}/{key}" if prefix else key
+        flat.update(flatten(value, path) if isinstance(value, dict) else {path: value})
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """Undo `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def save_weights(
+    path: str | Path, params: dict[str, Any], metadata: dict[str, str], dtype: str = "float32"
+) -> Path:
+    """Write nested `params` to a safetensors file, atomically.
+
+    Args:
+        path: the file.
+        params: nested dict of arrays.
+        metadata: strings stored in the file's header.
+        dtype: stored precision, "float32" or "float16".
+
+    Returns:
+        The path written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flat = {
+        key: np.ascontiguousarray(np.asarray(value).astype(dtype)) for key, value in flatten(params).items()
+    }
+    partial = path.with_name(path.name + ".partial")
+    save_file(flat, partial, metadata)
+    os.replace(partial, path)
+    return path
+
+
+def load_weights(path: str | Path, like: dict[str, Any]) -> dict[str, Any]:
+    """Read nested float32 params from a safetensors file and check them against `like`.
+
+    Args:
+        path: a file that `save_weights` wrote.
+        like: nested dict of arrays or `ShapeDtypeStruct`s with the wanted keys and shapes.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a safetensors file, or keys are missing, unexpected or misshapen (all are listed).
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}: train them first or give another file.")
+    try:
+        with safe_open(path, "np") as file:
+            flat = {key: file.get_tensor(key).astype(np.float32) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a safetensors file ({error}): give one written by train.py or convert_weights.py."
+        ) from error
+    problems = _mismatches(flat, flatten(like))
+    if problems:
+        raise ValueError(
+            f"{path} does not fit the model ({len(problems)} problems):\n  " + "\n  ".join(problems)
+        )
+    return unflatten(flat)
+
+
+def _mismatches(given: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    missing = [f"missing {k} {tuple(wanted[k].shape)}" for k in wanted.keys() - given.keys()]
+    unexpected = [f"unexpected {k} {given[k].shape}" for k in given.keys() - wanted.keys()]
+    misshapen = [
+        f"{k} has shape {given[k].shape}, wanted {tuple(wanted[k].shape)}"
+        for k in given.keys() & wanted.keys()
+        if tuple(given[k].shape) != tuple(wanted[k].shape)
+    ]
+    return sorted(missing) + sorted(unexpected) + sorted(misshapen)
+
+
+class Checkpoints:
+    """The training checkpoints of a work folder: asynchronous, the newest `keep` kept."""
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        """Open (or create) `folder`."""
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any) -> None:
+        """Write `state` as the checkpoint of `step` unless it exists; returns before the files are complete."""
+        if self.latest != step:
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, like: Any) -> Any:
+        """Read the newest checkpoint into the structure, dtypes and shardings of `like`."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._manager.restore(self.latest, args=ocp.args.StandardRestore(abstract))
+
+    def close(self) -> None:
+        """Wait until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()

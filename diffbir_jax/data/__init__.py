@@ -1,0 +1,1 @@
+"""Degradations and photo sources: numpy and OpenCV on the host."""

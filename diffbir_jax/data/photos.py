@@ -1,0 +1,111 @@
+"""Random crops of a folder of photos, each a pure function of (seed, step, index).
+
+Nothing is iterated, so the data position of a run is its step number and a resumed run sees the very same crops.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from diffbir_jax.data.degradation import FirstOrderConfig, degrade, upsample
+
+# A sequence of host batches: a pure function of the step.
+Batches = Callable[[int], dict[str, np.ndarray]]
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """How a training crop is taken from a photo.
+
+    Attributes:
+        size: side of the crop (pixels).
+        scale: range of the factor that a photo is scaled by before cropping (1 = as it is), drawn log-uniformly.
+        candidates: crops drawn for each one kept, the most detailed: sky and blur teach little.
+    """
+
+    size: int = 96
+    scale: tuple[float, float] = (0.3, 1.0)
+    candidates: int = 2
+
+
+def load_photos(folder: str | Path) -> list[np.ndarray]:
+    """Decode every photo of `folder` into memory, in name order, as (H, W, 3) uint8 RGB arrays.
+
+    Raises:
+        FileNotFoundError: if the folder holds no photo.
+    """
+    paths = sorted(p for p in Path(folder).expanduser().glob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(
+            f"no photo ({', '.join(sorted(SUFFIXES))}) in {folder!s}: give a folder with photos by "
+            "--config.data.folder=DIR, or build the training set with scripts/build_photos.py"
+        )
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda p: np.asarray(Image.open(p).convert("RGB")), paths))
+
+
+def detail(image: np.ndarray) -> float:
+    """Mean magnitude of the Laplacian of the green channel of (H, W, 3) uint8."""
+    return float(np.abs(cv2.Laplacian(image[..., 1], cv2.CV_32F)).mean())
+
+
+def random_crop(photo: np.ndarray, rng: np.random.Generator, config: CropConfig) -> np.ndarray:
+    """Cut a randomly scaled, flipped and turned (size, size, 3) uint8 square out of `photo`."""
+    scale = np.exp(rng.uniform(*np.log(config.scale)))
+    side = min(round(config.size / scale), *photo.shape[:2])
+    top, left = (int(rng.integers(n - side + 1)) for n in photo.shape[:2])
+    crop = photo[top : top + side, left : left + side]
+    if side != config.size:
+        crop = cv2.resize(crop, (config.size, config.size), interpolation=cv2.INTER_AREA)
+    crop = crop[:, ::-1] if rng.random() < 0.5 else crop
+    return np.ascontiguousarray(np.rot90(crop, int(rng.integers(4))))
+
+
+@dataclass(frozen=True)
+class PairBatches:
+    """Batches of (hq, lq) crops.
+
+    Attributes:
+        photos: decoded photos, (H, W, 3) uint8 each.
+        batch_size: images in a batch.
+        crop: how crops are taken.
+        degradation: ranges of the degradation, or None for batches without `lq`.
+        seed: of the whole sequence.
+    """
+
+    photos: list[np.ndarray]
+    batch_size: int
+    crop: CropConfig
+    degradation: FirstOrderConfig | None
+    seed: int = 0
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        """Return the batch of `step`: `hq` and, with a degradation, `lq` (B, size, size, 3) uint8 RGB."""
+        items = [self._item(np.random.default_rng((self.seed, step, i))) for i in range(self.batch_size)]
+        return {key: np.stack([item[key] for item in items]) for key in items[0]}
+
+    def _item(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        drawn = (rng.integers(len(self.photos)) for _ in range(self.crop.candidates))
+        hq = max((random_crop(self.photos[i], rng, self.crop) for i in drawn), key=detail)
+        if self.degradation is None:
+            return {"hq": hq}
+        return {"hq": hq, "lq": upsample(degrade(hq, rng, self.degradation), hq.shape[:2])}
+
+
+def prefetch(
+    batches: "PairBatches", first: int, last: int, depth: int = 3
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the batches of steps `first` to `last` - 1 while a thread prepares the next `depth` ones."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = [pool.submit(batches, step) for step in range(first, min(first + depth, last))]
+        for step in range(first, last):
+            batch = ahead.pop(0).result()
+            if step + depth < last:
+                ahead.append(pool.submit(batches, step + depth))
+            yield batch

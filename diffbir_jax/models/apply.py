@@ -1,0 +1,23 @@
+"""Calling Flax modules with plain parameter dicts, so that the rest of the package never sees flax."""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+Params = dict[str, Any]
+
+
+def init(module: nn.Module, key: jax.Array, *args: Any) -> Params:
+    """Return freshly initialised float32 parameters of `module` for inputs like `args`."""
+    return dict(module.init(key, *args)["params"])
+
+
+def abstract(module: nn.Module, *args: Any) -> Params:
+    """Return the shapes and dtypes of `module`'s parameters for inputs like `args`, without computing anything."""
+    return jax.eval_shape(lambda *a: init(module, jax.random.key(0), *a), *args)
+
+
+def apply(module: nn.Module, params: Params, *args: Any, method: str | None = None) -> Any:
+    """Return `module`'s output (of `method`, by default of its call) with `params`."""
+    return module.apply({"params": params}, *args, method=method)

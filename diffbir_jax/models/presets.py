@@ -1,0 +1,98 @@
+"""Named presets: every size of every network in one table."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from diffbir_jax.models.controlnet import IRControlNet
+from diffbir_jax.models.restoration_unet import RestorationUNet, RestorationUNetConfig
+from diffbir_jax.models.unet import UNet, UNetConfig
+from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of the networks that make up one DiffBIR.
+
+    Attributes:
+        name: key in `PRESETS`.
+        rm: configuration of the restoration module.
+        vae: of the autoencoder.
+        unet: of the diffusion prior and of the IRControlNet that steers it.
+        parameterization: what the prior predicts, "eps" or "v".
+        zero_terminal_snr: whether the last timestep is pure noise.
+        min_side: images are enlarged until their shorter side has this many pixels before stage 1.
+        multiple: image sides are padded to multiples of this many pixels.
+        padding: "edge" (repeat the border) or "constant" (zeros, as the reference).
+    """
+
+    name: str
+    rm: RestorationUNetConfig
+    vae: VAEConfig
+    unet: UNetConfig
+    parameterization: Literal["eps", "v"] = "eps"
+    zero_terminal_snr: bool = False
+    min_side: int = 512
+    multiple: int = 64
+    padding: Literal["edge", "constant"] = "constant"
+
+    def make_rm(self, dtype: Any = jnp.float32) -> RestorationUNet:
+        """Return the restoration module, computing in `dtype`."""
+        return RestorationUNet(self.rm, dtype)
+
+    def make_vae(self, dtype: Any = jnp.float32, remat: bool = False) -> AutoencoderKL:
+        """Return the autoencoder; `remat` recomputes its blocks in the backward pass."""
+        return AutoencoderKL(self.vae, dtype, remat)
+
+    def make_unet(self, dtype: Any = jnp.float32) -> UNet:
+        """Return the diffusion prior."""
+        return UNet(self.unet, dtype)
+
+    def make_control(self, dtype: Any = jnp.float32) -> IRControlNet:
+        """Return the IRControlNet, conditioned on the latent of the stage-1 image."""
+        return IRControlNet(self.unet, self.vae.embed_dim, dtype)
+
+
+TINY = Preset(
+    name="tiny",
+    rm=RestorationUNetConfig(channels=(64, 160), blocks=(2, 4, 3)),
+    vae=VAEConfig(
+        ch=32,
+        ch_mult=(2, 3, 3),
+        num_res_blocks=1,
+        z_channels=16,
+        embed_dim=16,
+        scale_factor=1.0,
+        patch_size=2,
+        mid_attention=False,
+    ),
+    unet=UNetConfig(
+        in_channels=16,
+        out_channels=16,
+        model_channels=64,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_levels=(),
+        num_head_channels=32,
+        context_dim=None,
+    ),
+    parameterization="v",
+    zero_terminal_snr=True,
+    min_side=64,
+    multiple=16,
+    padding="edge",
+)
+
+PRESETS = {preset.name: preset for preset in (TINY,)}
+
+
+def get_preset(name: str) -> Preset:
+    """Return a preset by name.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} given, allowed are {', '.join(PRESETS)}.")
+    return PRESETS[name]

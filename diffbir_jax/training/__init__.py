@@ -1,0 +1,1 @@
+"""Objectives, the train loop and what it reports."""

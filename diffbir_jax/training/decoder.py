@@ -1,0 +1,82 @@
+"""The second half of the autoencoder's training: the decoder alone, perceptual and adversarial losses added.
+
+The encoder is frozen, so latents keep their meaning for a prior that was trained on them. One scalar holds both
+players of the game: each sees the other through `stop_gradient`, so a single optimizer step moves both (hinge losses as
+in VQGAN, Esser et al., 2021).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffbir_jax.checkpoint import load_weights
+from diffbir_jax.models.apply import abstract, apply, init
+from diffbir_jax.models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from diffbir_jax.models.presets import get_preset
+from diffbir_jax.training.objective import Objective
+from diffbir_jax.training.perceptual import load_features, perceptual_loss
+from diffbir_jax.training.report import tile_grid
+from diffbir_jax.training.rm import mean_psnr
+from diffbir_jax.training.sources import photo_batches, to_signed
+from diffbir_jax.training.state import Config
+from diffbir_jax.training.vae import reconstruction_terms, weighted_sum
+
+ENCODER = ("encoder", "quant_conv")
+
+
+def make(config: Config) -> Objective:
+    """Build the decoder objective; batches hold `hq` (B, H, W, 3) uint8.
+
+    Args:
+        config: `weights.vae` is the autoencoder to start from, `weights.perceptual` the converted MobileNetV2,
+            `latent_noise` the standard deviation of noise added to latents (in units of theirs), `loss` the weights.
+    """
+    preset = get_preset(config.preset)
+    vae, discriminator = preset.make_vae(), PatchDiscriminator(DiscriminatorConfig(**config.discriminator))
+    train, held_out = photo_batches(config)
+    sample = to_signed(held_out(0)["hq"])
+    key = jax.random.key(config.seed)
+    loaded = load_weights(config.weights.vae, abstract(vae, sample))
+    frozen = {"vae": {k: loaded[k] for k in ENCODER}, "features": load_features(config.weights.perceptual)}
+    params = {
+        "vae": {k: v for k, v in loaded.items() if k not in ENCODER},
+        "discriminator": init(discriminator, key, sample[:1]),
+    }
+
+    def judge(params: dict, image: jax.Array) -> jax.Array:
+        return apply(discriminator, params, image)
+
+    def reconstruct(params: dict, frozen: dict, image: jax.Array, key: jax.Array, noise: float) -> jax.Array:
+        weights = params["vae"] | frozen["vae"]
+        mean, logvar = apply(vae, weights, image, method="encode")
+        sigma = jnp.sqrt(jnp.exp(logvar) + jnp.square(noise * jnp.std(mean)))
+        z = mean + (sigma * jax.random.normal(key, mean.shape) if noise else 0.0)
+        return apply(vae, weights, z, method="decode")
+
+    def loss(params: dict, frozen: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+        image = to_signed(batch["hq"])
+        out = reconstruct(params, frozen, image, key, config.latent_noise)
+        critic = params["discriminator"]
+        terms = reconstruction_terms(out, image) | {
+            "perceptual": perceptual_loss(frozen["features"], out, image),
+            "adversarial": -jnp.mean(judge(jax.lax.stop_gradient(critic), out)),
+            "discriminator": hinge(judge(critic, image), judge(critic, jax.lax.stop_gradient(out))),
+        }
+        return weighted_sum(config.loss, terms), terms
+
+    rebuild = jax.jit(lambda params, frozen, image: reconstruct(params, frozen, image, key, 0.0))
+
+    def validate(params: dict, frozen: dict) -> tuple[dict[str, float], np.ndarray]:
+        out = np.clip((np.asarray(rebuild(params, frozen, sample)) + 1) / 2, 0, 1)
+        image = (np.asarray(sample) + 1) / 2
+        return {"psnr": mean_psnr(out, image)}, tile_grid([out[:8], image[:8]])
+
+    def export(ema: dict) -> dict:
+        return {"vae": ema["vae"] | frozen["vae"]}
+
+    return Objective(params, frozen, loss, train, validate, export)
+
+
+def hinge(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Hinge loss of a discriminator's logits on real and on generated patches (Lim and Ye, 2017)."""
+    return 0.5 * (jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake)))

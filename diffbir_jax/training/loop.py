@@ -1,0 +1,126 @@
+"""The one train loop: every stage runs through it, with an objective of its own."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from diffbir_jax.checkpoint import Checkpoints, save_weights
+from diffbir_jax.data.photos import prefetch
+from diffbir_jax.sharding import batch_sharding, make_mesh, put_batch, replicated, tree_shardings
+from diffbir_jax.training.objective import Objective, make_objective
+from diffbir_jax.training.report import Report
+from diffbir_jax.training.state import Config, TrainState, init_state, make_optimizer, make_step
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite any more."""
+
+
+@contextmanager
+def stop_requested() -> Iterator[list[bool]]:
+    """Turn SIGINT and SIGTERM into a flag that the loop looks at between two steps."""
+    flag = [False]
+
+    def request(signum: int, frame: object) -> None:
+        flag[0] = True
+
+    before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def train(config: Config, workdir: str | Path) -> TrainState:
+    """Train the stage that `config` describes, resuming from `workdir` if it holds a checkpoint.
+
+    Args:
+        config: see configs/; `config.objective` names the stage.
+        workdir: folder of checkpoints, logs and, at the end, `export/*.safetensors` (EMA weights).
+
+    Returns:
+        The state after the last step, or after the step at which Ctrl-C stopped it.
+
+    Raises:
+        DivergedError: if the loss becomes NaN or infinite; the message names the last good checkpoint.
+    """
+    workdir, opts = Path(workdir).expanduser(), config.train
+    workdir.mkdir(parents=True, exist_ok=True)
+    objective = make_objective(config)
+    mesh = make_mesh(**config.mesh)
+    optimizer = make_optimizer(opts)
+
+    # Placement: batches over all devices, parameters and everything shaped like them by the rules.
+    abstract = jax.eval_shape(lambda p: init_state(p, optimizer, config.seed), objective.params)
+    shardings = tree_shardings(abstract, mesh, config.sharding_rules)
+    state = jax.device_put(init_state(objective.params, optimizer, config.seed), shardings)
+    frozen = jax.device_put(objective.frozen, replicated(mesh))
+    step_fn = jax.jit(
+        make_step(objective.loss, optimizer, opts.ema_decay),
+        in_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+    checkpoints = Checkpoints(workdir / "checkpoints", opts.keep)
+    if checkpoints.latest is not None:
+        state = checkpoints.restore(state)
+    first, last = int(state.step), int(opts.steps)
+    saved = checkpoints.latest
+
+    with Report(workdir, first, last, config.data.batch_size) as report, stop_requested() as stop:
+        report.say(
+            f"{config.objective}: {_count(objective.params):,} trainable parameters, step {first} of {last}"
+        )
+        for step, batch in enumerate(prefetch(objective.batches, first, last), start=first + 1):
+            state, metrics = step_fn(state, frozen, put_batch(batch, mesh))
+            report.advance()
+            due = step % opts.checkpoint_every == 0 or step == last or stop[0]
+            if step % opts.log_every == 0 or due:
+                values = {name: float(value) for name, value in metrics.items()}
+                _check_finite(values, step, saved)
+                report.scalars(step, values)
+            if due:
+                checkpoints.save(step, state)
+                saved = step
+            if step % opts.eval_every == 0 or step == last:
+                _validate(objective, state, frozen, report)
+            if stop[0]:
+                report.say(f"stopped and saved at step {step}: run the same command again to go on.")
+                break
+    checkpoints.close()
+    if int(state.step) >= last:
+        _export(objective, state, workdir, config)
+    return state
+
+
+def _validate(objective: Objective, state: TrainState, frozen: dict, report: Report) -> None:
+    values, grid = objective.validate(state.ema, frozen)
+    report.scalars(int(state.step), values, "validation")
+    report.grid(int(state.step), grid)
+    report.say(f"step {int(state.step)}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+
+
+def _check_finite(values: dict[str, float], step: int, saved: int | None) -> None:
+    if not np.isfinite(values["loss"]):
+        good = (
+            "no checkpoint was saved before" if saved is None else f"the last good checkpoint is step {saved}"
+        )
+        raise DivergedError(
+            f"loss is {values['loss']} at step {step}: {good}. Lower config.train.lr or config.train.clip."
+        )
+
+
+def _export(objective: Objective, state: TrainState, workdir: Path, config: Config) -> None:
+    metadata = {"preset": config.preset, "objective": config.objective, "step": str(int(state.step))}
+    for name, params in objective.export(state.ema).items():
+        save_weights(workdir / "export" / f"{name}.safetensors", params, metadata)
+
+
+def _count(params: dict) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,91 @@
+"""The diffusion prior: a UNet that denoises latents of clean photos, before any condition is seen."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffbir_jax.diffusion.schedule import Schedule, make_schedule, q_sample, training_target
+from diffbir_jax.models.apply import apply, init
+from diffbir_jax.models.presets import get_preset
+from diffbir_jax.training.latents import latent_batches
+from diffbir_jax.training.objective import Objective
+from diffbir_jax.training.report import tile_grid
+from diffbir_jax.training.state import Config
+
+# Timesteps, as shares of T, at which the held-out loss is reported.
+VALIDATION_TIMES = (0.1, 0.25, 0.4, 0.7)
+Denoise = Callable[[dict, dict, dict[str, jax.Array], jax.Array, jax.Array], jax.Array]
+
+
+def make(config: Config) -> Objective:
+    """Build the prior's objective; batches hold `z0` (B, h, w, C) scaled latents."""
+    preset = get_preset(config.preset)
+    schedule = make_schedule(
+        zero_terminal_snr=preset.zero_terminal_snr, parameterization=preset.parameterization
+    )
+    unet = preset.make_unet()
+    train, held_out = latent_batches(config)
+    z = jnp.asarray(held_out.z0[:1], jnp.float32)
+    params = init(unet, jax.random.key(config.seed), z, jnp.zeros(1, jnp.int32))
+
+    def denoise(
+        params: dict, frozen: dict, batch: dict[str, jax.Array], z_t: jax.Array, t: jax.Array
+    ) -> jax.Array:
+        return apply(unet, params, z_t, t)
+
+    loss = diffusion_loss(schedule, denoise, config.diffusion)
+    validate = validation(schedule, denoise, held_out(0))
+    return Objective(params, {}, loss, train, validate, lambda ema: {"unet": ema})
+
+
+def draw_timesteps(key: jax.Array, count: int, total: int, focus: tuple[float, float]) -> jax.Array:
+    """Draw `count` timesteps of [0, total), the share `focus[0]` of them below `focus[1]` * total.
+
+    Sampling from a noised condition visits only the lower timesteps: a small model spends its capacity there.
+    """
+    share, below = focus
+    where, value = jax.random.split(key)
+    bound = jnp.where(jax.random.bernoulli(where, share, (count,)), below * total, float(total))
+    return jnp.floor(jax.random.uniform(value, (count,)) * bound).astype(jnp.int32)
+
+
+def diffusion_loss(schedule: Schedule, denoise: Denoise, options: Config):
+    """Return the loss |target - output|^2 at random timesteps (L_GM of the paper, or its v form).
+
+    Args:
+        schedule: noise schedule and parameterization.
+        denoise: (params, frozen, batch, z_t, t) -> network output.
+        options: `focus`, see `draw_timesteps`.
+    """
+
+    def loss(params: dict, frozen: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+        times, noises = jax.random.split(key)
+        t = draw_timesteps(times, len(batch["z0"]), schedule.num_timesteps, options.focus)
+        noise = jax.random.normal(noises, batch["z0"].shape)
+        output = denoise(params, frozen, batch, q_sample(schedule, batch["z0"], t, noise), t)
+        return jnp.mean(jnp.square(output - training_target(schedule, batch["z0"], t, noise))), {}
+
+    return loss
+
+
+def validation(schedule: Schedule, denoise: Denoise, batch: dict[str, np.ndarray]):
+    """Return the held-out loss at fixed timesteps and noise, with a picture of the first latent channels."""
+    noise = jax.random.normal(jax.random.key(0), batch["z0"].shape)
+
+    @jax.jit
+    def at(params: dict, frozen: dict, batch: dict, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        times = jnp.broadcast_to(t, (len(batch["z0"]),))
+        output = denoise(params, frozen, batch, q_sample(schedule, batch["z0"], times, noise), times)
+        return jnp.mean(jnp.square(output - training_target(schedule, batch["z0"], times, noise))), output
+
+    def validate(params: dict, frozen: dict) -> tuple[dict[str, float], np.ndarray]:
+        values, pictures = {}, []
+        for share in VALIDATION_TIMES:
+            value, output = at(params, frozen, batch, jnp.int32(share * schedule.num_timesteps))
+            values[f"loss_{share:g}T"] = float(value)
+            pictures.append(np.asarray(output)[:8, ..., :3] / 4 + 0.5)
+        return values, tile_grid(pictures)
+
+    return validate

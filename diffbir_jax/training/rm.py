@@ -1,0 +1,40 @@
+"""Stage 1: a restoration module trained with the mean squared error, L_RM = ||RM(I_LQ) - I_HQ||^2."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffbir_jax.models.apply import apply, init
+from diffbir_jax.models.presets import get_preset
+from diffbir_jax.training.objective import Objective
+from diffbir_jax.training.report import tile_grid
+from diffbir_jax.training.sources import photo_batches, to_unit
+from diffbir_jax.training.state import Config
+
+
+def make(config: Config) -> Objective:
+    """Build the stage-1 objective; batches hold `lq` and `hq` (B, H, W, 3) uint8."""
+    module = get_preset(config.preset).make_rm()
+    train, held_out = photo_batches(config)
+    sample = to_unit(held_out(0)["lq"])
+    params = init(module, jax.random.key(config.seed), sample[:1])
+
+    def loss(params: dict, frozen: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+        error = jnp.mean(jnp.square(apply(module, params, to_unit(batch["lq"])) - to_unit(batch["hq"])))
+        return error, {"psnr": -10.0 * jnp.log10(error)}
+
+    restore = jax.jit(lambda params, lq: apply(module, params, lq))
+
+    def validate(params: dict, frozen: dict) -> tuple[dict[str, float], np.ndarray]:
+        batch = held_out(0)
+        lq, hq = np.asarray(to_unit(batch["lq"])), np.asarray(to_unit(batch["hq"]))
+        out = np.clip(np.asarray(restore(params, lq)), 0, 1)
+        values = {"psnr": mean_psnr(out, hq), "psnr_input": mean_psnr(lq, hq)}
+        return values, tile_grid([lq[:8], out[:8], hq[:8]])
+
+    return Objective(params, {}, loss, train, validate, lambda ema: {"rm": ema})
+
+
+def mean_psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean over images of the PSNR (dB) of (B, H, W, C) images in [0, 1]."""
+    return float(np.mean(-10 * np.log10(np.mean(np.square(a - b), axis=(1, 2, 3)))))

@@ -1,0 +1,46 @@
+"""Batches of the photo folder that a config names, for training and for validation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffbir_jax.data.degradation import FirstOrderConfig
+from diffbir_jax.data.photos import CropConfig, PairBatches, load_photos
+from diffbir_jax.training.state import Config
+
+# One photo of every so many is held out of training, beginning at the offset (or at the last photo of a small set).
+HELD_OUT_EVERY, HELD_OUT_OFFSET = 16, 11
+
+
+def to_unit(image: jax.Array | np.ndarray) -> jax.Array:
+    """uint8 -> float32 in [0, 1]."""
+    return jnp.asarray(image).astype(jnp.float32) / 255.0
+
+
+def to_signed(image: jax.Array | np.ndarray) -> jax.Array:
+    """uint8 -> float32 in [-1, 1], the range of the VAE."""
+    return 2.0 * to_unit(image) - 1.0
+
+
+def photo_batches(config: Config) -> tuple[PairBatches, PairBatches]:
+    """Return training batches and batches of crops of the held-out photos.
+
+    Args:
+        config: `data.folder`, `data.batch_size`, `data.crop` (CropConfig fields), `data.degradation` (FirstOrderConfig
+            fields, or None), `data.validation_size` (images in a validation batch) and `seed`.
+    """
+    data = config.data
+    photos = load_photos(data.folder)
+    degradation = None if data.degradation is None else FirstOrderConfig(**_plain(data.degradation))
+    crop = CropConfig(**_plain(data.crop))
+    first = min(HELD_OUT_OFFSET, len(photos) - 1)
+    held_out = photos[first::HELD_OUT_EVERY]
+    kept = [p for i, p in enumerate(photos) if (i - first) % HELD_OUT_EVERY] or photos
+    return (
+        PairBatches(kept, data.batch_size, crop, degradation, config.seed),
+        PairBatches(held_out, data.validation_size, crop, degradation, config.seed + 1),
+    )
+
+
+def _plain(config: Config) -> dict:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}

@@ -98,9 +98,7 @@ class PairBatches:
         return {"hq": hq, "lq": upsample(degrade(hq, rng, self.degradation), hq.shape[:2])}
 
 
-def prefetch(
-    batches: "PairBatches", first: int, last: int, depth: int = 3
-) -> Iterator[dict[str, np.ndarray]]:
+def prefetch(batches: Batches, first: int, last: int, depth: int = 3) -> Iterator[dict[str, np.ndarray]]:
     """Yield the batches of steps `first` to `last` - 1 while a thread prepares the next `depth` ones."""
     with ThreadPoolExecutor(1) as pool:
         ahead = [pool.submit(batches, step) for step in range(first, min(first + depth, last))]

@@ -1,0 +1,51 @@
+"""Colour correction: take the low frequencies of a result from an image whose colours are trusted."""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+def low_frequencies(image: Array, levels: int = 5) -> Array:
+    """Low-pass of the a-trous wavelet transform: [1, 2, 1] / 4 averages whose taps lie 1, 2, 4, ...
+    pixels apart.
+
+    Args:
+        image: (..., H, W, C), floating point; borders are repeated outwards.
+        levels: how many averages; five leave what varies over some 32 pixels and more.
+
+    Returns:
+        The low frequencies, shape of `image`; the high ones are the image minus these.
+    """
+    for level in range(levels):
+        for axis in (-3, -2):
+            image = _average(image, 2**level, axis)
+    return image
+
+
+def wavelet_colour(content: Array, style: Array, levels: int = 5) -> Array:
+    """The high frequencies of `content` on the low frequencies of `style`.
+
+    Args:
+        content: (..., H, W, C), the image to correct.
+        style: the same shape, the image with the right colours.
+        levels: see `low_frequencies`.
+
+    Returns:
+        The corrected image, of content's shape; can leave the range of both a little.
+
+    Raises:
+        ValueError: different shapes.
+    """
+    if content.shape != style.shape:
+        raise ValueError(f"content {content.shape} and style {style.shape} must have one shape")
+    # content - low(content) + low(style), with one low-pass instead of two: it is linear.
+    return content + low_frequencies(style - content, levels)
+
+
+def _average(image: Array, step: int, axis: int) -> Array:
+    """Average of pixels `step` before, here (twice) and `step` after along an axis."""
+    padding = [(0, 0)] * image.ndim
+    padding[axis] = (step, step)
+    padded = jnp.pad(image, padding, mode="edge")
+    size = image.shape[axis]
+    before, here, after = (lax.slice_in_dim(padded, i, i + size, axis=axis) for i in (0, step, 2 * step))
+    return 0.25 * before + 0.5 * here + 0.25 * after

@@ -33,10 +33,10 @@ def layer_names() -> Iterator[tuple[str, str, str]]:
             ours, theirs = f"stage{stage}_{block}", f"features.{index}.conv"
             depthwise = 0
             if index > 1:
-                yield f"{ours}.expand", f"{theirs}.0.0", f"{theirs}.0.1"
+                yield f"{ours}/expand", f"{theirs}.0.0", f"{theirs}.0.1"
                 depthwise = 1
-            yield f"{ours}.depthwise", f"{theirs}.{depthwise}.0", f"{theirs}.{depthwise}.1"
-            yield f"{ours}.project", f"{theirs}.{depthwise + 1}", f"{theirs}.{depthwise + 2}"
+            yield f"{ours}/depthwise", f"{theirs}.{depthwise}.0", f"{theirs}.{depthwise}.1"
+            yield f"{ours}/project", f"{theirs}.{depthwise + 1}", f"{theirs}.{depthwise + 2}"
             index += 1
 
 
@@ -60,10 +60,10 @@ def fold(state: Mapping[str, np.ndarray], conv: str, norm: str) -> tuple[np.ndar
 
 
 def convert(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the flat parameters ("stage0_0.project.kernel", ...) of `models.mobilenet.MobileNetV2`."""
+    """Return the flat parameters ("stage0_0/project/kernel", ...) of `models.mobilenet.MobileNetV2`."""
     params = {}
     for ours, conv, norm in layer_names():
-        params[f"{ours}.kernel"], params[f"{ours}.bias"] = fold(state, conv, norm)
+        params[f"{ours}/kernel"], params[f"{ours}/bias"] = fold(state, conv, norm)
     return params
 
 

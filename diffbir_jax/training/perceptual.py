@@ -5,14 +5,14 @@ Metric", 2018) without its learned channel weights, on MobileNetV2 instead of VG
 on a CPU.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from safetensors.numpy import load_file
 
+from diffbir_jax.checkpoint import load_weights
+from diffbir_jax.models.apply import Params, abstract, apply
 from diffbir_jax.models.mobilenet import MobileNetV2
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,34 +22,19 @@ STAGES = 5
 MIN_SIDE = 64
 
 
-def load_features(path: str | Path) -> dict[str, Any]:
+def load_features(path: str | Path) -> Params:
     """Load the parameters that `scripts/convert_mobilenet.py` wrote, as a nested dict of float32 arrays.
 
     Raises:
         FileNotFoundError: if `path` does not exist; the message names the script.
+        ValueError: if the file holds other parameters than those of `MobileNetV2`.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file: write it with scripts/convert_mobilenet.py (see its --help)"
-        )
-    return jax.tree.map(jnp.asarray, nest(load_file(path)))
+        raise FileNotFoundError(f"{path}: no such file: write it with scripts/convert_mobilenet.py (--help)")
+    return load_weights(path, abstract(MobileNetV2(), jnp.zeros((1, MIN_SIDE, MIN_SIDE, 3))))
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into nested dicts: {"a.b": x} -> {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, name = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
-
-
-def perceptual_loss(
-    params: Mapping[str, Any], a: jax.Array, b: jax.Array, *, dtype: Any = jnp.float32
-) -> jax.Array:
+def perceptual_loss(params: Params, a: jax.Array, b: jax.Array, *, dtype: Any = jnp.float32) -> jax.Array:
     """Return the perceptual distance of two batches of images.
 
     Features of each stage are scaled to unit length over channels; their squared differences are summed over
@@ -77,10 +62,9 @@ def perceptual_loss(
     return jnp.mean(jnp.stack(distances))
 
 
-def _unit_features(params: Mapping[str, Any], image: jax.Array, dtype: Any) -> list[jax.Array]:
+def _unit_features(params: Params, image: jax.Array, dtype: Any) -> list[jax.Array]:
     mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, 3) for v in (IMAGENET_MEAN, IMAGENET_STD))
     normalised = ((image.astype(jnp.float32) + 1) / 2 - mean) / std
-    features = cast(list[jax.Array], MobileNetV2(STAGES, dtype).apply({"params": params}, normalised))
-    features = [f.astype(jnp.float32) for f in features]
+    features = [f.astype(jnp.float32) for f in apply(MobileNetV2(STAGES, dtype), params, normalised)]
     # The epsilon inside the root keeps the gradient finite where all channels are zero.
     return [f * jax.lax.rsqrt(jnp.sum(f**2, axis=-1, keepdims=True) + 1e-8) for f in features]

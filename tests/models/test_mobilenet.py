@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffbir_jax.checkpoint import unflatten
 from diffbir_jax.models.mobilenet import STAGES, MobileNetV2
-from diffbir_jax.training.perceptual import nest
 from scripts.convert_mobilenet import convert
 from tests.golden.weights import fill
 
@@ -31,7 +31,9 @@ def golden() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def params(golden: dict[str, np.ndarray]) -> dict:
     shapes = (tuple(json.loads(str(s))) for s in golden["shapes"])
-    return nest(convert({str(k): filled(str(k), s) for k, s in zip(golden["keys"], shapes, strict=True)}))
+    return unflatten(
+        convert({str(k): filled(str(k), s) for k, s in zip(golden["keys"], shapes, strict=True)})
+    )
 
 
 def test_conversion_fills_every_parameter(params: dict) -> None:

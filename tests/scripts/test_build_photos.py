@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from scripts import build_photos
 
 COPYRIGHT = """\

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
+from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.models.mobilenet import MobileNetV2
-from diffbir_jax.training.perceptual import STAGES, load_features, nest, perceptual_loss
+from diffbir_jax.training.perceptual import STAGES, load_features, perceptual_loss
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,9 @@ def test_wrong_shapes_are_refused(params: dict, images: jax.Array, other: tuple[
         perceptual_loss(params, jnp.zeros(other), jnp.zeros(other) if other[1] == 32 else images)
 
 
-def test_features_are_loaded_from_safetensors(tmp_path: Path) -> None:
-    flat = {
-        "stem.kernel": np.ones((3, 3, 3, 2), np.float32),
-        "stage0_0.project.bias": np.zeros(2, np.float32),
-    }
-    save_file(flat, tmp_path / "f.safetensors")
-    jax.tree.map(np.testing.assert_array_equal, load_features(tmp_path / "f.safetensors"), nest(flat))
+def test_features_are_loaded_whole_or_refused(params: dict, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="stage6_0/project/kernel"):
+        load_features(save_weights(tmp_path / "f.safetensors", params, {}))
 
 
 def test_missing_features_name_the_script(tmp_path: Path) -> None:

@@ -64,8 +64,7 @@ class Denoiser:
 def guided_output(
     model: Callable[[Any, Array, Array, Any], Array], inputs: DenoiserInputs, x: Array, level: Level
 ) -> Array:
-    """Network output under classifier-free guidance (Ho & Salimans 2022), as one forward of twice the
-    batch.
+    """Network output under classifier-free guidance (Ho & Salimans 2022), as one batched forward.
 
     Arguments as in `Denoiser.__call__`. Returns uncond + cfg_scale * (cond - uncond), or the conditional
     output alone where `inputs.uncond` is None; of x's shape and dtype.

@@ -1,8 +1,6 @@
-"""Region-adaptive restoration guidance (DiffBIR, section 3.3): pull the predicted latent towards the
-stage-1 image.
+"""Region-adaptive restoration guidance (DiffBIR, section 3.3): pull the latent towards the stage-1 image.
 
-Flat regions are pulled hard, because there the stage-1 image is right; textured ones are left to the
-generator.
+Flat regions are pulled hard, because there the stage-1 image is right; textured ones are left to the generator.
 """
 
 from collections.abc import Callable

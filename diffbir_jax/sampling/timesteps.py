@@ -73,7 +73,7 @@ def space_timesteps(num_timesteps: int, num_steps: int) -> np.ndarray:
         return np.array([num_timesteps - 1], np.int32)
     # Adding the stride up, rather than multiplying, keeps the rounding of halves that trained models met.
     stride = (num_timesteps - 1) / (num_steps - 1)
-    return np.rint(np.cumsum(np.full(num_steps, stride)) - stride).astype(np.int32)[::-1]
+    return np.rint(np.cumsum([0.0] + [stride] * (num_steps - 1))).astype(np.int32)[::-1]
 
 
 def cfg_scales(scale: float, timesteps: np.ndarray, *, rescale: bool = False) -> np.ndarray:

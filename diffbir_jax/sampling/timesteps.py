@@ -10,7 +10,7 @@ import numpy as np
 
 from diffbir_jax.diffusion.schedule import Schedule
 
-# Unit of the guidance scale, as in the reference implementation: s = 0.1 is a useful order of magnitude.
+# Unit of the guidance scale, as in the reference implementation.
 GUIDANCE_UNIT = 3000.0
 
 

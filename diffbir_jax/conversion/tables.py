@@ -21,7 +21,7 @@ def vae_rules(config: VAEConfig) -> Rules:
         yield from _norm(f"{half}.norm_out", f"{half}/norm_out")
         yield from _conv(f"{half}.conv_out", f"{half}/conv_out")
     for level in levels:
-        widens = level > 0 and config.ch_mult[level] != config.ch_mult[level - 1]
+        widens = config.ch_mult[level] != (1, *config.ch_mult)[level]
         for i in range(config.num_res_blocks):
             path = f"encoder/down_{level}_block_{i}"
             yield from _vae_block(f"encoder.down.{level}.block.{i}", path, widens and i == 0)

@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffbir_jax.models.attention import attention
+
+
+def qkv(batch, queries, keys, heads, dim, dtype=jnp.float32):
+    rngs = jax.random.split(jax.random.key(0), 3)
+    return tuple(
+        3 * jax.random.normal(rng, (batch, n, heads, dim), dtype)
+        for rng, n in zip(rngs, (queries, keys, keys))
+    )
+
+
+# Fewer queries than a block, whole blocks, a remainder; more or fewer keys than queries.
+@pytest.mark.parametrize("queries, keys", [(5, 7), (64, 64), (77, 40), (65, 77)])
+def test_chunked_equals_xla(queries, keys):
+    inputs = qkv(2, queries, keys, 3, 16)
+    expected = jax.nn.dot_product_attention(*inputs)
+    np.testing.assert_allclose(attention(*inputs, backend="chunked", chunk=16), expected, atol=1e-5)
+    np.testing.assert_allclose(attention(*inputs), expected, atol=1e-5)
+
+
+def test_large_scores_do_not_overflow():
+    q, k, v = qkv(1, 40, 40, 1, 16)
+    out = attention(10 * q, k, v, backend="chunked", chunk=16)
+    np.testing.assert_allclose(out, jax.nn.dot_product_attention(10 * q, k, v), atol=1e-4)
+
+
+def test_gradients():
+    inputs = qkv(2, 50, 40, 2, 8)
+
+    def gradients(run):
+        return jax.jit(jax.grad(lambda args: jnp.sin(run(*args)).sum()))(inputs)
+
+    chunked = gradients(lambda *args: attention(*args, backend="chunked", chunk=16))
+    for ours, expected in zip(chunked, gradients(jax.nn.dot_product_attention)):
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_bfloat16_has_a_float32_softmax():
+    """With bfloat16 scores, 1,000 equal weights would not add up to one."""
+    q, k, _ = (0 * x for x in qkv(1, 64, 1000, 1, 16, jnp.bfloat16))
+    out = attention(q, k, jnp.ones_like(k), backend="chunked", chunk=16)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(out.astype(jnp.float32), 1.0)
+
+
+@pytest.mark.parametrize("differentiate", [False, True])
+def test_full_score_matrix_is_never_held(differentiate):
+    length, heads = 4096, 2
+    score_matrix = 4 * heads * length**2
+
+    def run(q, k, v):
+        return attention(q, k, v, backend="chunked").sum()
+
+    function = jax.grad(run, argnums=(0, 1, 2)) if differentiate else run
+    shape = jax.ShapeDtypeStruct((1, length, heads, 32), jnp.float32)
+    memory = jax.jit(function).lower(shape, shape, shape).compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < score_matrix / 4
+
+
+def test_what_does_not_fit_is_refused():
+    q, k, v = qkv(1, 4, 5, 2, 8)
+    with pytest.raises(ValueError, match="backend is 'flash'; choose one of auto, chunked"):
+        attention(q, k, v, backend="flash")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"q \(1, 4, 2, 8\), k \(1, 5, 2, 8\), v \(1, 4, 2, 8\) do not fit"):
+        attention(q, k, v[:, :4])
+    with pytest.raises(ValueError, match="do not fit"):
+        attention(q[:, :, :1], k, v)

@@ -1,0 +1,84 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffbir_jax.models.layers import (
+    GroupNorm,
+    LayerNorm,
+    conv,
+    depth_to_space,
+    space_to_depth,
+    timestep_embedding,
+    upsample_nearest,
+)
+
+
+def far_from_zero(shape):
+    """Values whose mean is a hundred standard deviations away: a one-pass variance loses them in float32."""
+    return jax.random.normal(jax.random.key(0), shape) + 100.0
+
+
+def run(module, x):
+    variables = module.init(jax.random.key(1), x)
+    count = x.shape[-1]
+    scale, bias = jnp.linspace(0.5, 2.0, count), jnp.linspace(-1.0, 1.0, count)
+    assert {key: p.shape for key, p in variables["params"].items()} == {"scale": (count,), "bias": (count,)}
+    return np.asarray(module.apply({"params": {"scale": scale, "bias": bias}}, x)), np.stack([scale, bias])
+
+
+@pytest.mark.parametrize("channels, groups", [(64, 32), (48, 16), (5, 1)])
+def test_group_norm(channels, groups):
+    x = far_from_zero((2, 3, 5, channels))
+    out, (scale, bias) = run(GroupNorm(1e-6), x)
+    grouped = np.asarray(x, np.float64).reshape(2, 15, groups, -1)
+    centred = grouped - grouped.mean((1, 3), keepdims=True)
+    expected = centred / np.sqrt(np.square(centred).mean((1, 3), keepdims=True) + 1e-6)
+    np.testing.assert_allclose(out, expected.reshape(x.shape) * scale + bias, atol=1e-4)
+
+
+def test_layer_norm():
+    x = far_from_zero((2, 7, 24))
+    out, (scale, bias) = run(LayerNorm(), x)
+    exact = np.asarray(x, np.float64)
+    expected = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(out, expected * scale + bias, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", [GroupNorm, LayerNorm])
+def test_statistics_of_bfloat16_are_float32(norm):
+    """The result is the float32 one, rounded once at the end."""
+    x = (jax.random.normal(jax.random.key(0), (2, 16, 16, 64)) + 10).astype(jnp.bfloat16)
+    half, _ = run(norm(dtype=jnp.bfloat16), x)
+    full, _ = run(norm(), x.astype(jnp.float32))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half, full.astype(jnp.bfloat16))
+
+
+def test_timestep_embedding():
+    out = np.asarray(timestep_embedding(jnp.array([0, 7, 999]), 8))
+    for row, t in zip(out, (0, 7, 999)):
+        angles = [t / 10000 ** (i / 4) for i in range(4)]
+        np.testing.assert_allclose(row, [*map(math.cos, angles), *map(math.sin, angles)], atol=1e-4)
+
+
+def test_folding_pixels():
+    x = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 6, 3)
+    folded = space_to_depth(x, 2)
+    assert folded.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(folded[1, 1, 2], x[1, 2:4, 4:6].reshape(-1))
+    np.testing.assert_array_equal(depth_to_space(folded, 2), x)
+
+
+def test_upsample_nearest():
+    x = jnp.arange(12, dtype=jnp.float32).reshape(1, 2, 3, 2)
+    np.testing.assert_array_equal(upsample_nearest(x, 3), np.repeat(np.repeat(x, 3, axis=1), 3, axis=2))
+
+
+def test_zero_convolution_starts_at_zero():
+    x = jnp.ones((1, 4, 4, 3))
+    out, _ = conv(5, name="zero", zero=True).init_with_output(jax.random.key(0), x)
+    assert out.shape == (1, 4, 4, 5)
+    assert not out.any()

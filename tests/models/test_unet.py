@@ -1,0 +1,183 @@
+"""UNet and IRControlNet together, as they are used."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffbir_jax.conversion.checkpoints import abstract_controlnet, abstract_unet
+from diffbir_jax.conversion.tables import controlnet_rules, unet_rules
+from diffbir_jax.models.controlnet import IRControlNet, init_from_unet
+from diffbir_jax.models.unet import UNet, UNetConfig
+from tests.models.reference import UNET, away_from_zero, filled, load, recomputed, relative_error
+
+TINY = UNetConfig(
+    in_channels=3,
+    out_channels=2,
+    model_channels=16,
+    channel_mult=(1, 2),
+    num_res_blocks=1,
+    attention_levels=(1,),
+    num_head_channels=8,
+    context_dim=None,
+)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load("cldm_small")
+
+
+@pytest.fixture(scope="module")
+def unet_params():
+    return filled("unet", unet_rules(UNET), abstract_unet(UNET))
+
+
+@pytest.fixture(scope="module")
+def controls(golden):
+    params = filled("controlnet", controlnet_rules(UNET), abstract_controlnet(UNET))
+    return jax.jit(IRControlNet(UNET).apply)({"params": params}, *inputs(golden, "hint"))
+
+
+def inputs(golden, *hint):
+    return [golden[key] for key in ("latent", *hint, "timesteps", "context")]
+
+
+@functools.cache
+def compiled(dtype):
+    return jax.jit(UNet(UNET, dtype).apply)
+
+
+def run(params, golden, control, dtype=jnp.float32):
+    return compiled(dtype)({"params": params}, *inputs(golden), control)
+
+
+def test_control_parity(controls, golden):
+    assert len(controls) == 13
+    errors = [relative_error(control, golden[f"control_{i}"]) for i, control in enumerate(controls)]
+    assert max(errors) <= 1e-4
+
+
+def test_unet_parity(unet_params, controls, golden):
+    """Controls of zero spare a second compilation; below, a test compares them with none at all."""
+    zeros = jax.tree.map(jnp.zeros_like, controls)
+    assert relative_error(run(unet_params, golden, zeros), golden["unet_out"]) <= 1e-4
+
+
+def test_controlled_parity(unet_params, controls, golden):
+    assert relative_error(run(unet_params, golden, controls), golden["controlled_out"]) <= 1e-4
+
+
+def test_bfloat16_stays_close(unet_params, controls, golden):
+    out = run(unet_params, golden, controls, jnp.bfloat16)
+    assert out.dtype == jnp.float32
+    assert 1e-5 < relative_error(out, golden["controlled_out"]) < 0.05
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Parameters of a UNet without text, none of them zero, and inputs."""
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+    t = jnp.array([3.0, 700.0])
+    return away_from_zero(abstract_unet(TINY)), x, t
+
+
+def test_control_starts_as_a_copy_that_changes_nothing(tiny):
+    params, x, t = tiny
+    control = IRControlNet(TINY, hint_channels=5)
+    hint = jnp.ones((*x.shape[:3], 5))
+    copy = init_from_unet(params, hint_channels=5)
+    fresh = jax.eval_shape(control.init, jax.random.key(0), x, hint, t)["params"]
+    assert jax.tree.map(jnp.shape, copy) == jax.tree.map(jnp.shape, fresh)
+
+    @jax.jit
+    def run(hint):
+        collect = {"capture_intermediates": True, "mutable": "intermediates"}
+        controls, state = control.apply({"params": copy}, x, hint, t, **collect)
+        unet = {"params": params}
+        return controls, state, UNet(TINY).apply(unet, x, t, None, controls), UNet(TINY).apply(unet, x, t)
+
+    controls, state, controlled, plain = run(hint)
+    assert not any(jnp.any(y) for y in controls)
+    np.testing.assert_array_equal(controlled, plain)
+    # The hint's weights are zero, so the encoder does not see it yet.
+    for features, other in zip(jax.tree.leaves(state), jax.tree.leaves(run(-hint)[1])):
+        np.testing.assert_array_equal(features, other)
+
+
+def test_control_learns_from_its_first_step(tiny):
+    params, x, t = tiny
+    copy = init_from_unet(params, hint_channels=3)
+
+    @jax.jit
+    @jax.grad
+    def gradient(copy):
+        control = IRControlNet(TINY, 3).apply({"params": copy}, x, x, t)
+        return jnp.square(UNet(TINY).apply({"params": params}, x, t, None, control)).mean()
+
+    first = gradient(copy)
+    assert all(jnp.abs(g["kernel"]).max() > 0 for name, g in first.items() if name.startswith("zero_conv"))
+    second = gradient(jax.tree.map(lambda p, g: p - 0.1 * g, copy, first))
+    assert jnp.abs(second["encoder"]["conv_in"]["kernel"][:, :, 3:]).max() > 0
+
+
+def test_init_does_not_alter_the_unet(tiny):
+    kernel = tiny[0]["encoder"]["conv_in"]["kernel"]
+    copy = init_from_unet(tiny[0])
+    assert tiny[0]["encoder"]["conv_in"]["kernel"] is kernel
+    assert (copy["encoder"]["conv_in"]["kernel"][:, :, :3] == kernel).all()
+
+
+def test_without_text_there_is_no_cross_attention(tiny):
+    params, x, t = tiny
+    block = params["encoder"]["down_1_stage_0"]["transformer"]["block_0"]
+    assert "cross_attention" not in block
+    assert jax.eval_shape(UNet(TINY).apply, {"params": params}, x, t).shape == (2, 4, 6, 2)
+    with pytest.raises(ValueError, match="context has 7 channels; this configuration takes None"):
+        UNet(TINY).apply({"params": params}, x, t, jnp.ones((2, 5, 7)))
+
+
+def test_rematerialisation_can_be_chosen(tiny):
+    _, x, t = tiny
+
+    def loss(params, unet):
+        return unet.apply({"params": params}, x, t).sum()
+
+    # So few pixels fit into one block of the chunked attention, which then recomputes nothing itself.
+    assert recomputed(lambda p: loss(p, UNet(TINY, remat=True)), abstract_unet(TINY))
+    assert not recomputed(lambda p: loss(p, UNet(TINY)), abstract_unet(TINY))
+
+
+def test_full_size():
+    config = UNetConfig()
+    x, t = jax.ShapeDtypeStruct((2, 64, 64, 4), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
+    context = jax.ShapeDtypeStruct((2, 77, 1024), jnp.float32)
+    control = IRControlNet(config, dtype=jnp.bfloat16)
+    controls = jax.eval_shape(control.apply, {"params": abstract_controlnet(config)}, x, x, t, context)
+    sizes = [64] * 3 + [32] * 3 + [16] * 3 + [8] * 4
+    widths = [320] * 4 + [640] * 3 + [1280] * 6
+    assert [y.shape for y in controls] == [(2, n, n, width) for n, width in zip(sizes, widths)]
+    unet = UNet(config, jnp.bfloat16)
+    out = jax.eval_shape(unet.apply, {"params": abstract_unet(config)}, x, t, context, controls)
+    assert (out.shape, out.dtype) == (x.shape, jnp.float32)
+
+
+def test_what_does_not_fit_is_refused(tiny):
+    params, x, t = tiny
+
+    def refused(match, network, *inputs):
+        with pytest.raises(ValueError, match=match):
+            jax.eval_shape(network, *inputs)
+
+    unet, key = functools.partial(UNet(TINY).apply, {"params": params}), jax.random.key(0)
+    refused("input is 5x6; pad both sides to multiples of 2", unet, jnp.zeros((2, 5, 6, 3)), t)
+    refused("got 1 controls; this UNet takes 5", unet, x, t, None, [x])
+    wordy = UNet(dataclasses.replace(TINY, context_dim=64))
+    refused("context has None channels; this configuration takes 64", wordy.init, key, x, t)
+    headed = UNet(dataclasses.replace(TINY, num_head_channels=12))
+    refused("32 channels do not divide into heads of 12", headed.init, key, x, t)
+    control = IRControlNet(TINY, hint_channels=5)
+    refused(r"hint is \(2, 4, 6, 3\); expected \(2, 4, 6, 5\)", control.init, key, x, x, t)

@@ -1,0 +1,94 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from diffbir_jax.conversion.checkpoints import abstract_vae
+from diffbir_jax.conversion.tables import vae_rules
+from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
+from tests.models.reference import VAE, away_from_zero, filled, load, recomputed, relative_error
+
+
+@pytest.fixture(scope="module")
+def params():
+    return filled("vae", vae_rules(VAE), abstract_vae(VAE))
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load("vae_small")
+
+
+def run(params, x, method, dtype=jnp.float32):
+    return jax.jit(AutoencoderKL(VAE, dtype).apply, static_argnames="method")(
+        {"params": params}, x, method=method
+    )
+
+
+def test_encoder_parity(params, golden):
+    mean, logvar = run(params, golden["image"], "encode")
+    assert relative_error(mean, golden["moments_mean"]) <= 1e-4
+    assert relative_error(logvar, golden["moments_logvar"]) <= 1e-4
+
+
+def test_decoder_parity(params, golden):
+    assert relative_error(run(params, golden["latent"], "decode"), golden["decoded"]) <= 1e-4
+
+
+def test_bfloat16_stays_close(params, golden):
+    decoded = run(params, golden["latent"], "decode", jnp.bfloat16)
+    assert decoded.dtype == jnp.float32
+    assert 1e-5 < relative_error(decoded, golden["decoded"]) < 0.05
+
+
+SMALL = VAEConfig(ch=16, ch_mult=(1, 2), num_res_blocks=1, z_channels=3, embed_dim=5, patch_size=2)
+
+
+def test_patches_train():
+    """Folded pixels multiply the downsampling; every parameter receives a gradient."""
+    vae = AutoencoderKL(SMALL)
+    image = jax.random.uniform(jax.random.key(0), (2, 12, 8, 3), minval=-1, maxval=1)
+    params = away_from_zero(abstract_vae(SMALL))
+
+    def loss(params):
+        mean, logvar = vae.apply({"params": params}, image, method="encode")
+        assert mean.shape == logvar.shape == (2, 3, 2, 5)
+        z = mean + jnp.exp(logvar / 2)
+        return jnp.square(vae.apply({"params": params}, z, method="decode") - image).mean()
+
+    assert SMALL.downsample == 4
+    for path, gradient in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params)):
+        # A bias on all keys shifts a row of scores by a constant, which softmax ignores.
+        assert "['k']['bias']" in jax.tree_util.keystr(path) or jnp.abs(gradient).max() > 0, path
+
+
+def test_without_attention():
+    assert "attention" in abstract_vae(SMALL)["decoder"]["mid"]
+    plain = abstract_vae(dataclasses.replace(SMALL, mid_attention=False))
+    assert plain["decoder"]["mid"].keys() == plain["encoder"]["mid"].keys() == {"block_1", "block_2"}
+
+
+def test_rematerialisation_can_be_chosen():
+    def loss(params, vae):
+        return vae.apply({"params": params}, jnp.zeros((1, 4, 4, 3))).sum()
+
+    params = abstract_vae(SMALL)
+    assert recomputed(lambda p: loss(p, AutoencoderKL(SMALL, remat=True)), params)
+    # So few pixels fit into one block of the chunked attention, which then recomputes nothing itself.
+    assert not recomputed(lambda p: loss(p, AutoencoderKL(SMALL)), params)
+
+
+def test_full_size():
+    vae = AutoencoderKL(VAEConfig(), jnp.bfloat16)
+    image = jax.ShapeDtypeStruct((1, 512, 768, 3), jnp.float32)
+    variables = {"params": abstract_vae(VAEConfig())}
+    mean, _ = jax.eval_shape(lambda v, x: vae.apply(v, x, method="encode"), variables, image)
+    decoded = jax.eval_shape(lambda v, z: vae.apply(v, z, method="decode"), variables, mean)
+    assert mean.shape == (1, 64, 96, 4)
+    assert (decoded.shape, decoded.dtype) == (image.shape, jnp.float32)
+
+
+def test_size_must_fit():
+    with pytest.raises(ValueError, match="12x10.*multiples of 4"):
+        jax.eval_shape(AutoencoderKL(SMALL).init, jax.random.key(0), jnp.zeros((1, 12, 10, 3)))

@@ -17,7 +17,7 @@ def tiny_config(objective: str, *, crop: int, batch_size: int, steps: int, lr: f
             "folder": "work/photos",
             "batch_size": batch_size,
             "validation_size": 32,
-            "crop": {"size": crop, "scale": (0.3, 1.0)},
+            "crop": {"size": crop, "scale": (0.2, 0.8)},
             "degradation": {
                 "blur_sigma": (0.2, 2.0),
                 "isotropic_probability": 0.5,

@@ -58,14 +58,15 @@ TINY = Preset(
     name="tiny",
     rm=RestorationUNetConfig(channels=(64, 160), blocks=(2, 4, 3)),
     vae=VAEConfig(
-        ch=32,
-        ch_mult=(2, 3, 3),
+        ch=96,
+        ch_mult=(1, 1),
         num_res_blocks=1,
         z_channels=16,
         embed_dim=16,
         scale_factor=1.0,
-        patch_size=2,
+        patch_size=4,
         mid_attention=False,
+        shortcut=True,
     ),
     unet=UNetConfig(
         in_channels=16,

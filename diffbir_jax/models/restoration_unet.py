@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
+from diffbir_jax.models.layers import LayerNorm
+
 
 @dataclass(frozen=True)
 class RestorationUNetConfig:
@@ -33,8 +35,30 @@ class RestorationUNetConfig:
         return 2 * self.unshuffle
 
 
+# Typical size of what degradation takes away, so that weights and gradients are of order one.
+RESIDUAL_SCALE = 0.1
+# Side of the window, in unshuffled blocks, whose mean counts as local.
+WINDOW = 5
+
+
+def local_contrast(image: jax.Array, unshuffle: int) -> jax.Array:
+    """Split an image into its deviation from the local mean and that mean.
+
+    Args:
+        image: (B, H, W, 3) in [0, 1].
+        unshuffle: side of the pixel blocks that become channels.
+
+    Returns:
+        (B, H / unshuffle, W / unshuffle, 3 unshuffle^2 + 3), values of order one.
+    """
+    x = rearrange(image, "b (h p) (w q) c -> b h w (p q) c", p=unshuffle, q=unshuffle)
+    mean = nn.avg_pool(x.mean(axis=3), (WINDOW, WINDOW), padding="SAME", count_include_pad=False)
+    detail = rearrange(x - mean[:, :, :, None], "b h w n c -> b h w (n c)")
+    return jnp.concatenate([8.0 * detail, 2.0 * mean - 1.0], axis=-1)
+
+
 class ResidualBlock(nn.Module):
-    """x + conv(silu(conv(x))) without normalisation (as EDSR), the last convolution starting at zero."""
+    """x + conv(silu(conv(norm(x)))), normalised over channels as in NAFNet (Chen et al., 2022)."""
 
     features: int
     dtype: Any = jnp.float32
@@ -42,16 +66,17 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) -> (B, H, W, C)."""
-        h = nn.silu(nn.Conv(self.features, (3, 3), dtype=self.dtype, name="conv1")(x))
-        return x + nn.Conv(
-            self.features, (3, 3), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="conv2"
-        )(h)
+        h = LayerNorm(self.dtype, name="norm")(x)
+        h = nn.silu(nn.Conv(self.features, (3, 3), dtype=self.dtype, name="conv1")(h))
+        small = nn.initializers.variance_scaling(0.05, "fan_in", "normal")
+        return x + nn.Conv(self.features, (3, 3), dtype=self.dtype, kernel_init=small, name="conv2")(h)
 
 
 class RestorationUNet(nn.Module):
     """Degradation removal by a two-level U-Net that predicts the residual to its input.
 
-    Residual blocks follow EDSR (Lim et al., 2017), the pixel unshuffle follows Real-ESRGAN (Wang et al., 2021).
+    The pixel unshuffle follows Real-ESRGAN (Wang et al., 2021). What tells noise from detail is small beside the local
+    mean, so the mean is subtracted first: training is several times faster for it.
     """
 
     config: RestorationUNetConfig
@@ -74,8 +99,7 @@ class RestorationUNet(nn.Module):
         if lq.shape[1] % cfg.multiple or lq.shape[2] % cfg.multiple:
             size = f"{lq.shape[1]}x{lq.shape[2]}"
             raise ValueError(f"image is {size}; pad both sides to multiples of {cfg.multiple}")
-        x = rearrange(lq, "b (h p) (w q) c -> b h w (p q c)", p=cfg.unshuffle, q=cfg.unshuffle)
-        x = nn.Conv(fine, (3, 3), dtype=self.dtype, name="conv_in")(x)
+        x = nn.Conv(fine, (3, 3), dtype=self.dtype, name="conv_in")(local_contrast(lq, cfg.unshuffle))
         x = skip = self._blocks(x, fine, cfg.blocks[0], "encoder")
         x = nn.Conv(coarse, (2, 2), (2, 2), dtype=self.dtype, name="down")(x)
         x = self._blocks(x, coarse, cfg.blocks[1], "middle")
@@ -86,7 +110,7 @@ class RestorationUNet(nn.Module):
         zero = nn.initializers.zeros
         x = nn.Conv(3 * cfg.unshuffle**2, (3, 3), dtype=self.dtype, kernel_init=zero, name="conv_out")(x)
         x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=cfg.unshuffle, q=cfg.unshuffle)
-        return lq.astype(jnp.float32) + x.astype(jnp.float32)
+        return lq.astype(jnp.float32) + RESIDUAL_SCALE * x.astype(jnp.float32)
 
     def _blocks(self, x: jax.Array, features: int, count: int, name: str) -> jax.Array:
         for i in range(count):

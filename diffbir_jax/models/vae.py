@@ -26,6 +26,8 @@ class VAEConfig:
         patch_size: side of the pixel blocks that are folded into channels before the first convolution and
             unfolded after the last. 1 for the published networks; more spares CPUs the full resolution.
         mid_attention: whether the middle blocks have self-attention.
+        shortcut: add linear maps from each image patch to its latent and back, beside the networks (as the residual
+            autoencoding of DC-AE, Chen et al. 2024): a small autoencoder then starts as good as a linear one.
     """
 
     ch: int = 128
@@ -37,6 +39,7 @@ class VAEConfig:
     scale_factor: float = 0.18215
     patch_size: int = 1
     mid_attention: bool = True
+    shortcut: bool = False
 
     @property
     def downsample(self) -> int:
@@ -61,6 +64,10 @@ class AutoencoderKL(nn.Module):
         self.decoder = Decoder(config, self.dtype, self.remat)
         self.quant_conv = nn.Conv(2 * config.embed_dim, (1, 1), dtype=self.dtype)
         self.post_quant_conv = nn.Conv(config.z_channels, (1, 1), dtype=self.dtype)
+        if config.shortcut:
+            patch = config.in_channels * config.downsample**2
+            self.to_latent = nn.Dense(2 * config.embed_dim, dtype=self.dtype)
+            self.to_patch = nn.Dense(patch, dtype=self.dtype)
 
     def __call__(self, image: Array) -> Array:
         """Reconstruction of `image` through the posterior's mean; shapes and range as in `encode`."""
@@ -84,6 +91,8 @@ class AutoencoderKL(nn.Module):
             size = f"{image.shape[1]}x{image.shape[2]}"
             raise ValueError(f"image is {size}; pad both sides to multiples of {factor}")
         moments = self.quant_conv(self.encoder(image)).astype(jnp.float32)
+        if self.config.shortcut:
+            moments = moments + self.to_latent(space_to_depth(image, factor)).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
@@ -96,7 +105,10 @@ class AutoencoderKL(nn.Module):
         Returns:
             float32 (B, h downsample, w downsample, in_channels), about [-1, 1].
         """
-        return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
+        image = self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
+        if self.config.shortcut:
+            image = image + depth_to_space(self.to_patch(z), self.config.downsample).astype(jnp.float32)
+        return image
 
 
 class Encoder(nn.Module):

@@ -21,7 +21,7 @@ from diffbir_jax.training.sources import photo_batches, to_signed
 from diffbir_jax.training.state import Config
 from diffbir_jax.training.vae import reconstruction_terms, weighted_sum
 
-ENCODER = ("encoder", "quant_conv")
+ENCODER = ("encoder", "quant_conv", "to_latent")
 
 
 def make(config: Config) -> Objective:
@@ -37,7 +37,10 @@ def make(config: Config) -> Objective:
     sample = to_signed(held_out(0)["hq"])
     key = jax.random.key(config.seed)
     loaded = load_weights(config.weights.vae, abstract(vae, sample))
-    frozen = {"vae": {k: loaded[k] for k in ENCODER}, "features": load_features(config.weights.perceptual)}
+    frozen = {
+        "vae": {k: loaded[k] for k in ENCODER if k in loaded},
+        "features": load_features(config.weights.perceptual),
+    }
     params = {
         "vae": {k: v for k, v in loaded.items() if k not in ENCODER},
         "discriminator": init(discriminator, key, sample[:1]),

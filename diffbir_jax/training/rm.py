@@ -11,17 +11,27 @@ from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.sources import photo_batches, to_unit
 from diffbir_jax.training.state import Config
 
+# Of each image's mean squared error. Its logarithm (NAFNet, Chen et al., 2022) is the PSNR up to a factor: easy and
+# hard images count alike, where the plain mean hears little but the hardest.
+LOSSES = {"mse": lambda mse: mse, "log_mse": lambda mse: jnp.log(mse + 1e-6)}
+
 
 def make(config: Config) -> Objective:
-    """Build the stage-1 objective; batches hold `lq` and `hq` (B, H, W, 3) uint8."""
+    """Build the stage-1 objective; batches hold `lq` and `hq` (B, H, W, 3) uint8.
+
+    Args:
+        config: `loss`, "mse" or "log_mse".
+    """
     module = get_preset(config.preset).make_rm()
     train, held_out = photo_batches(config)
     sample = to_unit(held_out(0)["lq"])
     params = init(module, jax.random.key(config.seed), sample[:1])
 
     def loss(params: dict, frozen: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
-        error = jnp.mean(jnp.square(apply(module, params, to_unit(batch["lq"])) - to_unit(batch["hq"])))
-        return error, {"psnr": -10.0 * jnp.log10(error)}
+        error = apply(module, params, to_unit(batch["lq"])) - to_unit(batch["hq"])
+        mse = jnp.mean(jnp.square(error), axis=(1, 2, 3))
+        value = jnp.mean(LOSSES[config.loss](mse))
+        return value, {"psnr": jnp.mean(-10.0 * jnp.log10(mse))}
 
     restore = jax.jit(lambda params, lq: apply(module, params, lq))
 

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.models.apply import apply, init
+from diffbir_jax.models.apply import Params, apply, init
+from diffbir_jax.models.layers import space_to_depth
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
@@ -18,6 +19,8 @@ def make(config: Config) -> Objective:
     module = get_preset(config.preset).make_vae()
     train, held_out = photo_batches(config)
     params = init(module, jax.random.key(config.seed), to_signed(held_out(0)["hq"][:1]))
+    if module.config.shortcut:
+        params = start_from_principal_components(params, to_signed(train(0)["hq"]), module.config.downsample)
 
     def loss(params: dict, frozen: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         image = to_signed(batch["hq"])
@@ -39,6 +42,35 @@ def make(config: Config) -> Objective:
         return {"psnr": mean_psnr(out, image), "latent_std": float(std)}, tile_grid([out[:8], image[:8]])
 
     return Objective(params, {}, loss, train, validate, lambda ema: {"vae": ema})
+
+
+def start_from_principal_components(params: Params, images: jax.Array, patch: int) -> Params:
+    """Let the shortcuts be the whitened principal components of image patches, and the networks add nothing yet.
+
+    Args:
+        params: of an `AutoencoderKL` with shortcuts.
+        images: (B, H, W, 3) in [-1, 1], to estimate the components from.
+        patch: side of a patch (pixels), the autoencoder's downsampling factor.
+
+    Returns:
+        new parameters: the autoencoder is the best linear one of its size for these images.
+    """
+    patches = np.asarray(space_to_depth(images, patch)).reshape(-1, 3 * patch**2)
+    mean, count = patches.mean(axis=0), params["to_latent"]["bias"].size // 2
+    _, sizes, basis = np.linalg.svd(patches - mean, full_matrices=False)
+    deviation = sizes[:count] / np.sqrt(len(patches))
+    encode = basis[:count].T / deviation
+    # The posterior starts with a standard deviation of 0.1.
+    kernel = np.concatenate([encode, np.zeros_like(encode)], axis=1)
+    bias = np.concatenate([-mean @ encode, np.full(count, np.log(0.01))])
+    shortcuts = {
+        "to_latent": {"kernel": kernel, "bias": bias},
+        "to_patch": {"kernel": basis[:count] * deviation[:, None], "bias": mean},
+    }
+    silent = {"quant_conv": jax.tree.map(jnp.zeros_like, params["quant_conv"])}
+    decoder = params["decoder"] | {"conv_out": jax.tree.map(jnp.zeros_like, params["decoder"]["conv_out"])}
+    started = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), shortcuts)
+    return params | silent | {"decoder": decoder} | started
 
 
 def reconstruction_terms(out: jax.Array, image: jax.Array) -> dict[str, jax.Array]:

@@ -9,17 +9,17 @@ from jax import Array, lax
 Backend = Literal["auto", "chunked", "xla", "cudnn"]
 
 
-def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", chunk: int = 256) -> Array:
+def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_scores: int = 2**22) -> Array:
     """softmax(q k^T / sqrt(D)) v, the attention of Vaswani et al. 2017, with a float32 softmax.
 
     Args:
         q: (B, Nq, heads, D) queries.
         k: (B, Nk, heads, D) keys, same dtype as `q`.
         v: (B, Nk, heads, D) values, same dtype as `q`.
-        backend: "chunked" walks over blocks of queries and never holds the full score matrix; "xla" and
-            "cudnn" are those of `jax.nn.dot_product_attention` ("cudnn" wants 16-bit inputs on a GPU);
+        backend: "chunked" walks over heads and blocks of queries and never holds a large score matrix; "xla"
+            and "cudnn" are those of `jax.nn.dot_product_attention` ("cudnn" wants 16-bit inputs on a GPU);
             "auto" is "chunked" on CPUs and "xla" elsewhere.
-        chunk: queries per block of the chunked backend.
+        max_scores: how many query-key scores the chunked backend holds at once, 16 MiB by default.
 
     Returns:
         (B, Nq, heads, D) in the dtype of `q`.
@@ -37,27 +37,35 @@ def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", chunk:
     if backend == "auto":
         backend = "chunked" if jax.default_backend() == "cpu" else "xla"
     if backend == "chunked":
-        return _chunked(q, k, v, chunk)
+        return _chunked(q, k, v, max_scores)
     return jax.nn.dot_product_attention(q, k, v, implementation=backend)
 
 
-def _chunked(q: Array, k: Array, v: Array, chunk: int) -> Array:
-    """Blocks of `chunk` queries against all keys; the backward pass recomputes each block's scores."""
+def _chunked(q: Array, k: Array, v: Array, max_scores: int) -> Array:
+    """All at once if that is small, else one head and one block of queries at a time.
+
+    CPUs run plain matrix products faster than batched ones, hence the loop over heads. The backward pass
+    recomputes each block's scores.
+    """
     batch, length, heads, dim = q.shape
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * dim**-0.5, k, v))
-    if length <= chunk:
+    if batch * heads * length * k.shape[2] <= max_scores:
         return _block(q, k, v).transpose(0, 2, 1, 3)
-    blocks = -(-length // chunk)
-    q = jnp.pad(q, ((0, 0), (0, 0), (0, blocks * chunk - length), (0, 0)))
-    q = jnp.moveaxis(q.reshape(batch, heads, blocks, chunk, dim), 2, 0)
-    step = jax.checkpoint(lambda block: _block(block, k, v))
-    out = jnp.moveaxis(lax.map(step, q), 0, 2).reshape(batch, heads, blocks * chunk, dim)
-    return out[:, :, :length].transpose(0, 2, 1, 3)
+    blocks = -(-length * k.shape[2] // max_scores)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, -length % blocks), (0, 0)))
+    step = jax.checkpoint(_block)
+
+    def head(args: tuple[Array, Array, Array]) -> Array:
+        q, k, v = args
+        return lax.map(lambda block: step(block, k, v), q.reshape(blocks, -1, dim)).reshape(-1, dim)
+
+    out = lax.map(head, tuple(x.reshape(batch * heads, -1, dim) for x in (q, k, v)))
+    return out.reshape(batch, heads, -1, dim)[:, :, :length].transpose(0, 2, 1, 3)
 
 
 def _block(q: Array, k: Array, v: Array) -> Array:
-    """Attention of (B, heads, n, D) pre-scaled queries; normalised after the product with v."""
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    """Attention of (..., n, D) pre-scaled queries; normalised after the product with v."""
+    scores = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    out = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = jnp.einsum("...qk,...kd->...qd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return (out / weights.sum(axis=-1, keepdims=True)).astype(q.dtype)

@@ -25,13 +25,20 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         groups = math.gcd(32, channels)
-        # Per-channel moments first: reducing over whole rows of channels is what XLA does fast on CPUs.
-        y = x.astype(jnp.float32).reshape(x.shape[0], -1, channels)
-        mean = _group_mean(y.mean(axis=1), groups)
-        y = y - mean[:, None]
-        variance = _group_mean(jnp.square(y).mean(axis=1), groups)
-        y = y * (lax.rsqrt(variance + self.epsilon) * scale[None])[:, None] + bias[None, None]
-        return y.reshape(x.shape).astype(self.dtype)
+        # Per-channel moments first: whole rows of channels are what XLA reduces fast on CPUs.
+        pixels = tuple(range(1, x.ndim - 1))
+        y = x.astype(jnp.float32)
+        y = y - _spread(_group_mean(y.mean(pixels), groups), x.ndim)
+        variance = _group_mean(jnp.square(y).mean(pixels), groups)
+        y = y * _spread(lax.rsqrt(variance + self.epsilon) * scale[None], x.ndim) + _spread(
+            bias[None], x.ndim
+        )
+        return y.astype(self.dtype)
+
+
+def _spread(x: Array, ndim: int) -> Array:
+    """(B, C) -> (B, 1, ..., 1, C) of `ndim` axes."""
+    return x.reshape(x.shape[0], *(1,) * (ndim - 2), x.shape[1])
 
 
 def _group_mean(x: Array, groups: int) -> Array:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from diffbir_jax.conversion.checkpoints import (
-    SWINIR_BUFFERS,
     abstract_controlnet,
     abstract_swinir,
     abstract_unet,
@@ -112,10 +111,3 @@ SHORT = SwinIRConfig(embed_dim=24, num_layers=3, depth=3, num_heads=2, unshuffle
 def test_tables_follow_the_configuration(rules, abstract, config):
     table = list(rules(config))
     assert torch_shapes(table, abstract(config)).keys() == {rule.key for rule in table}
-
-
-def test_buffers_are_not_weights():
-    buffers = [key for key in published("swinir") if any(word in key for word in ("index", "mask"))]
-    assert buffers
-    assert not {rule.key for rule in swinir_rules(SwinIRConfig())} & set(buffers)
-    assert len(SWINIR_BUFFERS) == 2

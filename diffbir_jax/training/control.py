@@ -26,7 +26,7 @@ def make(config: Config) -> Objective:
     )
     unet, control = preset.make_unet(), preset.make_control()
     train, held_out = latent_batches(config)
-    z, t = jnp.asarray(held_out.z0[:1], jnp.float32), jnp.zeros(1, jnp.int32)
+    z, t = jnp.asarray(held_out.pool["z0"][:1], jnp.float32), jnp.zeros(1, jnp.int32)
     frozen = load_weights(config.weights.unet, abstract(unet, z, t))
     params = init_from_unet(frozen, z.shape[-1])
 

@@ -27,7 +27,7 @@ def make(config: Config) -> Objective:
     )
     unet = preset.make_unet()
     train, held_out = latent_batches(config)
-    z = jnp.asarray(held_out.z0[:1], jnp.float32)
+    z = jnp.asarray(held_out.pool["z0"][:1], jnp.float32)
     params = init(unet, jax.random.key(config.seed), z, jnp.zeros(1, jnp.int32))
 
     def denoise(

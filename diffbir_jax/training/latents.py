@@ -43,8 +43,8 @@ def latent_batches(config: Config) -> tuple[LatentBatches, LatentBatches]:
     """Encode training and held-out crops, or read them from the cache.
 
     Args:
-        config: `data` as for `photo_batches`, with `pool` (training crops) and `cache` (a .npz file); `weights.vae` and,
-            if there shall be conditions (which need a degradation), `weights.rm`.
+        config: `data` as for `photo_batches`, with `pool` (training crops) and `cache` (a .npz file); `weights.vae`
+            and, if there shall be conditions (which need a degradation), `weights.rm`.
 
     Raises:
         ValueError: if the cache was made with other settings.

@@ -1,14 +1,17 @@
 """Named presets: every size of every network in one table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
 
 from diffbir_jax.models.controlnet import IRControlNet
 from diffbir_jax.models.restoration_unet import RestorationUNet, RestorationUNetConfig
+from diffbir_jax.models.swinir import SwinIR, SwinIRConfig
 from diffbir_jax.models.unet import UNet, UNetConfig
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
+
+RESTORATION_MODULES: dict[type, Any] = {RestorationUNetConfig: RestorationUNet, SwinIRConfig: SwinIR}
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,9 @@ class Preset:
 
     Attributes:
         name: key in `PRESETS`.
-        rm: configuration of the restoration module.
+        rm: configuration of the restoration module; its type says which one.
         vae: of the autoencoder.
-        unet: of the diffusion prior and of the IRControlNet that steers it.
+        unet: of the diffusion prior and of the IRControlNet that steers it; with a `context_dim`, they read text.
         parameterization: what the prior predicts, "eps" or "v".
         zero_terminal_snr: whether the last timestep is pure noise.
         min_side: images are enlarged until their shorter side has this many pixels before stage 1.
@@ -28,7 +31,7 @@ class Preset:
     """
 
     name: str
-    rm: RestorationUNetConfig
+    rm: RestorationUNetConfig | SwinIRConfig
     vae: VAEConfig
     unet: UNetConfig
     parameterization: Literal["eps", "v"] = "eps"
@@ -37,9 +40,9 @@ class Preset:
     multiple: int = 64
     padding: Literal["edge", "constant"] = "constant"
 
-    def make_rm(self, dtype: Any = jnp.float32) -> RestorationUNet:
+    def make_rm(self, dtype: Any = jnp.float32) -> RestorationUNet | SwinIR:
         """Return the restoration module, computing in `dtype`."""
-        return RestorationUNet(self.rm, dtype)
+        return RESTORATION_MODULES[type(self.rm)](self.rm, dtype)
 
     def make_vae(self, dtype: Any = jnp.float32, remat: bool = False) -> AutoencoderKL:
         """Return the autoencoder; `remat` recomputes its blocks in the backward pass."""
@@ -85,7 +88,11 @@ TINY = Preset(
     padding="edge",
 )
 
-PRESETS = {preset.name: preset for preset in (TINY,)}
+# DiffBIR as published: SwinIR before Stable Diffusion 2.1, fine-tuned to v and zero terminal SNR in v2.1.
+V1 = Preset(name="v1", rm=SwinIRConfig(), vae=VAEConfig(), unet=UNetConfig())
+V2_1 = replace(V1, name="v2.1", parameterization="v", zero_terminal_snr=True)
+
+PRESETS = {preset.name: preset for preset in (TINY, V1, V2_1)}
 
 
 def get_preset(name: str) -> Preset:
@@ -95,5 +102,5 @@ def get_preset(name: str) -> Preset:
         ValueError: if there is none of that name.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset {name!r} given, allowed are {', '.join(PRESETS)}.")
+        raise ValueError(f"preset {name!r} given, allowed are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,6 +1,7 @@
 """Weights as safetensors files, and training checkpoints through Orbax."""
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ def load_weights(path: str | Path, like: dict[str, Any]) -> dict[str, Any]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a safetensors file, or keys are missing, unexpected or misshapen (all are listed).
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights at {path}: train them first or give another file.")
+    path = _existing(path)
     try:
         with safe_open(path, "np") as file:
             flat = {key: file.get_tensor(key).astype(np.float32) for key in file.keys()}  # noqa: SIM118
@@ -83,6 +83,18 @@ def load_weights(path: str | Path, like: dict[str, Any]) -> dict[str, Any]:
             f"{path} does not fit the model ({len(problems)} problems):\n  " + "\n  ".join(problems)
         )
     return unflatten(flat)
+
+
+def checksum(path: str | Path) -> str:
+    """Return the CRC-32 of a weights file as 8 hexadecimal digits; raises as `load_weights` if there is none."""
+    return f"{zlib.crc32(_existing(path).read_bytes()):08x}"
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: train them first or give another file.")
+    return path
 
 
 def _mismatches(given: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

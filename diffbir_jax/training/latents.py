@@ -1,5 +1,6 @@
 """A pool of encoded crops: stage 2 of a small model costs less than the encoders that feed it, so they run once."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from diffbir_jax.checkpoint import load_weights
+from diffbir_jax.checkpoint import checksum, load_weights
 from diffbir_jax.data.photos import PairBatches
 from diffbir_jax.models.apply import abstract, apply
 from diffbir_jax.models.presets import get_preset
@@ -49,20 +50,40 @@ def latent_batches(config: Config) -> tuple[LatentBatches, LatentBatches]:
     Raises:
         ValueError: if the cache was made with other settings.
     """
-    data, path = config.data, Path(config.data.cache)
-    wanted = f"pool={data.pool} crop={data.crop.size} seed={config.seed} weights={config.weights.vae}"
+    data, path = config.data, Path(config.data.cache).expanduser()
+    wanted = _origin(config)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, allow_pickle=False, made_for=np.array(wanted), **_encode_all(config))
+        _write(path, {"made_for": np.array(wanted)} | _encode_all(config))
     stored = dict(np.load(path))
-    if str(stored.pop("made_for")) != wanted:
-        raise ValueError(f"{path} was not made for {wanted}: delete it or change config.data.cache.")
+    made_for = str(stored.pop("made_for"))
+    if made_for != wanted:
+        raise ValueError(
+            f"{path} was made for ({made_for}), this run needs ({wanted}): delete it or change config.data.cache."
+        )
     train = {k.removeprefix("train_"): v for k, v in stored.items() if k.startswith("train_")}
     held_out = {k.removeprefix("val_"): v for k, v in stored.items() if k.startswith("val_")}
     return (
         LatentBatches(train, data.batch_size, config.seed),
         LatentBatches(held_out, len(held_out["z0"]), config.seed),
     )
+
+
+def _origin(config: Config) -> str:
+    """What the pool was made from; checksums, as weights trained anew keep their path."""
+    data = {k: v for k, v in config.data.to_dict().items() if k not in ("batch_size", "cache")}
+    origin = {"preset": config.preset, "seed": config.seed, "data": f"{zlib.crc32(str(data).encode()):08x}"}
+    networks = (name for name in ("rm", "vae") if name in config.weights)
+    origin |= {name: checksum(config.weights[name]) for name in networks}
+    return " ".join(f"{key}={value}" for key, value in origin.items())
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz file that is there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    partial.replace(path)
 
 
 def _encode_all(config: Config) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,49 +19,17 @@ from diffbir_jax.models.presets import Preset, get_preset
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
 from diffbir_jax.sampling.guidance import Guidance, Loss
 from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
+from diffbir_jax.sampling.options import TIMESTEPS, Options
 from diffbir_jax.sampling.spaced import SPACED
 from diffbir_jax.sampling.timesteps import spaced_steps
 
+# Text embeddings (B, tokens, C) of the prompts and of the negative prompts.
+Context = tuple[jax.Array, jax.Array]
 PRETRAINED = Path(__file__).parent / "pretrained"
 MODULES = ("rm", "vae", "unet", "control")
 # The guidance loss is a mean over pixels, so its gradient shrinks as images grow: scales are stated for this many.
 GUIDANCE_AREA = 512 * 512
-
-
-@dataclass(frozen=True)
-class Options:
-    """How stage 2 samples. None of the numbers but `steps` recompiles anything.
-
-    Attributes:
-        steps: sampling steps (1 to 1000).
-        start: share of the noise schedule to begin at: 1 starts from pure noise, less from the stage-1 latent noised
-            to that level (0 < start <= 1).
-        guidance_scale: s of region-adaptive guidance at 512x512 pixels; larger is more faithful to stage 1, 0 is off.
-        guidance_loss: "w_mse" (the reference), "paper" (weight inside the norm) or "mse" (unweighted).
-        strength: factor on the control tensors (1 as trained).
-        cfg_scale: classifier-free guidance scale (1 is off; needs a preset with text).
-        seed: of the noise; an image draws the same noise in any company.
-    """
-
-    steps: int = 50
-    start: float = 1.0
-    guidance_scale: float = 0.0
-    guidance_loss: Loss = "w_mse"
-    strength: float = 1.0
-    cfg_scale: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their ranges."""
-        if not 0.0 < self.start <= 1.0:
-            raise ValueError(f"start is {self.start}; allowed are shares of the schedule in (0, 1]")
-        for name in ("guidance_scale", "strength", "cfg_scale", "seed"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are finite numbers of at least 0")
-        if not 1 <= self.steps <= 1000:
-            raise ValueError(f"steps is {self.steps}; allowed are 1 to 1000")
-
-
+# Operating points of the presets that have one of their own.
 DEFAULTS = {"tiny": Options(steps=10, start=0.4, guidance_scale=0.1)}
 
 
@@ -84,19 +51,16 @@ class Restorer:
     """The networks of one preset with their parameters."""
 
     def __init__(self, preset: Preset, params: dict[str, Params], dtype: Any = jnp.float32):
-        """Take `params` by module name ("rm", "vae", "unet", "control"); networks compute in `dtype`."""
-        self.preset, self.params = preset, params
-        self._rm, self._vae = preset.make_rm(dtype), preset.make_vae(dtype, remat=True)
-        self._unet, self._control = preset.make_unet(dtype), preset.make_control(dtype)
+        """Take `params` by module name ("rm", "vae", "unet", "control"); networks compute in `dtype`.
+
+        Each part needs its own modules only: `stage1` the "rm", `reconstruct` the "vae".
+        """
+        self.preset, self.params, self.dtype = preset, params, dtype
+        self._rm, self._vae = preset.make_rm(dtype), preset.make_vae(dtype)
         self.schedule = make_schedule(
-            zero_terminal_snr=preset.zero_terminal_snr, parameterization=preset.parameterization
-        )
-        self._clean = jax.jit(functools.partial(apply, self._rm))
-        self._encode = jax.jit(self._encode_image)
-        self._decode = jax.jit(self._decode_latent)
-        self._guidance = functools.cache(lambda loss: Guidance(self._decode_latent, loss))
-        self._denoiser = functools.cache(
-            lambda guidance: Denoiser(self._model, preset.parameterization, guidance)
+            zero_terminal_snr=preset.zero_terminal_snr,
+            parameterization=preset.parameterization,
+            num_timesteps=TIMESTEPS,
         )
 
     @classmethod
@@ -113,17 +77,31 @@ class Restorer:
 
         Raises:
             ValueError: unknown preset, or weights that do not fit it.
-            FileNotFoundError: a file is missing.
+            FileNotFoundError: files are missing (all are listed).
         """
         preset = get_preset(preset) if isinstance(preset, str) else preset
-        path = PRETRAINED / preset.name if folder is None else Path(folder).expanduser()
-        likes = _abstract_params(preset)
-        return cls(
-            preset, {name: load_weights(path / f"{name}.safetensors", likes[name]) for name in MODULES}, dtype
-        )
+        folder = PRETRAINED / preset.name if folder is None else Path(folder).expanduser()
+        files = _weight_files(preset, folder)
+        likes = abstract_params(preset)
+        return cls(preset, {name: load_weights(file, likes[name]) for name, file in files.items()}, dtype)
+
+    def check(self, options: Options, context: Context | None = None) -> None:
+        """Raise ValueError unless the preset can sample with these options and this text."""
+        name, text = self.preset.name, self.preset.unet.context_dim is not None
+        if text and context is None:
+            raise ValueError(
+                f"preset {name} needs text embeddings for stage 2, and there is no text encoder yet: "
+                "pass `context` to Restorer.restore, or choose the preset tiny"
+            )
+        if not text and (context is not None or options.cfg_scale != 1.0):
+            raise ValueError(f"preset {name} knows no text: leave out `context` and keep cfg_scale at 1")
 
     def restore(
-        self, images: Sequence[np.ndarray], upscale: float = 1.0, options: Options | None = None
+        self,
+        images: Sequence[np.ndarray],
+        upscale: float = 1.0,
+        options: Options | None = None,
+        context: Context | None = None,
     ) -> list[Restored]:
         """Restore images of any sizes, one after the other.
 
@@ -131,21 +109,33 @@ class Restorer:
             images: (H, W, 3) uint8 RGB each.
             upscale: output side divided by input side (above 0).
             options: how to sample; by default the preset's operating point.
+            context: text embeddings (1, tokens, C) of the prompt and the negative prompt, for presets with text.
 
         Returns:
             a `Restored` per image, in order; its sides are the input's times `upscale`, rounded.
+
+        Raises:
+            ValueError: an image of another shape or dtype, an `upscale` that leaves no pixel, or options or text that
+                the preset cannot use.
         """
         options = options or DEFAULTS.get(self.preset.name, Options())
-        return [self.restore_one(image, upscale, options, index) for index, image in enumerate(images)]
+        return [self.restore_one(im, upscale, options, i, context) for i, im in enumerate(images)]
 
-    def restore_one(self, image: np.ndarray, upscale: float, options: Options, index: int = 0) -> Restored:
-        """Restore one image; `index` chooses its noise. Arguments and result as in `restore`."""
+    def restore_one(
+        self,
+        image: np.ndarray,
+        upscale: float,
+        options: Options,
+        index: int = 0,
+        context: Context | None = None,
+    ) -> Restored:
+        """Restore one image; `index` chooses its noise. All else as in `restore`."""
+        self.check(options, context)
         upscaled = enlarge(image, upscale)
+        size = upscaled.shape[:2]
         clean = self.stage1(jnp.asarray(upscaled[None], jnp.float32) / 255.0)
-        result = self.finish(self.stage2(clean, options, [index]), clean, upscaled.shape[:2])
-        return Restored(
-            result[0], _to_uint8(resize(clean, upscaled.shape[:2], "bicubic_antialias"))[0], upscaled
-        )
+        result = self.finish(self.stage2(clean, options, [index], context), clean, size)
+        return Restored(result[0], np.asarray(_to_uint8(clean, size))[0], upscaled)
 
     def stage1(self, lq: jax.Array) -> jax.Array:
         """Remove the degradation.
@@ -158,14 +148,14 @@ class Restorer:
         """
         lq = enlarge_to_min_side(lq, self.preset.min_side)
         height, width = lq.shape[1:3]
-        return self._clean(self.params["rm"], self._pad(lq))[:, :height, :width]
+        return _apply(self._rm, self.params["rm"], self._pad(lq))[:, :height, :width]
 
     def stage2(
         self,
         clean: jax.Array,
         options: Options,
-        indices: Sequence[int] = (0,),
-        context: tuple[jax.Array, jax.Array] | None = None,
+        indices: Sequence[int] | None = None,
+        context: Context | None = None,
         noise: jax.Array | None = None,
     ) -> jax.Array:
         """Regenerate detail.
@@ -173,31 +163,28 @@ class Restorer:
         Args:
             clean: (B, H, W, 3) in about [0, 1], the stage-1 images.
             options: how to sample.
-            indices: index of each image within the run: what its noise depends on.
-            context: text embeddings (B, tokens, C) of the prompt and the negative prompt, for presets with text.
+            indices: index of each image within the run, what its noise depends on; by default 0 to B - 1.
+            context: text embeddings (B, tokens, C) of the prompts and the negative prompts, for presets with text.
             noise: (1 + steps, B, h, w, c) to use instead of drawing any: the start's, then one per step.
 
         Returns:
             (B, H, W, 3) float32 in about [-1, 1].
 
         Raises:
-            ValueError: the preset needs text and `context` is missing, or the other way round.
+            ValueError: the preset cannot use the options or the text, or `indices` or `noise` do not fit.
         """
-        if (context is None) != (self.preset.unet.context_dim is None):
-            needs = "needs text embeddings" if context is None else "knows no text"
-            raise ValueError(
-                f"preset {self.preset.name} {needs}: {'pass' if context is None else 'leave out'} `context`"
-            )
-        height, width = clean.shape[1:3]
-        target = 2.0 * self._pad(clean) - 1.0
-        condition = self._encode(self.params["vae"], target)
-        z = self._sample(condition, target, options, indices, context, noise)
-        return self._decode(self.params["vae"], z)[:, :height, :width]
+        self.check(options, context)
+        batch, height, width, _ = clean.shape
+        indices = range(batch) if indices is None else indices
+        if len(indices) != batch:
+            raise ValueError(f"{len(indices)} indices given for {batch} images; give one each")
+        z = self._sample(2.0 * self._pad(clean) - 1.0, options, indices, context, noise)
+        return self._decode(z)[:, :height, :width]
 
     def reconstruct(self, clean: jax.Array) -> jax.Array:
         """Pass (B, H, W, 3) images in [0, 1] through the autoencoder; returns float32 in about [-1, 1]."""
-        z = self._encode(self.params["vae"], 2.0 * self._pad(clean) - 1.0)
-        return self._decode(self.params["vae"], z)[:, : clean.shape[1], : clean.shape[2]]
+        z = self._encode(2.0 * self._pad(clean) - 1.0)
+        return self._decode(z)[:, : clean.shape[1], : clean.shape[2]]
 
     def finish(self, generated: jax.Array, clean: jax.Array, size: tuple[int, int]) -> np.ndarray:
         """Correct colours and resize to the output's size.
@@ -210,58 +197,62 @@ class Restorer:
         Returns:
             (B, height, width, 3) uint8.
         """
-        corrected = wavelet_colour((generated + 1.0) / 2.0, clean)
-        return _to_uint8(resize(corrected, size, "bicubic_antialias"))
+        return np.asarray(_finish(generated, clean, size))
 
     def _sample(
         self,
-        condition: jax.Array,
         target: jax.Array,
         options: Options,
         indices: Sequence[int],
-        context: tuple[jax.Array, jax.Array] | None,
+        context: Context | None,
         noise: jax.Array | None,
     ) -> jax.Array:
-        start = max(1, round(options.start * self.schedule.num_timesteps))
+        """Latents (B, h, w, c) of a result, from padded stage-1 images (B, H, W, 3) in [-1, 1]."""
+        condition = self._encode(target)
+        shape = (1 + options.steps, *condition.shape)
+        if noise is not None and noise.shape != shape:
+            raise ValueError(f"noise is {noise.shape}; these images and steps need {shape}")
+        keys = image_keys(options.seed, indices)
+        first = draw_noise(keys, 0, condition.shape) if noise is None else noise[0]
+        timesteps = jnp.full(len(condition), options.timesteps - 1)
+        x = first if options.start == 1.0 else q_sample(self.schedule, condition, timesteps, first)
         steps = spaced_steps(
             self.schedule,
             options.steps,
-            start_timestep=start,
+            start_timestep=options.timesteps,
             cfg_scale=options.cfg_scale,
             guidance_scale=options.guidance_scale * target.shape[1] * target.shape[2] / GUIDANCE_AREA,
         )
-        keys = image_keys(options.seed, indices)
-        first = draw_noise(keys, 0, condition.shape) if noise is None else noise[0]
-        timesteps = jnp.full(len(condition), start - 1)
-        x = first if options.start == 1.0 else q_sample(self.schedule, condition, timesteps, first)
+        denoiser = _denoiser(
+            self.preset, self.dtype, options.guidance_loss if options.guidance_scale else None
+        )
+        inputs = self._denoiser_inputs(denoiser, condition, target, options, context)
+        return sample(SPACED, denoiser, inputs, x, steps, keys if noise is None else noise[1:])
+
+    def _denoiser_inputs(
+        self,
+        denoiser: Denoiser,
+        condition: jax.Array,
+        target: jax.Array,
+        options: Options,
+        context: Context | None,
+    ) -> DenoiserInputs:
         cond = {"hint": condition, "strength": jnp.full(len(condition), options.strength, jnp.float32)}
-        uncond = cond
+        uncond = None
         if context is not None:
-            cond, uncond = cond | {"context": context[0]}, cond | {"context": context[1]}
-        guidance = self._guidance(options.guidance_loss) if options.guidance_scale else None
-        inputs = DenoiserInputs(
-            {name: self.params[name] for name in ("unet", "control")},
-            cond,
-            uncond if options.cfg_scale != 1.0 else None,
-            guidance.prepare(self.params["vae"], target) if guidance else None,
-        )
-        return sample(
-            SPACED, self._denoiser(guidance), inputs, x, steps, keys if noise is None else noise[1:]
+            uncond = cond | {"context": context[1]} if options.cfg_scale != 1.0 else None
+            cond = cond | {"context": context[0]}
+        guidance = denoiser.guidance and denoiser.guidance.prepare(self.params["vae"], target)
+        return DenoiserInputs(
+            {name: self.params[name] for name in ("unet", "control")}, cond, uncond, guidance
         )
 
-    def _model(
-        self, params: dict[str, Params], z: jax.Array, t: jax.Array, cond: dict[str, jax.Array]
-    ) -> jax.Array:
-        context = cond.get("context")
-        controls = apply(self._control, params["control"], z, cond["hint"], t, context)
-        scale = cond["strength"][:, None, None, None]
-        return apply(self._unet, params["unet"], z, t, context, [c * scale.astype(c.dtype) for c in controls])
+    def _encode(self, image: jax.Array) -> jax.Array:
+        mean, _ = _apply(self._vae, self.params["vae"], image, method="encode")
+        return self.preset.vae.scale_factor * mean
 
-    def _encode_image(self, params: Params, image: jax.Array) -> jax.Array:
-        return self.preset.vae.scale_factor * apply(self._vae, params, image, method="encode")[0]
-
-    def _decode_latent(self, params: Params, z: jax.Array) -> jax.Array:
-        return apply(self._vae, params, z / self.preset.vae.scale_factor, method="decode")
+    def _decode(self, z: jax.Array) -> jax.Array:
+        return _apply(self._vae, self.params["vae"], z / self.preset.vae.scale_factor, method="decode")
 
     def _pad(self, image: jax.Array) -> jax.Array:
         pads = [(-n) % self.preset.multiple for n in image.shape[1:3]]
@@ -273,8 +264,10 @@ def enlarge(image: np.ndarray, upscale: float) -> np.ndarray:
     """Resize (H, W, 3) uint8 by `upscale` with Pillow's bicubic filter, sides rounded.
 
     Raises:
-        ValueError: `upscale` is not positive or leaves no pixel.
+        ValueError: another shape or dtype, or `upscale` is not positive or leaves no pixel.
     """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image is {image.dtype} of shape {image.shape}; give (H, W, 3) uint8 RGB")
     size = (round(image.shape[1] * upscale), round(image.shape[0] * upscale))
     if upscale <= 0 or min(size) < 1:
         raise ValueError(
@@ -291,14 +284,61 @@ def enlarge_to_min_side(image: jax.Array, side: int) -> jax.Array:
     short = min(height, width)
     if short >= side:
         return image
-    return resize(image, (height * side // short, width * side // short), "bicubic_antialias")
+    return resize(image, (height * side // short, width * side // short))
 
 
-def _to_uint8(image: jax.Array) -> np.ndarray:
-    return np.asarray(jnp.rint(255.0 * jnp.clip(image, 0.0, 1.0)).astype(jnp.uint8))
+@functools.partial(jax.jit, static_argnames="size")
+def _to_uint8(image: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bytes of (B, H, W, 3) images in about [0, 1], resized unless they have the size."""
+    image = image if image.shape[1:3] == size else resize(image, size)
+    return jnp.rint(255.0 * jnp.clip(image, 0.0, 1.0)).astype(jnp.uint8)
 
 
-def _abstract_params(preset: Preset) -> dict[str, Params]:
+@functools.partial(jax.jit, static_argnames="size")
+def _finish(generated: jax.Array, clean: jax.Array, size: tuple[int, int]) -> jax.Array:
+    return _to_uint8(wavelet_colour((generated + 1.0) / 2.0, clean), size)
+
+
+# One cache of compiled programs for all: modules are static and equal by value.
+_apply = jax.jit(apply, static_argnums=0, static_argnames="method")
+
+
+@functools.cache
+def _denoiser(preset: Preset, dtype: Any, loss: Loss | None) -> Denoiser:
+    """The preset's denoiser, with restoration guidance unless `loss` is None.
+
+    JAX keeps it with the program compiled for it, so it holds no parameters; a new object would compile anew.
+    """
+    unet, control, vae = (
+        preset.make_unet(dtype),
+        preset.make_control(dtype),
+        preset.make_vae(dtype, remat=True),
+    )
+
+    def model(params: dict[str, Params], z: jax.Array, t: jax.Array, cond: dict[str, jax.Array]) -> jax.Array:
+        context, strength = cond.get("context"), cond["strength"][:, None, None, None]
+        controls = apply(control, params["control"], z, cond["hint"], t, context)
+        return apply(unet, params["unet"], z, t, context, [c * strength.astype(c.dtype) for c in controls])
+
+    def decode(params: Params, z: jax.Array) -> jax.Array:
+        return apply(vae, params, z / preset.vae.scale_factor, method="decode")
+
+    return Denoiser(model, preset.parameterization, Guidance(decode, loss) if loss else None)
+
+
+def _weight_files(preset: Preset, folder: Path) -> dict[str, Path]:
+    files = {name: folder / f"{name}.safetensors" for name in MODULES}
+    missing = [file.name for file in files.values() if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}; give a folder (--weights) that holds these weights of "
+            f"the preset {preset.name}"
+        )
+    return files
+
+
+def abstract_params(preset: Preset) -> dict[str, Params]:
+    """Return shapes and dtypes of a preset's parameters by module name, without computing anything."""
     side, f = preset.multiple * 2, preset.vae.downsample
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     z = jax.ShapeDtypeStruct((1, side // f, side // f, preset.vae.embed_dim), jnp.float32)

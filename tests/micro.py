@@ -1,0 +1,61 @@
+"""Presets small enough to compile in a second, with random weights: for properties that no training gives."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffbir_jax.models.presets import Preset
+from diffbir_jax.models.restoration_unet import RestorationUNetConfig
+from diffbir_jax.models.unet import UNetConfig
+from diffbir_jax.models.vae import VAEConfig
+from diffbir_jax.pipeline import Restorer, abstract_params
+
+MICRO = Preset(
+    name="micro",
+    rm=RestorationUNetConfig(unshuffle=2, channels=(8, 8), blocks=(1, 1, 1)),
+    vae=VAEConfig(
+        ch=8, ch_mult=(1, 1), num_res_blocks=1, scale_factor=0.5, patch_size=2, mid_attention=False
+    ),
+    unet=UNetConfig(
+        model_channels=16,
+        channel_mult=(1, 1),
+        num_res_blocks=1,
+        attention_levels=(),
+        num_head_channels=16,
+        context_dim=None,
+    ),
+    parameterization="v",
+    zero_terminal_snr=True,
+    min_side=24,
+    multiple=8,
+    padding="edge",
+)
+MICRO_TEXT = dataclasses.replace(
+    MICRO, name="micro_text", unet=dataclasses.replace(MICRO.unet, context_dim=8)
+)
+
+
+def random_params(preset: Preset) -> dict:
+    """Parameters away from zero, so that every path changes the result."""
+    rng = np.random.default_rng(0)
+
+    def draw(path: tuple, like: jax.ShapeDtypeStruct) -> jax.Array:
+        normal = rng.standard_normal(like.shape, np.float32)
+        if len(like.shape) > 1:
+            return jnp.asarray(normal / np.float32(np.sqrt(np.prod(like.shape[:-1]))))
+        return jnp.asarray(np.float32(path[-1].key == "scale") + np.float32(0.1) * normal)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(preset))
+
+
+def restorer(preset: Preset = MICRO) -> Restorer:
+    """A restorer with `random_params`."""
+    return Restorer(preset, random_params(preset))
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """(height, width, 3) uint8: a random coarse pattern, enlarged, thus flat regions and edges."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)
+    return coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]

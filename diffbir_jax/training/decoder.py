@@ -5,6 +5,8 @@ players of the game: each sees the other through `stop_gradient`, so a single op
 in VQGAN, Esser et al., 2021).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,8 @@ def make(config: Config) -> Objective:
 
     Args:
         config: `weights.vae` is the autoencoder to start from, `weights.perceptual` the converted MobileNetV2,
-            `latent_noise` the standard deviation of noise added to latents (in units of theirs), `loss` the weights.
+            `latent_noise` the standard deviation of noise added to latents (in units of theirs), `loss` the weights;
+            that of `adversarial` is relative to the gradient of all other terms.
     """
     preset = get_preset(config.preset)
     vae, discriminator = preset.make_vae(), PatchDiscriminator(DiscriminatorConfig(**config.discriminator))
@@ -57,15 +60,24 @@ def make(config: Config) -> Objective:
         return apply(vae, weights, z, method="decode")
 
     def loss(params: dict, frozen: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
-        image = to_signed(batch["hq"])
+        image, critic = to_signed(batch["hq"]), params["discriminator"]
         out = reconstruct(params, frozen, image, key, config.latent_noise)
-        critic = params["discriminator"]
-        terms = reconstruction_terms(out, image) | {
-            "perceptual": perceptual_loss(frozen["features"], out, image),
-            "adversarial": -jnp.mean(judge(jax.lax.stop_gradient(critic), out)),
-            "discriminator": hinge(judge(critic, image), judge(critic, jax.lax.stop_gradient(out))),
-        }
-        return weighted_sum(config.loss, terms), terms
+
+        def likeness(out: jax.Array) -> tuple[jax.Array, dict]:
+            perceptual = {"perceptual": perceptual_loss(frozen["features"], out, image)}
+            terms = reconstruction_terms(out, image) | perceptual
+            return weighted_sum(config.loss, terms), terms
+
+        def fooling(out: jax.Array) -> jax.Array:
+            return -jnp.mean(judge(jax.lax.stop_gradient(critic), out))
+
+        alike, terms = likeness(out)
+        terms["adversarial"] = fooling(out)
+        terms["discriminator"] = hinge(judge(critic, image), judge(critic, jax.lax.stop_gradient(out)))
+        balance = gradient_ratio(lambda x: likeness(x)[0], fooling, out)
+        weight = config.loss.adversarial * balance
+        total = alike + weight * terms["adversarial"] + config.loss.discriminator * terms["discriminator"]
+        return total, terms | {"adversarial_weight": weight}
 
     rebuild = jax.jit(lambda params, frozen, image: reconstruct(params, frozen, image, key, 0.0))
 
@@ -78,6 +90,18 @@ def make(config: Config) -> Objective:
         return {"vae": ema["vae"] | frozen["vae"]}
 
     return Objective(params, frozen, loss, train, validate, export)
+
+
+def gradient_ratio(numerator: Callable, denominator: Callable, out: jax.Array) -> jax.Array:
+    """Return |d numerator / d out| / |d denominator / d out|, a constant to differentiation.
+
+    It keeps the adversarial term at a fixed share of the others as the discriminator changes (VQGAN's adaptive weight,
+    here at the image instead of the last layer).
+    """
+    top, bottom = (
+        jnp.linalg.norm(jax.grad(f)(jax.lax.stop_gradient(out)).ravel()) for f in (numerator, denominator)
+    )
+    return jax.lax.stop_gradient(top / (bottom + 1e-6))
 
 
 def hinge(real: jax.Array, fake: jax.Array) -> jax.Array:

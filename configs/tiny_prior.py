@@ -10,7 +10,7 @@ from configs.common import tiny_config
 
 def get_config() -> ConfigDict:
     """Return the configuration."""
-    config = tiny_config("prior", crop=128, batch_size=16, steps=3000, lr=1e-3)
+    config = tiny_config("prior", crop=128, batch_size=16, steps=2000, lr=1e-3)
     config.data.pool = 8192
     config.data.cache = "work/latents_prior.npz"
     config.data.degradation = None

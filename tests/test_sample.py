@@ -1,0 +1,294 @@
+"""The command line, on a preset small enough to compile in seconds."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample
+from diffbir_jax import pipeline
+from diffbir_jax.checkpoint import save_weights
+from diffbir_jax.models.presets import PRESETS
+from diffbir_jax.pipeline import DEFAULTS, Options, Restorer
+from tests.micro import MICRO, MICRO_TEXT, picture, random_params
+
+ROOT = Path(__file__).parents[1]
+FLAGS = ("--weights", "--upscale", "--compare", "--save-stages", "--version", "--steps", "--start")
+FLAGS += ("--guidance-scale", "--guidance-loss", "--strength", "--seed")
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of shipped weights that holds those of the presets `micro` and `micro_text`."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    for preset in (MICRO, MICRO_TEXT):
+        for name, params in random_params(preset).items():
+            save_weights(folder / preset.name / f"{name}.safetensors", params, {})
+    return folder
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for inputs, with the small presets known to sample.py."""
+    for preset in (MICRO, MICRO_TEXT):
+        monkeypatch.setitem(PRESETS, preset.name, preset)
+        monkeypatch.setitem(DEFAULTS, preset.name, Options(steps=2, start=0.5))
+    monkeypatch.setattr(pipeline, "PRETRAINED", pretrained)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+def save(path: Path, side: tuple[int, int] = (16, 16), **options: object) -> Path:
+    Image.fromarray(picture(*side)).save(path, **options)
+    return path
+
+
+def run(source: Path, *flags: str, version: str = "micro", output: str = "out") -> int | str | None:
+    """Exit code of sample.py, which writes into out/; inputs keep their size."""
+    command = ["--input", str(source), "--output", output, "--version", version, "--upscale", "1", *flags]
+    with pytest.raises(SystemExit) as exit:
+        sample.main(command)
+    return exit.value.code
+
+
+def written(folder: str = "out") -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def complaint(capsys: pytest.CaptureFixture) -> str:
+    """What was written to the error stream, which must be one line."""
+    error = capsys.readouterr().err
+    assert error.startswith("sample.py: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_one_file(inputs: Path) -> None:
+    """The result is the pipeline's; nothing else is written."""
+    assert run(save(inputs / "a.png")) == 0
+    assert written() == ["a.png"]
+    wanted = Restorer.load("micro").restore([picture(16, 16)])[0].image
+    np.testing.assert_array_equal(np.asarray(Image.open("out/a.png")), wanted)
+
+
+def test_stages_and_comparison(inputs: Path) -> None:
+    save(inputs / "a.webp", lossless=True)
+    assert run(inputs / "a.webp", "--compare", "--save-stages") == 0
+    assert written() == ["a.png", "a_compare.png", "a_stage1.png"]
+    result, stage1, panels = (np.asarray(Image.open(f"out/a{s}.png")) for s in ("", "_stage1", "_compare"))
+    assert panels.shape == (16, 48, 3)
+    np.testing.assert_array_equal(panels, np.concatenate([picture(16, 16), stage1, result], axis=1))
+
+
+def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeypatch) -> None:
+    seen = []
+
+    def restore_one(self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int):
+        seen.append((self.preset.name, upscale, options, index))
+        return pipeline.Restored(image, image, image)
+
+    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    save(inputs / "a.png")
+    save(inputs / "b.png")
+    assert run(inputs) == 0
+    flags = "--steps 3 --start 0.2 --guidance-scale 0.7 --guidance-loss paper --strength 0.5 --seed 9"
+    assert run(inputs, *flags.split(), "--upscale", "2.5", "--weights", str(pretrained / "micro")) == 0
+    default = DEFAULTS["micro"]
+    given = Options(3, 0.2, 0.7, "paper", 0.5, seed=9)
+    assert seen == [("micro", 1.0, default, i) for i in (0, 1)] + [("micro", 2.5, given, i) for i in (0, 1)]
+
+
+def test_upscale_defaults_to_4(inputs: Path) -> None:
+    args = sample.parse(["--input", "a", "--output", "b"])
+    assert (args.version, args.upscale) == ("tiny", 4.0)
+    assert sample.options_from(args) == DEFAULTS["tiny"]
+
+
+def test_a_folder_with_broken_files(inputs: Path, capsys) -> None:
+    """Broken files are named, one line each, the others restored; what is no image is left alone."""
+    save(inputs / "good.png")
+    (inputs / "cut.png").write_bytes((inputs / "good.png").read_bytes()[:60])
+    (inputs / "empty.jpg").touch()
+    (inputs / "notes.webp").write_text("not an image")
+    save(inputs / "small.png", (15, 40))
+    (inputs / "README.md").write_text("about these pictures")
+    save(inputs / "zebra.jpg")
+    assert run(inputs) == 1
+    assert written() == ["good.png", "zebra.png"]
+    streams = capsys.readouterr()
+    lines = [line for line in streams.err.splitlines() if line.startswith("sample.py: ")]
+    for line, name in zip(lines, ("cut.png", "empty.jpg", "notes.webp", "small.png"), strict=True):
+        assert name in line
+    assert "Traceback" not in streams.err
+    assert "2 restored, 4 failed" in streams.out
+    assert "README" not in streams.err
+
+
+def gray(path: Path) -> None:
+    Image.fromarray(picture(16, 24)).convert("L").save(path)
+
+
+def palette(path: Path) -> None:
+    Image.fromarray(picture(16, 24)).convert("P").save(path)
+
+
+def transparent(path: Path) -> None:
+    Image.fromarray(picture(16, 24)).convert("RGBA").save(path)
+
+
+def rotated(path: Path) -> None:
+    """Stored on its side; the EXIF orientation says so."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture(24, 16)).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("make", [gray, palette, transparent, rotated])
+def test_any_image_comes_out_upright_and_rgb(inputs: Path, make) -> None:
+    make(inputs / "a.png")
+    assert run(inputs / "a.png") == 0
+    with Image.open("out/a.png") as image:
+        assert (image.mode, image.size) == ("RGB", (24, 16))
+        assert image.getexif().get(0x0112, 1) == 1
+
+
+def test_inputs_that_are_not_there(inputs: Path, capsys) -> None:
+    assert run(inputs / "none.png") == 1
+    assert "none.png: no such file or folder; give an image" in complaint(capsys)
+    assert run(inputs) == 1
+    assert "holds no image file" in complaint(capsys)
+    assert not Path("out").exists()
+
+
+def test_inputs_are_not_overwritten(inputs: Path, capsys) -> None:
+    original = save(inputs / "a.png").read_bytes()
+    Path("link").symlink_to(inputs)
+    for source, output in ((inputs, "in"), (inputs / "a.png", "in"), (inputs, "link")):
+        assert run(source, output=output) == 1
+        assert "is the folder of the inputs; give another --output" in complaint(capsys)
+    assert (inputs / "a.png").read_bytes() == original
+    assert written("in") == ["a.png"]
+
+
+def test_results_do_not_overwrite_each_other(inputs: Path, capsys) -> None:
+    save(inputs / "a.png")
+    save(inputs / "a.jpg")
+    assert run(inputs) == 1
+    assert "several images would be written as a.png; rename" in complaint(capsys)
+    (inputs / "a.jpg").rename(inputs / "a_stage1.jpg")
+    assert run(inputs, "--save-stages") == 1
+    assert "written as a_stage1.png" in complaint(capsys)
+
+
+def test_output_that_is_a_file(inputs: Path, capsys) -> None:
+    save(inputs / "a.png")
+    Path("out").touch()
+    assert run(inputs) == 1
+    assert "out: cannot be made a folder (File exists); choose another --output" in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    "flags, code, message",
+    [
+        ("--steps 0", 1, "steps is 0; allowed with start 0.5 are 1 to 500"),
+        ("--steps many", 2, "argument --steps: invalid int value: 'many'"),
+        ("--start 0", 1, "start is 0.0; allowed are"),
+        ("--start nan", 1, "start is nan; allowed are"),
+        ("--guidance-scale -1", 1, "guidance_scale is -1.0; allowed are"),
+        ("--guidance-loss l1", 2, "--guidance-loss: invalid choice: 'l1'"),
+        ("--strength inf", 1, "strength is inf; allowed are"),
+        ("--seed -3", 1, "seed is -3; allowed are 0 to"),
+        ("--upscale 0", 2, "--upscale: '0' given, allowed are finite numbers above 0"),
+        ("--upscale big", 2, "--upscale: 'big' given, allowed"),
+        ("--upscale 0.01", 1, "a.png: upscale is 0.01 for an image of 16x16; give a larger factor"),
+        ("--version v9", 2, "--version: invalid choice: 'v9'"),
+        ("--speed 3", 2, "unrecognized arguments: --speed 3"),
+        (
+            "--version v1",
+            1,
+            "v1 lacks rm.safetensors, vae.safetensors, unet.safetensors, control.safetensors",
+        ),
+        ("--version micro_text", 1, "micro_text needs text embeddings for stage 2"),
+        ("--weights nowhere", 1, "nowhere lacks rm.safetensors"),
+    ],
+)
+def test_bad_values_are_one_line(inputs: Path, capsys, flags: str, code: int, message: str) -> None:
+    save(inputs / "a.png")
+    assert run(inputs, *flags.split()) == code
+    assert message in complaint(capsys)
+    assert not list(Path(".").glob("out/*"))
+
+
+def test_weights_of_another_preset(inputs: Path, pretrained: Path, capsys) -> None:
+    """Hundreds of problems are still one line."""
+    save(inputs / "a.png")
+    assert run(inputs, "--weights", str(pretrained / "micro"), version="tiny") == 1
+    assert "rm.safetensors does not fit the model" in complaint(capsys)
+
+
+@pytest.mark.parametrize("when, code", [(1, 130), (None, 0)])
+def test_interruption_keeps_what_is_done(
+    inputs: Path, capsys, monkeypatch, when: int | None, code: int
+) -> None:
+    def restore_one(self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int):
+        if index == when:
+            raise KeyboardInterrupt
+        return pipeline.Restored(image, image, image)
+
+    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    for name in "abc":
+        save(inputs / f"{name}.png")
+    assert run(inputs) == code
+    streams = capsys.readouterr()
+    assert ("interrupted, 2 of 3 images left" in streams.err) == (code == 130)
+    assert written() == (["a.png"] if code else ["a.png", "b.png", "c.png"])
+
+
+def test_too_little_memory_is_said(inputs: Path, capsys, monkeypatch) -> None:
+    def restore_one(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    save(inputs / "a.png")
+    assert run(inputs) == 1
+    assert "a.png: memory does not suffice; lower --upscale" in complaint(capsys)
+
+
+def test_bugs_show_their_traceback(inputs: Path, monkeypatch) -> None:
+    def restore_one(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    save(inputs / "a.png")
+    with pytest.raises(KeyError):
+        sample.main(["--input", str(inputs), "--output", "out", "--version", "micro"])
+
+
+def test_help_names_every_flag_and_default() -> None:
+    """In a fresh process."""
+    command = [sys.executable, str(ROOT / "sample.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "1000"})
+    assert done.returncode == 0, done.stderr
+    entries = {entry.split()[0]: entry for entry in done.stdout.split("\n  -")}
+    for flag in ("--input", "--output"):
+        assert "(required)" in entries[flag[1:]]
+    defaults = {flag: entries[flag[1:]].split("(default: ")[1] for flag in FLAGS}
+    for name, value in dataclasses.asdict(DEFAULTS["tiny"]).items():
+        if name != "cfg_scale":  # The presets that know text are yet to get a text encoder.
+            assert str(value) in defaults["--" + name.replace("_", "-")]
+
+
+def test_exit_code_of_the_process(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "sample.py"), "--input", "none.png", "--output", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == "sample.py: none.png: no such file or folder; give an image or a folder of images as --input\n"
+    )

@@ -3,6 +3,7 @@
 import os
 import zlib
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -99,22 +100,40 @@ def _existing(path: str | Path) -> Path:
 
 def _mismatches(given: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     missing = [f"missing {k} {tuple(wanted[k].shape)}" for k in wanted.keys() - given.keys()]
-    unexpected = [f"unexpected {k} {given[k].shape}" for k in given.keys() - wanted.keys()]
+    unexpected = [f"unexpected {k} {tuple(given[k].shape)}" for k in given.keys() - wanted.keys()]
     misshapen = [
-        f"{k} has shape {given[k].shape}, wanted {tuple(wanted[k].shape)}"
+        f"{k} has shape {tuple(given[k].shape)}, wanted {tuple(wanted[k].shape)}"
         for k in given.keys() & wanted.keys()
         if tuple(given[k].shape) != tuple(wanted[k].shape)
     ]
     return sorted(missing) + sorted(unexpected) + sorted(misshapen)
 
 
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Leaves by path; tuples that Orbax stored as lists or dicts have the same paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
 class Checkpoints:
-    """The training checkpoints of a work folder: asynchronous, the newest `keep` kept."""
+    """The training checkpoints of a work folder: asynchronous, the newest `keep` kept.
+
+    A context that closes itself, whatever happens inside: only then is the last one sure to be on disk.
+    """
 
     def __init__(self, folder: str | Path, keep: int = 2):
         """Open (or create) `folder`."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        self._folder = Path(folder).expanduser().absolute()
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
     @property
     def latest(self) -> int | None:
@@ -127,9 +146,24 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def restore(self, like: Any) -> Any:
-        """Read the newest checkpoint into the structure, dtypes and shardings of `like`."""
+        """Read the newest checkpoint into the structure, dtypes and shardings of `like`.
+
+        Raises:
+            FileNotFoundError: if there is no checkpoint.
+            ValueError: if keys are missing, unexpected or misshapen (all are listed).
+        """
+        step = self.latest
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint in {self._folder}: train first.")
+        stored: Any = self._manager.item_metadata(step)
+        problems = _mismatches(_leaves(stored.tree), _leaves(like))
+        if problems:
+            raise ValueError(
+                f"checkpoint {self._folder / str(step)} is of another model ({len(problems)} problems; give a "
+                "new --workdir):\n  " + "\n  ".join(problems)
+            )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(self.latest, args=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
     def close(self) -> None:
         """Wait until everything is on disk."""

@@ -12,23 +12,25 @@ AXES = ("data", "fsdp")
 Rules = Sequence[tuple[str, tuple[str | None, ...]]]
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """Arrange the devices as a (data, fsdp) mesh.
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """Arrange devices as a (data, fsdp) mesh.
 
     Args:
         data: devices along the batch; -1 takes all that `fsdp` leaves.
         fsdp: devices that parameters and optimizer state are split over (batches are split over both axes).
+        devices: the `jax.Device`s to use; by default all there are.
 
     Raises:
         ValueError: if the product differs from the number of devices.
     """
-    count = jax.device_count()
-    data = count // fsdp if data == -1 else data
-    if data * fsdp != count:
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    data = count // max(fsdp, 1) if data == -1 else data
+    if fsdp < 1 or data * fsdp != count:
         raise ValueError(
             f"mesh {data} x {fsdp} (data x fsdp) does not cover {count} devices: change config.mesh."
         )
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

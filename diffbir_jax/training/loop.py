@@ -1,12 +1,13 @@
 """The one train loop: every stage runs through it, with an objective of its own."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from diffbir_jax.checkpoint import Checkpoints, save_weights
 from diffbir_jax.data.photos import prefetch
@@ -47,56 +48,58 @@ def train(config: Config, workdir: str | Path) -> TrainState:
         The state after the last step, or after the step at which Ctrl-C stopped it.
 
     Raises:
-        DivergedError: if the loss becomes NaN or infinite; the message names the last good checkpoint.
+        DivergedError: if the loss or a parameter becomes NaN or infinite; the message names the last good checkpoint,
+            which holds finite numbers only.
+        ValueError: if a setting is not allowed, or the checkpoint is of another model.
     """
+    _check_config(config)
     workdir, opts = Path(workdir).expanduser(), config.train
     workdir.mkdir(parents=True, exist_ok=True)
     objective = make_objective(config)
     mesh = make_mesh(**config.mesh)
-    optimizer = make_optimizer(opts)
-
-    # Placement: batches over all devices, parameters and everything shaped like them by the rules.
-    abstract = jax.eval_shape(lambda p: init_state(p, optimizer, config.seed), objective.params)
-    shardings = tree_shardings(abstract, mesh, config.sharding_rules)
-    state = jax.device_put(init_state(objective.params, optimizer, config.seed), shardings)
+    state, step_fn = _place(objective, mesh, config)
     frozen = jax.device_put(objective.frozen, replicated(mesh))
-    step_fn = jax.jit(
-        make_step(objective.loss, optimizer, opts.ema_decay),
+    last, size = int(opts.steps), _count(objective.params)
+
+    with stop_requested() as stop, Checkpoints(workdir / "checkpoints", opts.keep) as checkpoints:
+        saved = checkpoints.latest
+        state = state if saved is None else checkpoints.restore(state)
+        first = int(state.step)
+        with Report(workdir, first, last, config.data.batch_size) as report:
+            report.say(f"{config.objective}: {size:,} trainable parameters, step {first} of {last}")
+            for step, batch in enumerate(prefetch(objective.batches, first, last), start=first + 1):
+                state, metrics = step_fn(state, frozen, put_batch(batch, mesh))
+                report.advance()
+                due = step % opts.checkpoint_every == 0 or step == last or stop[0]
+                if step % opts.log_every == 0 or due:
+                    values = {name: float(value) for name, value in metrics.items()}
+                    _check_finite(values, step, saved)
+                    report.scalars(step, values)
+                if due:
+                    checkpoints.save(step, state)
+                    saved = step
+                if step % opts.eval_every == 0 or step == last:
+                    _validate(objective, state, frozen, report)
+                if due and stop[0]:
+                    report.say(f"stopped and saved at step {step}: run the same command again to go on.")
+                    break
+    if int(state.step) >= last:
+        _export(objective, state, workdir, config)
+    return state
+
+
+def _place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState, Callable]:
+    """Place the first state and jit the step: batches over all devices, parameters and their like by the rules."""
+    optimizer = make_optimizer(config.train)
+    state = init_state(objective.params, optimizer, config.seed)
+    shardings = tree_shardings(state, mesh, config.sharding_rules)
+    step = jax.jit(
+        make_step(objective.loss, optimizer, config.train.ema_decay),
         in_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
-
-    checkpoints = Checkpoints(workdir / "checkpoints", opts.keep)
-    if checkpoints.latest is not None:
-        state = checkpoints.restore(state)
-    first, last = int(state.step), int(opts.steps)
-    saved = checkpoints.latest
-
-    with Report(workdir, first, last, config.data.batch_size) as report, stop_requested() as stop:
-        report.say(
-            f"{config.objective}: {_count(objective.params):,} trainable parameters, step {first} of {last}"
-        )
-        for step, batch in enumerate(prefetch(objective.batches, first, last), start=first + 1):
-            state, metrics = step_fn(state, frozen, put_batch(batch, mesh))
-            report.advance()
-            due = step % opts.checkpoint_every == 0 or step == last or stop[0]
-            if step % opts.log_every == 0 or due:
-                values = {name: float(value) for name, value in metrics.items()}
-                _check_finite(values, step, saved)
-                report.scalars(step, values)
-            if due:
-                checkpoints.save(step, state)
-                saved = step
-            if step % opts.eval_every == 0 or step == last:
-                _validate(objective, state, frozen, report)
-            if stop[0]:
-                report.say(f"stopped and saved at step {step}: run the same command again to go on.")
-                break
-    checkpoints.close()
-    if int(state.step) >= last:
-        _export(objective, state, workdir, config)
-    return state
+    return jax.device_put(state, shardings), step
 
 
 def _validate(objective: Objective, state: TrainState, frozen: dict, report: Report) -> None:
@@ -107,13 +110,34 @@ def _validate(objective: Objective, state: TrainState, frozen: dict, report: Rep
 
 
 def _check_finite(values: dict[str, float], step: int, saved: int | None) -> None:
-    if not np.isfinite(values["loss"]):
-        good = (
-            "no checkpoint was saved before" if saved is None else f"the last good checkpoint is step {saved}"
-        )
+    """Beside the loss, the norms tell whether the parameters after the step are finite, which the loss cannot."""
+    bad = [f"{k} is {values[k]}" for k in ("loss", "grad_norm", "param_norm") if not np.isfinite(values[k])]
+    if bad:
+        good = "no checkpoint was saved" if saved is None else f"the last good checkpoint is step {saved}"
         raise DivergedError(
-            f"loss is {values['loss']} at step {step}: {good}. Lower config.train.lr or config.train.clip."
+            f"{', '.join(bad)} at step {step}: {good}. Lower config.train.lr or config.train.clip."
         )
+
+
+def _check_config(config: Config) -> None:
+    """Refuse what no run can work with, all at once."""
+    options, data = config.train, config.data
+    counts = {
+        f"train.{k}": options[k] for k in ("steps", "log_every", "eval_every", "checkpoint_every", "keep")
+    }
+    counts |= {f"data.{k}": data[k] for k in ("batch_size", "validation_size")}
+    shares = {"ema_decay": (options.ema_decay,), "betas": options.betas}
+    problems = [f"config.{k} is {v}, must be at least 1" for k, v in counts.items() if v < 1]
+    problems += [
+        f"config.train.{k} is {options[k]}, must be above 0" for k in ("lr", "clip") if not options[k] > 0
+    ]
+    problems += [
+        f"config.train.{k} is {v}, must be in [0, 1)"
+        for k, v in shares.items()
+        if not all(0 <= x < 1 for x in v)
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def _export(objective: Objective, state: TrainState, workdir: Path, config: Config) -> None:

@@ -39,6 +39,7 @@ def load_photos(folder: str | Path) -> list[np.ndarray]:
 
     Raises:
         FileNotFoundError: if the folder holds no photo.
+        ValueError: if a file cannot be decoded.
     """
     paths = sorted(p for p in Path(folder).expanduser().glob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
@@ -47,7 +48,14 @@ def load_photos(folder: str | Path) -> list[np.ndarray]:
             "--config.data.folder=DIR, or build the training set with scripts/build_photos.py"
         )
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda p: np.asarray(Image.open(p).convert("RGB")), paths))
+        return list(pool.map(_decode, paths))
+
+
+def _decode(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(Image.open(path).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{path} is not a readable photo ({error}): remove it from the folder.") from error
 
 
 def detail(image: np.ndarray) -> float:

@@ -48,9 +48,13 @@ def latent_batches(config: Config) -> tuple[LatentBatches, LatentBatches]:
             and, if there shall be conditions (which need a degradation), `weights.rm`.
 
     Raises:
-        ValueError: if the cache was made with other settings.
+        ValueError: if the cache was made with other settings or weights, or the pool is smaller than a batch.
     """
     data, path = config.data, Path(config.data.cache).expanduser()
+    if data.pool < data.batch_size:
+        raise ValueError(
+            f"config.data.pool is {data.pool}, must be at least the batch size {data.batch_size}."
+        )
     wanted = _origin(config)
     if not path.exists():
         _write(path, {"made_for": np.array(wanted)} | _encode_all(config))

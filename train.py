@@ -1,6 +1,7 @@
 """Train one stage: python train.py --config configs/tiny_rm.py --workdir work/rm [--config.train.steps=100 ...]."""
 
 import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -15,15 +16,34 @@ WORKDIR = flags.DEFINE_string(
 )
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Read the flags; a setting that the config lacks ends in one line, as bad values do."""
+    try:
+        return flags.FLAGS(argv)
+    except AttributeError as error:  # around the KeyError that knows the name
+        return leave(f"no such setting in the config: {error.args[0].args[0]}")
+    except flags.Error as error:
+        return leave(error)
+
+
+def leave(problem: object) -> NoReturn:
+    """End with one line that says what the problem is."""
+    sys.exit("train.py: " + " ".join(str(problem).split()))
+
+
 def main(argv: list[str]) -> None:
-    """Run the loop; bad input ends in one line."""
+    """Run the loop; bad input ends in a message."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file
     try:
         train(CONFIG.value, str(WORKDIR.value))
-    except (ValueError, FileNotFoundError, DivergedError) as error:
-        sys.exit(f"train.py: {error}")
+    except (OSError, DivergedError) as error:
+        leave(error)
+    except ValueError as error:
+        sys.exit(f"train.py: {error}")  # may be a list, a problem per line
+    except KeyboardInterrupt:
+        leave("stopped before the first step, so there is nothing to save.")
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,152 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from diffbir_jax.data.degradation import FirstOrderConfig
+from diffbir_jax.data.photos import CropConfig, PairBatches, detail, load_photos, prefetch, random_crop
+from diffbir_jax.training.sources import HELD_OUT_EVERY, photo_batches
+
+
+def levels(count):
+    """Photos of one grey level each, so that a crop tells where it is from."""
+    return [np.full((40, 48, 3), i, np.uint8) for i in range(count)]
+
+
+def batches(degradation=None, seed=0, photos=None):
+    rng = np.random.default_rng(3)
+    photos = photos or [rng.integers(0, 255, (40, 48, 3), np.uint8) for _ in range(5)]
+    return PairBatches(photos, 4, CropConfig(16, (0.5, 1.0)), degradation, seed)
+
+
+def test_photos_are_read_in_name_order(tmp_path):
+    for name, level in (("b.png", 2), ("a.PNG", 1), ("c.webp", 3)):
+        Image.new("RGB", (5, 4), (level,) * 3).save(tmp_path / name, lossless=True)
+    Image.new("L", (5, 4), 9).save(tmp_path / "grey.png")
+    (tmp_path / "notes.txt").write_text("no photo")
+    photos = load_photos(tmp_path)
+    assert [int(p[0, 0, 0]) for p in photos] == [1, 2, 3, 9]
+    assert {(p.shape, p.dtype.name) for p in photos} == {((4, 5, 3), "uint8")}
+
+
+@pytest.mark.parametrize("folder", ["", "absent"])
+def test_a_folder_without_photos_says_what_to_do(tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match=r"no photo .*config\.data\.folder=DIR.*build_photos\.py"):
+        load_photos(tmp_path / folder)
+
+
+def test_an_unreadable_photo_is_named(tmp_path):
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
+    (tmp_path / "broken.jpg").write_bytes(b"not a jpeg")
+    with pytest.raises(ValueError, match=r"broken\.jpg is not a readable photo"):
+        load_photos(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(40, 48), (7, 90), (200, 150)])
+def test_crops_have_their_size_whatever_the_photo(shape):
+    photo = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    for seed in range(20):
+        crop = random_crop(photo, np.random.default_rng(seed), CropConfig(16, (0.3, 1.0)))
+        assert (crop.shape, crop.dtype) == ((16, 16, 3), np.uint8)
+
+
+def test_crops_at_full_scale_are_pixels_of_the_photo_flipped_and_turned():
+    photo = np.arange(40 * 48, dtype=np.uint32).reshape(40, 48)
+    photo = np.stack([photo // 256, photo % 256, 0 * photo], axis=-1).astype(np.uint8)
+    orientations = set()
+    for seed in range(60):
+        crop = random_crop(photo, np.random.default_rng(seed), CropConfig(16, (1.0, 1.0))).astype(int)
+        index = crop[..., 0] * 256 + crop[..., 1]
+        top, left = divmod(index.min(), 48)
+        patch = np.arange(40 * 48).reshape(40, 48)[top : top + 16, left : left + 16]
+        same = [np.array_equal(index, np.rot90(p, k)) for p in (patch, patch[:, ::-1]) for k in range(4)]
+        assert sum(same) == 1
+        orientations.add(same.index(True))
+    assert orientations == set(range(8))
+
+
+def test_the_most_detailed_candidate_is_kept():
+    flat, busy = (
+        np.zeros((40, 40, 3), np.uint8),
+        np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8),
+    )
+    source = PairBatches([flat, busy], 64, CropConfig(16, (1.0, 1.0), candidates=2), None)
+    shares = np.mean([detail(crop) > 0 for crop in source(0)["hq"]])
+    assert 0.6 < shares < 0.9  # 3/4: both candidates are flat once in four
+
+
+def test_batches_are_pure_functions_of_seed_and_step():
+    source, again, other = (
+        batches(FirstOrderConfig()),
+        batches(FirstOrderConfig()),
+        batches(FirstOrderConfig(), 1),
+    )
+    again(5)
+    for key, value in source(7).items():
+        assert (value.shape, value.dtype) == ((4, 16, 16, 3), np.uint8)
+        np.testing.assert_array_equal(value, again(7)[key])
+        assert (value != source(8)[key]).any()
+        assert (value != other(7)[key]).any()
+        assert len({image.tobytes() for image in value}) == 4
+
+
+def test_without_a_degradation_there_is_no_lq():
+    assert batches()(0).keys() == {"hq"}
+    assert batches(FirstOrderConfig())(0).keys() == {"hq", "lq"}
+
+
+@pytest.mark.parametrize("count", [2, 5, 16, 40])
+def test_held_out_photos_are_never_trained_on(tmp_path, count):
+    for i, photo in enumerate(levels(count)):
+        Image.fromarray(photo).save(tmp_path / f"{i:03}.png")
+    data = {
+        "folder": str(tmp_path),
+        "batch_size": 16,
+        "validation_size": 16,
+        "crop": {"size": 16, "scale": (1.0, 1.0)},
+    }
+    train, held_out = photo_batches(ConfigDict({"seed": 0, "data": data | {"degradation": None}}))
+    seen, kept = ({int(x) for step in range(30) for x in np.unique(b(step)["hq"])} for b in (train, held_out))
+    assert not seen & kept
+    assert seen | kept == set(range(count))
+    assert len(kept) == -(-max(count - 11, 1) // HELD_OUT_EVERY)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 7), (5, 7), (3, 3), (9, 4)])
+def test_prefetch_yields_every_batch_once_and_in_order(first, last):
+    def slow(step):
+        time.sleep(0.002 * (step % 3))
+        return {"step": np.array(step)}
+
+    assert [int(batch["step"]) for batch in prefetch(slow, first, last)] == list(range(first, last))
+
+
+def test_prefetch_works_ahead_but_not_far():
+    asked, third = [], threading.Event()
+
+    def source(step):
+        asked.append(step)
+        if step == 3:
+            third.set()
+        return {}
+
+    ahead = prefetch(source, 0, 100, depth=3)
+    next(ahead)
+    assert third.wait(5)
+    ahead.close()
+    assert asked == [0, 1, 2, 3]
+
+
+def test_prefetch_hands_on_what_went_wrong():
+    def source(step):
+        if step == 2:
+            raise ValueError("photo 2 is broken")
+        return {}
+
+    ahead = prefetch(source, 0, 9)
+    assert [next(ahead), next(ahead)] == [{}, {}]
+    with pytest.raises(ValueError, match="photo 2 is broken"):
+        next(ahead)

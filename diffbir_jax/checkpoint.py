@@ -155,6 +155,7 @@ class Checkpoints:
         step = self.latest
         if step is None:
             raise FileNotFoundError(f"no checkpoint in {self._folder}: train first.")
+        self._manager.wait_until_finished()
         stored: Any = self._manager.item_metadata(step)
         problems = _mismatches(_leaves(stored.tree), _leaves(like))
         if problems:

@@ -1,0 +1,172 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from safetensors import safe_open
+
+from diffbir_jax.checkpoint import Checkpoints, checksum, flatten, load_weights, save_weights, unflatten
+from diffbir_jax.sharding import make_mesh, tree_shardings
+from diffbir_jax.training.state import TrainState, init_state
+
+PARAMS = {
+    "a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3) / 7, "bias": np.ones(3, np.float32)},
+    "b": np.zeros(2, np.float32),
+}
+OPTIMIZER = optax.adamw(1e-3)
+
+
+def state(params) -> TrainState:
+    return init_state(jax.tree.map(jnp.asarray, params), OPTIMIZER, seed=3)
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+def test_flatten_and_back():
+    assert list(flatten(PARAMS)) == ["a/kernel", "a/bias", "b"]
+    assert_same(unflatten(flatten(PARAMS)), PARAMS)
+
+
+def test_weights_are_read_as_written(tmp_path):
+    path = save_weights(tmp_path / "new" / "w.safetensors", PARAMS, {"preset": "tiny"})
+    assert_same(load_weights(path, PARAMS), PARAMS)
+    with safe_open(path, "np") as file:
+        assert file.metadata() == {"preset": "tiny"}
+    assert [p.name for p in path.parent.iterdir()] == ["w.safetensors"]  # nothing partial is left
+
+
+def test_half_precision_files_are_read_as_float32(tmp_path):
+    path = save_weights(tmp_path / "w.safetensors", PARAMS, {}, dtype="float16")
+    assert_same(
+        load_weights(path, PARAMS), jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), PARAMS)
+    )
+
+
+def test_arrays_that_are_not_contiguous_keep_their_values(tmp_path):
+    params = {"w": PARAMS["a"]["kernel"].T}
+    assert_same(load_weights(save_weights(tmp_path / "w", params, {}), params), params)
+
+
+def test_a_home_folder_is_understood(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_weights(tmp_path / "w.safetensors", PARAMS, {})
+    assert_same(load_weights("~/w.safetensors", PARAMS), PARAMS)
+
+
+def test_every_mismatch_is_listed(tmp_path):
+    path = save_weights(tmp_path / "w", PARAMS, {})
+    like = {"a": {"kernel": np.zeros((3, 2)), "scale": np.zeros(5)}, "b": np.zeros(2)}
+    with pytest.raises(ValueError) as error:
+        load_weights(path, like)
+    head, *problems = str(error.value).split("\n  ")
+    assert head.endswith("w does not fit the model (3 problems):")
+    assert problems == [
+        "missing a/scale (5,)",
+        "unexpected a/bias (3,)",
+        "a/kernel has shape (2, 3), wanted (3, 2)",
+    ]
+
+
+@pytest.mark.parametrize("read", [checksum, partial(load_weights, like=PARAMS)])
+def test_absent_weights(tmp_path, read):
+    with pytest.raises(
+        FileNotFoundError, match="no weights at .*absent: train them first or give another file"
+    ):
+        read(tmp_path / "absent")
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "w").write_bytes(b"PK\3\4 something else altogether")
+    with pytest.raises(ValueError, match="w is not a safetensors file"):
+        load_weights(tmp_path / "w", PARAMS)
+
+
+def test_checksums_tell_weights_apart(tmp_path):
+    first, same = (checksum(save_weights(tmp_path / name, PARAMS, {})) for name in "ab")
+    other = checksum(save_weights(tmp_path / "c", PARAMS | {"b": np.full(2, 1e-7, np.float32)}, {}))
+    assert first == same != other
+    assert len(first) == 8
+
+
+def test_checkpoints_keep_the_newest(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.latest is None
+        for step in (1, 2, 3):
+            checkpoints.save(step, state({"w": np.full(4, step, np.float32)}))
+        checkpoints.save(3, state({"w": np.full(4, 99.0, np.float32)}))  # there already
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 3
+        assert_same(
+            checkpoints.restore(state({"w": np.zeros(4, np.float32)})),
+            state({"w": np.full(4, 3, np.float32)}),
+        )
+
+
+def test_a_checkpoint_holds_its_own_step_while_training_goes_on(tmp_path):
+    """Steps donate their input, so its memory is used again while the files are written."""
+    step = jax.jit(lambda x: jax.tree.map(lambda leaf: leaf + 1, x), donate_argnums=0)
+    x = {name: jnp.zeros((512, 512)) for name in "abcdefgh"}
+    with Checkpoints(tmp_path) as checkpoints:
+        for i in range(1, 41):
+            x = step(x)
+            if i == 5:
+                checkpoints.save(i, x)
+        stored = checkpoints.restore(x)
+    assert {float(leaf[0, 0]) for leaf in x.values()} == {40.0}
+    for leaf in stored.values():
+        np.testing.assert_array_equal(leaf, 5.0)
+
+
+def test_the_last_checkpoint_is_whole_after_an_error(tmp_path):
+    with pytest.raises(KeyError), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(PARAMS))
+        raise KeyError
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(state(jax.tree.map(np.zeros_like, PARAMS))), state(PARAMS))
+
+
+def test_a_run_goes_on_with_other_devices(tmp_path):
+    """Written by four devices that share the kernels, read onto one and onto four in a row."""
+    rules = ((r"kernel$", ("fsdp",)),)
+    params = {"kernel": np.arange(32, dtype=np.float32).reshape(4, 8), "bias": np.ones(3, np.float32)}
+    square, row = make_mesh(2, 2), make_mesh(4, 1)
+    placed = jax.device_put(state(params), tree_shardings(state(params), square, rules))
+    assert placed.params["kernel"].addressable_shards[0].data.shape == (4, 4)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, placed)
+    for mesh in (make_mesh(1, 1, jax.devices()[:1]), row, square):
+        shardings = tree_shardings(placed, mesh, rules)
+        empty = jax.device_put(jax.tree.map(jnp.zeros_like, state(params)), shardings)
+        with Checkpoints(tmp_path) as checkpoints:
+            restored = checkpoints.restore(empty)
+        assert_same(restored, placed)
+        assert jax.tree.map(lambda x: x.sharding, restored) == shardings
+
+
+def test_a_checkpoint_of_another_model_lists_every_difference(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, state(PARAMS).params)
+        with pytest.raises(ValueError) as error:
+            checkpoints.restore(
+                {"a": {"kernel": jnp.zeros((3, 2)), "scale": jnp.zeros(5)}, "b": jnp.zeros(2)}
+            )
+    head, *problems = str(error.value).split("\n  ")
+    assert f"checkpoint {tmp_path / '7'} is of another model (3 problems; give a new --workdir)" in head
+    assert problems == [
+        "missing a/scale (5,)",
+        "unexpected a/bias (3,)",
+        "a/kernel has shape (2, 3), wanted (3, 2)",
+    ]
+
+
+def test_nothing_to_restore(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        checkpoints.restore(PARAMS)

@@ -14,7 +14,7 @@ import sample
 from diffbir_jax import pipeline
 from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.models.presets import PRESETS
-from diffbir_jax.pipeline import DEFAULTS, Options, Restorer
+from diffbir_jax.pipeline import DEFAULTS, Options, Restored, Restorer
 from tests.micro import MICRO, MICRO_TEXT, picture, random_params
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +57,11 @@ def run(source: Path, *flags: str, version: str = "micro", output: str = "out") 
     return exit.value.code
 
 
+def unchanged(self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int) -> Restored:
+    """Stands in for Restorer.restore_one."""
+    return Restored(image, image, image)
+
+
 def written(folder: str = "out") -> list[str]:
     return sorted(path.name for path in Path(folder).iterdir())
 
@@ -91,7 +96,7 @@ def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeyp
 
     def restore_one(self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int):
         seen.append((self.preset.name, upscale, options, index))
-        return pipeline.Restored(image, image, image)
+        return unchanged(self, image, upscale, options, index)
 
     monkeypatch.setattr(Restorer, "restore_one", restore_one)
     save(inputs / "a.png")
@@ -130,32 +135,28 @@ def test_a_folder_with_broken_files(inputs: Path, capsys) -> None:
     assert "README" not in streams.err
 
 
-def gray(path: Path) -> None:
-    Image.fromarray(picture(16, 24)).convert("L").save(path)
+def stored(kind: str) -> tuple[Image.Image, dict]:
+    """picture(16, 24) as some files hold it, and what to save it with."""
+    image = Image.fromarray(picture(16, 24))
+    if kind == "rotated":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        return image.transpose(Image.Transpose.ROTATE_90), {"exif": exif}
+    modes = {"gray": "L", "palette": "P", "transparent": "RGBA"}
+    return image.convert(modes[kind]), {}
 
 
-def palette(path: Path) -> None:
-    Image.fromarray(picture(16, 24)).convert("P").save(path)
-
-
-def transparent(path: Path) -> None:
-    Image.fromarray(picture(16, 24)).convert("RGBA").save(path)
-
-
-def rotated(path: Path) -> None:
-    """Stored on its side; the EXIF orientation says so."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(picture(24, 16)).save(path, exif=exif)
-
-
-@pytest.mark.parametrize("make", [gray, palette, transparent, rotated])
-def test_any_image_comes_out_upright_and_rgb(inputs: Path, make) -> None:
-    make(inputs / "a.png")
+@pytest.mark.parametrize("kind", ["gray", "palette", "transparent", "rotated"])
+def test_any_image_comes_out_upright_and_rgb(inputs: Path, monkeypatch, kind: str) -> None:
+    monkeypatch.setattr(Restorer, "restore_one", unchanged)
+    image, options = stored(kind)
+    image.save(inputs / "a.png", **options)
     assert run(inputs / "a.png") == 0
-    with Image.open("out/a.png") as image:
-        assert (image.mode, image.size) == ("RGB", (24, 16))
-        assert image.getexif().get(0x0112, 1) == 1
+    upright = Image.fromarray(picture(16, 24)) if kind == "rotated" else image
+    with Image.open("out/a.png") as result:
+        assert result.mode == "RGB"
+        assert result.getexif().get(0x0112, 1) == 1
+        np.testing.assert_array_equal(np.asarray(result), np.asarray(upright.convert("RGB")))
 
 
 def test_inputs_that_are_not_there(inputs: Path, capsys) -> None:
@@ -239,7 +240,7 @@ def test_interruption_keeps_what_is_done(
     def restore_one(self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int):
         if index == when:
             raise KeyboardInterrupt
-        return pipeline.Restored(image, image, image)
+        return unchanged(self, image, upscale, options, index)
 
     monkeypatch.setattr(Restorer, "restore_one", restore_one)
     for name in "abc":

@@ -57,7 +57,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     workdir.mkdir(parents=True, exist_ok=True)
     objective = make_objective(config)
     mesh = make_mesh(**config.mesh)
-    state, step_fn = _place(objective, mesh, config)
+    state, step_fn = place(objective, mesh, config)
     frozen = jax.device_put(objective.frozen, replicated(mesh))
     last, size = int(opts.steps), _count(objective.params)
 
@@ -88,8 +88,18 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     return state
 
 
-def _place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState, Callable]:
-    """Place the first state and jit the step: batches over all devices, parameters and their like by the rules."""
+def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState, Callable]:
+    """Place a run on devices: batches over all of them, parameters and what is shaped like them by the rules.
+
+    Args:
+        objective: the stage.
+        mesh: the devices.
+        config: `train`, `seed` and `sharding_rules`.
+
+    Returns:
+        The state before the first step, and the jitted step (state, frozen, batch) -> (state, metrics). It donates the
+        state.
+    """
     optimizer = make_optimizer(config.train)
     state = init_state(objective.params, optimizer, config.seed)
     shardings = tree_shardings(state, mesh, config.sharding_rules)
@@ -99,7 +109,7 @@ def _place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return jax.device_put(state, shardings), step
+    return jax.device_put(state, shardings, may_alias=False), step
 
 
 def _validate(objective: Objective, state: TrainState, frozen: dict, report: Report) -> None:

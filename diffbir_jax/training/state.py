@@ -68,7 +68,7 @@ def make_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, ema_deca
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
         ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
-        norms = {"grad_norm": optax.global_norm(grads), "param_norm": optax.global_norm(params)}
+        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
         metrics = metrics | {"loss": loss} | norms
         return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
 

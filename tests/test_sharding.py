@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from diffbir_jax.models.presets import PRESETS
+from diffbir_jax.sharding import make_mesh, put_batch, tree_shardings
+from diffbir_jax.training.loop import place
+from diffbir_jax.training.objective import make_objective
+from tests.training.micro import MICRO, make_photos, micro_config
+
+RULES = ((r"attention/.*kernel$", (None, "fsdp")), (r"kernel$", ("fsdp", None)), (r"bias$", ("fsdp",)))
+
+
+def test_a_mesh_takes_all_devices():
+    assert dict(make_mesh().shape) == {"data": 4, "fsdp": 1}
+    assert dict(make_mesh(fsdp=2).shape) == {"data": 2, "fsdp": 2}
+    assert make_mesh(1, 1, jax.devices()[2:3]).devices.tolist() == [[jax.devices()[2]]]
+
+
+@pytest.mark.parametrize("sizes", [(3, 1), (4, 2), (-1, 3), (-1, 8), (2, 0), (-1, 0)])
+def test_a_mesh_that_does_not_fit_is_refused(sizes):
+    with pytest.raises(ValueError, match=r"does not cover 4 devices: change config\.mesh"):
+        make_mesh(*sizes)
+
+
+def test_the_first_rule_found_in_a_path_counts():
+    tree = {
+        "attention": {"q": {"kernel": jnp.zeros((6, 4))}},
+        "conv": {"kernel": jnp.zeros((3, 3, 4, 5)), "bias": jnp.zeros(5)},
+        "norm": {"scale": jnp.zeros(4), "bias": jnp.zeros(4)},
+        "kernel": jnp.zeros(()),
+    }
+    specs = jax.tree.map(lambda s: s.spec, tree_shardings(tree, make_mesh(2, 2), RULES))
+    assert specs["attention"]["q"]["kernel"] == PartitionSpec(None, "fsdp")
+    assert specs["conv"]["kernel"] == PartitionSpec(None, None, "fsdp", None)
+    assert specs["conv"]["bias"] == PartitionSpec(None)  # 5 does not divide by 2
+    assert specs["norm"] == {"scale": PartitionSpec(None), "bias": PartitionSpec("fsdp")}
+    assert specs["kernel"] == PartitionSpec()
+
+
+def test_batches_are_split_over_all_devices():
+    batch = {"hq": np.arange(8 * 3, dtype=np.uint8).reshape(8, 3)}
+    placed = put_batch(batch, make_mesh(2, 2))["hq"]
+    assert sorted(int(shard.data[0, 0]) for shard in placed.addressable_shards) == [0, 6, 12, 18]
+    with pytest.raises(
+        ValueError, match=r"batch of 6 on 4 devices: config\.data\.batch_size must be a multiple of 4"
+    ):
+        put_batch({"hq": np.zeros((6, 3))}, make_mesh(2, 2))
+
+
+def test_devices_do_not_change_the_training_step(tmp_path, monkeypatch):
+    """Three steps of the autoencoder, whose loss draws random numbers, on one and on four devices."""
+    monkeypatch.setitem(PRESETS, "micro", MICRO)
+    config = micro_config("vae", make_photos(tmp_path))
+    config.train.warmup = 0
+
+    def run(mesh):
+        objective = make_objective(config)
+        state, step = place(objective, mesh, config)
+        for i in range(3):
+            state, _ = step(state, {}, put_batch(objective.batches(i), mesh))
+        return state, objective
+
+    with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+        alone, objective = run(make_mesh(1, 1, jax.devices()[:1]))
+        spread, split = run(make_mesh(4, 1))[0], run(make_mesh(2, 2))[0]
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), alone.params, objective.params)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+    kernels = [state.params["decoder"]["conv_in"]["kernel"] for state in (alone, spread, split)]
+    assert [k.addressable_shards[0].data.shape[-1] for k in kernels] == [8, 8, 4]
+    assert [len(k.addressable_shards) for k in kernels] == [1, 4, 4]
+    for state in (spread, split):
+        for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(alone)):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

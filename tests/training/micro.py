@@ -1,0 +1,93 @@
+"""The shipped configurations at a size that trains in a moment; also a config file for train.py.
+
+`--config tests/training/micro.py:rm` is the stage `rm`; `micro.py:rm@44` dies by SIGKILL when it asks for the batch of
+step 44.
+"""
+
+import importlib
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from diffbir_jax.data.photos import PairBatches
+from diffbir_jax.models.presets import PRESETS, TINY, Preset
+from diffbir_jax.models.restoration_unet import RestorationUNetConfig
+from diffbir_jax.models.unet import UNetConfig
+from diffbir_jax.models.vae import VAEConfig
+
+MICRO = Preset(
+    name="micro",
+    rm=RestorationUNetConfig(channels=(8, 12), blocks=(1, 1, 1)),
+    vae=VAEConfig(
+        ch=8,
+        ch_mult=(1,),
+        num_res_blocks=1,
+        z_channels=4,
+        embed_dim=4,
+        patch_size=4,
+        mid_attention=False,
+        shortcut=True,
+    ),
+    unet=UNetConfig(
+        model_channels=8,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        attention_levels=(),
+        num_head_channels=8,
+        context_dim=None,
+    ),
+    parameterization=TINY.parameterization,
+    zero_terminal_snr=TINY.zero_terminal_snr,
+)
+# Batches are split over the four devices of the tests.
+BATCH = 4
+SMALL = {"steps": 2, "warmup": 1, "log_every": 1, "eval_every": 100, "checkpoint_every": 100, "keep": 9}
+
+
+def micro_config(stage: str, folder: str | Path = ".") -> ConfigDict:
+    """The shipped configuration of `stage` for the preset `micro`; photos and weights are in `folder`."""
+    config = importlib.import_module(f"configs.tiny_{stage}").get_config()
+    config.preset = "micro"
+    config.data.update(folder=f"{folder}/photos", batch_size=BATCH, validation_size=BATCH)
+    config.data.crop.update(size=16, scale=(0.5, 1.0))
+    config.train.update(SMALL)
+    for name in config.get("weights", ()):
+        config.weights[name] = f"{folder}/{name}.safetensors"
+    if "pool" in config.data:
+        config.data.update(pool=3 * BATCH, cache=f"{folder}/latents_{stage}.npz")
+    return config
+
+
+def make_photos(folder: Path, count: int = 13, side: int = 40) -> Path:
+    """Write `count` different pictures with edges and noise to `folder`/photos; returns `folder`."""
+    (folder / "photos").mkdir()
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        blocks = np.kron(rng.integers(40, 200, (side // 8, side // 8, 3)), np.ones((8, 8, 1)))
+        picture = blocks + rng.integers(-20, 20, blocks.shape)
+        Image.fromarray(picture.astype(np.uint8)).save(folder / "photos" / f"{i:02}.png")
+    return folder
+
+
+def get_config(spec: str) -> ConfigDict:
+    """What train.py calls; `spec` is a stage, or `stage@step` to die there."""
+    stage, _, step = spec.partition("@")
+    PRESETS["micro"] = MICRO
+    if step:
+        _die_at(int(step))
+    return micro_config(stage)
+
+
+def _die_at(last: int) -> None:
+    call = PairBatches.__call__
+
+    def mortal(self: PairBatches, step: int) -> dict[str, np.ndarray]:
+        if step == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(self, step)
+
+    PairBatches.__call__ = mortal

@@ -87,8 +87,16 @@ def load_weights(path: str | Path, like: dict[str, Any]) -> dict[str, Any]:
 
 
 def checksum(path: str | Path) -> str:
-    """Return the CRC-32 of a weights file as 8 hexadecimal digits; raises as `load_weights` if there is none."""
-    return f"{zlib.crc32(_existing(path).read_bytes()):08x}"
+    """Return the CRC-32 of the values in a weights file as 8 hexadecimal digits.
+
+    The file's header is left aside: writing the same weights again may order it differently.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    content = _existing(path).read_bytes()
+    header = int.from_bytes(content[:8], "little")
+    return f"{zlib.crc32(content[8 + header :]):08x}"
 
 
 def _existing(path: str | Path) -> Path:

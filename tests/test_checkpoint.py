@@ -89,8 +89,8 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_checksums_tell_weights_apart(tmp_path):
-    first, same = (checksum(save_weights(tmp_path / name, PARAMS, {})) for name in "ab")
-    other = checksum(save_weights(tmp_path / "c", PARAMS | {"b": np.full(2, 1e-7, np.float32)}, {}))
+    first, same = (checksum(save_weights(tmp_path / name, PARAMS, {"name": name})) for name in ("a", "bc"))
+    other = checksum(save_weights(tmp_path / "d", PARAMS | {"b": np.full(2, 1e-7, np.float32)}, {}))
     assert first == same != other
     assert len(first) == 8
 

@@ -109,7 +109,7 @@ def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState,
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return jax.device_put(state, shardings, may_alias=False), step
+    return jax.device_put(state, shardings), step
 
 
 def _validate(objective: Objective, state: TrainState, frozen: dict, report: Report) -> None:

@@ -47,9 +47,9 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Return the state before the first step, its EMA equal to `params`."""
+    """Return the state before the first step, its EMA equal to `params`; both are copies, as steps donate the state."""
     key = jax.random.key_data(jax.random.key(seed))
-    ema = jax.tree.map(jnp.copy, params)
+    params, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
     return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params), key)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import NoReturn, get_args
@@ -173,13 +174,16 @@ def write(restored: Restored, stem: str, args: argparse.Namespace) -> None:
         write_png(args.output / f"{stem}{suffix}.png", images[suffix])
 
 
-def restore_file(
-    restorer: Restorer, path: Path, index: int, options: Options, args: argparse.Namespace
-) -> bool:
+def noise_index(path: Path) -> int:
+    """Return the index of an image's noise, from its name: alone or in a folder it comes out alike."""
+    return zlib.crc32(path.stem.encode())
+
+
+def restore_file(restorer: Restorer, path: Path, options: Options, args: argparse.Namespace) -> bool:
     """Restore one file and say so; return False, with a line on the error stream, if that fails."""
     begin = time.perf_counter()
     try:
-        restored = restorer.restore_one(read_image(path), args.upscale, options, index)
+        restored = restorer.restore_one(read_image(path), args.upscale, options, noise_index(path))
         write(restored, path.stem, args)
     except MemoryError:
         complain(f"{path}: memory does not suffice; lower --upscale or crop the image")
@@ -204,8 +208,8 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.output)
     done: list[bool] = []
     try:
-        for index, path in enumerate(tqdm(inputs, "restoring", unit="image", disable=None)):
-            done.append(restore_file(restorer, path, index, options, args))
+        for path in tqdm(inputs, "restoring", unit="image", disable=None):
+            done.append(restore_file(restorer, path, options, args))
     except KeyboardInterrupt:
         complain(f"interrupted, {len(inputs) - len(done)} of {len(inputs)} images left")
     print(f"{sum(done)} restored, {len(done) - sum(done)} failed")

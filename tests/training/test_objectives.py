@@ -10,11 +10,12 @@ import pytest
 from diffbir_jax.checkpoint import flatten, load_weights, save_weights
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
-from diffbir_jax.training import decoder, latents, loop
+from diffbir_jax.training import decoder, latents, loop, rm, vae
 from diffbir_jax.training.decoder import ENCODER
 from diffbir_jax.training.latents import latent_batches
 from diffbir_jax.training.objective import STAGES, make_objective
 from diffbir_jax.training.prior import draw_timesteps
+from tests.models.reference import away_from_zero
 from tests.training.micro import BATCH, MICRO, make_photos, micro_config
 
 # Stage -> the file that it exports; in the order of training.
@@ -33,11 +34,18 @@ def distance(params, a, b, **_):
     return params["scale"] * jnp.mean(jnp.square(a - b))
 
 
+def start(module, key, *inputs):
+    """In place of an initialisation, which takes long to compile; the prior keeps its own."""
+    return away_from_zero(abstract(module, *inputs))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def surroundings():
-    """The preset `micro`, a light perceptual distance, and the type promotion that optax relies on."""
+    """The preset `micro`, what takes long replaced, and the type promotion that optax relies on."""
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setitem(PRESETS, "micro", MICRO)
+        for stage in (rm, vae, decoder):
+            patch.setattr(stage, "init", start)
         patch.setattr(decoder, "load_features", lambda path: {"scale": np.ones((), np.float32)})
         patch.setattr(decoder, "perceptual_loss", distance)
         yield
@@ -160,10 +168,10 @@ def test_cached_latents_are_used_and_stale_ones_refused(trained, folder, tmp_pat
     monkeypatch.setattr(latents, "_encode_all", fail)
     config.data.batch_size = 2  # the pool is the same
     np.testing.assert_array_equal(latent_batches(config)[0].pool["condition"], before)
-    vae = load_weights(folder / "vae.safetensors", SHAPES["vae"])
-    config.weights.vae = str(save_weights(tmp_path / "same.safetensors", vae, {}))
+    weights = load_weights(folder / "vae.safetensors", SHAPES["vae"])
+    config.weights.vae = str(save_weights(tmp_path / "same.safetensors", weights, {}))
     latent_batches(config)
-    other = jax.tree.map(lambda x: x * np.float32(1.001), vae)
+    other = jax.tree.map(lambda x: x * np.float32(1.001), weights)
     config.weights.vae = str(save_weights(tmp_path / "other.safetensors", other, {}))
     with pytest.raises(
         ValueError, match=r"latents_control\.npz was made for \(.*\), this run needs .*: delete it or"

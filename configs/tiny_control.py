@@ -11,7 +11,7 @@ from configs.common import tiny_config
 
 def get_config() -> ConfigDict:
     """Return the configuration."""
-    config = tiny_config("control", crop=128, batch_size=16, steps=8000, lr=1e-3)
+    config = tiny_config("control", crop=128, batch_size=16, steps=5000, lr=1e-3)
     config.data.pool = 8192
     config.data.cache = "work/latents_control.npz"
     config.diffusion = tiny_prior.get_config().diffusion

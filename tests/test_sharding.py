@@ -56,16 +56,18 @@ def test_devices_do_not_change_the_training_step(tmp_path, monkeypatch):
     config = micro_config("vae", make_photos(tmp_path))
     config.train.warmup = 0
 
+    objective = make_objective(config)
+
     def run(mesh):
-        objective = make_objective(config)
         state, step = place(objective, mesh, config)
         for i in range(3):
             state, _ = step(state, {}, put_batch(objective.batches(i), mesh))
-        return state, objective
+        return state
 
     with jax.numpy_dtype_promotion("standard"):  # which optax relies on
-        alone, objective = run(make_mesh(1, 1, jax.devices()[:1]))
-        spread, split = run(make_mesh(4, 1))[0], run(make_mesh(2, 2))[0]
+        alone, spread, split = (
+            run(mesh) for mesh in (make_mesh(1, 1, jax.devices()[:1]), make_mesh(4, 1), make_mesh(2, 2))
+        )
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), alone.params, objective.params)
     assert max(jax.tree.leaves(moved)) > 1e-3
     kernels = [state.params["decoder"]["conv_in"]["kernel"] for state in (alone, spread, split)]

@@ -15,11 +15,13 @@ from PIL import Image
 
 from diffbir_jax.checkpoint import Checkpoints, load_weights
 from diffbir_jax.data.photos import prefetch
+from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.models.restoration_unet import RestorationUNetConfig
-from diffbir_jax.training import loop
+from diffbir_jax.training import loop, rm
 from diffbir_jax.training.loop import DivergedError, train
 from diffbir_jax.training.objective import Objective
+from tests.models.reference import away_from_zero
 from tests.training.micro import BATCH, MICRO, make_photos, micro_config
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +131,7 @@ def test_what_a_run_leaves(folder, uninterrupted):
 def test_a_checkpoint_of_another_model_is_refused(folder, uninterrupted, monkeypatch):
     wider = dataclasses.replace(MICRO, rm=RestorationUNetConfig(channels=(8, 16), blocks=(1, 1, 1)))
     monkeypatch.setitem(PRESETS, "micro", wider)
+    monkeypatch.setattr(rm, "init", lambda module, key, lq: away_from_zero(abstract(module, lq)))
     with pytest.raises(
         ValueError, match=r"(?s)60 is of another model .*give a new --workdir.*params/down/kernel has"
     ):

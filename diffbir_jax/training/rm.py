@@ -21,7 +21,12 @@ def make(config: Config) -> Objective:
 
     Args:
         config: `loss`, "mse" or "log_mse".
+
+    Raises:
+        ValueError: another loss.
     """
+    if config.loss not in LOSSES:
+        raise ValueError(f"config.loss is {config.loss!r}, allowed are {', '.join(LOSSES)}.")
     module = get_preset(config.preset).make_rm()
     train, held_out = photo_batches(config)
     sample = to_unit(held_out(0)["lq"])

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
             "l1": 1.0,
             "gradient": 0.5,
             "spectral": 0.02,
+            "texture": 0.0,
             "perceptual": 0.06,
             "adversarial": 0.5,
             "discriminator": 1.0,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from diffbir_jax.models.apply import Params, apply, init
 from diffbir_jax.models.layers import space_to_depth
@@ -78,11 +79,16 @@ def reconstruction_terms(out: jax.Array, image: jax.Array) -> dict[str, jax.Arra
 
     Returns:
         `l1`, mean absolute error; `gradient`, the same of horizontal and vertical differences; `spectral`, see
-        `spectral_error`.
+        `spectral_error`; `texture`, see `texture_error`.
     """
     error = out - image
     gradient = jnp.mean(jnp.abs(jnp.diff(error, axis=1))) + jnp.mean(jnp.abs(jnp.diff(error, axis=2)))
-    return {"l1": jnp.mean(jnp.abs(error)), "gradient": gradient, "spectral": spectral_error(out, image)}
+    return {
+        "l1": jnp.mean(jnp.abs(error)),
+        "gradient": gradient,
+        "spectral": spectral_error(out, image),
+        "texture": texture_error(out, image),
+    }
 
 
 def spectral_error(out: jax.Array, image: jax.Array) -> jax.Array:
@@ -96,6 +102,24 @@ def spectral_error(out: jax.Array, image: jax.Array) -> jax.Array:
         return jnp.log(jnp.square(f.real) + jnp.square(f.imag) + 1e-4)
 
     return jnp.mean(jnp.abs(log_power(out) - log_power(image)))
+
+
+def texture_error(out: jax.Array, image: jax.Array, side: int = 16) -> jax.Array:
+    """`spectral_error` of Hann-windowed tiles: fine energy must not only be there, but be there in the right place.
+
+    Args:
+        out: (B, H, W, 3), H and W multiples of `side`.
+        image: the same shape.
+        side: of the tiles (pixels); a second grid of tiles is moved by half of it.
+    """
+    window = jnp.asarray(np.outer(np.hanning(side), np.hanning(side)), jnp.float32)[None, :, :, None]
+
+    def tiles(x: jax.Array) -> jax.Array:
+        return window * rearrange(x, "b (h p) (w q) c -> (b h w) p q c", p=side, q=side)
+
+    half = slice(side // 2, -(side // 2))
+    grids = ((out, image), (out[:, half, half], image[:, half, half]))
+    return 0.5 * jnp.stack([spectral_error(tiles(a), tiles(b)) for a, b in grids]).sum()
 
 
 def kl(mean: jax.Array, logvar: jax.Array) -> jax.Array:

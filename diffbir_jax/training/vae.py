@@ -117,9 +117,11 @@ def texture_error(out: jax.Array, image: jax.Array, side: int = 16) -> jax.Array
     def tiles(x: jax.Array) -> jax.Array:
         return window * rearrange(x, "b (h p) (w q) c -> (b h w) p q c", p=side, q=side)
 
-    half = slice(side // 2, -(side // 2))
-    grids = ((out, image), (out[:, half, half], image[:, half, half]))
-    return 0.5 * jnp.stack([spectral_error(tiles(a), tiles(b)) for a, b in grids]).sum()
+    # The moved grid of an image of one tile is empty.
+    starts = (0, side // 2) if min(image.shape[1:3]) > side else (0,)
+    grids = [slice(start, -start or None) for start in starts]
+    errors = [spectral_error(tiles(out[:, g, g]), tiles(image[:, g, g])) for g in grids]
+    return jnp.stack(errors).mean()
 
 
 def kl(mean: jax.Array, logvar: jax.Array) -> jax.Array:

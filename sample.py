@@ -17,7 +17,7 @@ from tqdm import tqdm
 from diffbir_jax.imaging.files import ImageFileError, list_images, read_image, write_png
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.pipeline import DEFAULTS, Options, Restored, Restorer
-from diffbir_jax.sampling.guidance import Loss
+from diffbir_jax.sampling.guidance import Loss, Space
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diffbir_jax" / "compiled"
 INTERRUPTED = 130
@@ -90,6 +90,8 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
     add("--guidance-scale", float, scale, metavar="S")
     loss = "w_mse: as the reference; paper: weight inside the norm; mse: unweighted"
     add("--guidance-loss", str, loss, choices=get_args(Loss))
+    space = "where stage 1 and the prediction are compared: rgb through the decoder (the paper), or latent (cheaper)"
+    add("--guidance-space", str, space, choices=get_args(Space))
     add("--strength", float, "factor on the control signals; 0 is off", metavar="X")
     add("--seed", int, "seed of the noise, 0 to 2^32 - 1: the same seed repeats a result", metavar="N")
 

@@ -21,7 +21,7 @@ from diffbir_jax.metrics.fidelity import psnr, ssim
 from diffbir_jax.pipeline import DEFAULTS, Restored, Restorer
 from scripts.make_demo import PICTURES, degraded, reference
 
-GUIDANCE_SCALES = (0.05, 0.1, 0.2)
+GUIDANCE_SCALES = (3.0, 8.0, 12.0)
 SEED = 1
 Row = dict[str, float]
 

@@ -17,7 +17,7 @@ from diffbir_jax.imaging.resize import resize
 from diffbir_jax.models.apply import Params, abstract, apply
 from diffbir_jax.models.presets import Preset, get_preset
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
-from diffbir_jax.sampling.guidance import Guidance, Loss
+from diffbir_jax.sampling.guidance import Guidance, Loss, Space
 from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
 from diffbir_jax.sampling.options import TIMESTEPS, Options
 from diffbir_jax.sampling.spaced import SPACED
@@ -30,7 +30,9 @@ MODULES = ("rm", "vae", "unet", "control")
 # The guidance loss is a mean over pixels, so its gradient shrinks as images grow: scales are stated for this many.
 GUIDANCE_AREA = 512 * 512
 # Operating points of the presets that have one of their own.
-DEFAULTS = {"tiny": Options(steps=10, start=0.4, guidance_scale=0.1)}
+DEFAULTS = {
+    "tiny": Options(steps=10, start=0.4, guidance_scale=8.0, guidance_loss="paper", guidance_space="latent")
+}
 
 
 class Restored(NamedTuple):
@@ -223,9 +225,8 @@ class Restorer:
             cfg_scale=options.cfg_scale,
             guidance_scale=options.guidance_scale * target.shape[1] * target.shape[2] / GUIDANCE_AREA,
         )
-        denoiser = _denoiser(
-            self.preset, self.dtype, options.guidance_loss if options.guidance_scale else None
-        )
+        loss = options.guidance_loss if options.guidance_scale else None
+        denoiser = _denoiser(self.preset, self.dtype, loss, options.guidance_space)
         inputs = self._denoiser_inputs(denoiser, condition, target, options, context)
         return sample(SPACED, denoiser, inputs, x, steps, keys if noise is None else noise[1:])
 
@@ -242,7 +243,7 @@ class Restorer:
         if context is not None:
             uncond = cond | {"context": context[1]} if options.cfg_scale != 1.0 else None
             cond = cond | {"context": context[0]}
-        guidance = denoiser.guidance and denoiser.guidance.prepare(self.params["vae"], target)
+        guidance = denoiser.guidance and denoiser.guidance.prepare(self.params["vae"], target, condition)
         return DenoiserInputs(
             {name: self.params[name] for name in ("unet", "control")}, cond, uncond, guidance
         )
@@ -304,7 +305,7 @@ _apply = jax.jit(apply, static_argnums=0, static_argnames="method")
 
 
 @functools.cache
-def _denoiser(preset: Preset, dtype: Any, loss: Loss | None) -> Denoiser:
+def _denoiser(preset: Preset, dtype: Any, loss: Loss | None, space: Space) -> Denoiser:
     """The preset's denoiser, with restoration guidance unless `loss` is None.
 
     JAX keeps it with the program compiled for it, so it holds no parameters; a new object would compile anew.
@@ -323,7 +324,8 @@ def _denoiser(preset: Preset, dtype: Any, loss: Loss | None) -> Denoiser:
     def decode(params: Params, z: jax.Array) -> jax.Array:
         return apply(vae, params, z / preset.vae.scale_factor, method="decode")
 
-    return Denoiser(model, preset.parameterization, Guidance(decode, loss) if loss else None)
+    guidance = Guidance(decode if space == "rgb" else None, loss) if loss else None
+    return Denoiser(model, preset.parameterization, guidance)
 
 
 def _weight_files(preset: Preset, folder: Path) -> dict[str, Path]:

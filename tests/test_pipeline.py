@@ -201,6 +201,20 @@ def test_guidance_pulls_towards_stage_1(loss: Loss) -> None:
     assert distances[-1] < 0.9 * distances[0]
 
 
+def test_guidance_in_latent_space_pulls_towards_the_condition() -> None:
+    """What is left as the scale rises is the autoencoder's image of stage 1."""
+    options = dataclasses.replace(FEW, guidance_loss="mse", guidance_space="latent")
+    wanted = micro().reconstruct(clean(1))
+
+    def distance(scale: float) -> float:
+        result = micro().stage2(clean(1), dataclasses.replace(options, guidance_scale=scale))
+        return float(jnp.mean(jnp.square(result - wanted)))
+
+    distances = [distance(scale) for scale in (0.0, 0.5, 2.0)]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 0.9 * distances[0]
+
+
 def test_colours_are_those_of_stage_1() -> None:
     """A cast or a brightness slope in the generated image goes; one in stage 1 stays."""
     style, generated = 0.3 + 0.4 * clean(1), 0.8 * clean(2) - 0.4

@@ -20,7 +20,7 @@ from tests.micro import MICRO, MICRO_TEXT, picture, random_params
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ("--weights", "--upscale", "--compare", "--save-stages", "--version", "--steps", "--start")
-FLAGS += ("--guidance-scale", "--guidance-loss", "--strength", "--seed")
+FLAGS += ("--guidance-scale", "--guidance-loss", "--guidance-space", "--strength", "--seed")
 
 
 @pytest.fixture(scope="session")
@@ -104,9 +104,10 @@ def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeyp
     save(inputs / "b.png")
     assert run(inputs) == 0
     flags = "--steps 3 --start 0.2 --guidance-scale 0.7 --guidance-loss paper --strength 0.5 --seed 9"
+    flags += " --guidance-space latent"
     assert run(inputs, *flags.split(), "--upscale", "2.5", "--weights", str(pretrained / "micro")) == 0
     default = DEFAULTS["micro"]
-    given = Options(3, 0.2, 0.7, "paper", 0.5, seed=9)
+    given = Options(3, 0.2, 0.7, "paper", "latent", 0.5, seed=9)
     indices = [zlib.crc32(name) for name in (b"a", b"b")]  # of the names, not of the places in the folder
     assert seen == [("micro", 1.0, default, i) for i in indices] + [("micro", 2.5, given, i) for i in indices]
 

@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffbir_jax.imaging.resize import resize
+
 Loss = Literal["mse", "w_mse", "paper"]
+Space = Literal["rgb", "latent"]
 
 
 class GuidanceInputs(NamedTuple):
@@ -19,8 +22,8 @@ class GuidanceInputs(NamedTuple):
 
     Attributes:
         params: parameters of the decoder.
-        target: (B, H, W, 3) in [-1, 1], the stage-1 image.
-        weight: (B, H, W, 1), weight of the squared difference.
+        target: (B, H, W, 3) in [-1, 1], the stage-1 image; in latent space (B, h, w, c), its latents.
+        weight: (B, H, W, 1), weight of the squared difference; in latent space (B, h, w, 1).
     """
 
     params: Any
@@ -58,12 +61,15 @@ def fidelity_weight(target: Array) -> Array:
 
 @dataclass(frozen=True)
 class Guidance:
-    """One gradient step on the predicted clean latent, through the decoder.
+    """One gradient step on the predicted clean latent, through the decoder or, without one, in latent space.
+
+    In latent space all components of a latent are pulled alike, which costs next to nothing; through the decoder each
+    is pulled as far as it is seen, brightness first and fine detail least.
 
     Attributes:
         decode: (params, z0) -> image; z0 (B, h, w, c) as the sampler sees it (scaled), image (B, H, W, 3) in
             [-1, 1]. Its activations are held for one backward pass at a time, whatever the number of steps; a
-            decoder that recomputes its blocks (remat) holds fewer.
+            decoder that recomputes its blocks (remat) holds fewer. None compares latents instead of images.
         loss: the loss is the mean over H, W, C of weight * (D(z0) - target)^2, summed over the batch. The
             weight is 1 for 'mse', W for 'w_mse' (the reference implementation), W^2 for 'paper' (W inside
             the norm), W being `fidelity_weight`.
@@ -72,26 +78,37 @@ class Guidance:
         ValueError: unknown loss.
     """
 
-    decode: Callable[[Any, Array], Array]
+    decode: Callable[[Any, Array], Array] | None
     loss: Loss = "w_mse"
 
     def __post_init__(self):
         if self.loss not in get_args(Loss):
             raise ValueError(f"guidance loss is {self.loss!r}; use one of {get_args(Loss)}")
 
-    def prepare(self, params: Any, target: Array) -> GuidanceInputs:
+    def prepare(self, params: Any, target: Array, condition: Array | None = None) -> GuidanceInputs:
         """Compute the weight once, ahead of the scan.
 
         Args:
             params: parameters of the decoder.
             target: (B, H, W, 3) in [-1, 1], H and W even.
+            condition: (B, h, w, c), latents of the target as the sampler sees them (scaled); used in latent space.
+
+        Raises:
+            ValueError: in latent space, without `condition`.
         """
-        exponent = {"mse": 0, "w_mse": 1, "paper": 2}[self.loss]
-        return GuidanceInputs(params, target, fidelity_weight(target) ** exponent)
+        weight = fidelity_weight(target) ** {"mse": 0, "w_mse": 1, "paper": 2}[self.loss]
+        if self.decode is not None:
+            return GuidanceInputs(params, target, weight)
+        if condition is None:
+            raise ValueError("guidance in latent space needs the target's latents; pass `condition`")
+        return GuidanceInputs(
+            None, condition, resize(weight, (condition.shape[1], condition.shape[2]), "area")
+        )
 
     def value(self, inputs: GuidanceInputs, x0: Array) -> Array:
         """The loss at the latent x0 (B, h, w, c), float32 scalar."""
-        difference = self.decode(inputs.params, x0) - inputs.target
+        prediction = x0 if self.decode is None else self.decode(inputs.params, x0)
+        difference = prediction - inputs.target
         return jnp.sum(jnp.mean(inputs.weight * difference**2, axis=(1, 2, 3)))
 
     def __call__(self, inputs: GuidanceInputs, x0: Array, strength: Array) -> Array:

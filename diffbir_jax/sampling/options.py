@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diffbir_jax.sampling.guidance import Loss
+from diffbir_jax.sampling.guidance import Loss, Space
 
 TIMESTEPS = 1000
 MAX_SEED = 2**32 - 1
@@ -18,6 +18,7 @@ class Options:
             to that level (0 < start <= 1).
         guidance_scale: s of region-adaptive guidance at 512x512 pixels; larger is more faithful to stage 1, 0 is off.
         guidance_loss: "w_mse" (the reference), "paper" (weight inside the norm) or "mse" (unweighted).
+        guidance_space: "rgb" compares decoded images (the paper), "latent" their latents (a fraction of the cost).
         strength: factor on the control tensors (1 as trained).
         cfg_scale: classifier-free guidance scale (1 is off; needs a preset with text).
         seed: of the noise (0 to 2^32 - 1); an image draws the same noise in any company.
@@ -27,6 +28,7 @@ class Options:
     start: float = 1.0
     guidance_scale: float = 0.0
     guidance_loss: Loss = "w_mse"
+    guidance_space: Space = "rgb"
     strength: float = 1.0
     cfg_scale: float = 1.0
     seed: int = 0

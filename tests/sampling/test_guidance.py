@@ -89,6 +89,17 @@ def test_losses(loss, power):
     np.testing.assert_allclose(guidance.value(inputs, Z0), weighted.mean((1, 2, 3)).sum(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("loss, power", [("mse", 0), ("w_mse", 1), ("paper", 2)])
+def test_closed_form_in_latent_space(loss, power):
+    """The step is z - s * 2/(hwc) * W (z - c), W averaged over the pixels of each latent."""
+    image = jax.random.uniform(jax.random.key(5), (2, 16, 24, 3), minval=-1.0)
+    condition = jax.random.normal(jax.random.key(6), Z0.shape)
+    guidance = Guidance(None, loss)
+    moved = guidance(guidance.prepare(None, image, condition), Z0, jnp.float32(5))
+    weight = (fidelity_weight(image) ** power).reshape(2, 4, 4, 6, 4, 1).mean((2, 4))
+    np.testing.assert_allclose(moved, Z0 - 5 * 2 / (4 * 6 * 3) * weight * (Z0 - condition), atol=1e-5)
+
+
 def test_images_of_a_batch_do_not_mix():
     guidance = Guidance(linear_decode, "w_mse")
     together = guidance(guidance.prepare(jnp.eye(3), TARGET), Z0, jnp.float32(3))
@@ -121,5 +132,7 @@ def test_denoiser_guides_the_predicted_x0():
 def test_errors():
     with pytest.raises(ValueError, match="'l1'.*'mse', 'w_mse', 'paper'"):
         Guidance(linear_decode, "l1")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="pass `condition`"):
+        Guidance(None).prepare(None, TARGET)
     with pytest.raises(ValueError, match="5x6; pad it to even sides"):
         fidelity_weight(jnp.zeros((1, 5, 6, 3)))

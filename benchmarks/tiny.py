@@ -21,7 +21,7 @@ from diffbir_jax.metrics.fidelity import psnr, ssim
 from diffbir_jax.pipeline import DEFAULTS, Restored, Restorer
 from scripts.make_demo import PICTURES, degraded, reference
 
-GUIDANCE_SCALES = (3.0, 8.0, 12.0)
+GUIDANCE_SCALES = (4.0, 7.0, 13.0)
 SEED = 1
 Row = dict[str, float]
 
@@ -74,7 +74,8 @@ def table(restorer: Restorer, scales: tuple[float, ...] = GUIDANCE_SCALES) -> di
         return restorer.restore(inputs, 4.0, dataclasses.replace(default, guidance_scale=scale))
 
     results = {
-        scale: restore(scale) for scale in tqdm((0.0, default.guidance_scale, *scales), unit="setting")
+        scale: restore(scale)
+        for scale in tqdm(sorted({0.0, default.guidance_scale, *scales}), unit="setting")
     }
     best = results[default.guidance_scale]
     stage1 = [r.stage1 for r in best]

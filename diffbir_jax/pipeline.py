@@ -31,7 +31,7 @@ MODULES = ("rm", "vae", "unet", "control")
 GUIDANCE_AREA = 512 * 512
 # Operating points of the presets that have one of their own.
 DEFAULTS = {
-    "tiny": Options(steps=10, start=0.4, guidance_scale=8.0, guidance_loss="paper", guidance_space="latent")
+    "tiny": Options(steps=10, start=0.4, guidance_scale=10.0, guidance_loss="paper", guidance_space="latent")
 }
 
 
@@ -199,7 +199,7 @@ class Restorer:
         Returns:
             (B, height, width, 3) uint8.
         """
-        return np.asarray(_finish(generated, clean, size))
+        return np.asarray(_finish(generated, clean, size, self.preset.colour_levels))
 
     def _sample(
         self,
@@ -295,9 +295,9 @@ def _to_uint8(image: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jnp.rint(255.0 * jnp.clip(image, 0.0, 1.0)).astype(jnp.uint8)
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _finish(generated: jax.Array, clean: jax.Array, size: tuple[int, int]) -> jax.Array:
-    return _to_uint8(wavelet_colour((generated + 1.0) / 2.0, clean), size)
+@functools.partial(jax.jit, static_argnames=("size", "levels"))
+def _finish(generated: jax.Array, clean: jax.Array, size: tuple[int, int], levels: int) -> jax.Array:
+    return _to_uint8(wavelet_colour((generated + 1.0) / 2.0, clean, levels), size)
 
 
 # One cache of compiled programs for all: modules are static and equal by value.

@@ -11,7 +11,7 @@ from diffbir_jax.models.presets import get_preset
 from diffbir_jax.pipeline import abstract_params
 
 # Module -> the stage whose export holds its final weights.
-STAGES = {"rm": "rm", "vae": "texture", "unet": "prior", "control": "control"}
+STAGES = {"rm": "rm", "vae": "decoder", "unet": "prior", "control": "control"}
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "work", type=Path, help="folder that holds the work folders rm, texture, prior and control"
+        "work", type=Path, help="folder that holds the work folders rm, decoder, prior and control"
     )
     parser.add_argument("output", type=Path, help="folder for rm, vae, unet and control .safetensors")
     args = parser.parse_args()

@@ -79,7 +79,8 @@ def test_one_file(inputs: Path) -> None:
     """The result is the pipeline's; nothing else is written."""
     assert run(save(inputs / "a.png")) == 0
     assert written() == ["a.png"]
-    wanted = Restorer.load("micro").restore([picture(16, 16)])[0].image
+    index = sample.noise_index(inputs / "a.png")
+    wanted = Restorer.load("micro").restore_one(picture(16, 16), 1.0, DEFAULTS["micro"], index).image
     np.testing.assert_array_equal(np.asarray(Image.open("out/a.png")), wanted)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,16 +14,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 
-def flatten(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Join the keys of a nested dict with "/": {"a": {"b": x}} -> {"a/b": x}."""
     flat: dict[str, Any] = {}
     for key, value in params.items():
         path = f"{prefix}/{key}" if prefix else key
-        flat.update(flatten(value, path) if isinstance(value, dict) else {path: value})
+        flat.update(flatten(value, path) if isinstance(value, Mapping) else {path: value})
     return flat
 
 
-def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Undo `flatten`."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():

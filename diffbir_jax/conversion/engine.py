@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from diffbir_jax.checkpoint import flatten, unflatten
+
 Params = dict[str, Any]
 
 
@@ -114,26 +116,6 @@ def torch_shapes(table: Sequence[Rule], target: Mapping[str, Any]) -> dict[str, 
     # Arrays without memory of their own: only their shapes pass through the layouts.
     ghosts = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
     return {rule.key: rule.layout.to_torch(_pick(ghosts[rule.path], rule)).shape for rule in table}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts -> one dict whose keys are joined with "/"."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> Params:
-    """The inverse of `flatten`."""
-    tree: Params = {}
-    for path, value in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
 
 
 def _pick(array: np.ndarray, rule: Rule) -> np.ndarray:

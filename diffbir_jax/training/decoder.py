@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.checkpoint import load_weights
-from diffbir_jax.models.apply import abstract, apply, init
+from diffbir_jax.models.apply import Params, abstract, apply, init
 from diffbir_jax.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.models.vae import AutoencoderKL
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.perceptual import load_features, perceptual_loss
 from diffbir_jax.training.report import tile_grid
@@ -38,16 +39,7 @@ def make(config: Config) -> Objective:
     vae, discriminator = preset.make_vae(), PatchDiscriminator(DiscriminatorConfig(**config.discriminator))
     train, held_out = photo_batches(config)
     sample = to_signed(held_out(0)["hq"])
-    key = jax.random.key(config.seed)
-    loaded = load_weights(config.weights.vae, abstract(vae, sample))
-    frozen = {
-        "vae": {k: loaded[k] for k in ENCODER if k in loaded},
-        "features": load_features(config.weights.perceptual),
-    }
-    params = {
-        "vae": {k: v for k, v in loaded.items() if k not in ENCODER},
-        "discriminator": init(discriminator, key, sample[:1]),
-    }
+    params, frozen = starting_weights(config, vae, discriminator, sample)
 
     def judge(params: dict, image: jax.Array) -> jax.Array:
         return apply(discriminator, params, image)
@@ -79,7 +71,9 @@ def make(config: Config) -> Objective:
         total = alike + weight * terms["adversarial"] + config.loss.discriminator * terms["discriminator"]
         return total, terms | {"adversarial_weight": weight}
 
-    rebuild = jax.jit(lambda params, frozen, image: reconstruct(params, frozen, image, key, 0.0))
+    rebuild = jax.jit(
+        lambda params, frozen, image: reconstruct(params, frozen, image, jax.random.key(0), 0.0)
+    )
 
     def validate(params: dict, frozen: dict) -> tuple[dict[str, float], np.ndarray]:
         out = np.clip((np.asarray(rebuild(params, frozen, sample)) + 1) / 2, 0, 1)
@@ -90,6 +84,22 @@ def make(config: Config) -> Objective:
         return {"vae": ema["vae"] | frozen["vae"]}
 
     return Objective(params, frozen, loss, train, validate, export)
+
+
+def starting_weights(
+    config: Config, vae: AutoencoderKL, discriminator: PatchDiscriminator, sample: jax.Array
+) -> tuple[Params, Params]:
+    """Return what is trained (decoder, new discriminator) and what is not (encoder, perceptual features)."""
+    loaded = load_weights(config.weights.vae, abstract(vae, sample))
+    frozen = {
+        "vae": {k: loaded[k] for k in ENCODER if k in loaded},
+        "features": load_features(config.weights.perceptual),
+    }
+    params = {
+        "vae": {k: v for k, v in loaded.items() if k not in ENCODER},
+        "discriminator": init(discriminator, jax.random.key(config.seed), sample[:1]),
+    }
+    return params, frozen
 
 
 def gradient_ratio(numerator: Callable, denominator: Callable, out: jax.Array) -> jax.Array:

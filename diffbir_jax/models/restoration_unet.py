@@ -1,7 +1,7 @@
 """The restoration module of the `tiny` preset: a plain residual U-Net on unshuffled pixels.
 
-Window attention (SwinIR) needs far more steps than a laptop can give; convolutions that are wide at low resolution
-train in minutes and run at the speed of a matrix product on a CPU.
+Convolutions that are wide at low resolution are what a CPU trains fastest: they run at most of the speed of a matrix
+product. docs/tiny.md has the measurements behind the other choices.
 """
 
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class RestorationUNet(nn.Module):
     """Degradation removal by a two-level U-Net that predicts the residual to its input.
 
     The pixel unshuffle follows Real-ESRGAN (Wang et al., 2021). What tells noise from detail is small beside the local
-    mean, so the mean is subtracted first: training is several times faster for it.
+    mean, so the mean is subtracted first.
     """
 
     config: RestorationUNetConfig

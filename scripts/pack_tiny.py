@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 from diffbir_jax.checkpoint import load_weights, save_weights
-from diffbir_jax.models.presets import get_preset
-from diffbir_jax.pipeline import abstract_params
+from diffbir_jax.loading import abstract_params
+from diffbir_jax.models.presets import TINY, describe_restoration
 
 # Module -> the stage whose export holds its final weights.
 STAGES = {"rm": "rm", "vae": "decoder", "unet": "prior", "control": "control"}
@@ -24,10 +24,11 @@ def main() -> None:
     )
     parser.add_argument("output", type=Path, help="folder for rm, vae, unet and control .safetensors")
     args = parser.parse_args()
-    likes = abstract_params(get_preset("tiny"))
+    likes = abstract_params(TINY)
     for module, stage in STAGES.items():
         params = load_weights(args.work / stage / "export" / f"{module}.safetensors", likes[module])
-        path = save_weights(args.output / f"{module}.safetensors", params, {"preset": "tiny"}, "float16")
+        header = {"preset": "tiny"} | (describe_restoration(TINY.rm) if module == "rm" and TINY.rm else {})
+        path = save_weights(args.output / f"{module}.safetensors", params, header, "float16")
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 

@@ -1,3 +1,4 @@
+import hashlib
 from functools import partial
 
 import jax
@@ -6,8 +7,18 @@ import numpy as np
 import optax
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
-from diffbir_jax.checkpoint import Checkpoints, checksum, flatten, load_weights, save_weights, unflatten
+from diffbir_jax.checkpoint import (
+    Checkpoints,
+    checksum,
+    flatten,
+    load_weights,
+    read_metadata,
+    save_weights,
+    unflatten,
+    write_arrays,
+)
 from diffbir_jax.sharding import make_mesh, tree_shardings
 from diffbir_jax.training.state import TrainState, init_state
 
@@ -42,11 +53,44 @@ def test_weights_are_read_as_written(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["w.safetensors"]  # nothing partial is left
 
 
-def test_half_precision_files_are_read_as_float32(tmp_path):
-    path = save_weights(tmp_path / "w.safetensors", PARAMS, {}, dtype="float16")
-    assert_same(
-        load_weights(path, PARAMS), jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), PARAMS)
-    )
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_files_are_read_as_float32(tmp_path, dtype):
+    path = save_weights(tmp_path / "w.safetensors", PARAMS, {}, dtype=dtype)
+    rounded = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)).astype(np.float32), PARAMS)
+    assert_same(load_weights(path, PARAMS), rounded)
+    assert not np.array_equal(rounded["a"]["kernel"], PARAMS["a"]["kernel"])
+
+
+def test_metadata_is_read_without_the_weights(tmp_path):
+    assert read_metadata(save_weights(tmp_path / "w", PARAMS, {"family": "swinir"})) == {"family": "swinir"}
+    assert read_metadata(save_weights(tmp_path / "v", PARAMS, {})) == {}
+
+
+def test_arrays_are_written_part_by_part(tmp_path):
+    """Other readers of the format agree, and the checksum is the file's."""
+    shapes, dtypes = {"i": (2,), "w": (2, 3), "one": ()}, {"i": "int64", "w": "float32", "one": "bfloat16"}
+    parts = [("i", np.arange(2)), ("w", np.ones((1, 3))), ("w", np.zeros((1, 3))), ("one", np.float32(0.5))]
+    digest = write_arrays(tmp_path / "w", shapes, iter(parts), {"k": "v"}, dtypes)
+    assert digest == hashlib.sha256((tmp_path / "w").read_bytes()).hexdigest()
+    stored = load_file(tmp_path / "w")
+    assert {key: (x.shape, str(x.dtype)) for key, x in stored.items()} == {
+        key: (shapes[key], dtypes[key]) for key in shapes
+    }
+    np.testing.assert_array_equal(stored["i"], [0, 1])
+    np.testing.assert_array_equal(stored["w"], [[1, 1, 1], [0, 0, 0]])
+    assert float(stored["one"]) == 0.5
+
+
+@pytest.mark.parametrize("parts", [[], [("w", np.ones(2))], [("w", np.ones(2)), ("w", np.ones(2))]])
+def test_parts_must_add_up(tmp_path, parts):
+    with pytest.raises(ValueError, match="do not add up to the shapes"):
+        write_arrays(tmp_path / "w", {"w": (3,)}, parts, {}, {"w": "float32"})
+    assert not (tmp_path / "w").exists()
+
+
+def test_other_precisions_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="dtype 'int8' given, allowed are float32, bfloat16, float16"):
+        save_weights(tmp_path / "w", PARAMS, {}, dtype="int8")
 
 
 def test_arrays_that_are_not_contiguous_keep_their_values(tmp_path):
@@ -74,7 +118,7 @@ def test_every_mismatch_is_listed(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("read", [checksum, partial(load_weights, like=PARAMS)])
+@pytest.mark.parametrize("read", [checksum, read_metadata, partial(load_weights, like=PARAMS)])
 def test_absent_weights(tmp_path, read):
     with pytest.raises(
         FileNotFoundError, match="no weights at .*absent: train them first or give another file"

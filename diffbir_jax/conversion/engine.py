@@ -58,7 +58,7 @@ class ConversionError(ValueError):
 
 
 def convert(
-    state: Mapping[str, np.ndarray],
+    state: Mapping[str, Any],
     table: Sequence[Rule],
     target: Mapping[str, Any],
     ignore: Sequence[str] = (),
@@ -66,7 +66,7 @@ def convert(
     """Flax parameters from a PyTorch state dict.
 
     Args:
-        state: key -> array of any float dtype.
+        state: key -> array of any float dtype, or what numpy reads as one and tells its `shape` before.
         table: the rules; each key and each element of the target is matched exactly once.
         target: parameters of the network, or their abstract shapes.
         ignore: regular expressions of whole keys that hold no weights.
@@ -77,21 +77,39 @@ def convert(
     Raises:
         ConversionError: the table does not cover the target, or keys are missing, unexpected or misshapen.
     """
+    check(state, table, target, ignore)
+    return unflatten(
+        {path: _join([read(state, rule) for rule in rules], rules) for path, rules in by_path(table).items()}
+    )
+
+
+def check(
+    state: Mapping[str, Any], table: Sequence[Rule], target: Mapping[str, Any], ignore: Sequence[str] = ()
+) -> None:
+    """Raise what `convert` would raise for these arguments, having looked at shapes only."""
     shapes = torch_shapes(table, target)
     state = {key: x for key, x in state.items() if not any(re.fullmatch(p, key) for p in ignore)}
     problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in state]
-    problems += [f"unexpected {key} {x.shape}" for key, x in state.items() if key not in shapes]
+    problems += [f"unexpected {key} {tuple(x.shape)}" for key, x in state.items() if key not in shapes]
     problems += [
-        f"misshapen {key}: got {state[key].shape}, expected {shape}"
+        f"misshapen {key}: got {tuple(state[key].shape)}, expected {shape}"
         for key, shape in shapes.items()
-        if key in state and state[key].shape != shape
+        if key in state and tuple(state[key].shape) != shape
     ]
     _raise_all("the checkpoint does not fit the network", problems)
-    parts: dict[str, list[tuple[int | None, np.ndarray]]] = {}
-    for rule in table:
-        array = rule.layout.to_flax(np.asarray(state[rule.key]).astype(np.float32, copy=False))
-        parts.setdefault(rule.path, []).append((rule.index, array))
-    return unflatten({path: _join(rows) for path, rows in parts.items()})
+
+
+def by_path(table: Iterable[Rule]) -> dict[str, list[Rule]]:
+    """The rules of each parameter, sorted by path; where blocks are stacked, by position along that axis."""
+    rules: dict[str, list[Rule]] = {}
+    for rule in sorted(table, key=lambda rule: (rule.path, rule.index or 0)):
+        rules.setdefault(rule.path, []).append(rule)
+    return rules
+
+
+def read(state: Mapping[str, Any], rule: Rule) -> np.ndarray:
+    """The float32 array of one rule in Flax's layout: a parameter, or what one block adds to a stacked one."""
+    return rule.layout.to_flax(np.asarray(state[rule.key]).astype(np.float32, copy=False))
 
 
 def export(params: Mapping[str, Any], table: Sequence[Rule]) -> dict[str, np.ndarray]:
@@ -122,11 +140,9 @@ def _pick(array: np.ndarray, rule: Rule) -> np.ndarray:
     return array if rule.index is None else array[rule.index]
 
 
-def _join(rows: list[tuple[int | None, np.ndarray]]) -> np.ndarray:
-    """The rules of one path, which `_check_coverage` found complete."""
-    if rows[0][0] is None:
-        return rows[0][1]
-    return np.stack([array for _, array in sorted(rows, key=lambda row: row[0] or 0)])
+def _join(arrays: list[np.ndarray], rules: list[Rule]) -> np.ndarray:
+    """The parameter whose rules, which `_check_coverage` found complete, gave `arrays`."""
+    return arrays[0] if rules[0].index is None else np.stack(arrays)
 
 
 def _check_coverage(table: Sequence[Rule], shapes: Mapping[str, tuple[int, ...]]) -> None:

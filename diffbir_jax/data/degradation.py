@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image
 
 DOWNSAMPLERS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
@@ -92,8 +91,3 @@ def _blur(image: np.ndarray, rng: np.random.Generator, config: FirstOrderConfig)
     size = 2 * int(np.ceil(3 * max(sigma_x, sigma_y))) + 1
     kernel = gaussian_kernel(size, sigma_x, sigma_y, rng.uniform(-np.pi, np.pi))
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
-
-
-def upsample(lq: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (h, w, 3) uint8 to `size` = (H, W) by Pillow's bicubic filter, as the pipeline does before stage 1."""
-    return np.asarray(Image.fromarray(lq).resize((size[1], size[0]), Image.Resampling.BICUBIC))

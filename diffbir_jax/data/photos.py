@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from diffbir_jax.data.degradation import FirstOrderConfig, degrade, upsample
+from diffbir_jax.data.degradation import FirstOrderConfig, degrade
+from diffbir_jax.imaging.bytes import resize_bytes
 
 # A sequence of host batches: a pure function of the step.
 Batches = Callable[[int], dict[str, np.ndarray]]
@@ -103,7 +104,7 @@ class PairBatches:
         hq = max((random_crop(self.photos[i], rng, self.crop) for i in drawn), key=detail)
         if self.degradation is None:
             return {"hq": hq}
-        return {"hq": hq, "lq": upsample(degrade(hq, rng, self.degradation), hq.shape[:2])}
+        return {"hq": hq, "lq": resize_bytes(degrade(hq, rng, self.degradation), hq.shape[:2])}
 
 
 def prefetch(batches: Batches, first: int, last: int, depth: int = 3) -> Iterator[dict[str, np.ndarray]]:

@@ -34,11 +34,20 @@ def resize(image: Array, size: tuple[int, int], method: Method = "bicubic_antial
         raise ValueError(f"resize method is {method!r}; use one of {get_args(Method)}")
     if min(size) < 1:
         raise ValueError(f"cannot resize to {size[0]}x{size[1]}; both sides must be at least 1")
+    if image.shape[-3:-1] == tuple(size):
+        return image
     rows = jnp.asarray(resize_matrix(image.shape[-3], size[0], method), image.dtype)
     columns = jnp.asarray(resize_matrix(image.shape[-2], size[1], method), image.dtype)
     # Reduced-precision products, the default on accelerators, would show as banding.
     exact = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     return exact("wv,...hvc->...hwc", columns, exact("hg,...gwc->...hwc", rows, image))
+
+
+def at_least(size: tuple[int, ...], side: int) -> tuple[int, int]:
+    """Return (height, width) scaled so that the shorter is `side`, unless it is longer; the other is rounded down."""
+    height, width = size
+    short = min(height, width)
+    return (height, width) if short >= side else (height * side // short, width * side // short)
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,17 +1,83 @@
-"""Named presets: every size of every network in one table."""
+"""Named presets: every size of every network, and the file that holds its weights, in one table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
+from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
+from diffbir_jax.models.clip import CLIPText, CLIPTextConfig
 from diffbir_jax.models.controlnet import IRControlNet
+from diffbir_jax.models.header import describe, revive
 from diffbir_jax.models.restoration_unet import RestorationUNet, RestorationUNetConfig
+from diffbir_jax.models.scunet import SCUNet, SCUNetConfig
 from diffbir_jax.models.swinir import SwinIR, SwinIRConfig
 from diffbir_jax.models.unet import UNet, UNetConfig
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
 
-RESTORATION_MODULES: dict[type, Any] = {RestorationUNetConfig: RestorationUNet, SwinIRConfig: SwinIR}
+Task = Literal["sr", "face", "denoise"]
+TASKS: tuple[Task, ...] = get_args(Task)
+RestorationConfig = RestorationUNetConfig | SwinIRConfig | BSRNetConfig | SCUNetConfig
+
+
+class RestorationFamily(NamedTuple):
+    """A kind of restoration module.
+
+    Attributes:
+        config: dataclass of its sizes, with the properties `multiple` (what input sides are multiples of, in pixels)
+            and `scale` (output side / input side).
+        module: the network, called as module(config, dtype).
+        enlarge_first: whether a small image is enlarged to the preset's `min_side` before the network instead of after
+            it, as the reference does for SwinIR.
+    """
+
+    config: type
+    module: Any
+    enlarge_first: bool
+
+
+RESTORATION_FAMILIES = {
+    "restoration_unet": RestorationFamily(RestorationUNetConfig, RestorationUNet, True),
+    "swinir": RestorationFamily(SwinIRConfig, SwinIR, True),
+    "bsrnet": RestorationFamily(BSRNetConfig, BSRNet, False),
+    "scunet": RestorationFamily(SCUNetConfig, SCUNet, False),
+}
+
+
+def family_of(config: RestorationConfig) -> str:
+    """Return the name of a restoration module's family."""
+    return next(name for name, family in RESTORATION_FAMILIES.items() if type(config) is family.config)
+
+
+def describe_restoration(config: RestorationConfig) -> dict[str, str]:
+    """Return what the header of a weights file says of a restoration module: `family` and `config` (JSON)."""
+    return describe(family_of(config), config)
+
+
+def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
+    """Return the configuration that `describe_restoration` wrote.
+
+    Raises:
+        ValueError: the header names no known family, or sizes that it does not have.
+    """
+    family = header.get("family", "")
+    if family not in RESTORATION_FAMILIES:
+        raise ValueError(
+            f"family {family!r} given, allowed are {', '.join(RESTORATION_FAMILIES)}; convert the file anew with "
+            "convert_weights.py"
+        )
+    return revive(RESTORATION_FAMILIES[family].config, header.get("config", ""))
+
+
+class Files(NamedTuple):
+    """Stems of the files that hold a preset's weights, `<stem>.safetensors` each."""
+
+    rm: str = "rm"
+    vae: str = "vae"
+    unet: str = "unet"
+    control: str = "control"
+    text: str = "text"
 
 
 @dataclass(frozen=True)
@@ -20,22 +86,26 @@ class Preset:
 
     Attributes:
         name: key in `PRESETS`.
-        rm: configuration of the restoration module; its type says which one.
+        rm: configuration of the restoration module; its type says which one. None: there is none, stage 1 only resizes.
         vae: of the autoencoder.
         unet: of the diffusion prior and of the IRControlNet that steers it; with a `context_dim`, they read text.
+        text: of the text encoder; None: text embeddings come from the caller, or there is no text.
+        files: where the weights lie.
         parameterization: what the prior predicts, "eps" or "v".
         zero_terminal_snr: whether the last timestep is pure noise.
-        min_side: images are enlarged until their shorter side has this many pixels before stage 1.
-        multiple: image sides are padded to multiples of this many pixels.
+        min_side: images are enlarged until their shorter side has this many pixels in stage 1.
+        multiple: sides of stage-1 images are padded to multiples of this many pixels before stage 2.
         padding: "edge" (repeat the border) or "constant" (zeros, as the reference).
         colour_levels: wavelet levels of the colour correction; what varies over more than about 2^levels pixels comes
             from stage 1 (5 as the reference; 2 leaves a small generator only what x4 downsampling has destroyed).
     """
 
     name: str
-    rm: RestorationUNetConfig | SwinIRConfig
+    rm: RestorationConfig | None
     vae: VAEConfig
     unet: UNetConfig
+    text: CLIPTextConfig | None = None
+    files: Files = Files()
     parameterization: Literal["eps", "v"] = "eps"
     zero_terminal_snr: bool = False
     min_side: int = 512
@@ -43,9 +113,21 @@ class Preset:
     padding: Literal["edge", "constant"] = "constant"
     colour_levels: int = 5
 
-    def make_rm(self, dtype: Any = jnp.float32) -> RestorationUNet | SwinIR:
-        """Return the restoration module, computing in `dtype`."""
-        return RESTORATION_MODULES[type(self.rm)](self.rm, dtype)
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the networks it has: keys of the parameters and of `files`."""
+        absent = {name for name in ("rm", "text") if getattr(self, name) is None}
+        return tuple(name for name in Files._fields if name not in absent)
+
+    def make_rm(self, dtype: Any = jnp.float32) -> Any:
+        """Return the restoration module, computing in `dtype`.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.rm is None:
+            raise ValueError(f"preset {self.name} has no restoration module")
+        return RESTORATION_FAMILIES[family_of(self.rm)].module(self.rm, dtype)
 
     def make_vae(self, dtype: Any = jnp.float32, remat: bool = False) -> AutoencoderKL:
         """Return the autoencoder; `remat` recomputes its blocks in the backward pass."""
@@ -58,6 +140,16 @@ class Preset:
     def make_control(self, dtype: Any = jnp.float32) -> IRControlNet:
         """Return the IRControlNet, conditioned on the latent of the stage-1 image."""
         return IRControlNet(self.unet, self.vae.embed_dim, dtype)
+
+    def make_text(self, dtype: Any = jnp.float32) -> CLIPText:
+        """Return the text encoder.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.text is None:
+            raise ValueError(f"preset {self.name} has no text encoder")
+        return CLIPText(self.text, dtype)
 
 
 TINY = Preset(
@@ -92,19 +184,43 @@ TINY = Preset(
     colour_levels=2,
 )
 
-# DiffBIR as published: SwinIR before Stable Diffusion 2.1, fine-tuned to v and zero terminal SNR in v2.1.
-V1 = Preset(name="v1", rm=SwinIRConfig(), vae=VAEConfig(), unet=UNetConfig())
-V2_1 = replace(V1, name="v2.1", parameterization="v", zero_terminal_snr=True)
+# DiffBIR as published (the reference's choice of files): SwinIR, BSRNet or SCUNet before Stable Diffusion 2.1 base,
+# which v2.1 replaces by a fine-tune to v and zero terminal SNR.
+V1 = Preset(
+    name="v1",
+    rm=SwinIRConfig(),
+    vae=VAEConfig(),
+    unet=UNetConfig(),
+    text=CLIPTextConfig(),
+    files=Files(rm="swinir_general", control="control_general"),
+)
+V2 = replace(V1, name="v2", rm=BSRNetConfig(), files=Files(rm="bsrnet", control="control_v2"))
+V2_1 = replace(
+    V1,
+    name="v2.1",
+    files=Files("swinir_realesrgan", "vae_zsnr", "unet_zsnr", "control_v2.1", "text_zsnr"),
+    parameterization="v",
+    zero_terminal_snr=True,
+)
 
-PRESETS = {preset.name: preset for preset in (TINY, V1, V2_1)}
+PRESETS = {preset.name: preset for preset in (TINY, V1, V2, V2_1)}
+# Where a task differs from the preset as it stands in `PRESETS`.
+VARIANTS: dict[tuple[str, Task], Preset] = {
+    ("v1", "face"): replace(V1, files=Files(rm="swinir_face", control="control_face")),
+    ("v2", "face"): replace(V2, rm=SwinIRConfig(), files=V2.files._replace(rm="swinir_face")),
+    ("v2", "denoise"): replace(V2, rm=SCUNetConfig(), files=V2.files._replace(rm="scunet")),
+    ("v2.1", "face"): replace(V2_1, files=V2_1.files._replace(rm="swinir_face")),
+}
 
 
-def get_preset(name: str) -> Preset:
-    """Return a preset by name.
+def get_preset(name: str, task: Task = "sr") -> Preset:
+    """Return a preset by name, as it does a task.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is none of that name, or no such task.
     """
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} given, allowed are {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} given, allowed are {', '.join(TASKS)}")
+    return VARIANTS.get((name, task), PRESETS[name])

@@ -34,6 +34,11 @@ class RestorationUNetConfig:
         """Input height and width must be multiples of this many pixels."""
         return 2 * self.unshuffle
 
+    @property
+    def scale(self) -> int:
+        """Output side / input side."""
+        return 1
+
 
 # Typical size of what degradation takes away, so that weights and gradients are of order one.
 RESIDUAL_SCALE = 0.1

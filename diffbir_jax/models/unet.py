@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffbir_jax.models.attention import attention
-from diffbir_jax.models.layers import GroupNorm, LayerNorm, conv, timestep_embedding, upsample_nearest
+from diffbir_jax.models.layers import GroupNorm, LayerNorm, conv, timestep_embedding
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class UNet(nn.Module):
                 stage = _stage(self)(config, multiple, transformer, dtype, name=f"up_{level}_stage_{i}")
                 x = stage(x, embedding, context)
             if level > 0:
-                x = conv(x.shape[-1], name=f"up_{level}_upsample", dtype=dtype)(upsample_nearest(x))
+                x = conv(x.shape[-1], name=f"up_{level}_upsample", upsample=True, dtype=dtype)(x)
         x = nn.silu(GroupNorm(dtype=dtype, name="norm_out")(x))
         return conv(config.out_channels, zero=True, name="conv_out", dtype=dtype)(x).astype(jnp.float32)
 

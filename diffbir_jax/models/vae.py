@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffbir_jax.models.attention import attention
-from diffbir_jax.models.layers import GroupNorm, conv, depth_to_space, space_to_depth, upsample_nearest
+from diffbir_jax.models.layers import GroupNorm, conv, depth_to_space, space_to_depth
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class AutoencoderKL(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    def setup(self) -> None:  # noqa: D102
+    def setup(self) -> None:
+        """Create the networks that `encode` and `decode` share."""
         config = self.config
         self.encoder = Encoder(config, self.dtype, self.remat)
         self.decoder = Decoder(config, self.dtype, self.remat)
@@ -154,7 +155,7 @@ class Decoder(nn.Module):
             for i in range(config.num_res_blocks + 1):
                 x = block(config.ch * multiple, dtype, name=f"up_{level}_block_{i}")(x)
             if level > 0:
-                x = conv(x.shape[-1], name=f"up_{level}_upsample", dtype=dtype)(upsample_nearest(x))
+                x = conv(x.shape[-1], name=f"up_{level}_upsample", upsample=True, dtype=dtype)(x)
         x = nn.silu(GroupNorm(1e-6, dtype, name="norm_out")(x))
         x = conv(config.patch_size**2 * config.in_channels, name="conv_out", dtype=dtype)(x)
         return depth_to_space(x, config.patch_size)

@@ -8,78 +8,140 @@ import jax
 import numpy as np
 import pytest
 
-from diffbir_jax.conversion.checkpoints import (
+from diffbir_jax.conversion.abstract import (
+    abstract_bsrnet,
+    abstract_clip,
     abstract_controlnet,
+    abstract_scunet,
     abstract_swinir,
     abstract_unet,
     abstract_vae,
-    convert_controlnet,
-    convert_stable_diffusion,
-    convert_swinir,
-    unwrap,
 )
-from diffbir_jax.conversion.engine import ConversionError, torch_shapes
-from diffbir_jax.conversion.tables import controlnet_rules, swinir_rules, unet_rules, vae_rules
+from diffbir_jax.conversion.architectures import BSRNET, CONTROL, SCUNET, SWINIR, UNET, VAE, Shapes
+from diffbir_jax.conversion.engine import ConversionError, export, torch_shapes
+from diffbir_jax.conversion.families import recognise
+from diffbir_jax.conversion.from_torch import make_plans
+from diffbir_jax.conversion.to_torch import swinir_buffers
+from diffbir_jax.models.bsrnet import BSRNetConfig
+from diffbir_jax.models.clip import CLIPTextConfig
+from diffbir_jax.models.scunet import SCUNetConfig
 from diffbir_jax.models.swinir import SwinIRConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
 
 CHECKPOINTS = Path(__file__).parents[1] / "golden" / "checkpoints"
+# What each published file becomes: name -> (the published sizes, the shapes of our network).
+NETWORKS = {
+    "unet": (UNetConfig(), abstract_unet),
+    "vae": (VAEConfig(), abstract_vae),
+    "text": (CLIPTextConfig(), abstract_clip),
+    "control": (UNetConfig(), abstract_controlnet),
+    "swinir": (SwinIRConfig(), abstract_swinir),
+    "bsrnet": (BSRNetConfig(), abstract_bsrnet),
+    "scunet": (SCUNetConfig(), abstract_scunet),
+}
+STABLE_DIFFUSION = "stable_diffusion_v2-1"
+PUBLISHED = {
+    STABLE_DIFFUSION: ["unet", "vae", "text"],
+    "ircontrolnet": ["control"],
+    "swinir": ["swinir"],
+    "bsrnet": ["bsrnet"],
+    "scunet": ["scunet"],
+}
 
 
-def published(name: str) -> dict[str, np.ndarray]:
+def published(name: str, prefix: str = "") -> dict[str, np.ndarray]:
     """A checkpoint of zeros that take no memory."""
     shapes = json.loads(gzip.decompress((CHECKPOINTS / f"{name}.json.gz").read_bytes()))
-    return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+    return {prefix + key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
 
 
 def shapes(tree):
     return jax.tree.map(lambda x: tuple(x.shape), tree)
 
 
-def test_swinir():
-    config = SwinIRConfig()
-    assert shapes(convert_swinir(published("swinir"), config)) == shapes(abstract_swinir(config))
+def plans(state):
+    family = recognise(state)
+    return {plan.stem: plan for plan in make_plans(state, family, family.stems(None))}
 
 
-def test_controlnet():
-    config = UNetConfig()
-    assert shapes(convert_controlnet(published("ircontrolnet"), config)) == shapes(
-        abstract_controlnet(config)
-    )
+def assert_published(found, names):
+    assert list(found) == names
+    for name, plan in found.items():
+        config, abstract = NETWORKS[name]
+        assert plan.config == config
+        assert shapes(plan.target) == shapes(abstract(config))
 
 
-def test_stable_diffusion_as_published():
-    """Wrapped, and with the schedule tables and averaged weights that training leaves in the file."""
-    state = published("stable_diffusion_v2-1")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_files_map_completely(name):
+    assert_published(plans(published(name)), PUBLISHED[name])
+
+
+def test_every_manifest_is_tested():
+    assert {path.name.removesuffix(".json.gz") for path in CHECKPOINTS.iterdir()} == PUBLISHED.keys()
+
+
+def test_stable_diffusion_with_what_training_leaves_in_the_file():
+    state = published(STABLE_DIFFUSION)
     for key in ("betas", "alphas_cumprod_prev", "sqrt_recipm1_alphas_cumprod", "posterior_mean_coef1"):
         state[key] = np.zeros(1000, np.float32)
     state["model_ema.decay"] = np.zeros((), np.float32)
-    params = convert_stable_diffusion({"state_dict": state}, UNetConfig(), VAEConfig())
-    assert shapes(params) == {
-        "unet": shapes(abstract_unet(UNetConfig())),
-        "vae": shapes(abstract_vae(VAEConfig())),
-    }
+    state["cond_stage_model.model.attn_mask"] = np.zeros((77, 77), np.float32)
+    assert_published(plans(state), ["unet", "vae", "text"])
 
 
-def test_problems_of_both_networks_are_reported():
-    state = published("stable_diffusion_v2-1")
+def test_all_of_v1_in_one_file():
+    state = published(STABLE_DIFFUSION) | published("ircontrolnet", "control_model.")
+    encoder = {key: x for key, x in state.items() if key.startswith("first_stage_model.encoder.")}
+    state |= {key.replace("first_stage_model", "cond_encoder"): x for key, x in encoder.items()}
+    state |= published("swinir", "preprocess_model.")
+    assert_published(plans(state), ["unet", "vae", "text", "control", "swinir"])
+
+
+def test_problems_of_all_networks_are_reported():
+    state = published(STABLE_DIFFUSION)
     del state["model.diffusion_model.out.2.bias"]
+    del state["cond_stage_model.model.ln_final.weight"]
     state["first_stage_model.quant_conv.bias"] = np.zeros(3, np.float32)
     state["control_model.input"] = np.zeros(1, np.float32)
     with pytest.raises(ConversionError) as error:
-        convert_stable_diffusion(state, UNetConfig(), VAEConfig())
+        plans(state)
     message = str(error.value)
-    assert "(3 problems)" in message
+    assert "(4 problems)" in message
     assert "missing model.diffusion_model.out.2.bias (4,)" in message
+    assert "missing cond_stage_model.model.ln_final.weight (1024,)" in message
     assert "misshapen first_stage_model.quant_conv.bias: got (3,), expected (8,)" in message
-    assert "unexpected control_model.input" in message
+    assert "unexpected control_model.input (1,)" in message
 
 
-def test_unwrap():
-    x = np.zeros(1)
-    assert unwrap({"state_dict": {"module.a": x, "module.b": x}}).keys() == {"a", "b"}
-    assert unwrap({"module.a": x, "b": x}).keys() == {"module.a", "b"}
+@pytest.mark.parametrize(
+    "name, kind, key, shape",
+    [
+        ("swinir", SWINIR, "conv_first.1.weight", (7, 192, 3, 3)),
+        ("swinir", SWINIR, "layers.0.residual_group.blocks.0.attn.relative_position_bias_table", (225, 7)),
+        ("scunet", SCUNET, "m_head.0.weight", (66, 3, 3, 3)),
+        ("bsrnet", BSRNET, "conv_first.weight", ()),
+        ("ircontrolnet", CONTROL, "input_blocks.0.0.weight", (33, 8, 3, 3)),
+    ],
+)
+def test_impossible_sizes_are_reported_against_the_published_ones(name, kind, key, shape):
+    state = published(name)
+    wanted = state[key].shape
+    state[key] = np.zeros(shape, np.float32)
+    with pytest.raises(ConversionError) as error:
+        plans(state)
+    assert str(error.value).splitlines()[1:] == [f"  misshapen {key}: got {shape}, expected {wanted}"]
+
+
+@pytest.mark.parametrize(
+    "name, kind", [("swinir", SWINIR), ("bsrnet", BSRNET), ("scunet", SCUNET), ("ircontrolnet", CONTROL)]
+)
+def test_the_way_back_has_every_published_key_and_shape(name, kind):
+    config = kind.config()
+    ghosts = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), kind.abstract(config))
+    state = export(ghosts, list(kind.rules(config))) | (swinir_buffers(config) if kind is SWINIR else {})
+    assert {key: x.shape for key, x in state.items()} == {key: x.shape for key, x in published(name).items()}
 
 
 ODD = UNetConfig(
@@ -91,23 +153,32 @@ ODD = UNetConfig(
     context_dim=None,
     transformer_depth=2,
 )
-
-
 FLAT = VAEConfig(ch=16, ch_mult=(2, 2, 1), num_res_blocks=1, mid_attention=False)
 PATCHED = VAEConfig(ch=16, ch_mult=(1, 3), patch_size=4)
-SHORT = SwinIRConfig(embed_dim=24, num_layers=3, depth=3, num_heads=2, unshuffle=4, num_feat=16)
+
+
+@pytest.mark.parametrize("kind, config", [(UNET, ODD), (CONTROL, ODD), (VAE, FLAT), (VAE, PATCHED)])
+def test_tables_follow_the_configuration(kind, config):
+    table = list(kind.rules(config))
+    assert torch_shapes(table, kind.abstract(config)).keys() == {rule.key for rule in table}
 
 
 @pytest.mark.parametrize(
-    "rules, abstract, config",
+    "kind, config",
     [
-        (unet_rules, abstract_unet, ODD),
-        (controlnet_rules, abstract_controlnet, ODD),
-        (vae_rules, abstract_vae, FLAT),
-        (vae_rules, abstract_vae, PATCHED),
-        (swinir_rules, abstract_swinir, SHORT),
+        (SWINIR, SwinIRConfig(24, 3, 3, 2, window=4, mlp_ratio=3, unshuffle=4, num_feat=16)),
+        (BSRNET, BSRNetConfig(num_feat=16, num_blocks=2, growth=8, scale=2)),
+        (SCUNET, SCUNetConfig(32, (1, 2, 3, 2, 1, 2, 3), head_dim=16, window=4)),
+        (CONTROL, UNetConfig(model_channels=96, num_head_channels=32, context_dim=40)),
+        (VAE, VAEConfig(ch=64)),
     ],
 )
-def test_tables_follow_the_configuration(rules, abstract, config):
-    table = list(rules(config))
-    assert torch_shapes(table, abstract(config)).keys() == {rule.key for rule in table}
+def test_sizes_are_read_off_the_shapes(kind, config):
+    assert kind.sizes(Shapes(torch_shapes(list(kind.rules(config)), kind.abstract(config)))) == config
+    assert kind.revive(kind.describe(config)["config"]) == config
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"side": 3}'])
+def test_damaged_descriptions(text):
+    with pytest.raises(ValueError, match="does not describe a SwinIRConfig"):
+        SWINIR.revive(text)

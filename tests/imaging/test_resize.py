@@ -8,19 +8,15 @@ import numpy as np
 import pytest
 
 from diffbir_jax.imaging.resize import resize, resize_matrix
+from diffbir_jax.parity.runner import misses
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "image_ops.npz")
-KEYS = [key for key in GOLDEN.files if key.startswith(("bicubic_antialias|", "interpolate_"))]
+GOLDEN = Path(__file__).parents[1] / "golden"
 METHODS = ("bicubic_antialias", "bicubic", "bilinear", "area")
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_parity(key):
-    method, size = key.removeprefix("interpolate_").split("|")
-    height, width = map(int, size.split("x"))
-    image = jnp.asarray(GOLDEN["content"].transpose(0, 2, 3, 1))
-    out = resize(image, (height, width), method)
-    np.testing.assert_allclose(out, GOLDEN[key].transpose(0, 2, 3, 1), rtol=0, atol=1e-5)
+def test_parity():
+    assert misses(GOLDEN, "image_ops:bicubic_antialias") == []
+    assert misses(GOLDEN, "image_ops:interpolate_*") == []
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -33,11 +29,9 @@ def test_keeps_constants_and_size(method):
 
 
 def test_single_image_and_jit():
-    image = jnp.asarray(GOLDEN["content"][0].transpose(1, 2, 0))
-    out = jax.jit(lambda x: resize(x, (24, 30)))(image)
-    np.testing.assert_allclose(
-        out, GOLDEN["bicubic_antialias|24x30"][0].transpose(1, 2, 0), rtol=0, atol=1e-5
-    )
+    images = jax.random.uniform(jax.random.key(0), (2, 48, 60, 3))
+    out = jax.jit(lambda x: resize(x, (24, 30)))(images[1])
+    np.testing.assert_allclose(out, resize(images, (24, 30))[1], rtol=0, atol=1e-6)
 
 
 def test_errors():

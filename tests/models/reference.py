@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.conversion.engine import Params, Rule, convert, torch_shapes
+from diffbir_jax.models.bsrnet import BSRNetConfig
+from diffbir_jax.models.clip import CLIPTextConfig
+from diffbir_jax.models.scunet import SCUNetConfig
 from diffbir_jax.models.swinir import SwinIRConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
@@ -16,6 +19,9 @@ from tests.golden.weights import fill
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SWINIR = SwinIRConfig(embed_dim=24, num_layers=2, depth=2, num_heads=2)
+BSRNET = BSRNetConfig(num_feat=16, num_blocks=2, growth=8)
+SCUNET = SCUNetConfig(depths=(2,) * 7)
+CLIP = CLIPTextConfig(width=64, heads=4, layers=3)
 VAE = VAEConfig(ch=32)
 UNET = UNetConfig(model_channels=32, num_head_channels=16, context_dim=64)
 

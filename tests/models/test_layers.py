@@ -1,17 +1,21 @@
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from diffbir_jax.models.layers import (
     GroupNorm,
     LayerNorm,
     conv,
+    convolve,
     depth_to_space,
     space_to_depth,
     timestep_embedding,
+    upsample_convolve,
     upsample_nearest,
 )
 
@@ -82,3 +86,45 @@ def test_zero_convolution_starts_at_zero():
     out, _ = conv(5, name="zero", zero=True).init_with_output(jax.random.key(0), x)
     assert out.shape == (1, 4, 4, 5)
     assert not out.any()
+
+
+@pytest.mark.parametrize(
+    "size, stride, padding, shape, features",
+    [
+        (3, 1, (1, 1), (2, 4, 3, 5), 32),  # fewer pixels than features
+        (3, 2, (0, 1), (1, 8, 6, 5), 32),
+        (1, 1, (0, 0), (1, 4, 4, 5), 32),
+        (3, 1, (1, 1), (2, 16, 12, 5), 7),  # small
+        (3, 2, (0, 1), (2, 16, 12, 5), 7),
+        (1, 1, (0, 0), (2, 16, 12, 5), 7),
+        (3, 1, (1, 1), (1, 130, 128, 5), 7),  # large
+    ],
+)
+def test_every_formulation_of_a_convolution_is_the_same(
+    size: int, stride: int, padding: tuple[int, int], shape: tuple[int, ...], features: int
+) -> None:
+    x = jax.random.normal(jax.random.key(0), shape)
+    kernel = jax.random.normal(jax.random.key(1), (size, size, shape[-1], features))
+
+    def expected(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, (stride,) * 2, (padding,) * 2, dimension_numbers=layout)
+
+    check_equal(lambda x, kernel: convolve(x, kernel, stride, padding), expected, x, kernel)
+
+
+@pytest.mark.parametrize("features", [7, 100])  # fewer than pixels, more
+def test_convolution_of_an_enlarged_image(features: int) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 6, 4, 5))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, features))
+    check_equal(upsample_convolve, lambda x, kernel: convolve(upsample_nearest(x), kernel), x, kernel)
+
+
+def check_equal(function: Any, expected: Any, x: jax.Array, kernel: jax.Array) -> None:
+    """Compare the values and gradients of two convolutions."""
+    outputs, pull_back = jax.vjp(function, x, kernel)
+    wanted, wanted_pull_back = jax.vjp(expected, x, kernel)
+    np.testing.assert_allclose(outputs, wanted, atol=1e-5 * jnp.abs(wanted).max())
+    weights = jax.random.normal(jax.random.key(2), outputs.shape)
+    for gradient, golden in zip(pull_back(weights), wanted_pull_back(weights), strict=True):
+        np.testing.assert_allclose(gradient, golden, atol=1e-5 * jnp.abs(golden).max())

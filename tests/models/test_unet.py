@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.conversion.checkpoints import abstract_controlnet, abstract_unet
-from diffbir_jax.conversion.tables import controlnet_rules, unet_rules
+from diffbir_jax.conversion.abstract import abstract_controlnet, abstract_unet
+from diffbir_jax.conversion.stable_diffusion import controlnet_rules, unet_rules
 from diffbir_jax.models.controlnet import IRControlNet, init_from_unet
 from diffbir_jax.models.unet import UNet, UNetConfig
 from tests.models.reference import UNET, away_from_zero, filled, load, recomputed, relative_error

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from diffbir_jax.conversion.checkpoints import abstract_vae
-from diffbir_jax.conversion.tables import vae_rules
+from diffbir_jax.conversion.abstract import abstract_vae
+from diffbir_jax.conversion.stable_diffusion import vae_rules
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
 from tests.models.reference import VAE, away_from_zero, filled, load, recomputed, relative_error
 

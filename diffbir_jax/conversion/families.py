@@ -1,0 +1,123 @@
+"""What a checkpoint can be: one table of families, each recognised by a key that no other has."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from diffbir_jax.conversion import diffusers
+from diffbir_jax.conversion.architectures import (
+    BSRNET,
+    CONTROL,
+    REALESRGAN,
+    SCUNET,
+    SWINIR,
+    TEXT,
+    UNET,
+    VAE,
+    Architecture,
+    vae_sizes,
+)
+from diffbir_jax.conversion.files import CheckpointError
+
+# Schedule tables and averaged copies that training leaves in a Stable Diffusion file; the file of v1 also has a copy
+# of the VAE's encoder for the condition.
+TRAINING_REST = (
+    r"betas|logvar|lvlb_weights|posterior_\w+|(\w+_)?alphas_cumprod(_prev)?",
+    r"(model_ema|cond_encoder)\..*",
+)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network inside a checkpoint: the file it becomes, without suffix, and what its keys begin with."""
+
+    stem: str
+    prefix: str
+    architecture: Architecture
+
+
+@dataclass(frozen=True)
+class Family:
+    """A layout of checkpoints.
+
+    Attributes:
+        title: what people call it.
+        mark: regular expression of a whole key that only this family has.
+        networks: what comes out.
+        ignore: regular expressions of whole keys that hold no weights.
+    """
+
+    title: str
+    mark: str
+    networks: tuple[Network, ...]
+    ignore: tuple[str, ...] = ()
+
+    def stems(self, name: str | None, published: tuple[str, ...] = ()) -> list[str]:
+        """Names of the files to write.
+
+        Args:
+            name: the user's choice: the name of a single network, or what is added to the names of several.
+            published: the names that belong to a published file, if it is one.
+        """
+        stems = [network.stem for network in self.networks]
+        if name:
+            return [name] if len(stems) == 1 else [f"{stem}_{name}" for stem in stems]
+        return [next((s for s in published if s.startswith(stem)), stem) for stem in stems]
+
+
+STABLE_DIFFUSION = (
+    Network("unet", "model.diffusion_model.", UNET),
+    Network("vae", "first_stage_model.", VAE),
+    Network("text", "cond_stage_model.", TEXT),
+)
+DIFFUSERS = (
+    Network("unet", "unet.", replace(UNET, sizes=diffusers.unet_sizes, rules=diffusers.unet_rules)),
+    Network("vae", "vae.", replace(VAE, sizes=vae_sizes, rules=diffusers.vae_rules)),
+    Network(
+        "text",
+        "text_encoder.",
+        replace(
+            TEXT,
+            sizes=diffusers.clip_sizes,
+            rules=diffusers.clip_rules,
+            ignore=lambda config: (r"text_model\.embeddings\.position_ids", r"text_projection\.weight"),
+        ),
+    ),
+)
+
+# The first whose mark is found wins.
+FAMILIES = (
+    Family(
+        "DiffBIR v1, all in one",
+        r"(preprocess_model|cond_encoder)\..*",
+        (
+            *STABLE_DIFFUSION,
+            Network("control", "control_model.", CONTROL),
+            Network("swinir", "preprocess_model.", SWINIR),
+        ),
+        TRAINING_REST,
+    ),
+    Family("Stable Diffusion 2.1", r"model\.diffusion_model\..*", STABLE_DIFFUSION, TRAINING_REST),
+    Family("Stable Diffusion 2.1, diffusers", r"unet\.(down|up)_blocks\..*", DIFFUSERS),
+    Family("IRControlNet", r"zero_convs\..*", (Network("control", "", CONTROL),)),
+    Family("SwinIR", r"layers\.\d+\.residual_group\..*", (Network("swinir", "", SWINIR),)),
+    Family("BSRNet", r"RRDB_trunk\..*", (Network("bsrnet", "", BSRNET),)),
+    Family("Real-ESRGAN", r"body\.\d+\.rdb\d\..*", (Network("realesrgan", "", REALESRGAN),)),
+    Family("SCUNet", r"m_(head|body|tail)\..*", (Network("scunet", "", SCUNET),)),
+)
+
+
+def recognise(keys: Iterable[str]) -> Family:
+    """The family of a checkpoint.
+
+    Raises:
+        CheckpointError: none fits; the message lists the known ones and some of the keys.
+    """
+    keys = list(keys)
+    for family in FAMILIES:
+        if any(re.fullmatch(family.mark, key) for key in keys):
+            return family
+    known, some = "; ".join(family.title for family in FAMILIES), ", ".join(sorted(keys)[:5])
+    raise CheckpointError(
+        f"unknown family of weights; known are: {known}. Some of the {len(keys)} keys: {some}"
+    )

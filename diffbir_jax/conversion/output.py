@@ -1,0 +1,42 @@
+"""Writing several files at once: none replaces another unasked, and all appear together or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Sequence[Path] = ()) -> None:
+    """Make sure that files of these names may be written into `folder`, and that none is one of `sources`.
+
+    Raises:
+        FileExistsError: some exist and `overwrite` is off.
+        NotADirectoryError: `folder` is a file.
+        ValueError: a name is a path, or none; or a file would replace a source, whatever `overwrite` says.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--output {folder} is a file: give a folder, which is made if missing")
+    for name in names:
+        if Path(name).name != name or name.startswith("."):
+            raise ValueError(f"{name!r} is no name of a file: give --name without folders")
+    if lost := {(folder / name).resolve() for name in names} & {path.resolve() for path in sources}:
+        listed = ", ".join(map(str, sorted(lost)))
+        raise ValueError(
+            f"{listed} would be replaced while it is read: give another --output or another --name"
+        )
+    existing = [str(folder / name) for name in names if (folder / name).exists()]
+    if existing and not overwrite:
+        raise FileExistsError(
+            f"{', '.join(existing)} exists: give --overwrite, another --output or another --name"
+        )
+
+
+@contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """An empty folder whose files move into `folder` when the block ends without an error, and vanish otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as unfinished:
+        yield Path(unfinished)
+        for path in sorted(Path(unfinished).iterdir()):
+            os.replace(path, folder / path.name)

@@ -1,0 +1,85 @@
+"""What a conversion wrote: a table for the reader and report.json for programs."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file written.
+
+    Attributes:
+        module: its name without suffix.
+        arrays: how many it holds.
+        parameters: how many numbers they hold.
+        dtype: their stored precision.
+        sha256: of the file.
+        details: further facts for report.json.
+    """
+
+    module: str
+    arrays: int
+    parameters: int
+    dtype: str
+    sha256: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """The entry of report.json, without the name it has there."""
+        facts = {"arrays": self.arrays, "parameters": self.parameters, "dtype": self.dtype}
+        return {**facts, "sha256": self.sha256, **self.details}
+
+
+def format_table(entries: Sequence[Entry]) -> str:
+    """A line per file, under a header."""
+    head = ("module", "arrays", "parameters", "dtype", "sha256")
+    rows = [(e.module, f"{e.arrays:,}", f"{e.parameters:,}", e.dtype, e.sha256) for e in entries]
+    widths = [max(map(len, column)) for column in zip(head, *rows)]
+    aligned = [
+        [cell.rjust(w) if i in (1, 2) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        for row in (head, *rows)
+    ]
+    return "\n".join("  ".join(row).rstrip() for row in aligned)
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """What earlier conversions wrote into `folder`, by module; {} if nothing.
+
+    Raises:
+        ValueError: the file there is no report.
+    """
+    path = folder / REPORT
+    if not path.is_file():
+        return {}
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it") from error
+    if not isinstance(report, dict):
+        raise ValueError(f"{path} is no report of a conversion: remove it or choose another --output")
+    return report
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write `report` into `folder`, atomically."""
+    path = folder / REPORT
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def sha256_of(*files: Path) -> str:
+    """SHA-256 of the contents of files, one after another, in hexadecimal."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

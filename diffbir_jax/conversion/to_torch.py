@@ -1,0 +1,170 @@
+"""Our weights back to the reference's checkpoints: restoration modules and IRControlNet, keys and all."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from diffbir_jax.checkpoint import load_weights, read_metadata, write_arrays
+from diffbir_jax.conversion.abstract import abstract_controlnet
+from diffbir_jax.conversion.architectures import BSRNET, CONTROL, SCUNET, SWINIR, Architecture
+from diffbir_jax.conversion.engine import export
+from diffbir_jax.conversion.files import import_torch
+from diffbir_jax.conversion.output import check_names, together
+from diffbir_jax.conversion.report import Entry, sha256_of
+from diffbir_jax.models.presets import PRESETS
+from diffbir_jax.models.swinir import SwinIRConfig
+
+ARCHITECTURES = {kind.family: kind for kind in (CONTROL, SWINIR, BSRNET, SCUNET)}
+FORMATS = ("pth", "safetensors")
+# Tokens per side for which the reference stores SwinIR's attention mask: its `img_size`.
+SWINIR_MASK_SIDE = 64
+
+
+def export_files(
+    source: str | Path,
+    folder: str | Path,
+    file_format: str = "pth",
+    name: str | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    progress: bool = False,
+) -> list[Entry]:
+    """Write weights of ours as checkpoints that the reference loads with `load_state_dict(strict=True)`.
+
+    Args:
+        source: a safetensors file that `convert_weights.py` or `train.py` wrote, or a folder of them; of a folder,
+            every restoration module and IRControlNet is taken.
+        folder: where NAME.pth or NAME.safetensors go; made if missing.
+        file_format: "pth", which needs PyTorch, or "safetensors".
+        name: of the result, by default the source's; for a single file only.
+        dtype: stored precision, "float32" or "bfloat16".
+        overwrite: replace files of the same names.
+        progress: show a bar on stderr, if it is a terminal.
+
+    Returns:
+        One entry per file.
+
+    Raises:
+        FileExistsError: an output exists and `overwrite` is off; nothing is written.
+        FileNotFoundError: there is no such source.
+        ImportError: "pth" is asked for and PyTorch is not installed.
+        ValueError: nothing in the source has a layout in the reference, a file is damaged, or an output would replace
+            a source.
+    """
+    source, folder = Path(source).expanduser(), Path(folder)
+    files = _exportable(source)
+    if name and len(files) > 1:
+        raise ValueError(f"one --name for {len(files)} files: give one file as --input")
+    names = [f"{name or path.stem}.{file_format}" for path in files]
+    check_names(folder, names, overwrite, files)
+    if file_format == "pth":
+        import_torch()
+    bar = tqdm(list(zip(files, names)), "to PyTorch", disable=None if progress else True)
+    with together(folder) as unfinished:
+        return [_write(state_dict(path), unfinished / name, dtype) for path, name in bar]
+
+
+def state_dict(path: Path) -> dict[str, np.ndarray]:
+    """The reference's state dict of one of our files: float32 weights, and the buffers it keeps beside them.
+
+    Raises:
+        ValueError: the file is damaged, of another architecture, or does not say which.
+    """
+    kind, config = _described(path)
+    params = load_weights(path, kind.abstract(config))
+    state = export(params, list(kind.rules(config)))
+    return state | (swinir_buffers(config) if kind is SWINIR else {})
+
+
+def swinir_buffers(config: SwinIRConfig) -> dict[str, np.ndarray]:
+    """The constants in a SwinIR checkpoint, by key.
+
+    Returns:
+        per block the int64 (window^2, window^2) row of the bias table for each pair of pixels, and for every second
+        block the float32 (windows, window^2, window^2) mask: -100 for pairs that rolling made neighbours, else 0.
+    """
+    index, mask = _position_index(config.window), _attention_mask(config.window)
+    buffers = {}
+    for layer in range(config.num_layers):
+        for i in range(config.depth):
+            block = f"layers.{layer}.residual_group.blocks.{i}"
+            buffers[f"{block}.attn.relative_position_index"] = index
+            if i % 2:
+                buffers[f"{block}.attn_mask"] = mask
+    return buffers
+
+
+def _position_index(window: int) -> np.ndarray:
+    row, column = np.divmod(np.arange(window**2), window)
+    row, column = (x[:, None] - x[None] + window - 1 for x in (row, column))
+    return row * (2 * window - 1) + column
+
+
+def _attention_mask(window: int) -> np.ndarray:
+    """Pixels of a rolled image may see each other where they lie in the same of three bands along both axes."""
+    position = np.arange(SWINIR_MASK_SIDE)
+    band = np.digitize(position, [SWINIR_MASK_SIDE - window, SWINIR_MASK_SIDE - window // 2])
+    label = (3 * band[:, None] + band).reshape(SWINIR_MASK_SIDE // window, window, -1, window)
+    label = label.transpose(0, 2, 1, 3).reshape(-1, window**2)
+    return np.where(label[:, :, None] == label[:, None], 0, -100).astype(np.float32)
+
+
+def _exportable(source: Path) -> list[Path]:
+    if not source.is_dir():
+        _described(source)
+        return [source]
+    files = [path for path in sorted(source.glob("*.safetensors")) if _kind(path) is not None]
+    if not files:
+        raise ValueError(f"{source} holds no restoration module and no IRControlNet as .safetensors of ours")
+    return files
+
+
+def _described(path: Path) -> tuple[Architecture, Any]:
+    found = _kind(path)
+    if found is None:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(
+            f"{path} has no layout in the reference, or does not say its family; known are {known}"
+        )
+    return found
+
+
+def _kind(path: Path) -> tuple[Architecture, Any] | None:
+    """Architecture and sizes by the file's header: stated there, or those of the preset it was trained with."""
+    header = read_metadata(path)
+    if kind := ARCHITECTURES.get(header.get("family", "")):
+        return kind, kind.revive(header.get("config", ""))
+    preset = PRESETS.get(header.get("preset", ""))
+    if preset is None or path.stem not in ("rm", "control"):
+        return None
+    if path.stem == "control":
+        hint_channels = preset.vae.embed_dim
+        return replace(
+            CONTROL, abstract=lambda config: abstract_controlnet(config, hint_channels)
+        ), preset.unet
+    kinds = (SWINIR, BSRNET, SCUNET)
+    return next(((kind, preset.rm) for kind in kinds if isinstance(preset.rm, kind.config)), None)
+
+
+def _write(state: Mapping[str, np.ndarray], path: Path, dtype: str) -> Entry:
+    # Wide types first, so that every array is aligned.
+    state = dict(sorted(state.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
+    dtypes = {key: dtype if x.dtype == np.float32 else str(x.dtype) for key, x in state.items()}
+    if path.suffix == ".pth":
+        digest = _write_pth(state, path, dtypes)
+    else:
+        shapes = {key: x.shape for key, x in state.items()}
+        digest = write_arrays(path, shapes, iter(state.items()), {"format": "pt"}, dtypes)
+    return Entry(path.stem, len(state), sum(math.prod(x.shape) for x in state.values()), dtype, digest)
+
+
+def _write_pth(state: Mapping[str, np.ndarray], path: Path, dtypes: Mapping[str, str]) -> str:
+    torch = import_torch()
+    tensors = {key: torch.tensor(x, dtype=getattr(torch, dtypes[key])) for key, x in state.items()}
+    torch.save(tensors, path)
+    return sha256_of(path)

@@ -1,0 +1,113 @@
+"""BSRNet (Zhang et al. 2021), the restoration module of DiffBIR v2: the RRDBNet of ESRGAN (Wang et al. 2018)."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+
+from diffbir_jax.models.layers import conv, convolve
+
+
+@dataclass(frozen=True)
+class BSRNetConfig:
+    """Sizes of a `BSRNet`; the defaults are those of BSRGAN's and Real-ESRGAN's x4 checkpoints.
+
+    Attributes:
+        num_feat: channels between the blocks.
+        num_blocks: residual-in-residual dense blocks.
+        growth: channels that each convolution of a dense block adds.
+        scale: output side / input side, a power of two.
+    """
+
+    num_feat: int = 64
+    num_blocks: int = 23
+    growth: int = 32
+    scale: int = 4
+
+    @property
+    def multiple(self) -> int:
+        """Sides of the input are multiples of it."""
+        return 1
+
+    @property
+    def upsamplings(self) -> int:
+        """How often the output doubles the resolution."""
+        return self.scale.bit_length() - 1
+
+
+class BSRNet(nn.Module):
+    """Degraded image to clean image of `config.scale` times its sides."""
+
+    config: BSRNetConfig = BSRNetConfig()
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, lq: Array) -> Array:
+        """Restore and enlarge.
+
+        Args:
+            lq: (B, H, W, 3) in [0, 1].
+
+        Returns:
+            float32 (B, scale H, scale W, 3), about [0, 1].
+        """
+        config, dtype = self.config, self.dtype
+        features = conv(config.num_feat, name="conv_first", dtype=dtype)(lq)
+        blocks = nn.scan(
+            ResidualInResidualBlock,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=config.num_blocks,
+            unroll=config.num_blocks,  # a tenth faster on CPUs than slicing the weights in a loop
+        )
+        x, _ = blocks(config.growth, dtype, name="blocks")(features, None)
+        x = features + conv(config.num_feat, name="conv_body", dtype=dtype)(x)
+        for i in range(config.upsamplings):
+            x = conv(config.num_feat, name=f"conv_up{i + 1}", upsample=True, dtype=dtype)(x)
+            x = nn.leaky_relu(x, 0.2)
+        x = nn.leaky_relu(conv(config.num_feat, name="conv_hr", dtype=dtype)(x), 0.2)
+        return conv(3, name="conv_last", dtype=dtype)(x).astype(jnp.float32)
+
+
+class ResidualInResidualBlock(nn.Module):
+    """Three dense blocks and a damped residual around them: the body that `BSRNet` scans."""
+
+    growth: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array, _: None) -> tuple[Array, None]:
+        """(B, H, W, C) -> (B, H, W, C), as the carry of a scan."""
+        y = x
+        for i in range(3):
+            y = DenseBlock(self.growth, self.dtype, name=f"dense_{i}")(y)
+        return x + 0.2 * y, None
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each of which sees all features before it, and a damped residual.
+
+    What they see of the block's input is convolved at once for all five: that is a wider convolution, which runs
+    faster, and less to concatenate.
+    """
+
+    growth: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        channels, growth = x.shape[-1], self.growth
+        widths = (growth,) * 4 + (channels,)
+        convs = [conv(width, name=f"conv_{i}", dtype=self.dtype) for i, width in enumerate(widths)]
+        kernels, biases = zip(*(c.weights(channels + i * growth) for i, c in enumerate(convs)), strict=True)
+        seen = convolve(x, jnp.concatenate([kernel[:, :, :channels] for kernel in kernels], axis=-1))
+        y, *later = jnp.split(seen + jnp.concatenate(biases, axis=-1), np.cumsum(widths)[:-1], axis=-1)
+        grown: list[Array] = []
+        for kernel, start in zip(kernels[1:], later, strict=True):
+            grown.append(nn.leaky_relu(y, 0.2))
+            y = start + convolve(jnp.concatenate(grown, axis=-1), kernel[:, :, channels:])
+        return x + 0.2 * y

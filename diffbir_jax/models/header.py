@@ -1,0 +1,23 @@
+"""What the header of a weights file says of its network, so that the file alone can rebuild it."""
+
+import dataclasses
+import json
+from typing import Any
+
+
+def describe(family: str, config: Any) -> dict[str, str]:
+    """Return the strings to store: `family`, and `config`, the fields of a dataclass of sizes as JSON."""
+    return {"family": family, "config": json.dumps(dataclasses.asdict(config))}
+
+
+def revive(kind: type, text: str) -> Any:
+    """Return the sizes, of the dataclass `kind`, that `describe` stored as `config`.
+
+    Raises:
+        ValueError: the text is not such a description.
+    """
+    try:
+        fields = json.loads(text)
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{text!r} does not describe a {kind.__name__}: {error}") from error

@@ -1,0 +1,40 @@
+import pytest
+
+from diffbir_jax.conversion.families import FAMILIES, recognise
+from diffbir_jax.conversion.files import CheckpointError
+from tests.conversion import small
+
+
+@pytest.mark.parametrize("title", small.FAMILIES)
+def test_families_are_told_apart(title):
+    make, stems = small.FAMILIES[title]
+    family = recognise(make())
+    assert (family.title, family.stems(None)) == (title, stems)
+
+
+def test_every_family_is_tested():
+    assert {family.title for family in FAMILIES} == {*small.FAMILIES, "Stable Diffusion 2.1, diffusers"}
+
+
+def test_others_are_refused_with_a_list():
+    keys = [f"backbone.{i}.weight" for i in range(30)]
+    with pytest.raises(CheckpointError) as error:
+        recognise(keys)
+    message = str(error.value)
+    assert "known are: DiffBIR v1, all in one; Stable Diffusion 2.1; " in message
+    assert "Some of the 30 keys: backbone.0.weight, " in message
+    assert message.count("backbone") == 5
+
+
+def test_names():
+    one, several = FAMILIES[4], FAMILIES[1]
+    assert one.stems("mine", ("swinir_face",)) == ["mine"]
+    assert one.stems(None, ("swinir_face",)) == ["swinir_face"]
+    assert several.stems("mine") == ["unet_mine", "vae_mine", "text_mine"]
+    assert several.stems(None, ("unet_zsnr", "vae_zsnr", "text_zsnr")) == [
+        "unet_zsnr",
+        "vae_zsnr",
+        "text_zsnr",
+    ]
+    # A published name of another network is no name for this one: the file was renamed.
+    assert one.stems(None, ("bsrnet",)) == ["swinir"]

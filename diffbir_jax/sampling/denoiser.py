@@ -9,8 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffbir_jax.diffusion.schedule import Parameterization, predict_x0
+from diffbir_jax.imaging.tiling import tiled
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
 from diffbir_jax.sampling.timesteps import Level
+
+# (params, z_t (B, h, w, c), t (B,) int32, cond) -> output of z_t's shape.
+Model = Callable[[Any, Array, Array, Any], Array]
 
 
 class DenoiserInputs(NamedTuple):
@@ -34,12 +38,12 @@ class Denoiser:
     """D(z_t, t) -> x0. Every sampler sees the network through this.
 
     Attributes:
-        model: (params, z_t (B, h, w, c), t (B,) int32, cond) -> output of z_t's shape.
+        model: see `Model`.
         parameterization: what the model's output means, 'eps' or 'v'.
         guidance: restoration guidance; None for none.
     """
 
-    model: Callable[[Any, Array, Array, Any], Array]
+    model: Model
     parameterization: Parameterization
     guidance: Guidance | None = None
 
@@ -61,9 +65,7 @@ class Denoiser:
         return self.guidance(inputs.guidance, x0, jnp.asarray(level.guidance))
 
 
-def guided_output(
-    model: Callable[[Any, Array, Array, Any], Array], inputs: DenoiserInputs, x: Array, level: Level
-) -> Array:
+def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) -> Array:
     """Network output under classifier-free guidance (Ho & Salimans 2022), as one batched forward.
 
     Arguments as in `Denoiser.__call__`. Returns uncond + cfg_scale * (cond - uncond), or the conditional
@@ -76,3 +78,22 @@ def guided_output(
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), inputs.cond, inputs.uncond)
     cond, uncond = jnp.split(model(inputs.params, x2, t2, both).astype(x.dtype), 2)
     return uncond + level.cfg_scale * (cond - uncond)
+
+
+def tiled_model(model: Model, size: int, stride: int) -> Model:
+    """Let a network see the latents in tiles: at every timestep its outputs for all tiles are blended.
+
+    Memory is that of a tile, whatever the image. Keep the result, as with all callables of a denoiser.
+
+    Args:
+        model: its `cond` is a dict, whose "hint" (B, h, w, c) is cut like the latents; all else it gets whole.
+        size: side of a tile in latent pixels, at most h and w.
+        stride: from one tile to the next.
+    """
+
+    def blended(params: Any, z: Array, t: Array, cond: dict[str, Array]) -> Array:
+        return tiled(
+            lambda tile: model(params, tile[0], t, cond | {"hint": tile[1]}), (z, cond["hint"]), size, stride
+        )
+
+    return blended

@@ -61,7 +61,7 @@ def sample(
     anew.
 
     Args:
-        sampler: e.g. `spaced.SPACED`.
+        sampler: how to step, e.g. of `samplers.make_sampler`.
         denoiser: network and guidance, as callables.
         inputs: what they read.
         x: (B, h, w, c) float32, z_t at the first of the steps: `draw_noise(keys, 0, shape)` for a start
@@ -71,9 +71,16 @@ def sample(
 
     Returns:
         x0, float32 (B, h, w, c).
+
+    Raises:
+        ValueError: noise for another number of steps.
     """
     count = jax.tree.leaves(steps)[0].shape[0]
     from_keys = jnp.issubdtype(noise.dtype, jax.dtypes.prng_key)
+    if not from_keys and len(noise) != count:
+        raise ValueError(
+            f"noise for {len(noise)} steps given; the sampler takes {count}: give it one entry per step"
+        )
     denoise = functools.partial(denoiser, inputs)
 
     def body(carry: tuple, scanned: tuple[Array, Any]) -> tuple[tuple, None]:

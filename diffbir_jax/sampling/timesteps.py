@@ -3,7 +3,7 @@
 All tables are in sampling order: from the noisiest timestep to the cleanest.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -36,20 +36,73 @@ class Level(NamedTuple):
     guidance: Values
 
 
-class SpacedStep(NamedTuple):
-    """Scalars of one step of spaced DDPM, or (N,) of each in a table.
+class LinearStep(NamedTuple):
+    """One step of a sampler whose next latents are a linear combination; scalars, or (N,) of each in a table.
+
+    z_prev = coef_x0 * x0 + coef_x * z_t + (earlier * the x0 of earlier steps) + sqrt(variance) * noise. In spaced DDPM
+    that is a draw from q(z_prev | z_t, x0).
 
     Attributes:
         level: where the step starts.
-        coef_x0: float32, coefficient of x0 in the mean of q(z_prev | z_t, x0).
-        coef_x: float32, coefficient of z_t in that mean.
-        variance: float32, variance of that distribution; 0 in the last step.
+        coef_x0: float32, coefficient of the x0 predicted here.
+        coef_x: float32, coefficient of z_t.
+        variance: float32, variance of the fresh noise; 0 where a step leads to x0.
+        earlier: float32 each, coefficients of earlier predictions, the latest first, in methods that look back.
     """
 
     level: Level
     coef_x0: Values
     coef_x: Values
     variance: Values
+    earlier: tuple[Values, ...] = ()
+
+
+class Scales(TypedDict, total=False):
+    """What all samplers' tables take alike.
+
+    Attributes:
+        cfg_scale: scale of classifier-free guidance; 1, the default, is none.
+        rescale_cfg: see `cfg_scales`. Default: no.
+        guidance_scale: the paper's s: a step moves the mean of z_prev by 3000 s times the gradient. 0, the default,
+            turns guidance off.
+        guidance_window: (low, high): guide where low <= timestep < high only. Default: everywhere.
+    """
+
+    cfg_scale: float
+    rescale_cfg: bool
+    guidance_scale: float
+    guidance_window: tuple[int, int] | None
+
+
+def make_level(
+    timesteps: np.ndarray, signal: np.ndarray, reach: np.ndarray, **scales: Unpack[Scales]
+) -> Level:
+    """Table of the points that a sampler visits.
+
+    Guidance subtracts a step times the gradient from the predicted x0, and the sampler turns x0 into z_prev with the
+    coefficient `reach`; the step is 3000 s / reach, so that z_prev moves by 3000 s whatever the sampler and its number
+    of steps. In spaced DDPM `reach` is the posterior mean's coefficient of x0, as in the reference. Methods that look
+    back spread it over several predictions: it is their sum, what z_prev answers to a shift of all of them.
+
+    Args:
+        timesteps: (N,) integers, the network's timesteps.
+        signal: (N,) coefficient of x0 in z_t; the noise's is sqrt(1 - signal^2).
+        reach: (N,) coefficient of x0 in the mean of z_prev, above 0.
+        scales: see `Scales`.
+
+    Returns:
+        Level of (N,) arrays.
+    """
+    low, high = scales.get("guidance_window") or (0, np.inf)
+    guided = (timesteps >= low) & (timesteps < high)
+    rescale = scales.get("rescale_cfg", False)
+    return Level(
+        timestep=timesteps.astype(np.int32),
+        signal=signal.astype(np.float32),
+        noise=np.sqrt(1 - signal**2).astype(np.float32),
+        cfg_scale=cfg_scales(scales.get("cfg_scale", 1.0), timesteps, rescale=rescale),
+        guidance=(guided * GUIDANCE_UNIT * scales.get("guidance_scale", 0.0) / reach).astype(np.float32),
+    )
 
 
 def space_timesteps(num_timesteps: int, num_steps: int) -> np.ndarray:
@@ -95,15 +148,8 @@ def cfg_scales(scale: float, timesteps: np.ndarray, *, rescale: bool = False) ->
 
 
 def spaced_steps(
-    schedule: Schedule,
-    num_steps: int,
-    *,
-    start_timestep: int | None = None,
-    cfg_scale: float = 1.0,
-    rescale_cfg: bool = False,
-    guidance_scale: float = 0.0,
-    guidance_window: tuple[int, int] | None = None,
-) -> SpacedStep:
+    schedule: Schedule, num_steps: int, *, start_timestep: int | None = None, **scales: Unpack[Scales]
+) -> LinearStep:
     """Table of spaced DDPM (Ho et al. 2020, equation 7, on the timesteps of Nichol & Dhariwal 2021).
 
     Args:
@@ -112,63 +158,64 @@ def spaced_steps(
         start_timestep: sample only the first `start_timestep` training timesteps, for a start from a
             latent that was noised to timestep start_timestep - 1 (`level.timestep[0]`). Default: all,
             from pure noise.
-        cfg_scale: scale of classifier-free guidance.
-        rescale_cfg: see `cfg_scales`.
-        guidance_scale: the paper's s, in units of 3000 / coef_x0: a step moves the posterior mean by
-            3000 s times the gradient. 0 turns guidance off.
-        guidance_window: (low, high): guide where low <= timestep < high only. Default: everywhere.
+        scales: see `Scales`.
 
     Returns:
-        SpacedStep of (num_steps,) arrays.
+        LinearStep of (num_steps,) arrays.
 
     Raises:
         ValueError: more steps than timesteps, or start_timestep outside of the schedule.
     """
-    start = schedule.num_timesteps if start_timestep is None else start_timestep
-    if not 1 <= start <= schedule.num_timesteps:
-        raise ValueError(f"start_timestep is {start}; allowed are 1 to {schedule.num_timesteps}")
-    timesteps = space_timesteps(start, num_steps)
+    timesteps = space_timesteps(covered_timesteps(schedule, num_steps, start_timestep), num_steps)
     alphas_cumprod = schedule.alphas_cumprod[timesteps]
     previous = np.append(alphas_cumprod[1:], 1.0)
     alphas = alphas_cumprod / previous
-    low, high = guidance_window or (0, schedule.num_timesteps)
-    guided = (timesteps >= low) & (timesteps < high)
     coef_x0 = (1 - alphas) * np.sqrt(previous) / (1 - alphas_cumprod)
-    level = Level(
-        timestep=timesteps,
-        signal=np.sqrt(alphas_cumprod).astype(np.float32),
-        noise=np.sqrt(1 - alphas_cumprod).astype(np.float32),
-        cfg_scale=cfg_scales(cfg_scale, timesteps, rescale=rescale_cfg),
-        guidance=np.where(guided, GUIDANCE_UNIT * guidance_scale / coef_x0, 0).astype(np.float32),
-    )
-    return SpacedStep(
-        level=level,
+    return LinearStep(
+        level=make_level(timesteps, np.sqrt(alphas_cumprod), coef_x0, **scales),
         coef_x0=coef_x0.astype(np.float32),
         coef_x=((1 - previous) * np.sqrt(alphas) / (1 - alphas_cumprod)).astype(np.float32),
         variance=((1 - alphas) * (1 - previous) / (1 - alphas_cumprod)).astype(np.float32),
     )
 
 
-def edm_schedule(schedule: Schedule, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+def covered_timesteps(schedule: Schedule, num_steps: int, start_timestep: int | None) -> int:
+    """How many of the schedule's timesteps sampling covers, the cleanest ones; by default all.
+
+    Raises:
+        ValueError: start_timestep is outside of the schedule, or there are more steps than that.
+    """
+    start = schedule.num_timesteps if start_timestep is None else start_timestep
+    if not 1 <= start <= schedule.num_timesteps:
+        raise ValueError(f"start_timestep is {start}; allowed are 1 to {schedule.num_timesteps}")
+    if not 1 <= num_steps <= start:
+        raise ValueError(f"{num_steps} sampling steps given; allowed are 1 to {start}")
+    return start
+
+
+def edm_schedule(
+    schedule: Schedule, num_steps: int, start_timestep: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Timesteps and noise levels of the samplers that work on x = x0 + sigma * noise (Karras et al.
     2022).
 
-    The first sigma is set to 1e4, about infinity, whatever the schedule says there.
+    From pure noise the first sigma is set to 1e4, about infinity, whatever the schedule says there.
 
     Args:
         schedule: the noise schedule.
         num_steps: sampling steps, 1 to the number of training timesteps.
+        start_timestep: as in `spaced_steps`.
 
     Returns:
-        (timesteps, sigmas): (num_steps + 1,) int32 and float32, both falling, the last sigma 0.
+        (timesteps, sigmas): (num_steps + 1,) int32 and float64, both falling, the last sigma 0.
 
     Raises:
-        ValueError: num_steps is out of range.
+        ValueError: num_steps or start_timestep is out of range.
     """
-    if not 1 <= num_steps <= schedule.num_timesteps:
-        raise ValueError(f"{num_steps} sampling steps given; allowed are 1 to {schedule.num_timesteps}")
-    timesteps = np.linspace(schedule.num_timesteps - 1, 0, num_steps, endpoint=False).astype(np.int32)
+    start = covered_timesteps(schedule, num_steps, start_timestep)
+    timesteps = np.linspace(start - 1, 0, num_steps, endpoint=False).astype(np.int32)
     alphas_cumprod = schedule.alphas_cumprod[timesteps]
-    alphas_cumprod[0] = 1e-8
+    if start == schedule.num_timesteps:
+        alphas_cumprod[0] = 1e-8
     sigmas = np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
-    return np.append(timesteps, np.int32(0)), np.append(sigmas, 0).astype(np.float32)
+    return np.append(timesteps, np.int32(0)), np.append(sigmas, 0.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffbir_jax.conversion.engine import convert, torch_shapes
-from diffbir_jax.conversion.tables import vae_rules
+from diffbir_jax.conversion.stable_diffusion import vae_rules
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs, fidelity_weight

@@ -1,76 +1,20 @@
-"""The sampling loop: the reference's trajectories, an oracle, noise keys, and what recompiles."""
-
-from pathlib import Path
+"""The sampling loop: noise keys, tiles, what recompiles, memory."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.diffusion.schedule import make_schedule, q_sample, signal_and_noise, training_target
-from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
+from diffbir_jax.imaging.tiling import gaussian_weights, tile_windows
+from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, tiled_model
 from diffbir_jax.sampling.guidance import Guidance
+from diffbir_jax.sampling.linear import FIRST_ORDER
 from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
-from diffbir_jax.sampling.spaced import SPACED
+from diffbir_jax.sampling.samplers import make_sampler
 from diffbir_jax.sampling.timesteps import spaced_steps
+from tests.sampling.toy import SCHEDULES, toy_model
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "samplers.npz")
-SCHEDULES = {
-    "eps": make_schedule(),
-    "v": make_schedule(zero_terminal_snr=True, parameterization="v"),
-}
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-SPACED_KEYS = [key for key in GOLDEN.files if "|spaced|" in key and key.endswith("|out")]
-
-
-def nhwc(array: np.ndarray) -> jax.Array:
-    return jnp.asarray(np.moveaxis(array, -3, -1))
-
-
-def toy_model(params: None, x: jax.Array, t: jax.Array, cond: dict) -> jax.Array:
-    """The function that stands for the network in the golden trajectories."""
-    time = t.astype(jnp.float32)[:, None, None, None] / 1000
-    return jnp.tanh(0.7 * x + 0.3 * cond["image"] - 0.2 * time) * (0.8 + 0.1 * time) + 0.05 * cond["text"]
-
-
-@pytest.mark.parametrize("key", SPACED_KEYS)
-def test_spaced_parity(key):
-    param, _, num_steps, cfg, rescale, *_ = [part.split("=")[-1] for part in key.split("|")]
-    text = jnp.array([[1.0, -1.0], [0.5, 0.25]])[..., None, None, None]
-    image = nhwc(GOLDEN["c_img"])
-    steps = spaced_steps(SCHEDULES[param], int(num_steps), cfg_scale=float(cfg), rescale_cfg=rescale == "1")
-    out = sample(
-        SPACED,
-        Denoiser(toy_model, SCHEDULES[param].parameterization),
-        DenoiserInputs(None, {"image": image, "text": text[0]}, {"image": image, "text": text[1]}),
-        nhwc(GOLDEN["x_T"]),
-        steps,
-        nhwc(GOLDEN["noise_tape"][: int(num_steps)]),
-    )
-    golden = nhwc(GOLDEN[key])
-    np.testing.assert_allclose(out, golden, rtol=0, atol=1e-4)
-
-
-def oracle(param: str):
-    """A network that knows the clean image: its output is the exact target for any z_t."""
-
-    def model(params: None, x: jax.Array, t: jax.Array, x0: jax.Array) -> jax.Array:
-        signal, noise = signal_and_noise(SCHEDULES[param], t)
-        return training_target(SCHEDULES[param], x0, t, (x - signal * x0) / noise)
-
-    return Denoiser(model, SCHEDULES[param].parameterization)
-
-
-@pytest.mark.parametrize("param", ["eps", "v"])
-@pytest.mark.parametrize("num_steps, start", [(1, None), (7, None), (4, 300)])
-def test_oracle_recovers_x0(param, num_steps, start):
-    keys = image_keys(0, [0, 1])
-    x0 = jax.random.normal(jax.random.key(5), (2, 4, 6, 4))
-    steps = spaced_steps(SCHEDULES[param], num_steps, start_timestep=start)
-    t = jnp.full((2,), steps.level.timestep[0])
-    x = q_sample(SCHEDULES[param], x0, t, draw_noise(keys, 0, x0.shape))
-    out = sample(SPACED, oracle(param), DenoiserInputs(None, x0), x, steps, keys)
-    np.testing.assert_allclose(out, x0, atol=1e-4)
 
 
 def test_noise_does_not_depend_on_the_batch():
@@ -82,7 +26,7 @@ def test_noise_does_not_depend_on_the_batch():
         keys = image_keys(7, indices)
         x = draw_noise(keys, 0, (len(indices), 4, 4, 2))
         picked = jax.tree.map(lambda a: a[jnp.asarray(indices)], cond)
-        return sample(SPACED, Denoiser(toy_model, "v"), DenoiserInputs(None, picked), x, steps, keys)
+        return sample(FIRST_ORDER, Denoiser(toy_model, "v"), DenoiserInputs(None, picked), x, steps, keys)
 
     np.testing.assert_allclose(run([0, 1, 2, 3, 4])[3:], run([3, 4]), rtol=0, atol=1e-6)
     assert not np.allclose(run([3, 4])[0], run([3, 4])[1])
@@ -94,6 +38,20 @@ def test_steps_draw_different_noise():
     assert abs(np.corrcoef(draws[0].ravel(), draws[1].ravel())[0, 1]) < 0.05
     assert abs(np.corrcoef(draws[1].ravel(), draws[2].ravel())[0, 1]) < 0.05
     assert np.std(draws) == pytest.approx(1, abs=0.03)
+
+
+def test_noise_must_fit_the_steps():
+    x = jnp.zeros((1, 2, 2, 3))
+    steps = spaced_steps(SCHEDULES["v"], 3)
+    with pytest.raises(ValueError, match="noise for 2 steps given; the sampler takes 3"):
+        sample(
+            FIRST_ORDER,
+            Denoiser(toy_model, "v"),
+            DenoiserInputs(None, {}),
+            x,
+            steps,
+            jnp.zeros((2, *x.shape)),
+        )
 
 
 def test_new_values_do_not_recompile():
@@ -119,7 +77,7 @@ def test_new_values_do_not_recompile():
         )  # fmt: skip
         inputs = DenoiserInputs(jnp.float32(text), cond, uncond, target)
         jax.block_until_ready(
-            sample(SPACED, denoiser, inputs, draw_noise(keys, 0, (2, 4, 4, 3)), steps, keys)
+            sample(FIRST_ORDER, denoiser, inputs, draw_noise(keys, 0, (2, 4, 4, 3)), steps, keys)
         )
 
     run(0, 4.0, 0.1, 0.5)
@@ -129,6 +87,49 @@ def test_new_values_do_not_recompile():
     assert len(traces) == 1
     run(2, 6.0, 0.3, 0.1, num_steps=4)
     assert len(traces) == 2, "the number of steps is a shape"
+
+
+def tile_aware_model(params: jax.Array, z: jax.Array, t: jax.Array, cond: dict) -> jax.Array:
+    """A network that sees how far the pixels of its tile lie from the tile's mean."""
+    mean = jnp.mean(z + cond["hint"], axis=(1, 2, 3), keepdims=True)
+    return toy_model(None, params * z - mean, t, {"image": cond["hint"], "text": cond["text"]})
+
+
+@pytest.fixture(scope="module")
+def tiled_case():
+    """Parameters, latents (2, 10, 14, 3), timesteps and condition for `tile_aware_model`."""
+    z, hint = jax.random.normal(jax.random.key(0), (2, 2, 10, 14, 3))
+    return jnp.float32(0.8), z, jnp.array([500, 20]), {"hint": hint, "text": jnp.ones((2, 1, 1, 1))}
+
+
+def test_tiles_of_a_network_are_blended(tiled_case):
+    params, z, t, cond = tiled_case
+    total, weight = np.zeros(z.shape), np.zeros(z.shape)
+    for top, bottom, left, right in tile_windows(10, 14, 8, 4):
+        part = (slice(None), slice(top, bottom), slice(left, right))
+        out = tile_aware_model(params, z[part], t, cond | {"hint": cond["hint"][part]})
+        total[part] += np.asarray(out) * gaussian_weights(8, 8)[..., None]
+        weight[part] += gaussian_weights(8, 8)[..., None]
+    blended = tiled_model(tile_aware_model, 8, 4)(params, z, t, cond)
+    np.testing.assert_allclose(blended, total / weight, rtol=0, atol=1e-6)
+    assert not np.allclose(blended, tile_aware_model(params, z, t, cond), atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["spaced", "edm_dpm++_3m_sde"])
+def test_sampling_in_tiles(name, tiled_case):
+    """A network that looks at single pixels samples the same in tiles as without, with both prompts at once."""
+    params, z, _, cond = tiled_case
+
+    def model(params: jax.Array, z: jax.Array, t: jax.Array, cond: dict) -> jax.Array:
+        return toy_model(None, params * z, t, {"image": cond["hint"], "text": cond["text"]})
+
+    sampler, steps = make_sampler(name, SCHEDULES["v"], 3, cfg_scale=4.0)
+    inputs = DenoiserInputs(params, cond, cond | {"text": -cond["text"]})
+    whole, tiles = (
+        sample(sampler, Denoiser(m, "v"), inputs, z, steps, image_keys(0, [0, 1]))
+        for m in (model, tiled_model(model, 8, 4))
+    )
+    np.testing.assert_allclose(tiles, whole, rtol=0, atol=1e-4)
 
 
 def test_guided_memory_does_not_grow_with_the_steps():
@@ -147,7 +148,7 @@ def test_guided_memory_does_not_grow_with_the_steps():
         steps = spaced_steps(SCHEDULES["eps"], num_steps, guidance_scale=0.1)
         x = jnp.zeros((1, 8, 8, 3))
         inputs = DenoiserInputs(None, x, guidance=target)
-        compiled = sample.lower(SPACED, denoiser, inputs, x, steps, image_keys(0, [0])).compile()
+        compiled = sample.lower(FIRST_ORDER, denoiser, inputs, x, steps, image_keys(0, [0])).compile()
         memory = compiled.memory_analysis()
         assert memory is not None
         return memory.temp_size_in_bytes

@@ -1,0 +1,88 @@
+"""python -m diffbir_jax.weights list | fetch | path: see --help."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffbir_jax.cli import INTERRUPTED, Parser
+from diffbir_jax.weights.download import default_folder, fetch, find
+from diffbir_jax.weights.registry import NEEDED, REGISTRY, WeightFile, needed, needed_by
+
+HEADER = ("file", "bytes", "needed by", "licence", "here")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(
+        prog="python -m diffbir_jax.weights",
+        description="The published weight files of DiffBIR and of the restoration modules it uses.",
+        epilog="Exit code: 0, 1 if a file is not to be had, 2 for a bad flag.",
+    )
+    where = f"folder of the files (default: {default_folder()}; DIFFBIR_WEIGHTS changes it)"
+    parser.add_argument("--folder", type=Path, metavar="DIR", help=where)
+    # Before the verb or behind it: there, what is not given must not undo what was.
+    common = Parser(add_help=False)
+    common.add_argument("--folder", type=Path, metavar="DIR", help=where, default=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    about = "print which files there are, what needs them and which are here"
+    verbs.add_parser("list", help=about, parents=[common])
+    about = "download files that are not here and print their paths"
+    get = verbs.add_parser("fetch", help=about, parents=[common])
+    get.add_argument("names", nargs="*", metavar="NAME", help="file names as listed")
+    get.add_argument("--version", choices=NEEDED, help="all that this version needs (with --task)")
+    get.add_argument("--task", choices=NEEDED["v2"], default="sr", help="task (default: %(default)s)")
+    get.add_argument("--offline", action="store_true", help="never use the network (also: DIFFBIR_OFFLINE=1)")
+    get.add_argument("--quiet", action="store_true", help="no progress bar")
+    about = "print where a file lies; never uses the network"
+    path = verbs.add_parser("path", help=about, parents=[common])
+    path.add_argument("names", nargs="+", metavar="NAME", help="file names as listed")
+    flags = parser.parse_args(argv)
+    if flags.verb == "fetch" and not (flags.names or flags.version):
+        get.error("name files or give --version")
+    return flags
+
+
+def wanted(flags: argparse.Namespace) -> list[str]:
+    """Return the files that the command line names or implies."""
+    version = getattr(flags, "version", None)
+    return [*flags.names, *(file.name for file in (needed(version, flags.task) if version else []))]
+
+
+def row(file: WeightFile, folder: Path | None) -> tuple[str, ...]:
+    """Return the cells of one line of the table."""
+    size = f"{file.size:,}" if file.size else "?"
+    users = "; ".join(f"{version} {', '.join(tasks)}" for version, tasks in needed_by(file.name).items())
+    return file.name, size, users or "-", file.licence, "yes" if find(file.name, folder) else "no"
+
+
+def table(folder: Path | None) -> str:
+    """Return the registry as aligned text."""
+    rows = [HEADER, *(row(file, folder) for file in REGISTRY.values())]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(cells, widths)).rstrip() for cells in rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    flags = parse(argv)
+    if flags.verb == "list":
+        print(table(flags.folder))
+        return 0
+    offline = flags.verb == "path" or flags.offline
+    failed = False
+    for name in wanted(flags):
+        try:
+            progress = flags.verb == "fetch" and not flags.quiet
+            print(fetch(name, folder=flags.folder, offline=offline, progress=progress))
+        except (OSError, ValueError) as error:
+            print(error, file=sys.stderr)
+            failed = True
+        except KeyboardInterrupt:
+            print("interrupted; the same command continues", file=sys.stderr)
+            return INTERRUPTED
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

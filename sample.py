@@ -7,30 +7,27 @@ import sys
 import time
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from diffbir_jax.cli import INTERRUPTED, Parser
+from diffbir_jax.defaults import default_options
 from diffbir_jax.imaging.files import ImageFileError, list_images, read_image, write_png
-from diffbir_jax.models.presets import PRESETS
-from diffbir_jax.pipeline import DEFAULTS, Options, Restored, Restorer
+from diffbir_jax.loading import NO_STAGE1, PRECISIONS, load_params, weights_folder, with_stage1
+from diffbir_jax.models.presets import PRESETS, TASKS, get_preset
+from diffbir_jax.pipeline import Restored, Restorer
 from diffbir_jax.sampling.guidance import Loss, Space
+from diffbir_jax.sampling.options import Options, StartPoint
+from diffbir_jax.sampling.samplers import SAMPLERS
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diffbir_jax" / "compiled"
-INTERRUPTED = 130
 # What users can mend; anything else is a bug and shows its traceback.
 EXPECTED = (ImageFileError, ValueError, OSError)
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print `message` without the usage and exit with 2."""
-        self.exit(2, f"{self.prog}: {message}; --help explains every flag\n")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,10 +37,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description="Restore photographs of unknown degradation: stage 1 cleans, stage 2 regenerates detail.",
         epilog="Exit code: 0 if every image was restored, 1 if some or all were not, 2 for a bad flag, "
         f"{INTERRUPTED} if interrupted.",
-        allow_abbrev=False,
     )
     add_file_flags(parser.add_argument_group("files"))
+    add_network_flags(parser.add_argument_group("networks"))
     add_stage2_flags(parser.add_argument_group("stage 2"))
+    add_guidance_flags(parser.add_argument_group("guidance and control"))
     return parser.parse_args(argv)
 
 
@@ -59,11 +57,6 @@ def add_file_flags(group: argparse._ArgumentGroup) -> None:
         help="folder for the results, <stem>.png; made if missing (required)",
     )
     add(
-        "--version", choices=sorted(PRESETS), default="tiny", help="preset of networks (default: %(default)s)"
-    )
-    weights = "folder of rm, vae, unet and control .safetensors (default: those shipped for the preset)"
-    add("--weights", type=Path, metavar="DIR", help=weights)
-    add(
         "--upscale",
         type=positive,
         default=4.0,
@@ -76,16 +69,67 @@ def add_file_flags(group: argparse._ArgumentGroup) -> None:
     add("--save-stages", action="store_true", help=stages)
 
 
-def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare the fields of `Options`, which holds their defaults and ranges."""
+def add_network_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare which networks run, and how."""
+    add = group.add_argument
+    version = "preset of networks; tiny is shipped, the others need --weights (default: %(default)s)"
+    add("--version", choices=sorted(PRESETS), default="tiny", help=version)
+    task = "decides among the networks of v1, v2 and v2.1; tiny has one for all (default: %(default)s)"
+    add("--task", choices=TASKS, default="sr", help=task)
+    weights = (
+        "folder of .safetensors files that convert_weights.py wrote (default: those shipped for the version)"
+    )
+    add("--weights", type=Path, metavar="DIR", help=weights)
+    stage1 = (
+        f"other restoration module: NAME in --weights, a .safetensors file, {NO_STAGE1} to leave it out, or a folder "
+        "of ready-made stage-1 images named as the inputs (default: the version's for the task)"
+    )
+    add("--stage1", metavar="NAME|FILE|DIR", help=stage1)
+    add("--stage1-only", action="store_true", help="write the image after stage 1 and stop (default: off)")
+    precision = "dtype of networks and weights; normalisation and softmax stay fp32 (default: %(default)s)"
+    add("--precision", choices=PRECISIONS, default="fp32", help=precision)
 
-    def add(flag: str, kind: type, text: str, **more: object) -> None:
+
+def option_adder(group: argparse._ArgumentGroup) -> Callable[..., None]:
+    """Return a function that declares a field of `Options`, which holds its default and range."""
+
+    def add(flag: str, kind: type | None, text: str, **more: Any) -> None:
         default = preset_defaults(flag.lstrip("-").replace("-", "_"))
-        group.add_argument(flag, type=kind, help=f"{text} (default: {default})", **more)  # pyright: ignore
+        more |= {"type": kind} if kind else {}
+        group.add_argument(flag, help=f"{text} (default: {default})".replace("%", "%%"), **more)
 
+    return add
+
+
+def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare how stage 2 samples."""
+    add = option_adder(group)
+    add("--sampler", str, "algorithm that samples", choices=SAMPLERS)
     add("--steps", int, "sampling steps, 1 to 1000 times --start", metavar="N")
     start = "share of the noise schedule to start from, above 0: 1 is pure noise, less keeps more of stage 1"
     add("--start", float, start, metavar="X")
+    point = "with --start 1, start from pure noise or from the stage-1 latent noised to the last timestep"
+    add("--start-point", str, point, choices=get_args(StartPoint))
+    add("--eta", float, "share of fresh noise per step, 0 to 1; None is the sampler's own", metavar="X")
+    add("--pos-prompt", str, "what the result shall look like", metavar="TEXT")
+    add("--neg-prompt", str, "what it shall not look like", metavar="TEXT")
+    add("--cfg-scale", float, "scale of classifier-free guidance by the prompts; 1 is off", metavar="S")
+    add(
+        "--rescale-cfg",
+        None,
+        "let --cfg-scale rise from 1 while sampling",
+        action=argparse.BooleanOptionalAction,
+    )
+    tile = "sample in overlapping tiles of so many pixels, a multiple of 64, if both sides are as long"
+    add("--tile", int, tile, metavar="N")
+    stride = "distance of the tiles in pixels, a multiple of 8; None is half a tile"
+    add("--tile-stride", int, stride, metavar="N")
+    add("--seed", int, "seed of the noise, 0 to 2^32 - 1: the same seed repeats a result", metavar="N")
+
+
+def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare what keeps stage 2 with stage 1."""
+    add = option_adder(group)
     scale = "pull toward stage 1 in flat regions: 0 is off, more is more faithful and smoother"
     add("--guidance-scale", float, scale, metavar="S")
     loss = "w_mse: as the reference; paper: weight inside the norm; mse: unweighted"
@@ -93,7 +137,6 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
     space = "where stage 1 and the prediction are compared: rgb through the decoder (the paper), or latent (cheaper)"
     add("--guidance-space", str, space, choices=get_args(Space))
     add("--strength", float, "factor on the control signals; 0 is off", metavar="X")
-    add("--seed", int, "seed of the noise, 0 to 2^32 - 1: the same seed repeats a result", metavar="N")
 
 
 def positive(text: str) -> float:
@@ -109,17 +152,20 @@ def positive(text: str) -> float:
 
 def preset_defaults(name: str) -> str:
     """Say what a field of `Options` is by default, per preset if they differ."""
-    values = {preset: f"{getattr(DEFAULTS.get(preset, Options()), name)}" for preset in PRESETS}
-    if len(set(values.values())) == 1:
-        return values.popitem()[1]
-    return ", ".join(f"{value} for {preset}" for preset, value in values.items())
+    values: dict[str, list[str]] = {}
+    for preset in PRESETS:
+        value = getattr(default_options(preset), name)
+        values.setdefault("empty" if value == "" else str(value), []).append(preset)
+    if len(values) == 1:
+        return next(iter(values))
+    return "; ".join(f"{', '.join(presets)}: {value}" for value, presets in values.items())
 
 
 def options_from(args: argparse.Namespace) -> Options:
     """Return the preset's operating point with what the command line changes."""
     given = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Options)}
     changes = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(DEFAULTS.get(args.version, Options()), **changes)
+    return dataclasses.replace(default_options(args.version), **changes)
 
 
 def suffixes(args: argparse.Namespace) -> list[str]:
@@ -152,6 +198,28 @@ def find_inputs(args: argparse.Namespace) -> list[Path]:
     return inputs
 
 
+def stage1_images(args: argparse.Namespace, inputs: list[Path]) -> dict[Path, Path]:
+    """Return the ready-made stage-1 image of each input, none unless --stage1 is a folder.
+
+    Raises:
+        ImageFileError: images are missing in the folder or there several times (all are listed), or results would
+            overwrite them.
+    """
+    folder = Path(args.stage1 or "")
+    named = weights_folder(get_preset(args.version), args.weights) / f"{args.stage1}.safetensors"
+    if not args.stage1 or args.stage1 == NO_STAGE1 or named.is_file() or not folder.is_dir():
+        return {}
+    if args.output.resolve() == folder.resolve():
+        raise ImageFileError(f"{args.output}: is the folder of the stage-1 images; give another --output")
+    ready = {stem: [p for p in list_images(folder) if p.stem == stem] for stem in (p.stem for p in inputs)}
+    bad = [stem for stem, paths in ready.items() if len(paths) != 1]
+    if bad:
+        raise ImageFileError(
+            f"{folder}: holds no stage-1 image, or several, named {', '.join(bad)}; give one each"
+        )
+    return {path: ready[path.stem][0] for path in inputs}
+
+
 def make_folder(path: Path) -> None:
     """Make the folder of the results, before anything is computed for it.
 
@@ -181,14 +249,30 @@ def noise_index(path: Path) -> int:
     return zlib.crc32(path.stem.encode())
 
 
-def restore_file(restorer: Restorer, path: Path, options: Options, args: argparse.Namespace) -> bool:
+def restore(
+    restorer: Restorer, path: Path, ready: Path | None, options: Options, args: argparse.Namespace
+) -> Restored:
+    """Restore the image of a file, from its ready-made stage-1 image if there is one."""
+    image, clean = read_image(path), None if ready is None else read_image(ready)
+    if args.stage1_only:
+        return restorer.clean_one(image, args.upscale, clean)
+    return restorer.restore_one(image, args.upscale, options, noise_index(path), clean=clean)
+
+
+def restore_file(
+    restorer: Restorer, path: Path, ready: Path | None, options: Options, args: argparse.Namespace
+) -> bool:
     """Restore one file and say so; return False, with a line on the error stream, if that fails."""
     begin = time.perf_counter()
     try:
-        restored = restorer.restore_one(read_image(path), args.upscale, options, noise_index(path))
+        restored = restore(restorer, path, ready, options, args)
         write(restored, path.stem, args)
-    except MemoryError:
-        complain(f"{path}: memory does not suffice; lower --upscale or crop the image")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        complain(
+            f"{path}: memory does not suffice; lower --upscale, give --tile or --precision, or crop the image"
+        )
         return False
     except EXPECTED as error:
         complain(error if isinstance(error, ImageFileError) else f"{path}: {one_line(error)}")
@@ -198,6 +282,14 @@ def restore_file(restorer: Restorer, path: Path, options: Options, args: argpars
     return True
 
 
+def load(args: argparse.Namespace, stage1: str | None) -> Restorer:
+    """Load the networks that the command line needs."""
+    preset = with_stage1(get_preset(args.version, args.task), stage1, args.weights)
+    modules = [name for name in preset.modules if name == "rm" or not args.stage1_only]
+    params = load_params(preset, args.weights, PRECISIONS[args.precision], modules)
+    return Restorer(preset, params, PRECISIONS[args.precision])
+
+
 def run(args: argparse.Namespace) -> int:
     """Restore every input; return the exit code.
 
@@ -205,13 +297,15 @@ def run(args: argparse.Namespace) -> int:
         ImageFileError, ValueError, FileNotFoundError: before any image is restored, if none can be.
     """
     options, inputs = options_from(args), find_inputs(args)
-    restorer = Restorer.load(args.version, args.weights)
-    restorer.check(options)
+    ready = stage1_images(args, inputs)
+    restorer = load(args, NO_STAGE1 if ready else args.stage1)
+    if not args.stage1_only:
+        restorer.check(options)
     make_folder(args.output)
     done: list[bool] = []
     try:
         for path in tqdm(inputs, "restoring", unit="image", disable=None):
-            done.append(restore_file(restorer, path, options, args))
+            done.append(restore_file(restorer, path, ready.get(path), options, args))
     except KeyboardInterrupt:
         complain(f"interrupted, {len(inputs) - len(done)} of {len(inputs)} images left")
     print(f"{sum(done)} restored, {len(done) - sum(done)} failed")

@@ -1,6 +1,7 @@
 """Both stages end to end: `Restorer` holds the networks of a preset and restores images with them."""
 
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,31 +9,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from diffbir_jax.checkpoint import load_weights
+from diffbir_jax.defaults import default_options
 from diffbir_jax.diffusion.schedule import make_schedule, q_sample
+from diffbir_jax.imaging.bytes import enlarge, to_bytes, to_float
 from diffbir_jax.imaging.colour import wavelet_colour
-from diffbir_jax.imaging.resize import resize
-from diffbir_jax.models.apply import Params, abstract, apply
-from diffbir_jax.models.presets import Preset, get_preset
-from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
+from diffbir_jax.imaging.resize import at_least, resize
+from diffbir_jax.loading import load_params, with_stage1
+from diffbir_jax.models.apply import Params, apply
+from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, Task, family_of, get_preset
+from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, tiled_model
 from diffbir_jax.sampling.guidance import Guidance, Loss, Space
-from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
+from diffbir_jax.sampling.loop import Sampler, draw_noise, image_keys, sample
 from diffbir_jax.sampling.options import TIMESTEPS, Options
-from diffbir_jax.sampling.spaced import SPACED
-from diffbir_jax.sampling.timesteps import spaced_steps
+from diffbir_jax.sampling.samplers import make_sampler
+from diffbir_jax.text.tokenizer import tokenize
 
-# Text embeddings (B, tokens, C) of the prompts and of the negative prompts.
+# Text embeddings (B or 1, tokens, C) of the prompts and of the negative prompts.
 Context = tuple[jax.Array, jax.Array]
-PRETRAINED = Path(__file__).parent / "pretrained"
-MODULES = ("rm", "vae", "unet", "control")
 # The guidance loss is a mean over pixels, so its gradient shrinks as images grow: scales are stated for this many.
 GUIDANCE_AREA = 512 * 512
-# Operating points of the presets that have one of their own.
-DEFAULTS = {
-    "tiny": Options(steps=10, start=0.4, guidance_scale=10.0, guidance_loss="paper", guidance_space="latent")
-}
 
 
 class Restored(NamedTuple):
@@ -53,12 +49,12 @@ class Restorer:
     """The networks of one preset with their parameters."""
 
     def __init__(self, preset: Preset, params: dict[str, Params], dtype: Any = jnp.float32):
-        """Take `params` by module name ("rm", "vae", "unet", "control"); networks compute in `dtype`.
+        """Take `params` by module name (the preset's `modules`); networks compute in `dtype`.
 
         Each part needs its own modules only: `stage1` the "rm", `reconstruct` the "vae".
         """
         self.preset, self.params, self.dtype = preset, params, dtype
-        self._rm, self._vae = preset.make_rm(dtype), preset.make_vae(dtype)
+        self._embeddings: dict[str, jax.Array] = {}
         self.schedule = make_schedule(
             zero_terminal_snr=preset.zero_terminal_snr,
             parameterization=preset.parameterization,
@@ -67,36 +63,43 @@ class Restorer:
 
     @classmethod
     def load(
-        cls, preset: str | Preset = "tiny", folder: str | Path | None = None, dtype: Any = jnp.float32
+        cls,
+        preset: str | Preset = "tiny",
+        folder: str | Path | None = None,
+        dtype: Any = jnp.float32,
+        task: Task = "sr",
+        stage1: str | None = None,
     ) -> "Restorer":
         """Load a preset's weights.
 
         Args:
             preset: name of a preset, or one.
-            folder: holds rm.safetensors, vae.safetensors, unet.safetensors, control.safetensors; by default the
-                weights that the package ships for the preset.
-            dtype: compute dtype of the networks.
+            folder: holds `<stem>.safetensors` for each of the preset's `files`; by default the weights that the package
+                ships for the preset.
+            dtype: dtype in which the networks compute and keep their kernels.
+            task: "sr", "face" or "denoise": decides among the networks of a named preset.
+            stage1: another restoration module, see `with_stage1`.
 
         Raises:
-            ValueError: unknown preset, or weights that do not fit it.
+            ValueError: unknown preset or task, or weights that do not fit.
             FileNotFoundError: files are missing (all are listed).
         """
-        preset = get_preset(preset) if isinstance(preset, str) else preset
-        folder = PRETRAINED / preset.name if folder is None else Path(folder).expanduser()
-        files = _weight_files(preset, folder)
-        likes = abstract_params(preset)
-        return cls(preset, {name: load_weights(file, likes[name]) for name, file in files.items()}, dtype)
+        preset = get_preset(preset, task) if isinstance(preset, str) else preset
+        preset = with_stage1(preset, stage1, folder)
+        return cls(preset, load_params(preset, folder, dtype), dtype)
 
     def check(self, options: Options, context: Context | None = None) -> None:
         """Raise ValueError unless the preset can sample with these options and this text."""
         name, text = self.preset.name, self.preset.unet.context_dim is not None
-        if text and context is None:
+        if text and context is None and self.preset.text is None:
             raise ValueError(
-                f"preset {name} needs text embeddings for stage 2, and there is no text encoder yet: "
-                "pass `context` to Restorer.restore, or choose the preset tiny"
+                f"preset {name} needs text and has no text encoder: pass embeddings as `context` to Restorer.restore"
             )
-        if not text and (context is not None or options.cfg_scale != 1.0):
-            raise ValueError(f"preset {name} knows no text: leave out `context` and keep cfg_scale at 1")
+        prompts = options.pos_prompt or options.neg_prompt
+        if not text and (context is not None or options.cfg_scale != 1.0 or prompts):
+            raise ValueError(
+                f"preset {name} knows no text: leave out prompts and `context`, and keep cfg_scale at 1"
+            )
 
     def restore(
         self,
@@ -111,7 +114,8 @@ class Restorer:
             images: (H, W, 3) uint8 RGB each.
             upscale: output side divided by input side (above 0).
             options: how to sample; by default the preset's operating point.
-            context: text embeddings (1, tokens, C) of the prompt and the negative prompt, for presets with text.
+            context: text embeddings (1, tokens, C) of the prompt and the negative prompt, instead of the options'
+                prompts.
 
         Returns:
             a `Restored` per image, in order; its sides are the input's times `upscale`, rounded.
@@ -120,7 +124,7 @@ class Restorer:
             ValueError: an image of another shape or dtype, an `upscale` that leaves no pixel, or options or text that
                 the preset cannot use.
         """
-        options = options or DEFAULTS.get(self.preset.name, Options())
+        options = options or default_options(self.preset.name)
         return [self.restore_one(im, upscale, options, i, context) for i, im in enumerate(images)]
 
     def restore_one(
@@ -130,27 +134,62 @@ class Restorer:
         options: Options,
         index: int = 0,
         context: Context | None = None,
+        clean: np.ndarray | None = None,
     ) -> Restored:
-        """Restore one image; `index` chooses its noise. All else as in `restore`."""
+        """Restore one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            upscale: output side divided by input side (above 0).
+            options: how to sample.
+            index: chooses the noise.
+            context: as in `restore`.
+            clean: (h, w, 3) uint8 RGB, the image after stage 1, from another tool; resized if need be.
+
+        Raises:
+            ValueError: as in `restore`.
+        """
         self.check(options, context)
         upscaled = enlarge(image, upscale)
-        size = upscaled.shape[:2]
-        clean = self.stage1(jnp.asarray(upscaled[None], jnp.float32) / 255.0)
-        result = self.finish(self.stage2(clean, options, [index], context), clean, size)
-        return Restored(result[0], np.asarray(_to_uint8(clean, size))[0], upscaled)
+        stage1, size = self._clean(image, upscaled, clean), upscaled.shape[:2]
+        result = self.finish(self.stage2(stage1, options, [index], context), stage1, size)
+        return Restored(result[0], np.asarray(to_bytes(stage1, size)[0]), upscaled)
 
-    def stage1(self, lq: jax.Array) -> jax.Array:
+    def clean_one(self, image: np.ndarray, upscale: float, clean: np.ndarray | None = None) -> Restored:
+        """Take one image through stage 1 alone, which is then the result; all else as in `restore_one`."""
+        upscaled = enlarge(image, upscale)
+        result = np.asarray(to_bytes(self._clean(image, upscaled, clean), upscaled.shape[:2])[0])
+        return Restored(result, result, upscaled)
+
+    def _clean(self, image: np.ndarray, upscaled: np.ndarray, ready: np.ndarray | None) -> jax.Array:
+        """Stage 1 of an image, which a module that enlarges takes as it is and others take upscaled."""
+        size = upscaled.shape[:2]
+        if ready is not None:
+            return self._fit(to_float(ready), size)
+        enlarges = self.preset.rm is not None and self.preset.rm.scale > 1
+        return self.stage1(to_float(image if enlarges else upscaled), size)
+
+    def stage1(self, lq: jax.Array, size: tuple[int, ...] | None = None) -> jax.Array:
         """Remove the degradation.
 
         Args:
-            lq: (B, H, W, 3) in [0, 1], at the output's size.
+            lq: (B, H, W, 3) in [0, 1], at the output's size or, for a module that enlarges, smaller by its factor.
+            size: (height, width) of the output in pixels; by default the module's own.
 
         Returns:
-            (B, h, w, 3) float32; enlarged if the input's shorter side is below the preset's minimum.
+            (B, h, w, 3) float32 of the output's size, or larger where its shorter side is below the preset's minimum.
+            Without a restoration module, the input of that size.
         """
-        lq = enlarge_to_min_side(lq, self.preset.min_side)
+        config = self.preset.rm
+        scale = 1 if config is None else config.scale
+        size = size or (lq.shape[1] * scale, lq.shape[2] * scale)
+        if config is None:
+            return self._fit(lq, size)
+        if RESTORATION_FAMILIES[family_of(config)].enlarge_first:
+            lq = self._fit(lq, size)
         height, width = lq.shape[1:3]
-        return _apply(self._rm, self.params["rm"], self._pad(lq))[:, :height, :width]
+        out = _apply(self.preset.make_rm(self.dtype), self.params["rm"], self._pad(lq, config.multiple))
+        return self._fit(out[:, : height * scale, : width * scale], size)
 
     def stage2(
         self,
@@ -166,7 +205,8 @@ class Restorer:
             clean: (B, H, W, 3) in about [0, 1], the stage-1 images.
             options: how to sample.
             indices: index of each image within the run, what its noise depends on; by default 0 to B - 1.
-            context: text embeddings (B, tokens, C) of the prompts and the negative prompts, for presets with text.
+            context: text embeddings (B or 1, tokens, C) of the prompts and the negative prompts, instead of the
+                options' prompts.
             noise: (1 + steps, B, h, w, c) to use instead of drawing any: the start's, then one per step.
 
         Returns:
@@ -180,8 +220,17 @@ class Restorer:
         indices = range(batch) if indices is None else indices
         if len(indices) != batch:
             raise ValueError(f"{len(indices)} indices given for {batch} images; give one each")
+        if context is None and self.preset.text is not None:
+            context = self.embed(options.pos_prompt), self.embed(options.neg_prompt)
         z = self._sample(2.0 * self._pad(clean) - 1.0, options, indices, context, noise)
         return self._decode(z)[:, :height, :width]
+
+    def embed(self, prompt: str) -> jax.Array:
+        """Return the text embedding (1, tokens, C) of a prompt, float32; computed once per prompt."""
+        if prompt not in self._embeddings:
+            tokens = jnp.asarray(tokenize([prompt]))
+            self._embeddings[prompt] = _apply(self.preset.make_text(self.dtype), self.params["text"], tokens)
+        return self._embeddings[prompt]
 
     def reconstruct(self, clean: jax.Array) -> jax.Array:
         """Pass (B, H, W, 3) images in [0, 1] through the autoencoder; returns float32 in about [-1, 1]."""
@@ -211,24 +260,60 @@ class Restorer:
     ) -> jax.Array:
         """Latents (B, h, w, c) of a result, from padded stage-1 images (B, H, W, 3) in [-1, 1]."""
         condition = self._encode(target)
-        shape = (1 + options.steps, *condition.shape)
+        sampler, steps = self._steps(options, target.shape)
+        shape = (1 + len(steps.level.timestep), *condition.shape)
         if noise is not None and noise.shape != shape:
             raise ValueError(f"noise is {noise.shape}; these images and steps need {shape}")
         keys = image_keys(options.seed, indices)
-        first = draw_noise(keys, 0, condition.shape) if noise is None else noise[0]
-        timesteps = jnp.full(len(condition), options.timesteps - 1)
-        x = first if options.start == 1.0 else q_sample(self.schedule, condition, timesteps, first)
-        steps = spaced_steps(
+        x = draw_noise(keys, 0, condition.shape) if noise is None else noise[0]
+        if options.start < 1.0 or options.start_point == "cond":
+            # From the whole schedule, the reference noises to its last timestep, wherever the first step is.
+            last = TIMESTEPS - 1 if options.start == 1.0 else steps.level.timestep[0]
+            x = q_sample(self.schedule, condition, jnp.full(len(condition), last), x)
+        loss = options.guidance_loss if options.guidance_scale else None
+        tiles = self._tiles(options, target.shape)
+        denoiser = _denoiser(self.preset, self.dtype, loss, options.guidance_space, tiles)
+        inputs = self._denoiser_inputs(denoiser, condition, target, options, context)
+        return sample(sampler, denoiser, inputs, x, steps, keys if noise is None else noise[1:])
+
+    def _steps(self, options: Options, shape: tuple[int, ...]) -> tuple[Sampler, Any]:
+        """The sampler and its table for images of `shape` (B, H, W, 3)."""
+        return make_sampler(
+            options.sampler,
             self.schedule,
             options.steps,
             start_timestep=options.timesteps,
             cfg_scale=options.cfg_scale,
-            guidance_scale=options.guidance_scale * target.shape[1] * target.shape[2] / GUIDANCE_AREA,
+            rescale_cfg=options.rescale_cfg,
+            guidance_scale=options.guidance_scale * shape[1] * shape[2] / GUIDANCE_AREA,
+            eta=options.eta,
         )
-        loss = options.guidance_loss if options.guidance_scale else None
-        denoiser = _denoiser(self.preset, self.dtype, loss, options.guidance_space)
-        inputs = self._denoiser_inputs(denoiser, condition, target, options, context)
-        return sample(SPACED, denoiser, inputs, x, steps, keys if noise is None else noise[1:])
+
+    def _tiles(self, options: Options, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """Side and stride in latent pixels of the diffusion tiles of images (B, H, W, 3); None without tiles.
+
+        As in the reference, there are none unless both sides are as long as a tile.
+
+        Raises:
+            ValueError: no whole number of latent pixels.
+        """
+        if options.tiling is None:
+            return None
+        if min(shape[1:3]) < options.tiling[0]:
+            if max(shape[1:3]) > options.tiling[0]:
+                size = f"{shape[2]}x{shape[1]}"
+                warnings.warn(
+                    f"an image of {size} is sampled whole: tiles of {options.tiling[0]} do not fit",
+                    stacklevel=2,
+                )
+            return None
+        f = self.preset.vae.downsample
+        if any(length % f for length in options.tiling):
+            raise ValueError(
+                f"tiles are {options.tiling[0]} pixels wide and {options.tiling[1]} apart; preset {self.preset.name} "
+                f"needs multiples of {f}"
+            )
+        return options.tiling[0] // f, options.tiling[1] // f
 
     def _denoiser_inputs(
         self,
@@ -238,66 +323,39 @@ class Restorer:
         options: Options,
         context: Context | None,
     ) -> DenoiserInputs:
-        cond = {"hint": condition, "strength": jnp.full(len(condition), options.strength, jnp.float32)}
+        batch = len(condition)
+        cond = {"hint": condition, "strength": jnp.full(batch, options.strength, jnp.float32)}
         uncond = None
         if context is not None:
-            uncond = cond | {"context": context[1]} if options.cfg_scale != 1.0 else None
-            cond = cond | {"context": context[0]}
+            pos, neg = (jnp.broadcast_to(text, (batch, *text.shape[1:])) for text in context)
+            uncond = cond | {"context": neg} if options.cfg_scale != 1.0 else None
+            cond = cond | {"context": pos}
         guidance = denoiser.guidance and denoiser.guidance.prepare(self.params["vae"], target, condition)
         return DenoiserInputs(
             {name: self.params[name] for name in ("unet", "control")}, cond, uncond, guidance
         )
 
     def _encode(self, image: jax.Array) -> jax.Array:
-        mean, _ = _apply(self._vae, self.params["vae"], image, method="encode")
+        mean, _ = _apply(self.preset.make_vae(self.dtype), self.params["vae"], image, method="encode")
         return self.preset.vae.scale_factor * mean
 
     def _decode(self, z: jax.Array) -> jax.Array:
-        return _apply(self._vae, self.params["vae"], z / self.preset.vae.scale_factor, method="decode")
+        vae = self.preset.make_vae(self.dtype)
+        return _apply(vae, self.params["vae"], z / self.preset.vae.scale_factor, method="decode")
 
-    def _pad(self, image: jax.Array) -> jax.Array:
-        pads = [(-n) % self.preset.multiple for n in image.shape[1:3]]
+    def _fit(self, image: jax.Array, size: tuple[int, ...]) -> jax.Array:
+        """Resize (B, H, W, 3) to `size`, or beyond it to the preset's minimum."""
+        return resize(image, at_least(size, self.preset.min_side))
+
+    def _pad(self, image: jax.Array, multiple: int | None = None) -> jax.Array:
+        pads = [(-n) % (multiple or self.preset.multiple) for n in image.shape[1:3]]
         widths = ((0, 0), (0, pads[0]), (0, pads[1]), (0, 0))
         return jnp.pad(image, widths, mode=self.preset.padding)
 
 
-def enlarge(image: np.ndarray, upscale: float) -> np.ndarray:
-    """Resize (H, W, 3) uint8 by `upscale` with Pillow's bicubic filter, sides rounded.
-
-    Raises:
-        ValueError: another shape or dtype, or `upscale` is not positive or leaves no pixel.
-    """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image is {image.dtype} of shape {image.shape}; give (H, W, 3) uint8 RGB")
-    size = (round(image.shape[1] * upscale), round(image.shape[0] * upscale))
-    if upscale <= 0 or min(size) < 1:
-        raise ValueError(
-            f"upscale is {upscale} for an image of {image.shape[1]}x{image.shape[0]}; give a larger factor"
-        )
-    if size == image.shape[1::-1]:
-        return image
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
-def enlarge_to_min_side(image: jax.Array, side: int) -> jax.Array:
-    """Resize (B, H, W, C) so that the shorter side is `side`, unless it is longer; the other is rounded down."""
-    height, width = image.shape[1:3]
-    short = min(height, width)
-    if short >= side:
-        return image
-    return resize(image, (height * side // short, width * side // short))
-
-
-@functools.partial(jax.jit, static_argnames="size")
-def _to_uint8(image: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bytes of (B, H, W, 3) images in about [0, 1], resized unless they have the size."""
-    image = image if image.shape[1:3] == size else resize(image, size)
-    return jnp.rint(255.0 * jnp.clip(image, 0.0, 1.0)).astype(jnp.uint8)
-
-
 @functools.partial(jax.jit, static_argnames=("size", "levels"))
 def _finish(generated: jax.Array, clean: jax.Array, size: tuple[int, int], levels: int) -> jax.Array:
-    return _to_uint8(wavelet_colour((generated + 1.0) / 2.0, clean, levels), size)
+    return to_bytes(wavelet_colour((generated + 1.0) / 2.0, clean, levels), size)
 
 
 # One cache of compiled programs for all: modules are static and equal by value.
@@ -305,8 +363,10 @@ _apply = jax.jit(apply, static_argnums=0, static_argnames="method")
 
 
 @functools.cache
-def _denoiser(preset: Preset, dtype: Any, loss: Loss | None, space: Space) -> Denoiser:
-    """The preset's denoiser, with restoration guidance unless `loss` is None.
+def _denoiser(
+    preset: Preset, dtype: Any, loss: Loss | None, space: Space, tiles: tuple[int, int] | None
+) -> Denoiser:
+    """The preset's denoiser, with restoration guidance unless `loss` is None, in tiles (side, stride) unless None.
 
     JAX keeps it with the program compiled for it, so it holds no parameters; a new object would compile anew.
     """
@@ -325,31 +385,4 @@ def _denoiser(preset: Preset, dtype: Any, loss: Loss | None, space: Space) -> De
         return apply(vae, params, z / preset.vae.scale_factor, method="decode")
 
     guidance = Guidance(decode if space == "rgb" else None, loss) if loss else None
-    return Denoiser(model, preset.parameterization, guidance)
-
-
-def _weight_files(preset: Preset, folder: Path) -> dict[str, Path]:
-    files = {name: folder / f"{name}.safetensors" for name in MODULES}
-    missing = [file.name for file in files.values() if not file.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} lacks {', '.join(missing)}; give a folder (--weights) that holds these weights of "
-            f"the preset {preset.name}"
-        )
-    return files
-
-
-def abstract_params(preset: Preset) -> dict[str, Params]:
-    """Return shapes and dtypes of a preset's parameters by module name, without computing anything."""
-    side, f = preset.multiple * 2, preset.vae.downsample
-    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    z = jax.ShapeDtypeStruct((1, side // f, side // f, preset.vae.embed_dim), jnp.float32)
-    t = jax.ShapeDtypeStruct((1,), jnp.int32)
-    text = preset.unet.context_dim
-    context = () if text is None else (jax.ShapeDtypeStruct((1, 77, text), jnp.float32),)
-    return {
-        "rm": abstract(preset.make_rm(), image),
-        "vae": abstract(preset.make_vae(), image),
-        "unet": abstract(preset.make_unet(), z, t, *context),
-        "control": abstract(preset.make_control(), z, z, t, *context),
-    }
+    return Denoiser(tiled_model(model, *tiles) if tiles else model, preset.parameterization, guidance)

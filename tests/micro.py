@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.loading import abstract_params
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.models.restoration_unet import RestorationUNetConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
-from diffbir_jax.pipeline import Restorer, abstract_params
+from diffbir_jax.pipeline import Restorer
 
 MICRO = Preset(
     name="micro",

@@ -14,19 +14,23 @@ PACKAGE = "diffbir_jax"
 
 FLOOR = {"diffusion", "imaging", "metrics"}
 ROOMS = {
-    **{room: set() for room in FLOOR},
+    **{room: set() for room in (*FLOOR, "cli")},
     "models": {"imaging", "metrics"},
     "sampling": FLOOR,
     "data": FLOOR,
     "text": FLOOR,
     "sharding": FLOOR,
     "checkpoint": FLOOR | {"sharding"},
-    "weights": FLOOR | {"checkpoint"},
+    "weights": FLOOR | {"checkpoint", "cli"},
+    "defaults": {"sampling"},
+    "loading": {"checkpoint", "models"},
     "faces": FLOOR | {"models"},
     "conversion": FLOOR | {"checkpoint", "models"},
 }
 MIDDLE = set(ROOMS)
 ROOMS |= {"training": MIDDLE - {"conversion"}, "planner": MIDDLE, "pipeline": MIDDLE | {"planner"}}
+# Checks everything; nothing imports it.
+ROOMS["parity"] = set(ROOMS)
 # Libraries that only the named rooms may import.
 CONFINED = {"flax": {"models"}, "torch": {"conversion"}, "tensorflow": set(), "ml_collections": set()}
 

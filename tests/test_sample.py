@@ -7,20 +7,34 @@ import sys
 import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import sample
-from diffbir_jax import pipeline
+from diffbir_jax import loading
 from diffbir_jax.checkpoint import save_weights
+from diffbir_jax.defaults import DEFAULTS
 from diffbir_jax.models.presets import PRESETS
-from diffbir_jax.pipeline import DEFAULTS, Options, Restored, Restorer
+from diffbir_jax.pipeline import Restored, Restorer
+from diffbir_jax.sampling.options import Options
 from tests.micro import MICRO, MICRO_TEXT, picture, random_params
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ("--weights", "--upscale", "--compare", "--save-stages", "--version", "--steps", "--start")
 FLAGS += ("--guidance-scale", "--guidance-loss", "--guidance-space", "--strength", "--seed")
+FLAGS += (
+    "--task",
+    "--stage1",
+    "--stage1-only",
+    "--precision",
+    "--sampler",
+    "--start-point",
+    "--eta",
+    "--pos-prompt",
+)
+FLAGS += ("--neg-prompt", "--cfg-scale", "--rescale-cfg", "--tile", "--tile-stride")
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +53,7 @@ def inputs(tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) ->
     for preset in (MICRO, MICRO_TEXT):
         monkeypatch.setitem(PRESETS, preset.name, preset)
         monkeypatch.setitem(DEFAULTS, preset.name, Options(steps=2, start=0.5))
-    monkeypatch.setattr(pipeline, "PRETRAINED", pretrained)
+    monkeypatch.setattr(loading, "PRETRAINED", pretrained)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     return tmp_path / "in"
@@ -58,7 +72,9 @@ def run(source: Path, *flags: str, version: str = "micro", output: str = "out") 
     return exit.value.code
 
 
-def unchanged(self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int) -> Restored:
+def unchanged(
+    self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int, clean: np.ndarray | None
+) -> Restored:
     """Stands in for Restorer.restore_one."""
     return Restored(image, image, image)
 
@@ -96,19 +112,40 @@ def test_stages_and_comparison(inputs: Path) -> None:
 def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeypatch) -> None:
     seen = []
 
-    def restore_one(self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int):
+    def restore_one(
+        self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int, clean: None
+    ):
         seen.append((self.preset.name, upscale, options, index))
-        return unchanged(self, image, upscale, options, index)
+        return unchanged(self, image, upscale, options, index, clean)
 
     monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    monkeypatch.setattr(Restorer, "check", lambda *_: None)  # The small preset knows no text.
     save(inputs / "a.png")
     save(inputs / "b.png")
     assert run(inputs) == 0
     flags = "--steps 3 --start 0.2 --guidance-scale 0.7 --guidance-loss paper --strength 0.5 --seed 9"
-    flags += " --guidance-space latent"
+    flags += " --guidance-space latent --sampler ddim --start-point cond --eta 0.3 --rescale-cfg"
+    flags += " --cfg-scale 2 --tile 128 --tile-stride 64 --pos-prompt a --neg-prompt b"
     assert run(inputs, *flags.split(), "--upscale", "2.5", "--weights", str(pretrained / "micro")) == 0
     default = DEFAULTS["micro"]
-    given = Options(3, 0.2, 0.7, "paper", "latent", 0.5, seed=9)
+    given = Options(
+        steps=3,
+        start=0.2,
+        guidance_scale=0.7,
+        guidance_loss="paper",
+        guidance_space="latent",
+        strength=0.5,
+        seed=9,
+        sampler="ddim",
+        start_point="cond",
+        eta=0.3,
+        rescale_cfg=True,
+        cfg_scale=2.0,
+        tile=128,
+        tile_stride=64,
+        pos_prompt="a",
+        neg_prompt="b",
+    )
     indices = [zlib.crc32(name) for name in (b"a", b"b")]  # of the names, not of the places in the folder
     assert seen == [("micro", 1.0, default, i) for i in indices] + [("micro", 2.5, given, i) for i in indices]
 
@@ -217,9 +254,9 @@ def test_output_that_is_a_file(inputs: Path, capsys) -> None:
         (
             "--version v1",
             1,
-            "v1 lacks rm.safetensors, vae.safetensors, unet.safetensors, control.safetensors",
+            "v1 lacks swinir_general.safetensors, vae.safetensors, unet.safetensors, control_general.safetensors",
         ),
-        ("--version micro_text", 1, "micro_text needs text embeddings for stage 2"),
+        ("--version micro_text", 1, "micro_text needs text and has no text encoder"),
         ("--weights nowhere", 1, "nowhere lacks rm.safetensors"),
     ],
 )
@@ -241,10 +278,12 @@ def test_weights_of_another_preset(inputs: Path, pretrained: Path, capsys) -> No
 def test_interruption_keeps_what_is_done(
     inputs: Path, capsys, monkeypatch, when: int | None, code: int
 ) -> None:
-    def restore_one(self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int):
+    def restore_one(
+        self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int, clean: None
+    ):
         if index == when:
             raise KeyboardInterrupt
-        return unchanged(self, image, upscale, options, index)
+        return unchanged(self, image, upscale, options, index, clean)
 
     monkeypatch.setattr(Restorer, "restore_one", restore_one)
     for name in "abc":
@@ -256,7 +295,7 @@ def test_interruption_keeps_what_is_done(
 
 
 def test_too_little_memory_is_said(inputs: Path, capsys, monkeypatch) -> None:
-    def restore_one(*_: object) -> None:
+    def restore_one(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(Restorer, "restore_one", restore_one)
@@ -265,8 +304,18 @@ def test_too_little_memory_is_said(inputs: Path, capsys, monkeypatch) -> None:
     assert "a.png: memory does not suffice; lower --upscale" in complaint(capsys)
 
 
+def test_too_little_memory_of_an_accelerator_is_said(inputs: Path, capsys, monkeypatch) -> None:
+    def restore_one(*_: object, **__: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+
+    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    save(inputs / "a.png")
+    assert run(inputs) == 1
+    assert "a.png: memory does not suffice; lower --upscale, give --tile" in complaint(capsys)
+
+
 def test_bugs_show_their_traceback(inputs: Path, monkeypatch) -> None:
-    def restore_one(*_: object) -> None:
+    def restore_one(*_: object, **__: object) -> None:
         raise KeyError("a bug")
 
     monkeypatch.setattr(Restorer, "restore_one", restore_one)
@@ -280,13 +329,12 @@ def test_help_names_every_flag_and_default() -> None:
     command = [sys.executable, str(ROOT / "sample.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "1000"})
     assert done.returncode == 0, done.stderr
-    entries = {entry.split()[0]: entry for entry in done.stdout.split("\n  -")}
+    entries = {entry.split()[0].rstrip(","): entry for entry in done.stdout.split("\n  -")}
     for flag in ("--input", "--output"):
         assert "(required)" in entries[flag[1:]]
     defaults = {flag: entries[flag[1:]].split("(default: ")[1] for flag in FLAGS}
     for name, value in dataclasses.asdict(DEFAULTS["tiny"]).items():
-        if name != "cfg_scale":  # The presets that know text are yet to get a text encoder.
-            assert str(value) in defaults["--" + name.replace("_", "-")]
+        assert (str(value) or "empty") in defaults["--" + name.replace("_", "-")]
 
 
 def test_exit_code_of_the_process(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import pytest
 
 from benchmarks.tiny import GUIDANCE_SCALES, Row, table
-from diffbir_jax.pipeline import MODULES, PRETRAINED, Restorer
+from diffbir_jax.loading import weight_files
+from diffbir_jax.models.presets import TINY
+from diffbir_jax.pipeline import Restorer
 
 
 @pytest.fixture(scope="module")
@@ -34,5 +36,4 @@ def test_fidelity_rises_with_guidance(rows: dict[str, Row]) -> None:
 
 
 def test_size() -> None:
-    sizes = [(PRETRAINED / "tiny" / f"{name}.safetensors").stat().st_size for name in MODULES]
-    assert sum(sizes) <= 20e6
+    assert sum(file.stat().st_size for file in weight_files(TINY, None).values()) <= 20e6

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from diffbir_jax.checkpoint import Checkpoints, save_weights
 from diffbir_jax.data.photos import prefetch
+from diffbir_jax.models.presets import describe_restoration, get_preset
 from diffbir_jax.sharding import batch_sharding, make_mesh, put_batch, replicated, tree_shardings
 from diffbir_jax.training.objective import Objective, make_objective
 from diffbir_jax.training.report import Report
@@ -152,8 +153,10 @@ def _check_config(config: Config) -> None:
 
 def _export(objective: Objective, state: TrainState, workdir: Path, config: Config) -> None:
     metadata = {"preset": config.preset, "objective": config.objective, "step": str(int(state.step))}
+    rm = get_preset(config.preset).rm
     for name, params in objective.export(state.ema).items():
-        save_weights(workdir / "export" / f"{name}.safetensors", params, metadata)
+        network = describe_restoration(rm) if name == "rm" and rm else {}
+        save_weights(workdir / "export" / f"{name}.safetensors", params, metadata | network)
 
 
 def _count(params: dict) -> int:

@@ -1,0 +1,32 @@
+"""The operating point of each version: the options that its makers chose."""
+
+from diffbir_jax.sampling.options import Options
+
+_V2 = Options(
+    steps=50, cfg_scale=4.0, neg_prompt="low quality, blurry, low-resolution, noisy, unsharp, weird textures"
+)
+DEFAULTS = {
+    "tiny": Options(steps=10, start=0.4, guidance_scale=10.0, guidance_loss="paper", guidance_space="latent"),
+    "v1": _V2,
+    "v2": _V2,
+    "v2.1": Options(
+        sampler="edm_dpm++_3m_sde",
+        steps=10,
+        cfg_scale=8.0,
+        pos_prompt=(
+            "Cinematic, High Contrast, highly detailed, taken using a Canon EOS R camera, hyper detailed photo - "
+            "realistic maximum detail, 32k, Color Grading, ultra HD, extreme meticulous detailing, skin pore "
+            "detailing, hyper sharpness, perfect without deformations."
+        ),
+        neg_prompt=(
+            "painting, oil painting, illustration, drawing, art, sketch, oil painting, cartoon, CG Style, 3D render, "
+            "unreal engine, blurring, dirty, messy, worst quality, low quality, frames, watermark, signature, jpeg "
+            "artifacts, deformed, lowres, over-smooth."
+        ),
+    ),
+}
+
+
+def default_options(preset: str) -> Options:
+    """Return the operating point of a preset, by its name; for one without its own, `Options()`."""
+    return DEFAULTS.get(preset, Options())

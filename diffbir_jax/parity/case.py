@@ -1,0 +1,158 @@
+"""A case: some arrays of a golden file, how they are computed here, and how far off they may be."""
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffbir_jax.metrics.fidelity import psnr as image_psnr
+
+Arrays = Mapping[str, np.ndarray]
+Values = Mapping[str, jax.Array | np.ndarray]
+
+
+def absolute(value: np.ndarray, golden: np.ndarray) -> float:
+    """Largest difference."""
+    return float(_difference(value, golden).max(initial=0.0))
+
+
+def relative(value: np.ndarray, golden: np.ndarray) -> float:
+    """Largest difference in units of the golden's largest value."""
+    return absolute(value, golden) / float(np.abs(golden).max())
+
+
+def elementwise(value: np.ndarray, golden: np.ndarray) -> float:
+    """Largest difference of an element in units of the golden's; where that is 0, the value must be 0."""
+    difference = _difference(value, golden)
+    with np.errstate(divide="ignore"):
+        return float(np.divide(difference, np.abs(golden), where=difference != 0, out=difference).max())
+
+
+def absolute_in_reach(value: np.ndarray, golden: np.ndarray) -> float:
+    """Largest difference; where values pass 1,000, which float32 resolves to 6e-5 at best, relative to the largest."""
+    return relative(value, golden) if np.abs(golden).max() > 1000 else absolute(value, golden)
+
+
+def psnr(value: np.ndarray, golden: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of images, uint8 or floats whose black and white are 1 apart."""
+    if np.shape(value) != golden.shape or value.dtype != golden.dtype:
+        raise ValueError(_misfit(value, golden))
+    return image_psnr(value, golden)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How far from its golden a value may be.
+
+    Attributes:
+        value: largest error, or smallest similarity.
+        measure: (value, golden) -> error or similarity.
+        at_least: whether `measure` is a similarity in dB.
+    """
+
+    value: float
+    measure: Callable[[np.ndarray, np.ndarray], float] = relative
+    at_least: bool = False
+
+    def holds(self, error: float) -> bool:
+        """Whether an error is within the limit; NaN is not."""
+        return error >= self.value if self.at_least else error <= self.value
+
+    def show(self, error: float) -> str:
+        """An error, or the limit itself, for the table."""
+        return f"{error:.1f} dB" if self.at_least else f"{error:.1e}"
+
+
+# The tolerances stated with the golden values. A miss is a finding to explain, never a reason to relax.
+NETWORK = Limit(1e-4)
+FULL_SIZE = Limit(1e-3)
+# From the prediction of noise the samplers on sigma reach 27,000, where float32 has steps of 2e-3.
+SAMPLER = Limit(1e-4, absolute_in_reach)
+SCHEDULE = Limit(1e-6, absolute)
+IMAGE = Limit(1e-5, absolute)
+EXACT = Limit(0.0, absolute)
+PIPELINE = Limit(45.0, psnr, at_least=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one line of the table checks.
+
+    Attributes:
+        file: stem of the golden file.
+        name: of the case within the file.
+        outputs: keys that are checked.
+        inputs: keys that the computation reads; it sees no others.
+        limit: of every output.
+        compute: inputs -> {output: array in the golden's layout}; None where the project has nothing to check yet.
+        full_size: whether gigabytes may be needed: such a case runs in a process of its own.
+    """
+
+    file: str
+    name: str
+    outputs: Sequence[str]
+    inputs: Sequence[str] = ()
+    limit: Limit = NETWORK
+    compute: Callable[[Arrays], Values] | None = None
+    full_size: bool = False
+
+    @property
+    def label(self) -> str:
+        """File and name, which is what patterns select."""
+        return f"{self.file}:{self.name}"
+
+    def errors(self, golden: Arrays) -> dict[str, float]:
+        """Compute and compare.
+
+        Args:
+            golden: the arrays of the file.
+
+        Returns:
+            the error of each output.
+
+        Raises:
+            ValueError: the file lacks a key, there is nothing to compute with, or a shape is wrong.
+        """
+        lacking = [key for key in (*self.inputs, *self.outputs) if key not in golden]
+        if lacking:
+            raise ValueError(f"{self.file}.npz lacks {', '.join(lacking)}")
+        if self.compute is None:
+            raise ValueError(f"{self.label} is not implemented")
+        with jax.default_matmul_precision("highest"):
+            values = self.compute({key: golden[key] for key in self.inputs})
+        if values.keys() != set(self.outputs):
+            raise ValueError(f"computed {sorted(values)}, wanted {sorted(self.outputs)}")
+        return {key: self.limit.measure(np.asarray(values[key]), golden[key]) for key in self.outputs}
+
+    def worst(self, errors: Mapping[str, float]) -> tuple[str, float]:
+        """The output that is furthest off, and its error; a NaN counts as furthest."""
+        sign = 1.0 if self.limit.at_least else -1.0
+        return min(errors.items(), key=lambda item: -np.inf if np.isnan(item[1]) else sign * item[1])
+
+
+def nhwc(x: np.ndarray) -> jax.Array:
+    """(..., C, H, W), PyTorch's layout, to (..., H, W, C) on the device."""
+    return jnp.asarray(np.moveaxis(x, -3, -1))
+
+
+def nchw(x: jax.Array | np.ndarray) -> np.ndarray:
+    """(..., H, W, C) to (..., C, H, W), PyTorch's layout."""
+    return np.moveaxis(np.asarray(x), -1, -3)
+
+
+def matching(keys: Sequence[str], *patterns: str) -> list[str]:
+    """The keys that match any of the patterns (`fnmatch`), in order."""
+    return [key for key in keys if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)]
+
+
+def _difference(value: np.ndarray, golden: np.ndarray) -> np.ndarray:
+    if np.shape(value) != golden.shape:
+        raise ValueError(_misfit(value, golden))
+    return np.abs(np.asarray(value, np.float64) - golden)
+
+
+def _misfit(value: np.ndarray, golden: np.ndarray) -> str:
+    return f"the value is {value.dtype} {value.shape}, the golden {golden.dtype} {golden.shape}"

@@ -1,0 +1,110 @@
+"""Which checks belong to which golden file, and what no check knows."""
+
+import fnmatch
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from diffbir_jax.parity import degradation, guidance, imaging, networks, pipeline, sampling, training
+from diffbir_jax.parity.case import Case
+
+# Pattern of the file's stem -> (stem, keys, salt) -> cases.
+FILES: dict[str, Callable[[str, Sequence[str], str], Iterator[Case]]] = {
+    "*_small": networks.cases,
+    "*_full": networks.cases,
+    "samplers": sampling.cases,
+    "guidance": guidance.cases,
+    "image_ops": imaging.cases,
+    "degradation*": degradation.cases,
+    "training": training.cases,
+    "pipeline*": pipeline.cases,
+}
+
+
+class ParityError(Exception):
+    """The folder cannot be used; the message is for the user."""
+
+
+class Suite(NamedTuple):
+    """What a folder of golden files holds.
+
+    Attributes:
+        folder: the files.
+        cases: what the project can check or knows that it cannot.
+        unknown: file -> keys that no case mentions.
+        strangers: files without any case.
+    """
+
+    folder: Path
+    cases: list[Case]
+    unknown: dict[str, list[str]]
+    strangers: frozenset[str]
+
+    def only(self, pattern: str, small: bool = False) -> "Suite":
+        """The cases and unknown keys whose "file:name" matches `pattern`; `small` leaves out full-size cases."""
+        cases = [
+            c for c in self.cases if fnmatch.fnmatchcase(c.label, pattern) and not (small and c.full_size)
+        ]
+        unknown = {
+            file: [key for key in keys if fnmatch.fnmatchcase(f"{file}:{key}", pattern)]
+            for file, keys in self.unknown.items()
+        }
+        return self._replace(cases=cases, unknown={file: keys for file, keys in unknown.items() if keys})
+
+
+def collect(folder: Path) -> Suite:
+    """Look through a folder of golden files; nothing is computed.
+
+    Raises:
+        ParityError: the folder is missing or holds no readable golden files, or their salt is not stated.
+    """
+    if not folder.is_dir():
+        raise ParityError(f"no folder {folder}: give one with golden files (*.npz and meta.json)")
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise ParityError(f"no golden files (*.npz) in {folder}")
+    salt = _salt(folder / "meta.json")
+    cases, unknown = [], {}
+    for file in files:
+        keys = list(load(file))
+        found = list(_cases(file.stem, keys, salt))
+        known = {key for case in found for key in (*case.inputs, *case.outputs)}
+        cases += found
+        unknown[file.stem] = [key for key in keys if key not in known]
+    strangers = frozenset(unknown) - {case.file for case in cases}
+    return Suite(folder, cases, {file: keys for file, keys in unknown.items() if keys}, strangers)
+
+
+def load(file: Path) -> "np.lib.npyio.NpzFile":
+    """Open a golden file; arrays are read when they are asked for.
+
+    Raises:
+        ParityError: it is not an .npz file.
+    """
+    try:
+        opened = np.load(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ParityError(f"{file} cannot be read as .npz: {error}") from error
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise ParityError(f"{file} cannot be read as .npz: it holds a single array")
+    return opened
+
+
+def _cases(stem: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
+    for pattern, make in FILES.items():
+        if fnmatch.fnmatchcase(stem, pattern):
+            yield from make(stem, keys, salt)
+
+
+def _salt(file: Path) -> str:
+    try:
+        salt = json.loads(file.read_text(encoding="utf-8"))["salt"]
+    except FileNotFoundError as error:
+        raise ParityError(f'no {file}: it states the salt of the weights, e.g. {{"salt": "a"}}') from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ParityError(f'{file} does not state the salt of the weights as {{"salt": "a"}}') from error
+    return str(salt)

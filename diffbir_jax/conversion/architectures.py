@@ -156,7 +156,10 @@ def clip_sizes(shapes: Shapes, words: str, places: str, layers: int) -> CLIPText
 
 
 def _clip_sizes(shapes: Shapes) -> CLIPTextConfig:
-    layers = shapes.count(r"model\.transformer\.resblocks\.(\d+)\.", CLIPTextConfig.layers)
+    # What comes from a diffusers folder lacks the last block, which is never run, and the projection behind it.
+    unused = 0 if shapes.size("model.text_projection", 0, 0) else 1
+    blocks = shapes.count(r"model\.transformer\.resblocks\.(\d+)\.", CLIPTextConfig.layers - unused)
+    layers = blocks + unused
     return clip_sizes(shapes, "model.token_embedding.weight", "model.positional_embedding", max(2, layers))
 
 

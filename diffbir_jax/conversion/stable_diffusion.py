@@ -66,10 +66,12 @@ def clip_rules(config: CLIPTextConfig) -> Rules:
 def clip_rest(config: CLIPTextConfig) -> tuple[str, ...]:
     """Regular expressions of the keys beside those of `clip_rules`.
 
-    Stable Diffusion reads the penultimate block, so the last one and the projection behind it are never run.
+    Stable Diffusion reads the penultimate block, so the last one and the projection behind it are never run. Tools that
+    come from a diffusers folder leave both out, and a table of positions in.
     """
     last = rf"model\.transformer\.resblocks\.{config.layers - 1}\..*"
-    return (last, r"model\.(text_projection|logit_scale|attn_mask)")
+    rest = r"model\.(text_projection|logit_scale|attn_mask|transformer\.text_model\.embeddings\.position_ids)"
+    return last, rest
 
 
 def controlnet_rules(config: UNetConfig) -> Rules:

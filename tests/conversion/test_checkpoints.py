@@ -91,6 +91,17 @@ def test_stable_diffusion_with_what_training_leaves_in_the_file():
     assert_published(plans(state), ["unet", "vae", "text"])
 
 
+def test_text_towers_that_come_from_a_diffusers_folder():
+    """They end with the last block that is run; all blocks they have are needed."""
+    text = "cond_stage_model.model"
+    unused = (f"{text}.transformer.resblocks.23.", f"{text}.text_projection", f"{text}.logit_scale")
+    state = {k: x for k, x in published(STABLE_DIFFUSION).items() if not k.startswith(unused)}
+    state[f"{text}.transformer.text_model.embeddings.position_ids"] = np.zeros((1, 77), np.int64)
+    found = plans(state)
+    assert_published(found, ["unet", "vae", "text"])
+    assert f"{text}.transformer.resblocks.22.ln_1.bias" in {rule.key for rule in found["text"].table}
+
+
 def test_all_of_v1_in_one_file():
     state = published(STABLE_DIFFUSION) | published("ircontrolnet", "control_model.")
     encoder = {key: x for key, x in state.items() if key.startswith("first_stage_model.encoder.")}

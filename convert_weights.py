@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 from diffbir_jax.cli import INTERRUPTED, Parser
@@ -40,9 +41,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Show a warning as one line, without the place in the code that Python adds."""
+    print(f"convert_weights.py: warning: {message}", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = parse(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = warn
+        return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line asks for; return the exit code."""
     more = {"name": args.name, "dtype": DTYPES[args.dtype], "overwrite": args.overwrite, "progress": True}
     try:
         if args.to_torch:

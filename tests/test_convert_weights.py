@@ -14,8 +14,9 @@ from tests.conversion import small
 
 
 @pytest.fixture
-def run(tmp_path, capsys):
+def run(tmp_path, capsys, monkeypatch):
     """Run the command line with an output folder; exit code, stdout and stderr without the progress bar."""
+    small.publish(monkeypatch)
 
     def run(*argv):
         code = convert_weights.main([*map(str, argv), "--output", str(tmp_path / "out")])
@@ -41,6 +42,16 @@ def test_a_table_and_a_report(tmp_path, run, source):
     assert row.split() == ["swinir_face", *numbers, "float32", report["sha256"]]
     assert report["parameters"] == sum(
         x.size for key, x in small.swinir().items() if not key.endswith(("_index", "attn_mask"))
+    )
+
+
+def test_warnings_are_one_line(tmp_path, capsys):
+    save_file(small.FAMILIES["BSRNet"][0](), tmp_path / "mine.safetensors")
+    command = ["--input", str(tmp_path / "mine.safetensors"), "--output", str(tmp_path)]
+    assert convert_weights.main(command) == 0
+    first = capsys.readouterr().err.split("\n")[0]
+    assert first.startswith(
+        "convert_weights.py: warning: bsrnet has num_feat 16 (published: 64), num_blocks 2"
     )
 
 

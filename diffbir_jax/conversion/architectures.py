@@ -66,8 +66,12 @@ class Architecture:
         try:
             return config, self.abstract(config)
         except Exception:  # whatever building an impossible network raises
-            config = self.config()
-            return config, self.abstract(config)
+            return self.published()
+
+    def published(self) -> tuple[Any, Params]:
+        """The published sizes, and the shapes of our parameters."""
+        config = self.config()
+        return config, self.abstract(config)
 
     def describe(self, config: Any) -> dict[str, str]:
         """The header of a converted file, from which `revive` makes the sizes again."""

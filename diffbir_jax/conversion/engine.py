@@ -84,9 +84,13 @@ def convert(
 
 
 def check(
-    state: Mapping[str, Any], table: Sequence[Rule], target: Mapping[str, Any], ignore: Sequence[str] = ()
+    state: Mapping[str, Any],
+    table: Sequence[Rule],
+    target: Mapping[str, Any],
+    ignore: Sequence[str] = (),
+    network: str = "the network",
 ) -> None:
-    """Raise what `convert` would raise for these arguments, having looked at shapes only."""
+    """Raise what `convert` would raise for these arguments, having looked at shapes only; `network` is its name."""
     shapes = torch_shapes(table, target)
     state = {key: x for key, x in state.items() if not any(re.fullmatch(p, key) for p in ignore)}
     problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in state]
@@ -96,7 +100,7 @@ def check(
         for key, shape in shapes.items()
         if key in state and tuple(state[key].shape) != shape
     ]
-    _raise_all("the checkpoint does not fit the network", problems)
+    _raise_all(f"the checkpoint does not fit {network}", problems)
 
 
 def by_path(table: Iterable[Rule]) -> dict[str, list[Rule]]:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ def convert_file(
         folder: where the files go, and report.json; made if missing.
         name: instead of the network's own name; added to the names if the checkpoint holds several networks.
         published: names for the networks of known files, by the file's name in lower case; another kind of file
-            and a diffusers folder count as the known file if they have its name without suffix.
+            and a diffusers folder count as the known file if they have its name without suffix. Known files must have
+            the published sizes.
         dtype: stored precision, "float32" or "bfloat16".
         overwrite: replace files of the same names.
         progress: show a bar on stderr, if it is a terminal.
@@ -76,9 +78,13 @@ def convert_file(
     path, folder = _located(source), Path(folder)
     state = read_checkpoint(path)
     family = recognise(state)
-    plans = make_plans(state, family, family.stems(name, _published(path, published or {})))
+    known = _published(path, published or {})
+    exact = family.stems(None, known) == list(known)
+    plans = make_plans(state, family, family.stems(name, known), exact)
     check_names(folder, [f"{plan.stem}.safetensors" for plan in plans], overwrite, _sources(path))
     report = read_report(folder)
+    for plan in () if exact else plans:
+        _warn_of_sizes(plan)
     origin = _origin(path) | {"family": family.title}
     with together(folder) as unfinished:
         entries = [_write(state, plan, unfinished, dtype, origin, progress) for plan in plans]
@@ -95,8 +101,16 @@ def read_checkpoint(path: Path) -> State:
     return read_tensors(path)
 
 
-def make_plans(state: Mapping[str, Any], family: Family, stems: Sequence[str]) -> list[Plan]:
+def make_plans(
+    state: Mapping[str, Any], family: Family, stems: Sequence[str], exact: bool = False
+) -> list[Plan]:
     """What to write for each network of the family.
+
+    Args:
+        state: key -> array.
+        family: the checkpoint's.
+        stems: names of the files, one per network.
+        exact: demand the published sizes, instead of those that the shapes tell.
 
     Raises:
         ConversionError: keys are missing, unexpected or misshapen, in whichever network; all are listed.
@@ -105,12 +119,13 @@ def make_plans(state: Mapping[str, Any], family: Family, stems: Sequence[str]) -
     for network, stem in zip(family.networks, stems, strict=True):
         prefix, kind = network.prefix, network.architecture
         shapes = {k.removeprefix(prefix): tuple(x.shape) for k, x in state.items() if k.startswith(prefix)}
-        config, target = kind.fit(shapes)
+        config, target = kind.published() if exact else kind.fit(shapes)
         table = [rule.within(prefix, "") for rule in kind.rules(config)]
         ignore += [f"{re.escape(prefix)}(?:{pattern})" for pattern in kind.ignore(config)]
         plans.append(Plan(stem, kind, config, table, target))
     whole = [rule.within("", f"{plan.stem}/") for plan in plans for rule in plan.table]
-    check(state, whole, {plan.stem: plan.target for plan in plans}, ignore)
+    network = "the published network (rename the file if it is another one)" if exact else "the network"
+    check(state, whole, {plan.stem: plan.target for plan in plans}, ignore, network)
     return plans
 
 
@@ -119,6 +134,17 @@ def parts(state: Mapping[str, Any], plan: Plan) -> Iterator[tuple[str, np.ndarra
     for path, rules in by_path(plan.table).items():
         for rule in rules:
             yield path, read(state, rule)
+
+
+def _warn_of_sizes(plan: Plan) -> None:
+    """Name sizes that are not the published ones: blocks that are missing at the end look like a smaller network."""
+    found, usual = (dataclasses.asdict(config) for config in (plan.config, plan.architecture.config()))
+    differs = [f"{name} {x} (published: {usual[name]})" for name, x in found.items() if x != usual[name]]
+    if differs:
+        warnings.warn(
+            f"{plan.stem} has {', '.join(differs)}: right for a network of your own, otherwise the file lacks blocks",
+            stacklevel=3,
+        )
 
 
 def _located(source: str | Path) -> Path:

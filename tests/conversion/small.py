@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import pytest
 
 from diffbir_jax.conversion import diffusers
 from diffbir_jax.conversion.architectures import (
@@ -16,7 +17,7 @@ from diffbir_jax.conversion.architectures import (
     VAE,
     Architecture,
 )
-from diffbir_jax.conversion.engine import export, torch_shapes
+from diffbir_jax.conversion.engine import Params, export, torch_shapes
 from diffbir_jax.conversion.to_torch import swinir_buffers
 from diffbir_jax.models.clip import CLIPTextConfig
 from tests.golden.weights import fill
@@ -84,6 +85,17 @@ def diffusers_parts() -> dict[str, State]:
     parts["text_encoder"] = _split(parts["text_encoder"])
     parts["text_encoder"]["text_model.embeddings.position_ids"] = np.arange(77)[None]
     return parts
+
+
+def publish(patch: pytest.MonkeyPatch) -> None:
+    """Let the sizes here be the published ones, which files of published names must have."""
+    configs = {"unet": UNET_CONFIG, "vae": reference.VAE, "text": CLIP, "bsrnet": reference.BSRNET}
+    configs |= {"control": UNET_CONFIG, "swinir": reference.SWINIR, "scunet": reference.SCUNET}
+
+    def published(kind: Architecture) -> tuple[object, Params]:
+        return configs[kind.family], kind.abstract(configs[kind.family])
+
+    patch.setattr(Architecture, "published", published)
 
 
 def _split(state: State) -> State:

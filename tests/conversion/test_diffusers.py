@@ -12,6 +12,9 @@ from diffbir_jax.conversion.files import CheckpointError
 from diffbir_jax.conversion.from_torch import convert_file
 from tests.conversion import small
 
+# The networks here are small.
+pytestmark = pytest.mark.filterwarnings("ignore:.*right for a network of your own")
+
 MODELS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
@@ -134,8 +137,9 @@ def test_damaged_indices(folder, text):
 
 
 @pytest.mark.parametrize("name, suffix", [("sd2.1-zsnr", "_zsnr"), ("SD2.1-zsnr", "_zsnr"), ("sd2", "")])
-def test_a_folder_goes_by_the_name_of_the_published_file(folder, name, suffix):
+def test_a_folder_goes_by_the_name_of_the_published_file(folder, name, suffix, monkeypatch):
     """The zero-SNR fine-tune must not pass for Stable Diffusion 2.1."""
+    small.publish(monkeypatch)
     published = {"sd2.1-zsnr.ckpt": ("unet_zsnr", "vae_zsnr", "text_zsnr")}
     entries = convert_file(folder.rename(folder.parent / name), folder.parent / "out", published=published)
     assert [entry.module for entry in entries] == [f"{stem}{suffix}" for stem in ("unet", "vae", "text")]

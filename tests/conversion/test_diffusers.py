@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from diffbir_jax.conversion.diffusers import read_folder
+from diffbir_jax.conversion.diffusers import read_folder, weight_files
 from diffbir_jax.conversion.engine import ConversionError
 from diffbir_jax.conversion.files import CheckpointError
 from diffbir_jax.conversion.from_torch import convert_file
@@ -80,6 +80,39 @@ def test_shards(folder, wanted):
     index.unlink()  # without the index, the keys tell
     with pytest.raises(ConversionError, match="missing unet."):
         convert_file(folder, folder / "out")
+
+
+def shard(part, names, index):
+    """Split the weights of a folder into files of these names, and write their index."""
+    state = load_file(part / f"{MODELS[part.name]}.safetensors")
+    weight_map = {key: names[i % len(names)] for i, key in enumerate(state)}
+    for name in names:
+        save({key: state[key] for key in state if weight_map[key] == name}, part / name)
+    (part / index).write_text(json.dumps({"weight_map": weight_map}))
+    return names
+
+
+# As different versions of diffusers and transformers call it.
+INDICES = [
+    "m.fp16.safetensors.index.json",
+    "m.safetensors.index.fp16.json",
+    "m.safetensors.fp16.index.json",
+]
+
+
+@pytest.mark.parametrize("index", INDICES)
+def test_full_precision_comes_before_the_shards_of_a_variant(folder, index):
+    part = folder / "unet"
+    names = shard(part, ["m.fp16-00001-of-00002.safetensors", "m.fp16-00002-of-00002.safetensors"], index)
+    whole = part / f"{MODELS['unet']}.safetensors"
+    assert weight_files(part) == [whole]
+    full = shard(part, ["z-00001-of-00001.safetensors"], "z.safetensors.index.json")
+    assert weight_files(part) == [part / name for name in full]
+    (part / "z.safetensors.index.json").unlink()
+    for path in (whole, *(part / name for name in full)):
+        path.unlink()
+    save({"conv_in.weight": np.zeros(1)}, part / "m.non_ema.safetensors")
+    assert weight_files(part) == [part / name for name in names]
 
 
 def test_a_variant_is_read_where_there_is_nothing_else(folder, wanted):

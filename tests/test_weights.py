@@ -14,11 +14,20 @@ from typing import Any
 
 import pytest
 
-from diffbir_jax.weights import REGISTRY, MissingWeightsError, WeightFile, download, fetch, find, needed
+from diffbir_jax.weights import (
+    REGISTRY,
+    MissingWeightsError,
+    WeightFile,
+    download,
+    fetch,
+    find,
+    guard,
+    needed,
+)
 from diffbir_jax.weights.__main__ import main
 from diffbir_jax.weights.registry import NEEDED
 
-CONTENT = bytes(range(256)) * 4096  # 1 MiB
+CONTENT = b"PK" + bytes(range(2, 256)) + bytes(range(256)) * 4095  # 1 MiB, which begins as PyTorch's files do
 SHA = hashlib.sha256(CONTENT).hexdigest()
 NAME = "some.pth"
 
@@ -48,7 +57,10 @@ class Handler(BaseHTTPRequestHandler):
         start = int(asked[6:-1]) if asked and mirror.ranges and unchanged else 0
         body, size = mirror.content[start:], len(mirror.content)
         if start >= size:
-            return self.send_error(416)
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{size}")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         self.send_response(206 if start else 200)
         self.send_header("Content-Type", mirror.kind)
         self.send_header("Content-Length", str(len(body)))
@@ -185,6 +197,14 @@ def test_a_whole_unfinished_file_that_the_server_refuses_to_continue(server: Ser
     assert get(tmp_path).read_bytes() == CONTENT
 
 
+def test_a_whole_part_is_kept_where_the_size_is_not_published(server: Server, tmp_path: Path) -> None:
+    mirror = server.add("/a")
+    server.file("/a")
+    (tmp_path / f"{NAME}.{SHA[:8]}.partial").write_bytes(CONTENT)
+    assert get(tmp_path).read_bytes() == CONTENT
+    assert mirror.asked == [f"bytes={len(CONTENT)}-"]
+
+
 def test_a_part_of_the_published_size_needs_no_request(server: Server, tmp_path: Path) -> None:
     server.file("/gone", size=len(CONTENT))
     (tmp_path / f"{NAME}.{SHA[:8]}.partial").write_bytes(CONTENT)
@@ -243,9 +263,69 @@ def test_the_first_checksum_seen_is_kept_and_compared(
     assert json.loads((tmp_path / "checksums.json").read_text()) == {NAME: SHA}
     get(tmp_path).unlink()
     mirror.content = CONTENT[::-1]
-    with pytest.raises(MissingWeightsError, match=f"wanted {SHA}"):
+    with pytest.raises(
+        MissingWeightsError, match=f"wanted {SHA} .first seen, in .*checksums.json: remove its line"
+    ):
         get(tmp_path)
     assert names(tmp_path) == ["checksums.json"]
+
+
+@pytest.mark.parametrize(
+    "kind, content",
+    [
+        ("application/json", b'{"error": "gated"}'),
+        ("text/plain; charset=utf-8", CONTENT + b"more"),
+        ("application/octet-stream", b"version https://git-lfs.github.com/spec/v1"),
+        ("application/octet-stream", b"<html>log in</html>"),
+    ],
+)
+def test_a_bad_first_answer_is_not_taken_for_the_file(
+    server: Server, tmp_path: Path, kind: str, content: bytes
+) -> None:
+    server.add("/a", kind=kind, content=content)
+    server.add("/b")
+    server.file("/a", "/b", sha256=None)
+    assert get(tmp_path).read_bytes() == CONTENT
+    assert json.loads((tmp_path / "checksums.json").read_text()) == {NAME: SHA}
+    assert names(tmp_path) == ["checksums.json", NAME]
+
+
+@pytest.mark.parametrize(
+    "name, content, fits",
+    [
+        ("a.pth", b"PK\3\4", True),
+        ("a.ckpt", b"\x80\2\x8a", True),
+        ("a.ckpt", b"", False),
+        ("a.safetensors", b"PK\3\4" * 9, False),
+        ("a.safetensors", (2).to_bytes(8, "little") + b"{}", True),
+        ("a.safetensors", (99).to_bytes(8, "little") + b"{}", False),
+    ],
+)
+def test_how_weights_begin(tmp_path: Path, name: str, content: bytes, fits: bool) -> None:
+    (tmp_path / "x").write_bytes(content)
+    assert guard.looks_like_weights(tmp_path / "x", name) == fits
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"some.pth": 3}'])
+def test_damaged_checksums_are_noticed_before_the_download(server: Server, tmp_path: Path, text: str) -> None:
+    mirror = server.add("/a")
+    server.file("/a", sha256=None)
+    (tmp_path / "checksums.json").write_text(text)
+    with pytest.raises(ValueError, match="checksums.json is damaged .*: mend it, or remove it"):
+        get(tmp_path)
+    assert mirror.asked == [] and (tmp_path / "checksums.json").read_text() == text
+
+
+def test_two_downloads_of_one_file_are_kept_apart(server: Server, tmp_path: Path) -> None:
+    mirror = server.add("/a")
+    server.file("/a")
+    with guard.alone(tmp_path / NAME):
+        with pytest.raises(OSError, match=f"{NAME} is being downloaded .* holds .*{NAME}.lock: wait for it"):
+            get(tmp_path)
+        assert mirror.asked == []
+    (tmp_path / f"{NAME}.lock").touch()  # a lock that nobody holds: the process was killed
+    assert get(tmp_path).read_bytes() == CONTENT
+    assert names(tmp_path) == [NAME]
 
 
 @pytest.mark.parametrize("how", ["flag", "variable"])

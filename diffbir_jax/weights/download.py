@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import json
 import logging
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
+from diffbir_jax.weights.guard import RECORD, alone, looks_like_weights, read_record, write_record
 from diffbir_jax.weights.registry import REGISTRY, WeightFile
 
 CHUNK = 1 << 16
@@ -66,9 +66,10 @@ def fetch(
         progress: draw a progress bar on standard error.
 
     Raises:
-        ValueError: if the registry has no such name, or the file here is not of the published size.
+        ValueError: if the registry has no such name, the file here is not of the published size, or checksums.json is
+            damaged.
         MissingWeightsError: if the file is not here and no mirror gave it; lists every place tried with the reason.
-        OSError: if the disk is too small or not writable.
+        OSError: if the disk is too small or not writable, or another process downloads the file.
     """
     file = _registered(name)
     if local is not None:
@@ -82,12 +83,16 @@ def fetch(
     tried = [f"{target}: no such file"]
     if offline or os.environ.get("DIFFBIR_OFFLINE", "0") not in ("", "0"):
         raise MissingWeightsError(_message(file, [*tried, *(f"{url}: offline" for url in file.mirrors)]))
-    for url in file.mirrors:
-        try:
-            return _download(file, url, target, progress)
-        except (_BadAnswer, _Dropped, requests.RequestException) as error:
-            tried.append(f"{url}: {_reason(error)}")
-            LOG.warning("%s", tried[-1])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if file.sha256 is None:
+        read_record(target.parent)  # damaged? better to know before the download
+    with alone(target):
+        for url in file.mirrors:
+            try:
+                return _download(file, url, target, progress)
+            except (_BadAnswer, _Dropped, requests.RequestException) as error:
+                tried.append(f"{url}: {_reason(error)}")
+                LOG.warning("%s", tried[-1])
     raise MissingWeightsError(_message(file, tried))
 
 
@@ -139,7 +144,6 @@ def _reason(error: Exception) -> str:
 
 def _download(file: WeightFile, url: str, target: Path, progress: bool) -> Path:
     """Bring `file` from one mirror to `target`; what arrived before an error stays beside it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(file, url, target)
     resumed = _collect(file, url, partial, progress)
     try:
@@ -197,6 +201,8 @@ def _transfer(file: WeightFile, url: str, partial: Path, progress: bool) -> bool
     headers = {"Accept-Encoding": "identity"} | _range(file, partial, start)
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == 416:
+            if response.headers.get("Content-Range") == f"bytes */{start}":
+                return False  # nothing was missing
             _remove(partial)
             raise _Dropped("the server has no bytes beyond those of the unfinished download")
         response.raise_for_status()
@@ -229,8 +235,8 @@ def _range(file: WeightFile, partial: Path, start: int) -> dict[str, str]:
 def _announced(file: WeightFile, response: requests.Response, start: int) -> int | None:
     """The size of the whole file by the server's word."""
     kind = response.headers.get("Content-Type", "")
-    if kind.startswith("text/html"):
-        raise _BadAnswer("answers with a web page, not a file")
+    if kind.startswith(("text/", "application/json")):
+        raise _BadAnswer(f"answers with a web page or a message ({kind}), not with the file")
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else file.size
     if file.size is not None and total != file.size:
@@ -260,14 +266,20 @@ def _check(file: WeightFile, path: Path) -> None:
     """Compare with the published SHA-256 or, where there is none, with the one seen first."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    wanted = file.sha256 or _seen_first(file, path.with_name("checksums.json"), digest)
+    wanted = file.sha256 or _seen_first(file, path, digest)
     if digest != wanted:
-        raise _BadAnswer(f"its SHA-256 is {digest}, wanted {wanted}")
+        record = path.with_name(RECORD)
+        remedy = "" if file.sha256 else f" (first seen, in {record}: remove its line if that was wrong)"
+        raise _BadAnswer(f"its SHA-256 is {digest}, wanted {wanted}{remedy}")
 
 
-def _seen_first(file: WeightFile, record: Path, digest: str) -> str:
-    seen = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+def _seen_first(file: WeightFile, path: Path, digest: str) -> str:
+    seen = read_record(path.parent)
     if file.name not in seen:
-        LOG.warning("no SHA-256 of %s is published: recorded %s in %s.", file.name, digest, record)
-        record.write_text(json.dumps(seen | {file.name: digest}, indent=2), encoding="utf-8")
+        if not looks_like_weights(path, file.name):
+            raise _BadAnswer("answers with something that does not begin as weights do")
+        LOG.warning(
+            "no SHA-256 of %s is published: recorded %s in %s.", file.name, digest, path.with_name(RECORD)
+        )
+        write_record(path.parent, seen | {file.name: digest})
     return seen.get(file.name, digest)

@@ -1,0 +1,75 @@
+"""What keeps the folder of weights sound: the checksums first seen, no web page among them, one download at a time."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two downloads apart
+    fcntl = None
+
+RECORD = "checksums.json"
+
+
+def read_record(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 first seen of the files for which none is published, by file name.
+
+    Raises:
+        ValueError: checksums.json is damaged.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(record, dict) and all(isinstance(digest, str) for digest in record.values())):
+            raise ValueError("no table of names and checksums")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): mend it, or remove it and the next download counts as the first."
+        ) from error
+    return record
+
+
+def write_record(folder: Path, record: dict[str, str]) -> None:
+    """Write what `read_record` reads, atomically."""
+    partial = folder / f"{RECORD}.partial"
+    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, folder / RECORD)
+
+
+def looks_like_weights(path: Path, name: str) -> bool:
+    """Tell whether a file begins as one of that name does: with the length of a JSON header (.safetensors), else as a
+    zip archive or a pickle."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    if name.endswith(".safetensors"):
+        return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+    return head.startswith((b"PK", b"\x80"))
+
+
+@contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Keep other processes from downloading `target`, where the system has locks: they go with the process.
+
+    Raises:
+        OSError: another process does.
+    """
+    lock = target.with_name(f"{target.name}.lock")
+    with lock.open("a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OSError(
+                    f"{target} is being downloaded by another process, which holds {lock}: wait for it or end it."
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)

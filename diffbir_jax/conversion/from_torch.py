@@ -71,11 +71,12 @@ def convert_file(
         ConversionError: keys are missing, unexpected or misshapen; all are listed and nothing is written.
         FileExistsError: an output exists and `overwrite` is off; nothing is written.
         FileNotFoundError: there is no such source.
+        IsADirectoryError: an output or report.json is a folder; nothing is written.
         NotADirectoryError: the output folder is a file.
         ValueError: the name is no name of a file, the source would be replaced, or there is a damaged report.json.
         ImportError: the source needs PyTorch, which is not installed.
     """
-    path, folder = _located(source), Path(folder)
+    path, folder = _located(source), Path(folder).expanduser()
     state = read_checkpoint(path)
     family = recognise(state)
     known = _published(path, published or {})
@@ -88,7 +89,7 @@ def convert_file(
     origin = _origin(path) | {"family": family.title}
     with together(folder) as unfinished:
         entries = [_write(state, plan, unfinished, dtype, origin, progress) for plan in plans]
-    write_report(folder, report | {entry.module: entry.describe() for entry in entries})
+        write_report(unfinished, report | {entry.module: entry.describe() for entry in entries})
     return entries
 
 

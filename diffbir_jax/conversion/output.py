@@ -12,6 +12,7 @@ def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Se
 
     Raises:
         FileExistsError: some exist and `overwrite` is off.
+        IsADirectoryError: a folder has the name of one, whatever `overwrite` says.
         NotADirectoryError: `folder` is a file.
         ValueError: a name is a path, or none; or a file would replace a source, whatever `overwrite` says.
     """
@@ -25,6 +26,8 @@ def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Se
         raise ValueError(
             f"{listed} would be replaced while it is read: give another --output or another --name"
         )
+    if folders := [str(folder / name) for name in names if (folder / name).is_dir()]:
+        raise IsADirectoryError(f"{', '.join(folders)} is a folder: remove it, or give another --output")
     existing = [str(folder / name) for name in names if (folder / name).exists()]
     if existing and not overwrite:
         raise FileExistsError(

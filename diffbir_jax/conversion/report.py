@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,9 +52,12 @@ def read_report(folder: Path) -> dict[str, Any]:
     """What earlier conversions wrote into `folder`, by module; {} if nothing.
 
     Raises:
+        IsADirectoryError: there is a folder of that name.
         ValueError: the file there is no report.
     """
     path = folder / REPORT
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: remove it, or give another --output")
     if not path.is_file():
         return {}
     try:
@@ -68,11 +70,8 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """Write `report` into `folder`, atomically."""
-    path = folder / REPORT
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    """Write `report` into `folder`."""
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def sha256_of(*files: Path) -> str:

@@ -52,11 +52,12 @@ def export_files(
     Raises:
         FileExistsError: an output exists and `overwrite` is off; nothing is written.
         FileNotFoundError: there is no such source.
+        IsADirectoryError: an output is a folder; nothing is written.
         ImportError: "pth" is asked for and PyTorch is not installed.
         ValueError: nothing in the source has a layout in the reference, a file is damaged, or an output would replace
             a source.
     """
-    source, folder = Path(source).expanduser(), Path(folder)
+    source, folder = Path(source).expanduser(), Path(folder).expanduser()
     files = _exportable(source)
     if name and len(files) > 1:
         raise ValueError(f"one --name for {len(files)} files: give one file as --input")

@@ -12,6 +12,7 @@ from diffbir_jax.conversion.architectures import SWINIR
 from diffbir_jax.conversion.engine import ConversionError, convert
 from diffbir_jax.conversion.files import CheckpointError
 from diffbir_jax.conversion.from_torch import convert_file
+from diffbir_jax.conversion.to_torch import export_files
 from tests.conversion import small
 from tests.models import reference
 
@@ -169,6 +170,31 @@ def test_a_source_is_never_replaced(tmp_path, source, overwrite):
 def test_an_output_that_is_a_file(tmp_path, source):
     with pytest.raises(NotADirectoryError, match="BSRNet.safetensors is a file: give a folder"):
         convert_file(source, source)
+
+
+@pytest.mark.parametrize("name", ["report.json", "bsrnet.safetensors"])
+def test_a_folder_in_the_place_of_an_output(tmp_path, source, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match=f"{name} is a folder: remove it, or give another --output"):
+        convert_file(source, tmp_path / "out", overwrite=True)
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == [name]
+
+
+def test_nothing_is_left_if_the_report_cannot_be_written(tmp_path, source, monkeypatch):
+    def fails(folder, report):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(from_torch, "write_report", fails)
+    with pytest.raises(OSError, match="disk full"):
+        convert_file(source, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_home_folder_is_understood(tmp_path, source, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    convert_file(source, "~/out")
+    export_files(tmp_path / "out" / "bsrnet.safetensors", "~/back", "safetensors")
+    assert (tmp_path / "back" / "bsrnet.safetensors").is_file()
 
 
 def test_nothing_is_written_unless_everything_fits(tmp_path):

@@ -124,6 +124,14 @@ def test_existing_files_are_kept(tmp_path):
     assert path.read_bytes() == b"precious"
 
 
+def test_a_folder_in_the_place_of_an_output(tmp_path):
+    path = there_and_back(small.FAMILIES["BSRNet"][0](), tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match="bsrnet.safetensors is a folder: remove it, or give another"):
+        export_files(tmp_path / "ours", tmp_path / "back", "safetensors", overwrite=True)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_source_is_never_replaced(tmp_path, overwrite):
     there_and_back(small.FAMILIES["BSRNet"][0](), tmp_path)

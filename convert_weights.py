@@ -1,6 +1,7 @@
 """Convert published weights: python convert_weights.py --input FILE_OR_FOLDER --output DIR. See --help."""
 
 import argparse
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -73,4 +74,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    # Ended by a batch system, a run leaves as little behind as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

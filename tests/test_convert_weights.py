@@ -1,7 +1,9 @@
 """The command line; what it does is tested in tests/conversion."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ import convert_weights
 from diffbir_jax.conversion.families import FAMILIES
 from diffbir_jax.weights.registry import REGISTRY
 from tests.conversion import small
+
+ROOT = Path(convert_weights.__file__).parent
 
 
 @pytest.fixture
@@ -143,3 +147,25 @@ def test_interruption(run, source, monkeypatch):
 
     monkeypatch.setattr(convert_weights, "convert_file", interrupted)
     assert run("--input", source)[0] == convert_weights.INTERRUPTED
+
+
+TERMINATED = """
+import os, runpy, signal, sys
+from diffbir_jax.conversion import from_torch
+
+def parts(state, plan):
+    os.kill(os.getpid(), signal.SIGTERM)
+    yield from ()
+
+from_torch.parts = parts
+runpy.run_path("convert_weights.py", run_name="__main__")
+"""
+
+
+def test_termination_leaves_nothing_behind(tmp_path, source):
+    source = source.rename(tmp_path / "mine.safetensors")  # a published name would demand the published sizes
+    command = [sys.executable, "-c", TERMINATED, "--input", str(source), "--output", str(tmp_path / "out")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == convert_weights.INTERRUPTED, result.stderr
+    assert result.stderr.endswith("convert_weights.py: interrupted: nothing is written\n")
+    assert list((tmp_path / "out").iterdir()) == []

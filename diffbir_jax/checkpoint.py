@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -88,17 +88,16 @@ def write_arrays(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     header, sizes = _header(shapes, dtypes, metadata)
-    partial, digest, written = path.with_name(path.name + ".partial"), hashlib.sha256(header), Counter[str]()
-    with partial.open("wb") as file:
+    digest, written = hashlib.sha256(header), Counter[str]()
+    with _replacing(path) as file:
         file.write(header)
         for key, part in parts:
             values = np.ascontiguousarray(part, dtypes[key]).reshape(-1).view(np.uint8)
             file.write(values.data)
             digest.update(values.data)
             written[key] += values.size
-    if written != Counter(sizes):
-        raise ValueError(f"{path}: the arrays given do not add up to the shapes in its header")
-    os.replace(partial, path)
+        if written != Counter(sizes):
+            raise ValueError(f"{path}: the arrays given do not add up to the shapes in its header")
     return digest.hexdigest()
 
 
@@ -152,6 +151,19 @@ def _existing(path: str | Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: train them first or give another file.")
     return path
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when the block ends without an error, and vanishes otherwise."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -85,7 +85,19 @@ def test_arrays_are_written_part_by_part(tmp_path):
 def test_parts_must_add_up(tmp_path, parts):
     with pytest.raises(ValueError, match="do not add up to the shapes"):
         write_arrays(tmp_path / "w", {"w": (3,)}, parts, {}, {"w": "float32"})
-    assert not (tmp_path / "w").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_nothing_is_left_of_what_fails_midway(tmp_path, error):
+    def parts():
+        yield "w", np.ones(2)
+        raise error
+
+    (tmp_path / "w").write_bytes(b"before")
+    with pytest.raises(error):
+        write_arrays(tmp_path / "w", {"w": (3,)}, parts(), {}, {"w": "float32"})
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
 
 def test_other_precisions_are_refused(tmp_path):

@@ -129,6 +129,9 @@ def _read_torch(path: Path) -> State:
         raise CheckpointError(
             f"{path} holds no state dict: no tensors by name, bare or in {', '.join(WRAPPERS)}"
         )
+    odd = next((key for key, x in tensors.items() if x.is_meta or x.layout != torch.strided), None)
+    if odd is not None:
+        raise CheckpointError(f"{path}: {odd} is sparse or without values: save plain tensors")
     dtypes = {key: str(x.dtype).removeprefix("torch.") for key, x in tensors.items()}
     _check_dtypes(path, dtypes, READABLE.values())
     return {key: Stored(tuple(x.shape), lambda x=x: _to_numpy(torch, x)) for key, x in tensors.items()}
@@ -154,8 +157,8 @@ def _refusal(message: str) -> str:
 
 
 def _to_numpy(torch: ModuleType, tensor: Any) -> np.ndarray:
-    """The tensor's memory as an array; numpy itself has no bfloat16."""
-    tensor = tensor.detach()
+    """The tensor's memory as an array, without PyTorch's lazy minus signs; numpy itself has no bfloat16."""
+    tensor = tensor.detach().resolve_neg()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
     return tensor.numpy()

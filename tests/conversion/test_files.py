@@ -146,3 +146,16 @@ class TestTorch:
         torch.save({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, tmp_path / "w.pth")
         with pytest.raises(CheckpointError, match="w.pth: a is stored as float8_e4m3fn, which is not read"):
             read_tensors(tmp_path / "w.pth")
+
+    @pytest.mark.parametrize("kind", ["sparse", "meta"])
+    def test_tensors_without_plain_values_are_refused(self, torch, tmp_path, kind):
+        x = torch.tensor(X).to_sparse() if kind == "sparse" else torch.tensor(X, device="meta")
+        torch.save({"a": torch.zeros(1), "b": x}, tmp_path / "w.pth")
+        with pytest.raises(CheckpointError, match="w.pth: b is sparse or without values: save plain tensors"):
+            read_tensors(tmp_path / "w.pth")
+
+    def test_lazy_minus_signs(self, torch, tmp_path):
+        x = torch.complex(torch.zeros(2, 3), torch.tensor(X)).conj().imag
+        assert x.is_neg()
+        torch.save({"a": x}, tmp_path / "w.pth")
+        assert values(tmp_path / "w.pth") == {"a": (-X).tolist()}

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffbir_jax.conversion import architectures, stable_diffusion
 from diffbir_jax.conversion.architectures import Shapes
-from diffbir_jax.conversion.engine import DENSE, POINTWISE, Rule
+from diffbir_jax.conversion.engine import DENSE, POINTWISE, Rule, is_floating
 from diffbir_jax.conversion.files import CheckpointError, State, Stored, read_tensors
 from diffbir_jax.conversion.rules import Rules
 from diffbir_jax.models.clip import CLIPTextConfig
@@ -218,4 +218,6 @@ def _joined(state: Mapping[str, Stored]) -> State:
 
 def _concatenated(parts: list[Stored]) -> Stored:
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    return Stored(shape, lambda: np.concatenate([np.asarray(part) for part in parts]))
+    # One that is no weight must not hide among the others.
+    dtype = next((part.dtype for part in parts if not is_floating(part.dtype)), parts[0].dtype)
+    return Stored(shape, dtype, lambda: np.concatenate([np.asarray(part) for part in parts]))

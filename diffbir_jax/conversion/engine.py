@@ -1,7 +1,7 @@
 """The rule engine: a table of rules turns a PyTorch state dict into Flax parameters and back.
 
 A rule names one tensor on either side, so a table states every key exactly once and can be read as documentation.
-Whatever does not fit (keys that are missing, unexpected or of another shape) is collected and raised together.
+Whatever does not fit (keys that are missing, unexpected, of another shape or no floating numbers) is raised together.
 """
 
 import re
@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.checkpoint import flatten, unflatten
 
 Params = dict[str, Any]
+DAMAGED = "the checkpoint is damaged"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def convert(
     """Flax parameters from a PyTorch state dict.
 
     Args:
-        state: key -> array of any float dtype, or what numpy reads as one and tells its `shape` before.
+        state: key -> array of any float dtype, or what numpy reads as one and tells its `shape` and `dtype` before.
         table: the rules; each key and each element of the target is matched exactly once.
         target: parameters of the network, or their abstract shapes.
         ignore: regular expressions of whole keys that hold no weights.
@@ -75,11 +77,14 @@ def convert(
         nested dict of float32 arrays with the structure and shapes of `target`. They may be views of `state`.
 
     Raises:
-        ConversionError: the table does not cover the target, or keys are missing, unexpected or misshapen.
+        ConversionError: the table does not cover the target, keys are missing, unexpected, misshapen or no floating
+            numbers, or values are not finite.
     """
     check(state, table, target, ignore)
+    arrays = {rule: read(state, rule) for rule in table}
+    raise_all(DAMAGED, [problem for rule, x in arrays.items() for problem in not_finite(rule, x)])
     return unflatten(
-        {path: _join([read(state, rule) for rule in rules], rules) for path, rules in by_path(table).items()}
+        {path: _join([arrays[rule] for rule in rules], rules) for path, rules in by_path(table).items()}
     )
 
 
@@ -90,7 +95,7 @@ def check(
     ignore: Sequence[str] = (),
     network: str = "the network",
 ) -> None:
-    """Raise what `convert` would raise for these arguments, having looked at shapes only; `network` is its name."""
+    """Raise what `convert` would raise for these arguments, having looked at no values; `network` is its name."""
     shapes = torch_shapes(table, target)
     state = {key: x for key, x in state.items() if not any(re.fullmatch(p, key) for p in ignore)}
     problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in state]
@@ -100,7 +105,12 @@ def check(
         for key, shape in shapes.items()
         if key in state and tuple(state[key].shape) != shape
     ]
-    _raise_all(f"the checkpoint does not fit {network}", problems)
+    problems += [
+        f"no floating numbers {key}: stored as {state[key].dtype}"
+        for key in shapes
+        if key in state and not is_floating(state[key].dtype)
+    ]
+    raise_all(f"the checkpoint does not fit {network}", problems)
 
 
 def by_path(table: Iterable[Rule]) -> dict[str, list[Rule]]:
@@ -114,6 +124,19 @@ def by_path(table: Iterable[Rule]) -> dict[str, list[Rule]]:
 def read(state: Mapping[str, Any], rule: Rule) -> np.ndarray:
     """The float32 array of one rule in Flax's layout: a parameter, or what one block adds to a stacked one."""
     return rule.layout.to_flax(np.asarray(state[rule.key]).astype(np.float32, copy=False))
+
+
+def is_floating(dtype: Any) -> bool:
+    """Whether weights can be stored so; numpy alone does not count bfloat16."""
+    return jnp.issubdtype(dtype, jnp.floating)
+
+
+def not_finite(rule: Rule, array: np.ndarray) -> list[str]:
+    """The problem, if there is one, with the values that `read` gave."""
+    with np.errstate(invalid="ignore"):
+        total = array.sum(dtype=np.float64)  # takes no memory, as a mask would, and cannot overflow
+    bad = 0 if np.isfinite(total) else np.count_nonzero(~np.isfinite(array))
+    return [f"not finite {rule.key}: {bad:,} of {array.size:,} values"] if bad else []
 
 
 def export(params: Mapping[str, Any], table: Sequence[Rule]) -> dict[str, np.ndarray]:
@@ -162,7 +185,7 @@ def _check_coverage(table: Sequence[Rule], shapes: Mapping[str, tuple[int, ...]]
         f"no rule for the parameter {_name(where)}" for where in sorted(wanted - set(given), key=str)
     ]
     problems += [f"no parameter {_name(where)}" for where in sorted(set(given) - wanted, key=str)]
-    _raise_all("the table does not fit the network", problems)
+    raise_all("the table does not fit the network", problems)
 
 
 def _repeated(items: Iterable[Any]) -> list[Any]:
@@ -173,6 +196,7 @@ def _name(where: tuple[str, int | None]) -> str:
     return where[0] if where[1] is None else f"{where[0]}[{where[1]}]"
 
 
-def _raise_all(summary: str, problems: list[str]) -> None:
+def raise_all(summary: str, problems: list[str]) -> None:
+    """Raise `ConversionError` with every problem on a line of its own, if there are any."""
     if problems:
         raise ConversionError(f"{summary} ({len(problems)} problems):\n  " + "\n  ".join(problems))

@@ -38,6 +38,7 @@ class Stored:
     """An array in a file: numpy reads it when it needs the values and nothing keeps them."""
 
     shape: tuple[int, ...]
+    dtype: np.dtype
     read: Callable[[], np.ndarray]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -104,10 +105,13 @@ def _read_safetensors(path: Path) -> State:
     try:
         file = safe_open(path, "np")
         names = file.keys()
-        _check_dtypes(path, {key: file.get_slice(key).get_dtype() for key in names}, READABLE.keys())
+        slices = {key: file.get_slice(key) for key in names}
+        _check_dtypes(path, {key: x.get_dtype() for key, x in slices.items()}, READABLE.keys())
         return {
-            key: Stored(tuple(file.get_slice(key).get_shape()), lambda key=key: file.get_tensor(key))
-            for key in names
+            key: Stored(
+                tuple(x.get_shape()), np.dtype(READABLE[x.get_dtype()]), lambda key=key: file.get_tensor(key)
+            )
+            for key, x in slices.items()
         }
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file, or it is truncated ({error})") from error
@@ -134,7 +138,10 @@ def _read_torch(path: Path) -> State:
         raise CheckpointError(f"{path}: {odd} is sparse or without values: save plain tensors")
     dtypes = {key: str(x.dtype).removeprefix("torch.") for key, x in tensors.items()}
     _check_dtypes(path, dtypes, READABLE.values())
-    return {key: Stored(tuple(x.shape), lambda x=x: _to_numpy(torch, x)) for key, x in tensors.items()}
+    return {
+        key: Stored(tuple(x.shape), np.dtype(dtypes[key]), lambda x=x: _to_numpy(torch, x))
+        for key, x in tensors.items()
+    }
 
 
 def _check_dtypes(path: Path, dtypes: Mapping[str, str], readable: Collection[str]) -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from diffbir_jax.checkpoint import flatten, write_arrays
 from diffbir_jax.conversion.architectures import Architecture
 from diffbir_jax.conversion.diffusers import FOLDERS, read_folder, weight_files
-from diffbir_jax.conversion.engine import Params, Rule, by_path, check, read
+from diffbir_jax.conversion.engine import DAMAGED, Params, Rule, by_path, check, not_finite, raise_all, read
 from diffbir_jax.conversion.families import Family, recognise
 from diffbir_jax.conversion.files import State, read_tensors
 from diffbir_jax.conversion.ncnn import PACKAGE_NAME, locate, read_ncnn
@@ -68,7 +68,8 @@ def convert_file(
 
     Raises:
         CheckpointError: the source is no checkpoint, is damaged, of an unknown family or must not be unpickled.
-        ConversionError: keys are missing, unexpected or misshapen; all are listed and nothing is written.
+        ConversionError: keys are missing, unexpected, misshapen or no floating numbers, or values are not finite; all
+            are listed and nothing is written.
         FileExistsError: an output exists and `overwrite` is off; nothing is written.
         FileNotFoundError: there is no such source.
         IsADirectoryError: an output or report.json is a folder; nothing is written.
@@ -87,8 +88,12 @@ def convert_file(
     for plan in () if exact else plans:
         _warn_of_sizes(plan)
     origin = _origin(path) | {"family": family.title}
+    problems: list[str] = []
     with together(folder) as unfinished:
-        entries = [_write(state, plan, unfinished, dtype, origin, progress) for plan in plans]
+        entries = [
+            _write(plan, parts(state, plan, problems), unfinished, dtype, origin, progress) for plan in plans
+        ]
+        raise_all(DAMAGED, problems)
         write_report(unfinished, report | {entry.module: entry.describe() for entry in entries})
     return entries
 
@@ -114,7 +119,8 @@ def make_plans(
         exact: demand the published sizes, instead of those that the shapes tell.
 
     Raises:
-        ConversionError: keys are missing, unexpected or misshapen, in whichever network; all are listed.
+        ConversionError: keys are missing, unexpected, misshapen or no floating numbers, in whichever network; all are
+            listed.
     """
     plans, ignore = [], list(family.ignore)
     for network, stem in zip(family.networks, stems, strict=True):
@@ -130,11 +136,16 @@ def make_plans(
     return plans
 
 
-def parts(state: Mapping[str, Any], plan: Plan) -> Iterator[tuple[str, np.ndarray]]:
-    """(path, values) in the order of the file; a stacked parameter comes block by block."""
+def parts(state: Mapping[str, Any], plan: Plan, problems: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """(path, values) in the order of the file; a stacked parameter comes block by block.
+
+    Arrays with values that are not finite are added to `problems`.
+    """
     for path, rules in by_path(plan.table).items():
         for rule in rules:
-            yield path, read(state, rule)
+            array = read(state, rule)
+            problems += not_finite(rule, array)
+            yield path, array
 
 
 def _warn_of_sizes(plan: Plan) -> None:
@@ -169,12 +180,15 @@ def _published(path: Path, published: Mapping[str, tuple[str, ...]]) -> tuple[st
 
 
 def _write(
-    state: Mapping[str, Any], plan: Plan, folder: Path, dtype: str, origin: dict[str, str], progress: bool
+    plan: Plan,
+    arrays: Iterator[tuple[str, np.ndarray]],
+    folder: Path,
+    dtype: str,
+    origin: dict[str, str],
+    progress: bool,
 ) -> Entry:
     shapes = plan.shapes
-    bar = tqdm(
-        parts(state, plan), plan.stem, len(plan.table), unit=" arrays", disable=None if progress else True
-    )
+    bar = tqdm(arrays, plan.stem, len(plan.table), unit=" arrays", disable=None if progress else True)
     header = plan.architecture.describe(plan.config)
     path, dtypes = folder / f"{plan.stem}.safetensors", dict.fromkeys(shapes, dtype)
     digest = write_arrays(path, shapes, bar, header, dtypes)

@@ -71,7 +71,7 @@ def read_ncnn(path: Path) -> State:
         state |= {f"{name}.weight": weight, f"{name}.bias": bias}
     if start != len(values):
         raise CheckpointError(f"{blob}: {len(values)} bytes, its .param describes {start}")
-    return {key: Stored(x.shape, lambda x=x: x) for key, x in state.items()}
+    return {key: Stored(x.shape, x.dtype, lambda x=x: x) for key, x in state.items()}
 
 
 def _convolutions(path: Path) -> Iterator[Convolution]:

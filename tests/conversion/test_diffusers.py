@@ -152,6 +152,17 @@ def test_what_is_missing_is_named(folder):
     assert "unexpected text_encoder.text_model.encoder.layers.1.lost.bias (64,)" in str(error.value)
 
 
+def test_integers_do_not_hide_where_arrays_are_joined(folder):
+    path, key = (
+        folder / "text_encoder" / "model.safetensors",
+        "text_model.encoder.layers.1.self_attn.k_proj.bias",
+    )
+    state = load_file(path)
+    save(state | {key: np.ones(64, np.int8)}, path)
+    with pytest.raises(ConversionError, match=r"layers.1.self_attn.in_proj_bias: stored as int8"):
+        convert_file(folder, folder / "out")
+
+
 def test_incomplete_folders(folder, tmp_path):
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="vae holds no .safetensors and no .bin file"):

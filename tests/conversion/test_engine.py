@@ -8,6 +8,7 @@ from diffbir_jax.conversion.engine import (
     POINTWISE,
     ConversionError,
     Rule,
+    check,
     convert,
     export,
     flatten,
@@ -76,6 +77,34 @@ def test_all_problems_come_in_one_message(state):
         "misshapen first.bias: got (9,), expected (4,)",
         "misshapen point.weight: got (3, 2), expected (3, 2, 1, 1)",
     ]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int64, bool])
+def test_weights_are_floating_numbers(state, dtype):
+    """What no rule reads may be anything."""
+    state["mask"] = np.zeros(1, bool)
+    state["first.bias"] = state["first.bias"].astype(dtype)
+    with pytest.raises(ConversionError, match=rf"first.bias: stored as {np.dtype(dtype)}$"):
+        check(state, TABLE, TARGET, ignore=["mask"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", np.float16, np.float64])
+def test_floating_numbers_of_every_width(state, dtype):
+    check({key: x.astype(dtype) for key, x in state.items()}, TABLE, TARGET)
+
+
+def test_values_are_finite(state):
+    state["first.bias"][1:] = [np.inf, -np.inf, np.nan]
+    state["blocks.1.weight"][:] = np.nan
+    with pytest.raises(ConversionError) as error:
+        convert(state, TABLE, TARGET)
+    assert str(error.value).splitlines() == [
+        "the checkpoint is damaged (2 problems):",
+        "  not finite first.bias: 3 of 4 values",
+        "  not finite blocks.1.weight: 42 of 42 values",
+    ]
+    largest = np.full(4, np.finfo(np.float32).max)
+    assert convert({**state, "first.bias": largest, "blocks.1.weight": np.zeros((7, 6))}, TABLE, TARGET)
 
 
 def test_only_whole_keys_are_ignored(state):

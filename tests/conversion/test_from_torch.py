@@ -206,6 +206,24 @@ def test_nothing_is_written_unless_everything_fits(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_values_must_be_finite(tmp_path):
+    """In whichever network; nothing moves before all values were seen."""
+    state = {key: x.copy() for key, x in small.stable_diffusion().items()}
+    damaged = (
+        "first_stage_model.quant_conv.bias",
+        "cond_stage_model.model.transformer.resblocks.1.ln_1.bias",
+    )
+    for key in damaged:
+        state[key][0] = np.nan
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(ConversionError) as error:
+        convert_file(tmp_path / "x.safetensors", tmp_path / "out")
+    assert str(error.value).splitlines()[1:] == [
+        f"  not finite {key}: 1 of {state[key].size} values" for key in damaged
+    ]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_nothing_is_left_of_what_fails_midway(tmp_path, monkeypatch):
     """The first network is complete when the second one fails."""
     save_file(small.stable_diffusion(), tmp_path / "x.safetensors")

@@ -21,7 +21,7 @@ from PIL import Image
 
 from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.loading import abstract_params
-from diffbir_jax.models.presets import TASKS, Preset, describe_restoration, get_preset
+from diffbir_jax.models.presets import TASKS, Preset, get_preset
 
 ROOT = Path(__file__).parents[1]
 SIDE = 512
@@ -44,8 +44,7 @@ def write_weights(preset: Preset, folder: Path) -> None:
     for module, shapes in abstract_params(preset).items():
         path = folder / f"{getattr(preset.files, module)}.safetensors"
         if not path.is_file():
-            header = describe_restoration(preset.rm) if module == "rm" and preset.rm else {}
-            save_weights(path, random_params(shapes, np.random.default_rng(0)), header)
+            save_weights(path, random_params(shapes, np.random.default_rng(0)), preset.header(module))
             print(f"{path}: {path.stat().st_size / 1e9:.2f} GB of random weights", flush=True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffbir_jax.checkpoint import load_weights, save_weights
 from diffbir_jax.loading import abstract_params
-from diffbir_jax.models.presets import TINY, describe_restoration
+from diffbir_jax.models.presets import TINY
 
 # Module -> the stage whose export holds its final weights.
 STAGES = {"rm": "rm", "vae": "decoder", "unet": "prior", "control": "control"}
@@ -27,7 +27,7 @@ def main() -> None:
     likes = abstract_params(TINY)
     for module, stage in STAGES.items():
         params = load_weights(args.work / stage / "export" / f"{module}.safetensors", likes[module])
-        header = {"preset": "tiny"} | (describe_restoration(TINY.rm) if module == "rm" and TINY.rm else {})
+        header = {"preset": "tiny"} | TINY.header(module)
         path = save_weights(args.output / f"{module}.safetensors", params, header, "float16")
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 

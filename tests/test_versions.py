@@ -20,7 +20,7 @@ from diffbir_jax.loading import abstract_params
 from diffbir_jax.models import presets
 from diffbir_jax.models.bsrnet import BSRNetConfig
 from diffbir_jax.models.clip import CLIPTextConfig
-from diffbir_jax.models.presets import Preset, describe_restoration, family_of, get_preset
+from diffbir_jax.models.presets import Preset, family_of, get_preset
 from diffbir_jax.models.scunet import SCUNetConfig
 from diffbir_jax.models.swinir import SwinIRConfig
 from diffbir_jax.pipeline import Restorer
@@ -68,8 +68,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for version, task in NETWORKS:
         preset = small(get_preset(version, task))
         for module, params in random_params(preset).items():
-            header = describe_restoration(preset.rm) if module == "rm" and preset.rm else {}
-            save_weights(folder / f"{getattr(preset.files, module)}.safetensors", params, header)
+            save_weights(
+                folder / f"{getattr(preset.files, module)}.safetensors", params, preset.header(module)
+            )
     return folder
 
 

@@ -1,6 +1,7 @@
 """Our weights back to the reference's checkpoints: restoration modules and IRControlNet, keys and all."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ def export_files(
 
     Args:
         source: a safetensors file that `convert_weights.py` or `train.py` wrote, or a folder of them; of a folder,
-            every restoration module and IRControlNet is taken.
+            every restoration module and IRControlNet is taken, and a warning names the others.
         folder: where NAME.pth or NAME.safetensors go; made if missing.
         file_format: "pth", which needs PyTorch, or "safetensors".
         name: of the result, by default the source's; for a single file only.
@@ -77,8 +78,12 @@ def state_dict(path: Path) -> dict[str, np.ndarray]:
         ValueError: the file is damaged, of another architecture, or does not say which.
     """
     kind, config = _described(path)
-    params = load_weights(path, kind.abstract(config))
-    state = export(params, list(kind.rules(config)))
+    try:
+        target = kind.abstract(config)
+    except Exception as error:  # whatever building an impossible network raises
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{path}: its header gives sizes that no network has, {config}: {reason}") from error
+    state = export(load_weights(path, target), list(kind.rules(config)))
     return state | (swinir_buffers(config) if kind is SWINIR else {})
 
 
@@ -119,9 +124,13 @@ def _exportable(source: Path) -> list[Path]:
     if not source.is_dir():
         _described(source)
         return [source]
-    files = [path for path in sorted(source.glob("*.safetensors")) if _kind(path) is not None]
+    found = {path: _kind(path) is not None for path in sorted(source.glob("*.safetensors"))}
+    files, others = ([path for path in found if found[path] is taken] for taken in (True, False))
     if not files:
         raise ValueError(f"{source} holds no restoration module and no IRControlNet as .safetensors of ours")
+    if others:
+        left_out = ", ".join(path.name for path in others)
+        warnings.warn(f"left out, without a layout in the reference: {left_out}", stacklevel=3)
     return files
 
 
@@ -138,18 +147,33 @@ def _described(path: Path) -> tuple[Architecture, Any]:
 def _kind(path: Path) -> tuple[Architecture, Any] | None:
     """Architecture and sizes by the file's header: stated there, or those of the preset it was trained with."""
     header = read_metadata(path)
-    if kind := ARCHITECTURES.get(header.get("family", "")):
-        return kind, kind.revive(header.get("config", ""))
-    preset = PRESETS.get(header.get("preset", ""))
-    if preset is None or path.stem not in ("rm", "control"):
+    try:
+        return _stated(header) or _trained(header, path.stem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _stated(header: Mapping[str, str]) -> tuple[Architecture, Any] | None:
+    kind = ARCHITECTURES.get(header.get("family", ""))
+    if kind is None:
         return None
-    if path.stem == "control":
-        hint_channels = preset.vae.embed_dim
-        return replace(
-            CONTROL, abstract=lambda config: abstract_controlnet(config, hint_channels)
-        ), preset.unet
+    config = kind.revive(header.get("config", ""))
+    return (_control(int(header.get("hint_channels", 4))) if kind is CONTROL else kind), config
+
+
+def _trained(header: Mapping[str, str], stem: str) -> tuple[Architecture, Any] | None:
+    """For files that name a preset only: their stage of training, or else their name, tells the network."""
+    preset, name = PRESETS.get(header.get("preset", "")), header.get("objective", stem)
+    if preset is None or name not in ("rm", "control"):
+        return None
+    if name == "control":
+        return _control(preset.vae.embed_dim), preset.unet
     kinds = (SWINIR, BSRNET, SCUNET)
     return next(((kind, preset.rm) for kind in kinds if isinstance(preset.rm, kind.config)), None)
+
+
+def _control(hint_channels: int) -> Architecture:
+    return replace(CONTROL, abstract=lambda config: abstract_controlnet(config, hint_channels))
 
 
 def _write(state: Mapping[str, np.ndarray], path: Path, dtype: str) -> Entry:

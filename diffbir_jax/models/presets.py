@@ -119,6 +119,17 @@ class Preset:
         absent = {name for name in ("rm", "text") if getattr(self, name) is None}
         return tuple(name for name in Files._fields if name not in absent)
 
+    def header(self, module: str) -> dict[str, str]:
+        """Return what the header of a weights file says of one of `modules`, so that the file is known by any name.
+
+        Restoration modules and IRControlNets are files that one takes elsewhere; the others say nothing.
+        """
+        if module == "rm" and self.rm is not None:
+            return describe_restoration(self.rm)
+        if module == "control":
+            return describe("control", self.unet) | {"hint_channels": str(self.vae.embed_dim)}
+        return {}
+
     def make_rm(self, dtype: Any = jnp.float32) -> Any:
         """Return the restoration module, computing in `dtype`.
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from diffbir_jax.checkpoint import Checkpoints, save_weights
 from diffbir_jax.data.photos import prefetch
-from diffbir_jax.models.presets import describe_restoration, get_preset
+from diffbir_jax.models.presets import get_preset
 from diffbir_jax.sharding import batch_sharding, make_mesh, put_batch, replicated, tree_shardings
 from diffbir_jax.training.objective import Objective, make_objective
 from diffbir_jax.training.report import Report
@@ -153,10 +153,9 @@ def _check_config(config: Config) -> None:
 
 def _export(objective: Objective, state: TrainState, workdir: Path, config: Config) -> None:
     metadata = {"preset": config.preset, "objective": config.objective, "step": str(int(state.step))}
-    rm = get_preset(config.preset).rm
+    preset = get_preset(config.preset)
     for name, params in objective.export(state.ema).items():
-        network = describe_restoration(rm) if name == "rm" and rm else {}
-        save_weights(workdir / "export" / f"{name}.safetensors", params, metadata | network)
+        save_weights(workdir / "export" / f"{name}.safetensors", params, metadata | preset.header(name))
 
 
 def _count(params: dict) -> int:

@@ -87,27 +87,38 @@ def test_constants_of_swinir():
 
 
 def test_folders(tmp_path):
-    """Every network that the reference has a layout for is taken, others stay."""
+    """Every network that the reference has a layout for is taken, others stay and are named."""
     save_file(small.all_in_one(), tmp_path / "x.safetensors")
     convert_file(tmp_path / "x.safetensors", tmp_path / "ours")
-    entries = export_files(tmp_path / "ours", tmp_path / "back", "safetensors")
+    with pytest.warns(
+        UserWarning, match="left out, .*: text.safetensors, unet.safetensors, vae.safetensors$"
+    ):
+        entries = export_files(tmp_path / "ours", tmp_path / "back", "safetensors")
     assert [entry.module for entry in entries] == ["control", "swinir"]
     state = load_file(tmp_path / "back" / "swinir.safetensors")
     assert_identical(state, small.swinir())
     assert (entries[1].arrays, entries[1].parameters) == (len(state), sum(x.size for x in state.values()))
 
 
-@pytest.mark.parametrize("stem, kind", [("rm", SWINIR), ("control", CONTROL)])
-def test_what_train_py_wrote(tmp_path, stem, kind, monkeypatch):
-    """It names the preset instead of the sizes."""
+@pytest.mark.parametrize("module, kind", [("rm", SWINIR), ("control", CONTROL)])
+@pytest.mark.parametrize("stem", ["", "renamed"])
+@pytest.mark.parametrize("written", ["now", "before", "at first"])
+def test_what_train_py_wrote(tmp_path, module, kind, stem, written, monkeypatch):
+    """Its header describes the network; once it named the preset and the stage, and at first the preset alone."""
     preset = PRESETS["v1"].__class__("small", reference.SWINIR, reference.VAE, small.UNET_CONFIG)
     monkeypatch.setitem(PRESETS, "small", preset)
-    config = preset.rm if stem == "rm" else preset.unet
+    header = {"preset": "small"} | ({} if written == "at first" else {"objective": module})
+    header |= preset.header(module) if written == "now" else {}
+    config = preset.rm if module == "rm" else preset.unet
     params = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), kind.abstract(config))
-    path = save_weights(tmp_path / f"{stem}.safetensors", params, {"preset": "small", "step": "9"})
+    path = save_weights(tmp_path / f"{stem or module}.safetensors", params, header)
+    if stem and written == "at first":
+        with pytest.raises(ValueError, match="does not say its family"):
+            export_files(path, tmp_path / "back", "safetensors")
+        return
     export_files(path, tmp_path / "back", "safetensors", name="mine")
     state = load_file(tmp_path / "back" / "mine.safetensors")
-    wanted = small.swinir() if stem == "rm" else small.weights(CONTROL, config)
+    wanted = small.swinir() if module == "rm" else small.weights(CONTROL, config)
     assert {key: x.shape for key, x in state.items()} == {key: x.shape for key, x in wanted.items()}
 
 
@@ -146,7 +157,8 @@ def test_a_source_is_never_replaced(tmp_path, overwrite):
 
 def test_the_tiny_preset(tmp_path):
     """Its IRControlNet, of 16 hint channels, goes there and back; its restoration module has no layout."""
-    (entry,) = export_files(TINY, tmp_path, "safetensors")
+    with pytest.warns(UserWarning, match="left out, .*: rm.safetensors, unet.safetensors, vae.safetensors$"):
+        (entry,) = export_files(TINY, tmp_path, "safetensors")
     preset = PRESETS["tiny"]
     target = abstract_controlnet(preset.unet, preset.vae.embed_dim)
     ours = load_weights(TINY / "control.safetensors", target)
@@ -163,6 +175,24 @@ def test_what_has_no_layout_in_the_reference(tmp_path):
         export_files(path.parent, tmp_path / "out", "safetensors")
     with pytest.raises(FileNotFoundError, match="no weights at .*absent"):
         export_files(tmp_path / "absent", tmp_path / "out")
-    damaged = {"family": "swinir", "config": json.dumps({"side": 3})}
-    with pytest.raises(ValueError, match="does not describe a SwinIRConfig"):
-        export_files(save_weights(tmp_path / "x.safetensors", {}, damaged), tmp_path / "out", "safetensors")
+
+
+@pytest.mark.parametrize(
+    "header, message",
+    [
+        ({"family": "swinir", "config": json.dumps({"side": 3})}, "does not describe a SwinIRConfig"),
+        ({"family": "swinir", "config": "{"}, "does not describe a SwinIRConfig"),
+        (
+            {"family": "swinir", "config": json.dumps({"num_heads": 7})},
+            "its header gives sizes that no network has",
+        ),
+        ({"family": "control", "config": "{}", "hint_channels": "many"}, "invalid literal .* 'many'"),
+    ],
+)
+def test_damaged_headers(tmp_path, header, message):
+    """A folder of many files: the message tells which one."""
+    path = save_weights(tmp_path / "in" / "x.safetensors", {}, header)
+    for source in (path, path.parent):
+        with pytest.raises(ValueError, match=f"^{path}: .*{message}") as error:
+            export_files(source, tmp_path / "out", "safetensors")
+        assert "\n" not in str(error.value)

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from diffbir_jax.checkpoint import flatten, load_weights, save_weights
+from diffbir_jax.conversion.to_torch import export_files
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import decoder, latents, loop, prior, rm, vae
@@ -107,6 +109,14 @@ def test_exports_load_back(trained, folder, stage):
     for key, value in ema.items():
         np.testing.assert_array_equal(flatten(weights)[key], value)
     assert stage == "decoder" or ema.keys() == flatten(weights).keys()
+
+
+def test_a_trained_control_goes_to_pytorch_under_any_name(trained, folder, tmp_path):
+    shutil.copy(folder / "control" / "export" / "control.safetensors", tmp_path / "mine.safetensors")
+    export_files(tmp_path / "mine.safetensors", tmp_path / "back", "safetensors")
+    state = load_file(tmp_path / "back" / "mine.safetensors")
+    both = MICRO.unet.in_channels + MICRO.vae.embed_dim
+    assert state["input_blocks.0.0.weight"].shape == (MICRO.unet.model_channels, both, 3, 3)
 
 
 def test_the_decoder_stage_keeps_the_encoder(trained, folder):

@@ -77,8 +77,11 @@ def _tokens(text: str) -> Iterator[tuple[int, int, int]]:
         if word in SPECIAL:
             yield SPECIAL[word], start, 0
         else:
-            # Here every byte is one character.
-            yield from ((token.id, start, token.offsets[0]) for token in merger.tokenize(word))
+            byte = 0
+            for token in merger.tokenize(word):
+                yield token.id, start, byte
+                # The word's bytes are a character each; `token.offsets` count how those are encoded.
+                byte += len(token.value.removesuffix("</w>"))
 
 
 @lru_cache(maxsize=1)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers.decoders import ByteLevel
 
-from diffbir_jax.text.tokenizer import END, LENGTH, START, tokenize
+from diffbir_jax.text.tokenizer import END, LENGTH, START, _load, tokenize
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "tokens.json").read_text(encoding="utf-8"))["cases"]
@@ -42,6 +43,22 @@ def test_a_cut_prompt_is_shown(text, lost):
         tokens = tokenize([text])[0]
     assert caught[0].filename == __file__
     assert tokens[0] == START and tokens[-1] == END
+
+
+@pytest.mark.parametrize(
+    "text, split",
+    [("🙂" * 90, 0), ("é" * 120, 0), ("日本語のテキスト" * 20, 0), ("ひらがな、" * 30, 1)],
+    ids=["emoji", "accents", "kanji", "kana"],
+)
+def test_what_is_kept_and_what_is_shown_make_the_text(text, split):
+    """Cut inside a word of several bytes per character; but for one character if the cut runs through it."""
+    with pytest.warns(UserWarning, match="after 75 tokens") as caught:
+        kept = [
+            (_load()[1].id_to_token(i) or "").removesuffix("</w>") for i in tokenize([text])[0, 1:-1].tolist()
+        ]
+    before = ByteLevel().decode(kept).rstrip("\ufffd")
+    after = str(caught[0].message).split("left out: ")[1].strip("'").lstrip("\ufffd")
+    assert text == before + text[len(before) :][:split] + after
 
 
 def test_what_fits_is_not_cut():

@@ -36,6 +36,13 @@ def change(file: Path, edit: Callable[[dict], object]) -> None:
     np.savez(file, **arrays)
 
 
+def remove(file: Path, *patterns: str) -> None:
+    with np.load(file) as stored:
+        gone = measures.matching(list(stored), *patterns)
+        kept = {key: stored[key] for key in stored if key not in gone}
+    np.savez(file, **kept)
+
+
 def run(folder: Path, *flags: str) -> int:
     return main(["--golden", str(folder), *flags])
 
@@ -98,6 +105,34 @@ def test_a_missing_input_is_a_miss(folder, capsys):
     change(folder / "image_ops.npz", lambda arrays: arrays.pop("content"))
     assert run(folder, "--only", QUICK) == 1
     assert "lacks content" in lines(capsys, "image_ops:interpolate_area")[0]
+
+
+@pytest.mark.parametrize(
+    "file, patterns, gone",
+    [
+        ("image_ops", ["interpolate_area|*"], ["interpolate_area"]),
+        ("image_ops", ["low", "high", "reconstruction"], ["wavelet"]),
+        ("image_ops", ["psnr*", "ycbcr"], ["likeness"]),
+        ("guidance", ["w_mse|*"], ["w_mse"]),
+        ("guidance", ["weight"], ["weight"]),
+        ("training", ["*|adamw|*"], ["eps|adamw", "v|adamw"]),
+        ("training", ["eps|noisy"], ["eps|noisy"]),
+        ("clip_small", ["embedding"], ["embedding"]),
+    ],
+)
+def test_a_part_of_a_file_is_checked_for_what_it_holds(folder, file, patterns, gone):
+    shutil.copy(GOLDEN / f"{file}.npz", folder)
+    before = {case.label for case in collect(folder).cases}
+    remove(folder / f"{file}.npz", *patterns)
+    suite = collect(folder)
+    assert before - {case.label for case in suite.cases} == {f"{file}:{name}" for name in gone}
+    assert all(case.outputs for case in suite.cases)
+
+
+def test_a_part_of_a_file_runs(folder, capsys):
+    remove(folder / "image_ops.npz", "interpolate_area|*")
+    assert run(folder, "--only", QUICK) == 0
+    assert len(lines(capsys, "image_ops:interpolate")) == 2
 
 
 def test_the_unknown_is_reported(folder, capsys):

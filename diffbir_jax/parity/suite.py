@@ -95,9 +95,10 @@ def load(file: Path) -> "np.lib.npyio.NpzFile":
 
 
 def _cases(stem: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
+    """Those with something to be compared with: a file may hold a part of what its name promises."""
     for pattern, make in FILES.items():
         if fnmatch.fnmatchcase(stem, pattern):
-            yield from make(stem, keys, salt)
+            yield from (case for case in make(stem, keys, salt) if not set(keys).isdisjoint(case.outputs))
 
 
 def _salt(file: Path) -> str:

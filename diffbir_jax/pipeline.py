@@ -13,6 +13,7 @@ import numpy as np
 from diffbir_jax.defaults import default_options
 from diffbir_jax.diffusion.schedule import make_schedule, q_sample
 from diffbir_jax.imaging.bytes import enlarge, to_bytes, to_float
+from diffbir_jax.imaging.checks import check_finite
 from diffbir_jax.imaging.colour import wavelet_colour
 from diffbir_jax.imaging.resize import at_least, resize
 from diffbir_jax.loading import load_params, with_stage1
@@ -121,8 +122,8 @@ class Restorer:
             a `Restored` per image, in order; its sides are the input's times `upscale`, rounded.
 
         Raises:
-            ValueError: an image of another shape or dtype, an `upscale` that leaves no pixel, or options or text that
-                the preset cannot use.
+            ValueError: an image of another shape or dtype, an `upscale` that leaves no pixel, options or text that
+                the preset cannot use, or a stage that gives NaN or infinity.
         """
         options = options or default_options(self.preset.name)
         return [self.restore_one(im, upscale, options, i, context) for i, im in enumerate(images)]
@@ -152,7 +153,9 @@ class Restorer:
         self.check(options, context)
         upscaled = enlarge(image, upscale)
         stage1, size = self._clean(image, upscaled, clean), upscaled.shape[:2]
-        result = self.finish(self.stage2(stage1, options, [index], context), stage1, size)
+        generated = self.stage2(stage1, options, [index], context)
+        check_finite(generated, "stage 2", self.dtype)
+        result = self.finish(generated, stage1, size)
         return Restored(result[0], np.asarray(to_bytes(stage1, size)[0]), upscaled)
 
     def clean_one(self, image: np.ndarray, upscale: float, clean: np.ndarray | None = None) -> Restored:
@@ -167,7 +170,9 @@ class Restorer:
         if ready is not None:
             return self._fit(to_float(ready), size)
         enlarges = self.preset.rm is not None and self.preset.rm.scale > 1
-        return self.stage1(to_float(image if enlarges else upscaled), size)
+        clean = self.stage1(to_float(image if enlarges else upscaled), size)
+        check_finite(clean, "stage 1", self.dtype)
+        return clean
 
     def stage1(self, lq: jax.Array, size: tuple[int, ...] | None = None) -> jax.Array:
         """Remove the degradation.

@@ -314,6 +314,25 @@ def test_too_little_memory_of_an_accelerator_is_said(inputs: Path, capsys, monke
     assert "a.png: memory does not suffice; lower --upscale, give --tile" in complaint(capsys)
 
 
+@pytest.mark.parametrize("module, stage, flag", [("rm", "1", "--stage1-only"), ("vae", "2", "--compare")])
+def test_damaged_weights_give_no_black_picture(
+    inputs: Path, capsys, module: str, stage: str, flag: str
+) -> None:
+    """Each image is named, and nothing is written."""
+    for name, params in random_params(MICRO).items():
+        if name == module:
+            params = jax.tree.map(lambda x: x.at[..., 0].set(np.nan), params)
+        save_weights(Path("damaged") / f"{name}.safetensors", params, {})
+    save(inputs / "a.png")
+    save(inputs / "b.png")
+    assert run(inputs, "--weights", "damaged", flag) == 1
+    streams = capsys.readouterr()
+    for name in "ab":
+        assert f"{name}.png: stage {stage} gave NaN or infinity in float32; use --precision" in streams.err
+    assert "0 restored, 2 failed" in streams.out
+    assert written() == []
+
+
 def test_bugs_show_their_traceback(inputs: Path, monkeypatch) -> None:
     def restore_one(*_: object, **__: object) -> None:
         raise KeyError("a bug")

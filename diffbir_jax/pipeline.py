@@ -13,7 +13,7 @@ import numpy as np
 from diffbir_jax.defaults import default_options
 from diffbir_jax.diffusion.schedule import make_schedule, q_sample
 from diffbir_jax.imaging.bytes import enlarge, to_bytes, to_float
-from diffbir_jax.imaging.checks import check_finite
+from diffbir_jax.imaging.checks import check_finite, check_proportions
 from diffbir_jax.imaging.colour import wavelet_colour
 from diffbir_jax.imaging.resize import at_least, resize
 from diffbir_jax.loading import load_params, with_stage1
@@ -148,7 +148,7 @@ class Restorer:
             clean: (h, w, 3) uint8 RGB, the image after stage 1, from another tool; resized if need be.
 
         Raises:
-            ValueError: as in `restore`.
+            ValueError: as in `restore`, or `clean` has other proportions than `image`.
         """
         self.check(options, context)
         upscaled = enlarge(image, upscale)
@@ -168,6 +168,7 @@ class Restorer:
         """Stage 1 of an image, which a module that enlarges takes as it is and others take upscaled."""
         size = upscaled.shape[:2]
         if ready is not None:
+            check_proportions(ready, image)
             return self._fit(to_float(ready), size)
         enlarges = self.preset.rm is not None and self.preset.rm.scale > 1
         clean = self.stage1(to_float(image if enlarges else upscaled), size)

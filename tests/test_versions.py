@@ -213,7 +213,7 @@ def test_without_stage1(inputs: Path, weights: Path) -> None:
 def test_stage1_only_without_networks(inputs: Path, tmp_path: Path) -> None:
     """Nothing to run, nothing to load."""
     (tmp_path / "ready").mkdir()
-    Image.fromarray(picture(64, 64)).save("ready/a.png")
+    Image.fromarray(picture(96, 80)).save("ready/a.png")
     for stage1 in ("none", "ready"):
         assert run("--version", "v2", "--weights", "in", "--stage1-only", "--stage1", stage1) == 0
     assert run("--version", "v2", "--weights", "in", "--stage1", "none") == 1
@@ -248,6 +248,24 @@ def test_ready_made_stage1(inputs: Path, weights: Path, tmp_path: Path, capsys) 
     Image.fromarray(picture(48, 40, 5)).save("ready/a.png")
     assert run(*flags, "--save-stages") == 0
     assert np.abs(result("out/a_stage1.png").astype(int) - picture(48, 40, 5)).mean() < 4
+
+
+@pytest.mark.parametrize(
+    "size, code",
+    [((48, 40), 0), ((24, 20), 0), ((66, 54), 0), ((66, 56), 0), ((66, 57), 1), ((20, 24), 1), ((64, 64), 1)],
+)
+def test_ready_made_stage1_has_the_proportions_of_the_input(
+    inputs: Path, tmp_path: Path, capsys, size: tuple[int, int], code: int
+) -> None:
+    """The input is 24 high and 20 wide: 66 high may be 54 to 56 wide, whichever way its scale was rounded."""
+    (tmp_path / "ready").mkdir()
+    Image.fromarray(picture(*size)).save("ready/a.png")
+    assert run("--version", "v1", "--weights", "in", "--stage1-only", "--stage1", "ready") == code
+    message = (
+        f"a.png: the stage-1 image is {size[1]}x{size[0]}, of other proportions than the input of 20x24; make"
+    )
+    assert (message in capsys.readouterr().err) == bool(code)
+    assert Path("out/a.png").exists() != bool(code)
 
 
 def test_unknown_stage1(inputs: Path, weights: Path, capsys) -> None:

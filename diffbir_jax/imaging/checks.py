@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_finite(image: jax.Array, stage: str, dtype: Any) -> None:
@@ -12,4 +13,17 @@ def check_finite(image: jax.Array, stage: str, dtype: Any) -> None:
         raise ValueError(
             f"{stage} gave NaN or infinity in {jnp.dtype(dtype).name}; use --precision bf16 or fp32 and scales that "
             "are less extreme, and if it stays, convert the weights anew: a file is damaged"
+        )
+
+
+def check_proportions(clean: np.ndarray, image: np.ndarray) -> None:
+    """Raise ValueError unless `clean` (h, w, 3), a ready-made stage-1 image, is `image` (H, W, 3) at some scale.
+
+    A pixel more or less on each side is what rounding makes of a scale.
+    """
+    (h, w), (height, width) = clean.shape[:2], image.shape[:2]
+    if abs(h * width - w * height) > height + width:
+        raise ValueError(
+            f"the stage-1 image is {w}x{h}, of other proportions than the input of {width}x{height}; "
+            "make it from this input, uncropped, at any scale"
         )

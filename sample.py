@@ -86,7 +86,10 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--stage1", metavar="NAME|FILE|DIR", help=stage1)
     add("--stage1-only", action="store_true", help="write the image after stage 1 and stop (default: off)")
-    precision = "dtype of networks and weights; normalisation and softmax stay fp32 (default: %(default)s)"
+    precision = (
+        "dtype of networks and weights; normalisation and softmax stay fp32; with fp32, products are exact on "
+        "accelerators too (default: %(default)s)"
+    )
     add("--precision", choices=PRECISIONS, default="fp32", help=precision)
 
 
@@ -329,6 +332,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if args.precision == "fp32":
+        # By default TPUs multiply float32 in passes of bfloat16, recent GPUs in TF32.
+        jax.config.update("jax_default_matmul_precision", "highest")
     try:
         sys.exit(run(args))
     except EXPECTED as error:

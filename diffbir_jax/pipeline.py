@@ -52,6 +52,7 @@ class Restorer:
     def __init__(self, preset: Preset, params: dict[str, Params], dtype: Any = jnp.float32):
         """Take `params` by module name (the preset's `modules`); networks compute in `dtype`.
 
+        Accelerators multiply float32 in fewer bits unless the option jax_default_matmul_precision is "highest".
         Each part needs its own modules only: `stage1` the "rm", `reconstruct` the "vae".
         """
         self.preset, self.params, self.dtype = preset, params, dtype

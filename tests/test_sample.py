@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -148,6 +149,31 @@ def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeyp
     )
     indices = [zlib.crc32(name) for name in (b"a", b"b")]  # of the names, not of the places in the folder
     assert seen == [("micro", 1.0, default, i) for i in indices] + [("micro", 2.5, given, i) for i in indices]
+
+
+@pytest.fixture
+def default_products() -> Iterator[None]:
+    """JAX's own precision of products, which tests otherwise raise."""
+    jax.config.update("jax_default_matmul_precision", None)
+    yield
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.mark.parametrize(
+    "flags, wanted", [("", "highest"), ("--precision bf16", None), ("--precision fp16", None)]
+)
+def test_products_are_exact_in_fp32_alone(
+    inputs: Path, monkeypatch, default_products: None, flags: str, wanted: str | None
+) -> None:
+    seen = []
+
+    def restore_one(self: Restorer, image: np.ndarray, *_: object, **__: object) -> Restored:
+        seen.append(jax.config.jax_default_matmul_precision)
+        return Restored(image, image, image)
+
+    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    assert run(save(inputs / "a.png"), *flags.split()) == 0
+    assert seen == [wanted]
 
 
 def test_upscale_defaults_to_4(inputs: Path) -> None:

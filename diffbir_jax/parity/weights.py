@@ -4,7 +4,7 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +46,7 @@ class _Parameter:
     key: str
     shape: tuple[int, ...]
     salt: str
+    dtype: ClassVar = np.dtype(np.float32)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return fill(self.module, self.key, self.shape, self.salt).astype(dtype or np.float32, copy=False)

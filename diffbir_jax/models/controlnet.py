@@ -32,11 +32,12 @@ class IRControlNet(nn.Module):
             x: (B, h, w, in_channels) noisy latent.
             hint: (B, h, w, hint_channels) latent of the stage-1 image.
             t: (B,) timesteps.
-            context: (B, tokens, context_dim) text embedding; None if the configuration has no `context_dim`.
+            context: (n B, tokens, context_dim) text embeddings, see `UNet`; None if the configuration has no
+                `context_dim`.
 
         Returns:
             one array per skip connection of the UNet, highest resolution first, then one for the
-            middle block; in the compute dtype.
+            middle block; in the compute dtype, with as many rows as those.
 
         Raises:
             ValueError: the channels of the hint, a size or the context does not fit.

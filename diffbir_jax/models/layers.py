@@ -260,3 +260,8 @@ def depth_to_space(x: Array, patch: int) -> Array:
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height, width, patch, patch, channels // patch**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * patch, width * patch, -1)
+
+
+def repeat_batch(x: Array, batch: int) -> Array:
+    """(B, ...) -> (batch, ...), a multiple of B: all of `x` again and again."""
+    return x if len(x) == batch else jnp.tile(x, (batch // len(x), *(1,) * (x.ndim - 1)))

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffbir_jax.models.attention import attention
-from diffbir_jax.models.layers import GroupNorm, LayerNorm, conv, timestep_embedding
+from diffbir_jax.models.layers import GroupNorm, LayerNorm, conv, repeat_batch, timestep_embedding
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,12 @@ class UNet(nn.Module):
         Args:
             x: (B, h, w, in_channels) noisy latent; h and w are multiples of `config.downsample`.
             t: (B,) timesteps.
-            context: (B, tokens, context_dim) text embedding; None if the configuration has no `context_dim`.
+            context: (n B, tokens, context_dim) embeddings of n texts per latent, those of the first text first; what
+                does not depend on the text is computed once. None if the configuration has no `context_dim`.
             control: what an `IRControlNet` returns, added to the skip connections and to the middle's output.
 
         Returns:
-            float32 (B, h, w, out_channels).
+            float32 (n B, h, w, out_channels), in the order of the context.
 
         Raises:
             ValueError: a size, the context or the number of controls does not fit the configuration.
@@ -81,7 +82,7 @@ class UNet(nn.Module):
             x = x + control[-1].astype(dtype)
         for level, multiple in reversed(list(enumerate(config.channel_mult))):
             for i in range(config.num_res_blocks + 1):
-                x = jnp.concatenate([x, skips.pop()], axis=-1)
+                x = jnp.concatenate([x, repeat_batch(skips.pop(), len(x))], axis=-1)
                 transformer = level in config.attention_levels
                 stage = _stage(self)(config, multiple, transformer, dtype, name=f"up_{level}_stage_{i}")
                 x = stage(x, embedding, context)
@@ -105,11 +106,12 @@ class UNetEncoder(nn.Module):
         Args:
             x: (B, h, w, channels) with any number of channels.
             t: (B,) timesteps.
-            context: (B, tokens, context_dim) or None.
+            context: (n B, tokens, context_dim), see `UNet`, or None.
 
         Returns:
             the skip connections from the highest resolution to the lowest, the middle block's output and the
-            timestep embedding (B, 4 model_channels), all in the compute dtype.
+            timestep embedding (B, 4 model_channels), all in the compute dtype. What comes before the first transformer
+            has B rows, all after it n B.
 
         Raises:
             ValueError: a size or the context does not fit the configuration.
@@ -144,6 +146,8 @@ def _check_inputs(config: UNetConfig, x: Array, context: Array | None) -> None:
     given = None if context is None else context.shape[-1]
     if given != config.context_dim:
         raise ValueError(f"context has {given} channels; this configuration takes {config.context_dim}")
+    if context is not None and len(context) % len(x):
+        raise ValueError(f"{len(context)} contexts given for {len(x)} latents; give as many for each")
 
 
 def _stage(module: "UNet | UNetEncoder") -> type["Stage"]:
@@ -160,7 +164,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array, context: Array | None) -> Array:
-        """(B, h, w, C), (B, E), (B, tokens, context_dim) -> (B, h, w, multiple model_channels)."""
+        """(B, h, w, C), (B, E), (n B, tokens, context_dim) -> (n B, h, w, multiple model_channels)."""
         features = self.multiple * self.config.model_channels
         x = ResBlock(features, self.dtype, name="block")(x, embedding)
         if self.transformer:
@@ -179,7 +183,8 @@ class ResBlock(nn.Module):
         """(B, h, w, C), (B, E) -> (B, h, w, features)."""
         y = nn.silu(GroupNorm(dtype=self.dtype, name="norm1")(x))
         y = conv(self.features, name="conv1", dtype=self.dtype)(y)
-        y = y + nn.Dense(self.features, dtype=self.dtype, name="time")(nn.silu(embedding))[:, None, None]
+        time = nn.Dense(self.features, dtype=self.dtype, name="time")(nn.silu(embedding))
+        y = y + repeat_batch(time, len(y))[:, None, None]
         y = nn.silu(GroupNorm(dtype=self.dtype, name="norm2")(y))
         y = conv(self.features, zero=True, name="conv2", dtype=self.dtype)(y)
         if x.shape[-1] != self.features:
@@ -195,8 +200,9 @@ class SpatialTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None) -> Array:
-        """(B, h, w, C), (B, tokens, context_dim) -> (B, h, w, C)."""
+        """(B, h, w, C), (n B, tokens, context_dim) -> (n B, h, w, C)."""
         channels = x.shape[-1]
+        x = x if context is None else repeat_batch(x, len(context))
         y = GroupNorm(1e-6, self.dtype, name="norm")(x).reshape(x.shape[0], -1, channels)
         y = nn.Dense(channels, dtype=self.dtype, name="proj_in")(y)
         for i in range(self.config.transformer_depth):

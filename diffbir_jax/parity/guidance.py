@@ -10,7 +10,7 @@ from diffbir_jax.models.apply import apply
 from diffbir_jax.parity import networks
 from diffbir_jax.parity.case import IMAGE, NETWORK, Arrays, Case, Values, matching, nchw, nhwc
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs, Loss, fidelity_weight
-from diffbir_jax.sampling.timesteps import GUIDANCE_UNIT
+from diffbir_jax.sampling.tables import GUIDANCE_UNIT
 
 LOSSES: tuple[Loss, ...] = ("mse", "w_mse")
 

@@ -1,7 +1,7 @@
 """Noise schedules, step tables, and samplers that drive a closed-form function in place of the network."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,20 @@ from diffbir_jax.parity.case import (
     Case,
     Limit,
     Values,
+    absolute_in_reach,
     elementwise,
     matching,
     nchw,
     nhwc,
+    relative,
 )
+from diffbir_jax.parity.replay import STEPS, Replay
+from diffbir_jax.sampling.ddpm import spaced_steps
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
 from diffbir_jax.sampling.loop import sample
 from diffbir_jax.sampling.samplers import SAMPLERS, make_sampler
-from diffbir_jax.sampling.timesteps import edm_schedule, spaced_steps
+from diffbir_jax.sampling.tables import LinearStep, Scales, cfg_scales
+from diffbir_jax.sampling.timesteps import Span, edm_stops
 
 SCHEDULES = {
     "eps": make_schedule(),
@@ -37,6 +42,8 @@ SPACED_TABLES = {
 }
 # Embeddings that stand for the prompt and for the negative prompt: one number per image.
 TEXT = ((1.0, -1.0), (0.5, 0.25))
+# Largest sigma at which the golden trajectories churn.
+MAX_CHURN = 300.0
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
@@ -50,7 +57,8 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
         counts = [key.removesuffix("out") + "noise_count" for key in outputs]
         known = name.split("|")[1] in SAMPLERS
         inputs = ["x_T", "c_img", "noise_tape", *counts]
-        yield Case(file, name, outputs, inputs, SAMPLER, _Trajectories(outputs) if known else None)
+        limit = Limit(SAMPLER.value, through_replay)
+        yield Case(file, name, outputs, inputs, limit, _Trajectories(outputs) if known else None)
 
 
 def _table_cases(file: str, keys: Sequence[str], param: str) -> Iterator[Case]:
@@ -83,9 +91,9 @@ def table(key: str) -> np.ndarray:
     if name == "alphas_cumprod":
         return schedule.alphas_cumprod
     if name.startswith("edm_"):
-        timesteps, sigmas = edm_schedule(schedule, int(steps[0]))
-        return timesteps if name == "edm_timesteps" else sigmas
-    return np.asarray(SPACED_TABLES[name](spaced_steps(schedule, int(steps[0]))))[::-1]
+        stops = edm_stops(Span(schedule, int(steps[0])))
+        return stops.timesteps if name == "edm_timesteps" else stops.sigmas
+    return np.asarray(SPACED_TABLES[name](spaced_steps(Span(schedule, int(steps[0])))))[::-1]
 
 
 class _Trajectories:
@@ -95,7 +103,57 @@ class _Trajectories:
         self.outputs = outputs
 
     def __call__(self, golden: Arrays) -> Values:
-        return {key: nchw(trajectory(key, golden)) for key in self.outputs}
+        return {key: self.value(key, golden) for key in self.outputs}
+
+    def value(self, key: str, golden: Arrays) -> np.ndarray:
+        """Ours (B, c, h, w), with two replays of the published arithmetic where the golden's own rounding counts."""
+        ours = nchw(trajectory(key, golden))
+        if Run.of(key).sampler not in STEPS:
+            return ours
+        return np.stack([ours, replayed(key, golden, np.float64), replayed(key, golden, np.float32)])
+
+
+def through_replay(value: np.ndarray, golden: np.ndarray) -> float:
+    """The larger of two differences: ours to the exact result, and the reference's rounding replayed to the golden.
+
+    See `replay`. Where they agree, ours and the golden differ by the golden's rounding alone. Differences are absolute;
+    relative to the largest value where that passes 1,000, and for the replay always, whose rounding grows with them.
+    Where it passes 1,000, float32 cannot be expected to come nearer to the exact result than the golden is.
+
+    Args:
+        value: (3, ...): ours, the replay in float64, the replay in float32; or ours alone, which the golden resolves.
+        golden: what the reference computed.
+    """
+    if value.shape == golden.shape:
+        return absolute_in_reach(value, golden)
+    ours, exact, rounded = value
+    error = absolute_in_reach(ours, exact)
+    if np.abs(golden).max() > 1000:
+        error -= relative(golden, exact)
+    return max(error, relative(rounded, golden))
+
+
+class Run(NamedTuple):
+    """What a key PARAM|SAMPLER|steps=|cfg=|rescale=|churn=|out says."""
+
+    param: str
+    sampler: str
+    steps: int
+    cfg: float
+    rescale: bool
+    churn: float
+
+    @classmethod
+    def of(cls, key: str) -> "Run":
+        """Read a key."""
+        param, sampler, *rest = key.removesuffix("|out").split("|")
+        steps, cfg, rescale, churn = (part.split("=")[1] for part in rest)
+        return cls(param, sampler, int(steps), float(cfg), rescale == "1", float(churn))
+
+    @property
+    def span(self) -> Span:
+        """What is sampled."""
+        return Span(SCHEDULES[self.param], self.steps)
 
 
 def trajectory(key: str, golden: Arrays) -> jax.Array:
@@ -105,37 +163,62 @@ def trajectory(key: str, golden: Arrays) -> jax.Array:
         key: PARAM|SAMPLER|steps=|cfg=|rescale=|churn=|out.
         golden: "x_T", "c_img", "noise_tape" and the key's "noise_count", as stored.
     """
-    param, name, *rest = key.removesuffix("|out").split("|")
-    options = dict(part.split("=") for part in rest)
-    sampler, steps = make_sampler(
-        name,
-        SCHEDULES[param],
-        int(options["steps"]),
-        cfg_scale=float(options["cfg"]),
-        rescale_cfg=options["rescale"] == "1",
-    )
+    run = Run.of(key)
+    settings = {"s_churn": run.churn, "s_tmax": MAX_CHURN} if run.churn else {}
+    scales: Scales = {"cfg_scale": run.cfg, "rescale_cfg": run.rescale}
+    steps = make_sampler(run.sampler, run.span, settings, **scales)
     image = nhwc(golden["c_img"])
-    cond, uncond = ({"image": image, "text": jnp.asarray(text)[:, None, None, None]} for text in TEXT)
+    cond, uncond = ({"text": jnp.asarray(text)[:, None, None, None]} for text in TEXT)
     return sample(
-        sampler,
-        Denoiser(toy_model, SCHEDULES[param].parameterization),
-        DenoiserInputs(None, cond, uncond),
+        Denoiser(toy_model, SCHEDULES[run.param].parameterization),
+        DenoiserInputs(None, {"image": image} | cond, uncond),
         nhwc(golden["x_T"]),
         steps,
-        nhwc(_noise(golden, key, jax.tree.leaves(steps)[0].shape[0])),
+        nhwc(_noise(golden, key, steps)),
     )
 
 
-def _noise(golden: Arrays, key: str, steps: int) -> np.ndarray:
-    """What the reference drew, in order; zeros for the steps that drew nothing."""
-    count = int(golden[key.removesuffix("out") + "noise_count"])
-    drawn = golden["noise_tape"][: min(count, steps)]
-    return np.concatenate(
-        [drawn, np.zeros_like(golden["noise_tape"], shape=(steps - len(drawn), *drawn.shape[1:]))]
-    )
+def _noise(golden: Arrays, key: str, steps: LinearStep) -> np.ndarray:
+    """What the reference drew, in order, at the rows that drew it; zeros for the others."""
+    drawn = golden["noise_tape"][: int(golden[key.removesuffix("out") + "noise_count"])]
+    rows = len(steps.variance)
+    # Methods with churn draw at the start of each step, used or not; the others where they use it.
+    each = 2 if rows > Run.of(key).steps else 1
+    where = np.flatnonzero(steps.variance) if steps.churn is None else np.arange(0, rows, each)
+    noise = np.zeros_like(golden["noise_tape"], shape=(rows, *drawn.shape[1:]))
+    count = min(len(where), len(drawn))
+    noise[where[:count]] = drawn[:count]
+    return noise
 
 
 def toy_model(params: Any, x: jax.Array, t: jax.Array, cond: dict[str, jax.Array]) -> jax.Array:
     """The function that stands for the network; shapes as in `Denoiser`."""
     time = t.astype(jnp.float32)[:, None, None, None] / 1000
-    return jnp.tanh(0.7 * x + 0.3 * cond["image"] - 0.2 * time) * (0.8 + 0.1 * time) + 0.05 * cond["text"]
+    seen = jnp.tanh(0.7 * x + 0.3 * cond["image"] - 0.2 * time) * (0.8 + 0.1 * time)
+    return jnp.tile(seen, (len(cond["text"]) // len(x), 1, 1, 1)) + 0.05 * cond["text"]
+
+
+def replayed(key: str, golden: Arrays, dtype: Any) -> np.ndarray:
+    """The published arithmetic's result (B, c, h, w) in a precision, rounded as the reference does in float32."""
+    run, image = Run.of(key), golden["c_img"].astype(dtype)
+
+    def model(x: np.ndarray, timestep: float, text: int) -> np.ndarray:
+        t, tall = dtype(timestep), np.array(TEXT[text], dtype)[:, None, None, None]
+        seen = dtype(0.7) * x + dtype(0.3) * image - dtype(0.2) * (t / dtype(1000))
+        squashed = np.tanh(seen.astype(np.float64)).astype(dtype)  # rounded once
+        return squashed * (dtype(0.8) + dtype(0.1) * t / dtype(1000)) + dtype(0.05) * tall
+
+    def cfg_scale(timestep: float) -> float:
+        return float(cfg_scales(run.cfg, np.array([timestep]), rescale=run.rescale)[0])
+
+    replay = Replay(
+        dtype,
+        model,
+        SCHEDULES[run.param].parameterization,
+        None if run.cfg == 1 else cfg_scale,
+        edm_stops(run.span),
+        iter(golden["noise_tape"]),
+        min(run.churn / run.steps, np.sqrt(2) - 1),
+        MAX_CHURN,
+    )
+    return replay.run(run.sampler, golden["x_T"])

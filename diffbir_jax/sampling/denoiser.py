@@ -4,16 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffbir_jax.diffusion.schedule import Parameterization, predict_x0
 from diffbir_jax.imaging.tiling import tiled
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
-from diffbir_jax.sampling.timesteps import Level
+from diffbir_jax.sampling.tables import Level
 
-# (params, z_t (B, h, w, c), t (B,) int32, cond) -> output of z_t's shape.
+# (params, z_t (B, h, w, c), t (B,) float32, cond) -> output of z_t's shape. Under classifier-free guidance the entries
+# of `cond` that differ between the prompts have 2 B rows, the prompts' first, and so has the output: what comes before
+# they are read is computed once for both.
 Model = Callable[[Any, Array, Array, Any], Array]
 
 
@@ -22,8 +23,8 @@ class DenoiserInputs(NamedTuple):
 
     Attributes:
         params: the network's parameters.
-        cond: the network's condition, a tree of arrays with leading axis B.
-        uncond: the same with the negative prompt; None turns classifier-free guidance off.
+        cond: the network's condition, a dict of arrays with leading axis B.
+        uncond: the entries that are others with the negative prompt; None turns classifier-free guidance off.
         guidance: of restoration guidance (`Guidance.prepare`); None without.
     """
 
@@ -66,7 +67,7 @@ class Denoiser:
 
 
 def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) -> Array:
-    """Network output under classifier-free guidance (Ho & Salimans 2022), as one batched forward.
+    """Network output under classifier-free guidance (Ho & Salimans 2022), as one forward.
 
     Arguments as in `Denoiser.__call__`. Returns uncond + cfg_scale * (cond - uncond), or the conditional
     output alone where `inputs.uncond` is None; of x's shape and dtype.
@@ -74,9 +75,8 @@ def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) 
     t = jnp.broadcast_to(jnp.asarray(level.timestep), x.shape[:1])
     if inputs.uncond is None:
         return model(inputs.params, x, t, inputs.cond).astype(x.dtype)
-    x2, t2 = jnp.concatenate([x, x]), jnp.concatenate([t, t])
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), inputs.cond, inputs.uncond)
-    cond, uncond = jnp.split(model(inputs.params, x2, t2, both).astype(x.dtype), 2)
+    both = {name: jnp.concatenate([inputs.cond[name], other]) for name, other in inputs.uncond.items()}
+    cond, uncond = jnp.split(model(inputs.params, x, t, inputs.cond | both).astype(x.dtype), 2)
     return uncond + level.cfg_scale * (cond - uncond)
 
 

@@ -24,11 +24,13 @@ class GuidanceInputs(NamedTuple):
         params: parameters of the decoder.
         target: (B, H, W, 3) in [-1, 1], the stage-1 image; in latent space (B, h, w, c), its latents.
         weight: (B, H, W, 1), weight of the squared difference; in latent space (B, h, w, 1).
+        repeats: int32 scalar, gradient steps per prediction.
     """
 
     params: Any
     target: Array
     weight: Array
+    repeats: Array
 
 
 def fidelity_weight(target: Array) -> Array:
@@ -72,7 +74,7 @@ class Guidance:
             decoder that recomputes its blocks (remat) holds fewer. None compares latents instead of images.
         loss: the loss is the mean over H, W, C of weight * (D(z0) - target)^2, summed over the batch. The
             weight is 1 for 'mse', W for 'w_mse' (the reference implementation), W^2 for 'paper' (W inside
-            the norm), W being `fidelity_weight`.
+            the norm), W being `fidelity_weight` times the mask, if there is one (for 'mse' the mask alone).
 
     Raises:
         ValueError: unknown loss.
@@ -85,25 +87,39 @@ class Guidance:
         if self.loss not in get_args(Loss):
             raise ValueError(f"guidance loss is {self.loss!r}; use one of {get_args(Loss)}")
 
-    def prepare(self, params: Any, target: Array, condition: Array | None = None) -> GuidanceInputs:
+    def prepare(
+        self,
+        params: Any,
+        target: Array,
+        condition: Array | None = None,
+        mask: Array | None = None,
+        repeats: int = 1,
+    ) -> GuidanceInputs:
         """Compute the weight once, ahead of the scan.
 
         Args:
             params: parameters of the decoder.
             target: (B, H, W, 3) in [-1, 1], H and W even.
             condition: (B, h, w, c), latents of the target as the sampler sees them (scaled); used in latent space.
+            mask: (B or 1, H, W, 1), at least 0, a factor on W: where it is 0 there is no guidance.
+            repeats: gradient steps per prediction, each of the full length.
 
         Raises:
             ValueError: in latent space, without `condition`.
         """
-        weight = fidelity_weight(target) ** {"mse": 0, "w_mse": 1, "paper": 2}[self.loss]
+        weight, count = self.fidelity(target, mask), jnp.int32(repeats)
+        weight = jnp.square(weight) if self.loss == "paper" else weight
         if self.decode is not None:
-            return GuidanceInputs(params, target, weight)
+            return GuidanceInputs(params, target, weight, count)
         if condition is None:
             raise ValueError("guidance in latent space needs the target's latents; pass `condition`")
-        return GuidanceInputs(
-            None, condition, resize(weight, (condition.shape[1], condition.shape[2]), "area")
-        )
+        size = (condition.shape[1], condition.shape[2])
+        return GuidanceInputs(None, condition, resize(weight, size, "area"), count)
+
+    def fidelity(self, target: Array, mask: Array | None = None) -> Array:
+        """W (B, H, W, 1) with the mask, how far each pixel is held to the target; arguments as in `prepare`."""
+        weight = jnp.ones_like(target[..., :1]) if self.loss == "mse" else fidelity_weight(target)
+        return weight if mask is None else weight * mask
 
     def value(self, inputs: GuidanceInputs, x0: Array) -> Array:
         """The loss at the latent x0 (B, h, w, c), float32 scalar."""
@@ -112,15 +128,18 @@ class Guidance:
         return jnp.sum(jnp.mean(inputs.weight * difference**2, axis=(1, 2, 3)))
 
     def __call__(self, inputs: GuidanceInputs, x0: Array, strength: Array) -> Array:
-        """Return x0 - strength * gradient of the loss.
+        """Return x0 - strength * gradient of the loss, `inputs.repeats` times over.
 
         Args:
-            inputs: decoder parameters, target and weight.
+            inputs: decoder parameters, target, weight and repeats.
             x0: (B, h, w, c) predicted clean latents.
             strength: scalar step length; where it is 0, neither decoder nor gradient is computed.
         """
 
-        def guided(x0: Array) -> Array:
+        def step(_: Array, x0: Array) -> Array:
             return x0 - strength * jax.grad(self.value, argnums=1)(inputs, x0)
+
+        def guided(x0: Array) -> Array:
+            return jax.lax.fori_loop(0, inputs.repeats, step, x0)
 
         return jax.lax.cond(strength != 0, guided, lambda x0: x0, x0)

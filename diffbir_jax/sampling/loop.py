@@ -2,40 +2,31 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
+from diffbir_jax.sampling.tables import Level, LinearStep
+
+# z_t, then the latents and the predictions of earlier rows, the latest first; (B, h, w, c) float32 each.
+Carry = tuple[Array, tuple[Array, ...], tuple[Array, ...]]
 
 
-class Sampler(NamedTuple):
-    """A sampler: how it starts and how it steps.
-
-    Attributes:
-        init: latents x (B, h, w, c) -> carry, a tuple whose first entry is x; samplers that look back
-            keep earlier predictions behind it.
-        step: (denoise, carry, step, noise) -> carry. `denoise` is (z_t, level) -> x0, `step` this step's
-            slice of the table, `noise` standard normal of x's shape.
-    """
-
-    init: Callable[[Array], tuple]
-    step: Callable[[Callable, Any, Any, Array], tuple]
-
-
-def image_keys(seed: int, indices: Sequence[int]) -> Array:
+def image_keys(seed: int, indices: Sequence[int], variant: int = 0) -> Array:
     """A random key per image, from its index rather than from its place in a batch.
 
     Args:
         seed: of the whole run.
         indices: index of each image of the batch within the run, each at least 0.
+        variant: number of the result among several of the same images, at least 0; the first is the one without others.
 
     Returns:
         (B,) typed keys: an image draws the same noise whatever it is batched with.
     """
     key = jax.random.key(seed)
+    key = jax.random.fold_in(key, variant) if variant else key
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(indices, jnp.uint32))
 
 
@@ -44,49 +35,73 @@ def draw_noise(keys: Array, draw: int | Array, shape: tuple[int, ...]) -> Array:
 
     Args:
         keys: (B,) typed keys, one per image.
-        draw: which draw of these keys; `sample` uses 1 + the step's number, 0 is free for the start.
+        draw: which draw of these keys; `sample` uses 1 + the row's number, 0 is free for the start.
         shape: (B, h, w, c).
     """
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, draw), shape[1:]))(keys)
 
 
-@functools.partial(jax.jit, static_argnames=("sampler", "denoiser"))
-def sample(
-    sampler: Sampler, denoiser: Denoiser, inputs: DenoiserInputs, x: Array, steps: Any, noise: Array
-) -> Array:
+@functools.partial(jax.jit, static_argnames="denoiser")
+def sample(denoiser: Denoiser, inputs: DenoiserInputs, x: Array, steps: LinearStep, noise: Array) -> Array:
     """Run a sampler from noisy latents to clean ones, as one `lax.scan`.
 
-    Compiled once per sampler, denoiser, set of shapes and number of steps: seeds, scales, prompts,
-    timesteps and parameters are values. Keep the denoiser's callables: new function objects compile
-    anew.
+    Compiled once per denoiser, set of shapes, number of rows and how far a method looks back: seeds, scales, prompts,
+    timesteps and parameters are values, and so is the sampler among its like. Keep the denoiser's callables: new
+    function objects compile anew.
 
     Args:
-        sampler: how to step, e.g. of `samplers.make_sampler`.
         denoiser: network and guidance, as callables.
         inputs: what they read.
-        x: (B, h, w, c) float32, z_t at the first of the steps: `draw_noise(keys, 0, shape)` for a start
-            from pure noise.
-        steps: the sampler's table, a tree of (N,) arrays in sampling order.
-        noise: (B,) keys (`image_keys`), or the noise itself: (N, B, h, w, c), one entry per step.
+        x: (B, h, w, c) float32, z_t at the first of the rows: `draw_noise(keys, 0, shape)` for a start from pure noise.
+        steps: the sampler's table, of (N,) arrays in sampling order.
+        noise: (B,) keys (`image_keys`), or the noise itself: (N, B, h, w, c), one entry per row.
 
     Returns:
         x0, float32 (B, h, w, c).
 
     Raises:
-        ValueError: noise for another number of steps.
+        ValueError: noise for another number of rows.
     """
-    count = jax.tree.leaves(steps)[0].shape[0]
+    count = len(steps.variance)
     from_keys = jnp.issubdtype(noise.dtype, jax.dtypes.prng_key)
     if not from_keys and len(noise) != count:
         raise ValueError(
-            f"noise for {len(noise)} steps given; the sampler takes {count}: give it one entry per step"
+            f"noise for {len(noise)} calls of the network given; the sampler makes {count}: give it one entry per call"
         )
     denoise = functools.partial(denoiser, inputs)
 
-    def body(carry: tuple, scanned: tuple[Array, Any]) -> tuple[tuple, None]:
+    def body(carry: Carry, scanned: tuple[Array, LinearStep]) -> tuple[Carry, None]:
         index, step = scanned
         draw = draw_noise(noise, index + 1, x.shape) if from_keys else noise[index]
-        return sampler.step(denoise, carry, step, draw), None
+        return linear_step(denoise, carry, step, draw), None
 
-    carry, _ = jax.lax.scan(body, sampler.init(x), (jnp.arange(count), steps))
-    return carry[0]
+    nothing = jnp.zeros_like(x)
+    start = (x, (nothing,) * len(steps.earlier_x), (nothing,) * len(steps.earlier_x0))
+    (x0, *_), _ = jax.lax.scan(body, start, (jnp.arange(count), steps))
+    return x0
+
+
+def linear_step(
+    denoise: Callable[[Array, Level], Array], carry: Carry, step: LinearStep, noise: Array
+) -> Carry:
+    """One row of a table; `LinearStep` has the equation.
+
+    Args:
+        denoise: (z_t, level) -> x0.
+        carry: what is known.
+        step: scalars of this row.
+        noise: standard normal, shape of z_t.
+
+    Returns:
+        as much of what is known as before, the oldest forgotten.
+    """
+    x, earlier_x, earlier_x0 = carry
+    if step.churn is not None:
+        x = x * step.churn.coef_x + noise * jnp.sqrt(step.churn.variance)
+    x0 = denoise(x, step.level)
+    out = x0 * step.coef_x0 + x * step.coef_x + noise * jnp.sqrt(step.variance)
+    for coefficient, z in zip(step.earlier_x, earlier_x, strict=True):
+        out += z * coefficient
+    for coefficient, prediction in zip(step.earlier_x0, earlier_x0, strict=True):
+        out += (prediction - x0) * coefficient
+    return out, (x, *earlier_x)[: len(earlier_x)], (x0, *earlier_x0)[: len(earlier_x0)]

@@ -4,13 +4,22 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from diffbir_jax.sampling.guidance import Loss, Space
-from diffbir_jax.sampling.samplers import find_sampler
+from diffbir_jax.sampling.samplers import SETTINGS, check_settings
+from diffbir_jax.sampling.timesteps import Spacing
 
 TIMESTEPS = 1000
 MAX_SEED = 2**32 - 1
 # Sides of diffusion tiles are multiples of what the UNet halves in pixels, their offsets of one latent.
 TILE_MULTIPLE, STRIDE_MULTIPLE = 64, 8
 StartPoint = Literal["noise", "cond"]
+CHOICES = {"start_point": StartPoint, "spacing": Spacing}
+RANGES = {
+    "seed": (0, MAX_SEED),
+    "guidance_start": (0, TIMESTEPS),
+    "guidance_stop": (0, TIMESTEPS),
+    "guidance_repeats": (1, 100),
+    "noise_aug": (0, TIMESTEPS - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -24,13 +33,25 @@ class Options:
         guidance_scale: s of region-adaptive guidance at 512x512 pixels; larger is more faithful to stage 1, 0 is off.
         guidance_loss: "w_mse" (the reference), "paper" (weight inside the norm) or "mse" (unweighted).
         guidance_space: "rgb" compares decoded images (the paper), "latent" their latents (a fraction of the cost).
+        guidance_start: guide at timesteps below this one only (0 to 1000).
+        guidance_stop: guide at this timestep and above only (0 to 1000).
+        guidance_repeats: gradient steps per prediction (1 to 100).
         strength: factor on the control tensors (1 as trained).
         cfg_scale: classifier-free guidance scale (1 is off; needs a preset with text).
         seed: of the noise (0 to 2^32 - 1); an image draws the same noise in any company.
         sampler: a name in `samplers.SAMPLERS`.
         start_point: what sampling with `start` 1 begins with: "noise", or "cond", the stage-1 latent noised to the
             last timestep.
-        eta: share of fresh noise in each step (0 to 1) of the samplers that have one; None is the sampler's own.
+        spacing: how the steps are spread: "uniform" (the reference), "trailing", "karras" or "exponential"; see
+            `timesteps.Span`.
+        eta: share of fresh noise in each step (0 to 1). This and the next five belong to some samplers only
+            (`samplers.settings_of`); None is the sampler's own.
+        s_churn: noise added over the whole run, as a multiple of the noise that is there.
+        s_tmin: least noise level at which `s_churn` adds any.
+        s_tmax: largest such level.
+        s_noise: factor on all noise but the start's.
+        order: slopes that edm_lms uses (1 to 4).
+        noise_aug: noise the condition to this timestep (0 to 999), as v2.1 was trained with below 200; 0 leaves it.
         rescale_cfg: let the classifier-free guidance scale rise from 1 to 1 + cfg_scale on the way.
         pos_prompt: text to sample towards.
         neg_prompt: text to sample away from.
@@ -43,12 +64,22 @@ class Options:
     guidance_scale: float = 0.0
     guidance_loss: Loss = "w_mse"
     guidance_space: Space = "rgb"
+    guidance_start: int = TIMESTEPS
+    guidance_stop: int = 0
+    guidance_repeats: int = 1
     strength: float = 1.0
     cfg_scale: float = 1.0
     seed: int = 0
     sampler: str = "spaced"
     start_point: StartPoint = "noise"
+    spacing: Spacing = "uniform"
     eta: float | None = None
+    s_churn: float | None = None
+    s_tmin: float | None = None
+    s_tmax: float | None = None
+    s_noise: float | None = None
+    order: int | None = None
+    noise_aug: int = 0
     rescale_cfg: bool = False
     pos_prompt: str = ""
     neg_prompt: str = ""
@@ -62,16 +93,23 @@ class Options:
         for name in ("guidance_scale", "strength", "cfg_scale"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed are finite numbers of at least 0")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed is {self.seed}; allowed are 0 to {MAX_SEED}")
         if not 1 <= self.steps <= self.timesteps:
             raise ValueError(
                 f"steps is {self.steps}; allowed with start {self.start:g} are 1 to {self.timesteps}"
             )
-        if self.start_point not in get_args(StartPoint):
-            raise ValueError(f"start_point is {self.start_point!r}; use one of {get_args(StartPoint)}")
-        find_sampler(self.sampler, self.eta)
+        for name, kind in CHOICES.items():
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {get_args(kind)}")
+        for name, (low, high) in RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed are {low} to {high}")
+        check_settings(self.sampler, self.settings)
         self._check_tiles()
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The sampler's own settings, where they are not its defaults."""
+        return {name: getattr(self, name) for name in SETTINGS if getattr(self, name) is not None}
 
     @property
     def timesteps(self) -> int:

@@ -1,84 +1,103 @@
 """The samplers by name."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Unpack
 
-from diffbir_jax.diffusion.schedule import Schedule
-from diffbir_jax.sampling.ddim import ddim_steps
-from diffbir_jax.sampling.dpm_solver import dpmpp_3m_sde_steps
-from diffbir_jax.sampling.linear import FIRST_ORDER, THIRD_ORDER
-from diffbir_jax.sampling.loop import Sampler
-from diffbir_jax.sampling.timesteps import Scales, spaced_steps
+import numpy as np
 
+from diffbir_jax.sampling.ddpm import ddim_steps, spaced_steps
+from diffbir_jax.sampling.dpm_solver import (
+    dpmpp_2m_sde_steps,
+    dpmpp_2m_steps,
+    dpmpp_2s_ancestral_steps,
+    dpmpp_3m_sde_steps,
+    dpmpp_m2_steps,
+    dpmpp_sde_steps,
+)
+from diffbir_jax.sampling.edm import (
+    LMS_LOOKBACK,
+    dpm_2_ancestral_steps,
+    dpm_2_steps,
+    euler_ancestral_steps,
+    euler_steps,
+    heun_steps,
+    lms_steps,
+)
+from diffbir_jax.sampling.tables import LinearStep, Scales
+from diffbir_jax.sampling.timesteps import Span
 
-class Entry(NamedTuple):
-    """A sampler and its table.
-
-    Attributes:
-        sampler: what steps.
-        steps: (schedule, num_steps, *, start_timestep, eta if it has one, scales as in `spaced_steps`) -> table.
-        eta: its own share of fresh noise; None where it has no such choice.
-    """
-
-    sampler: Sampler
-    steps: Callable[..., Any]
-    eta: float | None = None
-
-
-SAMPLERS: dict[str, Entry] = {
-    "spaced": Entry(FIRST_ORDER, spaced_steps),
-    "ddim": Entry(FIRST_ORDER, ddim_steps, eta=0.0),
-    "edm_dpm++_3m_sde": Entry(THIRD_ORDER, dpmpp_3m_sde_steps, eta=1.0),
+# (span, the sampler's own settings, scales) -> table.
+SAMPLERS: dict[str, Callable[..., LinearStep]] = {
+    "spaced": spaced_steps,
+    "ddim": ddim_steps,
+    "dpm++_m2": dpmpp_m2_steps,
+    "edm_euler": euler_steps,
+    "edm_euler_a": euler_ancestral_steps,
+    "edm_heun": heun_steps,
+    "edm_dpm_2": dpm_2_steps,
+    "edm_dpm_2_a": dpm_2_ancestral_steps,
+    "edm_lms": lms_steps,
+    "edm_dpm++_2s_a": dpmpp_2s_ancestral_steps,
+    "edm_dpm++_sde": dpmpp_sde_steps,
+    "edm_dpm++_2m": dpmpp_2m_steps,
+    "edm_dpm++_2m_sde": dpmpp_2m_sde_steps,
+    "edm_dpm++_3m_sde": dpmpp_3m_sde_steps,
+}
+# Settings that some samplers have, with the values allowed.
+SETTINGS = {
+    "eta": (0.0, 1.0),
+    "s_churn": (0.0, np.inf),
+    "s_tmin": (0.0, np.inf),
+    "s_tmax": (0.0, np.inf),
+    "s_noise": (0.0, np.inf),
+    "order": (1, 1 + LMS_LOOKBACK),
 }
 
 
-def find_sampler(name: str, eta: float | None = None) -> Entry:
-    """Look up a sampler, with `eta` instead of its own unless None.
+def settings_of(name: str) -> dict[str, float]:
+    """Return the settings of a sampler and their defaults.
 
     Raises:
-        ValueError: unknown name, an eta outside of [0, 1], or for a sampler that has none.
+        ValueError: there is no sampler of that name.
     """
     if name not in SAMPLERS:
         raise ValueError(f"sampler is {name!r}; use one of {tuple(SAMPLERS)}")
-    entry = SAMPLERS[name]
-    if eta is None:
-        return entry
-    if entry.eta is None:
-        having = tuple(name for name, entry in SAMPLERS.items() if entry.eta is not None)
-        raise ValueError(f"eta is {eta}, but sampler {name!r} has none; leave it out, or use one of {having}")
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta is {eta}; allowed are numbers in [0, 1]")
-    return entry._replace(eta=eta)
+    parameters = inspect.signature(SAMPLERS[name]).parameters
+    return {key: parameters[key].default for key in SETTINGS if key in parameters}
+
+
+def check_settings(name: str, settings: Mapping[str, float]) -> None:
+    """Raise ValueError unless the sampler exists, has these settings and allows their values."""
+    own = settings_of(name)
+    for key, value in settings.items():
+        if key not in own:
+            having = tuple(other for other in SAMPLERS if key in settings_of(other))
+            raise ValueError(
+                f"{key} is {value}, but sampler {name!r} has none; leave it out, or use one of {having}"
+            )
+        low, high = SETTINGS[key]
+        if not low <= value <= high:
+            raise ValueError(f"{key} is {value}; allowed are numbers in [{low:g}, {high:g}]")
 
 
 def make_sampler(
-    name: str,
-    schedule: Schedule,
-    num_steps: int,
-    *,
-    start_timestep: int | None = None,
-    eta: float | None = None,
-    **scales: Unpack[Scales],
-) -> tuple[Sampler, Any]:
-    """Build what `sample` needs to know of a sampler.
+    name: str, span: Span, settings: Mapping[str, float] | None = None, **scales: Unpack[Scales]
+) -> LinearStep:
+    """Build the table that makes `loop.sample` a sampler.
 
     Args:
         name: one of `SAMPLERS`.
-        schedule: the noise schedule the network was trained with.
-        num_steps: sampling steps asked for, 1 to the number of timesteps; ddim can take more, see `ddim_timesteps`,
-            and `len(steps.level.timestep)` has the number.
-        start_timestep: sample only the first `start_timestep` training timesteps, for a start from a latent that was
-            noised to the timestep `steps.level.timestep[0]`. Default: all, from pure noise.
-        eta: share of fresh noise, 0 to 1; None is the sampler's own.
+        span: what to sample, in how many steps.
+        settings: what to change of `settings_of(name)`.
         scales: see `Scales`.
 
     Returns:
-        (sampler, steps), to be passed to `loop.sample`. Length and structure of the table depend on the name and on
-        num_steps, and for ddim on whether there is a start_timestep; all else is values.
+        the table. Its length and structure depend on the name and on num_steps, and for ddim on whether there is a
+        start_timestep; all else is values.
 
     Raises:
-        ValueError: unknown name, or `eta`, `num_steps` or `start_timestep` out of range.
+        ValueError: unknown name, spacing or setting, or a value out of range.
     """
-    entry = find_sampler(name, eta)
-    own = {} if entry.eta is None else {"eta": entry.eta}
-    return entry.sampler, entry.steps(schedule, num_steps, start_timestep=start_timestep, **own, **scales)
+    check_settings(name, settings or {})
+    return SAMPLERS[name](span, **(settings or {}), **scales)

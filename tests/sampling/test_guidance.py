@@ -12,7 +12,7 @@ from diffbir_jax.conversion.stable_diffusion import vae_rules
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs, fidelity_weight
-from diffbir_jax.sampling.timesteps import GUIDANCE_UNIT, Level
+from diffbir_jax.sampling.tables import GUIDANCE_UNIT, Level
 from tests.golden.weights import fill
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "guidance.npz")

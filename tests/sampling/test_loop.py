@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from diffbir_jax.imaging.tiling import gaussian_weights, tile_windows
+from diffbir_jax.sampling.ddpm import spaced_steps
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, tiled_model
 from diffbir_jax.sampling.guidance import Guidance
-from diffbir_jax.sampling.linear import FIRST_ORDER
 from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
 from diffbir_jax.sampling.samplers import make_sampler
-from diffbir_jax.sampling.timesteps import spaced_steps
+from diffbir_jax.sampling.timesteps import Span
 from tests.sampling.toy import SCHEDULES, toy_model
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -20,13 +20,13 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 def test_noise_does_not_depend_on_the_batch():
     image = jax.random.normal(jax.random.key(1), (5, 4, 4, 2))
     cond = {"image": image, "text": jnp.ones((5, 1, 1, 1))}
-    steps = spaced_steps(SCHEDULES["v"], 3)
+    steps = spaced_steps(Span(SCHEDULES["v"], 3))
 
     def run(indices: list[int]) -> jax.Array:
         keys = image_keys(7, indices)
         x = draw_noise(keys, 0, (len(indices), 4, 4, 2))
         picked = jax.tree.map(lambda a: a[jnp.asarray(indices)], cond)
-        return sample(FIRST_ORDER, Denoiser(toy_model, "v"), DenoiserInputs(None, picked), x, steps, keys)
+        return sample(Denoiser(toy_model, "v"), DenoiserInputs(None, picked), x, steps, keys)
 
     np.testing.assert_allclose(run([0, 1, 2, 3, 4])[3:], run([3, 4]), rtol=0, atol=1e-6)
     assert not np.allclose(run([3, 4])[0], run([3, 4])[1])
@@ -42,10 +42,9 @@ def test_steps_draw_different_noise():
 
 def test_noise_must_fit_the_steps():
     x = jnp.zeros((1, 2, 2, 3))
-    steps = spaced_steps(SCHEDULES["v"], 3)
-    with pytest.raises(ValueError, match="noise for 2 steps given; the sampler takes 3"):
+    steps = spaced_steps(Span(SCHEDULES["v"], 3))
+    with pytest.raises(ValueError, match="noise for 2 calls of the network given; the sampler makes 3"):
         sample(
-            FIRST_ORDER,
             Denoiser(toy_model, "v"),
             DenoiserInputs(None, {}),
             x,
@@ -66,22 +65,17 @@ def test_new_values_do_not_recompile():
 
     def run(seed: int, cfg: float, scale: float, text: float, rescale=False, start=None, num_steps=3) -> None:
         keys = image_keys(seed, [seed, seed + 1])
-        cond, uncond = (
-            {"image": jnp.full((2, 4, 4, 3), text), "text": jnp.full((2, 1, 1, 1), sign * text)}
-            for sign in (1, -1)
-        )
-        target = guidance.prepare(jnp.float32(1 + text), jnp.full((2, 4, 4, 3), text))
+        cond = {"image": jnp.full((2, 4, 4, 3), text), "text": jnp.full((2, 1, 1, 1), text)}
+        target = guidance.prepare(jnp.float32(1 + text), jnp.full((2, 4, 4, 3), text), repeats=1 + seed)
         steps = spaced_steps(
-            SCHEDULES["eps"], num_steps, start_timestep=start, cfg_scale=cfg, rescale_cfg=rescale,
+            Span(SCHEDULES["eps"], num_steps, start), cfg_scale=cfg, rescale_cfg=rescale,
             guidance_scale=scale, guidance_window=(0, 400 + seed),
         )  # fmt: skip
-        inputs = DenoiserInputs(jnp.float32(text), cond, uncond, target)
-        jax.block_until_ready(
-            sample(FIRST_ORDER, denoiser, inputs, draw_noise(keys, 0, (2, 4, 4, 3)), steps, keys)
-        )
+        inputs = DenoiserInputs(jnp.float32(text), cond, {"text": -cond["text"]}, target)
+        jax.block_until_ready(sample(denoiser, inputs, draw_noise(keys, 0, (2, 4, 4, 3)), steps, keys))
 
     run(0, 4.0, 0.1, 0.5)
-    assert traces == [(4, 4, 4, 3)], "one forward of twice the batch, traced once"
+    assert traces == [(2, 4, 4, 3)], "one forward, traced once"
     run(1, 1.0, 0.0, 0.2)
     run(2, 6.0, 0.3, 0.1, rescale=True, start=500)
     assert len(traces) == 1
@@ -123,10 +117,10 @@ def test_sampling_in_tiles(name, tiled_case):
     def model(params: jax.Array, z: jax.Array, t: jax.Array, cond: dict) -> jax.Array:
         return toy_model(None, params * z, t, {"image": cond["hint"], "text": cond["text"]})
 
-    sampler, steps = make_sampler(name, SCHEDULES["v"], 3, cfg_scale=4.0)
-    inputs = DenoiserInputs(params, cond, cond | {"text": -cond["text"]})
+    steps = make_sampler(name, Span(SCHEDULES["v"], 3), cfg_scale=4.0)
+    inputs = DenoiserInputs(params, cond, {"text": -cond["text"]})
     whole, tiles = (
-        sample(sampler, Denoiser(m, "v"), inputs, z, steps, image_keys(0, [0, 1]))
+        sample(Denoiser(m, "v"), inputs, z, steps, image_keys(0, [0, 1]))
         for m in (model, tiled_model(model, 8, 4))
     )
     np.testing.assert_allclose(tiles, whole, rtol=0, atol=1e-4)
@@ -144,11 +138,11 @@ def test_guided_memory_does_not_grow_with_the_steps():
     def temporary_bytes(num_steps: int) -> int:
         guidance = Guidance(decode)
         target = guidance.prepare(jnp.zeros((3, 3, 3, 3)), jnp.zeros((1, 128, 128, 3)))
-        denoiser = Denoiser(lambda params, x, t, cond: x - cond, "eps", guidance)
-        steps = spaced_steps(SCHEDULES["eps"], num_steps, guidance_scale=0.1)
+        denoiser = Denoiser(lambda params, x, t, cond: x - cond["x"], "eps", guidance)
+        steps = spaced_steps(Span(SCHEDULES["eps"], num_steps), guidance_scale=0.1)
         x = jnp.zeros((1, 8, 8, 3))
-        inputs = DenoiserInputs(None, x, guidance=target)
-        compiled = sample.lower(FIRST_ORDER, denoiser, inputs, x, steps, image_keys(0, [0])).compile()
+        inputs = DenoiserInputs(None, {"x": x}, guidance=target)
+        compiled = sample.lower(denoiser, inputs, x, steps, image_keys(0, [0])).compile()
         memory = compiled.memory_analysis()
         assert memory is not None
         return memory.temp_size_in_bytes

@@ -11,6 +11,11 @@ from diffbir_jax.sampling.samplers import SAMPLERS
     [
         ({"sampler": "dpm"}, "sampler is 'dpm'; use one of .*'spaced'"),
         ({"eta": 0.5}, "eta is 0.5, but sampler 'spaced' has none; leave it out"),
+        ({"sampler": "edm_heun", "s_churn": -1.0}, r"s_churn is -1.0; allowed are numbers in \[0, inf\]"),
+        ({"spacing": "linear"}, "spacing is 'linear'; use one of .*'karras'"),
+        ({"guidance_start": 1001}, "guidance_start is 1001; allowed are 0 to 1000"),
+        ({"guidance_stop": -1}, "guidance_stop is -1"),
+        ({"guidance_repeats": 101}, "guidance_repeats is 101; allowed are 1 to 100"),
         ({"start_point": "image"}, r"start_point is 'image'; use one of \('noise', 'cond'\)"),
         ({"tile": 500}, "tile is 500; allowed are multiples of 64"),
         ({"tile": 0}, "tile is 0; allowed are multiples of 64"),

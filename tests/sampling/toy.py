@@ -23,16 +23,19 @@ def nhwc(array: np.ndarray) -> jax.Array:
 def toy_model(params: None, x: jax.Array, t: jax.Array, cond: dict) -> jax.Array:
     """The function that stands for the network in the golden trajectories."""
     time = t.astype(jnp.float32)[:, None, None, None] / 1000
-    return jnp.tanh(0.7 * x + 0.3 * cond["image"] - 0.2 * time) * (0.8 + 0.1 * time) + 0.05 * cond["text"]
+    seen = jnp.tanh(0.7 * x + 0.3 * cond["image"] - 0.2 * time) * (0.8 + 0.1 * time)
+    return both_prompts(seen, cond["text"]) + 0.05 * cond["text"]
+
+
+def both_prompts(seen: jax.Array, text: jax.Array) -> jax.Array:
+    """What does not depend on the prompt (B, ...), for each of the prompts in `text` (B or 2 B, ...)."""
+    return jnp.tile(seen, (len(text) // len(seen), 1, 1, 1))
 
 
 def toy_inputs() -> DenoiserInputs:
     """The conditions of the golden trajectories."""
-    cond, uncond = (
-        {"image": nhwc(GOLDEN["c_img"]), "text": jnp.array(text)[:, None, None, None]}
-        for text in ([1.0, -1.0], [0.5, 0.25])
-    )
-    return DenoiserInputs(None, cond, uncond)
+    cond, uncond = ({"text": jnp.array(text)[:, None, None, None]} for text in ([1.0, -1.0], [0.5, 0.25]))
+    return DenoiserInputs(None, {"image": nhwc(GOLDEN["c_img"])} | cond, uncond)
 
 
 def oracle(param: str) -> Denoiser:

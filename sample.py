@@ -1,179 +1,76 @@
 """Restore photographs: python sample.py --input FILE_OR_DIR --output DIR. See --help."""
 
 import argparse
-import dataclasses
 import os
 import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import NamedTuple, NoReturn
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from diffbir_jax.cli import INTERRUPTED, Parser
-from diffbir_jax.defaults import default_options
+from diffbir_jax.cli import INTERRUPTED
+from diffbir_jax.flags import options_from, parse
 from diffbir_jax.imaging.files import ImageFileError, list_images, read_image, write_png
 from diffbir_jax.loading import NO_STAGE1, PRECISIONS, load_params, weights_folder, with_stage1
-from diffbir_jax.models.presets import PRESETS, TASKS, get_preset
+from diffbir_jax.metrics.spread import deviation_map
+from diffbir_jax.models.presets import get_preset
 from diffbir_jax.pipeline import Restored, Restorer
-from diffbir_jax.sampling.guidance import Loss, Space
-from diffbir_jax.sampling.options import Options, StartPoint
-from diffbir_jax.sampling.samplers import SAMPLERS
+from diffbir_jax.sampling.options import Options
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diffbir_jax" / "compiled"
 # What users can mend; anything else is a bug and shows its traceback.
 EXPECTED = (ImageFileError, ValueError, OSError)
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(
-        prog="sample.py",
-        description="Restore photographs of unknown degradation: stage 1 cleans, stage 2 regenerates detail.",
-        epilog="Exit code: 0 if every image was restored, 1 if some or all were not, 2 for a bad flag, "
-        f"{INTERRUPTED} if interrupted.",
-    )
-    add_file_flags(parser.add_argument_group("files"))
-    add_network_flags(parser.add_argument_group("networks"))
-    add_stage2_flags(parser.add_argument_group("stage 2"))
-    add_guidance_flags(parser.add_argument_group("guidance and control"))
-    return parser.parse_args(argv)
+# Standard deviation, in levels, that the map of what was invented shows as white.
+WHITE_DEVIATION = 64
 
 
-def add_file_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare what is read and written."""
-    add = group.add_argument
-    image = "image (PNG, JPEG or WebP, at least 16x16 pixels)"
-    add("--input", type=Path, required=True, help=f"{image}, or folder of images (required)")
-    add(
-        "--output",
-        type=Path,
-        required=True,
-        help="folder for the results, <stem>.png; made if missing (required)",
-    )
-    add(
-        "--upscale",
-        type=positive,
-        default=4.0,
-        metavar="X",
-        help="output side / input side (default: %(default)g)",
-    )
-    compare = "also write <stem>_compare.png: input | stage 1 | result (default: off)"
-    add("--compare", action="store_true", help=compare)
-    stages = "also write the stage-1 image as <stem>_stage1.png (default: off)"
-    add("--save-stages", action="store_true", help=stages)
+class Job(NamedTuple):
+    """An input file and the files that the user made for it.
+
+    Attributes:
+        path: the input.
+        clean: its ready-made stage-1 image, or None.
+        mask: its fidelity mask, or None.
+        weight: where to write its guidance map, or None.
+    """
+
+    path: Path
+    clean: Path | None
+    mask: Path | None
+    weight: Path | None
 
 
-def add_network_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare which networks run, and how."""
-    add = group.add_argument
-    version = "preset of networks; tiny is shipped, the others need --weights (default: %(default)s)"
-    add("--version", choices=sorted(PRESETS), default="tiny", help=version)
-    task = "decides among the networks of v1, v2 and v2.1; tiny has one for all (default: %(default)s)"
-    add("--task", choices=TASKS, default="sr", help=task)
-    weights = (
-        "folder of .safetensors files that convert_weights.py wrote (default: those shipped for the version)"
-    )
-    add("--weights", type=Path, metavar="DIR", help=weights)
-    stage1 = (
-        f"other restoration module: NAME in --weights, a .safetensors file, {NO_STAGE1} to leave it out, or a folder "
-        "of ready-made stage-1 images named as the inputs (default: the version's for the task)"
-    )
-    add("--stage1", metavar="NAME|FILE|DIR", help=stage1)
-    add("--stage1-only", action="store_true", help="write the image after stage 1 and stop (default: off)")
-    precision = (
-        "dtype of networks and weights; normalisation and softmax stay fp32; with fp32, products are exact on "
-        "accelerators too (default: %(default)s)"
-    )
-    add("--precision", choices=PRECISIONS, default="fp32", help=precision)
-
-
-def option_adder(group: argparse._ArgumentGroup) -> Callable[..., None]:
-    """Return a function that declares a field of `Options`, which holds its default and range."""
-
-    def add(flag: str, kind: type | None, text: str, **more: Any) -> None:
-        default = preset_defaults(flag.lstrip("-").replace("-", "_"))
-        more |= {"type": kind} if kind else {}
-        group.add_argument(flag, help=f"{text} (default: {default})".replace("%", "%%"), **more)
-
-    return add
-
-
-def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare how stage 2 samples."""
-    add = option_adder(group)
-    add("--sampler", str, "algorithm that samples", choices=SAMPLERS)
-    add("--steps", int, "sampling steps, 1 to 1000 times --start", metavar="N")
-    start = "share of the noise schedule to start from, above 0: 1 is pure noise, less keeps more of stage 1"
-    add("--start", float, start, metavar="X")
-    point = "with --start 1, start from pure noise or from the stage-1 latent noised to the last timestep"
-    add("--start-point", str, point, choices=get_args(StartPoint))
-    add("--eta", float, "share of fresh noise per step, 0 to 1; None is the sampler's own", metavar="X")
-    add("--pos-prompt", str, "what the result shall look like", metavar="TEXT")
-    add("--neg-prompt", str, "what it shall not look like", metavar="TEXT")
-    add("--cfg-scale", float, "scale of classifier-free guidance by the prompts; 1 is off", metavar="S")
-    add(
-        "--rescale-cfg",
-        None,
-        "let --cfg-scale rise from 1 while sampling",
-        action=argparse.BooleanOptionalAction,
-    )
-    tile = "sample in overlapping tiles of so many pixels, a multiple of 64, if both sides are as long"
-    add("--tile", int, tile, metavar="N")
-    stride = "distance of the tiles in pixels, a multiple of 8; None is half a tile"
-    add("--tile-stride", int, stride, metavar="N")
-    add("--seed", int, "seed of the noise, 0 to 2^32 - 1: the same seed repeats a result", metavar="N")
-
-
-def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare what keeps stage 2 with stage 1."""
-    add = option_adder(group)
-    scale = "pull toward stage 1 in flat regions: 0 is off, more is more faithful and smoother"
-    add("--guidance-scale", float, scale, metavar="S")
-    loss = "w_mse: as the reference; paper: weight inside the norm; mse: unweighted"
-    add("--guidance-loss", str, loss, choices=get_args(Loss))
-    space = "where stage 1 and the prediction are compared: rgb through the decoder (the paper), or latent (cheaper)"
-    add("--guidance-space", str, space, choices=get_args(Space))
-    add("--strength", float, "factor on the control signals; 0 is off", metavar="X")
-
-
-def positive(text: str) -> float:
-    """Read a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are finite numbers above 0")
-    return value
-
-
-def preset_defaults(name: str) -> str:
-    """Say what a field of `Options` is by default, per preset if they differ."""
-    values: dict[str, list[str]] = {}
-    for preset in PRESETS:
-        value = getattr(default_options(preset), name)
-        values.setdefault("empty" if value == "" else str(value), []).append(preset)
-    if len(values) == 1:
-        return next(iter(values))
-    return "; ".join(f"{', '.join(presets)}: {value}" for value, presets in values.items())
-
-
-def options_from(args: argparse.Namespace) -> Options:
-    """Return the preset's operating point with what the command line changes."""
-    given = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Options)}
-    changes = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(default_options(args.version), **changes)
+def numbers(args: argparse.Namespace) -> list[str]:
+    """Return what tells the results of one input apart."""
+    return [""] if args.n_samples == 1 else [f"_{i + 1}" for i in range(args.n_samples)]
 
 
 def suffixes(args: argparse.Namespace) -> list[str]:
     """Return what follows an input's stem in the names of its results."""
-    return [""] + ["_stage1"] * args.save_stages + ["_compare"] * args.compare
+    compared = [f"{number}_compare" for number in numbers(args)] if args.compare else []
+    return numbers(args) + compared + ["_stage1"] * args.save_stages + ["_std"] * args.std_map
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raise ValueError for flags that contradict each other."""
+    if args.std_map and args.n_samples == 1:
+        raise ValueError("--std-map compares several results; give --n-samples of at least 2")
+    if args.stage1_only and (args.n_samples > 1 or args.guidance_map or args.fidelity_mask):
+        raise ValueError(
+            "--stage1-only knows no --n-samples, --guidance-map and --fidelity-mask: leave them out"
+        )
+    if args.guidance_map and args.input.is_dir() and args.guidance_map.is_file():
+        raise ValueError(
+            f"--guidance-map {args.guidance_map} is a file; for a folder of inputs give a folder"
+        )
 
 
 def find_inputs(args: argparse.Namespace) -> list[Path]:
@@ -201,25 +98,52 @@ def find_inputs(args: argparse.Namespace) -> list[Path]:
     return inputs
 
 
+def find_jobs(args: argparse.Namespace) -> list[Job]:
+    """Return what there is to do; errors as in `find_inputs` and `named_as`."""
+    inputs = find_inputs(args)
+    clean, masks = stage1_images(args, inputs), fidelity_masks(args, inputs)
+    return [Job(path, clean.get(path), masks.get(path), map_path(args, path)) for path in inputs]
+
+
+def map_path(args: argparse.Namespace, path: Path) -> Path | None:
+    """Return where to write an input's guidance map, if at all."""
+    if args.guidance_map is None or not args.input.is_dir():
+        return args.guidance_map
+    return args.guidance_map / f"{path.stem}.png"
+
+
 def stage1_images(args: argparse.Namespace, inputs: list[Path]) -> dict[Path, Path]:
-    """Return the ready-made stage-1 image of each input, none unless --stage1 is a folder.
+    """Return the ready-made stage-1 image of each input, none unless --stage1 is a folder; errors as in `named_as`."""
+    folder = Path(args.stage1 or "")
+    named = weights_folder(get_preset(args.version), args.weights) / f"{args.stage1}.safetensors"
+    if not args.stage1 or args.stage1 == NO_STAGE1 or named.is_file() or not folder.is_dir():
+        return {}
+    return named_as(inputs, folder, args.output, "stage-1 image")
+
+
+def fidelity_masks(args: argparse.Namespace, inputs: list[Path]) -> dict[Path, Path]:
+    """Return the fidelity mask of each input, none without --fidelity-mask; errors as in `named_as`."""
+    mask: Path | None = args.fidelity_mask
+    if mask is None:
+        return {}
+    if not mask.is_dir():
+        return {path: mask for path in inputs}
+    return named_as(inputs, mask, args.output, "mask")
+
+
+def named_as(inputs: list[Path], folder: Path, output: Path, what: str) -> dict[Path, Path]:
+    """Return the image of the same stem in `folder` for each input.
 
     Raises:
         ImageFileError: images are missing in the folder or there several times (all are listed), or results would
             overwrite them.
     """
-    folder = Path(args.stage1 or "")
-    named = weights_folder(get_preset(args.version), args.weights) / f"{args.stage1}.safetensors"
-    if not args.stage1 or args.stage1 == NO_STAGE1 or named.is_file() or not folder.is_dir():
-        return {}
-    if args.output.resolve() == folder.resolve():
-        raise ImageFileError(f"{args.output}: is the folder of the stage-1 images; give another --output")
+    if output.resolve() == folder.resolve():
+        raise ImageFileError(f"{output}: is the folder of the {what}s; give another --output")
     ready = {stem: [p for p in list_images(folder) if p.stem == stem] for stem in (p.stem for p in inputs)}
     bad = [stem for stem, paths in ready.items() if len(paths) != 1]
     if bad:
-        raise ImageFileError(
-            f"{folder}: holds no stage-1 image, or several, named {', '.join(bad)}; give one each"
-        )
+        raise ImageFileError(f"{folder}: holds no {what}, or several, named {', '.join(bad)}; give one each")
     return {path: ready[path.stem][0] for path in inputs}
 
 
@@ -239,37 +163,52 @@ def make_folder(path: Path) -> None:
         raise ImageFileError(f"{path}: is read-only; change its permissions or choose another --output")
 
 
-def write(restored: Restored, stem: str, args: argparse.Namespace) -> None:
-    """Write one result and what was asked for beside it."""
-    panels = np.concatenate([restored.upscaled, restored.stage1, restored.image], axis=1)
-    images = {"": restored.image, "_stage1": restored.stage1, "_compare": panels}
-    for suffix in suffixes(args):
-        write_png(args.output / f"{stem}{suffix}.png", images[suffix])
-
-
 def noise_index(path: Path) -> int:
     """Return the index of an image's noise, from its name: alone or in a folder it comes out alike."""
     return zlib.crc32(path.stem.encode())
 
 
-def restore(
-    restorer: Restorer, path: Path, ready: Path | None, options: Options, args: argparse.Namespace
-) -> Restored:
-    """Restore the image of a file, from its ready-made stage-1 image if there is one."""
-    image, clean = read_image(path), None if ready is None else read_image(ready)
+def read_grey(path: Path) -> np.ndarray:
+    """Read an image file as (H, W) uint8; errors as in `read_image`."""
+    return np.rint(read_image(path).mean(axis=2)).astype(np.uint8)
+
+
+def restore(restorer: Restorer, job: Job, options: Options, args: argparse.Namespace) -> Iterator[Restored]:
+    """Restore the image of a file, as often as asked for; write the guidance map."""
+    image = read_image(job.path)
+    clean, mask = job.clean and read_image(job.clean), job.mask and read_grey(job.mask)
     if args.stage1_only:
-        return restorer.clean_one(image, args.upscale, clean)
-    return restorer.restore_one(image, args.upscale, options, noise_index(path), clean=clean)
+        yield restorer.clean_one(image, args.upscale, clean)
+        return
+    if job.weight:
+        write_png(job.weight, restorer.guidance_map(image, args.upscale, options, clean=clean, mask=mask))
+    yield from restorer.variants(
+        image, args.upscale, options, args.n_samples, noise_index(job.path), clean=clean, mask=mask
+    )
 
 
-def restore_file(
-    restorer: Restorer, path: Path, ready: Path | None, options: Options, args: argparse.Namespace
-) -> bool:
+def write(results: Iterator[Restored], stem: str, args: argparse.Namespace) -> tuple[int, int]:
+    """Write results as they come, and what was asked for beside them; return their height and width."""
+    images = []
+    for number, restored in zip(numbers(args), results, strict=True):
+        images.append(restored.image)
+        write_png(args.output / f"{stem}{number}.png", restored.image)
+        if args.compare:
+            panels = np.concatenate([restored.upscaled, restored.stage1, restored.image], axis=1)
+            write_png(args.output / f"{stem}{number}_compare.png", panels)
+        if args.save_stages:
+            write_png(args.output / f"{stem}_stage1.png", restored.stage1)
+    if args.std_map:
+        share = deviation_map(images) / WHITE_DEVIATION
+        write_png(args.output / f"{stem}_std.png", np.rint(255 * share.clip(0, 1)).astype(np.uint8))
+    return images[0].shape[:2]
+
+
+def restore_file(restorer: Restorer, job: Job, options: Options, args: argparse.Namespace) -> bool:
     """Restore one file and say so; return False, with a line on the error stream, if that fails."""
-    begin = time.perf_counter()
+    begin, path = time.perf_counter(), job.path
     try:
-        restored = restore(restorer, path, ready, options, args)
-        write(restored, path.stem, args)
+        height, width = write(restore(restorer, job, options, args), path.stem, args)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -280,8 +219,8 @@ def restore_file(
     except EXPECTED as error:
         complain(error if isinstance(error, ImageFileError) else f"{path}: {one_line(error)}")
         return False
-    height, width = restored.image.shape[:2]
-    tqdm.write(f"{args.output / path.stem}.png  {width}x{height}  {time.perf_counter() - begin:.1f} s")
+    name = f"{path.stem}{numbers(args)[-1]}.png"
+    tqdm.write(f"{args.output / name}  {width}x{height}  {time.perf_counter() - begin:.1f} s")
     return True
 
 
@@ -299,20 +238,20 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ImageFileError, ValueError, FileNotFoundError: before any image is restored, if none can be.
     """
-    options, inputs = options_from(args), find_inputs(args)
-    ready = stage1_images(args, inputs)
-    restorer = load(args, NO_STAGE1 if ready else args.stage1)
+    check_flags(args)
+    options, jobs = options_from(args), find_jobs(args)
+    restorer = load(args, NO_STAGE1 if jobs[0].clean else args.stage1)
     if not args.stage1_only:
         restorer.check(options)
     make_folder(args.output)
     done: list[bool] = []
     try:
-        for path in tqdm(inputs, "restoring", unit="image", disable=None):
-            done.append(restore_file(restorer, path, ready.get(path), options, args))
+        for job in tqdm(jobs, "restoring", unit="image", disable=None):
+            done.append(restore_file(restorer, job, options, args))
     except KeyboardInterrupt:
-        complain(f"interrupted, {len(inputs) - len(done)} of {len(inputs)} images left")
+        complain(f"interrupted, {len(jobs) - len(done)} of {len(jobs)} images left")
     print(f"{sum(done)} restored, {len(done) - sum(done)} failed")
-    return INTERRUPTED if len(done) < len(inputs) else int(not all(done))
+    return INTERRUPTED if len(done) < len(jobs) else int(not all(done))
 
 
 def complain(message: object) -> None:

@@ -27,6 +27,8 @@ ROOMS = {
     "faces": FLOOR | {"models"},
     "conversion": FLOOR | {"checkpoint", "models"},
 }
+ROOMS["stage2"] = FLOOR | {"models", "sampling", "text"}
+ROOMS["flags"] = {"cli", "defaults", "loading", "models", "sampling"}
 MIDDLE = set(ROOMS)
 ROOMS |= {"training": MIDDLE - {"conversion"}, "planner": MIDDLE, "pipeline": MIDDLE | {"planner"}}
 # Checks everything; nothing imports it.

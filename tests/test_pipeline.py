@@ -5,7 +5,7 @@ import functools
 import gc
 import weakref
 from collections.abc import Iterator
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,11 @@ from diffbir_jax.parity.pipeline import PATHS
 from diffbir_jax.parity.runner import misses
 from diffbir_jax.pipeline import Restorer
 from diffbir_jax.sampling.guidance import Guidance, Loss
-from diffbir_jax.sampling.loop import draw_noise, image_keys
+from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
 from diffbir_jax.sampling.options import Options
+from diffbir_jax.sampling.tables import GUIDANCE_UNIT
+from diffbir_jax.sharding import batch_sharding, make_mesh
+from diffbir_jax.stage2 import GUIDANCE_AREA
 from tests.micro import MICRO, MICRO_TEXT, picture, random_params
 from tests.models.reference import GOLDEN
 
@@ -210,6 +213,108 @@ def test_guidance_in_latent_space_pulls_towards_the_condition() -> None:
     distances = [distance(scale) for scale in (0.0, 0.5, 2.0)]
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 0.9 * distances[0]
+
+
+def test_a_mask_says_where_guidance_holds() -> None:
+    """With a step as long as the distance, latents of the masked half become the condition; the others stay free."""
+    options = dataclasses.replace(FEW, steps=1, guidance_loss="mse", guidance_space="latent")
+    # The gradient of the mean square over 6 x 6 x 4 numbers is 2 / 144 of the distance.
+    scale = 144 / 2 / GUIDANCE_UNIT * GUIDANCE_AREA / 24**2
+    mask = jnp.zeros((1, 24, 24, 1)).at[:, :, :12].set(1.0)
+    target, keys = 2.0 * clean(1) - 1.0, image_keys(0, [0])
+    arguments = micro().sampling(target, dataclasses.replace(options, guidance_scale=scale), keys, mask=mask)
+    held, free = sample(*arguments), sample(*micro().sampling(target, options, keys))
+    condition = arguments[1].cond["hint"]
+    np.testing.assert_allclose(held[:, :, :3], condition[:, :, :3], atol=1e-4)
+    np.testing.assert_allclose(held[:, :, 3:], free[:, :, 3:], atol=1e-4)
+    assert jnp.abs(free[:, :, :3] - condition[:, :, :3]).max() > 0.1
+    with pytest.raises(ValueError, match=r"mask is \(1, 12, 24, 1\); these images need \(1, 24, 24, 1\)"):
+        micro().stage2(clean(1), options, mask=mask[:, :12])
+
+
+def test_guidance_in_a_window_and_repeated() -> None:
+    options = dataclasses.replace(GUIDED, guidance_space="latent", guidance_loss="mse")
+    always, never = micro().stage2(clean(1), options), micro().stage2(clean(1), FEW)
+    for window, expected in (({"guidance_start": 1}, None), ({"guidance_stop": 500}, never)):
+        result = micro().stage2(clean(1), dataclasses.replace(options, **window))
+        if expected is None:  # the last step alone, at timestep 0
+            assert jnp.abs(result - always).max() > 1e-3 and jnp.abs(result - never).max() > 1e-3
+        else:
+            np.testing.assert_allclose(result, expected, atol=1e-5)
+    wanted = micro().reconstruct(clean(1))
+    distances = [
+        float(jnp.mean(jnp.square(micro().stage2(clean(1), repeated) - wanted)))
+        for repeated in (dataclasses.replace(options, guidance_repeats=n) for n in (1, 2, 4))
+    ]
+    assert distances == sorted(distances, reverse=True)
+
+
+def test_the_condition_can_be_noised() -> None:
+    """As much as asked for, with noise of the image's own; the start is not touched."""
+    results = [micro().stage2(clean(1), dataclasses.replace(FEW, noise_aug=t)) for t in (0, 1, 400)]
+    near, far = (float(jnp.abs(result - results[0]).max()) for result in results[1:])
+    assert 0 < near < 0.3 * far
+    without_control = dataclasses.replace(FEW, strength=0.0)
+    noised = dataclasses.replace(without_control, noise_aug=400)
+    np.testing.assert_array_equal(micro().stage2(clean(1), noised), micro().stage2(clean(1), without_control))
+
+
+def test_variants_differ_and_the_first_is_the_only_one() -> None:
+    image = picture(16, 16)
+    first, second = micro().variants(image, 1, FEW, 2, index=3)
+    np.testing.assert_array_equal(first.image, micro().restore_one(image, 1, FEW, 3).image)
+    assert (first.image != second.image).any()
+    np.testing.assert_array_equal(first.stage1, second.stage1)
+
+
+def test_guidance_off_costs_nothing() -> None:
+    """The program of a scale of 0 is the one of a denoiser that has no guidance, to the operation."""
+
+    def flops(compiled: Any) -> float:
+        return compiled.cost_analysis()["flops"]
+
+    def cost(guidance_scale: float) -> float:
+        options = dataclasses.replace(FEW, guidance_scale=guidance_scale)
+        denoiser, *arguments = micro().sampling(2.0 * clean(1) - 1.0, options, image_keys(0, [0]))
+        compiled = sample.lower(denoiser, *arguments).compile()
+        assert (denoiser.guidance is None) == (guidance_scale == 0)
+        return flops(compiled)
+
+    def plain() -> float:
+        """The bare loop: as many calls of the network, and the sums."""
+        denoiser, inputs, x, steps, keys = micro().sampling(2.0 * clean(1) - 1.0, FEW, image_keys(0, [0]))
+
+        @jax.jit
+        def run(inputs, x, steps, keys):
+            def body(x, scanned):
+                index, step = scanned
+                noise = draw_noise(keys, index + 1, x.shape)
+                t = jnp.broadcast_to(step.level.timestep, (1,))
+                v = denoiser.model(inputs.params, x, t, inputs.cond).astype(x.dtype)
+                x0 = step.level.signal * x - step.level.noise * v
+                return step.coef_x0 * x0 + step.coef_x * x + noise * jnp.sqrt(step.variance), None
+
+            return jax.lax.scan(body, x, (jnp.arange(2), steps))[0]
+
+        return flops(run.lower(inputs, x, steps, keys).compile())
+
+    assert cost(0.0) == pytest.approx(plain(), rel=1e-3)
+    assert cost(1.0) > 1.1 * cost(0.0)
+
+
+@pytest.mark.parametrize("sampler", ["spaced", "edm_heun", "edm_dpm++_3m_sde"])
+def test_an_image_comes_out_alike_in_any_company(sampler: str) -> None:
+    """Bit for bit in any order and company of the same batch size; to 1e-4 alone, among five, and on four devices."""
+    options = dataclasses.replace(GUIDED, sampler=sampler, guidance_scale=0.2)
+    five = micro().stage2(clean(1, 2, 3, 4, 5), options, [11, 12, 13, 14, 15])
+    other = micro().stage2(clean(5, 9, 1, 8, 3), options, [15, 7, 11, 6, 13])
+    for place, there in ((4, 0), (0, 2), (2, 4)):
+        np.testing.assert_array_equal(five[place], other[there])
+    np.testing.assert_allclose(micro().stage2(clean(3), options, [13])[0], five[2], atol=1e-4)
+    four = clean(1, 2, 3, 4)
+    spread = micro().stage2(jax.device_put(four, batch_sharding(make_mesh())), options, [11, 12, 13, 14])
+    assert len(spread.sharding.device_set) == 4
+    np.testing.assert_allclose(spread, five[:4], atol=1e-4)
 
 
 def test_colours_are_those_of_stage_1() -> None:

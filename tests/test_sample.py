@@ -35,7 +35,17 @@ FLAGS += (
     "--eta",
     "--pos-prompt",
 )
-FLAGS += ("--neg-prompt", "--cfg-scale", "--rescale-cfg", "--tile", "--tile-stride")
+FLAGS += (
+    "--neg-prompt",
+    "--cfg-scale",
+    "--rescale-cfg",
+    "--tile",
+    "--tile-stride",
+    "--spacing",
+    "--noise-aug",
+)
+FLAGS += ("--s-churn", "--s-tmin", "--s-tmax", "--s-noise", "--order", "--n-samples", "--std-map")
+FLAGS += ("--guidance-start", "--guidance-stop", "--guidance-repeats", "--guidance-map", "--fidelity-mask")
 
 
 @pytest.fixture(scope="session")
@@ -74,10 +84,10 @@ def run(source: Path, *flags: str, version: str = "micro", output: str = "out") 
 
 
 def unchanged(
-    self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int, clean: np.ndarray | None
-) -> Restored:
-    """Stands in for Restorer.restore_one."""
-    return Restored(image, image, image)
+    self: Restorer, image: np.ndarray, upscale: float, options: Options, count: int, index: int, **_: object
+) -> Iterator[Restored]:
+    """Stands in for Restorer.variants."""
+    yield from [Restored(image, image, image)] * count
 
 
 def written(folder: str = "out") -> list[str]:
@@ -110,23 +120,67 @@ def test_stages_and_comparison(inputs: Path) -> None:
     np.testing.assert_array_equal(panels, np.concatenate([picture(16, 16), stage1, result], axis=1))
 
 
+def test_several_results_and_how_they_differ(inputs: Path) -> None:
+    save(inputs / "a.png")
+    assert run(inputs) == 0
+    alone = np.asarray(Image.open("out/a.png"))
+    assert run(inputs, "--n-samples", "3", "--std-map", "--compare", output="more") == 0
+    names = [f"a_{i}{suffix}.png" for i in (1, 2, 3) for suffix in ("", "_compare")]
+    assert written("more") == sorted([*names, "a_std.png"])
+    results = [np.asarray(Image.open(f"more/a_{i}.png")) for i in (1, 2, 3)]
+    np.testing.assert_array_equal(results[0], alone)
+    assert all((results[i] != results[i - 1]).any() for i in range(3))
+    wanted = np.sqrt(np.var(np.stack(results).astype(float), axis=0, ddof=1).mean(axis=-1)) * 255 / 64
+    shown = np.asarray(Image.open("more/a_std.png")).astype(float)
+    np.testing.assert_allclose(shown, wanted.clip(0, 255), atol=0.6)
+
+
+def test_guidance_map_and_mask(inputs: Path) -> None:
+    """White where the mask lets guidance hold a flat region, black where it does not."""
+    save(inputs / "a.png", (32, 32))
+    half = np.zeros((16, 16), np.uint8)
+    half[:, :8] = 255
+    Image.fromarray(half).save("mask.png")
+    flags = ("--guidance-scale", "1", "--guidance-loss", "mse", "--guidance-space", "latent")
+    assert run(inputs / "a.png", *flags, "--guidance-map", "map.png", "--fidelity-mask", "mask.png") == 0
+    shown = np.asarray(Image.open("map.png"))
+    assert shown.shape == (32, 32)
+    assert shown[:, :14].min() == 255 and shown[:, 18:].max() == 0
+    assert run(inputs, *flags, "--guidance-map", "maps", output="whole") == 0
+    assert written("maps") == ["a.png"]
+    assert np.asarray(Image.open("maps/a.png")).min() == 255
+    assert (np.asarray(Image.open("out/a.png")) != np.asarray(Image.open("whole/a.png"))).any()
+
+
+def test_masks_are_named_as_the_inputs(inputs: Path, capsys) -> None:
+    save(inputs / "a.png")
+    Path("masks").mkdir()
+    save(Path("masks/b.png"))
+    assert run(inputs, "--fidelity-mask", "masks") == 1
+    assert "masks: holds no mask, or several, named a; give one each" in complaint(capsys)
+    save(Path("masks/a.png"), (16, 24))
+    assert run(inputs, "--fidelity-mask", "masks") == 1
+    assert "the mask is 24x16, of other proportions than the input of 16x16" in capsys.readouterr().err
+
+
 def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeypatch) -> None:
     seen = []
 
-    def restore_one(
-        self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int, clean: None
-    ):
+    def variants(
+        self: Restorer, image: np.ndarray, upscale: float, options: Options, count: int, index: int, **_
+    ) -> Iterator[Restored]:
         seen.append((self.preset.name, upscale, options, index))
-        return unchanged(self, image, upscale, options, index, clean)
+        return unchanged(self, image, upscale, options, count, index)
 
-    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    monkeypatch.setattr(Restorer, "variants", variants)
     monkeypatch.setattr(Restorer, "check", lambda *_: None)  # The small preset knows no text.
     save(inputs / "a.png")
     save(inputs / "b.png")
     assert run(inputs) == 0
     flags = "--steps 3 --start 0.2 --guidance-scale 0.7 --guidance-loss paper --strength 0.5 --seed 9"
     flags += " --guidance-space latent --sampler ddim --start-point cond --eta 0.3 --rescale-cfg"
-    flags += " --cfg-scale 2 --tile 128 --tile-stride 64 --pos-prompt a --neg-prompt b"
+    flags += " --cfg-scale 2 --tile 128 --tile-stride 64 --pos-prompt a --neg-prompt b --spacing trailing"
+    flags += " --guidance-start 700 --guidance-stop 100 --guidance-repeats 2 --noise-aug 150"
     assert run(inputs, *flags.split(), "--upscale", "2.5", "--weights", str(pretrained / "micro")) == 0
     default = DEFAULTS["micro"]
     given = Options(
@@ -146,6 +200,11 @@ def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeyp
         tile_stride=64,
         pos_prompt="a",
         neg_prompt="b",
+        spacing="trailing",
+        guidance_start=700,
+        guidance_stop=100,
+        guidance_repeats=2,
+        noise_aug=150,
     )
     indices = [zlib.crc32(name) for name in (b"a", b"b")]  # of the names, not of the places in the folder
     assert seen == [("micro", 1.0, default, i) for i in indices] + [("micro", 2.5, given, i) for i in indices]
@@ -167,11 +226,11 @@ def test_products_are_exact_in_fp32_alone(
 ) -> None:
     seen = []
 
-    def restore_one(self: Restorer, image: np.ndarray, *_: object, **__: object) -> Restored:
+    def variants(self: Restorer, image: np.ndarray, *_: object, **__: object) -> Iterator[Restored]:
         seen.append(jax.config.jax_default_matmul_precision)
-        return Restored(image, image, image)
+        yield Restored(image, image, image)
 
-    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    monkeypatch.setattr(Restorer, "variants", variants)
     assert run(save(inputs / "a.png"), *flags.split()) == 0
     assert seen == [wanted]
 
@@ -215,7 +274,7 @@ def stored(kind: str) -> tuple[Image.Image, dict]:
 
 @pytest.mark.parametrize("kind", ["gray", "palette", "transparent", "rotated"])
 def test_any_image_comes_out_upright_and_rgb(inputs: Path, monkeypatch, kind: str) -> None:
-    monkeypatch.setattr(Restorer, "restore_one", unchanged)
+    monkeypatch.setattr(Restorer, "variants", unchanged)
     image, options = stored(kind)
     image.save(inputs / "a.png", **options)
     assert run(inputs / "a.png") == 0
@@ -284,6 +343,15 @@ def test_output_that_is_a_file(inputs: Path, capsys) -> None:
         ),
         ("--version micro_text", 1, "micro_text needs text and has no text encoder"),
         ("--weights nowhere", 1, "nowhere lacks rm.safetensors"),
+        ("--sampler edm_lms --order 5", 1, "order is 5; allowed are numbers in [1, 4]"),
+        ("--s-churn 1", 1, "s_churn is 1.0, but sampler 'spaced' has none"),
+        ("--spacing linear", 2, "--spacing: invalid choice: 'linear'"),
+        ("--guidance-repeats 0", 1, "guidance_repeats is 0; allowed are 1 to 100"),
+        ("--noise-aug 1000", 1, "noise_aug is 1000; allowed are 0 to 999"),
+        ("--n-samples 0", 2, "--n-samples: '0' given, allowed are whole numbers above 0"),
+        ("--std-map", 1, "--std-map compares several results; give --n-samples of at least 2"),
+        ("--stage1-only --n-samples 2", 1, "--stage1-only knows no --n-samples"),
+        ("--fidelity-mask no.png", 1, "no.png: no such file"),
     ],
 )
 def test_bad_values_are_one_line(inputs: Path, capsys, flags: str, code: int, message: str) -> None:
@@ -304,14 +372,14 @@ def test_weights_of_another_preset(inputs: Path, pretrained: Path, capsys) -> No
 def test_interruption_keeps_what_is_done(
     inputs: Path, capsys, monkeypatch, when: int | None, code: int
 ) -> None:
-    def restore_one(
-        self: Restorer, image: np.ndarray, upscale: float, options: Options, index: int, clean: None
-    ):
+    def variants(
+        self: Restorer, image: np.ndarray, upscale: float, options: Options, count: int, index: int, **_
+    ) -> Iterator[Restored]:
         if index == when:
             raise KeyboardInterrupt
-        return unchanged(self, image, upscale, options, index, clean)
+        return unchanged(self, image, upscale, options, count, index)
 
-    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    monkeypatch.setattr(Restorer, "variants", variants)
     for name in "abc":
         save(inputs / f"{name}.png")
     assert run(inputs) == code
@@ -321,20 +389,20 @@ def test_interruption_keeps_what_is_done(
 
 
 def test_too_little_memory_is_said(inputs: Path, capsys, monkeypatch) -> None:
-    def restore_one(*_: object, **__: object) -> None:
+    def variants(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    monkeypatch.setattr(Restorer, "variants", variants)
     save(inputs / "a.png")
     assert run(inputs) == 1
     assert "a.png: memory does not suffice; lower --upscale" in complaint(capsys)
 
 
 def test_too_little_memory_of_an_accelerator_is_said(inputs: Path, capsys, monkeypatch) -> None:
-    def restore_one(*_: object, **__: object) -> None:
+    def variants(*_: object, **__: object) -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
 
-    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    monkeypatch.setattr(Restorer, "variants", variants)
     save(inputs / "a.png")
     assert run(inputs) == 1
     assert "a.png: memory does not suffice; lower --upscale, give --tile" in complaint(capsys)
@@ -360,10 +428,10 @@ def test_damaged_weights_give_no_black_picture(
 
 
 def test_bugs_show_their_traceback(inputs: Path, monkeypatch) -> None:
-    def restore_one(*_: object, **__: object) -> None:
+    def variants(*_: object, **__: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(Restorer, "restore_one", restore_one)
+    monkeypatch.setattr(Restorer, "variants", variants)
     save(inputs / "a.png")
     with pytest.raises(KeyError):
         sample.main(["--input", str(inputs), "--output", "out", "--version", "micro"])

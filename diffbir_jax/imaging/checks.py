@@ -16,14 +16,14 @@ def check_finite(image: jax.Array, stage: str, dtype: Any) -> None:
         )
 
 
-def check_proportions(clean: np.ndarray, image: np.ndarray) -> None:
-    """Raise ValueError unless `clean` (h, w, 3), a ready-made stage-1 image, is `image` (H, W, 3) at some scale.
+def check_proportions(given: np.ndarray, image: np.ndarray, what: str) -> None:
+    """Raise ValueError unless `given` (h, w, ...), which a user made, has the shape of `image` (H, W, 3) at some scale.
 
-    A pixel more or less on each side is what rounding makes of a scale.
+    A pixel more or less on each side is what rounding makes of a scale. `what` names it in the message.
     """
-    (h, w), (height, width) = clean.shape[:2], image.shape[:2]
+    (h, w), (height, width) = given.shape[:2], image.shape[:2]
     if abs(h * width - w * height) > height + width:
         raise ValueError(
-            f"the stage-1 image is {w}x{h}, of other proportions than the input of {width}x{height}; "
+            f"the {what} is {w}x{h}, of other proportions than the input of {width}x{height}; "
             "make it from this input, uncropped, at any scale"
         )

@@ -1,0 +1,195 @@
+"""The flags of sample.py, and the options that they stand for."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+from diffbir_jax.cli import INTERRUPTED, Parser
+from diffbir_jax.defaults import default_options
+from diffbir_jax.loading import NO_STAGE1, PRECISIONS
+from diffbir_jax.models.presets import PRESETS, TASKS
+from diffbir_jax.sampling.guidance import Loss, Space
+from diffbir_jax.sampling.options import Options, StartPoint
+from diffbir_jax.sampling.samplers import SAMPLERS
+from diffbir_jax.sampling.timesteps import Spacing
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(
+        prog="sample.py",
+        description="Restore photographs of unknown degradation: stage 1 cleans, stage 2 regenerates detail.",
+        epilog="Exit code: 0 if every image was restored, 1 if some or all were not, 2 for a bad flag, "
+        f"{INTERRUPTED} if interrupted.",
+    )
+    add_file_flags(parser.add_argument_group("files"))
+    add_network_flags(parser.add_argument_group("networks"))
+    add_stage2_flags(parser.add_argument_group("stage 2"))
+    add_guidance_flags(parser.add_argument_group("guidance and control"))
+    return parser.parse_args(argv)
+
+
+def add_file_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare what is read and written."""
+    add = group.add_argument
+    image = "image (PNG, JPEG or WebP, at least 16x16 pixels)"
+    add("--input", type=Path, required=True, help=f"{image}, or folder of images (required)")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        help="folder for the results, <stem>.png; made if missing (required)",
+    )
+    add(
+        "--upscale",
+        type=positive,
+        default=4.0,
+        metavar="X",
+        help="output side / input side (default: %(default)g)",
+    )
+    compare = "also write <stem>_compare.png: input | stage 1 | result (default: off)"
+    add("--compare", action="store_true", help=compare)
+    stages = "also write the stage-1 image as <stem>_stage1.png (default: off)"
+    add("--save-stages", action="store_true", help=stages)
+    several = "results per image, each with other noise, <stem>_1.png and so on (default: 1, <stem>.png)"
+    add("--n-samples", type=count, default=1, metavar="K", help=several)
+    deviation = (
+        "with --n-samples above 1, also write <stem>_std.png: how much the results differ at each pixel, white from a "
+        "standard deviation of 64 levels; what differs was invented (default: off)"
+    )
+    add("--std-map", action="store_true", help=deviation)
+
+
+def add_network_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare which networks run, and how."""
+    add = group.add_argument
+    version = "preset of networks; tiny is shipped, the others need --weights (default: %(default)s)"
+    add("--version", choices=sorted(PRESETS), default="tiny", help=version)
+    task = "decides among the networks of v1, v2 and v2.1; tiny has one for all (default: %(default)s)"
+    add("--task", choices=TASKS, default="sr", help=task)
+    weights = (
+        "folder of .safetensors files that convert_weights.py wrote (default: those shipped for the version)"
+    )
+    add("--weights", type=Path, metavar="DIR", help=weights)
+    stage1 = (
+        f"other restoration module: NAME in --weights, a .safetensors file, {NO_STAGE1} to leave it out, or a folder "
+        "of ready-made stage-1 images named as the inputs (default: the version's for the task)"
+    )
+    add("--stage1", metavar="NAME|FILE|DIR", help=stage1)
+    add("--stage1-only", action="store_true", help="write the image after stage 1 and stop (default: off)")
+    precision = (
+        "dtype of networks and weights; normalisation and softmax stay fp32; with fp32, products are exact on "
+        "accelerators too (default: %(default)s)"
+    )
+    add("--precision", choices=PRECISIONS, default="fp32", help=precision)
+
+
+def option_adder(group: argparse._ArgumentGroup) -> Callable[..., None]:
+    """Return a function that declares a field of `Options`, which holds its default and range."""
+
+    def add(flag: str, kind: type | None, text: str, **more: Any) -> None:
+        default = preset_defaults(flag.lstrip("-").replace("-", "_"))
+        more |= {"type": kind} if kind else {}
+        group.add_argument(flag, help=f"{text} (default: {default})".replace("%", "%%"), **more)
+
+    return add
+
+
+def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare how stage 2 samples."""
+    add = option_adder(group)
+    add("--sampler", str, "algorithm that samples", choices=SAMPLERS)
+    add("--steps", int, "sampling steps, 1 to 1000 times --start", metavar="N")
+    spacing = (
+        "how steps are spread: uniform as in the reference, trailing for few steps, karras or exponential"
+    )
+    add("--spacing", str, spacing, choices=get_args(Spacing))
+    start = "share of the noise schedule to start from, above 0: 1 is pure noise, less keeps more of stage 1"
+    add("--start", float, start, metavar="X")
+    point = "with --start 1, start from pure noise or from the stage-1 latent noised to the last timestep"
+    add("--start-point", str, point, choices=get_args(StartPoint))
+    add("--eta", float, "share of fresh noise per step, 0 to 1; None is the sampler's own", metavar="X")
+    own = "of edm_euler, edm_heun and edm_dpm_2; None is"
+    add("--s-churn", float, f"noise added over the whole run, at least 0, {own} 0", metavar="X")
+    add("--s-tmin", float, f"least noise level at which it is added, {own} 0", metavar="X")
+    add("--s-tmax", float, f"largest such level, {own} no limit", metavar="X")
+    add("--s-noise", float, "factor on all noise but the start's, of edm samplers; None is 1", metavar="X")
+    add("--order", int, "slopes that edm_lms uses, 1 to 4; None is 4", metavar="N")
+    aug = "noise the condition to this timestep, 0 to 999, for more freedom from stage 1; v2.1 was trained up to 200"
+    add("--noise-aug", int, aug, metavar="T")
+    add("--pos-prompt", str, "what the result shall look like", metavar="TEXT")
+    add("--neg-prompt", str, "what it shall not look like", metavar="TEXT")
+    add("--cfg-scale", float, "scale of classifier-free guidance by the prompts; 1 is off", metavar="S")
+    add(
+        "--rescale-cfg",
+        None,
+        "let --cfg-scale rise from 1 while sampling",
+        action=argparse.BooleanOptionalAction,
+    )
+    tile = "sample in overlapping tiles of so many pixels, a multiple of 64, if both sides are as long"
+    add("--tile", int, tile, metavar="N")
+    stride = "distance of the tiles in pixels, a multiple of 8; None is half a tile"
+    add("--tile-stride", int, stride, metavar="N")
+    add("--seed", int, "seed of the noise, 0 to 2^32 - 1: the same seed repeats a result", metavar="N")
+
+
+def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare what keeps stage 2 with stage 1."""
+    add = option_adder(group)
+    scale = "pull toward stage 1 in flat regions: 0 is off, more is more faithful and smoother"
+    add("--guidance-scale", float, scale, metavar="S")
+    loss = "w_mse: as the reference; paper: weight inside the norm; mse: unweighted"
+    add("--guidance-loss", str, loss, choices=get_args(Loss))
+    space = "where stage 1 and the prediction are compared: rgb through the decoder (the paper), or latent (cheaper)"
+    add("--guidance-space", str, space, choices=get_args(Space))
+    add("--guidance-start", int, "guide at timesteps below T only, 0 to 1000", metavar="T")
+    add("--guidance-stop", int, "guide at timestep T and above only, 0 to 1000", metavar="T")
+    add("--guidance-repeats", int, "gradient steps per call of the network, 1 to 100", metavar="N")
+    mask = (
+        "grey image, or folder of such named as the inputs, that multiplies the pull: white as it is, black free; with "
+        "--guidance-loss mse it alone decides, so that it can hold a face or a line of text to stage 1 (default: none)"
+    )
+    group.add_argument("--fidelity-mask", type=Path, metavar="FILE|DIR", help=mask)
+    weight = (
+        "also write the weight of the pull as a picture, white is 1; for many inputs a folder (default: off)"
+    )
+    group.add_argument("--guidance-map", type=Path, metavar="FILE|DIR", help=weight)
+    add("--strength", float, "factor on the control signals; 0 is off", metavar="X")
+
+
+def positive(text: str) -> float:
+    """Read a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are finite numbers above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """Read a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers above 0")
+    return int(text)
+
+
+def preset_defaults(name: str) -> str:
+    """Say what a field of `Options` is by default, per preset if they differ."""
+    values: dict[str, list[str]] = {}
+    for preset in PRESETS:
+        value = getattr(default_options(preset), name)
+        values.setdefault("empty" if value == "" else str(value), []).append(preset)
+    if len(values) == 1:
+        return next(iter(values))
+    return "; ".join(f"{', '.join(presets)}: {value}" for value, presets in values.items())
+
+
+def options_from(args: argparse.Namespace) -> Options:
+    """Return the preset's operating point with what the command line changes."""
+    given = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Options)}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(default_options(args.version), **changes)

@@ -20,7 +20,7 @@ help:
 	@echo "make lint   ruff and pyright"
 	@echo "make peers  compare the networks with their PyTorch peers"
 	@echo "make parity compare every number with the golden values in GOLDEN (about 5 GB of memory)"
-	@echo "make bench  how the small model does on held-out pictures"
+	@echo "make bench  how the small model does on held-out pictures, with every sampler (15 minutes)"
 	@echo "make clean  remove .venv, caches and out/"
 
 demo: $(VENV)/.installed
@@ -41,8 +41,9 @@ peers: $(PEERS)/.installed
 parity: $(VENV)/.installed
 	$(BIN)/python -m diffbir_jax.parity --golden $(GOLDEN)
 
-bench: $(VENV)/.installed-test
+bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.tiny
+	$(BIN)/python -m benchmarks.sampling
 
 clean:
 	rm -rf $(VENV) $(PEERS) .cache .pytest_cache .ruff_cache out *.egg-info

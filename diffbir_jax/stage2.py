@@ -47,8 +47,15 @@ class Generator:
         )
 
     def check(self, options: Options, context: Context | None = None) -> None:
-        """Raise ValueError unless the preset can sample with these options and this text."""
+        """Raise ValueError unless the preset can sample with these options and text; warn of what will not do well."""
         name, text = self.preset.name, self.preset.unet.context_dim is not None
+        uniform = options.spacing == "uniform" and options.start == 1.0
+        if self.preset.parameterization == "eps" and options.sampler.startswith("edm") and uniform:
+            warnings.warn(
+                f"{options.sampler} with uniform spacing begins at a noise level of 10,000, as in the reference, which "
+                f"multiplies the first error of preset {name}: choose --spacing karras, exponential or trailing",
+                stacklevel=2,
+            )
         if text and context is None and self.preset.text is None:
             raise ValueError(
                 f"preset {name} needs text and has no text encoder: pass embeddings as `context` to Restorer.restore"

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gc
+import warnings
 import weakref
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -345,6 +346,23 @@ def test_tiles() -> None:
     np.testing.assert_array_equal(micro().stage2(image, dataclasses.replace(FEW, tile=192)), whole)
     with pytest.warns(UserWarning, match="of 128x24 is sampled whole: tiles of 64 do not fit"):
         micro().stage2(image[:, :24], dataclasses.replace(FEW, tile=64))
+
+
+def test_a_start_that_multiplies_errors_is_said() -> None:
+    """Where noise is predicted; other spacings begin at the schedule's own noise level."""
+    restorer = Restorer(dataclasses.replace(MICRO, parameterization="eps", zero_terminal_snr=False), {})
+    edm = Options(steps=2, sampler="edm_heun")
+    with pytest.warns(UserWarning, match="edm_heun .* noise level of 10,000.*--spacing karras"):
+        restorer.check(edm)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fine in (
+            Options(),
+            dataclasses.replace(edm, spacing="karras"),
+            dataclasses.replace(edm, start=0.5),
+        ):
+            restorer.check(fine)
+        micro().check(edm)
 
 
 # Text

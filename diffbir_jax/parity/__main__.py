@@ -49,7 +49,10 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m diffbir_jax.parity", description=summary, epilog=details)
     parser.add_argument("--golden", type=Path, required=True, metavar="DIR", help="folder of golden files")
     parser.add_argument(
-        "--only", default="*", metavar="PATTERN", help="cases whose FILE:CASE matches, e.g. '*_full:*'"
+        "--only",
+        default="*",
+        metavar="PATTERN",
+        help="cases whose FILE or FILE:CASE matches, e.g. samplers or '*:wavelet'",
     )
     parser.add_argument("--small", action="store_true", help="leave out the full-size networks")
     parser.add_argument("--list", action="store_true", help="show the cases and run nothing")

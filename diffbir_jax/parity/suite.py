@@ -45,14 +45,13 @@ class Suite(NamedTuple):
     strangers: frozenset[str]
 
     def only(self, pattern: str, small: bool = False) -> "Suite":
-        """The cases and unknown keys whose "file:name" matches `pattern`; `small` leaves out full-size cases."""
-        cases = [
-            c for c in self.cases if fnmatch.fnmatchcase(c.label, pattern) and not (small and c.full_size)
-        ]
-        unknown = {
-            file: [key for key in keys if fnmatch.fnmatchcase(f"{file}:{key}", pattern)]
-            for file, keys in self.unknown.items()
-        }
+        """The cases and unknown keys whose file or "file:name" matches; `small` leaves out full-size cases."""
+
+        def matches(file: str, name: str) -> bool:
+            return any(fnmatch.fnmatchcase(text, pattern) for text in (f"{file}:{name}", file))
+
+        cases = [c for c in self.cases if matches(c.file, c.name) and not (small and c.full_size)]
+        unknown = {file: [key for key in keys if matches(file, key)] for file, keys in self.unknown.items()}
         return self._replace(cases=cases, unknown={file: keys for file, keys in unknown.items() if keys})
 
 

@@ -86,6 +86,8 @@ def measure(command: list[str]) -> tuple[int, int]:
 def row(case: str, shapes: Shapes, folder: Path | None) -> str:
     """Measure a case; return its line of the table."""
     kind, stored, dtype = CASES[case]
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         source = write_source(Path(work), kind, shapes, stored)
         size = source.stat().st_size
@@ -104,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--manifest", type=Path, default=MANIFEST, help="JSON, key -> shape, for another size"
     )
-    parser.add_argument("--folder", type=Path, help="an existing folder for the files")
+    parser.add_argument("--folder", type=Path, help="folder for the files, made if missing")
     args = parser.parse_args(argv)
     print("| source | stored as | peak memory / file | without mapped files |\n|---|---|---|---|")
     for case in args.case:

@@ -137,7 +137,8 @@ def edm_stops(span: Span, uniform: Callable[[Span], Stops] = _edm_uniform) -> St
 
     From pure noise the uniform spacing sets the first sigma to 1e4, about infinity, whatever the schedule says there,
     and a sigma in between has the timestep of the nearest stop: both as in the reference. The other spacings begin
-    where the schedule does (at 1e4 where there is no signal) and interpolate timesteps.
+    where the schedule does ("trailing": at 1e4 where there is no signal; the others at 80 at most) and interpolate
+    timesteps.
 
     Args:
         span: what to sample.
@@ -159,13 +160,17 @@ def _trailing(span: Span) -> Stops:
 def _ramp(
     span: Span, forward: Callable[[np.ndarray], np.ndarray], back: Callable[[np.ndarray], np.ndarray]
 ) -> Stops:
-    """Stops at equal distances of forward(sigma), beginning with the noise that is there."""
-    start, schedule = covered_timesteps(span), span.schedule
-    known = schedule_sigmas(schedule)
-    high, low = forward(np.array([min(known[start - 1], KARRAS_SIGMA), known[0]]))
+    """Stops at equal distances of forward(sigma), from the noise that is there or, where it is nearly all, from 80.
+
+    Pure noise differs from that by an eightieth of x0. From sigmas beyond, a step is so long that methods which form
+    slopes at its far end multiply their errors by thousands.
+    """
+    schedule, known = span.schedule, schedule_sigmas(span.schedule)
+    first = min(known[covered_timesteps(span) - 1], KARRAS_SIGMA)
+    high, low = forward(np.array([first, known[0]]))
     sigmas = back(np.linspace(high, low, span.num_steps))
+    sigmas[0] = first
     timesteps = interpolated_timestep(schedule, sigmas)
-    sigmas[0], timesteps[0] = known[start - 1], start - 1
     return Stops(
         np.append(timesteps, 0.0), np.append(sigmas, 0.0), lambda s: interpolated_timestep(schedule, s)
     )

@@ -16,6 +16,7 @@ from diffbir_jax.sampling.samplers import SAMPLERS, check_settings, make_sampler
 from diffbir_jax.sampling.tables import GUIDANCE_UNIT, Level, LinearStep
 from diffbir_jax.sampling.timesteps import Span
 from tests.models.reference import GOLDEN as FOLDER
+from tests.sampling.test_timesteps import first_timestep
 from tests.sampling.toy import GOLDEN, SCHEDULES, nhwc, toy_inputs, toy_model
 
 TWO_CALLS = ("edm_heun", "edm_dpm_2", "edm_dpm_2_a", "edm_dpm++_2s_a", "edm_dpm++_sde")
@@ -181,7 +182,7 @@ def test_churn_has_a_window(name):
 def test_few_and_many_steps(name, num_steps, start, spacing):
     for param in SCHEDULES:
         steps = make_sampler(name, Span(SCHEDULES[param], num_steps, start, spacing), guidance_scale=1.0)
-        assert steps.level.timestep[0] == pytest.approx((start or 1000) - 1, abs=0.1)
+        assert steps.level.timestep[0] == pytest.approx(first_timestep(param, start, spacing), abs=0.1)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(steps))
         assert np.all(steps.level.guidance > 0)
         calls = 2 * num_steps - 1 if name in TWO_CALLS else num_steps

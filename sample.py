@@ -106,10 +106,20 @@ def find_jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def map_path(args: argparse.Namespace, path: Path) -> Path | None:
-    """Return where to write an input's guidance map, if at all."""
-    if args.guidance_map is None or not args.input.is_dir():
-        return args.guidance_map
-    return args.guidance_map / f"{path.stem}.png"
+    """Return where to write an input's guidance map, if at all.
+
+    Raises:
+        ImageFileError: not to a .png file, or over an input or a result.
+    """
+    if args.guidance_map is None:
+        return None
+    target: Path = args.guidance_map / f"{path.stem}.png" if args.input.is_dir() else args.guidance_map
+    results = {(args.output / f"{path.stem}{suffix}.png").resolve() for suffix in suffixes(args)}
+    if target.suffix.lower() != ".png" or target.resolve() in results | {path.resolve()}:
+        raise ImageFileError(
+            f"{target}: is no place for a guidance map; give a .png file that is neither input nor result"
+        )
+    return target
 
 
 def stage1_images(args: argparse.Namespace, inputs: list[Path]) -> dict[Path, Path]:

@@ -152,6 +152,15 @@ def test_guidance_map_and_mask(inputs: Path) -> None:
     assert (np.asarray(Image.open("out/a.png")) != np.asarray(Image.open("whole/a.png"))).any()
 
 
+@pytest.mark.parametrize("where", ["in/a.png", "out/a.png", "map.jpg"])
+def test_a_guidance_map_overwrites_nothing(inputs: Path, capsys, where: str) -> None:
+    before = save(inputs / "a.png").read_bytes()
+    assert run(inputs / "a.png", "--guidance-map", where) == 1
+    assert f"{where}: is no place for a guidance map; give a .png file" in complaint(capsys)
+    assert run(inputs, "--guidance-map", "in") == 1
+    assert (inputs / "a.png").read_bytes() == before
+
+
 def test_masks_are_named_as_the_inputs(inputs: Path, capsys) -> None:
     save(inputs / "a.png")
     Path("masks").mkdir()

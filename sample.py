@@ -29,7 +29,7 @@ EXPECTED = (ImageFileError, ValueError, OSError)
 
 
 # Standard deviation, in levels, that the map of what was invented shows as white.
-WHITE_DEVIATION = 64
+WHITE_DEVIATION = 16
 
 
 class Job(NamedTuple):

@@ -57,7 +57,7 @@ def add_file_flags(group: argparse._ArgumentGroup) -> None:
     add("--n-samples", type=count, default=1, metavar="K", help=several)
     deviation = (
         "with --n-samples above 1, also write <stem>_std.png: how much the results differ at each pixel, white from a "
-        "standard deviation of 64 levels; what differs was invented (default: off)"
+        "standard deviation of 16 levels; what differs was invented (default: off)"
     )
     add("--std-map", action="store_true", help=deviation)
 

@@ -67,10 +67,13 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError(
             "--stage1-only knows no --n-samples, --guidance-map and --fidelity-mask: leave them out"
         )
-    if args.guidance_map and args.input.is_dir() and args.guidance_map.is_file():
-        raise ValueError(
-            f"--guidance-map {args.guidance_map} is a file; for a folder of inputs give a folder"
+    if args.guidance_map and (args.guidance_map.suffix.lower() == ".png") == args.input.is_dir():
+        wanted = (
+            "a folder for a folder of inputs" if args.input.is_dir() else "a .png file for a single input"
         )
+        raise ValueError(f"--guidance-map is {args.guidance_map}; give {wanted}")
+    if args.fidelity_mask and not options_from(args).guidance_scale:
+        raise ValueError("--fidelity-mask weighs guidance, which is off; give --guidance-scale as well")
 
 
 def find_inputs(args: argparse.Namespace) -> list[Path]:
@@ -99,27 +102,32 @@ def find_inputs(args: argparse.Namespace) -> list[Path]:
 
 
 def find_jobs(args: argparse.Namespace) -> list[Job]:
-    """Return what there is to do; errors as in `find_inputs` and `named_as`."""
+    """Return what there is to do.
+
+    Raises:
+        ImageFileError: as in `find_inputs` and `named_as`, or maps or results would overwrite files of the user's or
+            each other.
+    """
     inputs = find_inputs(args)
     clean, masks = stage1_images(args, inputs), fidelity_masks(args, inputs)
-    return [Job(path, clean.get(path), masks.get(path), map_path(args, path)) for path in inputs]
+    jobs = [Job(path, clean.get(path), masks.get(path), map_path(args, path)) for path in inputs]
+    given = {path.resolve() for job in jobs for path in job[:3] if path}
+    results = [args.output / f"{path.stem}{suffix}.png" for path in inputs for suffix in suffixes(args)]
+    written = [*results, *(job.weight for job in jobs if job.weight)]
+    places = Counter(path.resolve() for path in written)
+    bad = {str(path): None for path in written if places[path.resolve()] > 1 or path.resolve() in given}
+    if bad:
+        raise ImageFileError(
+            f"{', '.join(bad)}: would be overwritten; give another --output or --guidance-map"
+        )
+    return jobs
 
 
 def map_path(args: argparse.Namespace, path: Path) -> Path | None:
-    """Return where to write an input's guidance map, if at all.
-
-    Raises:
-        ImageFileError: not to a .png file, or over an input or a result.
-    """
-    if args.guidance_map is None:
-        return None
-    target: Path = args.guidance_map / f"{path.stem}.png" if args.input.is_dir() else args.guidance_map
-    results = {(args.output / f"{path.stem}{suffix}.png").resolve() for suffix in suffixes(args)}
-    if target.suffix.lower() != ".png" or target.resolve() in results | {path.resolve()}:
-        raise ImageFileError(
-            f"{target}: is no place for a guidance map; give a .png file that is neither input nor result"
-        )
-    return target
+    """Return where to write an input's guidance map, if at all."""
+    if args.guidance_map is None or not args.input.is_dir():
+        return args.guidance_map
+    return args.guidance_map / f"{path.stem}.png"
 
 
 def stage1_images(args: argparse.Namespace, inputs: list[Path]) -> dict[Path, Path]:
@@ -190,17 +198,18 @@ def restore(restorer: Restorer, job: Job, options: Options, args: argparse.Names
     if args.stage1_only:
         yield restorer.clean_one(image, args.upscale, clean)
         return
-    if job.weight:
-        write_png(job.weight, restorer.guidance_map(image, args.upscale, options, clean=clean, mask=mask))
+    index, asked = noise_index(job.path), job.weight is not None
     yield from restorer.variants(
-        image, args.upscale, options, args.n_samples, noise_index(job.path), clean=clean, mask=mask
+        image, args.upscale, options, args.n_samples, index, clean=clean, mask=mask, with_fidelity=asked
     )
 
 
-def write(results: Iterator[Restored], stem: str, args: argparse.Namespace) -> tuple[int, int]:
+def write(results: Iterator[Restored], job: Job, args: argparse.Namespace) -> tuple[int, int]:
     """Write results as they come, and what was asked for beside them; return their height and width."""
-    images = []
+    images, stem = [], job.path.stem
     for number, restored in zip(numbers(args), results, strict=True):
+        if job.weight and restored.fidelity is not None:
+            write_png(job.weight, restored.fidelity)
         images.append(restored.image)
         write_png(args.output / f"{stem}{number}.png", restored.image)
         if args.compare:
@@ -218,7 +227,7 @@ def restore_file(restorer: Restorer, job: Job, options: Options, args: argparse.
     """Restore one file and say so; return False, with a line on the error stream, if that fails."""
     begin, path = time.perf_counter(), job.path
     try:
-        height, width = write(restore(restorer, job, options, args), path.stem, args)
+        height, width = write(restore(restorer, job, options, args), job, args)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise

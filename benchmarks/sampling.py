@@ -31,7 +31,7 @@ from scripts.make_demo import PICTURES, degraded, reference
 
 STEPS = (1, 2, 4, 8, 20, 50)
 FEW = (1, 2, 4, 8)
-SCALES = (0.0, 2.0, 4.0, 7.0, 10.0, 15.0, 20.0, 25.0)
+SCALES = (0.0, 2.0, 4.0, 7.0, 10.0, 15.0, 20.0, 25.0, 40.0)
 # Those whose trade-off is shown, one of each kind.
 CURVES = ("spaced", "ddim", "edm_dpm++_3m_sde", "edm_heun")
 SPACED = ("spaced", "ddim", "edm_heun", "edm_dpm++_2m")
@@ -57,11 +57,16 @@ def settings(parts: list[str]) -> Iterator[tuple[str, Options]]:
                 for steps in FEW:
                     options = dataclasses.replace(tiny, sampler=name, steps=steps, spacing=spacing, start=1.0)
                     yield f"spacing|{name}|{spacing}|{steps}", options
+        for name in SAMPLERS:
+            yield f"noise|{name}", dataclasses.replace(tiny, sampler=name, steps=8, start=1.0)
     if "guidance" in parts:
         for name in CURVES:
             for scale in SCALES:
                 options = dataclasses.replace(tiny, sampler=name, steps=10, guidance_scale=scale)
                 yield f"guidance|{name}|{scale:g}", options
+        for steps in (4, 5):
+            options = dataclasses.replace(tiny, steps=steps, guidance_scale=10.0)
+            yield f"guided|{steps} steps", options
 
 
 def measure(restorer: Restorer, options: Options) -> dict[str, float]:
@@ -140,6 +145,7 @@ def show(results: Results) -> None:
         ("PSNR (dB)", "PSNR", 2),
         ("SSIM", "SSIM", 3),
         ("spectral distance", "spectral", 2),
+        ("local energy correlation", "energy", 3),
         ("seconds per picture", "seconds", 2),
     ):
         print(f"\n| {title}, steps: | {' | '.join(map(str, STEPS))} |\n|---|{'---|' * len(STEPS)}")
@@ -156,8 +162,13 @@ def show(results: Results) -> None:
             )
             print(f"| `{name}`, {spacing} | {' | '.join(f'{a} / {b}' for a, b in pairs)} |")
     print("\n| | " + " | ".join(METRICS.values()) + " |\n|---|" + "---|" * len(METRICS))
-    for name in ("bicubic", "stage 1"):
-        print(f"| {name} | " + " | ".join(f"{results[name][metric]:.3f}" for metric in METRICS) + " |")
+    for name in (
+        "bicubic",
+        "stage 1",
+        *(key for key in results if key.split("|")[0] in ("guidance", "guided", "noise")),
+    ):
+        label = name.replace("|", ", ")
+        print(f"| {label} | " + " | ".join(f"{results[name][metric]:.3f}" for metric in METRICS) + " |")
     for name, row in results.items():
         if name.startswith("overhead"):
             print(f"{name.split('|')[1]}: {row['share']:+.1%} of {row['seconds']:.2f} s is the loop's")
@@ -192,6 +203,8 @@ def plot(results: Results, folder: Path) -> None:
     ):
         axis.set(xlabel=labels[0], ylabel=labels[1])
         axis.grid(alpha=0.3)
+    for axis in axes[:2]:
+        axis.set_xlim(-1, 26)
     for axis in (axes[0], axes[2]):  # where a step is too long the picture falls apart, far below
         axis.set_ylim(24.3, 25.3)
     for metric, axis in (("PSNR", axes[0]), ("spectral", axes[1])):

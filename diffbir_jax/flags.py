@@ -12,7 +12,7 @@ from diffbir_jax.loading import NO_STAGE1, PRECISIONS
 from diffbir_jax.models.presets import PRESETS, TASKS
 from diffbir_jax.sampling.guidance import Loss, Space
 from diffbir_jax.sampling.options import Options, StartPoint
-from diffbir_jax.sampling.samplers import SAMPLERS
+from diffbir_jax.sampling.samplers import SAMPLERS, settings_of
 from diffbir_jax.sampling.timesteps import Spacing
 
 
@@ -110,13 +110,16 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
     add("--start", float, start, metavar="X")
     point = "with --start 1, start from pure noise or from the stage-1 latent noised to the last timestep"
     add("--start-point", str, point, choices=get_args(StartPoint))
-    add("--eta", float, "share of fresh noise per step, 0 to 1; None is the sampler's own", metavar="X")
-    own = "of edm_euler, edm_heun and edm_dpm_2; None is"
-    add("--s-churn", float, f"noise added over the whole run, at least 0, {own} 0", metavar="X")
-    add("--s-tmin", float, f"least noise level at which it is added, {own} 0", metavar="X")
-    add("--s-tmax", float, f"largest such level, {own} no limit", metavar="X")
-    add("--s-noise", float, "factor on all noise but the start's, of edm samplers; None is 1", metavar="X")
-    add("--order", int, "slopes that edm_lms uses, 1 to 4; None is 4", metavar="N")
+    for flag, kind, text in (
+        ("--eta", float, "share of fresh noise per step, 0 to 1; None is 0 for ddim, else 1"),
+        ("--s-churn", float, "noise added over the whole run, at least 0; None is 0"),
+        ("--s-tmin", float, "least noise level at which --s-churn adds any; None is 0"),
+        ("--s-tmax", float, "largest such level; None is no limit"),
+        ("--s-noise", float, "factor on all noise but the start's; None is 1"),
+        ("--order", int, "slopes used, 1 to 4; None is 4"),
+    ):
+        having = [name for name in SAMPLERS if flag[2:].replace("-", "_") in settings_of(name)]
+        add(flag, kind, f"{text}; of {', '.join(having)}", metavar="X" if kind is float else "N")
     aug = "noise the condition to this timestep, 0 to 999, for more freedom from stage 1; v2.1 was trained up to 200"
     add("--noise-aug", int, aug, metavar="T")
     add("--pos-prompt", str, "what the result shall look like", metavar="TEXT")

@@ -21,17 +21,19 @@ from diffbir_jax.stage2 import Context, Generator, apply_jit
 
 
 class Restored(NamedTuple):
-    """A restored image and what it came from, each (H, W, 3) uint8 RGB of the output size.
+    """A restored image and what it came from, (H, W, 3) uint8 RGB of the output size each.
 
     Attributes:
         image: the result.
         stage1: the restoration module's output.
         upscaled: the input, enlarged by Pillow's bicubic filter.
+        fidelity: how far guidance holds each pixel to stage 1, (H, W) uint8, 255 is 1; None unless asked for.
     """
 
     image: np.ndarray
     stage1: np.ndarray
     upscaled: np.ndarray
+    fidelity: np.ndarray | None = None
 
 
 class Restorer(Generator):
@@ -107,6 +109,7 @@ class Restorer(Generator):
         context: Context | None = None,
         clean: np.ndarray | None = None,
         mask: np.ndarray | None = None,
+        with_fidelity: bool = False,
     ) -> Iterator[Restored]:
         """Restore one image several times, each with other noise: what differs was invented.
 
@@ -119,6 +122,7 @@ class Restorer(Generator):
             context: as in `restore`.
             clean: (h, w, 3) uint8 RGB, the image after stage 1, from another tool; resized if need be.
             mask: (h, w) uint8, a factor on the guidance weight: 255 is 1, 0 leaves stage 2 free; resized if need be.
+            with_fidelity: whether results show where guidance holds them.
 
         Raises:
             ValueError: as in `restore`, or `clean` or `mask` has other proportions than `image`.
@@ -127,30 +131,14 @@ class Restorer(Generator):
         upscaled = enlarge(image, upscale)
         stage1, size = self._clean(image, upscaled, clean), upscaled.shape[:2]
         factor = None if mask is None else self._mask(mask, image, stage1)
+        shown = None
+        if with_fidelity:
+            shown = np.asarray(to_bytes(self.fidelity(stage1, options, factor), size)[0, :, :, 0])
         for variant in range(count):
             generated = self.stage2(stage1, options, [index], context, mask=factor, variant=variant)
             check_finite(generated, "stage 2", self.dtype)
             result = self.finish(generated, stage1, size)
-            yield Restored(result[0], np.asarray(to_bytes(stage1, size)[0]), upscaled)
-
-    def guidance_map(
-        self,
-        image: np.ndarray,
-        upscale: float,
-        options: Options,
-        *,
-        clean: np.ndarray | None = None,
-        mask: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Show where guidance would hold the result to stage 1: W as (H, W) uint8, 255 is 1.
-
-        Arguments and errors as in `variants`.
-        """
-        upscaled = enlarge(image, upscale)
-        stage1 = self._clean(image, upscaled, clean)
-        factor = None if mask is None else self._mask(mask, image, stage1)
-        weight = self.fidelity(stage1, options, factor)
-        return np.asarray(to_bytes(weight, upscaled.shape[:2])[0, :, :, 0])
+            yield Restored(result[0], np.asarray(to_bytes(stage1, size)[0]), upscaled, shown)
 
     def _mask(self, mask: np.ndarray, image: np.ndarray, stage1: jax.Array) -> jax.Array:
         """A factor (1, H, W, 1) in [0, 1] of stage 1's size."""

@@ -107,7 +107,8 @@ def test_at_least(size: tuple[int, int], expected: tuple[int, int]) -> None:
 )
 def test_any_size(size: tuple[int, int], upscale: float, expected: tuple[int, int]) -> None:
     (restored,) = micro().restore([picture(*size)], upscale, FEW)
-    for image in restored:
+    assert restored.fidelity is None
+    for image in restored[:3]:
         assert image.shape == (*expected, 3)
         assert image.dtype == np.uint8
     assert (restored.image != restored.stage1).any()
@@ -380,6 +381,15 @@ def test_text_reaches_the_networks(compilations: list[str]) -> None:
     for changed in changes:
         assert jnp.abs(changed - first).max() > 1e-4
     np.testing.assert_array_equal(run(0.1, -0.1, 1.0), run(0.1, 0.9, 1.0))
+
+
+def test_prompts_of_a_batch_do_not_mix() -> None:
+    """Under classifier-free guidance, of images with strengths of their own."""
+    options = dataclasses.replace(FEW, cfg_scale=4.0, strength=0.7)
+    together = micro(text=True).stage2(clean(1, 2), options, [5, 7], context=text(0.1, -0.4))
+    for place, index in enumerate([5, 7]):
+        alone = micro(text=True).stage2(clean(1 + place), options, [index], context=text(0.1, -0.4))
+        np.testing.assert_allclose(together[place], alone[0], atol=1e-4)
 
 
 def test_text_is_asked_for() -> None:

@@ -156,19 +156,46 @@ def test_guidance_map_and_mask(inputs: Path) -> None:
 def test_a_guidance_map_overwrites_nothing(inputs: Path, capsys, where: str) -> None:
     before = save(inputs / "a.png").read_bytes()
     assert run(inputs / "a.png", "--guidance-map", where) == 1
-    assert f"{where}: is no place for a guidance map; give a .png file" in complaint(capsys)
+    error = complaint(capsys)
+    if where == "map.jpg":
+        assert "--guidance-map is map.jpg; give a .png file for a single input" in error
+    else:
+        assert f"{where}: would be overwritten; give another --output or --guidance-map" in error
     assert run(inputs, "--guidance-map", "in") == 1
+    assert run(inputs, "--guidance-map", "maps.png") == 1
+    assert "--guidance-map is maps.png; give a folder for a folder of inputs" in capsys.readouterr().err
     assert (inputs / "a.png").read_bytes() == before
+
+
+def test_masks_are_not_overwritten(inputs: Path, capsys) -> None:
+    save(inputs / "a.jpg")
+    Path("masks").mkdir()
+    before = save(Path("masks/a.png")).read_bytes()
+    guided = ("--guidance-scale", "1", "--fidelity-mask")
+    assert run(inputs, *guided, "masks", "--guidance-map", "masks") == 1
+    assert "a.png: would be overwritten" in complaint(capsys)
+    assert run(inputs / "a.jpg", *guided, "masks/a.png", output="masks") == 1
+    assert Path("masks/a.png").read_bytes() == before
+    assert run(inputs, "--fidelity-mask", "masks") == 1
+    assert "--fidelity-mask weighs guidance, which is off; give --guidance-scale" in capsys.readouterr().err
+
+
+def test_results_and_maps_are_kept_apart(inputs: Path, capsys) -> None:
+    save(inputs / "a.png")
+    save(inputs / "a_1.png")
+    assert run(inputs, "--n-samples", "2", "--guidance-map", "out") == 1
+    assert "a_1.png: would be overwritten" in complaint(capsys)
 
 
 def test_masks_are_named_as_the_inputs(inputs: Path, capsys) -> None:
     save(inputs / "a.png")
     Path("masks").mkdir()
     save(Path("masks/b.png"))
-    assert run(inputs, "--fidelity-mask", "masks") == 1
+    guided = ("--guidance-scale", "1", "--fidelity-mask", "masks")
+    assert run(inputs, *guided) == 1
     assert "masks: holds no mask, or several, named a; give one each" in complaint(capsys)
     save(Path("masks/a.png"), (16, 24))
-    assert run(inputs, "--fidelity-mask", "masks") == 1
+    assert run(inputs, *guided) == 1
     assert "the mask is 24x16, of other proportions than the input of 16x16" in capsys.readouterr().err
 
 
@@ -360,7 +387,7 @@ def test_output_that_is_a_file(inputs: Path, capsys) -> None:
         ("--n-samples 0", 2, "--n-samples: '0' given, allowed are whole numbers above 0"),
         ("--std-map", 1, "--std-map compares several results; give --n-samples of at least 2"),
         ("--stage1-only --n-samples 2", 1, "--stage1-only knows no --n-samples"),
-        ("--fidelity-mask no.png", 1, "no.png: no such file"),
+        ("--fidelity-mask no.png --guidance-scale 1", 1, "no.png: no such file"),
     ],
 )
 def test_bad_values_are_one_line(inputs: Path, capsys, flags: str, code: int, message: str) -> None:

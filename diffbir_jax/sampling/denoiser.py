@@ -36,7 +36,7 @@ class DenoiserInputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """D(z_t, t) -> x0. Every sampler sees the network through this.
+    """D(z_t, t) -> x0, as predicted and as guided. Every sampler sees the network through this.
 
     Attributes:
         model: see `Model`.
@@ -48,7 +48,7 @@ class Denoiser:
     parameterization: Parameterization
     guidance: Guidance | None = None
 
-    def __call__(self, inputs: DenoiserInputs, x: Array, level: Level) -> Array:
+    def __call__(self, inputs: DenoiserInputs, x: Array, level: Level) -> tuple[Array, Array]:
         """Predict the clean latents.
 
         Args:
@@ -57,13 +57,13 @@ class Denoiser:
             level: scalars of this point on the schedule.
 
         Returns:
-            x0, float32 of x's shape.
+            (x0, x0 moved by restoration guidance), float32 of x's shape; the same without guidance.
         """
         output = guided_output(self.model, inputs, x, level)
         x0 = predict_x0(self.parameterization, x, output, jnp.asarray(level.signal), jnp.asarray(level.noise))
         if self.guidance is None or inputs.guidance is None:
-            return x0
-        return self.guidance(inputs.guidance, x0, jnp.asarray(level.guidance))
+            return x0, x0
+        return x0, self.guidance(inputs.guidance, x0, jnp.asarray(level.guidance))
 
 
 def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) -> Array:

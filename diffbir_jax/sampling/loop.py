@@ -82,12 +82,13 @@ def sample(denoiser: Denoiser, inputs: DenoiserInputs, x: Array, steps: LinearSt
 
 
 def linear_step(
-    denoise: Callable[[Array, Level], Array], carry: Carry, step: LinearStep, noise: Array
+    denoise: Callable[[Array, Level], tuple[Array, Array]], carry: Carry, step: LinearStep, noise: Array
 ) -> Carry:
     """One row of a table; `LinearStep` has the equation.
 
     Args:
-        denoise: (z_t, level) -> x0.
+        denoise: (z_t, level) -> (x0, x0 moved by guidance). What is remembered is x0 as predicted: guidance moves the
+            next latents once, and no later row takes part of it back.
         carry: what is known.
         step: scalars of this row.
         noise: standard normal, shape of z_t.
@@ -98,8 +99,8 @@ def linear_step(
     x, earlier_x, earlier_x0 = carry
     if step.churn is not None:
         x = x * step.churn.coef_x + noise * jnp.sqrt(step.churn.variance)
-    x0 = denoise(x, step.level)
-    out = x0 * step.coef_x0 + x * step.coef_x + noise * jnp.sqrt(step.variance)
+    x0, guided = denoise(x, step.level)
+    out = guided * step.coef_x0 + x * step.coef_x + noise * jnp.sqrt(step.variance)
     for coefficient, z in zip(step.earlier_x, earlier_x, strict=True):
         out += z * coefficient
     for coefficient, prediction in zip(step.earlier_x0, earlier_x0, strict=True):

@@ -103,6 +103,11 @@ class Options:
         for name, (low, high) in RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed are {low} to {high}")
+        if self.guidance_stop >= self.guidance_start:
+            raise ValueError(
+                f"guidance_stop is {self.guidance_stop} and guidance_start {self.guidance_start}: there is no timestep "
+                "between; sampling goes from 1000 to 0, so start must be larger"
+            )
         check_settings(self.sampler, self.settings)
         self._check_tiles()
 

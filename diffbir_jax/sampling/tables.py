@@ -96,8 +96,8 @@ def make_level(
 
     Guidance subtracts a step times the gradient from the predicted x0, and the sampler turns x0 into z_next with the
     coefficient `reach`; the step is 3000 s / reach, so that z_next moves by 3000 s whatever the sampler and its number
-    of steps. In spaced DDPM `reach` is the posterior mean's coefficient of x0, as in the reference. Where a method uses
-    several predictions it is what z_next answers to a shift of all of them.
+    of steps. In spaced DDPM `reach` is the posterior mean's coefficient of x0, as in the reference; where a method
+    looks back it is what z_next answers to a shift of all predictions, `LinearStep.coef_x0`.
 
     Args:
         timesteps: (N,) the network's timesteps.

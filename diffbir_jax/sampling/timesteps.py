@@ -22,7 +22,7 @@ class Span(NamedTuple):
         schedule: the noise schedule that the network was trained with.
         num_steps: sampling steps, 1 to the number of timesteps covered.
         start_timestep: cover only the first `start_timestep` training timesteps, for a start from a latent that was
-            noised to the first of the sampler's timesteps. None: all, from pure noise.
+            noised to timestep start_timestep - 1. None: all, from pure noise.
         spacing: how the steps are spread. "uniform": evenly over the timesteps, in each sampler's own way (the
             reference's); "trailing": evenly, and always from the very last timestep (Lin et al. 2023), better for few
             steps; "karras": sigma^(1/7) evenly (Karras et al. 2022), more steps where there is little noise;

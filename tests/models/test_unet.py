@@ -141,14 +141,14 @@ def test_without_text_there_is_no_cross_attention(tiny):
 
 
 def test_several_texts_share_what_does_not_depend_on_them():
-    """Two texts per latent give what two copies of the latent give, in fewer operations."""
+    """Two texts for each of two latents give what copies of the latents give, in fewer operations."""
     config = dataclasses.replace(TINY, context_dim=8)
-    shapes = [(1, 4, 4, 3), (1, 4, 4, 4), (2, 5, 8)]
+    shapes = [(2, 4, 4, 3), (2, 4, 4, 4), (4, 5, 8)]
     x, hint, texts = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
-    t, unet, control = jnp.array([700.0]), UNet(config), IRControlNet(config)
+    t, unet, control = jnp.array([700.0, 3.0]), UNet(config), IRControlNet(config)
     params = [
-        away_from_zero(jax.eval_shape(unet.init, jax.random.key(0), x, t, texts[:1])["params"]),
-        away_from_zero(jax.eval_shape(control.init, jax.random.key(0), x, hint, t, texts[:1])["params"]),
+        away_from_zero(jax.eval_shape(unet.init, jax.random.key(0), x, t, texts[:2])["params"]),
+        away_from_zero(jax.eval_shape(control.init, jax.random.key(0), x, hint, t, texts[:2])["params"]),
     ]
 
     def run(params, x, hint, t, texts):
@@ -159,12 +159,13 @@ def test_several_texts_share_what_does_not_depend_on_them():
     twice = [jnp.concatenate([a, a]) for a in once]
     shared, copied = (jax.jit(run).lower(params, *a, texts).compile() for a in (once, twice))
     together = shared(params, *once, texts)
-    assert together.shape == (2, 4, 4, 2) and jnp.abs(together[0] - together[1]).max() > 1e-4
+    assert together.shape == (4, 4, 4, 2)
+    assert jnp.abs(together[0] - together[1]).max() > 1e-2 and jnp.abs(together[0] - together[2]).max() > 1e-4
     np.testing.assert_allclose(together, copied(params, *twice, texts), atol=1e-5)
     flops, at_most = (compiled.cost_analysis()["flops"] for compiled in (shared, copied))  # pyright: ignore[reportOptionalSubscript]
     assert flops < 0.95 * at_most
     with pytest.raises(ValueError, match="3 contexts given for 2 latents; give as many for each"):
-        jax.eval_shape(run, params, *twice, jnp.zeros((3, 5, 8)))
+        jax.eval_shape(run, params, *once, jnp.zeros((3, 5, 8)))
 
 
 def test_rematerialisation_can_be_chosen(tiny):

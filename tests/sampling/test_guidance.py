@@ -123,9 +123,11 @@ def test_denoiser_guides_the_predicted_x0():
     def model(params: None, x: jax.Array, t: jax.Array, cond: None) -> jax.Array:
         return x
 
-    x0 = Denoiser(model, "v")(inputs, Z0, level)
+    x0, same = Denoiser(model, "v")(inputs, Z0, level)
     np.testing.assert_allclose(x0, 0.8 * Z0 - 0.6 * Z0, atol=1e-6)
-    guided = Denoiser(model, "v", guidance)(inputs, Z0, level)
+    np.testing.assert_array_equal(same, x0)
+    predicted, guided = Denoiser(model, "v", guidance)(inputs, Z0, level)
+    np.testing.assert_array_equal(predicted, x0)
     np.testing.assert_allclose(guided, guidance(prepared, x0, jnp.float32(2)), atol=1e-6)
 
 

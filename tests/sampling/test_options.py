@@ -15,6 +15,10 @@ from diffbir_jax.sampling.samplers import SAMPLERS
         ({"spacing": "linear"}, "spacing is 'linear'; use one of .*'karras'"),
         ({"guidance_start": 1001}, "guidance_start is 1001; allowed are 0 to 1000"),
         ({"guidance_stop": -1}, "guidance_stop is -1"),
+        (
+            {"guidance_start": 100, "guidance_stop": 500},
+            "guidance_stop is 500 and guidance_start 100: there is no",
+        ),
         ({"guidance_repeats": 101}, "guidance_repeats is 101; allowed are 1 to 100"),
         ({"start_point": "image"}, r"start_point is 'image'; use one of \('noise', 'cond'\)"),
         ({"tile": 500}, "tile is 500; allowed are multiples of 64"),

@@ -11,7 +11,7 @@ from diffbir_jax.parity.sampling import through_replay
 from diffbir_jax.sampling.ddpm import ddim_timesteps, spaced_steps
 from diffbir_jax.sampling.denoiser import Denoiser
 from diffbir_jax.sampling.guidance import Guidance
-from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
+from diffbir_jax.sampling.loop import draw_noise, image_keys, linear_step, sample
 from diffbir_jax.sampling.samplers import SAMPLERS, check_settings, make_sampler, settings_of
 from diffbir_jax.sampling.tables import GUIDANCE_UNIT, Level, LinearStep
 from diffbir_jax.sampling.timesteps import Span
@@ -49,9 +49,9 @@ def test_parity_through_a_replay_sees_both_kinds_of_error():
 # An oracle
 
 
-def oracle(x0: jax.Array, x: jax.Array, level: Level) -> jax.Array:
+def oracle(x0: jax.Array, x: jax.Array, level: Level) -> tuple[jax.Array, jax.Array]:
     """A denoiser that knows the clean image."""
-    return x0
+    return x0, x0
 
 
 @pytest.mark.parametrize("param", SCHEDULES)
@@ -80,8 +80,8 @@ def test_guided_oracle_matches_the_closed_form(name):
     guidance = Guidance(lambda params, z: z @ params, "mse")
     prepared = guidance.prepare(matrix, target)
 
-    def guided(inputs: None, x: jax.Array, level: Level) -> jax.Array:
-        return guidance(prepared, x0, level.guidance)
+    def guided(inputs: None, x: jax.Array, level: Level) -> tuple[jax.Array, jax.Array]:
+        return x0, guidance(prepared, x0, level.guidance)
 
     # The last of the multistep method's steps extrapolates slopes, unless it is the only one.
     span = Span(SCHEDULES["v"], 1 if name == "edm_lms" else 5, spacing="trailing")
@@ -114,8 +114,40 @@ def test_steps_keep_the_marginal(name, settings, start, param):
     np.testing.assert_allclose((mean[-1] ** 2, variance[-1]), (end, 1 - end), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_guidance_moves_the_latents_once(name):
+    """By 3000 s times the gradient in one step; nothing that is remembered of it acts in the steps after."""
+    steps = make_sampler(name, Span(SCHEDULES["v"], 10, 600), guidance_scale=0.01)
+    rows = [jax.tree.map(lambda a, i=i: a[i], steps) for i in range(len(steps.variance))]
+    noise = jnp.zeros((1, 1, 1, 1))
+
+    def run(guided_rows: set[int]) -> list[float]:
+        """The latents after every row."""
+        x, places = jnp.full((1, 1, 1, 1), 0.7), []
+        carry = (x, (noise,) * len(steps.earlier_x), (noise,) * len(steps.earlier_x0))
+        for i, row in enumerate(rows):
+            pull = float(row.level.guidance) if i in guided_rows else 0.0
+            carry = linear_step(
+                lambda x, level, pull=pull: (0.2 + 0 * x, 0.2 - pull + 0 * x), carry, row, noise
+            )
+            places.append(float(carry[0][0, 0, 0, 0]))
+        return places
+
+    # A step in the middle, both of its calls where there are two.
+    guided = {8, 9} if name in TWO_CALLS else {4}
+    after = max(guided)
+    plain, moved = run(set()), run(guided)
+    assert moved[after] - plain[after] == pytest.approx(-0.01 * GUIDANCE_UNIT, rel=1e-4)
+    assert moved[: min(guided)] == plain[: min(guided)]
+    if name != "edm_lms":  # whose slopes see the latents that were moved
+        following = after + (2 if name in TWO_CALLS else 1)
+        kept = float(rows[following].earlier_x[0] if name in TWO_CALLS else rows[following].coef_x)
+        expected = kept * (moved[after] - plain[after])
+        assert moved[following] - plain[following] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("name, settings", SETTINGS)
-def test_guidance_moves_the_end_of_a_step_by_the_same_length_everywhere(name, settings):
+def test_guidance_steps_are_as_long_as_their_reach_asks(name, settings):
     steps = make_sampler(name, Span(SCHEDULES["v"], 10), settings, guidance_scale=0.2)
     guidance = np.asarray(steps.level.guidance)
     if name in TWO_CALLS:  # both calls of a step are guided alike
@@ -204,10 +236,11 @@ def test_ddim_visits_what_its_stride_gives(num_steps, visited):
 MEAN, DEVIATION = 0.6, 0.5
 
 
-def gaussian(inputs: None, z: jax.Array, level: Level) -> jax.Array:
+def gaussian(inputs: None, z: jax.Array, level: Level) -> tuple[jax.Array, jax.Array]:
     """E[x0 | z_t] for x0 ~ N(MEAN, DEVIATION^2)."""
     variance = (level.signal * DEVIATION) ** 2 + level.noise**2
-    return MEAN + level.signal * DEVIATION**2 / variance * (z - level.signal * MEAN)
+    x0 = MEAN + level.signal * DEVIATION**2 / variance * (z - level.signal * MEAN)
+    return x0, x0
 
 
 def error_of_the_ode(name: str, num_steps: int) -> float:

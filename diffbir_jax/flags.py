@@ -149,7 +149,7 @@ def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
     add("--guidance-space", str, space, choices=get_args(Space))
     add("--guidance-start", int, "guide at timesteps below T only, 0 to 1000", metavar="T")
     add("--guidance-stop", int, "guide at timestep T and above only, 0 to 1000", metavar="T")
-    add("--guidance-repeats", int, "gradient steps per call of the network, 1 to 100", metavar="N")
+    add("--guidance-repeats", int, "gradient steps per prediction, 1 to 100", metavar="N")
     mask = (
         "grey image, or folder of such named as the inputs, that multiplies the pull: white as it is, black free; with "
         "--guidance-loss mse it alone decides, so that it can hold a face or a line of text to stage 1 (default: none)"

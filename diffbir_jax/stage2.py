@@ -25,6 +25,8 @@ from diffbir_jax.text.tokenizer import tokenize
 Context = tuple[jax.Array, jax.Array]
 # The guidance loss is a mean over pixels, so its gradient shrinks as images grow: scales are stated for this many.
 GUIDANCE_AREA = 512 * 512
+# Samplers that use the slope at the far end of a step or in its middle.
+SLOPE_METHODS = ("edm_heun", "edm_dpm_2", "edm_dpm_2_a")
 # Number of the draw that noises the condition; the sampler's are counted from 0.
 AUGMENTATION_DRAW = 2**31
 
@@ -49,11 +51,10 @@ class Generator:
     def check(self, options: Options, context: Context | None = None) -> None:
         """Raise ValueError unless the preset can sample with these options and text; warn of what will not do well."""
         name, text = self.preset.name, self.preset.unet.context_dim is not None
-        uniform = options.spacing == "uniform" and options.start == 1.0
-        if self.preset.parameterization == "eps" and options.sampler.startswith("edm") and uniform:
+        if self._multiplies_errors(options):
             warnings.warn(
-                f"{options.sampler} with uniform spacing begins at a noise level of 10,000, as in the reference, which "
-                f"multiplies the first error of preset {name}: choose --spacing karras, exponential or trailing",
+                f"{options.sampler} with {options.spacing} spacing begins at a noise level of 10,000 and multiplies "
+                f"the first errors of preset {name}: choose --spacing karras, or another sampler",
                 stacklevel=2,
             )
         if text and context is None and self.preset.text is None:
@@ -65,6 +66,14 @@ class Generator:
             raise ValueError(
                 f"preset {name} knows no text: leave out prompts and `context`, and keep cfg_scale at 1"
             )
+
+    def _multiplies_errors(self, options: Options) -> bool:
+        """Whether the first step is one that docs/sampling.md warns of."""
+        if options.start < 1.0 or not options.sampler.startswith("edm"):
+            return False
+        if self.preset.parameterization == "eps":
+            return options.spacing == "uniform"
+        return options.sampler in SLOPE_METHODS and options.spacing in ("uniform", "trailing")
 
     def stage2(
         self,

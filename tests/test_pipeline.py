@@ -349,21 +349,32 @@ def test_tiles() -> None:
         micro().stage2(image[:, :24], dataclasses.replace(FEW, tile=64))
 
 
-def test_a_start_that_multiplies_errors_is_said() -> None:
-    """Where noise is predicted; other spacings begin at the schedule's own noise level."""
-    restorer = Restorer(dataclasses.replace(MICRO, parameterization="eps", zero_terminal_snr=False), {})
-    edm = Options(steps=2, sampler="edm_heun")
-    with pytest.warns(UserWarning, match="edm_heun .* noise level of 10,000.*--spacing karras"):
-        restorer.check(edm)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for fine in (
-            Options(),
-            dataclasses.replace(edm, spacing="karras"),
-            dataclasses.replace(edm, start=0.5),
-        ):
-            restorer.check(fine)
-        micro().check(edm)
+@pytest.mark.parametrize(
+    "parameterization, sampler, spacing, warns",
+    [
+        ("eps", "edm_heun", "uniform", True),
+        ("eps", "edm_dpm++_2m", "uniform", True),
+        ("eps", "edm_heun", "trailing", False),
+        ("eps", "spaced", "uniform", False),
+        ("v", "edm_heun", "uniform", True),
+        ("v", "edm_dpm_2", "trailing", True),
+        ("v", "edm_heun", "karras", False),
+        ("v", "edm_dpm++_3m_sde", "uniform", False),
+    ],
+)
+def test_a_start_that_multiplies_errors_is_said(parameterization, sampler, spacing, warns) -> None:
+    preset = dataclasses.replace(
+        MICRO, parameterization=parameterization, zero_terminal_snr=parameterization == "v"
+    )
+    options = Options(steps=2, sampler=sampler, spacing=spacing)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Restorer(preset, {}).check(dataclasses.replace(options, start=0.5))
+        assert not caught
+        Restorer(preset, {}).check(options)
+    assert bool(caught) == warns
+    if warns:
+        assert f"{sampler} with {spacing} spacing begins at a noise level of 10,000" in str(caught[0].message)
 
 
 # Text

@@ -60,8 +60,8 @@ def pair_table(
         earlier_x=(_alternate(0 * here, steps.coef_x),),
         before=None if before is None else _alternate(before, steps.mid),
     )
-    # A shift of both predictions moves the end of the step; where the look-ahead leads does not count.
-    reach = np.append(np.repeat(signal_of(after) * (1 - steps.coef_x), 2), 1.0)
+    # A step is guided once, where it ends: guidance of the look-ahead would come back multiplied by the correction.
+    reach = _alternate(np.append(np.full_like(after, np.inf), 1.0), signal_of(after) * (1 - steps.coef_x))
     return sigma_table(rows, stops.timestep_of(rows.here), s_noise=s_noise, reach=reach, **scales)
 
 

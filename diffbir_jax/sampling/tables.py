@@ -102,7 +102,7 @@ def make_level(
     Args:
         timesteps: (N,) the network's timesteps.
         signal: (N,) coefficient of x0 in z_t; the noise's is sqrt(1 - signal^2).
-        reach: (N,) coefficient of x0 in the mean of z_next, above 0.
+        reach: (N,) coefficient of x0 in the mean of z_next, above 0; infinite where there shall be no guidance.
         scales: see `Scales`.
 
     Returns:

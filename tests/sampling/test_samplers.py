@@ -150,8 +150,8 @@ def test_guidance_moves_the_latents_once(name):
 def test_guidance_steps_are_as_long_as_their_reach_asks(name, settings):
     steps = make_sampler(name, Span(SCHEDULES["v"], 10), settings, guidance_scale=0.2)
     guidance = np.asarray(steps.level.guidance)
-    if name in TWO_CALLS:  # both calls of a step are guided alike
-        np.testing.assert_array_equal(guidance[:-1:2], guidance[1::2])
+    if name in TWO_CALLS:
+        assert not guidance[:-1:2].any(), "a step is guided once"
         guidance, steps = np.append(guidance[1::2], guidance[-1]), every_end(steps)
     np.testing.assert_allclose(guidance * steps.coef_x0, 0.2 * GUIDANCE_UNIT, rtol=1e-5)
 
@@ -216,7 +216,7 @@ def test_few_and_many_steps(name, num_steps, start, spacing):
         steps = make_sampler(name, Span(SCHEDULES[param], num_steps, start, spacing), guidance_scale=1.0)
         assert steps.level.timestep[0] == pytest.approx(first_timestep(param, start, spacing), abs=0.1)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(steps))
-        assert np.all(steps.level.guidance > 0)
+        assert np.all((every_end(steps) if name in TWO_CALLS else steps).level.guidance > 0)
         calls = 2 * num_steps - 1 if name in TWO_CALLS else num_steps
         if (name, num_steps, spacing) != ("ddim", 1000, "uniform"):
             assert len(steps.variance) == calls

@@ -1,6 +1,7 @@
 """Presets small enough to compile in a second, with random weights: for properties that no training gives."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -13,6 +14,7 @@ from diffbir_jax.models.restoration_unet import RestorationUNetConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
 from diffbir_jax.pipeline import Restorer
+from diffbir_jax.sampling.options import Options
 
 MICRO = Preset(
     name="micro",
@@ -61,3 +63,25 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """(height, width, 3) uint8: a random coarse pattern, enlarged, thus flat regions and edges."""
     coarse = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)
     return coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+
+
+# The same number of steps and the same sizes in most tests: fewer programs to compile.
+FEW = Options(steps=2, start=0.5)
+GUIDED = dataclasses.replace(FEW, guidance_scale=1.0)
+
+
+@functools.cache
+def micro(text: bool = False) -> Restorer:
+    preset = MICRO_TEXT if text else MICRO
+    return Restorer(preset, random_params(preset))
+
+
+def clean(*seeds: int) -> jax.Array:
+    """Stage-1 images (B, 24, 24, 3) in [0, 1], the size that stage 1 enlarges 16x16 pixels to."""
+    return jnp.asarray(np.stack([picture(24, 24, seed) for seed in seeds]), jnp.float32) / 255.0
+
+
+def text(*values: float) -> tuple[jax.Array, jax.Array]:
+    """Embeddings of a prompt and a negative prompt, each of one value."""
+    prompt, negative = (jnp.full((1, 5, 8), value, jnp.float32) for value in values)
+    return prompt, negative

@@ -163,7 +163,7 @@ def test_guidance_off_costs_nothing() -> None:
     assert cost(1.0) > 1.1 * cost(0.0)
 
 
-@pytest.mark.parametrize("sampler", ["spaced", "edm_heun", "edm_dpm++_3m_sde"])
+@pytest.mark.parametrize("sampler", ["spaced", "edm_heun"])
 def test_an_image_comes_out_alike_in_any_company(sampler: str) -> None:
     """Bit for bit in any order and company of the same batch size; to 1e-4 alone, among five, and on four devices."""
     options = dataclasses.replace(GUIDED, sampler=sampler, guidance_scale=0.2)

@@ -44,6 +44,13 @@ def test_parity_through_a_replay_sees_both_kinds_of_error():
     assert through_replay(right, golden) == pytest.approx(1e-6, rel=1e-3)
     assert through_replay(right + np.array([[0.1], [0], [0]]), golden) == pytest.approx(0.1, rel=1e-3)
     assert through_replay(right + np.array([[0], [0], [0.3]]), golden) == pytest.approx(0.1, rel=1e-3)
+    # Where float32 resolves no more, what the golden itself is off is allowed for, but no more than the tolerance.
+    large = 1e4 * golden
+    for off, allowed in ((5e-5, 5e-5), (0.1, 1e-4)):
+        exact = large * (1 + off)
+        ours = exact * (1 + 0.01)
+        error = through_replay(np.stack([ours, exact, large]), large)
+        assert error == pytest.approx(0.01 - allowed, rel=1e-3)
 
 
 # An oracle

@@ -1,7 +1,7 @@
 """Both stages end to end: `Restorer` holds the networks of a preset and restores images with them."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,36 @@ class Restored(NamedTuple):
     stage1: np.ndarray
     upscaled: np.ndarray
     fidelity: np.ndarray | None = None
+
+
+class Request(NamedTuple):
+    """An image to restore.
+
+    Attributes:
+        image: (H, W, 3) uint8 or uint16 RGB; results have its dtype.
+        index: chooses the noise, so that a result does not depend on what is restored beside it.
+        clean: (h, w, 3) uint8 or uint16 RGB, the image after stage 1, from another tool; resized if need be.
+        mask: (h, w) uint8, a factor on the guidance weight: 255 is 1, 0 leaves stage 2 free; resized if need be.
+    """
+
+    image: np.ndarray
+    index: int = 0
+    clean: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+
+class Outcome(NamedTuple):
+    """What became of a request.
+
+    Attributes:
+        position: of the request, counted from 0.
+        results: one per variant; none if it failed.
+        error: why it failed, or None.
+    """
+
+    position: int
+    results: tuple[Restored, ...] = ()
+    error: Exception | None = None
 
 
 class Restorer(Generator):
@@ -91,6 +121,30 @@ class Restorer(Generator):
         """
         options = options or default_options(self.preset.name)
         return [self.restore_one(im, upscale, options, i, context=context) for i, im in enumerate(images)]
+
+    def restore_many(
+        self,
+        requests: Iterable[Request],
+        upscale: float = 1.0,
+        options: Options | None = None,
+        *,
+        count: int = 1,
+        with_fidelity: bool = False,
+        stage1_only: bool = False,
+    ) -> Iterator[Outcome]:
+        """Restore any number of images; what fails does not stop the others."""
+        options = options or default_options(self.preset.name)
+        for position, (image, index, clean, mask) in enumerate(requests):
+            try:
+                if stage1_only:
+                    yield Outcome(position, (self.clean_one(image, upscale, clean),))
+                    continue
+                found = self.variants(
+                    image, upscale, options, count, index, clean=clean, mask=mask, with_fidelity=with_fidelity
+                )
+                yield Outcome(position, tuple(found))
+            except ValueError as error:
+                yield Outcome(position, error=error)
 
     def restore_one(
         self, image: np.ndarray, upscale: float, options: Options, index: int = 0, **more: Any

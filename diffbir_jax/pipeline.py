@@ -3,71 +3,38 @@
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from diffbir_jax.defaults import default_options
-from diffbir_jax.imaging.bytes import enlarge, to_bytes, to_float
-from diffbir_jax.imaging.checks import check_finite, check_proportions
+from diffbir_jax.frames import Request
+from diffbir_jax.imaging.bytes import to_bytes
 from diffbir_jax.imaging.colour import wavelet_colour
 from diffbir_jax.imaging.resize import at_least, resize
 from diffbir_jax.loading import load_params, with_stage1
+from diffbir_jax.models.apply import Params
 from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, Task, family_of, get_preset
+from diffbir_jax.packs import Outcome, Packer, Restored, Wanted
+from diffbir_jax.plan import Plan
+from diffbir_jax.planner import default_plan
+from diffbir_jax.programs import Programs
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.stage2 import Context, Generator, apply_jit
 
 
-class Restored(NamedTuple):
-    """A restored image and what it came from, (H, W, 3) uint8 RGB of the output size each.
-
-    Attributes:
-        image: the result.
-        stage1: the restoration module's output.
-        upscaled: the input, enlarged by Pillow's bicubic filter.
-        fidelity: how far guidance holds each pixel to stage 1, (H, W) uint8, 255 is 1; None unless asked for.
-    """
-
-    image: np.ndarray
-    stage1: np.ndarray
-    upscaled: np.ndarray
-    fidelity: np.ndarray | None = None
-
-
-class Request(NamedTuple):
-    """An image to restore.
-
-    Attributes:
-        image: (H, W, 3) uint8 or uint16 RGB; results have its dtype.
-        index: chooses the noise, so that a result does not depend on what is restored beside it.
-        clean: (h, w, 3) uint8 or uint16 RGB, the image after stage 1, from another tool; resized if need be.
-        mask: (h, w) uint8, a factor on the guidance weight: 255 is 1, 0 leaves stage 2 free; resized if need be.
-    """
-
-    image: np.ndarray
-    index: int = 0
-    clean: np.ndarray | None = None
-    mask: np.ndarray | None = None
-
-
-class Outcome(NamedTuple):
-    """What became of a request.
-
-    Attributes:
-        position: of the request, counted from 0.
-        results: one per variant; none if it failed.
-        error: why it failed, or None.
-    """
-
-    position: int
-    results: tuple[Restored, ...] = ()
-    error: Exception | None = None
-
-
 class Restorer(Generator):
     """The networks of one preset with their parameters: a `Generator` with stage 1 and images around it."""
+
+    def __init__(
+        self, preset: Preset, params: dict[str, Params], dtype: Any = jnp.float32, mesh: Mesh | None = None
+    ):
+        """Take the networks as `Generator` does; the devices of `mesh` share the images, None is the default device."""
+        self.programs = Programs(mesh)
+        super().__init__(preset, self.programs.place(params), dtype)
 
     @classmethod
     def load(
@@ -77,6 +44,7 @@ class Restorer(Generator):
         dtype: Any = jnp.float32,
         task: Task = "sr",
         stage1: str | None = None,
+        mesh: Mesh | None = None,
     ) -> "Restorer":
         """Load a preset's weights.
 
@@ -87,6 +55,7 @@ class Restorer(Generator):
             dtype: dtype in which the networks compute and keep their kernels.
             task: "sr", "face" or "denoise": decides among the networks of a named preset.
             stage1: another restoration module, see `with_stage1`.
+            mesh: devices that share the work; None is the default device.
 
         Raises:
             ValueError: unknown preset or task, or weights that do not fit.
@@ -94,7 +63,7 @@ class Restorer(Generator):
         """
         preset = get_preset(preset, task) if isinstance(preset, str) else preset
         preset = with_stage1(preset, stage1, folder)
-        return cls(preset, load_params(preset, folder, dtype), dtype)
+        return cls(preset, load_params(preset, folder, dtype), dtype, mesh)
 
     def restore(
         self,
@@ -103,10 +72,10 @@ class Restorer(Generator):
         options: Options | None = None,
         context: Context | None = None,
     ) -> list[Restored]:
-        """Restore images of any sizes, one after the other.
+        """Restore images of any sizes.
 
         Args:
-            images: (H, W, 3) uint8 RGB each.
+            images: (H, W, 3) uint8 or uint16 RGB each.
             upscale: output side divided by input side (above 0).
             options: how to sample; by default the preset's operating point.
             context: text embeddings (1, tokens, C) of the prompt and the negative prompt, instead of the options'
@@ -119,38 +88,15 @@ class Restorer(Generator):
             ValueError: an image of another shape or dtype, an `upscale` that leaves no pixel, options or text that
                 the preset cannot use, or a stage that gives NaN or infinity.
         """
-        options = options or default_options(self.preset.name)
-        return [self.restore_one(im, upscale, options, i, context=context) for i, im in enumerate(images)]
-
-    def restore_many(
-        self,
-        requests: Iterable[Request],
-        upscale: float = 1.0,
-        options: Options | None = None,
-        *,
-        count: int = 1,
-        with_fidelity: bool = False,
-        stage1_only: bool = False,
-    ) -> Iterator[Outcome]:
-        """Restore any number of images; what fails does not stop the others."""
-        options = options or default_options(self.preset.name)
-        for position, (image, index, clean, mask) in enumerate(requests):
-            try:
-                if stage1_only:
-                    yield Outcome(position, (self.clean_one(image, upscale, clean),))
-                    continue
-                found = self.variants(
-                    image, upscale, options, count, index, clean=clean, mask=mask, with_fidelity=with_fidelity
-                )
-                yield Outcome(position, tuple(found))
-            except ValueError as error:
-                yield Outcome(position, error=error)
+        requests = [Request(image, index) for index, image in enumerate(images)]
+        outcomes = list(self.restore_many(requests, upscale, options, context=context))
+        return [_results(found)[0] for found in sorted(outcomes, key=lambda found: found.position)]
 
     def restore_one(
         self, image: np.ndarray, upscale: float, options: Options, index: int = 0, **more: Any
     ) -> Restored:
         """Restore one image; arguments and errors as in `variants`."""
-        return next(self.variants(image, upscale, options, 1, index, **more))
+        return self.variants(image, upscale, options, 1, index, **more)[0]
 
     def variants(
         self,
@@ -160,62 +106,63 @@ class Restorer(Generator):
         count: int,
         index: int = 0,
         *,
-        context: Context | None = None,
         clean: np.ndarray | None = None,
         mask: np.ndarray | None = None,
-        with_fidelity: bool = False,
-    ) -> Iterator[Restored]:
-        """Restore one image several times, each with other noise: what differs was invented.
+        **more: Any,
+    ) -> tuple[Restored, ...]:
+        """Restore one image `count` times, each with other noise: what differs was invented.
 
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            upscale: output side divided by input side (above 0).
-            options: how to sample.
-            count: number of results; the first is what `restore_one` returns.
-            index: chooses the noise.
-            context: as in `restore`.
-            clean: (h, w, 3) uint8 RGB, the image after stage 1, from another tool; resized if need be.
-            mask: (h, w) uint8, a factor on the guidance weight: 255 is 1, 0 leaves stage 2 free; resized if need be.
-            with_fidelity: whether results show where guidance holds them.
-
-        Raises:
-            ValueError: as in `restore`, or `clean` or `mask` has other proportions than `image`.
+        The first is what `restore_one` returns. Other arguments are those of `Request` and `restore_many`; errors as in
+        `restore`, or ValueError for a `clean` or `mask` of other proportions than `image`.
         """
-        self.check(options, context)
-        upscaled = enlarge(image, upscale)
-        stage1, size = self._clean(image, upscaled, clean), upscaled.shape[:2]
-        factor = None if mask is None else self._mask(mask, image, stage1)
-        shown = None
-        if with_fidelity:
-            shown = np.asarray(to_bytes(self.fidelity(stage1, options, factor), size)[0, :, :, 0])
-        for variant in range(count):
-            generated = self.stage2(stage1, options, [index], context, mask=factor, variant=variant)
-            check_finite(generated, "stage 2", self.dtype)
-            result = self.finish(generated, stage1, size)
-            yield Restored(result[0], np.asarray(to_bytes(stage1, size)[0]), upscaled, shown)
-
-    def _mask(self, mask: np.ndarray, image: np.ndarray, stage1: jax.Array) -> jax.Array:
-        """A factor (1, H, W, 1) in [0, 1] of stage 1's size."""
-        check_proportions(mask, image, "mask")
-        _, height, width, _ = stage1.shape
-        return jnp.clip(resize(to_float(mask[..., None]), (height, width)), 0.0, 1.0)
+        request = Request(image, index, clean, mask)
+        return _results(next(self.restore_many([request], upscale, options, count=count, **more)))
 
     def clean_one(self, image: np.ndarray, upscale: float, clean: np.ndarray | None = None) -> Restored:
         """Take one image through stage 1 alone, which is then the result; all else as in `restore_one`."""
-        upscaled = enlarge(image, upscale)
-        result = np.asarray(to_bytes(self._clean(image, upscaled, clean), upscaled.shape[:2])[0])
-        return Restored(result, result, upscaled)
+        return self.variants(image, upscale, Options(), 1, clean=clean, stage1_only=True)[0]
 
-    def _clean(self, image: np.ndarray, upscaled: np.ndarray, ready: np.ndarray | None) -> jax.Array:
-        """Stage 1 of an image, which a module that enlarges takes as it is and others take upscaled."""
-        size = upscaled.shape[:2]
-        if ready is not None:
-            check_proportions(ready, image, "stage-1 image")
-            return self._fit(to_float(ready), size)
-        enlarges = self.preset.rm is not None and self.preset.rm.scale > 1
-        clean = self.stage1(to_float(image if enlarges else upscaled), size)
-        check_finite(clean, "stage 1", self.dtype)
-        return clean
+    def restore_many(
+        self,
+        requests: Iterable[Request],
+        upscale: float = 1.0,
+        options: Options | None = None,
+        *,
+        plan: Plan | None = None,
+        count: int = 1,
+        keep: bool = True,
+        with_fidelity: bool = False,
+        stage1_only: bool = False,
+        context: Context | None = None,
+    ) -> Iterator[Outcome]:
+        """Restore any number of images; one that fails does not stop the others.
+
+        Images whose sides fit together share batches, so that outcomes may come in another order than requests; what is
+        computed for an image does not depend on them. Requests are read as they are needed.
+
+        Args:
+            requests: images, with what the caller made for them.
+            upscale: output side divided by input side (above 0).
+            options: how to sample; by default the preset's operating point.
+            plan: how images are cut; by default `default_plan`, which does not look at the memory.
+            count: results per image, each with other noise.
+            keep: whether results carry the stage-1 image and the enlarged input.
+            with_fidelity: whether results show where guidance holds them.
+            stage1_only: take images through stage 1 alone, which is then the result.
+            context: as in `restore`.
+
+        Yields:
+            an `Outcome` per request. Errors in it: ValueError as in `restore`, MemoryError and JaxRuntimeError.
+
+        Raises:
+            ValueError: before anything is computed, if no image can be restored with these options.
+        """
+        options = options or default_options(self.preset.name)
+        if not stage1_only:
+            self.check(options, context)
+        plan = plan or default_plan(self.preset, options, self.programs.devices)
+        wanted = Wanted(options, count, keep, with_fidelity, stage1_only, context)
+        return Packer(self, self.programs, plan, wanted).outcomes(requests, upscale)
 
     def stage1(self, lq: jax.Array, size: tuple[int, ...] | None = None) -> jax.Array:
         """Remove the degradation.
@@ -255,6 +202,12 @@ class Restorer(Generator):
     def _fit(self, image: jax.Array, size: tuple[int, ...]) -> jax.Array:
         """Resize (B, H, W, 3) to `size`, or beyond it to the preset's minimum."""
         return resize(image, at_least(size, self.preset.min_side))
+
+
+def _results(found: Outcome) -> tuple[Restored, ...]:
+    if found.error is not None:
+        raise found.error
+    return found.results
 
 
 @functools.partial(jax.jit, static_argnames=("size", "levels"))

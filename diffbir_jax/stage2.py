@@ -3,12 +3,14 @@
 import functools
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
 
 from diffbir_jax.diffusion.schedule import make_schedule, q_sample
+from diffbir_jax.imaging.tiling import Grid, Tiles, make_grid, place_tiles
 from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.layers import repeat_batch
 from diffbir_jax.models.presets import Preset
@@ -29,6 +31,63 @@ GUIDANCE_AREA = 512 * 512
 SLOPE_METHODS = ("edm_heun", "edm_dpm_2", "edm_dpm_2_a")
 # Number of the draw that noises the condition; the sampler's are counted from 0.
 AUGMENTATION_DRAW = 2**31
+
+
+class Layout(NamedTuple):
+    """Tiles that the diffusion model sees of canvases of latents.
+
+    Attributes:
+        size: height and width of a tile in latent pixels.
+        batch: tiles that it sees at once.
+        tiles: where they lie on the latents.
+        pixels: the same on the images, for guidance through the decoder.
+    """
+
+    size: tuple[int, int]
+    batch: int
+    tiles: Tiles
+    pixels: Tiles
+
+
+def make_layout(
+    grids: Sequence[Grid], sides: tuple[int, int], count: int, batch: int, downsample: int, canvases: int = 0
+) -> Layout:
+    """Lay out the tiles of images on canvases of latents.
+
+    Args:
+        grids: one per image, in latent pixels, with tiles of one size.
+        sides: height and width of the canvases in latent pixels.
+        count: tiles that there is room for; rounded up to a multiple of `batch`.
+        batch: tiles that the model sees at once.
+        downsample: pixels per latent pixel.
+        canvases: how many there are; 0 for one per image.
+    """
+    canvases = canvases or len(grids)
+    count = -(-count // batch) * batch
+    pixels = [grid.scaled(downsample) for grid in grids]
+    height, width = (side * downsample for side in sides)
+    return Layout(
+        grids[0].size,
+        batch,
+        place_tiles(grids, sides, count, canvases),
+        place_tiles(pixels, (height, width), count, canvases),
+    )
+
+
+class Conditioned(NamedTuple):
+    """What steers sampling.
+
+    Attributes:
+        latent: (B, h, w, c), scaled latents of the stage-1 images.
+        weight: of guidance: (B, h, w, 1), or (B, H, W, 1) where decoded images are compared.
+        target: (B, H, W, 3) stage-1 images in [-1, 1]; needed where decoded images are compared.
+        layout: tiles; None samples whole.
+    """
+
+    latent: Any
+    weight: Any
+    target: Any = None
+    layout: Layout | None = None
 
 
 class Generator:
@@ -159,7 +218,33 @@ class Generator:
             ValueError: `noise` does not fit.
         """
         condition = self._encode(target)
-        steps = self._steps(options, target.shape)
+        weight = guidance_weight(options.guidance_loss, options.guidance_space, target, condition, mask)
+        given = Conditioned(condition, weight, target, self._layout(options, target.shape))
+        return self.steered(given, options, keys, context, noise)
+
+    def steered(
+        self,
+        given: Conditioned,
+        options: Options,
+        keys: jax.Array,
+        context: Context | None = None,
+        noise: jax.Array | None = None,
+        remat: bool = True,
+        spread: Sharding | None = None,
+    ) -> tuple[Denoiser, DenoiserInputs, jax.Array, LinearStep, jax.Array]:
+        """`sampling` from latents on.
+
+        Args:
+            given: what steers it.
+            options, keys, context, noise: as in `sampling`.
+            remat: recompute the decoder's blocks in the backward pass of guidance, which takes less memory.
+            spread: how a batch of tiles lies on the devices.
+
+        Raises:
+            ValueError: `noise` does not fit.
+        """
+        condition, f = given.latent, self.preset.vae.downsample
+        steps = self._steps(options, (condition.shape[1] * f, condition.shape[2] * f))
         shape = (1 + len(steps.variance), *condition.shape)
         if noise is not None and noise.shape != shape:
             raise ValueError(f"noise is {noise.shape}; these images and steps need {shape}")
@@ -167,38 +252,49 @@ class Generator:
         if options.start < 1.0 or options.start_point == "cond":
             x = self._noised(condition, options.timesteps - 1, x)
         loss = options.guidance_loss if options.guidance_scale else None
-        tiles = self._tiles(options, target.shape)
-        denoiser = _denoiser(self.preset, self.dtype, loss, options.guidance_space, tiles)
-        guidance = denoiser.guidance and denoiser.guidance.prepare(
-            self.params["vae"], target, condition, mask, options.guidance_repeats
-        )
+        tiled = None if given.layout is None else (given.layout.size, given.layout.batch)
+        denoiser = _denoiser(self.preset, self.dtype, loss, options.guidance_space, tiled, remat, spread)
+        guidance = self._guidance(given, options) if loss else None
         inputs = self._inputs(self._hint(condition, options, keys), guidance, options, context)
+        if given.layout is not None:
+            inputs = inputs._replace(cond=inputs.cond | {"tiles": given.layout.tiles})
         return denoiser, inputs, x, steps, keys if noise is None else noise[1:]
+
+    def _guidance(self, given: Conditioned, options: Options) -> GuidanceInputs:
+        repeats = jnp.int32(options.guidance_repeats)
+        if options.guidance_space == "latent":
+            return GuidanceInputs(None, given.latent, given.weight, repeats)
+        if given.target is None:
+            raise ValueError(
+                "guidance through the decoder compares images: give the stage-1 images as `target`"
+            )
+        pixels = None if given.layout is None else given.layout.pixels
+        return GuidanceInputs(self.params["vae"], given.target, given.weight, repeats, pixels)
 
     def _hint(self, condition: jax.Array, options: Options, keys: jax.Array) -> jax.Array:
         """What the control sees: the condition, with noise if that is asked for."""
         if not options.noise_aug:
             return condition
-        noise = draw_noise(keys, AUGMENTATION_DRAW, condition.shape)
+        noise = draw_noise(keys, jnp.uint32(AUGMENTATION_DRAW), condition.shape)
         return self._noised(condition, options.noise_aug, noise)
 
     def _noised(self, z: jax.Array, timestep: int, noise: jax.Array) -> jax.Array:
-        return q_sample(self.schedule, z, jnp.full(len(z), timestep), noise)
+        return _add_noise(self.schedule, z, jnp.full(len(z), timestep), noise)
 
-    def _steps(self, options: Options, shape: tuple[int, ...]) -> LinearStep:
-        """The sampler's table for images of `shape` (B, H, W, 3)."""
+    def _steps(self, options: Options, sides: tuple[int, int]) -> LinearStep:
+        """The sampler's table for images of these sides."""
         return make_sampler(
             options.sampler,
             Span(self.schedule, options.steps, options.timesteps, options.spacing),
             options.settings,
             cfg_scale=options.cfg_scale,
             rescale_cfg=options.rescale_cfg,
-            guidance_scale=options.guidance_scale * shape[1] * shape[2] / GUIDANCE_AREA,
+            guidance_scale=options.guidance_scale * sides[0] * sides[1] / GUIDANCE_AREA,
             guidance_window=(options.guidance_stop, options.guidance_start),
         )
 
-    def _tiles(self, options: Options, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """Side and stride in latent pixels of the diffusion tiles of images (B, H, W, 3); None without tiles.
+    def _layout(self, options: Options, shape: tuple[int, ...]) -> Layout | None:
+        """The diffusion tiles of images (B, H, W, 3); None without tiles.
 
         As in the reference, there are none unless both sides are as long as a tile.
 
@@ -221,7 +317,9 @@ class Generator:
                 f"tiles are {options.tiling[0]} pixels wide and {options.tiling[1]} apart; preset {self.preset.name} "
                 f"needs multiples of {f}"
             )
-        return options.tiling[0] // f, options.tiling[1] // f
+        (size, stride), sides = (length // f for length in options.tiling), (shape[1] // f, shape[2] // f)
+        grid = make_grid(sides, (size, size), (stride, stride))
+        return make_layout([grid] * shape[0], sides, shape[0] * len(grid.starts), shape[0], f)
 
     def _inputs(
         self,
@@ -257,20 +355,36 @@ class Generator:
 
 # One cache of compiled programs for all: modules are static and equal by value.
 apply_jit = jax.jit(apply, static_argnums=0, static_argnames="method")
+_add_noise = jax.jit(q_sample, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "space"))
+def guidance_weight(
+    loss: Loss, space: Space, target: jax.Array, condition: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """The weight of the squared difference, of pixels ("rgb") or of latents; arguments as in `Guidance.prepare`."""
+    guidance = Guidance((lambda params, z: z) if space == "rgb" else None, loss)
+    return guidance.prepare(None, target, condition, mask).weight
 
 
 @functools.cache
 def _denoiser(
-    preset: Preset, dtype: Any, loss: Loss | None, space: Space, tiles: tuple[int, int] | None
+    preset: Preset,
+    dtype: Any,
+    loss: Loss | None,
+    space: Space,
+    tiled: tuple[tuple[int, int], int] | None,
+    remat: bool,
+    spread: Sharding | None,
 ) -> Denoiser:
-    """The preset's denoiser, with restoration guidance unless `loss` is None, in tiles (side, stride) unless None.
+    """The preset's denoiser, with restoration guidance unless `loss` is None, in tiles (size, batch) unless None.
 
     JAX keeps it with the program compiled for it, so it holds no parameters; a new object would compile anew.
     """
     unet, control, vae = (
         preset.make_unet(dtype),
         preset.make_control(dtype),
-        preset.make_vae(dtype, remat=True),
+        preset.make_vae(dtype, remat=remat),
     )
 
     def model(params: dict[str, Params], z: jax.Array, t: jax.Array, cond: dict[str, jax.Array]) -> jax.Array:
@@ -282,5 +396,8 @@ def _denoiser(
     def decode(params: Params, z: jax.Array) -> jax.Array:
         return apply(vae, params, z / preset.vae.scale_factor, method="decode")
 
-    guidance = Guidance(decode if space == "rgb" else None, loss) if loss else None
-    return Denoiser(tiled_model(model, *tiles) if tiles else model, preset.parameterization, guidance)
+    decoder = decode if space == "rgb" else None
+    if tiled is None:
+        return Denoiser(model, preset.parameterization, Guidance(decoder, loss) if loss else None)
+    guidance = Guidance(decoder, loss, *tiled) if loss else None
+    return Denoiser(tiled_model(model, *tiled, spread), preset.parameterization, guidance)

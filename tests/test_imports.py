@@ -27,7 +27,11 @@ ROOMS = {
     "faces": FLOOR | {"models"},
     "conversion": FLOOR | {"checkpoint", "models"},
 }
+ROOMS["plan"], ROOMS["programs"] = set(), {"sharding"}
+ROOMS["stages"] = FLOOR | {"models", "sampling"}
+ROOMS["frames"] = FLOOR | {"models", "plan"}
 ROOMS["stage2"] = FLOOR | {"models", "sampling", "text"}
+ROOMS["packs"] = ROOMS["stage2"] | {"frames", "plan", "programs", "stage2", "stages"}
 ROOMS["flags"] = {"cli", "defaults", "loading", "models", "sampling"}
 MIDDLE = set(ROOMS)
 ROOMS |= {"training": MIDDLE - {"conversion"}, "planner": MIDDLE, "pipeline": MIDDLE | {"planner"}}

@@ -1,7 +1,7 @@
 """Functions of large images, tile by tile, blended where tiles overlap."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,50 +61,211 @@ def gaussian_weights(height: int, width: int) -> np.ndarray:
     return np.outer(*_densities(height, width))
 
 
-def tiled(function: Callable[[Any], Array], x: Any, size: int, stride: int) -> Array:
-    """Apply a function to overlapping tiles, one after the other, and blend the results with `gaussian_weights`.
+class Grid(NamedTuple):
+    """How one image is cut into tiles, row by row.
 
-    A part of the compiled program, whatever the number of tiles, and differentiable. What the function needs whole, it
-    closes over.
+    Attributes:
+        rows: where they begin from top to bottom, rising.
+        columns: the same from left to right.
+        size: height and width of a tile.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    size: tuple[int, int]
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Top and left of each tile, (N, 2) int32."""
+        top, left = (grid.ravel() for grid in np.meshgrid(self.rows, self.columns, indexing="ij"))
+        return np.stack([top, left], axis=1)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return int(self.rows[-1]) + self.size[0], int(self.columns[-1]) + self.size[1]
+
+    def sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of the tiles' weights, (H,) and (W,) float64: their product is the sum at each pixel."""
+        densities = zip((self.rows, self.columns), _densities(*self.size))
+        return tuple(_placed(starts, density).sum(axis=0) for starts, density in densities)
+
+    def owned(self) -> np.ndarray:
+        """Which pixels each tile owns, (N, h, w) bool: every pixel one tile, the nearest."""
+        rows, columns = (_owned(s, n) for s, n in zip((self.rows, self.columns), self.size))
+        both = rows[:, None, :, None] & columns[None, :, None, :]
+        return both.reshape(-1, *self.size)
+
+    def scaled(self, up: int, down: int = 1) -> "Grid":
+        """The grid of the same image at another scale, up / down; origins are rounded down."""
+        height, width = (side * up // down for side in self.size)
+        return Grid(self.rows * up // down, self.columns * up // down, (height, width))
+
+
+def make_grid(sides: Sequence[int], size: Sequence[int], stride: Sequence[int]) -> Grid:
+    """The grid of an image (height, width) for tiles of `size`, `stride` apart; see `tile_starts`, also for errors."""
+    rows, columns = (tile_starts(*axis) for axis in zip(sides, size, stride))
+    return Grid(rows, columns, (size[0], size[1]))
+
+
+class Tiles(NamedTuple):
+    """Where the tiles of a batch of canvases lie: values, so that images of other sizes do not recompile.
+
+    Attributes:
+        image: (N,) int32, which canvas.
+        start: (N, 2) int32, top and left.
+        used: (N,) float32, 1; 0 for a tile that only fills up the number.
+        rows: (B, H) float32, sum of the tiles' weights along the columns of each canvas; 1 where there are none.
+        columns: (B, W), the same along the rows.
+    """
+
+    image: Any
+    start: Any
+    used: Any
+    rows: Any
+    columns: Any
+
+
+def place_tiles(
+    grids: Sequence[Grid], sides: tuple[int, int], count: int, canvases: int | None = None
+) -> Tiles:
+    """Place the tiles of images on canvases that may be larger than them.
 
     Args:
-        function: tiles of `x` -> (B, s, s, C), of any side s: its results are placed at that scale, origins rounded
-            down.
-        x: an array (B, H, W, C), or a tree of such that are cut alike and differ in B and C at most.
+        grids: one per image, with tiles of one size.
+        sides: height and width of every canvas.
+        count: how many tiles there shall be, at least as many as there are.
+        canvases: how many canvases there are, at least as many as images; by default as many.
+    """
+    image = np.repeat(np.arange(len(grids)), [len(grid.starts) for grid in grids])
+    start = np.concatenate([grid.starts for grid in grids])
+    fill = (0, count - len(image))
+    sums = [grid.sums() for grid in grids]
+    rows, columns = (
+        np.stack([np.pad(s[axis], (0, side - len(s[axis])), constant_values=1.0) for s in sums])
+        for axis, side in enumerate(sides)
+    )
+    empty = (0, (canvases or len(grids)) - len(grids))
+    rows, columns = (np.pad(total, (empty, (0, 0)), constant_values=1.0) for total in (rows, columns))
+    used = np.pad(np.ones(len(image), np.float32), fill)
+    image, start = np.pad(image, fill).astype(np.int32), np.pad(start, (fill, (0, 0))).astype(np.int32)
+    return Tiles(image, start, used, rows.astype(np.float32), columns.astype(np.float32))
+
+
+def blend(
+    function: Callable[[Any, Array], Array], x: Any, tiles: Tiles, size: tuple[int, int], batch: int = 1
+) -> Array:
+    """Apply a function to the tiles of canvases, batch by batch, and blend the results with `gaussian_weights`.
+
+    A part of the compiled program, whatever the number of tiles, and differentiable: the backward pass holds one batch.
+    What the function needs whole, it closes over. Batches without a used tile cost nothing.
+
+    Args:
+        function: (tiles of `x` (batch, h, w, C), their canvases (batch,) int32) -> (batch, s h, s w, C), of any scale
+            s: results are placed at that scale, origins rounded down, so `tiles.rows` and `columns` have it.
+        x: an array (B, H, W, C), or a tree of such that are cut alike.
+        tiles: where they lie, a multiple of `batch`.
+        size: height and width of a tile in pixels of `x`.
+        batch: tiles that the function sees at once.
+
+    Returns:
+        (B, s H, s W, C) of the function's dtype, 0 where there is no tile; sums are float32.
+    """
+    groups = batches(tiles, batch)
+
+    @jax.checkpoint
+    def result(image: Array, start: Array) -> Array:
+        return function(jax.tree.map(lambda a: cut(a, image, start, size), x), image)
+
+    like = jax.eval_shape(result, groups[0][0], groups[1][0])
+    sides = like.shape[1:3]
+    weights = jnp.asarray(gaussian_weights(*sides), jnp.float32)[None, :, :, None]
+
+    def add(total: Array, group: tuple[Array, Array, Array]) -> Array:
+        image, start, used = group
+        parts = result(image, start).astype(jnp.float32) * weights * used[:, None, None, None]
+        corners = jnp.stack([start[:, i] * sides[i] // size[i] for i in range(2)], axis=1)
+        return jax.lax.scan(_add_one, total, (parts, image, corners))[0]
+
+    def body(total: Array, group: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        return lax.cond(group[2].sum() > 0, add, lambda total, _: total, total, group), None
+
+    shape = (tiles.rows.shape[0], tiles.rows.shape[1], tiles.columns.shape[1], like.shape[3])
+    total, _ = lax.scan(body, jnp.zeros(shape, jnp.float32), groups)
+    sums = jnp.asarray(tiles.rows)[:, :, None, None] * jnp.asarray(tiles.columns)[:, None, :, None]
+    return (total / sums).astype(like.dtype)
+
+
+def batches(tiles: Tiles, batch: int) -> tuple[Array, Array, Array]:
+    """`image`, `start` and `used` of tiles with a leading axis over batches, to scan over."""
+    places = (tiles.image, tiles.start, tiles.used)
+    image, start, used = (jnp.asarray(a).reshape(-1, batch, *a.shape[1:]) for a in places)
+    return image, start, used
+
+
+def cut(array: Array, image: Array, start: Array, size: tuple[int, int]) -> Array:
+    """Cut tiles (K, h, w, C) of `size` from canvases (B, H, W, C), at `start` (K, 2) of the canvases `image` (K,)."""
+
+    def one(image: Array, start: Array) -> Array:
+        shape = (1, *size, array.shape[3])
+        return lax.dynamic_slice(array, (image, start[0], start[1], jnp.int32(0)), shape)[0]
+
+    return jax.vmap(one)(image, start)
+
+
+def tiled(function: Callable[[Any], Array], x: Any, size: int, stride: int) -> Array:
+    """`blend` for square tiles of whole canvases, all with the same grid.
+
+    Args:
+        function: tiles of `x` -> (B, s, s, C), of any side s.
+        x: an array (B, H, W, C), or a tree of such that are cut alike and differ in C at most.
         size: side of a tile in pixels of `x`, at most H and W.
         stride: from one tile to the next.
 
     Returns:
-        (B, H s / size, W s / size, C) of the function's dtype; sums are float32.
+        (B, H s / size, W s / size, C) of the function's dtype.
 
     Raises:
         ValueError: tiles that do not fit, or arrays of different sides.
     """
-    sides = {leaf.shape[1:3] for leaf in jax.tree.leaves(x)}
-    if len(sides) != 1:
+    leaves = jax.tree.leaves(x)
+    shapes = {leaf.shape[1:3] for leaf in leaves}
+    if len(shapes) != 1:
         raise ValueError(
-            f"arrays of sides {sorted(sides)} cannot be cut alike; give them one height and width"
+            f"arrays of sides {sorted(shapes)} cannot be cut alike; give them one height and width"
         )
-    ((height, width),) = sides
-    starts = tile_windows(height, width, size, stride)[:, ::2]
+    batch, sides = len(leaves[0]), shapes.pop()
+    grid = make_grid(sides, (size, size), (stride, stride))
+    # All images at once: the functions of the golden values look across the batch.
+    order = np.argsort(np.tile(np.arange(len(grid.starts)), batch), kind="stable")
+    like = jax.eval_shape(
+        function, jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch, size, size, a.shape[3]), a.dtype), x)
+    )
+    scaled = grid.scaled(like.shape[1], size)
+    tiles = place_tiles([scaled] * batch, scaled.sides, batch * len(grid.starts))
+    start = np.concatenate([grid.starts] * batch)
+    tiles = tiles._replace(image=tiles.image[order], start=start[order])
+    return blend(lambda tile, _: function(tile), x, tiles, (size, size), batch)
 
-    def result(start: Array | np.ndarray) -> Array:
-        return function(jax.tree.map(lambda a: _cut(a, start, size), x))
 
-    like = jax.eval_shape(result, starts[0])
-    side = like.shape[1]
-    targets = starts * side // size
-    weights = jnp.asarray(gaussian_weights(side, side), jnp.float32)[None, :, :, None]
+def _add_one(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+    values, image, corner = part
+    where = (image, corner[0], corner[1], jnp.int32(0))
+    here = lax.dynamic_slice(total, where, (1, *values.shape))
+    return lax.dynamic_update_slice(total, here + values[None], where), None
 
-    def body(total: Array, where: tuple[Array, Array]) -> tuple[Array, None]:
-        start, target = where
-        blended = _cut(total, target, side) + result(start).astype(jnp.float32) * weights
-        return lax.dynamic_update_slice(total, blended, (0, *target, 0)), None
 
-    height, width = targets.max(axis=0) + side
-    total = jnp.zeros((like.shape[0], height, width, like.shape[3]), jnp.float32)
-    total, _ = lax.scan(body, total, (jnp.asarray(starts), jnp.asarray(targets)))
-    return (total / _total_weights(targets, side)).astype(like.dtype)
+def _placed(starts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(N, length) of `values` at each start, zeros elsewhere."""
+    return np.stack([np.pad(values, (start, starts[-1] - start)) for start in starts])
+
+
+def _owned(starts: np.ndarray, size: int) -> np.ndarray:
+    """(N, size) bool: the pixels between the middles of the overlaps with the neighbours."""
+    middles = (starts[:-1] + size + starts[1:]) // 2
+    begins, ends = np.append(starts[0], middles), np.append(middles, starts[-1] + size)
+    pixel = starts[:, None] + np.arange(size)
+    return (begins[:, None] <= pixel) & (pixel < ends[:, None])
 
 
 def _densities(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,18 +274,3 @@ def _densities(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     columns = (np.arange(width) - (width - 1) / 2) / width
     scale = 1 / np.sqrt(2 * np.pi * VARIANCE)
     return scale * np.exp(-(rows**2) / (2 * VARIANCE)), scale * np.exp(-(columns**2) / (2 * VARIANCE))
-
-
-def _cut(array: Array, start: Array | np.ndarray, size: int) -> Array:
-    shape = (array.shape[0], size, size, array.shape[3])
-    return lax.dynamic_slice(array, (0, *start, 0), shape)
-
-
-def _total_weights(starts: np.ndarray, size: int) -> Array:
-    """Sum of the weights of all tiles (1, H, W, 1): tiles form a grid, so it is a product of sums along the axes."""
-    sums = []
-    for axis, density in enumerate(_densities(size, size)):
-        begins = np.unique(starts[:, axis])
-        placed = [np.pad(density, (begin, begins[-1] - begin)) for begin in begins]
-        sums.append(jnp.asarray(np.sum(placed, axis=0), jnp.float32))
-    return sums[0][None, :, None, None] * sums[1][None, None, :, None]

@@ -30,16 +30,29 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        groups = math.gcd(32, channels)
-        # Per-channel moments first: whole rows of channels are what XLA reduces fast on CPUs.
-        pixels = tuple(range(1, x.ndim - 1))
-        y = x.astype(jnp.float32)
-        y = y - _spread(_group_mean(y.mean(pixels), groups), x.ndim)
-        variance = _group_mean(jnp.square(y).mean(pixels), groups)
+        mean, variance = group_moments(*self.moments(x), math.gcd(32, channels))
+        y = x.astype(jnp.float32) - _spread(mean, x.ndim)
         y = y * _spread(lax.rsqrt(variance + self.epsilon) * scale[None], x.ndim) + _spread(
             bias[None], x.ndim
         )
         return y.astype(self.dtype)
+
+    def moments(self, x: Array) -> tuple[Array, Array]:
+        """Mean and variance (B, C) of each channel of (B, ..., C), over its pixels, float32.
+
+        A method of its own, so that others can take its place (`shared_norms`).
+        """
+        # Per-channel moments first: whole rows of channels are what XLA reduces fast on CPUs.
+        pixels = tuple(range(1, x.ndim - 1))
+        y = x.astype(jnp.float32)
+        mean = y.mean(pixels)
+        return mean, jnp.square(y - _spread(mean, x.ndim)).mean(pixels)
+
+
+def group_moments(mean: Array, variance: Array, groups: int) -> tuple[Array, Array]:
+    """Means and variances (B, C) of channels to those of the groups they belong to, in their places."""
+    centre = _group_mean(mean, groups)
+    return centre, _group_mean(variance + jnp.square(mean - centre), groups)
 
 
 def _spread(x: Array, ndim: int) -> Array:

@@ -95,6 +95,7 @@ class Preset:
         zero_terminal_snr: whether the last timestep is pure noise.
         min_side: images are enlarged until their shorter side has this many pixels in stage 1.
         multiple: sides of stage-1 images are padded to multiples of this many pixels before stage 2.
+        tile: images of longer sides are restored in tiles of so many pixels (a multiple of 64), unless told otherwise.
         padding: "edge" (repeat the border) or "constant" (zeros, as the reference).
         colour_levels: wavelet levels of the colour correction; what varies over more than about 2^levels pixels comes
             from stage 1 (5 as the reference; 2 leaves a small generator only what x4 downsampling has destroyed).
@@ -110,6 +111,7 @@ class Preset:
     zero_terminal_snr: bool = False
     min_side: int = 512
     multiple: int = 64
+    tile: int = 1024
     padding: Literal["edge", "constant"] = "constant"
     colour_levels: int = 5
 
@@ -191,6 +193,7 @@ TINY = Preset(
     zero_terminal_snr=True,
     min_side=64,
     multiple=16,
+    tile=512,
     padding="edge",
     colour_levels=2,
 )

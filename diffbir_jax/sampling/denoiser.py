@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Sharding
 
 from diffbir_jax.diffusion.schedule import Parameterization, predict_x0
-from diffbir_jax.imaging.tiling import tiled
+from diffbir_jax.imaging.tiling import blend
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
 from diffbir_jax.sampling.tables import Level
 
@@ -80,20 +82,37 @@ def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) 
     return uncond + level.cfg_scale * (cond - uncond)
 
 
-def tiled_model(model: Model, size: int, stride: int) -> Model:
+def tiled_model(model: Model, size: tuple[int, int], batch: int = 1, spread: Sharding | None = None) -> Model:
     """Let a network see the latents in tiles: at every timestep its outputs for all tiles are blended.
 
-    Memory is that of a tile, whatever the image. Keep the result, as with all callables of a denoiser.
+    Memory is that of a batch of tiles, whatever the image; tiles of several images share a batch. Keep the result, as
+    with all callables of a denoiser.
 
     Args:
-        model: its `cond` is a dict, whose "hint" (B, h, w, c) is cut like the latents; all else it gets whole.
-        size: side of a tile in latent pixels, at most h and w.
-        stride: from one tile to the next.
+        model: its `cond` is a dict, whose "hint" (B, h, w, c) is cut like the latents; all else it gets whole, the rows
+            of the tiles' images. "tiles", of the condition of the result alone, is a `tiling.Tiles`: where they lie.
+        size: height and width of a tile in latent pixels.
+        batch: tiles that the network sees at once.
+        spread: how a batch lies on the devices; None leaves that to the compiler.
     """
 
-    def blended(params: Any, z: Array, t: Array, cond: dict[str, Array]) -> Array:
-        return tiled(
-            lambda tile: model(params, tile[0], t, cond | {"hint": tile[1]}), (z, cond["hint"]), size, stride
-        )
+    def blended(params: Any, z: Array, t: Array, cond: dict[str, Any]) -> Array:
+        whole = {name: values for name, values in cond.items() if name not in ("hint", "tiles")}
+
+        def on_tiles(parts: tuple[Array, Array], image: Array) -> Array:
+            parts = parts if spread is None else jax.lax.with_sharding_constraint(parts, spread)
+            rows = {name: _rows(values, image, len(z)) for name, values in whole.items()}
+            out = model(params, parts[0], t[image], rows | {"hint": parts[1]})
+            # Both prompts' outputs side by side, so that they are blended as one.
+            return jnp.concatenate(jnp.split(out, len(out) // batch), axis=-1)
+
+        out = blend(on_tiles, (z, cond["hint"]), cond["tiles"], size, batch)
+        return jnp.concatenate(jnp.split(out, out.shape[-1] // z.shape[-1], axis=-1))
 
     return blended
+
+
+def _rows(values: Array, image: Array, batch: int) -> Array:
+    """The rows of images from (B, ...), or from (2 B, ...) for both prompts."""
+    pairs = values.reshape(-1, batch, *values.shape[1:])[:, image]
+    return pairs.reshape(-1, *values.shape[1:])

@@ -5,13 +5,14 @@ Flat regions are pulled hard, because there the stage-1 image is right; textured
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffbir_jax.imaging.resize import resize
+from diffbir_jax.imaging.tiling import Tiles, batches, cut, gaussian_weights
 
 Loss = Literal["mse", "w_mse", "paper"]
 Space = Literal["rgb", "latent"]
@@ -25,12 +26,14 @@ class GuidanceInputs(NamedTuple):
         target: (B, H, W, 3) in [-1, 1], the stage-1 image; in latent space (B, h, w, c), its latents.
         weight: (B, H, W, 1), weight of the squared difference; in latent space (B, h, w, 1).
         repeats: int32 scalar, gradient steps per prediction.
+        tiles: where the tiles lie in the target that the decoder sees one batch at a time; None decodes whole.
     """
 
     params: Any
     target: Array
     weight: Array
     repeats: Array
+    tiles: Tiles | None = None
 
 
 def fidelity_weight(target: Array) -> Array:
@@ -69,12 +72,15 @@ class Guidance:
     is pulled as far as it is seen, brightness first and fine detail least.
 
     Attributes:
-        decode: (params, z0) -> image; z0 (B, h, w, c) as the sampler sees it (scaled), image (B, H, W, 3) in
-            [-1, 1]. Its activations are held for one backward pass at a time, whatever the number of steps; a
-            decoder that recomputes its blocks (remat) holds fewer. None compares latents instead of images.
+        decode: (params, z0) -> image; z0 (B, h, w, c) as the sampler sees it (scaled),
+            image (B, H, W, 3) in [-1, 1]. Its activations are held for one backward pass at a time, whatever the
+            number of steps; a decoder that recomputes its blocks (remat) holds fewer. None compares latents instead of
+            images.
         loss: the loss is the mean over H, W, C of weight * (D(z0) - target)^2, summed over the batch. The
             weight is 1 for 'mse', W for 'w_mse' (the reference implementation), W^2 for 'paper' (W inside
             the norm), W being `fidelity_weight` times the mask, if there is one (for 'mse' the mask alone).
+        tile: height and width of a tile in latent pixels, where `GuidanceInputs.tiles` is given.
+        batch: tiles that are decoded at once.
 
     Raises:
         ValueError: unknown loss.
@@ -82,6 +88,8 @@ class Guidance:
 
     decode: Callable[[Any, Array], Array] | None
     loss: Loss = "w_mse"
+    tile: tuple[int, int] = (0, 0)
+    batch: int = 1
 
     def __post_init__(self):
         if self.loss not in get_args(Loss):
@@ -122,10 +130,37 @@ class Guidance:
         return weight if mask is None else weight * mask
 
     def value(self, inputs: GuidanceInputs, x0: Array) -> Array:
-        """The loss at the latent x0 (B, h, w, c), float32 scalar."""
+        """The loss at the latent x0 (B, h, w, c), float32 scalar.
+
+        In tiles, each pixel's squared error is the mean of those of the tiles that show it, by their weights: the same
+        where they agree, and every tile's part of the gradient is its own, so that one tile is held at a time.
+        """
+        if inputs.tiles is not None and self.decode is not None:
+            return self._tiled_value(inputs, inputs.tiles, x0)
         prediction = x0 if self.decode is None else self.decode(inputs.params, x0)
         difference = prediction - inputs.target
         return jnp.sum(jnp.mean(inputs.weight * difference**2, axis=(1, 2, 3)))
+
+    def _tiled_value(self, inputs: GuidanceInputs, tiles: Tiles, x0: Array) -> Array:
+        decode = cast(Callable[[Any, Array], Array], self.decode)
+        height, width, channels = inputs.target.shape[1:]
+        scale = height // x0.shape[1]
+        size = (self.tile[0] * scale, self.tile[1] * scale)
+        shares = jnp.asarray(gaussian_weights(*size), jnp.float32)[None, :, :, None]
+        sums = jnp.asarray(tiles.rows)[:, :, None, None] * jnp.asarray(tiles.columns)[:, None, :, None]
+
+        @jax.checkpoint
+        def share(image: Array, start: Array, used: Array) -> Array:
+            decoded = decode(inputs.params, cut(x0, image, start // scale, self.tile))
+            weight = cut(inputs.weight, image, start, size) * shares / cut(sums, image, start, size)
+            squares = jnp.square(decoded - cut(inputs.target, image, start, size))
+            return jnp.sum(weight * squares * used[:, None, None, None])
+
+        def body(total: Array, group: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            return total + jax.lax.cond(group[2].sum() > 0, share, lambda *_: jnp.float32(0), *group), None
+
+        total, _ = jax.lax.scan(body, jnp.float32(0), batches(tiles, self.batch))
+        return total / (height * width * channels)
 
     def __call__(self, inputs: GuidanceInputs, x0: Array, strength: Array) -> Array:
         """Return x0 - strength * gradient of the loss, `inputs.repeats` times over.

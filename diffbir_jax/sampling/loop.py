@@ -30,6 +30,7 @@ def image_keys(seed: int, indices: Sequence[int], variant: int = 0) -> Array:
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(indices, jnp.uint32))
 
 
+@functools.partial(jax.jit, static_argnames="shape")
 def draw_noise(keys: Array, draw: int | Array, shape: tuple[int, ...]) -> Array:
     """Standard normal noise, float32.
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.imaging.tiling import gaussian_weights, tile_windows
+from diffbir_jax.imaging.tiling import gaussian_weights, make_grid, place_tiles, tile_windows
 from diffbir_jax.sampling.ddpm import spaced_steps
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, tiled_model
 from diffbir_jax.sampling.guidance import Guidance
@@ -93,7 +93,10 @@ def tile_aware_model(params: jax.Array, z: jax.Array, t: jax.Array, cond: dict) 
 def tiled_case():
     """Parameters, latents (2, 10, 14, 3), timesteps and condition for `tile_aware_model`."""
     z, hint = jax.random.normal(jax.random.key(0), (2, 2, 10, 14, 3))
-    return jnp.float32(0.8), z, jnp.array([500, 20]), {"hint": hint, "text": jnp.ones((2, 1, 1, 1))}
+    grid = make_grid((10, 14), (8, 8), (4, 4))
+    # Six of 18 places stay empty; batches of three tiles hold those of both images.
+    cond = {"hint": hint, "text": jnp.ones((2, 1, 1, 1)), "tiles": place_tiles([grid] * 2, (10, 14), 18)}
+    return jnp.float32(0.8), z, jnp.array([500, 20]), cond
 
 
 def test_tiles_of_a_network_are_blended(tiled_case):
@@ -104,7 +107,7 @@ def test_tiles_of_a_network_are_blended(tiled_case):
         out = tile_aware_model(params, z[part], t, cond | {"hint": cond["hint"][part]})
         total[part] += np.asarray(out) * gaussian_weights(8, 8)[..., None]
         weight[part] += gaussian_weights(8, 8)[..., None]
-    blended = tiled_model(tile_aware_model, 8, 4)(params, z, t, cond)
+    blended = tiled_model(tile_aware_model, (8, 8), 3)(params, z, t, cond)
     np.testing.assert_allclose(blended, total / weight, rtol=0, atol=1e-6)
     assert not np.allclose(blended, tile_aware_model(params, z, t, cond), atol=0.01)
 
@@ -121,7 +124,7 @@ def test_sampling_in_tiles(name, tiled_case):
     inputs = DenoiserInputs(params, cond, {"text": -cond["text"]})
     whole, tiles = (
         sample(Denoiser(m, "v"), inputs, z, steps, image_keys(0, [0, 1]))
-        for m in (model, tiled_model(model, 8, 4))
+        for m in (model, tiled_model(model, (8, 8), 3))
     )
     np.testing.assert_allclose(tiles, whole, rtol=0, atol=1e-4)
 

@@ -1,0 +1,265 @@
+"""An image on its way through the stages: its sides, its tiles, and what the host holds of it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffbir_jax.imaging.bytes import enlarge, to_depth
+from diffbir_jax.imaging.canvas import Blender, cut_padded, from_depth, resize_float
+from diffbir_jax.imaging.checks import check_proportions, not_finite
+from diffbir_jax.imaging.resize import at_least
+from diffbir_jax.imaging.tiling import Grid, make_grid
+from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, family_of
+from diffbir_jax.models.shared_norms import Norms, merge_norms
+from diffbir_jax.plan import Plan, StagePlan, canvas, fitted
+
+
+class Request(NamedTuple):
+    """An image to restore.
+
+    Attributes:
+        image: (H, W, 3) uint8 or uint16 RGB; results have its dtype.
+        index: chooses the noise, so that a result does not depend on what is restored beside it.
+        clean: (h, w, 3) uint8 or uint16 RGB, the image after stage 1, from another tool; resized if need be.
+        mask: (h, w) uint8, a factor on the guidance weight: 255 is 1, 0 leaves stage 2 free; resized if need be.
+    """
+
+    image: np.ndarray
+    index: int = 0
+    clean: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+
+class Shape(NamedTuple):
+    """What images must share to go through the same programs side by side: sides in pixels.
+
+    Attributes:
+        rm: of a tile of stage 1.
+        encode: of a tile of the autoencoder's first half.
+        sample: of a tile of the diffusion model.
+        decode: of a tile of the autoencoder's second half.
+        canvas: of what the latents lie on.
+    """
+
+    rm: tuple[int, int]
+    encode: tuple[int, int]
+    sample: tuple[int, int]
+    decode: tuple[int, int]
+    canvas: tuple[int, int]
+
+
+class Sides(NamedTuple):
+    """Sides of an image in pixels, (height, width) each.
+
+    Attributes:
+        output: of the result.
+        work: in stage 2; larger than the output's where that is below the preset's minimum.
+        padded: of what the networks of stage 2 see.
+        lq: of stage 1's input.
+        lq_padded: the same with padding.
+    """
+
+    output: tuple[int, int]
+    work: tuple[int, int]
+    padded: tuple[int, int]
+    lq: tuple[int, int]
+    lq_padded: tuple[int, int]
+
+
+def measure(image: Sequence[int], output: tuple[int, int], preset: Preset, plan: Plan) -> tuple[Sides, Shape]:
+    """Sides and shape of an image (height, width) that shall become `output`."""
+    work = at_least(output, preset.min_side)
+    lq, multiple = _lq_sides((image[0], image[1]), output, work, preset)
+    rm = [fitted(side, plan.rm.tile, multiple) for side in lq]
+    axes = [fitted(side, plan.sample.tile, preset.multiple) for side in work]
+    padded = (axes[0][0], axes[1][0])
+    sizes = {name: _tile_size(padded, getattr(plan, name).tile) for name in ("encode", "sample", "decode")}
+    whole = [side if side == size else canvas(side, size) for side, size in axes]
+    shape = Shape((rm[0][1], rm[1][1]), **sizes, canvas=(whole[0], whole[1]))
+    return Sides(output, work, padded, lq, (rm[0][0], rm[1][0])), shape
+
+
+def _lq_sides(
+    image: tuple[int, int], output: tuple[int, int], work: tuple[int, int], preset: Preset
+) -> tuple[tuple[int, int], int]:
+    """Sides of stage 1's input, and what they are multiples of."""
+    if preset.rm is None:
+        return output, 1
+    if preset.rm.scale > 1:
+        return image, preset.rm.multiple
+    first = RESTORATION_FAMILIES[family_of(preset.rm)].enlarge_first
+    return (work if first else output), preset.rm.multiple
+
+
+def _tile_size(sides: tuple[int, int], tile: int) -> tuple[int, int]:
+    return min(sides[0], tile), min(sides[1], tile)
+
+
+class Frame:
+    """One image. Arrays are released as soon as no later stage needs them.
+
+    Attributes:
+        position: of the request.
+        depth: dtype of the input and of results.
+        upscaled: the input, enlarged; empty once it is not needed any more.
+        clean: (*work, 3) in about [0, 1] after stage 1, float32; of images in tiles float16, 80 dB from it.
+        latent: (h, w, c) of the padded image, scaled.
+        weight: (h, w, 1) of guidance in latent space.
+        error: why it failed, or None.
+    """
+
+    def __init__(
+        self,
+        position: int,
+        request: Request,
+        upscale: float,
+        preset: Preset,
+        plan: Plan,
+        dtype: Any = np.float32,
+    ):
+        """Take a request; `dtype` is what the networks compute in, for messages.
+
+        Raises:
+            ValueError: an image of another shape or dtype, other proportions, or an `upscale` that leaves no pixel.
+        """
+        self.position, self.request, self.preset, self.plan = position, request, preset, plan
+        self.dtype, self.depth = dtype, request.image.dtype
+        self.upscaled = enlarge(request.image, upscale)
+        self.sides, self.shape = measure(request.image.shape, self.upscaled.shape[:2], preset, plan)
+        self.error: Exception | None = None
+        if request.clean is not None:
+            check_proportions(request.clean, request.image, "stage-1 image")
+        self.mask = None if request.mask is None else self._fit_mask(request.mask)
+        self.clean: Any = None
+        self.latent: Any = None
+        self.weight: Any = None
+
+    def _fit_mask(self, mask: np.ndarray) -> np.ndarray:
+        check_proportions(mask, self.request.image, "mask")
+        return resize_float(from_depth(mask[..., None]), self.sides.work).clip(0.0, 1.0)
+
+    def lq(self) -> np.ndarray:
+        """Stage 1's input: bytes, or float32 in about [0, 1] where it is enlarged to the preset's minimum."""
+        if self.preset.rm is not None and self.preset.rm.scale > 1:
+            return self.request.image
+        if self.upscaled.shape[:2] == self.sides.lq:
+            return self.upscaled
+        return resize_float(from_depth(self.upscaled), self.sides.lq)
+
+    def skip_stage1(self) -> None:
+        """Take what is there for stage 1's result."""
+        ready = self.request.clean
+        image = self.upscaled if ready is None else ready
+        self.clean = resize_float(from_depth(image), self.sides.work)
+
+    def release(self) -> None:
+        """Let go of the input."""
+        nothing = np.zeros((0, 0, 3), self.depth)
+        self.request, self.upscaled = self.request._replace(image=nothing, clean=None), nothing
+
+    def canvas_grid(self) -> Grid:
+        """The diffusion model's tiles of an image that fills the canvas."""
+        return stage_grid(self.shape.canvas, self.shape.sample, self.plan.sample)
+
+    def rm_grid(self) -> Grid:
+        """Tiles of stage 1's input."""
+        return stage_grid(self.sides.lq_padded, self.shape.rm, self.plan.rm)
+
+    def grid(self, stage: str) -> Grid:
+        """Tiles of a stage of stage 2, in pixels of the padded image."""
+        return stage_grid(self.sides.padded, getattr(self.shape, stage), getattr(self.plan, stage))
+
+    def lq_tiles(self) -> Iterator[np.ndarray]:
+        """The tiles of stage 1's input, (h, w, 3) float32 in [0, 1] each."""
+        lq, grid = self.lq(), self.rm_grid()
+        for start in grid.starts:
+            yield from_depth(cut_padded(lq, start, grid.size, self.preset.padding))
+
+    def take_clean(self, tiles: Iterator[np.ndarray]) -> None:
+        """Make stage 1's result of its tiles."""
+        scale = 1 if self.preset.rm is None else self.preset.rm.scale
+        grid, (height, width) = self.rm_grid(), self.sides.lq
+        clean = self._blended(tiles, grid.scaled(scale), (height * scale, width * scale), 3, "stage 1")
+        self.clean = resize_float(clean, self.sides.work)
+
+    def clean_tile(self, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """A tile of the padded stage-1 image, float32."""
+        return np.asarray(cut_padded(self.clean, start, size, self.preset.padding), np.float32)
+
+    def mask_tile(self, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """A tile of the mask, (*size, 1) float32."""
+        if self.mask is None:
+            return np.ones((*size, 1), np.float32)
+        return cut_padded(self.mask, start, size, self.preset.padding)
+
+    def take_latent(self, tiles: Iterator[np.ndarray]) -> None:
+        """Make latents and guidance weight of the tiles of both, the weight the last channel."""
+        f = self.preset.vae.downsample
+        grid = self.grid("encode").scaled(1, f)
+        both = self._blended(
+            tiles, grid, grid.sides, self.preset.vae.embed_dim + 1, "the encoder", np.float32
+        )
+        self.latent, self.weight = both[..., :-1], both[..., -1:]
+
+    def take_image(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
+        """Make the result of its tiles, (*output, 3) of the input's dtype."""
+        dtype, work = self.depth, self.sides.work
+        grid = self.grid("decode")
+        if work == self.sides.output:
+            return self._blended(tiles, grid, work, 3, "stage 2", dtype)
+        found = self._blended(tiles, grid, work, 3, "stage 2", np.float32)
+        return to_depth(resize_float(found, self.sides.output), dtype)
+
+    def take_map(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
+        """Make a map, (*output) uint8, of its tiles (h, w, 1) on the encoder's grid."""
+        found = self._blended(tiles, self.grid("encode"), self.sides.work, 1, "guidance", np.float32)
+        return to_depth(resize_float(found, self.sides.output), np.uint8)[..., 0]
+
+    def shown_clean(self) -> np.ndarray:
+        """Stage 1's result, (*output, 3) of the input's dtype."""
+        return to_depth(resize_float(self.clean, self.sides.output), self.depth)
+
+    def owned(self, stage: str) -> np.ndarray:
+        """Which latent pixels each tile of a stage owns, (N, h, w, 1) float32."""
+        grid = self.grid(stage).scaled(1, self.preset.vae.downsample)
+        return grid.owned()[..., None].astype(np.float32)
+
+    def merged(self, stage: str, parts: list[Norms]) -> Norms:
+        """Statistics of the image from those of its tiles."""
+        share = self.owned(stage).sum(axis=(1, 2, 3))
+        return merge_norms(parts, share / share.sum())
+
+    def _blended(
+        self,
+        tiles: Iterator[np.ndarray],
+        grid: Grid,
+        sides: tuple[int, int],
+        channels: int,
+        stage: str,
+        dtype: Any = None,
+    ) -> np.ndarray:
+        """Blend tiles to (*sides, channels) of `dtype`; by default float32, for several tiles float16."""
+        dtype = dtype or (np.float32 if len(grid.starts) == 1 else np.float16)
+        out = np.empty((*sides, channels), dtype)
+        blender = Blender(grid, self._writer(out, stage))
+        for _ in grid.starts:
+            blender.add(next(tiles))
+        return out
+
+    def _writer(self, out: np.ndarray, stage: str) -> Callable[[int, np.ndarray], None]:
+        def put(top: int, rows: np.ndarray) -> None:
+            part = out[top : top + len(rows)]
+            rows = rows[: len(part), : out.shape[1]]
+            if not np.isfinite(rows).all():
+                self.error = self.error or not_finite(stage, self.dtype)
+                rows = np.nan_to_num(rows)
+            part[...] = to_depth(rows, out.dtype) if out.dtype.kind == "u" else rows
+
+        return put
+
+
+def stage_grid(padded: tuple[int, int], size: tuple[int, int], plan: StagePlan) -> Grid:
+    """The tiles of a padded image for a stage: whole along an axis that a tile covers."""
+    stride = [side if side == whole else side - plan.overlap for side, whole in zip(size, padded)]
+    return make_grid(padded, size, stride)

@@ -1,0 +1,92 @@
+"""Images on the host that are processed in tiles: cut without padding the whole, blended without holding it twice.
+
+Nothing here compiles, so images may have any size.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from diffbir_jax.imaging.tiling import Grid, gaussian_weights
+
+Padding = Literal["edge", "constant"]
+
+
+def cut_padded(image: np.ndarray, start: np.ndarray, size: tuple[int, int], mode: Padding) -> np.ndarray:
+    """Cut a tile that may reach beyond the bottom and the right of an image.
+
+    Args:
+        image: (H, W, C).
+        start: (2,) top and left, inside the image.
+        size: height and width of the tile.
+        mode: what is beyond: "edge" repeats the border, "constant" is zeros.
+
+    Returns:
+        (*size, C).
+    """
+    top, left = start
+    part = image[top : top + size[0], left : left + size[1]]
+    missing = [(0, size[i] - part.shape[i]) for i in range(2)]
+    return np.pad(part, (*missing, (0, 0)), mode=mode) if any(map(any, missing)) else part
+
+
+def from_depth(image: np.ndarray) -> np.ndarray:
+    """Return float32 in [0, 1] of an image in uint8 or uint16; floats stay as they are."""
+    if image.dtype.kind == "f":
+        return image
+    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+
+
+def resize_float(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (h, w, C) floats to `size` = (H, W) by Pillow's bicubic filter, as `resize.resize` does; float32.
+
+    An image of that size is returned as it is, of its own dtype.
+    """
+    if image.shape[:2] == tuple(size):
+        return image
+    channels = np.moveaxis(image.astype(np.float32), 2, 0)
+    resized = (Image.fromarray(c).resize((size[1], size[0]), Image.Resampling.BICUBIC) for c in channels)
+    return np.stack([np.asarray(channel) for channel in resized], axis=2)
+
+
+class Blender:
+    """Blends the tiles of one image as they come, row by row of tiles, as `tiling.blend` does.
+
+    Only the rows that a later tile may still touch are held as float32 sums; finished ones go to `put`.
+    """
+
+    def __init__(self, grid: Grid, put: Callable[[int, np.ndarray], None]):
+        """Take the grid of the results, and what takes finished rows: put(top, (h, W, C) float32)."""
+        self.grid, self.put = grid, put
+        self.count, self.row = 0, 0
+        self.weights = gaussian_weights(*grid.size).astype(np.float32)[:, :, None]
+        self.sums = tuple(total.astype(np.float32) for total in grid.sums())
+        self.total = np.zeros((0, 0, 0), np.float32)
+
+    def add(self, tile: np.ndarray) -> None:
+        """Add the next tile, (h, w, C)."""
+        row, column = divmod(self.count, len(self.grid.columns))
+        self.count += 1
+        height, width = self.grid.size
+        if len(self.grid.rows) == len(self.grid.columns) == 1:
+            self.put(0, np.asarray(tile, np.float32))
+            return
+        if self.count == 1:
+            self.total = np.zeros((height, self.grid.sides[1], tile.shape[2]), np.float32)
+        if row > self.row:
+            self._finish(self.grid.rows[row] - self.grid.rows[self.row])
+            self.row = row
+        left = self.grid.columns[column]
+        self.total[:, left : left + width] += tile * self.weights
+        if self.count == len(self.grid.rows) * len(self.grid.columns):
+            self._finish(height)
+
+    def _finish(self, rows: int) -> None:
+        """Hand over the first `rows` rows and move the others up."""
+        top = self.grid.rows[self.row]
+        sums = self.sums[0][top : top + rows, None, None] * self.sums[1][None, :, None]
+        self.put(int(top), self.total[:rows] / sums)
+        self.total[:-rows] = self.total[rows:]
+        self.total[len(self.total) - rows :] = 0.0

@@ -1,0 +1,120 @@
+"""Group normalisation of an image that a network sees in tiles: by the statistics of the whole image.
+
+A tile normalised by its own statistics differs from the same part of the whole image. So passes over all tiles measure
+what the image has in every layer: the first one, with tiles normalised by their own, tells it of the first layer, whose
+input is what it would be in the whole image; the next one takes that for granted and tells it of the second, and so on.
+After as many passes as there are layers, a tile is normalised as the image would be. Fewer do not pay: a layer that is
+normalised by what the image has there, after one that was not, is worse off than by its own (docs/large.md).
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from diffbir_jax.models.apply import Params, apply
+from diffbir_jax.models.layers import GroupNorm, upsample_nearest
+
+# Mean and variance (B, C) float32 of what enters each group normalisation, numbered in the order in which they run.
+Norms = dict[str, tuple[Any, Any]]
+
+
+def measure_norms(
+    module: nn.Module,
+    params: Params,
+    x: Array,
+    owned: Array,
+    norms: Norms | None = None,
+    exact: Array | None = None,
+    method: str | None = None,
+) -> Norms:
+    """Statistics of tiles in all group normalisations of a module.
+
+    Args:
+        module: its group normalisations see images, of sides that are multiples of those of `owned`.
+        params: its parameters.
+        x: (B, ...), the module's argument, one tile each.
+        owned: (B, h, w, 1), 1 where a pixel is counted in this tile, 0 where another one counts it.
+        norms: the image's statistics; None where there are none yet.
+        exact: (B,) int32, so many of the first of them are taken for granted; with `norms` only.
+        method: of the module; by default its call.
+
+    Returns:
+        those of the pixels that each tile owns.
+    """
+    found: Norms = {}
+
+    def moments(number: int, own: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
+        found[_key(number)] = _owned_moments(x, owned)
+        if norms is None or exact is None:
+            return own
+        taken = (exact > number)[:, None]
+        mean, variance = (jnp.where(taken, a, b) for a, b in zip(norms[_key(number)], own))
+        return mean, variance
+
+    _intercepted(moments, module, params, x, method)
+    return found
+
+
+def apply_normed(
+    module: nn.Module, params: Params, x: Array, norms: Norms | None = None, method: str | None = None
+) -> Any:
+    """Apply a module to tiles by their images' statistics; without any, each by its own. Else as `measure_norms`."""
+    if norms is None:
+        return apply(module, params, x, method=method)
+    return _intercepted(lambda number, own, _: norms[_key(number)], module, params, x, method)
+
+
+def _key(number: int) -> str:
+    """JAX sorts the keys of trees: this keeps their order."""
+    return f"{number:03d}"
+
+
+def _intercepted(
+    moments: Callable[[int, tuple[Array, Array], Array], tuple[Array, Array]],
+    module: nn.Module,
+    params: Params,
+    x: Array,
+    method: str | None,
+) -> Any:
+    """Apply a module whose normalisations take moments(number, their own, their input)."""
+    count = itertools.count()
+
+    def intercept(call: Callable[..., Any], args: tuple, kwargs: dict, context: Any) -> Any:
+        own = call(*args, **kwargs)
+        if not isinstance(context.module, GroupNorm) or context.method_name != "moments":
+            return own
+        return moments(next(count), own, args[0])
+
+    with nn.intercept_methods(intercept):
+        return apply(module, params, x, method=method)
+
+
+def merge_norms(parts: Sequence[Norms], share: np.ndarray) -> Norms:
+    """Statistics (C,) of an image.
+
+    Args:
+        parts: those of its tiles, arrays (C,).
+        share: (T,), what part of the image's pixels each tile owns; sums to 1.
+    """
+    stacked = {key: [np.stack(a) for a in zip(*(part[key] for part in parts))] for key in parts[0]}
+    return {key: _merged(mean, variance, share) for key, (mean, variance) in stacked.items()}
+
+
+def _merged(mean: np.ndarray, variance: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    weight = share[:, None].astype(np.float64)
+    centre = (weight * mean).sum(axis=0)
+    spread = (weight * (variance + np.square(mean - centre))).sum(axis=0)
+    return centre.astype(np.float32), spread.astype(np.float32)
+
+
+def _owned_moments(x: Array, owned: Array) -> tuple[Array, Array]:
+    weight = upsample_nearest(owned, x.shape[1] // owned.shape[1])
+    weight = weight / jnp.maximum(weight.sum((1, 2), keepdims=True), 1.0)
+    y = x.astype(jnp.float32)
+    mean = (weight * y).sum((1, 2))
+    return mean, (weight * jnp.square(y - mean[:, None, None])).sum((1, 2))

@@ -1,0 +1,88 @@
+"""How images are cut for the stages: sizes that programs are compiled for, whatever the images' own."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+
+class StagePlan(NamedTuple):
+    """How one stage sees images.
+
+    Attributes:
+        tile: sides up to this many pixels are seen whole, longer ones in tiles of this size.
+        overlap: pixels that neighbouring tiles share at least.
+        batch: tiles that the network sees at once, on all devices together.
+    """
+
+    tile: int
+    overlap: int
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How all stages see images; what a result depends on beside options, weights and image.
+
+    Attributes:
+        rm: stage 1; its sizes are those of the restoration module's input.
+        encode: the autoencoder's first half.
+        sample: the diffusion model.
+        decode: the autoencoder's second half.
+        remat: recompute the decoder's blocks in guidance through it: less memory, more time.
+        norms: what the autoencoder normalises a tile by: "image", the statistics of the whole image, as if there were
+            no tiles, which a pass per layer has to measure; or "tile", its own, in one pass.
+    """
+
+    rm: StagePlan
+    encode: StagePlan
+    sample: StagePlan
+    decode: StagePlan
+    remat: bool = True
+    norms: Literal["image", "tile"] = "image"
+
+    def with_batch(self, batch: int) -> "Plan":
+        """The same with another batch for every stage."""
+        stages = {name: getattr(self, name)._replace(batch=batch) for name in STAGES}
+        return replace(self, **stages)
+
+
+STAGES = ("rm", "encode", "sample", "decode")
+# Sides below the first are rounded up to quarters of an octave, others to eighths: few shapes, little padding.
+FINE_FROM = 512
+# Canvases of latents hold images of several tiles: padding there costs next to nothing.
+CANVASES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+def bucket(side: int, multiple: int) -> int:
+    """Round a side up to one of few: multiples of `multiple`, 4 per octave below 512 pixels and 8 above."""
+    octave = 1 << (side.bit_length() - 1)
+    step = max(octave // (4 if side < FINE_FROM else 8), multiple)
+    return _up(side, _up(step, multiple))
+
+
+def fitted(side: int, tile: int, multiple: int) -> tuple[int, int]:
+    """How an axis of an image is padded and cut.
+
+    Args:
+        side: of the image in pixels.
+        tile: what is longer is cut into tiles of this size, a multiple of `multiple`.
+        multiple: sides that the network takes are multiples of this.
+
+    Returns:
+        side with padding, and size of a tile along it, which is the same unless there are several.
+    """
+    if side > tile:
+        return _up(side, multiple), tile
+    whole = min(bucket(side, multiple), tile)
+    return whole, whole
+
+
+def canvas(side: int, tile: int) -> int:
+    """Round the side of an image of several tiles up to that of a canvas: 1, 1.5, 2, 3, 4, 6, 8, 12 ... tiles."""
+    scale = 1
+    while side > 8 * scale * tile:
+        scale *= 8
+    return next(int(tile * scale * c) for c in CANVASES if side <= tile * scale * c)
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

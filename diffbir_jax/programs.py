@@ -1,0 +1,80 @@
+"""Compiled programs, one per function and shapes: what was compiled is counted, and its memory known."""
+
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from diffbir_jax.sharding import AXES
+
+
+class Memory(NamedTuple):
+    """Bytes of one call on one device, by the compiler's analysis.
+
+    Attributes:
+        arguments: what is read, parameters included.
+        results: what is returned.
+        temporary: what is held in between.
+    """
+
+    arguments: int
+    results: int
+    temporary: int
+
+
+class Programs:
+    """Compiles functions ahead of time and keeps what it compiled."""
+
+    def __init__(self, mesh: Mesh | None = None):
+        """Take the devices that share the work; None is the default device alone."""
+        self.mesh = mesh
+        self.compiled: dict[Any, Any] = {}
+
+    @property
+    def devices(self) -> int:
+        """How many devices share the work."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def place(self, tree: Any, axis: int | None = None) -> Any:
+        """Put arrays on the devices, split along `axis`, or all of them everywhere."""
+        sharding = self.sharding(axis)
+        return tree if sharding is None else jax.device_put(tree, sharding)
+
+    def sharding(self, axis: int | None = None) -> NamedSharding | None:
+        """How arrays lie that are split along `axis`; None on one device."""
+        if self.mesh is None:
+            return None
+        spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, AXES)
+        return NamedSharding(self.mesh, spec)
+
+    def settle(self, tree: Any) -> Any:
+        """Put arrays that are not on all devices there, whole; the others stay as they lie."""
+        if self.mesh is None:
+            return tree
+
+        def settled(leaf: Any) -> Any:
+            placed = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == self.devices
+            return leaf if placed else self.place(leaf)
+
+        return jax.tree.map(settled, tree)
+
+    def get(self, function: Any, *args: Any, **static: Any) -> Any:
+        """Return the program of a jitted function for arrays, or abstract ones, like `args`.
+
+        Static arguments are passed by name, and come first in the function's signature.
+        """
+        leaves, tree = jax.tree.flatten(args)
+        shapes = tuple((leaf.shape, str(leaf.dtype), str(getattr(leaf, "sharding", ""))) for leaf in leaves)
+        key = (function, tuple(static.items()), tree, shapes)
+        if key not in self.compiled:
+            self.compiled[key] = function.lower(*static.values(), *args).compile()
+        return self.compiled[key]
+
+    def __call__(self, function: Any, *args: Any, **static: Any) -> Any:
+        """Call a jitted function through its program; arguments as in `get`."""
+        return self.get(function, *args, **static)(*args)
+
+    def memory(self, function: Any, *args: Any, **static: Any) -> Memory:
+        """Return what a call takes, compiling the program if need be; arguments as in `get`."""
+        found = self.get(function, *args, **static).memory_analysis()
+        return Memory(found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes)

@@ -79,10 +79,8 @@ def test_sixteen_bit_png_by_opencv(tmp_path, photo):
     if photo.grey and photo.alpha is not None:
         out = out[..., [0, 3]]
     np.testing.assert_array_equal(out, expected(photo))
-    assert (
-        Image.open(tmp_path / "a.png").tile[0].args.split(";")[0]
-        == ({1: "I", 2: "LA", 3: "RGB", 4: "RGBA"}[np.atleast_3d(expected(photo)).shape[2]])
-    )
+    # OpenCV makes four channels of gray with alpha; the colour type in the header tells.
+    assert (tmp_path / "a.png").read_bytes()[25] == 2 * (not photo.grey) + 4 * (photo.alpha is not None)
 
 
 @pytest.mark.parametrize("photo", list(variants(SHALLOW)))
@@ -282,7 +280,7 @@ def test_wrong_arguments(tmp_path):
     for pixels, alpha in ((SMOOTH / 255, None), (SMOOTH, DEEP.alpha)):
         with pytest.raises(TypeError, match="give uint8 or uint16, the same for both"):
             write_photo(tmp_path / "a.png", Photo(pixels, alpha))
-    for pixels, alpha in ((SMOOTH[..., 0], None), (SMOOTH, SHALLOW.alpha[:-1])):
+    for pixels, alpha in ((SMOOTH[..., 0], None), (SMOOTH, DEEP.pixels[:-1, :, 0].astype(np.uint8))):
         with pytest.raises(ValueError, match=r"give \(H, W, 3\), and \(H, W\) for alpha"):
             write_photo(tmp_path / "a.png", Photo(pixels, alpha))
     with pytest.raises(ValueError, match="quality is 101; allowed are 1 to 100"):

@@ -16,7 +16,10 @@ from tqdm import tqdm
 
 from diffbir_jax.cli import INTERRUPTED
 from diffbir_jax.flags import options_from, parse
-from diffbir_jax.imaging.files import ImageFileError, list_images, read_image, write_png
+from diffbir_jax.imaging.listing import list_images
+from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.imaging.reading import read_image
+from diffbir_jax.imaging.writing import write_png
 from diffbir_jax.loading import NO_STAGE1, PRECISIONS, load_params, weights_folder, with_stage1
 from diffbir_jax.metrics.spread import deviation_map
 from diffbir_jax.models.presets import get_preset

@@ -60,11 +60,10 @@ class Journal:
 
     def show(self) -> None:
         """Print the summary."""
-        if self.interrupted:
-            complain(
-                f"interrupted, {len(self.left)} of {len(self._jobs)} images left; the same command with "
-                "--skip-existing goes on"
-            )
+        if self.left:
+            why = "interrupted" if self.interrupted else "stopped by an error"
+            left = f"{len(self.left)} of {len(self._jobs)} images left"
+            complain(f"{why}, {left}; the same command with --skip-existing goes on")
         skipped = f", {len(self._skipped)} skipped" if self._skipped else ""
         print(f"{len(self._restored)} restored, {len(self._failed)} failed{skipped}")
         for reason in self._failed.values():

@@ -19,7 +19,7 @@ from diffbir_jax.batch.photos import Loaded, load, write_results
 from diffbir_jax.batch.report import Journal, one_line
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.batch.sidecar import Recorder, write_record
-from diffbir_jax.imaging.files import ImageFileError
+from diffbir_jax.imaging.photo import ImageFileError
 from diffbir_jax.pipeline import Outcome, Request, Restored
 from diffbir_jax.sampling.options import Options
 

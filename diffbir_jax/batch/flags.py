@@ -5,11 +5,10 @@ from pathlib import Path
 
 from diffbir_jax.cli import INTERRUPTED, Parser
 from diffbir_jax.flags import add_guidance_flags, add_network_flags, add_stage2_flags
+from diffbir_jax.imaging.photo import MAX_PIXELS
 
 FORMATS = ("png", "jpeg", "webp", "tiff", "same")
 BIT_DEPTHS = ("same", "8", "16")
-# 16384 x 16384.
-MAX_PIXELS = 2**28
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -3,19 +3,21 @@
 import functools
 import os
 import re
+import time
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from diffbir_jax.batch.settings import Format, Recipe, Settings
-from diffbir_jax.imaging.files import ImageFileError
+from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.imaging.writing import OUTPUT_SUFFIXES
 
 SUFFIXES: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
-KEPT = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-# What `imaging.files` calls a file until it is whole: name, process.
-TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp", re.DOTALL)
+# What `imaging.writing` calls a file until it is whole: process, thread.
+TEMPORARY = re.compile(r"\.(\d+)-\d+\.tmp")
+# No write takes so long, in seconds.
+STALE = 3600
 # So many names are listed in an error, the rest counted.
 NAMED = 5
 
@@ -50,7 +52,7 @@ def suffix_of(recipe: Recipe, name: Path) -> str:
     """Return the suffix of an input's results; formats that are not written, such as BMP, become PNG."""
     if recipe.format != "same":
         return SUFFIXES[recipe.format]
-    return name.suffix.lower() if name.suffix.lower() in KEPT else SUFFIXES["png"]
+    return name.suffix.lower() if name.suffix.lower() in OUTPUT_SUFFIXES else SUFFIXES["png"]
 
 
 def outputs_of(settings: Settings, name: Path, many: bool) -> Outputs:
@@ -135,13 +137,36 @@ def some(names: Iterable[object]) -> str:
     return ", ".join(texts[:NAMED]) + (f" and {len(texts) - NAMED} more" if len(texts) > NAMED else "")
 
 
-def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Remove temporary files that a killed run left where it was about to write one of `paths`."""
-    names: dict[Path, set[str]] = defaultdict(set)
-    for path in paths:
-        names[path.parent].add(path.name)
-    for folder in filter(Path.is_dir, names):
+def remove_leftovers(folders: Iterable[Path], alone: bool) -> None:
+    """Remove temporary files of runs that were killed while they wrote.
+
+    Args:
+        folders: where to look; need not exist.
+        alone: whether all that writes there runs on this machine, so that a process that is not here is dead.
+    """
+    for folder in filter(Path.is_dir, folders):
         for file in folder.glob(".*.tmp"):
             found = TEMPORARY.fullmatch(file.name)
-            if found and found[1] in names[folder]:
+            if found and (is_stale(file) or (alone and is_dead(int(found[1])))):
                 file.unlink(missing_ok=True)
+
+
+def is_stale(file: Path) -> bool:
+    """Whether a temporary file is too old to be in use."""
+    try:
+        return time.time() - file.stat().st_mtime > STALE
+    except OSError:
+        return False
+
+
+def is_dead(process: int) -> bool:
+    """Whether a process is known to run no more; only POSIX can ask without harm."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False

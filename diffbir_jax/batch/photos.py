@@ -10,9 +10,11 @@ import numpy as np
 
 from diffbir_jax.batch.digest import file_record
 from diffbir_jax.batch.jobs import Job
-from diffbir_jax.batch.seam import Photo, read_photo, resize_alpha, write_photo
 from diffbir_jax.batch.settings import BitDepth, Recipe
-from diffbir_jax.imaging.files import read_image, write_png
+from diffbir_jax.imaging.bytes import resize_alpha
+from diffbir_jax.imaging.photo import Photo
+from diffbir_jax.imaging.reading import read_image, read_photo, to_eight
+from diffbir_jax.imaging.writing import check_output, write_photo, write_png
 from diffbir_jax.metrics.spread import deviation_map
 from diffbir_jax.pipeline import Request, Restored
 
@@ -49,7 +51,7 @@ class Loaded:
 
     def handed_over(self) -> "Loaded":
         """Return it without the pixels that the pipeline now has."""
-        photo = None if self.photo is None else self.photo._replace(pixels=np.empty((0, 0, 3), np.uint8))
+        photo = None if self.photo is None else replace(self.photo, pixels=np.empty((0, 0, 3), np.uint8))
         return replace(self, photo=photo, request=None, begin=time.perf_counter())
 
 
@@ -61,6 +63,7 @@ def load(job: Job, recipe: Recipe) -> Loaded:
     """
     begin = time.perf_counter()
     photo = read_photo(job.path, recipe.max_pixels)
+    check_sizes(job, photo, recipe.upscale)
     clean, mask = job.clean and read_image(job.clean), job.mask and read_grey(job.mask)
     # What is to come out with 16 bits goes in with them; 8 bits are made of the finer result.
     image = to_depth(photo.pixels, "16") if recipe.bit_depth == "16" else photo.pixels
@@ -72,6 +75,15 @@ def load(job: Job, recipe: Recipe) -> Loaded:
     return Loaded(job, photo, request, time.perf_counter() - begin, files)
 
 
+def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
+    """Raise ImageFileError if results will be larger than their formats allow."""
+    height, width = (round(side * upscale) for side in photo.pixels.shape[:2])
+    for path in job.outputs.results:
+        check_output(path, height, width)
+    for path in job.outputs.compared:
+        check_output(path, height, 3 * width)
+
+
 def read_grey(path: Path) -> np.ndarray:
     """Read an image file as (H, W) uint8; errors as in `read_image`."""
     return np.rint(read_image(path).mean(axis=2)).astype(np.uint8)
@@ -81,9 +93,7 @@ def to_depth(values: np.ndarray, depth: BitDepth) -> np.ndarray:
     """Return uint8 or uint16 values with 8 or 16 bits, or as they are: 255 is 65535."""
     if depth == "same" or values.dtype == {"8": np.uint8, "16": np.uint16}[depth]:
         return values
-    if depth == "16":
-        return values.astype(np.uint16) * np.uint16(257)
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return to_eight(values) if depth == "8" else values.astype(np.uint16) * np.uint16(257)
 
 
 def dressed(pixels: np.ndarray, photo: Photo, depth: BitDepth, transparent: bool = True) -> Photo:
@@ -97,10 +107,9 @@ def dressed(pixels: np.ndarray, photo: Photo, depth: BitDepth, transparent: bool
     """
     pixels, alpha = to_depth(pixels, depth), None
     if transparent and photo.alpha is not None:
-        alpha = to_depth(
-            resize_alpha(photo.alpha, pixels.shape[:2]), "16" if pixels.dtype == np.uint16 else "8"
-        )
-    return photo._replace(pixels=pixels, alpha=alpha)
+        alpha = resize_alpha(photo.alpha, (pixels.shape[0], pixels.shape[1]))
+        alpha = to_depth(alpha, "16" if pixels.dtype == np.uint16 else "8")
+    return replace(photo, pixels=pixels, alpha=alpha)
 
 
 def file_depth(path: Path, depth: BitDepth) -> BitDepth:

@@ -19,7 +19,7 @@ from diffbir_jax.batch.settings import (
     from_record,
 )
 from diffbir_jax.batch.sidecar import device, read_record, versions
-from diffbir_jax.imaging.files import ImageFileError
+from diffbir_jax.imaging.photo import ImageFileError
 
 DECIDED = {*RECIPE_FIELDS, *OPTION_FIELDS, "list"} - {*PLACES}
 

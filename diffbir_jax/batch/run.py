@@ -15,7 +15,7 @@ from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repe
 from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
 from diffbir_jax.batch.sidecar import Recorder, write_record
-from diffbir_jax.imaging.files import ImageFileError
+from diffbir_jax.imaging.photo import ImageFileError
 from diffbir_jax.loading import NO_STAGE1, PRECISIONS, load_params, weight_files, with_stage1
 from diffbir_jax.models.presets import Preset, get_preset
 from diffbir_jax.pipeline import Restorer
@@ -90,7 +90,8 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None) -> tuple[Resto
         complain(f"warning: not all is as in the sidecar, results may differ slightly: {changed}")
     for folder in {settings.output, *([report.parent] if report else [])}:
         make_folder(folder)
-    remove_leftovers(path for job in jobs for path in job.outputs.all())
+    folders = {path.parent for job in jobs for path in job.outputs.all()}
+    remove_leftovers(folders, alone=settings.hosts == 1)
     return restorer, Recorder(recipe, preset.name, files) if settings.sidecar else None
 
 

@@ -1,9 +1,11 @@
 """Sidecars: JSON beside a result that says what made it, of what, so that it can be made again bit for bit."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import platform
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -16,7 +18,7 @@ import jax
 from diffbir_jax.batch.digest import weights_record
 from diffbir_jax.batch.photos import Loaded
 from diffbir_jax.batch.settings import Recipe, as_record
-from diffbir_jax.imaging.files import ImageFileError
+from diffbir_jax.imaging.photo import ImageFileError
 
 # Of the entries and their meaning; raised when an older reader would go wrong.
 FORMAT = 1
@@ -94,7 +96,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         ImageFileError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -103,7 +105,8 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
         reason = error.strerror or error
         raise ImageFileError(f"{path}: cannot be written ({reason}); choose another output folder") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def read_record(path: Path) -> dict[str, Any]:

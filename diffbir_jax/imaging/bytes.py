@@ -1,23 +1,28 @@
-"""Images as bytes, as files hold them: to arrays and back, enlarged as Pillow does it."""
+"""Images as files hold them, in 8 or 16 bits: to floats and back, resized as Pillow does it."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
 from PIL import Image
 
 from diffbir_jax.imaging.resize import resize
 
+DEPTHS = (np.uint8, np.uint16)
+
 
 def enlarge(image: np.ndarray, upscale: float) -> np.ndarray:
-    """Resize (H, W, 3) uint8 by `upscale` with Pillow's bicubic filter, sides rounded.
+    """Resize (H, W, 3) uint8 or uint16 by `upscale` with Pillow's bicubic filter, sides rounded.
 
     Raises:
         ValueError: another shape or dtype, or `upscale` is not positive or leaves no pixel.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image is {image.dtype} of shape {image.shape}; give (H, W, 3) uint8 RGB")
+    if image.dtype not in DEPTHS or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"image is {image.dtype} of shape {image.shape}; give (H, W, 3) uint8 RGB, or uint16"
+        )
     size = (round(image.shape[0] * upscale), round(image.shape[1] * upscale))
     if upscale <= 0 or min(size) < 1:
         raise ValueError(
@@ -27,15 +32,28 @@ def enlarge(image: np.ndarray, upscale: float) -> np.ndarray:
 
 
 def resize_bytes(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (h, w, 3) uint8 to `size` = (H, W) by Pillow's bicubic filter."""
+    """Resize (h, w, 3) uint8 or uint16 to `size` = (H, W) by Pillow's bicubic filter."""
     if image.shape[:2] == tuple(size):
         return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    if image.dtype == np.uint8:
+        return _bicubic(image, size)
+    # Pillow resizes more than 8 bits in floats, and one channel at a time.
+    return np.stack([resize_alpha(image[..., channel], size) for channel in range(image.shape[2])], axis=2)
+
+
+def resize_alpha(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize one channel (h, w) uint8 or uint16 to `size` = (H, W) by Pillow's bicubic filter, clipped."""
+    if alpha.shape == tuple(size):
+        return alpha
+    if alpha.dtype == np.uint8:
+        return _bicubic(alpha, size)
+    resized = _bicubic(alpha.astype(np.float32), size)
+    return np.rint(resized.clip(0, np.iinfo(alpha.dtype).max)).astype(alpha.dtype)
 
 
 def to_float(image: np.ndarray) -> jax.Array:
-    """Return (1, H, W, C) float32 in [0, 1] of (H, W, C) uint8."""
-    return jnp.asarray(image[None], jnp.float32) / 255.0
+    """Return (1, H, W, C) float32 in [0, 1] of (H, W, C) uint8 or uint16."""
+    return jnp.asarray(image[None], jnp.float32) / float(np.iinfo(image.dtype).max)
 
 
 @functools.partial(jax.jit, static_argnames="size")
@@ -43,3 +61,24 @@ def to_bytes(image: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Return (B, *size, C) uint8, rounded, of (B, H, W, C) in about [0, 1], resized unless it has the size."""
     height, width = size
     return jnp.rint(255.0 * jnp.clip(resize(image, (height, width)), 0.0, 1.0)).astype(jnp.uint8)
+
+
+def to_depth(image: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """Return an image in 8 or 16 bits, rounded, computed on the host.
+
+    Args:
+        image: (H, W, C), floating point in about [0, 1]; what lies beyond is clipped.
+        dtype: uint8 or uint16.
+
+    Raises:
+        ValueError: another dtype.
+    """
+    if np.dtype(dtype) not in DEPTHS:
+        raise ValueError(f"dtype is {np.dtype(dtype)}; use uint8 or uint16")
+    # 65535 levels take 16 of the 24 bits that float32 is exact to.
+    scaled = np.asarray(image, np.float32).clip(0, 1) * np.float32(np.iinfo(dtype).max)
+    return np.rint(scaled).astype(dtype)
+
+
+def _bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))

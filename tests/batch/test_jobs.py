@@ -2,6 +2,7 @@
 
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from diffbir_jax.batch.flags import parse
 from diffbir_jax.batch.jobs import Job, find_jobs, noise_index
 from diffbir_jax.batch.names import remove_leftovers
 from diffbir_jax.batch.settings import FlagError, settings_from
-from diffbir_jax.imaging.files import ImageFileError
+from diffbir_jax.imaging.photo import ImageFileError
 from tests.command import save
 
 GUIDED = ("--guidance-scale", "1", "--fidelity-mask")
@@ -193,8 +194,15 @@ def test_guidance_maps_go_where_there_is_room(here: Path, source: str, where: st
 
 
 def test_leftovers_of_killed_runs(here: Path) -> None:
-    """Of this run's files only: another host may be writing the others."""
-    for name in (".a.png.123.tmp", ".b.png.123.tmp", ".a.png.tmp", "a.png.1.tmp"):
+    """Of dead processes, if all run here; elsewhere another host may be writing what is not old."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = [f".{dead.pid}-1.tmp", f".{os.getpid()}-1.tmp", f".{os.getpid()}-2.tmp", ".mine.tmp"]
+    for name in names:
         Path(name).touch()
-    remove_leftovers([Path("a.png"), Path("none/a.png")])
-    assert sorted(os.listdir()) == [".a.png.tmp", ".b.png.123.tmp", "a.png.1.tmp"]
+    os.utime(names[2], (0, 0))
+    os.utime(names[3], (0, 0))
+    remove_leftovers([Path("."), Path("none")], alone=False)
+    assert sorted(os.listdir()) == sorted([names[0], names[1], names[3]])
+    remove_leftovers([Path(".")], alone=True)
+    assert sorted(os.listdir()) == sorted([names[1], names[3]])

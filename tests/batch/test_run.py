@@ -186,10 +186,11 @@ def test_a_write_that_fails_leaves_no_main_result(fake: Fake, capsys, monkeypatc
 def test_a_killed_run_leaves_nothing_behind(fake: Fake) -> None:
     save(Path("in/s/a.png"))
     Path("out/s").mkdir(parents=True)
-    for name in (".a.png.1.tmp", ".a.json.1.tmp", ".b.png.1.tmp"):
+    for name in (".1-1.tmp", "mine.tmp"):
         Path("out/s", name).touch()
+        os.utime(Path("out/s", name), (0, 0))
     assert restore() == 0
-    assert written() == ["s/.b.png.1.tmp", "s/a.json", "s/a.png"]
+    assert written() == ["s/a.json", "s/a.png", "s/mine.tmp"]
 
 
 def test_an_output_that_cannot_be_a_folder(fake: Fake, capsys) -> None:

@@ -11,7 +11,7 @@ from diffbir_jax.checkpoint import load_weights, read_metadata
 from diffbir_jax.conversion.architectures import BSRNET
 from diffbir_jax.conversion.from_torch import convert_file
 from diffbir_jax.conversion.ncnn import locate
-from diffbir_jax.imaging.files import read_image
+from diffbir_jax.imaging.reading import read_image
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
 
 MODEL = "realesrgan-x4plus"

@@ -1,0 +1,166 @@
+"""The bytes of an image file to its pixels; what is incomplete or damaged is refused."""
+
+import contextlib
+import io
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from diffbir_jax.imaging import tiff
+from diffbir_jax.imaging.metadata import ICC, XMP, carried, image_tags, orientation_of
+from diffbir_jax.imaging.photo import MIN_SIDE, ImageFileError, Metadata
+from diffbir_jax.imaging.samples import from_bgr, from_pillow, upright
+
+_SIGNATURES = {
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "WEBP": rb"RIFF....WEBP",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "BMP": rb"BM",
+}
+FORMATS = "PNG, JPEG, WebP, TIFF or BMP"
+# Of JPEG, but for the restarts among the pixels.
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+CUT_OFF = "is cut off; copy or download it again"
+# The limit of Pillow, its warnings and the log level of OpenCV are settings of the process.
+_LOCK = threading.Lock()
+
+
+class Decoded(NamedTuple):
+    """An image upright: samples (H, W, C) uint8 or uint16 as in `samples.from_pillow`, and what else the file says."""
+
+    samples: np.ndarray
+    metadata: Metadata
+
+
+def kind_of(head: bytes) -> str | None:
+    """Return the format, as Pillow names it, of a file that begins with these bytes; 16 suffice."""
+    return next((kind for kind, mark in _SIGNATURES.items() if re.match(mark, head, re.DOTALL)), None)
+
+
+def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
+    """Decode an image file, of several images the first.
+
+    Args:
+        data: the file.
+        kind: as `kind_of` returns it.
+        max_pixels: how many may be decoded; what the file says is looked at before.
+
+    Raises:
+        ImageFileError: too small or too large, cut off, or of no use; the message lacks the path.
+        Exception: almost anything else, if the file is damaged.
+    """
+    with _undisturbed():
+        try:
+            return _decode_tiff(data, max_pixels) if kind == "TIFF" else _decode(data, kind, max_pixels)
+        except UnidentifiedImageError:
+            # Its message names an object of ours.
+            raise ImageFileError(
+                f"is a damaged {kind} file, or one of a rare sort; copy it again, or convert it to PNG"
+            ) from None
+
+
+def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
+    with Image.open(io.BytesIO(data), formats=[kind]) as image:
+        _check_size(image.size, max_pixels)
+        _COMPLETE[kind](data)
+        image.load()
+        tags = image_tags(image)
+        icc = image.info.get("icc_profile")
+        if kind == "PNG" and data[24] == 16 and data[25] != 0:
+            samples = _deep_png(data)
+        else:
+            samples, icc = from_pillow(image, icc)
+        metadata = carried(tags, image.info.get("xmp"), icc)
+    return Decoded(upright(samples, orientation_of(tags)), metadata)
+
+
+def _decode_tiff(data: bytes, max_pixels: int) -> Decoded:
+    tags = tiff.first_directory(data)
+    layout = tiff.layout(tags)
+    _check_size((layout.width, layout.height), max_pixels)
+    tiff.check_complete(tags, data)
+    icc = tags.get(ICC)
+    if layout.deep:
+        samples = tiff.decode_deep(data, layout)
+    else:
+        # TIFF, and only TIFF, Pillow turns upright by itself.
+        with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
+            image.load()
+            samples, icc = from_pillow(image, icc)
+    return Decoded(samples, carried(tags, tags.get(XMP), icc))
+
+
+def _deep_png(data: bytes) -> np.ndarray:
+    """16-bit RGB, RGB and alpha, or gray and alpha, which Pillow would reduce to 8 bits."""
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16:
+        raise ImageFileError("is damaged; copy or download it again")
+    rgba = from_bgr(array)
+    return rgba[..., [0, 3]] if data[25] == 4 else rgba
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageFileError(
+            f"is {width}x{height} = {width * height} pixels, more than the limit of {max_pixels}; "
+            "crop or shrink it, or raise --max-pixels if you trust it"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise ImageFileError(
+            f"is {width}x{height} pixels; enlarge it until both sides are at least {MIN_SIDE}"
+        )
+
+
+def _check_png(data: bytes) -> None:
+    """Every chunk's checksum, and the chunk at the end: decoders overlook these once they have all rows."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        image.verify()
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Walk over the segments to the end of the image: behind a lost rest that is zeros, decoders put gray."""
+    at = 2
+    while found := _MARKER.search(data, at):
+        if found[1] == b"\xd9":
+            return
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    raise ImageFileError(CUT_OFF)
+
+
+def _check_webp(data: bytes) -> None:
+    if len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise ImageFileError(CUT_OFF)
+
+
+_COMPLETE: dict[str, Callable[[bytes], None]] = {
+    "PNG": _check_png,
+    "JPEG": _check_jpeg,
+    "WEBP": _check_webp,
+    "BMP": lambda data: None,  # Pillow counts the bytes.
+}
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no limit but ours apply, and no library print what becomes one error of ours."""
+    opencv, tifffile = cv2.utils.logging, logging.getLogger("tifffile")
+    with _LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        level = opencv.setLogLevel(opencv.LOG_LEVEL_SILENT)
+        tifffile.disabled, disabled = True, tifffile.disabled
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+            opencv.setLogLevel(level)
+            tifffile.disabled = disabled

@@ -1,0 +1,139 @@
+"""Pixels and metadata to the bytes of an image file.
+
+Pillow writes 8 bits; of 16 bits it knows gray alone, so PNG and TIFF in 16 bits are put together here.
+"""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from diffbir_jax.imaging.metadata import ICC, XMP, parse_exif
+from diffbir_jax.imaging.photo import ImageFileError, Metadata
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# PNG's colour types by the number of channels.
+_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+# A JPEG segment holds no more, less the 29 bytes that name XMP, or the 6 that name EXIF.
+_JPEG_SEGMENT = 65533
+_STRIP = 1 << 20
+
+
+def encode_png(samples: np.ndarray, metadata: Metadata) -> bytes:
+    """Return a PNG file of (H, W, C) uint8 or uint16; C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha."""
+    if samples.dtype == np.uint8:
+        plain = _pillow(samples, "PNG")
+    else:
+        plain = _png16(samples)
+    # The header always is a chunk of 13 bytes; profiles must precede the pixels.
+    end = len(_SIGNATURE) + 25
+    return plain[:end] + _png_metadata(metadata) + plain[end:]
+
+
+def encode_jpeg(samples: np.ndarray, metadata: Metadata, quality: int) -> bytes:
+    """Return a JPEG file, colours unreduced (4:4:4), of (H, W, 1 or 3) uint8.
+
+    Raises:
+        ImageFileError: metadata too large for the format; the message lacks the path.
+    """
+    for name, block, head in (("EXIF", metadata.exif, 6), ("XMP", metadata.xmp, 29)):
+        if block and len(block) + head > _JPEG_SEGMENT:
+            raise ImageFileError(
+                f"{name} of {len(block)} bytes does not fit into JPEG; write PNG, WebP or TIFF, or leave metadata out"
+            )
+    return _pillow(samples, "JPEG", quality=quality, subsampling=0, **_pillow_metadata(metadata))
+
+
+def encode_webp(samples: np.ndarray, metadata: Metadata, quality: int) -> bytes:
+    """Return a lossy WebP file of (H, W, 3 or 4) uint8; colours under transparency are kept."""
+    return _pillow(samples, "WEBP", quality=quality, exact=True, **_pillow_metadata(metadata))
+
+
+def encode_tiff(samples: np.ndarray, metadata: Metadata) -> bytes:
+    """Return a TIFF file, deflated, of (H, W, C) uint8 or uint16; C as in `encode_png`.
+
+    Raises:
+        ImageFileError: it would exceed 4 GB; the message lacks the path.
+    """
+    height, width, channels = samples.shape
+    rows = max(1, _STRIP // (width * channels * samples.itemsize))
+    strips = [zlib.compress(_differences(samples[top : top + rows])) for top in range(0, height, rows)]
+    lengths = [len(strip) for strip in strips]
+    if sum(lengths) > 2**32 - 2**24:
+        raise ImageFileError("a TIFF file cannot exceed 4 GB; write PNG, or a smaller image")
+    ifd = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in _tiff_tags(samples, rows, lengths, metadata).items():
+        ifd[tag] = value
+    file = io.BytesIO()
+    ifd.save(file)
+    return file.getvalue() + b"".join(strips)
+
+
+def _pillow(samples: np.ndarray, kind: str, **options: Any) -> bytes:
+    """Return what Pillow writes of (H, W, C) uint8."""
+    file = io.BytesIO()
+    Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples).save(file, format=kind, **options)
+    return file.getvalue()
+
+
+def _pillow_metadata(metadata: Metadata) -> dict[str, bytes]:
+    exif = b"Exif\0\0" + metadata.exif if metadata.exif else None
+    blocks = {"exif": exif, "xmp": metadata.xmp, "icc_profile": metadata.icc}
+    return {name: block for name, block in blocks.items() if block}
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png_metadata(metadata: Metadata) -> bytes:
+    chunks = b""
+    if metadata.icc:
+        chunks += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc))
+    if metadata.exif:
+        chunks += _chunk(b"eXIf", metadata.exif)
+    if metadata.xmp:
+        # Keyword, uncompressed, no language, no translated keyword.
+        chunks += _chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + metadata.xmp)
+    return chunks
+
+
+def _png16(samples: np.ndarray) -> bytes:
+    """Return a PNG file of (H, W, C) uint16, every row as its bytes' differences to the row above (filter 2)."""
+    height, width, channels = samples.shape
+    packer, parts = zlib.compressobj(), []
+    above = np.zeros((1, width * channels * 2), np.uint8)
+    rows = max(1, _STRIP // above.size)
+    for top in range(0, height, rows):
+        block = samples[top : top + rows].astype(">u2").reshape(-1, width * channels).view(np.uint8)
+        filtered = block - np.concatenate([above, block[:-1]])
+        parts.append(packer.compress(np.insert(filtered, 0, 2, axis=1).tobytes()))
+        above = block[-1:]
+    header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[channels], 0, 0, 0)
+    # A chunk holds less than 2 GB, and memory of whoever reads it is dear: one per part.
+    pixels = b"".join(_chunk(b"IDAT", part) for part in [*parts, packer.flush()] if part)
+    return _SIGNATURE + _chunk(b"IHDR", header) + pixels + _chunk(b"IEND", b"")
+
+
+def _differences(block: np.ndarray) -> bytes:
+    """Each sample of (h, W, C) less its left neighbour, modulo the type's range: TIFF's predictor 2."""
+    result = block.copy()
+    result[:, 1:] -= block[:, :-1]
+    return result.astype(block.dtype.newbyteorder("<")).tobytes()
+
+
+def _tiff_tags(samples: np.ndarray, rows: int, lengths: list[int], metadata: Metadata) -> dict[int, Any]:
+    """Return the tags of an image whose strips of `rows` rows have these lengths, the first behind the directory."""
+    height, width, channels = samples.shape
+    tags = parse_exif(metadata.exif) if metadata.exif else {}
+    starts = np.cumsum([0, *lengths[:-1]]).tolist()
+    tags |= {256: width, 257: height, 258: (8 * samples.itemsize,) * channels, 259: 8}  # deflate
+    tags |= {262: 2 if channels > 2 else 1, 273: tuple(starts), 277: channels, 278: rows, 279: tuple(lengths)}
+    tags |= {284: 1, 317: 2}
+    if channels in (2, 4):
+        tags[338] = 2  # alpha, by which colours are not multiplied
+    tags |= {tag: block for tag, block in ((XMP, metadata.xmp), (ICC, metadata.icc)) if block}
+    return tags

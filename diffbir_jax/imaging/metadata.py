@@ -1,0 +1,120 @@
+"""EXIF, XMP and ICC profiles: what of them is still true of an image that was turned upright and resized."""
+
+import io
+import re
+from typing import Any
+
+from PIL import ExifTags, Image, ImageCms
+
+from diffbir_jax.imaging.photo import Metadata
+
+ORIENTATION = 0x0112
+XMP, ICC = 700, 34675
+SUB_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+# Tags of TIFF that say how pixels lie in the file, or that have a place of their own in Metadata; Photoshop's and
+# IPTC's blocks hold thumbnails.
+_STRUCTURE = frozenset(
+    [*range(254, 269), 273, *range(277, 282), 284, *range(288, 294), 297, 301, 317, *range(320, 326), 330]
+    + [*range(332, 335), *range(336, 344), 347, *range(512, 522), *range(529, 533), XMP, 33723, 34377, ICC]
+    + [50838, 50839]
+)
+# PixelXDimension, PixelYDimension, and the offset of the interoperability directory, which changes.
+_STALE = frozenset([0xA002, 0xA003, ExifTags.IFD.Interop])
+_XMP_SIZES = rb"(?:tiff:Image(?:Width|Length)|exif:Pixel[XY]Dimension)"
+_XMP_STALE = re.compile(
+    rb'\s+%s\s*=\s*"[^"]*"|<(%s)>[^<]*</\1>|<(xmp:Thumbnails)\b.*?</\2>' % (_XMP_SIZES, _XMP_SIZES), re.DOTALL
+)
+_XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>))\d""")
+
+
+Tags = dict[int, Any]  # EXIF's or TIFF's, directories within being dicts
+
+
+def carried(tags: Tags, xmp: object, icc: object) -> Metadata:
+    """Return what a result may carry of its input's metadata.
+
+    The orientation becomes 1 ("upright"); sizes in pixels and thumbnails are left out. EXIF too damaged to be written
+    again is left out as well: viewers ignore it, and the pixels are worth having.
+
+    Args:
+        tags: EXIF of an image, or the first directory of a TIFF file.
+        xmp: the packet; anything but bytes counts as none.
+        icc: the profile, likewise.
+    """
+    packet = xmp if isinstance(xmp, bytes) and xmp else None
+    profile = icc if isinstance(icc, bytes) and len(icc) >= 128 else None
+    return Metadata(_carried_exif(tags), packet and _carried_xmp(packet), profile)
+
+
+def orientation_of(tags: Tags) -> int:
+    """Return EXIF's orientation in [1, 8], 1 if there is none or it makes no sense."""
+    value = tags.get(ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def image_tags(image: Image.Image) -> Tags:
+    """Return the EXIF of an image, without its thumbnail's; nothing if it is too damaged to be read."""
+    try:
+        return _tags(image.getexif())
+    except Exception:  # Pillow parses when asked, and fails in many ways on damage.
+        return {}
+
+
+def colour_space(icc: bytes | None) -> str:
+    """Return the colour space that a profile describes: "RGB", "GRAY", "CMYK", ..., or "" without a profile."""
+    return (icc or b"")[16:20].decode("latin-1").strip()
+
+
+def srgb_profile() -> bytes:
+    """Return an ICC profile of sRGB."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def parse_exif(exif: bytes) -> Tags:
+    """Return EXIF's tags.
+
+    Args:
+        exif: as in `Metadata`.
+    """
+    parsed = Image.Exif()
+    parsed.load(b"Exif\0\0" + exif)
+    return _tags(parsed)
+
+
+def _carried_exif(tags: Tags) -> bytes | None:
+    kept = {tag: value for tag, value in tags.items() if tag not in _STRUCTURE}
+    if ORIENTATION in kept:
+        kept[ORIENTATION] = 1
+    try:
+        return _exif_bytes(kept) if kept else None
+    except Exception:  # The same: struct.error, KeyError, TypeError, SyntaxError, ...
+        return None
+
+
+def _tags(exif: Image.Exif) -> Tags:
+    tags = {tag: value for tag, value in exif.items() if tag not in SUB_DIRECTORIES}
+    inner = {tag: dict(exif.get_ifd(tag)) for tag in SUB_DIRECTORIES}
+    return tags | {tag: directory for tag, directory in inner.items() if directory}
+
+
+def _exif_bytes(tags: Tags) -> bytes:
+    exif = Image.Exif()
+    for tag, value in tags.items():
+        if tag in SUB_DIRECTORIES:
+            exif.get_ifd(tag).update({key: item for key, item in value.items() if key not in _STALE})
+        else:
+            exif[tag] = value
+    return exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+def _carried_xmp(xmp: bytes) -> bytes:
+    return _XMP_ORIENTATION.sub(rb"\g<1>1", _XMP_STALE.sub(b"", xmp))
+
+
+def profile_from(icc: bytes) -> ImageCms.ImageCmsProfile:
+    """Return a profile for Pillow's colour transforms.
+
+    Raises:
+        OSError: it is no profile.
+    """
+    return ImageCms.ImageCmsProfile(io.BytesIO(icc))

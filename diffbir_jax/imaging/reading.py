@@ -1,0 +1,105 @@
+"""Reading image files."""
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+
+from diffbir_jax.imaging.decoding import FORMATS, Decoded, decode, kind_of
+from diffbir_jax.imaging.photo import MAX_PIXELS, ImageFileError, Photo
+from diffbir_jax.imaging.samples import without_hidden
+
+
+def read_photo(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Read a PNG, JPEG, WebP, TIFF or BMP file; its content counts, not its suffix.
+
+    16-bit gray and RGB stay in 16 bits; all else becomes 8 bits. Gray, palettes, YCbCr, CMYK (through its profile, if
+    it has one) and LAB become RGB; floats must lie in 0 to 1, wide integers in 0 to 65535. The EXIF orientation is
+    applied. Alpha is kept, and fully transparent pixels get the colour of the nearest visible pixel. An animation or a
+    file of several pages gives its first image.
+
+    Args:
+        path: the file.
+        max_pixels: how many pixels the file may say it has.
+
+    Returns:
+        The photo, both sides at least 16. Its metadata are those of the file that stay true of it
+        (`metadata.carried`).
+
+    Raises:
+        ImageFileError: the file is missing, a folder, empty, no image of these formats, damaged, cut off, too small or
+            too large.
+    """
+    path = Path(path)
+    kind, data = _load(path)
+    try:
+        decoded = decode(data, kind, max_pixels)
+    except ImageFileError as error:
+        raise ImageFileError(f"{path}: {error}") from None
+    except MemoryError:
+        raise
+    # Decoders report damage in nearly every way there is, depending on the format and the place.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ImageFileError(f"{path}: is damaged or cut off ({reason}); copy or download it again") from None
+    return _photo(decoded)
+
+
+def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read an image file as 8-bit RGB, transparency laid over white; for masks and ready-made stages.
+
+    Returns:
+        (H, W, 3) uint8, both sides at least 16.
+
+    Raises:
+        ImageFileError: as in `read_photo`.
+    """
+    return to_eight(over_white(read_photo(path, max_pixels)))
+
+
+def over_white(photo: Photo) -> np.ndarray:
+    """Return the pixels (H, W, 3) of a photo on white, in its depth."""
+    if photo.alpha is None:
+        return photo.pixels
+    white = np.iinfo(photo.pixels.dtype).max
+    share = photo.alpha[..., None] / np.float32(white)
+    return np.rint(white + share * (photo.pixels - np.float32(white))).astype(photo.pixels.dtype)
+
+
+def to_eight(samples: np.ndarray) -> np.ndarray:
+    """Return uint8 of uint8 or uint16, rounded."""
+    return samples if samples.dtype == np.uint8 else ((samples + np.uint32(128)) // 257).astype(np.uint8)
+
+
+def _load(path: Path) -> tuple[str, bytes]:
+    """Return the format and the bytes of a file; ImageFileError if it cannot be read or is no image."""
+    try:
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ImageFileError(f"{path}: is a device or a pipe; give a file")
+            head = file.read(16)
+            if not head:
+                raise ImageFileError(f"{path}: is empty (0 bytes); copy or download it again")
+            if kind := kind_of(head):
+                return kind, head + file.read()
+    except FileNotFoundError:
+        raise ImageFileError(f"{path}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise ImageFileError(f"{path}: is a folder; give a file, or list it with find_images") from None
+    except PermissionError:
+        raise ImageFileError(f"{path}: may not be read; change its permissions") from None
+    except (OSError, ValueError) as error:
+        raise ImageFileError(f"{path}: cannot be read ({error}); check the path and the disk") from None
+    raise ImageFileError(f"{path}: is not a {FORMATS} image; convert it to one of these")
+
+
+def _photo(decoded: Decoded) -> Photo:
+    samples = decoded.samples
+    colours, alpha = samples, None
+    if samples.shape[2] in (2, 4):
+        colours, alpha = samples[..., :-1], np.ascontiguousarray(samples[..., -1])
+        colours = without_hidden(colours, alpha)
+    grey = colours.shape[2] == 1
+    pixels = np.repeat(colours, 3, axis=2) if grey else np.ascontiguousarray(colours)
+    return Photo(pixels, alpha, grey, decoded.metadata)

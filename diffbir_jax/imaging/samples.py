@@ -1,0 +1,138 @@
+"""Kinds of pixels: every kind that files hold, to gray or RGB with or without alpha in 8 or 16 bits."""
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms
+
+from diffbir_jax.imaging.metadata import colour_space, profile_from, srgb_profile
+from diffbir_jax.imaging.photo import ImageFileError
+
+# How to turn an array upright, by EXIF's orientation.
+_UPRIGHT = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+
+
+def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Return (H, W, C) as EXIF's orientation, 1 to 8, wants it seen."""
+    turn = _UPRIGHT.get(orientation)
+    return np.ascontiguousarray(turn(samples)) if turn else samples
+
+
+def from_pillow(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, bytes | None]:
+    """Return the samples of a loaded image, and the profile that they are to be seen through.
+
+    Args:
+        image: of any of Pillow's modes.
+        icc: its profile, or None.
+
+    Returns:
+        (H, W, C) uint8 or uint16, C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha; and `icc`, or sRGB's profile
+        if colours had to be converted.
+
+    Raises:
+        ImageFileError: numbers of no clear range, or a profile for other colours than the file's.
+    """
+    if image.mode in ("CMYK", "LAB"):
+        return _from_print(image, icc)
+    if image.mode[0] in "IF":
+        return _from_numbers(image), icc
+    grey = _is_grey(image)
+    rgba = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    return (rgba[..., [0, 3][: rgba.shape[2] - 2]] if grey else rgba), icc
+
+
+def from_bgr(array: np.ndarray) -> np.ndarray:
+    """Return (H, W, C) in the order of channels of ours of what OpenCV decoded: (H, W), BGR or BGRA."""
+    if array.ndim == 2:
+        return array[..., None]
+    return np.ascontiguousarray(array[..., [2, 1, 0, 3][: array.shape[2]]])
+
+
+def unassociated(samples: np.ndarray) -> np.ndarray:
+    """Return (H, W, C) uint16 whose colours were multiplied by alpha, the last channel, without that."""
+    alpha = np.maximum(samples[..., -1:], 1).astype(np.float32)
+    colours = np.minimum(np.rint(samples[..., :-1] * (np.float32(65535) / alpha)), 65535)
+    return np.concatenate([colours.astype(np.uint16), samples[..., -1:]], axis=2)
+
+
+def without_hidden(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Give every fully transparent pixel the colour of the nearest visible one.
+
+    What lies under transparency is often garbage, which networks and filters would smear into what is visible.
+
+    Args:
+        pixels: (H, W, C).
+        alpha: (H, W), 0 where transparent.
+
+    Returns:
+        (H, W, C); as given if nothing is transparent, or everything.
+    """
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return pixels
+    # Every visible pixel has a label of its own, and every other the label of the nearest visible pixel.
+    _, labels = cv2.distanceTransformWithLabels(
+        hidden.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    colours = np.zeros((labels.max() + 1, pixels.shape[2]), pixels.dtype)
+    colours[labels[~hidden]] = pixels[~hidden]
+    return colours[labels]
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether the file holds no colour: by its kind of pixels or, with a palette, by the colours there."""
+    if image.mode in ("P", "PA"):
+        # The palette itself would count colours that no pixel has.
+        colours = np.asarray(image.convert("RGB")).reshape(-1, 3)
+        return bool((colours == colours[:, :1]).all())
+    return image.mode in ("1", "L", "LA", "La")
+
+
+def _from_print(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, bytes | None]:
+    """CMYK, through its profile where there is one, and LAB, which needs none: to sRGB."""
+    if image.mode == "LAB":
+        source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    elif icc is None:
+        return np.asarray(image.convert("RGB")), None
+    elif colour_space(icc) == "CMYK":
+        source = profile_from(icc)
+    else:
+        raise ImageFileError(
+            f"holds CMYK colours with a profile for {colour_space(icc)}; convert it to RGB, or remove the profile"
+        )
+    srgb = srgb_profile()
+    rgb = ImageCms.profileToProfile(image, source, profile_from(srgb), outputMode="RGB")
+    return np.asarray(rgb), srgb
+
+
+def _from_numbers(image: Image.Image) -> np.ndarray:
+    """Gray in integers or floats."""
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        samples = values.astype(np.uint16)
+    else:
+        samples = _scaled(values)
+    key = image.info.get("transparency")
+    if not isinstance(key, int):
+        return samples[..., None]
+    return np.dstack([samples, np.where(samples == key, 0, 65535).astype(np.uint16)])
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """(H, W) int32 or float32 as (H, W) uint8 or uint16, where it is clear what black and white are."""
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        return np.rint(values * np.float64(65535)).astype(np.uint16)
+    if values.dtype.kind != "f" and low >= 0 and high <= 65535:
+        return values.astype(np.uint8 if high <= 255 else np.uint16)
+    raise ImageFileError(
+        f"holds numbers from {low:g} to {high:g}; scale floats to 0 to 1 or integers to 0 to 65535, "
+        "or convert it to an 8-bit or 16-bit image"
+    )

@@ -1,0 +1,175 @@
+"""TIFF files: of these Pillow reads 8 bits, OpenCV 16 bits where channels are interleaved, tifffile the rest."""
+
+import contextlib
+import io
+import zlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import TiffImagePlugin
+
+from diffbir_jax.imaging.metadata import SUB_DIRECTORIES, Tags, orientation_of
+from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.imaging.samples import from_bgr, unassociated, upright
+
+_DEFLATE = (8, 32946)
+_STEP = 1 << 20
+
+
+class Layout(NamedTuple):
+    """How the first image of a TIFF file is stored; names are those of the tags.
+
+    Attributes:
+        width, height: in pixels, before the orientation is applied.
+        bits: of each sample of a pixel.
+        formats: of each sample; 1 is unsigned, 2 signed, 3 float.
+        photometric: 0 and 1 gray (0: white is 0), 2 RGB, 3 palette, 5 CMYK, 6 YCbCr, 8 LAB.
+        samples: how many a pixel has.
+        extra: what those beyond the colours are: 0 unspecified, 1 alpha by which colours are multiplied, 2 alpha.
+        planar: 1 interleaved, 2 one plane after the other.
+        compression: 1 none, 5 LZW, 8 deflate, ....
+        orientation: 1 upright, ..., as in EXIF.
+    """
+
+    width: int
+    height: int
+    bits: tuple[int, ...]
+    formats: tuple[int, ...]
+    photometric: int
+    samples: int
+    extra: tuple[int, ...]
+    planar: int
+    compression: int
+    orientation: int
+
+    @property
+    def deep(self) -> bool:
+        """Gray or RGB in 16 bits."""
+        kind = (set(self.bits), set(self.formats))
+        return kind == ({16}, {1}) and self.photometric in (0, 1, 2)
+
+
+def first_directory(data: bytes) -> Tags:
+    """Return the tags of the first image of a TIFF file, its EXIF being one of them.
+
+    Raises:
+        ImageFileError: a BigTIFF in the order of bytes that Pillow does not know.
+    """
+    if data[:4] == b"MM\0+":
+        raise ImageFileError("is a BigTIFF of big-endian numbers; save it as plain TIFF, or as PNG")
+    head = data[: 16 if data[2] == 43 else 8]  # 43: offsets of 64 bits
+    tags = _directory(data, head)
+    for tag in {*SUB_DIRECTORIES} & tags.keys():
+        offset = tags.pop(tag)
+        # No pixels hang on these two: they may be damaged.
+        with contextlib.suppress(Exception):
+            tags[tag] = _directory(data, head, offset, group=tag)
+    return tags
+
+
+def _directory(data: bytes, head: bytes, offset: int | None = None, group: int | None = None) -> Tags:
+    directory = TiffImagePlugin.ImageFileDirectory_v2(head, group=group)
+    file = io.BytesIO(data)
+    file.seek(directory.next if offset is None else offset)
+    directory.load(file)
+    return dict(directory)
+
+
+def layout(tags: Tags) -> Layout:
+    """Return how the image of a directory is stored.
+
+    Raises:
+        ImageFileError: it does not say.
+    """
+    if not {256, 257} <= set(tags):
+        raise ImageFileError("is damaged: it does not say how large its image is; copy or download it again")
+    (width,), (height,), (samples,) = (_numbers(tags, tag, 1) for tag in (256, 257, 277))
+    (photometric,), (planar,), (compression,) = (_numbers(tags, tag, 1) for tag in (262, 284, 259))
+    bits, formats, extra = _numbers(tags, 258, 1), _numbers(tags, 339, 1), _numbers(tags, 338)
+    return Layout(
+        width, height, bits, formats, photometric, samples, extra, planar, compression, orientation_of(tags)
+    )
+
+
+def check_complete(tags: Tags, data: bytes) -> None:
+    """Raise ImageFileError if pixels that the directory points to are cut off or, where that shows, damaged.
+
+    Decoders stop as soon as they have all pixels, be they wrong, and do not come to the checksum of a deflated piece.
+    """
+    (compression,) = _numbers(tags, 259, 1)
+    for offsets, counts in ((273, 279), (324, 325)):
+        for begin, count in zip(_numbers(tags, offsets), _numbers(tags, counts), strict=False):
+            if begin + count > len(data):
+                raise ImageFileError("is cut off; copy or download it again")
+            if compression in _DEFLATE:
+                _check_deflated(memoryview(data)[begin : begin + count])
+
+
+def _check_deflated(piece: memoryview) -> None:
+    """Raise zlib.error, or ImageFileError if there is no end; what comes out is thrown away bit by bit."""
+    stream, rest = zlib.decompressobj(), bytes(piece)
+    while rest:
+        stream.decompress(rest, _STEP)
+        rest = stream.unconsumed_tail
+    if not stream.eof:
+        raise ImageFileError("is damaged; copy or download it again")
+
+
+def decode_deep(data: bytes, tags: Layout) -> np.ndarray:
+    """Decode 16-bit gray or RGB, which Pillow would reduce to 8 bits, if it reads it at all.
+
+    Returns:
+        (H, W, C) uint16, C as in `samples.from_pillow`, upright.
+
+    Raises:
+        ImageFileError: stored in a way that cannot be read, or damaged.
+    """
+    interleaved = tags.planar == 1 and tags.samples in (1, 3, 4)
+    array = _with_opencv(data) if interleaved else _with_tifffile(data, tags)
+    size = (tags.height, tags.width) if tags.orientation < 5 else (tags.width, tags.height)
+    if array.shape != (*size, tags.samples) or array.dtype != np.uint16:
+        raise ImageFileError("is damaged: its pixels are not what its tags say; copy or download it again")
+    return _without_extra(array, tags)
+
+
+def _with_opencv(data: bytes) -> np.ndarray:
+    # OpenCV turns TIFF upright by itself.
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise ImageFileError("is damaged, or compressed in a way that cannot be read; save it anew, as PNG")
+    return from_bgr(array)
+
+
+def _with_tifffile(data: bytes, tags: Layout) -> np.ndarray:
+    if tags.compression not in (1, *_DEFLATE):
+        raise ImageFileError(
+            f"holds 16-bit channels in an unusual order and compression (number {tags.compression}); "
+            "save it interleaved, with deflate or without compression, or as PNG"
+        )
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        array = file.pages[0].asarray()
+    if array.ndim == 2:
+        array = array[..., None]
+    return upright(np.moveaxis(array, 0, -1) if tags.planar == 2 else array, tags.orientation)
+
+
+def _without_extra(array: np.ndarray, tags: Layout) -> np.ndarray:
+    """Keep gray or RGB, white being 65535, and alpha if there is any."""
+    colours = 3 if tags.photometric == 2 else 1
+    if array.shape[2] < colours:
+        raise ImageFileError("is damaged: it has too few channels; copy or download it again")
+    if tags.photometric == 0:
+        array = np.concatenate([65535 - array[..., :1], array[..., 1:]], axis=2)
+    # Writers that leave out what a fourth channel is mean alpha: so reads Pillow, too.
+    extra = tags.extra[:1] or (2,)
+    if array.shape[2] == colours or extra == (0,):
+        return array[..., :colours]
+    array = array[..., : colours + 1]
+    return unassociated(array) if extra == (1,) else array
+
+
+def _numbers(tags: Tags, tag: int, *default: int) -> tuple[int, ...]:
+    value = tags.get(tag, default)
+    return tuple(value) if isinstance(value, tuple | list) else (value,)

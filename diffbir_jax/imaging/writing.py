@@ -1,0 +1,134 @@
+"""Writing image files: whoever looks at a path finds the old file, or the new one, never half of it."""
+
+import contextlib
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from diffbir_jax.imaging.encoding import encode_jpeg, encode_png, encode_tiff, encode_webp
+from diffbir_jax.imaging.metadata import colour_space
+from diffbir_jax.imaging.photo import ImageFileError, Metadata, Photo
+from diffbir_jax.imaging.reading import over_white, to_eight
+
+OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+# The longest side; libjpeg stops a little short of the 65535 that the format allows.
+_LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
+# Weights of red, green and blue in brightness (ITU-R BT.601), as Pillow and JPEG have them.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def check_output(path: str | os.PathLike, height: int, width: int) -> None:
+    """Raise ImageFileError unless an image of this size can be written in the format that the suffix names.
+
+    What `write_photo` asks first; callers may ask before they compute the image.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in OUTPUT_SUFFIXES:
+        raise ImageFileError(
+            f"{path}: names no format that can be written; end it in one of {', '.join(OUTPUT_SUFFIXES)}"
+        )
+    longest = _LONGEST.get(suffix)
+    if longest and max(height, width) > longest:
+        raise ImageFileError(
+            f"{path}: {width}x{height} pixels are more than {suffix[1:]} allows ({longest} a side); "
+            "write .png or .tif, or a smaller image"
+        )
+
+
+def write_photo(path: str | os.PathLike, photo: Photo, *, quality: int = 95) -> None:
+    """Write a photo in the format that the suffix names: PNG, JPEG, WebP or TIFF.
+
+    PNG and TIFF keep 16 bits, JPEG and WebP round to 8. A grey photo is written as gray, its brightness, except in
+    WebP, which knows none. JPEG has alpha laid over white, the others keep it. EXIF and XMP go along, and so does an
+    ICC profile, unless it is for other colours than those written (a profile of RGB on gray).
+
+    Args:
+        path: the file; its folder is made if missing.
+        photo: as `read_photo` returns it; its metadata must be true of it.
+        quality: of JPEG and WebP, 1 to 100; the others lose nothing.
+
+    Raises:
+        TypeError: pixels that are neither uint8 nor uint16, or alpha of another type.
+        ValueError: wrong shapes, or a quality out of range.
+        ImageFileError: another suffix, more pixels or metadata than the format allows, or the file cannot be written.
+    """
+    path, suffix = Path(path), Path(path).suffix.lower()
+    _check(photo, quality)
+    check_output(path, *photo.pixels.shape[:2])
+    jpeg, webp = suffix in (".jpg", ".jpeg"), suffix == ".webp"
+    samples = _samples(photo, grey=photo.grey and not webp, opaque=jpeg)
+    metadata = _fitting(photo.metadata, samples.shape[2])
+    try:
+        if jpeg:
+            data = encode_jpeg(to_eight(samples), metadata, quality)
+        elif webp:
+            data = encode_webp(to_eight(samples), metadata, quality)
+        else:
+            data = (encode_png if suffix == ".png" else encode_tiff)(samples, metadata)
+    except ImageFileError as error:
+        raise ImageFileError(f"{path}: {error}") from None
+    _replace(path, data)
+
+
+def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Write an array as a PNG file.
+
+    Args:
+        path: the file; its folder is made if missing.
+        image: (H, W, 3) or (H, W), uint8 or uint16.
+
+    Raises:
+        TypeError: the image has another dtype.
+        ImageFileError: the file cannot be written.
+    """
+    if image.dtype not in (np.uint8, np.uint16):
+        raise TypeError(f"image has dtype {image.dtype}; write_png takes uint8 or uint16, black to white")
+    _replace(Path(path), encode_png(image if image.ndim == 3 else image[..., None], Metadata()))
+
+
+def _check(photo: Photo, quality: int) -> None:
+    pixels, alpha = photo.pixels, photo.alpha
+    if pixels.dtype not in (np.uint8, np.uint16) or (alpha is not None and alpha.dtype != pixels.dtype):
+        given = pixels.dtype if alpha is None else f"{pixels.dtype} with alpha {alpha.dtype}"
+        raise TypeError(f"the photo has dtype {given}; give uint8 or uint16, the same for both")
+    if pixels.shape[2:] != (3,) or (alpha is not None and alpha.shape != pixels.shape[:2]):
+        given = pixels.shape if alpha is None else f"{pixels.shape} with alpha {alpha.shape}"
+        raise ValueError(f"the photo has shape {given}; give (H, W, 3), and (H, W) for alpha")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is {quality}; allowed are 1 to 100, and 95 loses little")
+
+
+def _samples(photo: Photo, grey: bool, opaque: bool) -> np.ndarray:
+    """Return what the file is to hold: (H, W, C) of the photo's dtype, C as in `encode_png`."""
+    colours = over_white(photo) if opaque else photo.pixels
+    if grey:
+        colours = np.rint(colours @ _LUMA).astype(colours.dtype)[..., None]
+    if opaque or photo.alpha is None:
+        return colours
+    return np.concatenate([colours, photo.alpha[..., None]], axis=2)
+
+
+def _fitting(metadata: Metadata, channels: int) -> Metadata:
+    """Leave out a profile for other colours than those of so many channels."""
+    space = "RGB" if channels > 2 else "GRAY"
+    return metadata if colour_space(metadata.icc) == space else replace(metadata, icc=None)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Put a file in place of another at once."""
+    # Short, since a path may be as long as the system allows; hidden, so that no listing shows it.
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ImageFileError(f"{path}: cannot be written ({reason}); choose another output folder") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

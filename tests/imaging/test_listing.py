@@ -1,0 +1,67 @@
+"""Which files of a folder are images to restore."""
+
+import os
+
+import pytest
+
+from diffbir_jax.imaging.listing import find_images, list_images
+from diffbir_jax.imaging.photo import ImageFileError
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def names(paths, folder):
+    return [str(path.relative_to(folder)) for path in paths]
+
+
+def test_list_images(tmp_path):
+    touch(tmp_path, "b.PNG", "a.jpg", "c.webp", "e.TIFF", "f.bmp", "notes.txt", ".hidden.png", "sub/g.png")
+    (tmp_path / "d.png").mkdir()
+    assert names(list_images(tmp_path), tmp_path) == ["a.jpg", "b.PNG", "c.webp", "e.TIFF", "f.bmp"]
+
+
+def test_find_images(tmp_path):
+    touch(tmp_path, "z.png", "b/c/d.JPEG", "b/a.tif", ".cache/x.png", "b/.x.png", "out/z.png", "b/out/y.webp")
+    touch(tmp_path, "notes.md", "b/c/d.gif")
+    found = find_images(tmp_path, exclude=[tmp_path / "b" / ".." / "out", tmp_path / "nowhere"])
+    assert names(found, tmp_path) == ["b/a.tif", "b/c/d.JPEG", "b/out/y.webp", "z.png"]
+
+
+def test_links(tmp_path):
+    inputs, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    touch(inputs, "a.png")
+    touch(elsewhere, "b.png")
+    (inputs / "linked").symlink_to(elsewhere)
+    (inputs / "circle").symlink_to(inputs)
+    (inputs / "c.png").symlink_to(elsewhere / "b.png")
+    (inputs / "broken.png").symlink_to(elsewhere / "nowhere.png")
+    assert names(find_images(inputs), inputs) == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize("listing", [list_images, find_images])
+def test_errors(tmp_path, listing):
+    with pytest.raises(ImageFileError, match="holds no image file; put files ending in .png"):
+        listing(tmp_path)
+    with pytest.raises(ImageFileError, match="no such folder"):
+        listing(tmp_path / "nowhere")
+    touch(tmp_path, "a.png")
+    with pytest.raises(ImageFileError, match="is a file, not a folder"):
+        listing(tmp_path / "a.png")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+    touch(tmp_path, "a.png", "locked/b.png")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ImageFileError, match=r"locked: cannot be listed \(Permission denied\)"):
+        find_images(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffbir_jax.batch.digest import sha256, weights_record
-from diffbir_jax.batch.jobs import Job, check_jobs, stage1_folder
+from diffbir_jax.batch.jobs import Job, check_jobs
 from diffbir_jax.batch.names import outputs_of
 from diffbir_jax.batch.settings import (
     OPTION_FIELDS,
@@ -58,13 +58,14 @@ def repeated_job(settings: Settings, record: Mapping[str, Any]) -> Job:
     """
     if settings.fidelity_mask and record["mask"] is None:
         raise FlagError("--fidelity-mask is given, but the sidecar knows no mask; leave it out")
-    name = Path(record["name"])
+    name, stage1 = Path(record["name"]), settings.recipe.stage1
+    moved = Path(stage1) if stage1 and stage1 != record["parameters"]["stage1"] else None
     job = Job(
         find_again(record["input"], settings.input, "input"),
         name,
         record["noise_index"],
         outputs_of(settings, name, many=False),
-        record["clean"] and find_again(record["clean"], stage1_folder(settings.recipe), "stage-1 image"),
+        record["clean"] and find_again(record["clean"], moved, "stage-1 image"),
         record["mask"] and find_again(record["mask"], settings.fidelity_mask, "mask"),
     )
     check_jobs([job], settings)

@@ -169,7 +169,7 @@ def from_record(record: dict[str, Any]) -> Recipe:
         *(record.get("options", {}).keys() - {*OPTION_FIELDS}),
     ]
     if missing or unknown:
-        wrong = "lacks" if missing else "has the unknown"
+        wrong = "lacks" if missing else "has unknown"
         raise ValueError(
             f"{wrong} parameters {', '.join(missing or sorted(unknown))}; it is of another version"
         )

@@ -54,12 +54,12 @@ class Fake:
 def results(request: Request, upscale: float, options: Options, count: int) -> Iterator[Restored]:
     """The image, brighter with each result, with its noise and its seed."""
     side = round(upscale)
-    large = request.image.repeat(side, axis=0).repeat(side, axis=1)
+    clean = request.image if request.clean is None else request.clean
+    large, stage1 = (image.repeat(side, axis=0).repeat(side, axis=1) for image in (request.image, clean))
     scale = 257 if large.dtype == np.uint16 else 1
-    clean = large if request.clean is None else request.clean
     for variant in range(count):
         change = (request.index + options.seed + variant) % 7 * scale
-        yield Restored(large // 2 + large.dtype.type(change), clean, large, large[..., 0].astype(np.uint8))
+        yield Restored(large // 2 + large.dtype.type(change), stage1, large, large[..., 0].astype(np.uint8))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,18 @@ def test_one_file(inputs: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open("out/a.png")), wanted)
 
 
+def test_a_sidecar_repeats_it(inputs: Path) -> None:
+    """Every byte, with the seed and the networks of the first time."""
+    save(inputs / "a.png")
+    flags = ("--version", "micro", "--upscale", "1", "--seed", "3")
+    assert call("--input", "in", "--output", "out", *flags) == 0
+    assert call("--from-sidecar", "out/a.json", "--output", "again") == 0
+    assert written("again") == written() == ["a.json", "a.png"]
+    assert Path("again/a.png").read_bytes() == Path("out/a.png").read_bytes()
+    assert call("--input", "in", "--output", "other", *flags[:-2]) == 0
+    assert Path("other/a.png").read_bytes() != Path("out/a.png").read_bytes()
+
+
 def test_stages_and_comparison(inputs: Path) -> None:
     save(inputs / "a.webp", lossless=True)
     assert run(inputs / "a.webp", "--compare", "--save-stages") == 0

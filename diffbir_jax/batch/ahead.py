@@ -82,7 +82,7 @@ class ReadAhead(Iterator[Result], Generic[Item, Result]):
             for item in items:
                 result = read(item)
                 if not self._budget.acquire(self._size(result)):
-                    return
+                    break
                 self._queue.put((result, None))
             self._queue.put((None, StopIteration()))
         except BaseException as error:
@@ -98,8 +98,9 @@ class ReadAhead(Iterator[Result], Generic[Item, Result]):
         self._budget.release(self._size(result))
         return result
 
-    def close(self) -> None:
-        """Stop reading."""
+    # Not named `close`, which `yield from` calls when it is left early.
+    def stop(self) -> None:
+        """Stop reading; what was read can still be taken."""
         self._budget.close()
 
 

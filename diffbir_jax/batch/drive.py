@@ -70,7 +70,7 @@ class Driver:
                     leave()
                     self._journal.interrupted = True
         finally:
-            reading.close()
+            reading.stop()
         if self._journal.left and not self._journal.interrupted:
             raise RuntimeError(f"no outcome of {some(job.path for job in self._journal.left)}: this is a bug")
 

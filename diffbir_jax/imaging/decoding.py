@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from diffbir_jax.imaging import tiff
+from diffbir_jax.imaging.completeness import DAMAGED, check_complete
 from diffbir_jax.imaging.metadata import ICC, XMP, carried, image_tags, orientation_of
 from diffbir_jax.imaging.photo import MIN_SIDE, ImageFileError, Metadata
 from diffbir_jax.imaging.samples import from_bgr, from_pillow, upright
@@ -26,9 +27,6 @@ _SIGNATURES = {
     "BMP": rb"BM",
 }
 FORMATS = "PNG, JPEG, WebP, TIFF or BMP"
-# Of JPEG, but for the restarts among the pixels.
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-CUT_OFF = "is cut off; copy or download it again"
 # The limit of Pillow, its warnings and the log level of OpenCV are settings of the process.
 _LOCK = threading.Lock()
 
@@ -70,7 +68,7 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
 def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
     with Image.open(io.BytesIO(data), formats=[kind]) as image:
         _check_size(image.size, max_pixels)
-        _COMPLETE[kind](data)
+        check_complete(data, kind)
         image.load()
         tags = image_tags(image)
         icc = image.info.get("icc_profile")
@@ -102,7 +100,7 @@ def _deep_png(data: bytes) -> np.ndarray:
     """16-bit RGB, RGB and alpha, or gray and alpha, which Pillow would reduce to 8 bits."""
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16:
-        raise ImageFileError("is damaged; copy or download it again")
+        raise ImageFileError(DAMAGED)
     rgba = from_bgr(array)
     return rgba[..., [0, 3]] if data[25] == 4 else rgba
 
@@ -118,35 +116,6 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageFileError(
             f"is {width}x{height} pixels; enlarge it until both sides are at least {MIN_SIDE}"
         )
-
-
-def _check_png(data: bytes) -> None:
-    """Every chunk's checksum, and the chunk at the end: decoders overlook these once they have all rows."""
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        image.verify()
-
-
-def _check_jpeg(data: bytes) -> None:
-    """Walk over the segments to the end of the image: behind a lost rest that is zeros, decoders put gray."""
-    at = 2
-    while found := _MARKER.search(data, at):
-        if found[1] == b"\xd9":
-            return
-        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
-    raise ImageFileError(CUT_OFF)
-
-
-def _check_webp(data: bytes) -> None:
-    if len(data) < 8 + int.from_bytes(data[4:8], "little"):
-        raise ImageFileError(CUT_OFF)
-
-
-_COMPLETE: dict[str, Callable[[bytes], None]] = {
-    "PNG": _check_png,
-    "JPEG": _check_jpeg,
-    "WEBP": _check_webp,
-    "BMP": lambda data: None,  # Pillow counts the bytes.
-}
 
 
 @contextlib.contextmanager

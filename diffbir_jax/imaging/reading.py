@@ -75,9 +75,13 @@ def to_eight(samples: np.ndarray) -> np.ndarray:
 def _load(path: Path) -> tuple[str, bytes]:
     """Return the format and the bytes of a file; ImageFileError if it cannot be read or is no image."""
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError
+        # To open a pipe is to wait for whoever fills it.
+        if not stat.S_ISREG(mode):
+            raise ImageFileError(f"{path}: is a device or a pipe; give a file")
         with path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ImageFileError(f"{path}: is a device or a pipe; give a file")
             head = file.read(16)
             if not head:
                 raise ImageFileError(f"{path}: is empty (0 bytes); copy or download it again")

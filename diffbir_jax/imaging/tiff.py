@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import zlib
 from typing import NamedTuple
 
 import cv2
@@ -10,12 +9,12 @@ import numpy as np
 import tifffile
 from PIL import TiffImagePlugin
 
+from diffbir_jax.imaging.completeness import CUT_OFF, inflated_length
 from diffbir_jax.imaging.metadata import SUB_DIRECTORIES, Tags, orientation_of
 from diffbir_jax.imaging.photo import ImageFileError
 from diffbir_jax.imaging.samples import from_bgr, unassociated, upright
 
 _DEFLATE = (8, 32946)
-_STEP = 1 << 20
 
 
 class Layout(NamedTuple):
@@ -102,19 +101,9 @@ def check_complete(tags: Tags, data: bytes) -> None:
     for offsets, counts in ((273, 279), (324, 325)):
         for begin, count in zip(_numbers(tags, offsets), _numbers(tags, counts), strict=False):
             if begin + count > len(data):
-                raise ImageFileError("is cut off; copy or download it again")
+                raise ImageFileError(CUT_OFF)
             if compression in _DEFLATE:
-                _check_deflated(memoryview(data)[begin : begin + count])
-
-
-def _check_deflated(piece: memoryview) -> None:
-    """Raise zlib.error, or ImageFileError if there is no end; what comes out is thrown away bit by bit."""
-    stream, rest = zlib.decompressobj(), bytes(piece)
-    while rest:
-        stream.decompress(rest, _STEP)
-        rest = stream.unconsumed_tail
-    if not stream.eof:
-        raise ImageFileError("is damaged; copy or download it again")
+                inflated_length(data[begin : begin + count])
 
 
 def decode_deep(data: bytes, tags: Layout) -> np.ndarray:

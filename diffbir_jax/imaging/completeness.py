@@ -1,0 +1,93 @@
+"""Whether a file holds the whole of its image: decoders are content with less, and show the rest gray or black."""
+
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+
+from diffbir_jax.imaging.photo import ImageFileError
+
+CUT_OFF = "is cut off; copy or download it again"
+DAMAGED = "is damaged; copy or download it again"
+_STEP = 1 << 20
+# Of JPEG, but for the restarts among the pixels.
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+# The passes of interlaced PNG: where rows and columns begin, and how far apart they lie.
+_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
+
+def check_complete(data: bytes, kind: str) -> None:
+    """Raise ImageFileError, or struct.error, if a file of this format is cut off or, where that shows, damaged."""
+    if check := _CHECKS.get(kind):
+        check(data)
+
+
+def inflated_length(deflated: bytes) -> int:
+    """Return how many bytes a deflated stream holds; what comes out is thrown away bit by bit.
+
+    Raises:
+        ImageFileError: it has no end, or its checksum is wrong.
+    """
+    stream, length = zlib.decompressobj(), 0
+    try:
+        while deflated:
+            length += len(stream.decompress(deflated, _STEP))
+            deflated = stream.unconsumed_tail
+    except zlib.error:
+        raise ImageFileError(DAMAGED) from None
+    if not stream.eof:
+        raise ImageFileError(DAMAGED)
+    return length
+
+
+def _check_png(data: bytes) -> None:
+    """Every chunk's checksum, the chunk at the end, and that there are as many rows as the header says."""
+    pixels = b"".join(piece for kind, piece in _png_chunks(data) if kind == b"IDAT")
+    if inflated_length(pixels) < _png_length(data[16:29]):
+        raise ImageFileError("is damaged: it has fewer rows than it says; copy or download it again")
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ImageFileError("is damaged (a checksum is wrong); copy or download it again")
+        if kind == b"IEND":
+            return
+        yield kind, data[at + 8 : end]
+        at = end + 4
+    raise ImageFileError(CUT_OFF)
+
+
+def _png_length(header: bytes) -> int:
+    """Return how many bytes the filtered rows take."""
+    width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = ((-((y - height) // dy), -((x - width) // dx)) for y, x, dy, dx in passes)
+    return sum(
+        rows * (1 + (columns * bits * _CHANNELS[colours] + 7) // 8) for rows, columns in sizes if columns
+    )
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Walk over the segments to the end of the image, past thumbnails, which have an end of their own."""
+    at = 2
+    while found := _MARKER.search(data, at):
+        if found[1] == b"\xd9":
+            return
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    raise ImageFileError(CUT_OFF)
+
+
+def _check_webp(data: bytes) -> None:
+    if len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise ImageFileError(CUT_OFF)
+
+
+# Of BMP Pillow counts the bytes; TIFF is looked at where its tags are read.
+_CHECKS: dict[str, Callable[[bytes], None]] = {"PNG": _check_png, "JPEG": _check_jpeg, "WEBP": _check_webp}

@@ -117,8 +117,11 @@ class Writers:
         """Have `work` done as soon as there is room; what an earlier one raised is raised here."""
         if self._bug is not None:
             raise self._bug
-        self._budget.acquire(pixels)
-        self._pool.submit(self._do, work, pixels)
+        try:
+            self._budget.acquire(pixels)
+        finally:
+            # Ctrl-C while waiting for room: what is computed is written nevertheless.
+            self._pool.submit(self._do, work, pixels)
 
     def _do(self, work: Callable[[], None], pixels: int) -> None:
         try:

@@ -100,6 +100,17 @@ def test_writers_are_bounded() -> None:
     assert len(submitted) == 4
 
 
+def test_what_waits_for_room_is_written_in_spite_of_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    done = []
+    monkeypatch.setattr(Budget, "acquire", interrupted)
+    with pytest.raises(KeyboardInterrupt), Writers() as writers:
+        writers.submit(lambda: done.append(1), 1)
+    assert done == [1]
+
+
 def test_leaving_waits_for_writers_and_tells_of_bugs() -> None:
     done = []
 

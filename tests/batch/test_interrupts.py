@@ -126,10 +126,11 @@ def test_distributed_processes(folder: None) -> None:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     distributed = ("--distributed", "--coordinator", address, "--hosts", "2", "--host-index")
-    processes = [start(0.05 * i, "--output", f"out{i}", *FLAGS, *distributed, str(i)) for i in range(2)]
+    processes = [start(0.3 * i, "--output", f"out{i}", *FLAGS, *distributed, str(i)) for i in range(2)]
     for i, process in enumerate(processes):
         output, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
+        assert i == 1 or processes[1].poll() is None, "the first waits for nobody"
         assert "6 restored, 0 failed" in output
         results = [name for name in written(f"out{i}") if name.endswith(".png") and "_" not in name]
         assert results == [f"{name}.png" for name in NAMES[i::2]]

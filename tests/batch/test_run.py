@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffbir_jax.batch import drive
+from diffbir_jax.batch import ahead, drive
 from diffbir_jax.batch.jobs import noise_index
 from tests.batch.fake import Fake
 from tests.command import call, complaint, save, written
@@ -107,6 +108,16 @@ def test_too_little_memory_fails_one_file(fake: Fake, capsys, error: Exception, 
     assert written() == ([] if raised else ["a.png"]) + ["c.png", "d.png", "e.png"]
 
 
+def test_memory_may_fail_again(fake: Fake, capsys) -> None:
+    """Each file is named once."""
+    for name in "abc":
+        save(Path(f"in/{name}.png"))
+    fake.raises = {index("b"): MemoryError(), index("c"): MemoryError()}
+    assert restore() == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["in/a.png", "in/b.png", "in/c.png"]
+
+
 def test_what_the_pipeline_refuses(fake: Fake, capsys) -> None:
     for name in "ab":
         save(Path(f"in/{name}.png"))
@@ -171,6 +182,24 @@ def test_interruption_keeps_what_is_done(fake: Fake, capsys, when: str, left: in
     said = f"interrupted, {left} of 3 images left; the same command with --skip-existing goes on"
     assert (said in streams.err) == (code == 130)
     assert written() == ["a.png", "b.png", "c.png"][: 3 - left]
+
+
+def test_ctrl_c_while_the_last_are_written(fake: Fake, capsys, monkeypatch) -> None:
+    """They are waited for before the summary."""
+    calls = []
+
+    def finish(writers: ahead.Writers) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        writers._pool.shutdown(wait=True)
+
+    monkeypatch.setattr(ahead.Writers, "finish", finish)
+    monkeypatch.setattr(drive, "write_results", lambda *_: time.sleep(0.1))
+    for name in "abc":
+        save(Path(f"in/{name}.png"))
+    assert restore("--no-sidecar") == 130
+    assert "3 restored, 0 failed" in capsys.readouterr().out
 
 
 def test_a_write_that_fails_leaves_no_main_result(fake: Fake, capsys, monkeypatch) -> None:

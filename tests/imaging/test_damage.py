@@ -106,6 +106,7 @@ def test_cut_off(tmp_path, name):
     """What is read nevertheless has lost no pixel."""
     data = FILES[name]
     whole = attempt(tmp_path / "a", data)
+    assert whole is not None
     for length in {*range(0, len(data), len(data) // 30), *range(len(data) - 20, len(data))}:
         photo = attempt(tmp_path / "a", data[:length])
         assert photo is None or (photo.pixels == whole.pixels).all()

@@ -291,7 +291,7 @@ def test_cmyk_through_its_profile(tmp_path, name):
     # Both are relative to the white of their own; scikit-image's only is D65 throughout.
     expected = 255 * lab2rgb(np.array([[lab]], float))
     np.testing.assert_allclose(photo.pixels[8, 8], expected[0, 0], atol=4)
-    assert photo.metadata.icc[16:20] == b"RGB "
+    assert photo.metadata.icc and photo.metadata.icc[16:20] == b"RGB "
 
 
 def test_cmyk_with_a_profile_for_other_colours(tmp_path):

@@ -98,18 +98,13 @@ def find_inputs(settings: Settings) -> dict[Path, Path]:
     if not path.is_dir():
         return {path: Path(path.name)}
     check_output(settings.output, path, "inputs")
-    return {found: found.relative_to(path) for found in find_images(path, own_folders(settings, path))}
+    return {found: found.relative_to(path) for found in find_images(path, own_folders(settings))}
 
 
-def own_folders(settings: Settings, source: Path) -> list[Path]:
-    """Return the folders below `source` that hold no inputs: results, maps, masks, stage-1 images."""
-    recipe = settings.recipe
-    folders = (settings.output, settings.guidance_map, settings.fidelity_mask, stage1_folder(recipe))
-    return [
-        folder
-        for folder in folders
-        if folder and real_folder(folder).startswith(real_folder(source) + os.sep)
-    ]
+def own_folders(settings: Settings) -> list[Path]:
+    """Return the folders that hold no inputs, wherever they lie: results, maps, masks, stage-1 images."""
+    made = (settings.guidance_map, settings.fidelity_mask, stage1_folder(settings.recipe))
+    return [settings.output, *(folder for folder in made if folder)]
 
 
 def read_list(source: str) -> list[Path]:

@@ -130,7 +130,7 @@ def test_distributed_processes(folder: None) -> None:
     for i, process in enumerate(processes):
         output, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
-        assert i == 1 or processes[1].poll() is None, "the first waits for nobody"
+        assert i == 1 or len(written("out1")) < 3 * 6, "the first waits for nobody"
         assert "6 restored, 0 failed" in output
         results = [name for name in written(f"out{i}") if name.endswith(".png") and "_" not in name]
         assert results == [f"{name}.png" for name in NAMES[i::2]]

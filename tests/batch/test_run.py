@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -182,6 +183,23 @@ def test_interruption_keeps_what_is_done(fake: Fake, capsys, when: str, left: in
     said = f"interrupted, {left} of 3 images left; the same command with --skip-existing goes on"
     assert (said in streams.err) == (code == 130)
     assert written() == ["a.png", "b.png", "c.png"][: 3 - left]
+
+
+def test_a_second_ctrl_c_ends_at_once(fake: Fake, monkeypatch) -> None:
+    """Python's own handler would raise where writers are waited for; afterwards all is as before."""
+    handlers, before = [], signal.getsignal(signal.SIGINT)
+
+    def write(*_: object) -> None:
+        time.sleep(0.1)
+        handlers.append(signal.getsignal(signal.SIGINT))
+
+    monkeypatch.setattr(drive, "write_results", write)
+    for name in "abc":
+        save(Path(f"in/{name}.png"))
+    fake.raises = {index("c"): KeyboardInterrupt()}
+    assert restore("--no-sidecar") == 130
+    assert handlers == [signal.SIG_DFL] * 2
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_while_the_last_are_written(fake: Fake, capsys, monkeypatch) -> None:

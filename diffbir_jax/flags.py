@@ -1,4 +1,4 @@
-"""The flags of sample.py, and the options that they stand for."""
+"""The flags of networks and sampling, and the options that they stand for."""
 
 import argparse
 import dataclasses
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from diffbir_jax.cli import INTERRUPTED, Parser
 from diffbir_jax.defaults import default_options
 from diffbir_jax.loading import NO_STAGE1, PRECISIONS
 from diffbir_jax.models.presets import PRESETS, TASKS
@@ -14,52 +13,6 @@ from diffbir_jax.sampling.guidance import Loss, Space
 from diffbir_jax.sampling.options import Options, StartPoint
 from diffbir_jax.sampling.samplers import SAMPLERS, settings_of
 from diffbir_jax.sampling.timesteps import Spacing
-
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(
-        prog="sample.py",
-        description="Restore photographs of unknown degradation: stage 1 cleans, stage 2 regenerates detail.",
-        epilog="Exit code: 0 if every image was restored, 1 if some or all were not, 2 for a bad flag, "
-        f"{INTERRUPTED} if interrupted.",
-    )
-    add_file_flags(parser.add_argument_group("files"))
-    add_network_flags(parser.add_argument_group("networks"))
-    add_stage2_flags(parser.add_argument_group("stage 2"))
-    add_guidance_flags(parser.add_argument_group("guidance and control"))
-    return parser.parse_args(argv)
-
-
-def add_file_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare what is read and written."""
-    add = group.add_argument
-    image = "image (PNG, JPEG or WebP, at least 16x16 pixels)"
-    add("--input", type=Path, required=True, help=f"{image}, or folder of images (required)")
-    add(
-        "--output",
-        type=Path,
-        required=True,
-        help="folder for the results, <stem>.png; made if missing (required)",
-    )
-    add(
-        "--upscale",
-        type=positive,
-        default=4.0,
-        metavar="X",
-        help="output side / input side (default: %(default)g)",
-    )
-    compare = "also write <stem>_compare.png: input | stage 1 | result (default: off)"
-    add("--compare", action="store_true", help=compare)
-    stages = "also write the stage-1 image as <stem>_stage1.png (default: off)"
-    add("--save-stages", action="store_true", help=stages)
-    several = "results per image, each with other noise, <stem>_1.png and so on (default: 1, <stem>.png)"
-    add("--n-samples", type=count, default=1, metavar="K", help=several)
-    deviation = (
-        "with --n-samples above 1, also write <stem>_std.png: how much the results differ at each pixel, white from a "
-        "standard deviation of 16 levels; what differs was invented (default: off)"
-    )
-    add("--std-map", action="store_true", help=deviation)
 
 
 def add_network_flags(group: argparse._ArgumentGroup) -> None:
@@ -160,24 +113,6 @@ def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--guidance-map", type=Path, metavar="FILE|DIR", help=weight)
     add("--strength", float, "factor on the control signals; 0 is off", metavar="X")
-
-
-def positive(text: str) -> float:
-    """Read a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are finite numbers above 0")
-    return value
-
-
-def count(text: str) -> int:
-    """Read a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers above 0")
-    return int(text)
 
 
 def preset_defaults(name: str) -> str:

@@ -17,6 +17,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from diffbir_jax import loading  # noqa: E402
+from diffbir_jax.checkpoint import save_weights  # noqa: E402
+from diffbir_jax.defaults import DEFAULTS  # noqa: E402
+from diffbir_jax.models.presets import PRESETS  # noqa: E402
+from diffbir_jax.sampling.options import Options  # noqa: E402
+from tests.micro import MICRO, MICRO_TEXT, random_params  # noqa: E402
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -34,3 +41,25 @@ def compilations() -> Iterator[list[str]]:
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield names
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of shipped weights that holds those of the presets `micro` and `micro_text`."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    for preset in (MICRO, MICRO_TEXT):
+        for name, params in random_params(preset).items():
+            save_weights(folder / preset.name / f"{name}.safetensors", params, {})
+    return folder
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for inputs, with the small presets known to sample.py."""
+    for preset in (MICRO, MICRO_TEXT):
+        monkeypatch.setitem(PRESETS, preset.name, preset)
+        monkeypatch.setitem(DEFAULTS, preset.name, Options(steps=2, start=0.5))
+    monkeypatch.setattr(loading, "PRETRAINED", pretrained)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"

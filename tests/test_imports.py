@@ -36,6 +36,7 @@ ROOMS["flags"] = {"cli", "defaults", "loading", "models", "sampling"}
 MIDDLE = set(ROOMS)
 ROOMS |= {"training": MIDDLE - {"conversion"}, "planner": MIDDLE, "pipeline": MIDDLE | {"planner"}}
 # Checks everything; nothing imports it.
+ROOMS["batch"] = MIDDLE | {"planner", "pipeline"}
 ROOMS["parity"] = set(ROOMS)
 # Libraries that only the named rooms may import.
 CONFINED = {"flax": {"models"}, "torch": {"conversion"}, "tensorflow": set(), "ml_collections": set()}

@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sample
-from diffbir_jax import loading
+from diffbir_jax.batch import run as running
+from diffbir_jax.batch.flags import parse
+from diffbir_jax.batch.jobs import noise_index
 from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.defaults import DEFAULTS
-from diffbir_jax.models.presets import PRESETS
-from diffbir_jax.pipeline import Restored, Restorer
+from diffbir_jax.flags import options_from
+from diffbir_jax.pipeline import Outcome, Restorer
 from diffbir_jax.sampling.options import Options
-from tests.micro import MICRO, MICRO_TEXT, picture, random_params
+from tests.batch.fake import Fake
+from tests.command import call, complaint, run, save, written
+from tests.micro import MICRO, picture, random_params
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ("--weights", "--upscale", "--compare", "--save-stages", "--version", "--steps", "--start")
@@ -45,70 +48,30 @@ FLAGS += (
     "--noise-aug",
 )
 FLAGS += ("--s-churn", "--s-tmin", "--s-tmax", "--s-noise", "--order", "--n-samples", "--std-map")
+FLAGS += ("--list", "--from-sidecar", "--max-pixels", "--format", "--quality", "--bit-depth", "--sidecar")
+FLAGS += ("--skip-existing", "--report", "--hosts", "--host-index", "--distributed", "--coordinator")
 FLAGS += ("--guidance-start", "--guidance-stop", "--guidance-repeats", "--guidance-map", "--fidelity-mask")
-
-
-@pytest.fixture(scope="session")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of shipped weights that holds those of the presets `micro` and `micro_text`."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    for preset in (MICRO, MICRO_TEXT):
-        for name, params in random_params(preset).items():
-            save_weights(folder / preset.name / f"{name}.safetensors", params, {})
-    return folder
-
-
-@pytest.fixture
-def inputs(tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder for inputs, with the small presets known to sample.py."""
-    for preset in (MICRO, MICRO_TEXT):
-        monkeypatch.setitem(PRESETS, preset.name, preset)
-        monkeypatch.setitem(DEFAULTS, preset.name, Options(steps=2, start=0.5))
-    monkeypatch.setattr(loading, "PRETRAINED", pretrained)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "in").mkdir()
-    return tmp_path / "in"
-
-
-def save(path: Path, side: tuple[int, int] = (16, 16), **options: object) -> Path:
-    Image.fromarray(picture(*side)).save(path, **options)
-    return path
-
-
-def run(source: Path, *flags: str, version: str = "micro", output: str = "out") -> int | str | None:
-    """Exit code of sample.py, which writes into out/; inputs keep their size."""
-    command = ["--input", str(source), "--output", output, "--version", version, "--upscale", "1", *flags]
-    with pytest.raises(SystemExit) as exit:
-        sample.main(command)
-    return exit.value.code
-
-
-def unchanged(
-    self: Restorer, image: np.ndarray, upscale: float, options: Options, count: int, index: int, **_: object
-) -> Iterator[Restored]:
-    """Stands in for Restorer.variants."""
-    yield from [Restored(image, image, image)] * count
-
-
-def written(folder: str = "out") -> list[str]:
-    return sorted(path.name for path in Path(folder).iterdir())
-
-
-def complaint(capsys: pytest.CaptureFixture) -> str:
-    """What was written to the error stream, which must be one line."""
-    error = capsys.readouterr().err
-    assert error.startswith("sample.py: ")
-    assert error.count("\n") == 1
-    return error
 
 
 def test_one_file(inputs: Path) -> None:
     """The result is the pipeline's; nothing else is written."""
     assert run(save(inputs / "a.png")) == 0
     assert written() == ["a.png"]
-    index = sample.noise_index(inputs / "a.png")
+    index = noise_index(inputs / "a.png")
     wanted = Restorer.load("micro").restore_one(picture(16, 16), 1.0, DEFAULTS["micro"], index).image
     np.testing.assert_array_equal(np.asarray(Image.open("out/a.png")), wanted)
+
+
+def test_a_sidecar_repeats_it(inputs: Path) -> None:
+    """Every byte, with the seed and the networks of the first time."""
+    save(inputs / "a.png")
+    flags = ("--version", "micro", "--upscale", "1", "--seed", "3")
+    assert call("--input", "in", "--output", "out", *flags) == 0
+    assert call("--from-sidecar", "out/a.json", "--output", "again") == 0
+    assert written("again") == written() == ["a.json", "a.png"]
+    assert Path("again/a.png").read_bytes() == Path("out/a.png").read_bytes()
+    assert call("--input", "in", "--output", "other", *flags[:-2]) == 0
+    assert Path("other/a.png").read_bytes() != Path("out/a.png").read_bytes()
 
 
 def test_stages_and_comparison(inputs: Path) -> None:
@@ -152,41 +115,6 @@ def test_guidance_map_and_mask(inputs: Path) -> None:
     assert (np.asarray(Image.open("out/a.png")) != np.asarray(Image.open("whole/a.png"))).any()
 
 
-@pytest.mark.parametrize("where", ["in/a.png", "out/a.png", "map.jpg"])
-def test_a_guidance_map_overwrites_nothing(inputs: Path, capsys, where: str) -> None:
-    before = save(inputs / "a.png").read_bytes()
-    assert run(inputs / "a.png", "--guidance-map", where) == 1
-    error = complaint(capsys)
-    if where == "map.jpg":
-        assert "--guidance-map is map.jpg; give a .png file for a single input" in error
-    else:
-        assert f"{where}: would be overwritten; give another --output or --guidance-map" in error
-    assert run(inputs, "--guidance-map", "in") == 1
-    assert run(inputs, "--guidance-map", "maps.png") == 1
-    assert "--guidance-map is maps.png; give a folder for a folder of inputs" in capsys.readouterr().err
-    assert (inputs / "a.png").read_bytes() == before
-
-
-def test_masks_are_not_overwritten(inputs: Path, capsys) -> None:
-    save(inputs / "a.jpg")
-    Path("masks").mkdir()
-    before = save(Path("masks/a.png")).read_bytes()
-    guided = ("--guidance-scale", "1", "--fidelity-mask")
-    assert run(inputs, *guided, "masks", "--guidance-map", "masks") == 1
-    assert "a.png: would be overwritten" in complaint(capsys)
-    assert run(inputs / "a.jpg", *guided, "masks/a.png", output="masks") == 1
-    assert Path("masks/a.png").read_bytes() == before
-    assert run(inputs, "--fidelity-mask", "masks") == 1
-    assert "--fidelity-mask weighs guidance, which is off; give --guidance-scale" in capsys.readouterr().err
-
-
-def test_results_and_maps_are_kept_apart(inputs: Path, capsys) -> None:
-    save(inputs / "a.png")
-    save(inputs / "a_1.png")
-    assert run(inputs, "--n-samples", "2", "--guidance-map", "out") == 1
-    assert "a_1.png: would be overwritten" in complaint(capsys)
-
-
 def test_masks_are_named_as_the_inputs(inputs: Path, capsys) -> None:
     save(inputs / "a.png")
     Path("masks").mkdir()
@@ -200,16 +128,8 @@ def test_masks_are_named_as_the_inputs(inputs: Path, capsys) -> None:
 
 
 def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeypatch) -> None:
-    seen = []
-
-    def variants(
-        self: Restorer, image: np.ndarray, upscale: float, options: Options, count: int, index: int, **_
-    ) -> Iterator[Restored]:
-        seen.append((self.preset.name, upscale, options, index))
-        return unchanged(self, image, upscale, options, count, index)
-
-    monkeypatch.setattr(Restorer, "variants", variants)
-    monkeypatch.setattr(Restorer, "check", lambda *_: None)  # The small preset knows no text.
+    fake = Fake()
+    monkeypatch.setattr(running, "load", lambda *_: fake)
     save(inputs / "a.png")
     save(inputs / "b.png")
     assert run(inputs) == 0
@@ -218,7 +138,6 @@ def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeyp
     flags += " --cfg-scale 2 --tile 128 --tile-stride 64 --pos-prompt a --neg-prompt b --spacing trailing"
     flags += " --guidance-start 700 --guidance-stop 100 --guidance-repeats 2 --noise-aug 150"
     assert run(inputs, *flags.split(), "--upscale", "2.5", "--weights", str(pretrained / "micro")) == 0
-    default = DEFAULTS["micro"]
     given = Options(
         steps=3,
         start=0.2,
@@ -242,8 +161,11 @@ def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeyp
         guidance_repeats=2,
         noise_aug=150,
     )
-    indices = [zlib.crc32(name) for name in (b"a", b"b")]  # of the names, not of the places in the folder
-    assert seen == [("micro", 1.0, default, i) for i in indices] + [("micro", 2.5, given, i) for i in indices]
+    for image, (request, upscale, options) in enumerate(fake.seen):
+        assert request.index == zlib.crc32(
+            b"ba"[image % 2 : image % 2 + 1]
+        )  # The fake takes the later one first.
+        assert (upscale, options) == ((1.0, DEFAULTS["micro"]), (2.5, given))[image // 2]
 
 
 @pytest.fixture
@@ -262,111 +184,33 @@ def test_products_are_exact_in_fp32_alone(
 ) -> None:
     seen = []
 
-    def variants(self: Restorer, image: np.ndarray, *_: object, **__: object) -> Iterator[Restored]:
-        seen.append(jax.config.jax_default_matmul_precision)
-        yield Restored(image, image, image)
+    class Looks(Fake):
+        def restore_many(self, *requests, **more) -> Iterator[Outcome]:
+            seen.append(jax.config.jax_default_matmul_precision)
+            yield from super().restore_many(*requests, **more)
 
-    monkeypatch.setattr(Restorer, "variants", variants)
+    monkeypatch.setattr(running, "load", lambda *_: Looks())
     assert run(save(inputs / "a.png"), *flags.split()) == 0
     assert seen == [wanted]
 
 
-def test_upscale_defaults_to_4(inputs: Path) -> None:
-    args = sample.parse(["--input", "a", "--output", "b"])
+def test_upscale_defaults_to_4() -> None:
+    args = parse(["--input", "a", "--output", "b"])
     assert (args.version, args.upscale) == ("tiny", 4.0)
-    assert sample.options_from(args) == DEFAULTS["tiny"]
-
-
-def test_a_folder_with_broken_files(inputs: Path, capsys) -> None:
-    """Broken files are named, one line each, the others restored; what is no image is left alone."""
-    save(inputs / "good.png")
-    (inputs / "cut.png").write_bytes((inputs / "good.png").read_bytes()[:60])
-    (inputs / "empty.jpg").touch()
-    (inputs / "notes.webp").write_text("not an image")
-    save(inputs / "small.png", (15, 40))
-    (inputs / "README.md").write_text("about these pictures")
-    save(inputs / "zebra.jpg")
-    assert run(inputs) == 1
-    assert written() == ["good.png", "zebra.png"]
-    streams = capsys.readouterr()
-    lines = [line for line in streams.err.splitlines() if line.startswith("sample.py: ")]
-    for line, name in zip(lines, ("cut.png", "empty.jpg", "notes.webp", "small.png"), strict=True):
-        assert name in line
-    assert "Traceback" not in streams.err
-    assert "2 restored, 4 failed" in streams.out
-    assert "README" not in streams.err
-
-
-def stored(kind: str) -> tuple[Image.Image, dict]:
-    """picture(16, 24) as some files hold it, and what to save it with."""
-    image = Image.fromarray(picture(16, 24))
-    if kind == "rotated":
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        return image.transpose(Image.Transpose.ROTATE_90), {"exif": exif}
-    modes = {"gray": "L", "palette": "P", "transparent": "RGBA"}
-    return image.convert(modes[kind]), {}
-
-
-@pytest.mark.parametrize("kind", ["gray", "palette", "transparent", "rotated"])
-def test_any_image_comes_out_upright_and_rgb(inputs: Path, monkeypatch, kind: str) -> None:
-    monkeypatch.setattr(Restorer, "variants", unchanged)
-    image, options = stored(kind)
-    image.save(inputs / "a.png", **options)
-    assert run(inputs / "a.png") == 0
-    upright = Image.fromarray(picture(16, 24)) if kind == "rotated" else image
-    with Image.open("out/a.png") as result:
-        assert result.mode == "RGB"
-        assert result.getexif().get(0x0112, 1) == 1
-        np.testing.assert_array_equal(np.asarray(result), np.asarray(upright.convert("RGB")))
-
-
-def test_inputs_that_are_not_there(inputs: Path, capsys) -> None:
-    assert run(inputs / "none.png") == 1
-    assert "none.png: no such file or folder; give an image" in complaint(capsys)
-    assert run(inputs) == 1
-    assert "holds no image file" in complaint(capsys)
-    assert not Path("out").exists()
-
-
-def test_inputs_are_not_overwritten(inputs: Path, capsys) -> None:
-    original = save(inputs / "a.png").read_bytes()
-    Path("link").symlink_to(inputs)
-    for source, output in ((inputs, "in"), (inputs / "a.png", "in"), (inputs, "link")):
-        assert run(source, output=output) == 1
-        assert "is the folder of the inputs; give another --output" in complaint(capsys)
-    assert (inputs / "a.png").read_bytes() == original
-    assert written("in") == ["a.png"]
-
-
-def test_results_do_not_overwrite_each_other(inputs: Path, capsys) -> None:
-    save(inputs / "a.png")
-    save(inputs / "a.jpg")
-    assert run(inputs) == 1
-    assert "several images would be written as a.png; rename" in complaint(capsys)
-    (inputs / "a.jpg").rename(inputs / "a_stage1.jpg")
-    assert run(inputs, "--save-stages") == 1
-    assert "written as a_stage1.png" in complaint(capsys)
-
-
-def test_output_that_is_a_file(inputs: Path, capsys) -> None:
-    save(inputs / "a.png")
-    Path("out").touch()
-    assert run(inputs) == 1
-    assert "out: cannot be made a folder (File exists); choose another --output" in complaint(capsys)
+    assert options_from(args) == DEFAULTS["tiny"]
 
 
 @pytest.mark.parametrize(
     "flags, code, message",
     [
-        ("--steps 0", 1, "steps is 0; allowed with start 0.5 are 1 to 500"),
+        ("--steps 0", 2, "steps is 0; allowed with start 0.5 are 1 to 500"),
         ("--steps many", 2, "argument --steps: invalid int value: 'many'"),
-        ("--start 0", 1, "start is 0.0; allowed are"),
-        ("--start nan", 1, "start is nan; allowed are"),
-        ("--guidance-scale -1", 1, "guidance_scale is -1.0; allowed are"),
+        ("--start 0", 2, "start is 0.0; allowed are"),
+        ("--start nan", 2, "start is nan; allowed are"),
+        ("--guidance-scale -1", 2, "guidance_scale is -1.0; allowed are"),
         ("--guidance-loss l1", 2, "--guidance-loss: invalid choice: 'l1'"),
-        ("--strength inf", 1, "strength is inf; allowed are"),
-        ("--seed -3", 1, "seed is -3; allowed are 0 to"),
+        ("--strength inf", 2, "strength is inf; allowed are"),
+        ("--seed -3", 2, "seed is -3; allowed are 0 to"),
         ("--upscale 0", 2, "--upscale: '0' given, allowed are finite numbers above 0"),
         ("--upscale big", 2, "--upscale: 'big' given, allowed"),
         ("--upscale 0.01", 1, "a.png: upscale is 0.01 for an image of 16x16; give a larger factor"),
@@ -377,16 +221,30 @@ def test_output_that_is_a_file(inputs: Path, capsys) -> None:
             1,
             "v1 lacks swinir_general.safetensors, vae.safetensors, unet.safetensors, control_general.safetensors",
         ),
-        ("--version micro_text", 1, "micro_text needs text and has no text encoder"),
+        ("--version micro_text", 2, "micro_text needs text and has no text encoder"),
         ("--weights nowhere", 1, "nowhere lacks rm.safetensors"),
-        ("--sampler edm_lms --order 5", 1, "order is 5; allowed are numbers in [1, 4]"),
-        ("--s-churn 1", 1, "s_churn is 1.0, but sampler 'spaced' has none"),
+        ("--sampler edm_lms --order 5", 2, "order is 5; allowed are numbers in [1, 4]"),
+        ("--s-churn 1", 2, "s_churn is 1.0, but sampler 'spaced' has none"),
         ("--spacing linear", 2, "--spacing: invalid choice: 'linear'"),
-        ("--guidance-repeats 0", 1, "guidance_repeats is 0; allowed are 1 to 100"),
-        ("--noise-aug 1000", 1, "noise_aug is 1000; allowed are 0 to 999"),
+        ("--guidance-repeats 0", 2, "guidance_repeats is 0; allowed are 1 to 100"),
+        ("--noise-aug 1000", 2, "noise_aug is 1000; allowed are 0 to 999"),
         ("--n-samples 0", 2, "--n-samples: '0' given, allowed are whole numbers above 0"),
-        ("--std-map", 1, "--std-map compares several results; give --n-samples of at least 2"),
-        ("--stage1-only --n-samples 2", 1, "--stage1-only knows no --n-samples"),
+        ("--std-map", 2, "--std-map compares several results; give --n-samples of at least 2"),
+        ("--stage1-only --n-samples 2", 2, "--stage1-only knows no --n-samples"),
+        (
+            "--sampler edm_euler --s-tmin 1",
+            2,
+            "--s-tmin and --s-tmax bound --s-churn, which is off; give --s-churn as well",
+        ),
+        ("--sampler edm_heun --s-tmax 1 --s-churn 0", 2, "which is off; give --s-churn as well"),
+        ("--bit-depth 16 --format webp", 2, "--bit-depth is 16, but webp holds 8; give --format png or tiff"),
+        ("--bit-depth 12", 2, "--bit-depth: invalid choice: '12'"),
+        ("--quality 0", 2, "--quality: '0' given, allowed are whole numbers from 1 to 100"),
+        ("--list a.txt", 2, "--input and --list are both given; give one of them"),
+        ("--report out", 2, "--report is out; give a .json file"),
+        ("--host-index 1", 2, "--hosts and --host-index belong together"),
+        ("--hosts 2 --host-index 2", 2, "--host-index is 2; allowed with --hosts 2 are 0 to 1"),
+        ("--coordinator x:1", 2, "--coordinator is an address for --distributed"),
         ("--fidelity-mask no.png --guidance-scale 1", 1, "no.png: no such file"),
     ],
 )
@@ -402,46 +260,6 @@ def test_weights_of_another_preset(inputs: Path, pretrained: Path, capsys) -> No
     save(inputs / "a.png")
     assert run(inputs, "--weights", str(pretrained / "micro"), version="tiny") == 1
     assert "rm.safetensors does not fit the model" in complaint(capsys)
-
-
-@pytest.mark.parametrize("when, code", [(zlib.crc32(b"b"), 130), (None, 0)])
-def test_interruption_keeps_what_is_done(
-    inputs: Path, capsys, monkeypatch, when: int | None, code: int
-) -> None:
-    def variants(
-        self: Restorer, image: np.ndarray, upscale: float, options: Options, count: int, index: int, **_
-    ) -> Iterator[Restored]:
-        if index == when:
-            raise KeyboardInterrupt
-        return unchanged(self, image, upscale, options, count, index)
-
-    monkeypatch.setattr(Restorer, "variants", variants)
-    for name in "abc":
-        save(inputs / f"{name}.png")
-    assert run(inputs) == code
-    streams = capsys.readouterr()
-    assert ("interrupted, 2 of 3 images left" in streams.err) == (code == 130)
-    assert written() == (["a.png"] if code else ["a.png", "b.png", "c.png"])
-
-
-def test_too_little_memory_is_said(inputs: Path, capsys, monkeypatch) -> None:
-    def variants(*_: object, **__: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(Restorer, "variants", variants)
-    save(inputs / "a.png")
-    assert run(inputs) == 1
-    assert "a.png: memory does not suffice; lower --upscale" in complaint(capsys)
-
-
-def test_too_little_memory_of_an_accelerator_is_said(inputs: Path, capsys, monkeypatch) -> None:
-    def variants(*_: object, **__: object) -> None:
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
-
-    monkeypatch.setattr(Restorer, "variants", variants)
-    save(inputs / "a.png")
-    assert run(inputs) == 1
-    assert "a.png: memory does not suffice; lower --upscale, give --tile" in complaint(capsys)
 
 
 @pytest.mark.parametrize("module, stage, flag", [("rm", "1", "--stage1-only"), ("vae", "2", "--compare")])
@@ -463,27 +281,26 @@ def test_damaged_weights_give_no_black_picture(
     assert written() == []
 
 
-def test_bugs_show_their_traceback(inputs: Path, monkeypatch) -> None:
-    def variants(*_: object, **__: object) -> None:
-        raise KeyError("a bug")
-
-    monkeypatch.setattr(Restorer, "variants", variants)
-    save(inputs / "a.png")
-    with pytest.raises(KeyError):
-        sample.main(["--input", str(inputs), "--output", "out", "--version", "micro"])
-
-
 def test_help_names_every_flag_and_default() -> None:
     """In a fresh process."""
     command = [sys.executable, str(ROOT / "sample.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "1000"})
     assert done.returncode == 0, done.stderr
     entries = {entry.split()[0].rstrip(","): entry for entry in done.stdout.split("\n  -")}
-    for flag in ("--input", "--output"):
-        assert "(required)" in entries[flag[1:]]
+    assert "(this, --list or --from-sidecar is required)" in entries["-input"]
+    assert "(required)" in entries["-output"]
     defaults = {flag: entries[flag[1:]].split("(default: ")[1] for flag in FLAGS}
     for name, value in dataclasses.asdict(DEFAULTS["tiny"]).items():
         assert (str(value) or "empty") in defaults["--" + name.replace("_", "-")]
+
+
+def test_missing_flags_are_one_line(capsys) -> None:
+    assert call("--output", "out") == 2
+    assert "nothing to restore: give --input FILE|DIR, --list FILE or --from-sidecar FILE" in complaint(
+        capsys
+    )
+    assert call("--input", "none.png") == 2
+    assert "--output is missing: give the folder for the results" in complaint(capsys)
 
 
 def test_exit_code_of_the_process(tmp_path: Path) -> None:

@@ -1,0 +1,191 @@
+"""The loop: reading, computing and writing overlap, and whatever happens to one file stays with it."""
+
+import contextlib
+import functools
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from types import FrameType
+from typing import Protocol
+
+import jax
+
+from diffbir_jax.batch.ahead import ReadAhead, Writers
+from diffbir_jax.batch.jobs import Job
+from diffbir_jax.batch.names import some
+from diffbir_jax.batch.photos import Loaded, load, write_results
+from diffbir_jax.batch.report import Journal, one_line
+from diffbir_jax.batch.settings import Recipe
+from diffbir_jax.batch.sidecar import Recorder, write_record
+from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.pipeline import Outcome, Request, Restored
+from diffbir_jax.sampling.options import Options
+
+# What users can mend; anything else is a bug and ends the run.
+EXPECTED = (ImageFileError, ValueError, OSError)
+
+
+class Restores(Protocol):
+    """What restores images, as `Restorer` does."""
+
+    def restore_many(
+        self,
+        requests: Iterable[Request],
+        upscale: float,
+        options: Options,
+        *,
+        count: int,
+        with_fidelity: bool,
+        stage1_only: bool,
+    ) -> Iterator[Outcome]:
+        """See `Restorer.restore_many`."""
+        ...
+
+
+class Driver:
+    """Takes jobs through a restorer."""
+
+    def __init__(self, restorer: Restores, recipe: Recipe, journal: Journal, recorder: Recorder | None):
+        """Take what computes, what to make, where to note what became of jobs, and what makes sidecars, if any."""
+        self._restorer, self._recipe = restorer, recipe
+        self._journal, self._recorder = journal, recorder
+        # With the pipeline, by the position of their requests.
+        self._pending: dict[int, Loaded] = {}
+
+    def restore(self, jobs: Sequence[Job]) -> None:
+        """Restore every job, until the first Ctrl-C or SIGTERM, which `Journal.interrupted` then tells.
+
+        Raises:
+            Exception: a bug, once the results so far are written.
+        """
+        reading = ReadAhead(jobs, self._load, lambda loaded: loaded.pixels)
+        try:
+            with interruptible() as leave, Writers() as writers:
+                try:
+                    self._compute(jobs, reading, writers)
+                    writers.finish()
+                except KeyboardInterrupt:
+                    leave()
+                    self._journal.interrupted = True
+        finally:
+            reading.stop()
+        if self._journal.left and not self._journal.interrupted:
+            raise RuntimeError(f"no outcome of {some(job.path for job in self._journal.left)}: this is a bug")
+
+    def _compute(self, jobs: Sequence[Job], reading: Iterator[Loaded], writers: Writers) -> None:
+        fidelity = any(job.outputs.weight for job in jobs)
+        for outcome in self._outcomes(reading, fidelity):
+            loaded = self._pending.pop(outcome.position)
+            if outcome.error is None:
+                work = functools.partial(
+                    self._write, loaded, outcome.results, time.perf_counter() - loaded.begin
+                )
+                writers.submit(work, sum(held(restored) for restored in outcome.results))
+            else:
+                self._fail(loaded.job, outcome.error)
+
+    def _outcomes(self, reading: Iterator[Loaded], fidelity: bool) -> Iterator[Outcome]:
+        """Yield what becomes of all that is read; where memory fails the pipeline as a whole, it begins anew."""
+        recipe = self._recipe
+        while True:
+            try:
+                yield from self._restorer.restore_many(
+                    self._requests(reading),
+                    recipe.upscale,
+                    recipe.options,
+                    count=recipe.n_samples,
+                    with_fidelity=fidelity,
+                    stage1_only=recipe.stage1_only,
+                )
+                return
+            except Exception as error:
+                if not is_memory(error) or not self._pending:
+                    raise
+                for loaded in self._pending.values():
+                    self._fail(loaded.job, error)
+                self._pending.clear()
+
+    def _requests(self, reading: Iterator[Loaded]) -> Iterator[Request]:
+        positions = itertools.count()
+        for loaded in reading:
+            if loaded.request is None:
+                self._fail(loaded.job, loaded.error or RuntimeError("read without a request"))
+                continue
+            request = loaded.request
+            self._pending[next(positions)] = loaded.handed_over()
+            del loaded
+            yield request
+
+    def _load(self, job: Job) -> Loaded:
+        try:
+            return load(job, self._recipe)
+        except (*EXPECTED, MemoryError) as error:
+            return Loaded(job, error=error)
+
+    def _write(self, loaded: Loaded, results: Sequence[Restored], seconds: float) -> None:
+        """Write what a job asks for and note that; runs in a thread."""
+        job = loaded.job
+
+        def note(writing: float) -> None:
+            if self._recorder and job.outputs.sidecar:
+                spent = {"read": loaded.read_seconds, "compute": seconds, "write": writing}
+                write_record(job.outputs.sidecar, self._recorder.record(loaded, spent))
+
+        try:
+            write_results(loaded, results, self._recipe, note)
+        except (*EXPECTED, MemoryError) as error:
+            self._fail(job, error)
+        else:
+            self._journal.restored(job, results[0].image.shape, seconds)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """Note why a job failed; raise `error` instead if it is a bug."""
+        if is_memory(error):
+            advice = "memory does not suffice; lower --upscale, give --tile or --precision, or crop the image"
+            self._journal.failed(job, f"{job.path}: {advice}")
+        elif isinstance(error, EXPECTED):
+            named = isinstance(error, ImageFileError)
+            self._journal.failed(job, str(error) if named else f"{job.path}: {one_line(error)}")
+        else:
+            raise error
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether memory of the host or of an accelerator did not suffice."""
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return exhausted or isinstance(error, MemoryError)
+
+
+def held(restored: Restored) -> int:
+    """Return how many pixels a result keeps in memory."""
+    return sum(image.shape[0] * image.shape[1] for image in restored if image is not None)
+
+
+class _Leave:
+    """Called once the run ends early: from then on Ctrl-C ends the process at once, and SIGTERM is waited out."""
+
+    def __call__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[_Leave]:
+    """Within this context SIGTERM, too, raises KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield _Leave()
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield _Leave()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

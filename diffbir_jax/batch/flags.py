@@ -1,0 +1,162 @@
+"""The flags of sample.py: files, long runs and, from `diffbir_jax.flags`, networks and sampling."""
+
+import argparse
+from pathlib import Path
+
+from diffbir_jax.cli import INTERRUPTED, Parser
+from diffbir_jax.flags import add_guidance_flags, add_network_flags, add_stage2_flags
+from diffbir_jax.imaging.photo import MAX_PIXELS
+
+FORMATS = ("png", "jpeg", "webp", "tiff", "same")
+BIT_DEPTHS = ("same", "8", "16")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(
+        prog="sample.py",
+        description="Restore photographs of unknown degradation: stage 1 cleans, stage 2 regenerates detail.",
+        epilog="Exit code: 0 if every image was restored or skipped, 1 if some or all were not, 2 for a bad flag, "
+        f"{INTERRUPTED} if interrupted.",
+    )
+    add_input_flags(parser.add_argument_group("files in"))
+    add_output_flags(parser.add_argument_group("files out"))
+    add_run_flags(parser.add_argument_group("long runs"))
+    add_network_flags(parser.add_argument_group("networks"))
+    add_stage2_flags(parser.add_argument_group("stage 2"))
+    add_guidance_flags(parser.add_argument_group("guidance and control"))
+    args = parser.parse_args(argv)
+    args.given = given_flags(parser, argv)
+    if not args.given & {"input", "list", "from_sidecar"}:
+        parser.error("nothing to restore: give --input FILE|DIR, --list FILE or --from-sidecar FILE")
+    if args.output is None:
+        parser.error("--output is missing: give the folder for the results")
+    return args
+
+
+def given_flags(parser: argparse.ArgumentParser, argv: list[str] | None) -> frozenset[str]:
+    """Return the names of the flags that the command line itself holds, for a parser that has read it already."""
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return frozenset(vars(parser.parse_args(argv)))
+
+
+def add_input_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare what is read."""
+    add = group.add_argument
+    image = "image (PNG, JPEG, WebP, TIFF or BMP, at least 16x16 pixels)"
+    add(
+        "--input",
+        type=Path,
+        metavar="FILE|DIR",
+        help=f"{image}, or folder of images, searched with all its subfolders, which results mirror "
+        "(this, --list or --from-sidecar is required)",
+    )
+    paths = (
+        "instead of --input: a text file of image paths, one per line, or - for standard input; results mirror the "
+        "folders below the paths' common parent; a missing file fails alone (default: none)"
+    )
+    add("--list", metavar="FILE|-", help=paths)
+    again = (
+        "repeat the run that wrote this .json file beside its result, bit for bit: everything but places comes from "
+        "it; --input, --weights, --stage1 and --fidelity-mask say where things lie now (default: none)"
+    )
+    add("--from-sidecar", type=Path, metavar="FILE", help=again)
+    most = "refuse images of more pixels than this, as a guard against decompression bombs"
+    add("--max-pixels", type=count, default=MAX_PIXELS, metavar="N", help=f"{most} (default: %(default)s)")
+
+
+def add_output_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare what is written."""
+    add = group.add_argument
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for the results, <stem>.png by default; made if missing (required)",
+    )
+    add(
+        "--upscale",
+        type=positive,
+        default=4.0,
+        metavar="X",
+        help="output side / input side (default: %(default)g)",
+    )
+    kind = "format of the results; same: each as its input, BMP as PNG (default: %(default)s)"
+    add("--format", choices=FORMATS, default="png", help=kind)
+    add("--quality", type=quality, default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default: 95)")
+    depth = (
+        "bits per channel of the results; same: as the input, but 8 in JPEG and WebP, which hold no more; "
+        "maps are always 8 (default: %(default)s)"
+    )
+    add("--bit-depth", choices=BIT_DEPTHS, default="same", help=depth)
+    compare = "also write <stem>_compare: input | stage 1 | result (default: off)"
+    add("--compare", action="store_true", help=compare)
+    stages = "also write the stage-1 image as <stem>_stage1 (default: off)"
+    add("--save-stages", action="store_true", help=stages)
+    several = "results per image, each with other noise, <stem>_1 and so on (default: 1, <stem>)"
+    add("--n-samples", type=count, default=1, metavar="K", help=several)
+    deviation = (
+        "with --n-samples above 1, also write <stem>_std.png: how much the results differ at each pixel, white from a "
+        "standard deviation of 16 levels; what differs was invented (default: off)"
+    )
+    add("--std-map", action="store_true", help=deviation)
+    sidecar = (
+        "write <stem>.json beside each result, <name>.json with --format same: its input, parameters, weights, "
+        "versions and timings, for --from-sidecar (default: on)"
+    )
+    add("--sidecar", action=argparse.BooleanOptionalAction, default=True, help=sidecar)
+
+
+def add_run_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare what makes runs over thousands of files dependable, and shares them among hosts."""
+    add = group.add_argument
+    skip = "leave out inputs all of whose results exist, so that the same command goes on with an interrupted run"
+    add("--skip-existing", action="store_true", help=f"{skip} (default: off)")
+    report = (
+        "also write the summary as JSON: restored, skipped, failed with reasons, left; host I of several writes "
+        "<stem>.I.json (default: none)"
+    )
+    add("--report", type=Path, metavar="FILE", help=report)
+    hosts = "share the work among N hosts, each with its own --host-index; they need not know of each other"
+    add("--hosts", type=count, metavar="N", help=f"{hosts} (default: 1)")
+    add("--host-index", type=whole, metavar="I", help="which of the --hosts this is, 0 to N-1 (default: 0)")
+    distributed = (
+        "take both numbers from jax.distributed, as clusters and TPU pods set it up; elsewhere with --coordinator, "
+        "--hosts and --host-index (default: off)"
+    )
+    add("--distributed", action="store_true", help=distributed)
+    address = "HOST:PORT of host 0 for --distributed (default: JAX_COORDINATOR_ADDRESS, or the cluster's)"
+    add("--coordinator", metavar="ADDRESS", help=address)
+
+
+def whole(text: str) -> int:
+    """Read a whole number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers from 0")
+    return int(text)
+
+
+def quality(text: str) -> int:
+    """Read a quality of JPEG and WebP."""
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers from 1 to 100")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """Read a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are finite numbers above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """Read a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers above 0")
+    return int(text)

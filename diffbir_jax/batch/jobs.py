@@ -1,0 +1,184 @@
+"""What there is to do: inputs, what the user made for each, files to write; checked before anything is computed."""
+
+import os
+import sys
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffbir_jax.batch.names import Outputs, check_clashes, outputs_of, real_folder, some, suffix_of
+from diffbir_jax.batch.settings import Recipe, Settings
+from diffbir_jax.imaging.listing import find_images
+from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.loading import NO_STAGE1, weights_folder
+from diffbir_jax.models.presets import get_preset
+
+
+@dataclass(frozen=True)
+class Job:
+    """An input file with all that belongs to it.
+
+    Attributes:
+        path: the input, as the user would write it.
+        name: of the input below the folder that the output folder mirrors.
+        index: chooses the noise.
+        outputs: what to write.
+        clean: its ready-made stage-1 image, or None.
+        mask: its fidelity mask, or None.
+    """
+
+    path: Path
+    name: Path
+    index: int
+    outputs: Outputs
+    clean: Path | None = None
+    mask: Path | None = None
+
+
+def find_jobs(settings: Settings) -> list[Job]:
+    """Return what there is to do, on all hosts together, sorted by name or in the order of the list.
+
+    Raises:
+        ImageFileError: no image is there, ready-made images or masks are missing, or results would overwrite files of
+            the user's or each other.
+    """
+    names = find_inputs(settings)
+    clean, masks = stage1_images(settings, names), fidelity_masks(settings, names)
+    many = settings.list is not None or (settings.input is not None and settings.input.is_dir())
+    jobs = [
+        Job(path, name, noise_index(path), outputs_of(settings, name, many), clean.get(path), masks.get(path))
+        for path, name in names.items()
+    ]
+    check_jobs(jobs, settings)
+    return jobs
+
+
+def check_jobs(jobs: Sequence[Job], settings: Settings) -> None:
+    """Check that all files of the user's are kept and that formats hold the bits; ImageFileError says what is wrong."""
+    folders = {real_folder(job.path.parent) for job in jobs}
+    for folder in [settings.output, *{job.outputs.results[0].parent for job in jobs}]:
+        if real_folder(folder) in folders:
+            check_output(folder, folder, "inputs")
+    given = [path for job in jobs for path in (job.path, job.clean, job.mask) if path]
+    given += [settings.report] if settings.report else []
+    check_clashes([(job.path, job.outputs) for job in jobs], given, settings)
+    check_depth(jobs, settings.recipe)
+
+
+def check_output(output: Path, folder: Path, what: str) -> None:
+    """Raise ImageFileError if two folders are one."""
+    if real_folder(output) == real_folder(folder):
+        raise ImageFileError(
+            f"{output}: is the folder of the {what}; give another --output, or originals may be lost"
+        )
+
+
+def check_depth(jobs: Iterable[Job], recipe: Recipe) -> None:
+    """Raise ImageFileError if formats that are kept cannot hold 16 bits."""
+    bad = [job.path for job in jobs if suffix_of(recipe, job.name) in (".jpg", ".jpeg", ".webp")]
+    if recipe.bit_depth == "16" and bad:
+        raise ImageFileError(
+            f"{some(bad)}: this format holds 8 bits; give --bit-depth same, or --format png or tiff"
+        )
+
+
+def find_inputs(settings: Settings) -> dict[Path, Path]:
+    """Return every input with its name below the folder that results mirror; ImageFileError if there is none."""
+    if settings.list is not None:
+        paths = read_list(settings.list)
+        root = Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
+        return {path: Path(os.path.abspath(path)).relative_to(root) for path in paths}
+    path = settings.input
+    if path is None or not path.exists():
+        raise ImageFileError(
+            f"{path}: no such file or folder; give an image or a folder of images as --input"
+        )
+    if not path.is_dir():
+        return {path: Path(path.name)}
+    check_output(settings.output, path, "inputs")
+    return {found: found.relative_to(path) for found in find_images(path, own_folders(settings))}
+
+
+def own_folders(settings: Settings) -> list[Path]:
+    """Return the folders that hold no inputs, wherever they lie: results, maps, masks, stage-1 images."""
+    made = (settings.guidance_map, settings.fidelity_mask, stage1_folder(settings.recipe))
+    return [settings.output, *(folder for folder in made if folder)]
+
+
+def read_list(source: str) -> list[Path]:
+    """Return the paths of a text file, or of standard input for "-": one per line, each once.
+
+    Raises:
+        ImageFileError: the file cannot be read or names no path.
+    """
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise ImageFileError(
+            f"{source}: cannot be read ({error.strerror}); give a text file as --list"
+        ) from None
+    # Names of files are bytes that need not be UTF-8.
+    lines = [line.rstrip("\r") for line in os.fsdecode(data).removeprefix("\ufeff").split("\n")]
+    paths: dict[str, Path] = {}
+    for line in lines:
+        if line.strip():
+            paths.setdefault(os.path.abspath(line), Path(line))
+    if not paths:
+        raise ImageFileError(f"{source}: names no image; put one path on each line")
+    return list(paths.values())
+
+
+def stage1_folder(recipe: Recipe) -> Path | None:
+    """Return the folder of ready-made stage-1 images, if --stage1 is one and names no network."""
+    folder = Path(recipe.stage1 or "")
+    if not recipe.stage1 or recipe.stage1 == NO_STAGE1 or not folder.is_dir():
+        return None
+    named = weights_folder(get_preset(recipe.version), recipe.weights) / f"{recipe.stage1}.safetensors"
+    return None if named.is_file() else folder
+
+
+def stage1_images(settings: Settings, names: dict[Path, Path]) -> dict[Path, Path]:
+    """Return the ready-made stage-1 image of each input, none unless --stage1 is a folder; errors as in `named_as`."""
+    folder = stage1_folder(settings.recipe)
+    return {} if folder is None else named_as(names, folder, settings.output, "stage-1 image")
+
+
+def fidelity_masks(settings: Settings, names: dict[Path, Path]) -> dict[Path, Path]:
+    """Return the fidelity mask of each input, none without --fidelity-mask; errors as in `named_as`."""
+    mask = settings.fidelity_mask
+    if mask is None:
+        return {}
+    return named_as(names, mask, settings.output, "mask") if mask.is_dir() else dict.fromkeys(names, mask)
+
+
+def named_as(names: dict[Path, Path], folder: Path, output: Path, what: str) -> dict[Path, Path]:
+    """Return the image in `folder` for each input: of the same subfolder and stem.
+
+    Raises:
+        ImageFileError: images are missing in the folder or there several times (the first few are listed), or results
+            would overwrite them.
+    """
+    check_output(output, folder, f"{what}s")
+    ready: dict[Path, list[Path]] = defaultdict(list)
+    for path in find_images(folder):
+        ready[path.relative_to(folder).with_suffix("")].append(path)
+    stems = {path: name.with_suffix("") for path, name in names.items()}
+    bad = [stem for stem in stems.values() if len(ready[stem]) != 1]
+    if bad:
+        raise ImageFileError(f"{folder}: holds no {what}, or several, named {some(bad)}; give one each")
+    return {path: ready[stem][0] for path, stem in stems.items()}
+
+
+def noise_index(path: Path) -> int:
+    """Return the index of an image's noise, from its stem: alone or in a folder it comes out alike.
+
+    Two files of one stem in different subfolders share their noise, which does no harm.
+    """
+    return zlib.crc32(os.fsencode(path.stem))
+
+
+def is_done(job: Job) -> bool:
+    """Whether all files that a job writes exist. None of them is ever there by half."""
+    return all(path.exists() for path in job.outputs.all())

@@ -1,0 +1,172 @@
+"""Which files a run writes for an input, and what must not happen among them."""
+
+import functools
+import os
+import re
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from diffbir_jax.batch.settings import Format, Recipe, Settings
+from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.imaging.writing import OUTPUT_SUFFIXES
+
+SUFFIXES: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
+# What `imaging.writing` calls a file until it is whole: process, thread.
+TEMPORARY = re.compile(r"\.(\d+)-\d+\.tmp")
+# No write takes so long, in seconds.
+STALE = 3600
+# So many names are listed in an error, the rest counted.
+NAMED = 5
+
+
+class Outputs(NamedTuple):
+    """The files written for an input.
+
+    Attributes:
+        results: one per sample; the first is written after everything else, so that it tells of all.
+        compared: one per sample, or none.
+        stage1: the image after stage 1, or None.
+        deviation: how results differ, or None.
+        weight: the guidance map, or None.
+        sidecar: what made them, or None.
+    """
+
+    results: tuple[Path, ...]
+    compared: tuple[Path, ...] = ()
+    stage1: Path | None = None
+    deviation: Path | None = None
+    weight: Path | None = None
+    sidecar: Path | None = None
+
+    def all(self) -> Iterator[Path]:
+        """Yield the files, the main result last."""
+        yield from self.compared
+        yield from (path for path in (self.stage1, self.deviation, self.weight, self.sidecar) if path)
+        yield from reversed(self.results)
+
+
+def suffix_of(recipe: Recipe, name: Path) -> str:
+    """Return the suffix of an input's results; formats that are not written, such as BMP, become PNG."""
+    if recipe.format != "same":
+        return SUFFIXES[recipe.format]
+    return name.suffix.lower() if name.suffix.lower() in OUTPUT_SUFFIXES else SUFFIXES["png"]
+
+
+def outputs_of(settings: Settings, name: Path, many: bool) -> Outputs:
+    """Return the files to write for an input.
+
+    Args:
+        settings: the run.
+        name: of the input below the folder that the output folder mirrors.
+        many: whether there may be several inputs, so that `settings.guidance_map` is a folder.
+    """
+    recipe, folder, stem = settings.recipe, settings.output / name.parent, name.stem
+    suffix = suffix_of(recipe, name)
+    numbers = [""] if recipe.n_samples == 1 else [f"_{i + 1}" for i in range(recipe.n_samples)]
+    # With formats kept, a.jpg and a.png may lie side by side.
+    noted = f"{name.name}.json" if recipe.format == "same" else f"{stem}.json"
+    maps = settings.guidance_map
+    return Outputs(
+        tuple(folder / f"{stem}{number}{suffix}" for number in numbers),
+        tuple(folder / f"{stem}{number}_compare{suffix}" for number in numbers if recipe.compare),
+        folder / f"{stem}_stage1{suffix}" if recipe.save_stages else None,
+        folder / f"{stem}_std.png" if recipe.std_map else None,
+        maps / name.parent / f"{stem}.png" if maps and many else maps,
+        folder / noted if settings.sidecar else None,
+    )
+
+
+def real_folder(folder: Path) -> str:
+    """Return a folder's path without symbolic links; cached, as thousands of files share few folders."""
+    return _real_folder(os.path.join(os.getcwd(), folder))
+
+
+@functools.cache
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def place(path: Path) -> str:
+    """Return what two paths have in common if they are one file, be it on a file system that ignores case."""
+    return unicodedata.normalize("NFC", os.path.join(real_folder(path.parent), path.name)).casefold()
+
+
+def check_clashes(written: Iterable[tuple[Path, Outputs]], given: Iterable[Path], settings: Settings) -> None:
+    """Check that nothing is written over an input, over another file of the user's, or twice.
+
+    Args:
+        written: every input with the files to write for it.
+        given: every file that is read.
+        settings: the run.
+
+    Raises:
+        ImageFileError: it would be; the message names the files and the way out.
+    """
+    kept = {key for path in given for key in (place(path), place(Path(os.path.realpath(path))))}
+    owners: dict[str, Path] = {}
+    over: dict[Path, None] = {}
+    for path, outputs in written:
+        own: set[str] = set()
+        for file in outputs.all():
+            key = place(file)
+            owner = owners.setdefault(key, path)
+            if owner is not path:
+                raise ImageFileError(clash(owner, path, file, settings))
+            if key in kept or key in own:
+                over[file] = None
+            own.add(key)
+    if over:
+        raise ImageFileError(f"{some(over)}: would be overwritten; give another --output or --guidance-map")
+
+
+def clash(first: Path, second: Path, file: Path, settings: Settings) -> str:
+    """Say that files of two inputs have one name, and the way out."""
+    outs = ["rename one"]
+    if first.stem == second.stem and first.suffix.lower() != second.suffix.lower():
+        outs = ["give --format same"] * (settings.recipe.format != "same") + outs
+    outs += ["give another --guidance-map"] * (settings.guidance_map is not None)
+    return f"{first} and {second}: both would be written as {file}; {', or '.join(outs)}"
+
+
+def some(names: Iterable[object]) -> str:
+    """Return the first few of `names`, and how many there are more."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:NAMED]) + (f" and {len(texts) - NAMED} more" if len(texts) > NAMED else "")
+
+
+def remove_leftovers(folders: Iterable[Path], alone: bool) -> None:
+    """Remove temporary files of runs that were killed while they wrote.
+
+    Args:
+        folders: where to look; need not exist.
+        alone: whether all that writes there runs on this machine, so that a process that is not here is dead.
+    """
+    for folder in filter(Path.is_dir, folders):
+        for file in folder.glob(".*.tmp"):
+            found = TEMPORARY.fullmatch(file.name)
+            if found and (is_stale(file) or (alone and is_dead(int(found[1])))):
+                file.unlink(missing_ok=True)
+
+
+def is_stale(file: Path) -> bool:
+    """Whether a temporary file is too old to be in use."""
+    try:
+        return time.time() - file.stat().st_mtime > STALE
+    except OSError:
+        return False
+
+
+def is_dead(process: int) -> bool:
+    """Whether a process is known to run no more; only POSIX can ask without harm."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False

@@ -1,0 +1,160 @@
+"""From a job's files to a request of the pipeline, and from its results to files."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffbir_jax.batch.digest import file_record
+from diffbir_jax.batch.jobs import Job
+from diffbir_jax.batch.settings import BitDepth, Recipe
+from diffbir_jax.imaging.bytes import resize_alpha
+from diffbir_jax.imaging.photo import Photo
+from diffbir_jax.imaging.reading import read_image, read_photo, to_eight
+from diffbir_jax.imaging.writing import check_output, write_photo, write_png
+from diffbir_jax.metrics.spread import deviation_map
+from diffbir_jax.pipeline import Request, Restored
+
+# Standard deviation, in levels of 1/255, that the map of what was invented shows as white.
+WHITE_DEVIATION = 16
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A job with what its files hold.
+
+    Attributes:
+        job: the job.
+        photo: its input; without pixels once they are with the pipeline.
+        request: what the pipeline gets; None as soon as it has it.
+        read_seconds: how long reading took.
+        files: path, SHA-256 and size of what was read, for the sidecar.
+        begin: when the pipeline got it, by `time.perf_counter`.
+        error: why files cannot be read, or None.
+    """
+
+    job: Job
+    photo: Photo | None = None
+    request: Request | None = None
+    read_seconds: float = 0.0
+    files: Mapping[str, Any] = field(default_factory=dict)
+    begin: float = 0.0
+    error: Exception | None = None
+
+    @property
+    def pixels(self) -> int:
+        """How much it holds."""
+        return 0 if self.photo is None else self.photo.pixels.size // 3
+
+    def handed_over(self) -> "Loaded":
+        """Return it without the pixels that the pipeline now has."""
+        photo = None if self.photo is None else replace(self.photo, pixels=np.empty((0, 0, 3), np.uint8))
+        return replace(self, photo=photo, request=None, begin=time.perf_counter())
+
+
+def load(job: Job, recipe: Recipe) -> Loaded:
+    """Read the files of a job.
+
+    Raises:
+        ImageFileError, OSError: one cannot be read.
+    """
+    begin = time.perf_counter()
+    photo = read_photo(job.path, recipe.max_pixels)
+    check_sizes(job, photo, recipe.upscale)
+    clean, mask = job.clean and read_image(job.clean), job.mask and read_grey(job.mask)
+    # What is to come out with 16 bits goes in with them; 8 bits are made of the finer result.
+    image = to_depth(photo.pixels, "16") if recipe.bit_depth == "16" else photo.pixels
+    request = Request(image, job.index, clean, mask)
+    files = {}
+    if job.outputs.sidecar:
+        sources = {"input": job.path, "clean": job.clean, "mask": job.mask}
+        files = {name: path and file_record(path) for name, path in sources.items()}
+    return Loaded(job, photo, request, time.perf_counter() - begin, files)
+
+
+def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
+    """Raise ImageFileError if results will be larger than their formats allow."""
+    height, width = (round(side * upscale) for side in photo.pixels.shape[:2])
+    for path in job.outputs.results:
+        check_output(path, height, width)
+    for path in job.outputs.compared:
+        check_output(path, height, 3 * width)
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """Read an image file as (H, W) uint8; errors as in `read_image`."""
+    return np.rint(read_image(path).mean(axis=2)).astype(np.uint8)
+
+
+def to_depth(values: np.ndarray, depth: BitDepth) -> np.ndarray:
+    """Return uint8 or uint16 values with 8 or 16 bits, or as they are: 255 is 65535."""
+    if depth == "same" or values.dtype == {"8": np.uint8, "16": np.uint16}[depth]:
+        return values
+    return to_eight(values) if depth == "8" else values.astype(np.uint16) * np.uint16(257)
+
+
+def dressed(pixels: np.ndarray, photo: Photo, depth: BitDepth, transparent: bool = True) -> Photo:
+    """Return an image with its input's metadata, greyness and transparency.
+
+    Args:
+        pixels: (H, W, 3) uint8 or uint16.
+        photo: the input.
+        depth: of the file.
+        transparent: whether to take the input's transparency, resized.
+    """
+    pixels, alpha = to_depth(pixels, depth), None
+    if transparent and photo.alpha is not None:
+        alpha = resize_alpha(photo.alpha, (pixels.shape[0], pixels.shape[1]))
+        alpha = to_depth(alpha, "16" if pixels.dtype == np.uint16 else "8")
+    return replace(photo, pixels=pixels, alpha=alpha)
+
+
+def file_depth(path: Path, depth: BitDepth) -> BitDepth:
+    """Return the bits of a result, of which JPEG and WebP hold 8."""
+    return "8" if depth == "same" and path.suffix in (".jpg", ".jpeg", ".webp") else depth
+
+
+def write_results(
+    loaded: Loaded, results: Sequence[Restored], recipe: Recipe, note: Callable[[float], None]
+) -> None:
+    """Write all files of a job, the main result last.
+
+    Args:
+        loaded: the job with its input.
+        results: one per sample.
+        recipe: says how to write.
+        note: writes the sidecar; is given the seconds that writing took so far.
+
+    Raises:
+        ImageFileError: a file cannot be written.
+    """
+    begin, outputs, photo = time.perf_counter(), loaded.job.outputs, loaded.photo
+    assert photo is not None
+
+    def save(path: Path, pixels: np.ndarray, transparent: bool = True) -> None:
+        depth = file_depth(path, recipe.bit_depth)
+        write_photo(path, dressed(pixels, photo, depth, transparent), quality=recipe.quality)
+
+    for path, restored in zip(outputs.compared, results):
+        panels = (restored.upscaled, restored.stage1, restored.image)
+        save(path, np.concatenate(panels, axis=1), transparent=False)
+    if outputs.stage1:
+        save(outputs.stage1, results[0].stage1)
+    write_maps(loaded, results)
+    for path, restored in reversed(list(zip(outputs.results[1:], results[1:], strict=True))):
+        save(path, restored.image)
+    note(time.perf_counter() - begin)
+    save(outputs.results[0], results[0].image)
+
+
+def write_maps(loaded: Loaded, results: Sequence[Restored]) -> None:
+    """Write how results differ and where guidance held them, if asked for."""
+    outputs = loaded.job.outputs
+    if outputs.weight and results[0].fidelity is not None:
+        write_png(outputs.weight, results[0].fidelity)
+    if outputs.deviation:
+        share = deviation_map([to_depth(restored.image, "8") for restored in results]) / WHITE_DEVIATION
+        write_png(outputs.deviation, np.rint(255 * share.clip(0, 1)).astype(np.uint8))

@@ -1,0 +1,111 @@
+"""--from-sidecar: a run that a sidecar describes, once more."""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffbir_jax.batch.digest import sha256, weights_record
+from diffbir_jax.batch.jobs import Job, check_jobs
+from diffbir_jax.batch.names import outputs_of
+from diffbir_jax.batch.settings import (
+    OPTION_FIELDS,
+    PLACES,
+    RECIPE_FIELDS,
+    FlagError,
+    Recipe,
+    Settings,
+    from_record,
+)
+from diffbir_jax.batch.sidecar import device, read_record, versions
+from diffbir_jax.imaging.photo import ImageFileError
+
+DECIDED = {*RECIPE_FIELDS, *OPTION_FIELDS, "list"} - {*PLACES}
+
+
+def recipe_of(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe of the sidecar that the command line names, with places as the flags say, and its record.
+
+    Raises:
+        FlagError: flags beside --from-sidecar say what the sidecar decides.
+        ImageFileError: the sidecar cannot be read or used.
+    """
+    extra = sorted(f"--{name.replace('_', '-')}" for name in args.given & DECIDED)
+    if extra:
+        raise FlagError(f"--from-sidecar decides {', '.join(extra)}; leave that out")
+    record = read_record(args.from_sidecar)
+    try:
+        recipe = from_record(record["parameters"])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ImageFileError(f"{args.from_sidecar}: {error}") from None
+    changes = {name: getattr(args, name) for name in args.given & {*PLACES}}
+    if "stage1" in changes and recipe.stage1 is None:
+        raise FlagError("--stage1 is given, but the sidecar's stage 1 is the version's own; leave it out")
+    return dataclasses.replace(recipe, **changes), record
+
+
+def repeated_job(settings: Settings, record: Mapping[str, Any]) -> Job:
+    """Return the job of a sidecar.
+
+    Args:
+        settings: the run; where they name no input or mask, it lies where the sidecar says.
+        record: the sidecar.
+
+    Raises:
+        FlagError: there is a mask in the settings and none in the sidecar.
+        ImageFileError: a file is missing or is not what it was, or would be overwritten.
+    """
+    if settings.fidelity_mask and record["mask"] is None:
+        raise FlagError("--fidelity-mask is given, but the sidecar knows no mask; leave it out")
+    name, stage1 = Path(record["name"]), settings.recipe.stage1
+    moved = Path(stage1) if stage1 and stage1 != record["parameters"]["stage1"] else None
+    job = Job(
+        find_again(record["input"], settings.input, "input"),
+        name,
+        record["noise_index"],
+        outputs_of(settings, name, many=False),
+        record["clean"] and find_again(record["clean"], moved, "stage-1 image"),
+        record["mask"] and find_again(record["mask"], settings.fidelity_mask, "mask"),
+    )
+    check_jobs([job], settings)
+    return job
+
+
+def find_again(entry: Mapping[str, Any], place: Path | None, what: str) -> Path:
+    """Return where a recorded file is: at its own path, or at `place`, a file or a folder.
+
+    Raises:
+        ImageFileError: it is not there, or has other bytes.
+    """
+    recorded = Path(entry["path"])
+    path = recorded if place is None else place / recorded.name if place.is_dir() else place
+    if not path.is_file():
+        raise ImageFileError(f"{path}: the {what} that the sidecar names is not there; say where it lies now")
+    if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+        raise ImageFileError(
+            f"{path}: is not the {what} that the sidecar names (its SHA-256 differs); find the original"
+        )
+    return path
+
+
+def check_weights(record: Mapping[str, Any], weights: Mapping[str, Path]) -> None:
+    """Raise ImageFileError unless weights files are those of a sidecar; `weights` are the files by network."""
+    found, wanted = weights_record(weights), record["weights"]
+    for module in sorted(found.keys() | wanted.keys()):
+        digests = [side.get(module, {}).get("sha256") for side in (found, wanted)]
+        if digests[0] != digests[1]:
+            file = weights.get(module) or wanted[module]["file"]
+            raise ImageFileError(
+                f"{file}: the weights of {module} are not those that the sidecar names (their SHA-256 differs); "
+                "give the folder of the original ones as --weights"
+            )
+
+
+def differences(record: Mapping[str, Any]) -> str:
+    """Say in which versions and devices this process differs from a sidecar's; empty if in none."""
+    now, then = versions() | device(), record["versions"] | record["device"]
+    changed = [
+        f"{name} {then.get(name)} then, {value} now" for name, value in now.items() if then.get(name) != value
+    ]
+    return "; ".join(changed)

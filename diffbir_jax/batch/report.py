@@ -1,0 +1,99 @@
+"""What a run says: a line per file as it goes, a summary at its end, a report for programs."""
+
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from diffbir_jax.batch.jobs import Job
+from diffbir_jax.cli import INTERRUPTED
+
+
+class Journal:
+    """Keeps what became of every job and shows it; threads may share it. A context manager, for its progress bar."""
+
+    def __init__(self, jobs: Sequence[Job], skipped: Sequence[Job] = ()):
+        """Take what there is to do, and what has been done already."""
+        self._jobs, self._skipped = jobs, skipped
+        self._restored: dict[Job, float] = {}
+        self._failed: dict[Job, str] = {}
+        self._lock = threading.Lock()
+        self.interrupted = False
+
+    def __enter__(self) -> "Journal":
+        self._bar = tqdm(total=len(self._jobs), desc="restoring", unit="image", disable=None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def restored(self, job: Job, size: Sequence[int], seconds: float) -> None:
+        """Note that all files of a job are written; `size` is the result's (height, width)."""
+        with self._lock:
+            self._restored[job] = seconds
+            # The result that is there last when all goes well, as its name tells of all.
+            tqdm.write(f"{job.outputs.results[-1]}  {size[1]}x{size[0]}  {seconds:.1f} s")
+            self._bar.update()
+
+    def failed(self, job: Job, reason: str) -> None:
+        """Note why a job failed, with a line on the error stream."""
+        with self._lock:
+            self._failed[job] = reason
+            complain(reason)
+            self._bar.update()
+
+    @property
+    def left(self) -> list[Job]:
+        """Jobs of which nothing is known yet."""
+        return [job for job in self._jobs if job not in self._restored and job not in self._failed]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all went well, 1 if a job failed, that of an interruption if there was one."""
+        return INTERRUPTED if self.interrupted else int(bool(self._failed))
+
+    def show(self) -> None:
+        """Print the summary."""
+        if self.left:
+            why = "interrupted" if self.interrupted else "stopped by an error"
+            left = f"{len(self.left)} of {len(self._jobs)} images left"
+            complain(f"{why}, {left}; the same command with --skip-existing goes on")
+        skipped = f", {len(self._skipped)} skipped" if self._skipped else ""
+        print(f"{len(self._restored)} restored, {len(self._failed)} failed{skipped}")
+        for reason in self._failed.values():
+            print(f"  {reason}")
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the summary as JSON can hold it."""
+        return {
+            "restored": [
+                {"input": str(job.path), "result": str(job.outputs.results[0]), "seconds": round(seconds, 3)}
+                for job, seconds in self._restored.items()
+            ],
+            "skipped": [str(job.path) for job in self._skipped],
+            "failed": [{"input": str(job.path), "reason": reason} for job, reason in self._failed.items()],
+            "left": [str(job.path) for job in self.left],
+            "interrupted": self.interrupted,
+        }
+
+
+def report_path(path: Path, hosts: int, host_index: int) -> Path:
+    """Return where a host writes its report: of several, each into its own file."""
+    return path if hosts == 1 else path.with_name(f"{path.stem}.{host_index}{path.suffix}")
+
+
+def complain(message: object) -> None:
+    """Print a line to the error stream without tearing the progress bar."""
+    tqdm.write(f"sample.py: {message}", file=sys.stderr)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message, of a list of problems only the first."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(lines[:2]) + (" ..." if len(lines) > 2 else "")

@@ -1,0 +1,133 @@
+"""A run from its flags to its exit code: find the work, load the networks, restore, say what became of it."""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffbir_jax.batch.drive import Driver, Restores
+from diffbir_jax.batch.hosts import connect, share
+from diffbir_jax.batch.jobs import Job, find_jobs, is_done
+from diffbir_jax.batch.names import remove_leftovers
+from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repeated_job
+from diffbir_jax.batch.report import Journal, complain, report_path
+from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
+from diffbir_jax.batch.sidecar import Recorder, write_record
+from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.loading import NO_STAGE1, PRECISIONS, load_params, weight_files, with_stage1
+from diffbir_jax.models.presets import Preset, get_preset
+from diffbir_jax.pipeline import Restorer
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a command line asks for.
+
+    Attributes:
+        settings: the run.
+        jobs: what this host does.
+        record: the sidecar that is repeated, or None.
+    """
+
+    settings: Settings
+    jobs: Sequence[Job]
+    record: Mapping[str, Any] | None = None
+
+
+def find_work(args: argparse.Namespace) -> Work:
+    """Return what a command line asks for, from `batch.flags.parse`.
+
+    Raises:
+        FlagError: flags contradict each other or are out of range, or processes do not find together.
+        ImageFileError: there is nothing to restore, or results would overwrite files.
+    """
+    recipe, record = recipe_of(args) if args.from_sidecar else (None, None)
+    settings = settings_from(args, recipe)
+    if args.distributed:
+        settings = connect(settings, args.coordinator)
+    jobs = find_jobs(settings) if record is None else [repeated_job(settings, record)]
+    return Work(settings, share(jobs, settings), record)
+
+
+def run(work: Work) -> int:
+    """Restore what is to be restored, print what became of it, and return the exit code.
+
+    Raises:
+        FlagError: the networks cannot use the options.
+        ImageFileError, ValueError, FileNotFoundError: before any image is restored, if none can be.
+        Exception: a bug, once the results so far are written and the summary is printed.
+    """
+    settings = work.settings
+    done = {job for job in work.jobs if is_done(job)} if settings.skip_existing else set()
+    todo = [job for job in work.jobs if job not in done]
+    journal = Journal(todo, [job for job in work.jobs if job in done])
+    report = settings.report and report_path(settings.report, settings.hosts, settings.host_index)
+    restorer, recorder = prepare(work, todo, report) if todo else (None, None)
+    try:
+        with journal:
+            if restorer is not None:
+                Driver(restorer, settings.recipe, journal, recorder).restore(todo)
+    finally:
+        journal.show()
+        if report:
+            write_record(report, journal.as_record())
+    return journal.exit_code
+
+
+def prepare(work: Work, jobs: Sequence[Job], report: Path | None) -> tuple[Restores, Recorder | None]:
+    """Load the networks and make the folders, so that what can fail as a whole fails before hours of work."""
+    settings = work.settings
+    recipe = settings.recipe
+    preset, files = networks(recipe, ready=jobs[0].clean is not None)
+    if work.record is not None:
+        check_weights(work.record, files)
+    restorer = load(preset, recipe, files)
+    if not recipe.stage1_only:
+        check_options(restorer, recipe)
+    if work.record is not None and (changed := differences(work.record)):
+        complain(f"warning: not all is as in the sidecar, results may differ slightly: {changed}")
+    for folder in {settings.output, *([report.parent] if report else [])}:
+        make_folder(folder)
+    folders = {path.parent for job in jobs for path in job.outputs.all()}
+    remove_leftovers(folders, alone=settings.hosts == 1)
+    return restorer, Recorder(recipe, preset.name, files) if settings.sidecar else None
+
+
+def networks(recipe: Recipe, ready: bool) -> tuple[Preset, dict[str, Path]]:
+    """Return the preset and the weights files of the networks that run; `ready` stage-1 images need no stage 1."""
+    stage1 = NO_STAGE1 if ready else recipe.stage1
+    preset = with_stage1(get_preset(recipe.version, recipe.task), stage1, recipe.weights)
+    modules = [name for name in preset.modules if name == "rm" or not recipe.stage1_only]
+    return preset, weight_files(preset, recipe.weights, modules)
+
+
+def load(preset: Preset, recipe: Recipe, modules: Mapping[str, Path]) -> Restorer:
+    """Load networks."""
+    dtype = PRECISIONS[recipe.precision]
+    return Restorer(preset, load_params(preset, recipe.weights, dtype, modules), dtype)
+
+
+def check_options(restorer: Restorer, recipe: Recipe) -> None:
+    """Raise FlagError if the networks cannot use the options."""
+    try:
+        restorer.check(recipe.options)
+    except ValueError as error:
+        raise FlagError(str(error)) from None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, before anything is computed for it.
+
+    Raises:
+        ImageFileError: that fails, or files cannot be written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageFileError(
+            f"{path}: cannot be made a folder ({error.strerror}); choose another --output"
+        ) from None
+    if not os.access(path, os.W_OK):
+        raise ImageFileError(f"{path}: is read-only; change its permissions or choose another --output")

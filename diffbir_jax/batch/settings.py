@@ -1,0 +1,178 @@
+"""The flags of sample.py as typed values: the recipe that a sidecar repeats, and what belongs to one run only."""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from diffbir_jax.flags import options_from
+from diffbir_jax.models.presets import Task
+from diffbir_jax.sampling.options import Options
+
+Format = Literal["png", "jpeg", "webp", "tiff", "same"]
+BitDepth = Literal["same", "8", "16"]
+# Say where the things lie that a sidecar names; all else that a recipe holds is the sidecar's alone.
+PLACES = ("weights", "stage1")
+
+
+class FlagError(ValueError):
+    """Flags that contradict each other, or a value that no run can use; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is made of every image, and how; with the input and the weights it decides all bytes of the results.
+
+    Attributes:
+        version, task, weights, stage1, stage1_only, precision: the networks, as the flags of these names.
+        upscale: output side / input side.
+        n_samples, compare, save_stages, std_map: which files are made, as the flags of these names.
+        format, quality, bit_depth: how results are written.
+        max_pixels: inputs of more pixels fail.
+        options: how stage 2 samples.
+    """
+
+    version: str
+    task: Task
+    weights: Path | None
+    stage1: str | None
+    stage1_only: bool
+    precision: str
+    upscale: float
+    n_samples: int
+    compare: bool
+    save_stages: bool
+    std_map: bool
+    format: Format
+    quality: int
+    bit_depth: BitDepth
+    max_pixels: int
+    options: Options
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run.
+
+    Attributes:
+        recipe: what is made of every image.
+        output: the folder for results.
+        input: a file or a folder, or None.
+        list: a file of paths, "-" for standard input, or None.
+        guidance_map, fidelity_mask: a file or a folder each, or None.
+        skip_existing: whether inputs all of whose results exist are left out.
+        sidecar: whether sidecars are written.
+        report: where the summary goes as JSON, or None.
+        hosts, host_index: this run takes every `hosts`-th input, from the one numbered `host_index` on.
+    """
+
+    recipe: Recipe
+    output: Path
+    input: Path | None = None
+    list: str | None = None
+    guidance_map: Path | None = None
+    fidelity_mask: Path | None = None
+    skip_existing: bool = False
+    sidecar: bool = True
+    report: Path | None = None
+    hosts: int = 1
+    host_index: int = 0
+
+
+RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe) if field.name != "options")
+RUN_FIELDS = tuple(field.name for field in dataclasses.fields(Settings) if field.name != "recipe")
+OPTION_FIELDS = tuple(field.name for field in dataclasses.fields(Options))
+
+
+def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Settings:
+    """Return the run that a command line asks for, with the recipe of a sidecar or that of the flags.
+
+    Raises:
+        FlagError: flags contradict each other, or options are out of range.
+    """
+    if recipe is None:
+        recipe = recipe_from(args)
+        check_flags(args, recipe)
+    check_run(args)
+    values: dict[str, Any] = {name: getattr(args, name) for name in RUN_FIELDS}
+    values.update(hosts=args.hosts or 1, host_index=args.host_index or 0)
+    return Settings(recipe, **values)
+
+
+def recipe_from(args: argparse.Namespace) -> Recipe:
+    """Return what the flags say of every image; FlagError for options out of range."""
+    try:
+        options = options_from(args)
+    except ValueError as error:
+        raise FlagError(str(error)) from None
+    return Recipe(**{name: getattr(args, name) for name in RECIPE_FIELDS}, options=options)
+
+
+def check_flags(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Raise FlagError for flags of a recipe that contradict each other."""
+    options = recipe.options
+    if recipe.std_map and recipe.n_samples == 1:
+        raise FlagError("--std-map compares several results; give --n-samples of at least 2")
+    if recipe.stage1_only and (recipe.n_samples > 1 or args.guidance_map or args.fidelity_mask):
+        raise FlagError(
+            "--stage1-only knows no --n-samples, --guidance-map and --fidelity-mask: leave them out"
+        )
+    if args.fidelity_mask and not options.guidance_scale:
+        raise FlagError("--fidelity-mask weighs guidance, which is off; give --guidance-scale as well")
+    if not options.s_churn and not (options.s_tmin is None and options.s_tmax is None):
+        raise FlagError("--s-tmin and --s-tmax bound --s-churn, which is off; give --s-churn as well")
+    if recipe.bit_depth == "16" and recipe.format in ("jpeg", "webp"):
+        raise FlagError(f"--bit-depth is 16, but {recipe.format} holds 8; give --format png or tiff")
+
+
+def check_run(args: argparse.Namespace) -> None:
+    """Raise FlagError for contradictions among the flags that say what is read, written and shared."""
+    sources = args.given & {"input", "list"}
+    if len(sources) > 1:
+        raise FlagError("--input and --list are both given; give one of them")
+    many = args.list is not None or (args.input is not None and args.input.is_dir())
+    if args.guidance_map and (args.guidance_map.suffix.lower() == ".png") == many:
+        wanted = "a folder for several inputs" if many else "a .png file for a single input"
+        raise FlagError(f"--guidance-map is {args.guidance_map}; give {wanted}")
+    if args.report and args.report.suffix != ".json":
+        raise FlagError(f"--report is {args.report}; give a .json file")
+    check_hosts(args)
+
+
+def check_hosts(args: argparse.Namespace) -> None:
+    """Raise FlagError for numbers of hosts that do not fit together."""
+    if args.coordinator and not args.distributed:
+        raise FlagError("--coordinator is an address for --distributed; give both or neither")
+    if (args.hosts is None) != (args.host_index is None) and args.hosts != 1:
+        raise FlagError("--hosts and --host-index belong together; give both or neither")
+    if args.host_index is not None and args.host_index >= args.hosts:
+        allowed = f"allowed with --hosts {args.hosts} are 0 to {args.hosts - 1}"
+        raise FlagError(f"--host-index is {args.host_index}; {allowed}")
+
+
+def as_record(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON can hold it."""
+    record = dataclasses.asdict(recipe)
+    return record | {"weights": None if recipe.weights is None else str(recipe.weights)}
+
+
+def from_record(record: dict[str, Any]) -> Recipe:
+    """Return the recipe of `as_record`.
+
+    Raises:
+        ValueError: entries are missing or unknown, or options are out of range.
+    """
+    missing = [name for name in (*RECIPE_FIELDS, "options") if name not in record]
+    unknown = [
+        *(record.keys() - {*RECIPE_FIELDS, "options"}),
+        *(record.get("options", {}).keys() - {*OPTION_FIELDS}),
+    ]
+    if missing or unknown:
+        wrong = "lacks" if missing else "has unknown"
+        raise ValueError(
+            f"{wrong} parameters {', '.join(missing or sorted(unknown))}; it is of another version"
+        )
+    weights = record["weights"]
+    changes = {"weights": None if weights is None else Path(weights), "options": Options(**record["options"])}
+    return Recipe(**record | changes)

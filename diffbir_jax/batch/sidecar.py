@@ -1,0 +1,144 @@
+"""Sidecars: JSON beside a result that says what made it, of what, so that it can be made again bit for bit."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from diffbir_jax.batch.digest import weights_record
+from diffbir_jax.batch.photos import Loaded
+from diffbir_jax.batch.settings import Recipe, as_record
+from diffbir_jax.imaging.photo import ImageFileError
+
+# Of the entries and their meaning; raised when an older reader would go wrong.
+FORMAT = 1
+ENTRIES = (
+    "input",
+    "clean",
+    "mask",
+    "name",
+    "parameters",
+    "noise_index",
+    "plan",
+    "weights",
+    "versions",
+    "device",
+)
+PACKAGES = {name: name for name in ("jax", "jaxlib", "numpy")} | {
+    "diffbir_jax": "diffbir-jax",
+    "Pillow": "pillow",
+}
+
+
+class Recorder:
+    """Knows what is the same in all sidecars of a run."""
+
+    def __init__(self, recipe: Recipe, preset: str, weights: Mapping[str, Path], plan: Any = None):
+        """Take what decides the results.
+
+        Args:
+            recipe: what is made of every image.
+            preset: name of the networks' preset.
+            weights: the file of each network that runs.
+            plan: a dataclass that says how work is packed, or None.
+        """
+        self._common = {
+            "parameters": as_record(recipe),
+            "preset": preset,
+            "plan": None if plan is None else dataclasses.asdict(plan),
+            "versions": versions(),
+            "device": device(),
+        }
+        # Gigabytes take a while to hash, and the first result a while to compute.
+        with_weights = ThreadPoolExecutor(1, thread_name_prefix="weights")
+        self._weights = with_weights.submit(weights_record, weights)
+        with_weights.shutdown(wait=False)
+
+    def record(self, loaded: Loaded, seconds: Mapping[str, float]) -> dict[str, Any]:
+        """Return the sidecar of a job.
+
+        Args:
+            loaded: the job.
+            seconds: what took how long.
+
+        Raises:
+            OSError: a weights file cannot be read any more.
+        """
+        job = loaded.job
+        folder, sidecar = job.outputs.results[0].parent, job.outputs.sidecar
+        names = [os.path.relpath(path, folder) for path in job.outputs.all() if path != sidecar]
+        return {
+            "format": FORMAT,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            **loaded.files,
+            "name": job.name.name,
+            "outputs": names,
+            "noise_index": job.index,
+            "weights": self._weights.result(),
+            **self._common,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        }
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record as JSON; whoever looks at `path` finds the old file, or the new one, never half of it.
+
+    Raises:
+        ImageFileError: it cannot be written.
+    """
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ImageFileError(f"{path}: cannot be written ({reason}); choose another output folder") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the content of a sidecar.
+
+    Raises:
+        ImageFileError: it cannot be read, is no sidecar, or of another format.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ImageFileError(f"{path}: cannot be read ({error.strerror}); give a sidecar") from None
+    except ValueError as error:
+        raise ImageFileError(
+            f"{path}: is no sidecar ({error}); give the .json file beside a result"
+        ) from None
+    found = record.get("format") if isinstance(record, dict) else None
+    if found != FORMAT or any(name not in record for name in ENTRIES):
+        raise ImageFileError(
+            f"{path}: is no sidecar of format {FORMAT} (format {found!r}); give the .json file beside a result"
+        )
+    return record
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    return {name: version(package) for name, package in PACKAGES.items()} | {
+        "Python": platform.python_version()
+    }
+
+
+def device() -> dict[str, Any]:
+    """Return what it computes on: of this process, as other hosts work by themselves."""
+    kinds = sorted({device.device_kind for device in jax.local_devices()})
+    return {"backend": jax.default_backend(), "kind": ", ".join(kinds), "count": jax.local_device_count()}

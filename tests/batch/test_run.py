@@ -1,0 +1,261 @@
+"""Runs over folders with a restorer without networks: what is written, said and returned, whatever goes wrong."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffbir_jax.batch import ahead, drive
+from diffbir_jax.batch.jobs import noise_index
+from tests.batch.fake import Fake
+from tests.command import call, complaint, save, written
+from tests.micro import picture
+
+EXHAUSTED = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+
+
+def restore(*flags: str, source: str = "in") -> int | str | None:
+    return call("--input", source, "--output", "out", "--upscale", "2", *flags)
+
+
+def index(name: str) -> int:
+    return noise_index(Path(name))
+
+
+def test_a_folder_of_folders(fake: Fake) -> None:
+    """Outcomes come in another order than requests; each goes to its own file."""
+    names = ["a.png", "s/b.jpg", "s/t/c.webp", "z.png"]
+    for seed, name in enumerate(names):
+        save(Path("in") / name, (16, 24), seed)
+    assert restore() == 0
+    stems = [name.split(".")[0] for name in names]
+    assert written() == sorted(f"{stem}{end}" for stem in stems for end in (".png", ".json"))
+    for seed, stem in enumerate(stems):
+        if stem in "az":  # Their inputs lose nothing.
+            wanted = picture(16, 24, seed).repeat(2, axis=0).repeat(2, axis=1) // 2 + index(stem) % 7
+            np.testing.assert_array_equal(np.asarray(Image.open(f"out/{stem}.png")), wanted)
+
+
+def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
+    """They are named, one line each, again in the summary; what is no image is left alone."""
+    save(Path("in/good.png"))
+    Path("in/cut.png").write_bytes(Path("in/good.png").read_bytes()[:60])
+    Path("in/empty.jpg").touch()
+    Path("in/notes.webp").write_text("not an image")
+    save(Path("in/small.png"), (15, 40))
+    Path("in/README.md").write_text("about these pictures")
+    save(Path("in/sub/zebra.jpg"))
+    assert restore("--no-sidecar", "--report", "reports/all.json") == 1
+    assert written() == ["good.png", "sub/zebra.png"]
+    streams = capsys.readouterr()
+    lines = [line for line in streams.err.splitlines() if line.startswith("sample.py: ")]
+    broken = ("cut.png", "empty.jpg", "notes.webp", "small.png")
+    for line, name in zip(lines, broken, strict=True):
+        assert f"in/{name}: " in line
+        assert f"\n  {line.removeprefix('sample.py: ')}\n" in streams.out
+    assert "Traceback" not in streams.err and "README" not in streams.err
+    assert "2 restored, 4 failed\n" in streams.out
+    report = json.loads(Path("reports/all.json").read_text())
+    assert [entry["input"] for entry in report["failed"]] == [f"in/{name}" for name in broken]
+    assert all(entry["reason"].startswith(entry["input"]) for entry in report["failed"])
+    assert {entry["result"] for entry in report["restored"]} == {"out/good.png", "out/sub/zebra.png"}
+    assert (report["skipped"], report["left"], report["interrupted"]) == ([], [], False)
+
+
+def test_a_missing_file_of_a_list_fails_alone(fake: Fake, capsys) -> None:
+    save(Path("a.png"))
+    Path("list.txt").write_text("none.png\na.png\n")
+    assert call("--list", "list.txt", "--output", "out", "--no-sidecar") == 1
+    assert complaint(capsys) == "sample.py: none.png: no such file; check the path\n"
+    assert written() == ["a.png"]
+
+
+def test_what_is_done_is_skipped(fake: Fake, capsys) -> None:
+    """All files of an input have to be there."""
+    for name in "abc":
+        save(Path(f"in/{name}.png"))
+    assert restore("--save-stages") == 0
+    Path("out/a_stage1.png").unlink()
+    Path("out/b.json").unlink()
+    before = {name: Path(f"out/{name}.png").stat().st_mtime_ns for name in "abc"}
+    fake.seen.clear()
+    assert restore("--save-stages", "--skip-existing", "--report", "r.json") == 0
+    assert {request.index for request, *_ in fake.seen} == {index("a"), index("b")}
+    assert Path("out/c.png").stat().st_mtime_ns == before["c"]
+    assert Path("out/a.png").stat().st_mtime_ns > before["a"]
+    assert "2 restored, 0 failed, 1 skipped\n" in capsys.readouterr().out
+    assert json.loads(Path("r.json").read_text())["skipped"] == ["in/c.png"]
+    fake.seen.clear()
+    assert restore("--save-stages", "--skip-existing") == 0
+    assert "0 restored, 0 failed, 3 skipped\n" in capsys.readouterr().out
+    assert not fake.seen
+
+
+@pytest.mark.parametrize("error", [MemoryError(), EXHAUSTED])
+@pytest.mark.parametrize("raised", [False, True])
+def test_too_little_memory_fails_one_file(fake: Fake, capsys, error: Exception, raised: bool) -> None:
+    """Told as an outcome, or by the pipeline as a whole, which loses what it had in hand."""
+    for name in "abcde":
+        save(Path(f"in/{name}.png"))
+    (fake.raises if raised else fake.errors)[index("b")] = error
+    assert restore("--no-sidecar") == 1
+    assert "in/b.png: memory does not suffice; lower --upscale, give --tile" in capsys.readouterr().err
+    assert written() == ([] if raised else ["a.png"]) + ["c.png", "d.png", "e.png"]
+
+
+def test_memory_may_fail_again(fake: Fake, capsys) -> None:
+    """Each file is named once."""
+    for name in "abc":
+        save(Path(f"in/{name}.png"))
+    fake.raises = {index("b"): MemoryError(), index("c"): MemoryError()}
+    assert restore() == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["in/a.png", "in/b.png", "in/c.png"]
+
+
+def test_what_the_pipeline_refuses(fake: Fake, capsys) -> None:
+    for name in "ab":
+        save(Path(f"in/{name}.png"))
+    fake.errors[index("b")] = ValueError("upscale is 0.01")
+    assert restore() == 1
+    assert complaint(capsys) == "sample.py: in/b.png: upscale is 0.01\n"
+    assert written() == ["a.json", "a.png"]
+
+
+@pytest.mark.parametrize("raised", [False, True])
+def test_bugs_show_their_traceback(fake: Fake, capsys, raised: bool) -> None:
+    """After what was computed is written and the rest named."""
+    for name in "abcd":
+        save(Path(f"in/{name}.png"))
+    (fake.raises if raised else fake.errors)[index("c")] = KeyError("a bug")
+    with pytest.raises(KeyError, match="a bug"):
+        restore("--no-sidecar", "--report", "r.json")
+    assert written() == ["a.png", "b.png", "d.png"]
+    streams = capsys.readouterr()
+    assert "stopped by an error, 1 of 4 images left" in streams.err
+    assert "3 restored, 0 failed" in streams.out
+    assert json.loads(Path("r.json").read_text())["left"] == ["in/c.png"]
+
+
+def test_bugs_of_writers_show_their_traceback(fake: Fake, monkeypatch) -> None:
+    def write(loaded, *_: object) -> None:
+        if loaded.job.path.stem == "b":
+            raise KeyError("a bug")
+
+    monkeypatch.setattr(drive, "write_results", write)
+    for name in "abc":
+        save(Path(f"in/{name}.png"))
+    with pytest.raises(KeyError, match="a bug"):
+        restore()
+
+
+def test_bugs_of_readers_show_their_traceback(fake: Fake, monkeypatch) -> None:
+    def load(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(drive, "load", load)
+    save(Path("in/a.png"))
+    with pytest.raises(KeyError, match="a bug"):
+        restore()
+
+
+def test_no_file_is_forgotten(fake: Fake, monkeypatch) -> None:
+    """A pipeline that stops early is a bug, not a success."""
+    monkeypatch.setattr(fake, "restore_many", lambda *_, **__: iter(()))
+    save(Path("in/a.png"))
+    with pytest.raises(RuntimeError, match=r"no outcome of in/a\.png"):
+        restore()
+
+
+@pytest.mark.parametrize("when, left, code", [("b", 3, 130), ("c", 1, 130), ("none", 0, 0)])
+def test_interruption_keeps_what_is_done(fake: Fake, capsys, when: str, left: int, code: int) -> None:
+    for name in "abc":
+        save(Path(f"in/{name}.png"))
+    fake.raises[index(when)] = KeyboardInterrupt()
+    assert restore("--no-sidecar") == code
+    streams = capsys.readouterr()
+    said = f"interrupted, {left} of 3 images left; the same command with --skip-existing goes on"
+    assert (said in streams.err) == (code == 130)
+    assert written() == ["a.png", "b.png", "c.png"][: 3 - left]
+
+
+def test_a_second_ctrl_c_ends_at_once(fake: Fake, monkeypatch) -> None:
+    """Python's own handler would raise where writers are waited for; afterwards all is as before."""
+    handlers, before = [], signal.getsignal(signal.SIGINT)
+
+    def write(*_: object) -> None:
+        time.sleep(0.1)
+        handlers.append(signal.getsignal(signal.SIGINT))
+
+    monkeypatch.setattr(drive, "write_results", write)
+    for name in "abc":
+        save(Path(f"in/{name}.png"))
+    fake.raises = {index("c"): KeyboardInterrupt()}
+    assert restore("--no-sidecar") == 130
+    assert handlers == [signal.SIG_DFL] * 2
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_while_the_last_are_written(fake: Fake, capsys, monkeypatch) -> None:
+    """They are waited for before the summary."""
+    calls = []
+
+    def finish(writers: ahead.Writers) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        writers._pool.shutdown(wait=True)
+
+    monkeypatch.setattr(ahead.Writers, "finish", finish)
+    monkeypatch.setattr(drive, "write_results", lambda *_: time.sleep(0.1))
+    for name in "abc":
+        save(Path(f"in/{name}.png"))
+    assert restore("--no-sidecar") == 130
+    assert "3 restored, 0 failed" in capsys.readouterr().out
+
+
+def test_a_write_that_fails_leaves_no_main_result(fake: Fake, capsys, monkeypatch) -> None:
+    """The result tells that all else is there."""
+    save(Path("in/a.png"))
+    save(Path("in/b.png"))
+    Path("out/a.json").mkdir(parents=True)
+    assert restore("--compare") == 1
+    assert "out/a.json: cannot be written (Is a directory)" in complaint(capsys)
+    assert written() == ["a_compare.png", "b.json", "b.png", "b_compare.png"]
+
+
+def test_a_killed_run_leaves_nothing_behind(fake: Fake) -> None:
+    save(Path("in/s/a.png"))
+    Path("out/s").mkdir(parents=True)
+    for name in (".1-1.tmp", "mine.tmp"):
+        Path("out/s", name).touch()
+        os.utime(Path("out/s", name), (0, 0))
+    assert restore() == 0
+    assert written() == ["s/a.json", "s/a.png", "s/mine.tmp"]
+
+
+def test_an_output_that_cannot_be_a_folder(fake: Fake, capsys) -> None:
+    save(Path("in/a.png"))
+    Path("out").touch()
+    assert restore() == 1
+    assert "out: cannot be made a folder (File exists); choose another --output" in complaint(capsys)
+    assert restore("--output", "fine", "--report", "out/r.json") == 1
+    assert "out: cannot be made a folder (File exists)" in complaint(capsys)
+
+
+def test_names_that_are_no_text(fake: Fake, capfd) -> None:
+    """Latin-1 of an old disk."""
+    save(Path("in/a.png"))
+    try:
+        os.rename("in/a.png", b"in/caf\xe9.png")
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    assert restore("--report", "r.json") == 0
+    assert sorted(os.listdir(b"out")) == [b"caf\xe9.json", b"caf\xe9.png"]
+    assert json.loads(Path("r.json").read_text())["restored"][0]["input"] == "in/caf\udce9.png"

@@ -1,0 +1,196 @@
+"""Sidecars: what they hold, and the run that they repeat."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffbir_jax import checkpoint
+from diffbir_jax.batch import digest, repeat
+from tests.batch.fake import Fake
+from tests.command import call, complaint, save, written
+from tests.micro import MICRO, random_params
+
+MADE = (
+    "--guidance-scale",
+    "2",
+    "--fidelity-mask",
+    "masks",
+    "--stage1",
+    "clean",
+    "--n-samples",
+    "2",
+    "--std-map",
+)
+MADE += ("--seed", "5", "--steps", "7", "--upscale", "2", "--format", "same", "--compare", "--bit-depth", "8")
+
+
+@pytest.fixture
+def made(fake: Fake) -> Path:
+    """The sidecar of a result that many flags made."""
+    for name in ("in/s/a.png", "masks/s/a.png", "clean/s/a.png"):
+        save(Path(name), seed=len(name))
+    assert call("--input", "in", "--output", "out", *MADE) == 0
+    return Path("out/s/a.png.json")
+
+
+def again(path: Path, *flags: object) -> int | str | None:
+    return call("--from-sidecar", path, "--output", "again", *flags)
+
+
+def test_what_a_sidecar_holds(made: Path) -> None:
+    record = json.loads(made.read_text())
+    assert record["input"] == {
+        "path": "in/s/a.png",
+        "sha256": digest.sha256(Path("in/s/a.png")),
+        "bytes": Path("in/s/a.png").stat().st_size,
+    }
+    assert (record["mask"]["path"], record["clean"]["path"]) == ("masks/s/a.png", "clean/s/a.png")
+    assert sorted(record["outputs"]) == [name for name in written("out/s") if not name.endswith("json")]
+    assert record["parameters"]["options"]["seed"] == 5 and record["parameters"]["upscale"] == 2.0
+    assert record["preset"] == "tiny" and record["device"]["backend"] == "cpu"
+    assert set(record["weights"]) == {"vae", "unet", "control"}, "stage 1 was ready"
+    assert {"read", "compute", "write"} == set(record["seconds"])
+    assert record["date"].endswith("+00:00")
+    assert str(Path.cwd()) not in made.read_text()
+
+
+def test_a_sidecar_repeats_its_result(made: Path, fake: Fake, capsys) -> None:
+    """The same request with the same options, and the same bytes; nothing to warn of."""
+    first = fake.seen.pop()
+    capsys.readouterr()
+    assert again(made) == 0
+    assert capsys.readouterr().err == ""
+    assert written("again") == written("out/s")
+    for name in written("again"):
+        if not name.endswith("json"):
+            assert Path("again", name).read_bytes() == Path("out/s", name).read_bytes()
+    (request, *rest) = fake.seen.pop()
+    assert rest == list(first[1:]) and request.index == first[0].index
+    for now, then in zip(request, first[0], strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert again(Path("again/a.png.json"), "--no-sidecar", "--output", "third") == 0
+    assert written("third") == [name for name in written("again") if not name.endswith("json")]
+
+
+def test_moved_files_are_found_again(made: Path) -> None:
+    """A file or a folder each; an input of another name keeps its noise and the name of its result."""
+    for folder in ("in", "masks", "clean"):
+        shutil.move(f"{folder}/s", f"moved_{folder}")
+    shutil.move("moved_in/a.png", "renamed.png")
+    places = ("--input", "renamed.png", "--fidelity-mask", "moved_masks/a.png", "--stage1", "moved_clean")
+    assert again(made, *places) == 0
+    assert Path("again/a_1.png").read_bytes() == Path("out/s/a_1.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path, what", [("in/s/a.png", "input"), ("masks/s/a.png", "mask"), ("clean/s/a.png", "stage-1 image")]
+)
+def test_changed_files_are_refused(made: Path, capsys, path: str, what: str) -> None:
+    capsys.readouterr()
+    save(Path(path), seed=99)
+    assert again(made) == 1
+    assert f"{path}: is not the {what} that the sidecar names (its SHA-256 differs)" in complaint(capsys)
+    Path(path).unlink()
+    assert again(made) == 1
+    assert f"{path}: the {what} that the sidecar names is not there; say where it lies now" in complaint(
+        capsys
+    )
+
+
+def test_other_weights_are_refused(fake: Fake, inputs: Path, pretrained: Path, capsys) -> None:
+    save(inputs / "a.png")
+    weights = Path(shutil.copytree(pretrained / "micro", "weights"))
+    run = ("--version", "micro", "--upscale", "1", "--weights")
+    assert call("--input", "in", "--output", "out", *run, "weights") == 0
+    assert again(Path("out/a.json")) == 0
+    assert again(Path("out/a.json"), "--weights", pretrained / "micro") == 0
+    params = random_params(MICRO, seed=1, modules=["unet"])["unet"]
+    checkpoint.save_weights(weights / "unet.safetensors", params, {})
+    capsys.readouterr()
+    assert again(Path("out/a.json")) == 1
+    assert "weights/unet.safetensors: the weights of unet are not those that the sidecar names" in complaint(
+        capsys
+    )
+    assert again(Path("out/a.json"), "--weights", "nowhere") == 1
+    assert "nowhere lacks" in complaint(capsys)
+
+
+def test_other_versions_are_a_warning(made: Path, monkeypatch, capsys) -> None:
+    there = repeat.versions()
+    monkeypatch.setattr(repeat, "versions", lambda: there | {"jax": "99.0"})
+    capsys.readouterr()
+    assert again(made) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("sample.py: warning: not all is as in the sidecar, results may differ")
+    assert f": jax {there['jax']} then, 99.0 now\n" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "flag", ["--seed 5", "--upscale 4", "--compare", "--version tiny", "--format png", "--list a"]
+)
+def test_flags_that_the_sidecar_decides(made: Path, capsys, flag: str) -> None:
+    """Even where they say the same."""
+    capsys.readouterr()
+    assert again(made, *flag.split()) == 2
+    assert f"--from-sidecar decides {flag.split()[0]}; leave that out" in complaint(capsys)
+
+
+def test_places_of_what_the_sidecar_lacks(fake: Fake, capsys) -> None:
+    save(Path("in/a.png"))
+    assert call("--input", "in", "--output", "out") == 0
+    for flag, what in (("--stage1", "stage 1 is the version's own"), ("--fidelity-mask", "knows no mask")):
+        assert again(Path("out/a.json"), flag, "in") == 2
+        assert what in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"format": 2}, "a.json: is no sidecar of format 1 (format 2); give the .json file beside a result"),
+        ({"format": None}, "is no sidecar of format 1 (format None)"),
+        ({"parameters": {}}, "a.json: lacks parameters version, task"),
+        ({"parameters": {"speed": 1}}, "a.json: has unknown parameters speed; it is of another version"),
+        ({"parameters": {"options": {"speed": 1}}}, "has unknown parameters speed; it is of another version"),
+        ({"parameters": {"options": {"steps": 0}}}, "a.json: steps is 0; allowed"),
+    ],
+)
+def test_sidecars_of_other_versions(fake: Fake, capsys, change: dict, message: str) -> None:
+    save(Path("in/a.png"))
+    assert call("--input", "in", "--output", "out") == 0
+    record = json.loads(Path("out/a.json").read_text())
+    if change.get("parameters"):
+        change = {"parameters": record["parameters"] | change["parameters"]}
+    Path("out/a.json").write_text(json.dumps(record | change))
+    assert again(Path("out/a.json")) == 1
+    assert message in complaint(capsys)
+
+
+def test_files_that_are_no_sidecars(fake: Fake, capsys) -> None:
+    assert again(Path("none.json")) == 1
+    assert "none.json: cannot be read (No such file or directory); give a sidecar" in complaint(capsys)
+    Path("a.json").write_bytes(b"\x89PNG")
+    assert again(Path("a.json")) == 1
+    assert "a.json: is no sidecar (" in complaint(capsys)
+    Path("a.json").write_text("[1]")
+    assert again(Path("a.json")) == 1
+    assert "a.json: is no sidecar of format 1 (format None)" in complaint(capsys)
+
+
+def test_weights_are_read_once(fake: Fake, monkeypatch) -> None:
+    """Not once per image; again when they change."""
+    read = []
+    original = digest.sha256
+    monkeypatch.setattr(digest, "sha256", lambda path: read.append(path.suffix) or original(path))
+    digest._sha256.cache_clear()
+    for name in "abc":
+        save(Path(f"in/{name}.png"))
+    for output in ("out", "more"):
+        assert call("--input", "in", "--output", output) == 0
+    assert read.count(".safetensors") == 4
+    Path("file").write_bytes(b"1")
+    one = digest.known_sha256(Path("file"))
+    Path("file").write_bytes(b"22")
+    assert digest.known_sha256(Path("file")) != one

@@ -8,6 +8,7 @@ import pytest
 from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.models.mobilenet import MobileNetV2
 from diffbir_jax.training.perceptual import STAGES, load_features, perceptual_loss
+from tests.draws import normal, uniform
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def _scaled_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarr
 
 @pytest.fixture(scope="module")
 def images() -> jax.Array:
-    return jax.random.uniform(jax.random.key(1), (2, 64, 64, 3), minval=-1.0, maxval=1.0)
+    return uniform(1, (2, 64, 64, 3), -1.0)
 
 
 def test_equal_images_have_no_distance(params: dict, images: jax.Array) -> None:
@@ -35,7 +36,7 @@ def test_equal_images_have_no_distance(params: dict, images: jax.Array) -> None:
 
 
 def test_distance_is_symmetric_bounded_and_grows_with_noise(params: dict, images: jax.Array) -> None:
-    noise = jax.random.normal(jax.random.key(2), images.shape)
+    noise = normal(2, images.shape)
     loss = jax.jit(perceptual_loss)
     weak, strong = (loss(params, images, images + s * noise) for s in (0.05, 0.5))
     assert 0 < weak < strong < 4
@@ -44,7 +45,7 @@ def test_distance_is_symmetric_bounded_and_grows_with_noise(params: dict, images
 
 def test_gradient_descends(params: dict, images: jax.Array) -> None:
     step = jax.jit(jax.value_and_grad(perceptual_loss, argnums=1))
-    start = images + 0.3 * jax.random.normal(jax.random.key(2), images.shape)
+    start = images + 0.3 * normal(2, images.shape)
     before, gradient = step(params, start, images)
     after, _ = step(params, start - 1e-2 * gradient / jnp.abs(gradient).max(), images)
     assert jnp.isfinite(gradient).all()

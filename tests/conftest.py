@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# LLVM's optimisations take a third of the time of compiling and change results by rounding at most; before the flags of
+# LLVM's optimisations take half the time of compiling and change results by rounding at most. Off before the flags of
 # the environment, so that XLA_FLAGS=--xla_backend_optimization_level=3 tests what users run.
 QUICK, DEVICES = "--xla_backend_optimization_level=0", "--xla_force_host_platform_device_count=4"
 os.environ["XLA_FLAGS"] = " ".join([QUICK, os.environ.get("XLA_FLAGS", ""), DEVICES])

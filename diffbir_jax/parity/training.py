@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -144,4 +145,4 @@ def _stage_1(params: Params, lq: jax.Array, hq: jax.Array) -> jax.Array:
 def _adamw_step(params: Params, gradient: Params) -> Params:
     optimizer = make_optimizer(ADAMW)
     update, _ = optimizer.update(gradient, optimizer.init(params), params)
-    return optax.apply_updates(params, update)
+    return cast(Params, optax.apply_updates(params, update))

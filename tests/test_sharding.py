@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.sharding import make_mesh, put_batch, tree_shardings
+from diffbir_jax.training import vae
 from diffbir_jax.training.loop import place
 from diffbir_jax.training.objective import make_objective
+from tests.models.reference import away_from_zero
 from tests.training.micro import MICRO, make_photos, micro_config
 
 RULES = ((r"attention/.*kernel$", (None, "fsdp")), (r"kernel$", ("fsdp", None)), (r"bias$", ("fsdp",)))
@@ -53,6 +56,8 @@ def test_batches_are_split_over_all_devices():
 def test_devices_do_not_change_the_training_step(tmp_path, monkeypatch):
     """Three steps of the autoencoder, whose loss draws random numbers, on one and on four devices."""
     monkeypatch.setitem(PRESETS, "micro", MICRO)
+    # An initialisation takes long to compile.
+    monkeypatch.setattr(vae, "init", lambda module, _, *inputs: away_from_zero(abstract(module, *inputs)))
     config = micro_config("vae", make_photos(tmp_path))
     config.train.warmup = 0
 

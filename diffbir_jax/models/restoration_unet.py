@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
@@ -46,6 +47,23 @@ RESIDUAL_SCALE = 0.1
 WINDOW = 5
 
 
+def local_mean(x: jax.Array) -> jax.Array:
+    """(B, H, W, C) -> its mean over the part inside x of a window around each place, of the same shape.
+
+    As `nn.avg_pool` without padding in the count; that one sums ones over the whole image to count, which XLA does
+    while it compiles, for seconds where the image is large.
+    """
+    total = nn.pooling.pool(x, 0.0, jax.lax.add, (WINDOW, WINDOW), (1, 1), "SAME")
+    rows, columns = (jnp.asarray(_places_in_window(side), x.dtype) for side in x.shape[1:3])
+    return total / (rows[None, :, None, None] * columns[None, None, :, None])
+
+
+def _places_in_window(side: int) -> np.ndarray:
+    """For each place on a line of `side` places, how many of the window around it are on the line."""
+    before, reach = np.arange(side), WINDOW // 2
+    return 1 + np.minimum(before, reach) + np.minimum(before[::-1], reach)
+
+
 def local_contrast(image: jax.Array, unshuffle: int) -> jax.Array:
     """Split an image into its deviation from the local mean and that mean.
 
@@ -57,7 +75,7 @@ def local_contrast(image: jax.Array, unshuffle: int) -> jax.Array:
         (B, H / unshuffle, W / unshuffle, 3 unshuffle^2 + 3), values of order one.
     """
     x = rearrange(image, "b (h p) (w q) c -> b h w (p q) c", p=unshuffle, q=unshuffle)
-    mean = nn.avg_pool(x.mean(axis=3), (WINDOW, WINDOW), padding="SAME", count_include_pad=False)
+    mean = local_mean(x.mean(axis=3))
     detail = rearrange(x - mean[:, :, :, None], "b h w n c -> b h w (n c)")
     return jnp.concatenate([8.0 * detail, 2.0 * mean - 1.0], axis=-1)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
             return _reported(name, golden, keys, *stage_2(name, golden, salt))
 
         def update(golden: Arrays, keys=changes) -> Values:
-            return {key: adamw_change(key, golden, salt) for key in keys}
+            return adamw_changes(keys, golden, salt)
 
         drawn = ["z0", "noise", "timesteps"]
         yield Case(file, f"{name}|noisy", [f"{name}|noisy"], drawn, SCHEDULE, noisy)
@@ -88,20 +89,17 @@ def stage_1(golden: Arrays, salt: str) -> tuple[float, dict[str, np.ndarray]]:
     return float(loss), _by_key("swinir", gradient)
 
 
-def adamw_change(key: str, golden: Arrays, salt: str) -> np.ndarray:
-    """(2, ...): what the first step of AdamW changes in the parameter PARAM|adamw|KEY, and the rounding of the result.
+def adamw_changes(keys: Sequence[str], golden: Arrays, salt: str) -> Values:
+    """PARAM|adamw|KEY -> (2, ...): what the first step of AdamW changes in a parameter, and the rounding of the result.
 
     From the golden gradient PARAM|grad|KEY: where that is near epsilon, AdamW multiplies its last digits by 1e4. The
     stored change is the difference of two float32 parameters, hence known to one rounding of the parameter.
     """
-    gradient = golden[key.replace("|adamw|", "|grad|")]
-    weight = fill("controlnet", key.split("|")[2], gradient.shape, salt)
-    optimizer = make_optimizer(ADAMW)
-    params = jnp.asarray(weight)
+    gradients = {key: golden[key.replace("|adamw|", "|grad|")] for key in keys}
+    before = {key: fill("controlnet", key.split("|")[2], x.shape, salt) for key, x in gradients.items()}
     with jax.numpy_dtype_promotion("standard"):  # which optax relies on
-        update, _ = optimizer.update(jnp.asarray(gradient), optimizer.init(params), params)
-        after = np.asarray(optax.apply_updates(params, update))
-    return np.stack([after - weight, np.spacing(np.abs(weight))])
+        after = jax.device_get(_adamw_step(before, gradients))
+    return {key: np.stack([after[key] - x, np.spacing(np.abs(x))]) for key, x in before.items()}
 
 
 def norms(gradient: dict[str, np.ndarray], names: np.ndarray) -> np.ndarray:
@@ -141,3 +139,10 @@ def _stage_2(control: Params, unet: Params, inputs: tuple, target: jax.Array) ->
 @jax.value_and_grad
 def _stage_1(params: Params, lq: jax.Array, hq: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(apply(networks.module("swinir", "small"), params, lq) - hq))
+
+
+@jax.jit
+def _adamw_step(params: Params, gradient: Params) -> Params:
+    optimizer = make_optimizer(ADAMW)
+    update, _ = optimizer.update(gradient, optimizer.init(params), params)
+    return cast(Params, optax.apply_updates(params, update))

@@ -49,8 +49,13 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 def init_state(params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """Return the state before the first step, its EMA equal to `params`; both are copies, as steps donate the state."""
     key = jax.random.key_data(jax.random.key(seed))
-    params, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params), key)
+
+    @jax.jit  # one program, where each leaf would need some of its own
+    def first(params: Params) -> TrainState:
+        copy, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
+        return TrainState(jnp.zeros((), jnp.int32), copy, ema, optimizer.init(params), key)
+
+    return first(params)
 
 
 def make_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, ema_decay: float):

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from diffbir_jax.diffusion import schedule as ds
 from diffbir_jax.parity.runner import misses
 from diffbir_jax.parity.sampling import SCHEDULES
+from tests.draws import normal
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -29,7 +29,7 @@ def test_zero_terminal_snr_ends_in_pure_noise():
 @pytest.mark.parametrize("param", ["eps", "v"])
 def test_target_determines_x0_and_noise(param):
     """The perfect prediction gives back exactly what z_t was made of."""
-    x0, noise = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 4))
+    x0, noise = normal(0, (2, 3, 4, 5, 4))
     t = jnp.asarray([1, 400, 800])
     schedule = SCHEDULES[param]
     x, target = ds.q_sample(schedule, x0, t, noise), ds.training_target(schedule, x0, t, noise)

@@ -7,6 +7,10 @@ import pytest
 
 from diffbir_jax.models.attention import attention
 
+# Compiled whole: operation by operation, each would be a program for each shape.
+compiled = jax.jit(attention, static_argnames=("backend", "max_scores"))
+reference = jax.jit(jax.nn.dot_product_attention)
+
 
 def qkv(batch, queries, keys, heads, dim, dtype=jnp.float32):
     rngs = jax.random.split(jax.random.key(0), 3)
@@ -20,15 +24,15 @@ def qkv(batch, queries, keys, heads, dim, dtype=jnp.float32):
 @pytest.mark.parametrize("queries, keys", [(5, 7), (20, 40), (64, 64), (77, 40), (65, 77)])
 def test_chunked_equals_xla(queries, keys):
     inputs = qkv(2, queries, keys, 3, 16)
-    expected = jax.nn.dot_product_attention(*inputs)
-    np.testing.assert_allclose(attention(*inputs, backend="chunked", max_scores=1000), expected, atol=1e-5)
-    np.testing.assert_allclose(attention(*inputs), expected, atol=1e-5)
+    expected = reference(*inputs)
+    np.testing.assert_allclose(compiled(*inputs, backend="chunked", max_scores=1000), expected, atol=1e-5)
+    np.testing.assert_allclose(compiled(*inputs), expected, atol=1e-5)
 
 
 def test_large_scores_do_not_overflow():
     q, k, v = qkv(1, 40, 40, 1, 16)
-    out = attention(10 * q, k, v, backend="chunked", max_scores=1000)
-    np.testing.assert_allclose(out, jax.nn.dot_product_attention(10 * q, k, v), atol=1e-4)
+    out = compiled(10 * q, k, v, backend="chunked", max_scores=1000)
+    np.testing.assert_allclose(out, reference(10 * q, k, v), atol=1e-4)
 
 
 def test_gradients():
@@ -45,7 +49,7 @@ def test_gradients():
 def test_bfloat16_has_a_float32_softmax():
     """With bfloat16 scores, 1,000 equal weights would not add up to one."""
     q, k, _ = (0 * x for x in qkv(1, 64, 1000, 1, 16, jnp.bfloat16))
-    out = attention(q, k, jnp.ones_like(k), backend="chunked", max_scores=1000)
+    out = compiled(q, k, jnp.ones_like(k), backend="chunked", max_scores=1000)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_array_equal(out.astype(jnp.float32), 1.0)
 

@@ -7,6 +7,7 @@ from diffbir_jax.conversion.abstract import abstract_scunet
 from diffbir_jax.conversion.engine import convert, export, torch_shapes
 from diffbir_jax.conversion.restoration import scunet_rules
 from diffbir_jax.models.scunet import SCUNet, SCUNetConfig
+from tests.draws import uniform
 from tests.models.reference import SCUNET, away_from_zero, filled, load, relative_error
 
 
@@ -35,7 +36,7 @@ def test_bfloat16_stays_close(params):
 def test_padding_repeats_the_border():
     config = SCUNetConfig(dim=16, depths=(1,) * 7, head_dim=8)
     restore, params = jax.jit(SCUNet(config).apply), away_from_zero(abstract_scunet(config))
-    lq = jax.random.uniform(jax.random.key(0), (1, 40, 64, 3))
+    lq = uniform(0, (1, 40, 64, 3))
     padded = jnp.pad(lq, ((0, 0), (0, 24), (0, 0), (0, 0)), mode="edge")
     out, whole = restore({"params": params}, lq), restore({"params": params}, padded)
     np.testing.assert_allclose(out, whole[:, :40], atol=1e-5)

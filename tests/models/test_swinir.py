@@ -6,6 +6,7 @@ from diffbir_jax.conversion.abstract import abstract_swinir
 from diffbir_jax.conversion.restoration import swinir_rules
 from diffbir_jax.models.swin import SwinBlock
 from diffbir_jax.models.swinir import SwinIR
+from tests.draws import normal
 from tests.models.reference import SWINIR, filled, load, relative_error
 
 
@@ -33,7 +34,7 @@ def test_bfloat16_stays_close(params):
 def test_shifted_windows_do_not_join_opposite_borders():
     """After rolling, columns 0..3 share windows with columns 12..15; only the former may see column 0."""
     block = SwinBlock(heads=2, window=8, shift=4, mlp_ratio=2, dtype=jnp.float32)
-    x = jax.random.normal(jax.random.key(0), (1, 16, 16, SWINIR.embed_dim))
+    x = normal(0, (1, 16, 16, SWINIR.embed_dim))
     variables = jax.jit(block.init)(jax.random.key(1), x)
     run = jax.jit(block.apply)
     change = jnp.abs(run(variables, x.at[:, :, 0].add(x[:, :, 1])) - run(variables, x)).max(axis=(0, 1, 3))

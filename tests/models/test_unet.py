@@ -12,6 +12,7 @@ from diffbir_jax.conversion.abstract import abstract_controlnet, abstract_unet
 from diffbir_jax.conversion.stable_diffusion import controlnet_rules, unet_rules
 from diffbir_jax.models.controlnet import IRControlNet, init_from_unet
 from diffbir_jax.models.unet import UNet, UNetConfig
+from tests.draws import normal
 from tests.models.reference import UNET, away_from_zero, filled, load, recomputed, relative_error
 
 TINY = UNetConfig(
@@ -80,7 +81,7 @@ def test_bfloat16_stays_close(unet_params, controls, golden):
 @pytest.fixture(scope="module")
 def tiny():
     """Parameters of a UNet without text, none of them zero, and inputs."""
-    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+    x = normal(0, (2, 4, 6, 3))
     t = jnp.array([3.0, 700.0])
     return away_from_zero(abstract_unet(TINY)), x, t
 
@@ -144,7 +145,7 @@ def test_several_texts_share_what_does_not_depend_on_them():
     """Two texts for each of two latents give what copies of the latents give, in fewer operations."""
     config = dataclasses.replace(TINY, context_dim=8)
     shapes = [(2, 4, 4, 3), (2, 4, 4, 4), (4, 5, 8)]
-    x, hint, texts = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+    x, hint, texts = (normal(i, shape) for i, shape in enumerate(shapes))
     t, unet, control = jnp.array([700.0, 3.0]), UNet(config), IRControlNet(config)
     params = [
         away_from_zero(jax.eval_shape(unet.init, jax.random.key(0), x, t, texts[:2])["params"]),

@@ -7,6 +7,7 @@ import pytest
 from diffbir_jax.conversion.abstract import abstract_vae
 from diffbir_jax.conversion.stable_diffusion import vae_rules
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
+from tests.draws import uniform
 from tests.models.reference import VAE, away_from_zero, filled, load, recomputed, relative_error
 
 
@@ -48,7 +49,7 @@ SMALL = VAEConfig(ch=16, ch_mult=(1, 2), num_res_blocks=1, z_channels=3, embed_d
 def test_patches_train():
     """Folded pixels multiply the downsampling; every parameter receives a gradient."""
     vae = AutoencoderKL(SMALL)
-    image = jax.random.uniform(jax.random.key(0), (2, 12, 8, 3), minval=-1, maxval=1)
+    image = uniform(0, (2, 12, 8, 3), -1.0)
     params = away_from_zero(abstract_vae(SMALL))
 
     def loss(params):

@@ -1,5 +1,6 @@
 """Region-adaptive guidance: the weight map, the losses, the gradient step."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -39,7 +40,8 @@ def small_vae():
     def decode(params, z: jax.Array) -> jax.Array:
         return jnp.asarray(vae.apply({"params": params}, z / vae.config.scale_factor, method="decode"))
 
-    @jax.jit
+    # Gradients of convolutions are plain loops: a minute unless LLVM optimises them, which tests/conftest.py turns off.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def step(inputs: GuidanceInputs, z0: jax.Array, strength: jax.Array) -> tuple[jax.Array, jax.Array]:
         guidance = Guidance(decode)
         return guidance(inputs, z0, strength) - z0, guidance.value(inputs, z0)

@@ -8,6 +8,10 @@ import pytest
 from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.models.mobilenet import MobileNetV2
 from diffbir_jax.training.perceptual import STAGES, load_features, perceptual_loss
+from tests.draws import normal, uniform
+
+# One program for every test.
+loss_and_gradient = jax.jit(jax.value_and_grad(perceptual_loss, argnums=1))
 
 
 @pytest.fixture(scope="module")
@@ -24,29 +28,28 @@ def _scaled_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarr
 
 @pytest.fixture(scope="module")
 def images() -> jax.Array:
-    return jax.random.uniform(jax.random.key(1), (2, 64, 64, 3), minval=-1.0, maxval=1.0)
+    return uniform(1, (2, 64, 64, 3), -1.0)
 
 
 def test_equal_images_have_no_distance(params: dict, images: jax.Array) -> None:
-    loss, gradient = jax.jit(jax.value_and_grad(perceptual_loss, argnums=1))(params, images, images)
+    loss, gradient = loss_and_gradient(params, images, images)
     # XLA may fuse the two passes differently, so that features differ in the last bit.
     assert loss < 1e-12
     assert jnp.abs(gradient).max() < 1e-6
 
 
 def test_distance_is_symmetric_bounded_and_grows_with_noise(params: dict, images: jax.Array) -> None:
-    noise = jax.random.normal(jax.random.key(2), images.shape)
-    loss = jax.jit(perceptual_loss)
-    weak, strong = (loss(params, images, images + s * noise) for s in (0.05, 0.5))
+    noise = normal(2, images.shape)
+    weak, strong = (loss_and_gradient(params, images, images + s * noise)[0] for s in (0.05, 0.5))
     assert 0 < weak < strong < 4
-    np.testing.assert_allclose(loss(params, images + 0.5 * noise, images), strong, rtol=1e-5)
+    swapped, _ = loss_and_gradient(params, images + 0.5 * noise, images)
+    np.testing.assert_allclose(swapped, strong, rtol=1e-5)
 
 
 def test_gradient_descends(params: dict, images: jax.Array) -> None:
-    step = jax.jit(jax.value_and_grad(perceptual_loss, argnums=1))
-    start = images + 0.3 * jax.random.normal(jax.random.key(2), images.shape)
-    before, gradient = step(params, start, images)
-    after, _ = step(params, start - 1e-2 * gradient / jnp.abs(gradient).max(), images)
+    start = images + 0.3 * normal(2, images.shape)
+    before, gradient = loss_and_gradient(params, start, images)
+    after, _ = loss_and_gradient(params, start - 1e-2 * gradient / jnp.abs(gradient).max(), images)
     assert jnp.isfinite(gradient).all()
     assert after < before
 
@@ -54,7 +57,7 @@ def test_gradient_descends(params: dict, images: jax.Array) -> None:
 def test_gradient_is_finite_where_the_features_vanish(images: jax.Array) -> None:
     init = jax.eval_shape(MobileNetV2(STAGES).init, jax.random.key(0), images)["params"]
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), init)
-    gradient = jax.jit(jax.grad(perceptual_loss, argnums=1))(zeros, images, -images)
+    _, gradient = loss_and_gradient(zeros, images, -images)
     assert jnp.isfinite(gradient).all()
 
 

@@ -10,6 +10,7 @@ import jax
 
 from diffbir_jax.batch.drive import EXPECTED
 from diffbir_jax.batch.flags import parse
+from diffbir_jax.batch.memory import return_freed_memory
 from diffbir_jax.batch.report import complain, one_line
 from diffbir_jax.batch.run import find_work, run
 from diffbir_jax.batch.settings import FlagError
@@ -19,7 +20,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diffbi
 
 
 def configure(precision: str) -> None:
-    """Set what JAX takes once per process."""
+    """Set what is set once per process."""
+    return_freed_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -158,10 +158,6 @@ class Frame:
         nothing = np.zeros((0, 0, 3), self.depth)
         self.request, self.upscaled = self.request._replace(image=nothing, clean=None), nothing
 
-    def canvas_grid(self) -> Grid:
-        """The diffusion model's tiles of an image that fills the canvas."""
-        return stage_grid(self.shape.canvas, self.shape.sample, self.plan.sample)
-
     def rm_grid(self) -> Grid:
         """Tiles of stage 1's input."""
         return stage_grid(self.sides.lq_padded, self.shape.rm, self.plan.rm)
@@ -257,6 +253,11 @@ class Frame:
             part[...] = to_depth(rows, out.dtype) if out.dtype.kind == "u" else rows
 
         return put
+
+
+def tiles_on_canvas(shape: Shape, plan: Plan) -> int:
+    """How many tiles the diffusion model sees of an image that fills its canvas."""
+    return len(stage_grid(shape.canvas, shape.sample, plan.sample).starts)
 
 
 def stage_grid(padded: tuple[int, int], size: tuple[int, int], plan: StagePlan) -> Grid:

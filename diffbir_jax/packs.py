@@ -1,13 +1,16 @@
 """Packs of images through all stages: what fits together is computed together, whatever file it came from."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, repeat
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from diffbir_jax.frames import Frame, Request
+from diffbir_jax.frames import Frame, Request, Shape, tiles_on_canvas
+from diffbir_jax.models.shared_norms import Norms, first_norms, stops
 from diffbir_jax.plan import Plan
 from diffbir_jax.programs import Programs
 from diffbir_jax.sampling.loop import image_keys, sample
@@ -19,6 +22,7 @@ from diffbir_jax.stages import clean_tiles, decode_tiles, encode_tiles, stream, 
 STAGED = 4
 # Pixels of results that may wait for others of their shape before they are computed anyway.
 WAITING = 2**26
+NOTHING = np.zeros((0, 0, 3), np.uint8)
 
 
 class Restored(NamedTuple):
@@ -26,14 +30,14 @@ class Restored(NamedTuple):
 
     Attributes:
         image: the result.
-        stage1: the restoration module's output; None if it was not to be kept.
-        upscaled: the input, enlarged by Pillow's bicubic filter; None likewise.
+        stage1: the restoration module's output; without pixels if it was not to be kept.
+        upscaled: the input, enlarged by Pillow's bicubic filter; without pixels likewise.
         fidelity: how far guidance holds each pixel to stage 1, (H, W) uint8, 255 is 1; None unless asked for.
     """
 
     image: np.ndarray
-    stage1: np.ndarray | None = None
-    upscaled: np.ndarray | None = None
+    stage1: np.ndarray = NOTHING
+    upscaled: np.ndarray = NOTHING
     fidelity: np.ndarray | None = None
 
 
@@ -62,6 +66,22 @@ class Wanted(NamedTuple):
     context: Context | None = None
 
 
+class Half(NamedTuple):
+    """One half of the autoencoder.
+
+    Attributes:
+        stage: its name.
+        function: its program.
+        static: static arguments of that, in order.
+        tiles: (image, one dict per tile) -> what the program takes of each tile, with the entries of the dicts.
+    """
+
+    stage: str
+    function: Any
+    static: dict[str, Any]
+    tiles: Callable[[Frame, Iterable[Any]], Iterator[dict[str, Any]]]
+
+
 class Packer:
     """Collects images that share programs, and takes each pack through the stages of a generator."""
 
@@ -70,20 +90,35 @@ class Packer:
         self.generator, self.programs, self.plan, self.wanted = generator, programs, plan, wanted
         self.preset, self.params = generator.preset, generator.params
 
+    @functools.cached_property
+    def context(self) -> Context | None:
+        """Embeddings of the prompts; None for networks that read none."""
+        options = self.wanted.options
+        if self.wanted.context is not None or self.preset.text is None:
+            return self.wanted.context
+        return self.generator.embed(options.pos_prompt), self.generator.embed(options.neg_prompt)
+
     def outcomes(self, requests: Iterable[Request], upscale: float) -> Iterator[Outcome]:
         """Yield an outcome per request, pack by pack."""
         waiting: dict[Any, list[Frame]] = {}
-        for position, request in enumerate(requests):
-            try:
-                frame = Frame(position, request, upscale, self.preset, self.plan, self.generator.dtype)
-            except ValueError as error:
-                yield Outcome(position, error=error)
+        # Frames alone hold the images, and let go of them.
+        frames = map(functools.partial(self._frame, upscale), itertools.count(), requests)
+        while frame := next(frames, None):
+            if isinstance(frame, Outcome):
+                yield frame
                 continue
             waiting.setdefault(frame.shape, []).append(frame)
+            del frame
             while full := self._full(waiting):
                 yield from self._restored(waiting.pop(full))
-        for frames in waiting.values():
-            yield from self._restored(frames)
+        while waiting:
+            yield from self._restored(waiting.popitem()[1])
+
+    def _frame(self, upscale: float, position: int, request: Request) -> Frame | Outcome:
+        try:
+            return Frame(position, request, upscale, self.preset, self.plan, self.generator.dtype)
+        except ValueError as error:
+            return Outcome(position, error=error)
 
     def _full(self, waiting: dict[Any, list[Frame]]) -> Any:
         """The shape of a pack to compute now: a full one or, when much is waiting, the largest; else None."""
@@ -95,12 +130,11 @@ class Packer:
 
     def pack_size(self, frame: Frame) -> int:
         """How many images like this one go together: a batch full of tiles, if one alone does not fill it."""
-        tiles = self._tiles_on_canvas(frame)
-        return max(1, self.plan.sample.batch // tiles)
+        return max(1, self.batch("sample", frame.shape) // tiles_on_canvas(frame.shape, self.plan))
 
-    def _tiles_on_canvas(self, frame: Frame) -> int:
-        """How many tiles the diffusion model sees of an image that fills its canvas."""
-        return len(frame.canvas_grid().starts)
+    def batch(self, stage: str, shape: Shape) -> int:
+        """How many tiles of images of a shape a stage sees at once."""
+        return self.plan.batch_of(stage, getattr(shape, stage))
 
     def _restored(self, frames: list[Frame]) -> list[Outcome]:
         """Take a pack through all stages."""
@@ -118,19 +152,20 @@ class Packer:
         ]
 
     def _results(self, frames: list[Frame]) -> list[list[Restored]]:
-        upscaled = [frame.upscaled if self.wanted.keep else None for frame in frames]
+        upscaled = [frame.upscaled if self.wanted.keep else NOTHING for frame in frames]
         self._clean(frames)
         if self.wanted.stage1_only:
             images = [frame.shown_clean() for frame in frames]
             return [[Restored(image, image, up)] for image, up in zip(images, upscaled)]
-        stage1 = [frame.shown_clean() if self.wanted.keep else None for frame in frames]
+        stage1 = [frame.shown_clean() if self.wanted.keep else NOTHING for frame in frames]
         self._encode(frames)
         maps = self._maps(frames) if self.wanted.with_fidelity else [None] * len(frames)
         results: list[list[Restored]] = [[] for _ in frames]
         for variant in range(self.wanted.count):
             latents = self._sample(frames, variant)
-            for found, image, *rest in zip(results, self._decode(frames, latents), stage1, upscaled, maps):
-                found.append(Restored(image, *rest))
+            images = self._decode(frames, latents)
+            for found, image, clean, up, shown in zip(results, images, stage1, upscaled, maps):
+                found.append(Restored(image, clean, up, shown))
         return results
 
     def _clean(self, frames: list[Frame]) -> None:
@@ -139,7 +174,7 @@ class Packer:
         if taken:
             module = self.preset.make_rm(self.generator.dtype)
             tiles = (tile for frame in taken for tile in frame.lq_tiles())
-            found = self._stream(clean_tiles, "rm", tiles, module=module)
+            found = self._stream(clean_tiles, "rm", frames, tiles, {"module": module})
             for frame in taken:
                 frame.take_clean(found)
         for frame in frames:
@@ -148,66 +183,70 @@ class Packer:
             frame.release()
 
     def _encode(self, frames: list[Frame]) -> None:
-        static = {
-            "vae": self.preset.make_vae(self.generator.dtype),
-            "loss": self.wanted.options.guidance_loss,
-        }
-
-        def tiles(frame: Frame, extra: Any) -> Iterator[dict[str, Any]]:
+        def tiles(frame: Frame, extra: Iterable[Any]) -> Iterator[dict[str, Any]]:
             grid = frame.grid("encode")
             for start, more in zip(grid.starts, extra):
                 image, mask = frame.clean_tile(start, grid.size), frame.mask_tile(start, grid.size)
                 yield {"image": image, "mask": mask, **more}
 
-        self._through(frames, "encode", encode_tiles, static, tiles, Frame.take_latent)
+        vae = self.preset.make_vae(self.generator.dtype)
+        static = {"vae": vae, "loss": self.wanted.options.guidance_loss, "stop": None}
+        self._through(frames, Half("encode", encode_tiles, static, tiles), Frame.take_latent)
 
     def _decode(self, frames: list[Frame], latents: list[np.ndarray]) -> list[np.ndarray]:
-        static = {"vae": self.preset.make_vae(self.generator.dtype), "levels": self.preset.colour_levels}
         of = {frame.position: z for frame, z in zip(frames, latents)}
 
-        def tiles(frame: Frame, extra: Any) -> Iterator[dict[str, Any]]:
+        def tiles(frame: Frame, extra: Iterable[Any]) -> Iterator[dict[str, Any]]:
             grid = frame.grid("decode")
             for start, more in zip(grid.starts, extra):
                 z = self._latent_tile(of[frame.position], start, grid.size)
                 yield {"z": z, "clean": frame.clean_tile(start, grid.size), **more}
 
-        return self._through(frames, "decode", decode_tiles, static, tiles, Frame.take_image)
+        vae = self.preset.make_vae(self.generator.dtype)
+        static = {"vae": vae, "levels": self.preset.colour_levels, "stop": None}
+        return self._through(frames, Half("decode", decode_tiles, static, tiles), Frame.take_image)
 
     def _latent_tile(self, z: np.ndarray, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         f = self.preset.vae.downsample
         top, left = start // f
         return z[top : top + size[0] // f, left : left + size[1] // f]
 
-    def _through(
-        self, frames: list[Frame], stage: str, function: Any, static: dict, tiles: Any, take: Any
-    ) -> list[Any]:
+    def _through(self, frames: list[Frame], half: Half, take: Callable[..., Any]) -> list[Any]:
         """Take images through one half of the autoencoder: measure, then compute."""
-        norms = self._norms(frames, stage, function, static, tiles)
-        every = (tile for frame in frames for tile in tiles(frame, repeat(norms[frame.position])))
-        found = self._stream(function, stage, every, **static)
+        norms = self._norms(frames, half)
+        every = (tile for frame in frames for tile in half.tiles(frame, repeat(norms[frame.position])))
+        found = self._stream(half.function, half.stage, frames, every, half.static)
         return [take(frame, found) for frame in frames]
 
-    def _norms(
-        self, frames: list[Frame], stage: str, function: Any, static: dict, tiles: Any
-    ) -> dict[int, dict[str, Any]]:
+    def _norms(self, frames: list[Frame], half: Half) -> dict[int, dict[str, Any]]:
         """The images' statistics, {"norms": ...}, by position; nothing for images in one tile."""
-        norms: dict[int, dict[str, Any]] = {frame.position: {} for frame in frames}
-        cut = [frame for frame in frames if len(frame.grid(stage).starts) > 1]
-        passes = int(bool(cut) and self.plan.norms == "image")
-        number = 0
-        while number < passes:
+        cut = [frame for frame in frames if len(frame.grid(half.stage).starts) > 1]
+        nothing: dict[int, dict[str, Any]] = {frame.position: {} for frame in frames}
+        if self.plan.norms == "tile" or not cut:
+            return nothing
+        norms = self._measured(cut, half, None, nothing)
+        count = len(norms[cut[0].position])
+        for number, stop in enumerate(stops(count)[1:], start=1):
+            exact = {"exact": np.int32(number)}
+            known = {at: {"norms": first_norms(found, stop), **exact} for at, found in norms.items()}
+            for at, found in self._measured(cut, half, stop, known).items():
+                norms[at] = norms[at] | found
+        return nothing | {at: {"norms": found} for at, found in norms.items()}
 
-            def measured(frame: Frame, number: int = number) -> Iterator[Any]:
-                known = norms[frame.position] and norms[frame.position] | {"exact": np.int32(number)}
-                return tiles(frame, ({"owned": owned, **known} for owned in frame.owned(stage)))
+    def _measured(
+        self, frames: list[Frame], half: Half, stop: int | None, known: dict[int, Any]
+    ) -> dict[int, Norms]:
+        """One pass: the statistics of the first `stop` normalisations, by position."""
 
-            found = self._stream(function, stage, (t for frame in cut for t in measured(frame)), **static)
-            for frame in cut:
-                parts = list(islice(found, len(frame.grid(stage).starts)))
-                norms[frame.position] = {"norms": frame.merged(stage, parts)}
-                passes = len(parts[0])
-            number += 1
-        return norms
+        def tiles(frame: Frame) -> Iterator[dict[str, Any]]:
+            owned = frame.owned(half.stage)
+            return half.tiles(frame, ({"owned": part, **known[frame.position]} for part in owned))
+
+        every = (tile for frame in frames for tile in tiles(frame))
+        found = self._stream(half.function, half.stage, frames, every, half.static | {"stop": stop})
+        counts = [len(frame.grid(half.stage).starts) for frame in frames]
+        parts = [list(islice(found, count)) for count in counts]
+        return {frame.position: frame.merged(half.stage, part) for frame, part in zip(frames, parts)}
 
     def _maps(self, frames: list[Frame]) -> list[np.ndarray]:
         def tiles(frame: Frame) -> Iterator[dict[str, Any]]:
@@ -217,21 +256,21 @@ class Packer:
 
         every = (tile for frame in frames for tile in tiles(frame))
         loss = self.wanted.options.guidance_loss
-        found = self._stream(weigh_tiles, "encode", every, params=False, loss=loss)
+        found = self._stream(weigh_tiles, "encode", frames, every, {"loss": loss})
         return [frame.take_map(found) for frame in frames]
 
     def _stream(
-        self, function: Any, stage: str, tiles: Iterable[Any], params: bool = True, **static: Any
+        self, function: Any, stage: str, frames: list[Frame], tiles: Iterable[Any], static: dict[str, Any]
     ) -> Iterator[Any]:
         """The results of a stage's program for tiles, in order."""
-        batch = getattr(self.plan, stage).batch
-        weights = (self.params["rm" if stage == "rm" else "vae"],) if params else ()
+        network = {clean_tiles: "rm", encode_tiles: "vae", decode_tiles: "vae"}.get(function)
+        weights = () if network is None else (self.params[network],)
 
         def call(stacked: Any, used: np.ndarray) -> Any:
             placed = self.programs.place((stacked, used), axis=1)
             return self.programs(function, *weights, *placed, **static)
 
-        return stream(call, tiles, (max(1, STAGED // batch), batch))
+        return stream(call, tiles, staged(self.batch(stage, frames[0].shape)))
 
     def _sample(self, frames: list[Frame], variant: int) -> list[np.ndarray]:
         """Latents of the results, of the padded images."""
@@ -239,25 +278,36 @@ class Packer:
         filled = frames + [frames[-1]] * (size - len(frames))
         given = self._conditioned(frames, filled)
         keys = image_keys(self.wanted.options.seed, [frame.request.index for frame in filled], variant)
-        tiled = given.layout is not None
-        given, keys = self._spread(given, keys, None if tiled else 0)
+        denoiser, arguments = self.steered(given, keys)
+        arguments = self.placed(arguments, given.layout is None)
+        z = np.asarray(self.programs(sample, *arguments, denoiser=denoiser))
+        return [z[i, : f.latent.shape[0], : f.latent.shape[1]] for i, f in enumerate(frames)]
+
+    def steered(self, given: Conditioned, keys: jax.Array) -> tuple[Any, tuple[Any, ...]]:
+        """The denoiser, and the other arguments of `sample`."""
+        whole = given.layout is None
         denoiser, *arguments = self.generator.steered(
             given,
             self.wanted.options,
             keys,
-            self.wanted.context,
+            self.context,
             remat=self.plan.remat,
-            spread=self.programs.sharding(0) if tiled else None,
+            spread=None if whole else self.programs.sharding(0),
         )
-        z = np.asarray(self.programs(sample, *self.programs.settle(arguments), denoiser=denoiser))
-        return [z[i, : f.latent.shape[0], : f.latent.shape[1]] for i, f in enumerate(frames)]
+        return denoiser, tuple(arguments)
 
-    def _spread(self, given: Conditioned, keys: jax.Array, axis: int | None) -> tuple[Conditioned, jax.Array]:
-        """Put what steers sampling on the devices: each its images, or all of them everywhere."""
-        arrays = {
-            name: self.programs.place(getattr(given, name), axis) for name in ("latent", "weight", "target")
-        }
-        return given._replace(**arrays), self.programs.place(keys, axis)
+    def placed(self, arguments: tuple[Any, ...], whole: bool) -> tuple[Any, ...]:
+        """Put the arguments of `sample` on the devices: each has its images, or its tiles of all of them."""
+        (inputs, x, steps, noise), place, axis = arguments, self.programs.place, 0 if whole else None
+        guidance = inputs.guidance and inputs.guidance._replace(
+            target=place(inputs.guidance.target, axis),
+            weight=place(inputs.guidance.weight, axis),
+            repeats=place(inputs.guidance.repeats),
+            tiles=place(inputs.guidance.tiles),
+        )
+        cond, uncond = place((inputs.cond, inputs.uncond), axis)
+        inputs = inputs._replace(cond=cond, uncond=uncond, guidance=guidance)
+        return inputs, place(x, axis), place(steps), place(noise, axis)
 
     def _conditioned(self, frames: list[Frame], filled: list[Frame]) -> Conditioned:
         """What steers the sampling of a pack."""
@@ -275,12 +325,17 @@ class Packer:
 
     def _layout(self, frames: list[Frame], canvases: int, sides: tuple[int, int]) -> Layout | None:
         """The tiles of a pack; None if every image is one."""
-        count = self._tiles_on_canvas(frames[0])
+        count = tiles_on_canvas(frames[0].shape, self.plan)
         if count == 1:
             return None
         f = self.preset.vae.downsample
         grids = [frame.grid("sample").scaled(1, f) for frame in frames]
-        return make_layout(grids, sides, canvases * count, self.plan.sample.batch, f, canvases)
+        return make_layout(grids, sides, canvases * count, self.batch("sample", frames[0].shape), f, canvases)
+
+
+def staged(batch: int) -> tuple[int, int]:
+    """Batches that one call of a program takes, and their size."""
+    return max(1, STAGED // batch), batch
 
 
 def _whole(frame: Frame, tile: Any) -> np.ndarray:

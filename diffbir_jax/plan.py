@@ -10,7 +10,7 @@ class StagePlan(NamedTuple):
     Attributes:
         tile: sides up to this many pixels are seen whole, longer ones in tiles of this size.
         overlap: pixels that neighbouring tiles share at least.
-        batch: tiles that the network sees at once, on all devices together.
+        batch: most tiles that the network sees at once, on all devices together.
     """
 
     tile: int
@@ -30,6 +30,8 @@ class Plan:
         remat: recompute the decoder's blocks in guidance through it: less memory, more time.
         norms: what the autoencoder normalises a tile by: "image", the statistics of the whole image, as if there were
             no tiles, which a pass per layer has to measure; or "tile", its own, in one pass.
+        devices: how many share a batch.
+        pixels: tiles of so many pixels, or a single one, are enough of a batch for a device.
     """
 
     rm: StagePlan
@@ -38,11 +40,17 @@ class Plan:
     decode: StagePlan
     remat: bool = True
     norms: Literal["image", "tile"] = "image"
+    devices: int = 1
+    pixels: int = 2**20
+
+    def batch_of(self, stage: str, size: tuple[int, int]) -> int:
+        """How many tiles of a size in pixels a stage sees at once: a multiple of the devices."""
+        each = max(1, self.pixels // (size[0] * size[1]))
+        return max(1, min(getattr(self, stage).batch // self.devices, each)) * self.devices
 
     def with_batch(self, batch: int) -> "Plan":
         """The same with another batch for every stage."""
-        stages = {name: getattr(self, name)._replace(batch=batch) for name in STAGES}
-        return replace(self, **stages)
+        return replace(self, **{name: getattr(self, name)._replace(batch=batch) for name in STAGES})
 
 
 STAGES = ("rm", "encode", "sample", "decode")

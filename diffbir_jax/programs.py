@@ -36,9 +36,17 @@ class Programs:
         return 1 if self.mesh is None else self.mesh.size
 
     def place(self, tree: Any, axis: int | None = None) -> Any:
-        """Put arrays on the devices, split along `axis`, or all of them everywhere."""
+        """Put arrays, or abstract ones, on the devices, split along `axis`, or all of them everywhere."""
         sharding = self.sharding(axis)
-        return tree if sharding is None else jax.device_put(tree, sharding)
+        if sharding is None:
+            return tree
+
+        def placed(leaf: Any) -> Any:
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+            return jax.device_put(leaf, sharding)
+
+        return jax.tree.map(placed, tree)
 
     def sharding(self, axis: int | None = None) -> NamedSharding | None:
         """How arrays lie that are split along `axis`; None on one device."""
@@ -47,28 +55,20 @@ class Programs:
         spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, AXES)
         return NamedSharding(self.mesh, spec)
 
-    def settle(self, tree: Any) -> Any:
-        """Put arrays that are not on all devices there, whole; the others stay as they lie."""
-        if self.mesh is None:
-            return tree
-
-        def settled(leaf: Any) -> Any:
-            placed = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == self.devices
-            return leaf if placed else self.place(leaf)
-
-        return jax.tree.map(settled, tree)
-
     def get(self, function: Any, *args: Any, **static: Any) -> Any:
         """Return the program of a jitted function for arrays, or abstract ones, like `args`.
 
         Static arguments are passed by name, and come first in the function's signature.
         """
         leaves, tree = jax.tree.flatten(args)
-        shapes = tuple((leaf.shape, str(leaf.dtype), str(getattr(leaf, "sharding", ""))) for leaf in leaves)
+        shapes = tuple((leaf.shape, str(leaf.dtype), self._lies(leaf)) for leaf in leaves)
         key = (function, tuple(static.items()), tree, shapes)
         if key not in self.compiled:
             self.compiled[key] = function.lower(*static.values(), *args).compile()
         return self.compiled[key]
+
+    def _lies(self, leaf: Any) -> Any:
+        return None if self.mesh is None else getattr(leaf, "sharding", None)
 
     def __call__(self, function: Any, *args: Any, **static: Any) -> Any:
         """Call a jitted function through its program; arguments as in `get`."""

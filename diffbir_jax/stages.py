@@ -49,15 +49,16 @@ def clean_tiles(module: Any, params: Params, tiles: Array, used: Array) -> Array
     return in_batches(lambda x: apply(module, params, x).astype(jnp.float32), tiles, used)
 
 
-@functools.partial(jax.jit, static_argnames=("vae", "loss"))
+@functools.partial(jax.jit, static_argnames=("vae", "loss", "stop"))
 def encode_tiles(
-    vae: AutoencoderKL, loss: Loss, params: Params, tiles: dict[str, Any], used: Array
+    vae: AutoencoderKL, loss: Loss, stop: int | None, params: Params, tiles: dict[str, Any], used: Array
 ) -> Array | Norms:
     """Latents of tiles, and how guidance weighs them.
 
     Args:
         vae: the autoencoder, of downsampling f.
         loss: of guidance.
+        stop: statistics of so many normalisations are wanted, None for all.
         params: of the autoencoder.
         tiles: "image" (M, K, h, w, 3) in [0, 1], "mask" (M, K, h, w, 1) a factor on the weight, and of images in
             several tiles "norms", see `measure_norms`; with "owned" (M, K, h/f, w/f, 1), and "exact" (M, K) beside
@@ -72,7 +73,7 @@ def encode_tiles(
     def encode(tile: dict[str, Any]) -> Any:
         image = 2.0 * tile["image"] - 1.0
         if "owned" in tile:
-            return measure_norms(vae, params, image, *_known(tile), "encode")
+            return measure_norms(vae, params, image, *_known(tile), "encode", stop)
         mean, _ = apply_normed(vae, params, image, tile.get("norms"), "encode")
         z = vae.config.scale_factor * mean
         guidance = Guidance(None, loss).prepare(None, image, z, tile["mask"])
@@ -81,15 +82,16 @@ def encode_tiles(
     return in_batches(encode, tiles, used)
 
 
-@functools.partial(jax.jit, static_argnames=("vae", "levels"))
+@functools.partial(jax.jit, static_argnames=("vae", "levels", "stop"))
 def decode_tiles(
-    vae: AutoencoderKL, levels: int, params: Params, tiles: dict[str, Any], used: Array
+    vae: AutoencoderKL, levels: int, stop: int | None, params: Params, tiles: dict[str, Any], used: Array
 ) -> Array | Norms:
     """Images of latents in the colours of stage 1.
 
     Args:
         vae: the autoencoder, of downsampling f.
         levels: wavelet levels of the colour correction.
+        stop: as in `encode_tiles`.
         params: of the autoencoder.
         tiles: "z" (M, K, h, w, c), scaled, and "clean" (M, K, f h, f w, 3) in about [0, 1], whose low frequencies the
             result takes; "norms", "owned" (M, K, h, w, 1) and "exact" as in `encode_tiles`.
@@ -102,7 +104,7 @@ def decode_tiles(
     def decode(tile: dict[str, Any]) -> Any:
         z = tile["z"] / vae.config.scale_factor
         if "owned" in tile:
-            return measure_norms(vae, params, z, *_known(tile), "decode")
+            return measure_norms(vae, params, z, *_known(tile), "decode", stop)
         image = apply_normed(vae, params, z, tile.get("norms"), "decode")
         return wavelet_colour((image + 1.0) / 2.0, tile["clean"], levels)
 

@@ -21,6 +21,7 @@ from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.batch.sidecar import Recorder, write_record
 from diffbir_jax.imaging.photo import ImageFileError
 from diffbir_jax.pipeline import Outcome, Request, Restored
+from diffbir_jax.plan import Plan
 from diffbir_jax.sampling.options import Options
 
 # What users can mend; anything else is a bug and ends the run.
@@ -36,7 +37,9 @@ class Restores(Protocol):
         upscale: float,
         options: Options,
         *,
+        plan: Plan | None,
         count: int,
+        keep: bool,
         with_fidelity: bool,
         stage1_only: bool,
     ) -> Iterator[Outcome]:
@@ -47,9 +50,16 @@ class Restores(Protocol):
 class Driver:
     """Takes jobs through a restorer."""
 
-    def __init__(self, restorer: Restores, recipe: Recipe, journal: Journal, recorder: Recorder | None):
-        """Take what computes, what to make, where to note what became of jobs, and what makes sidecars, if any."""
-        self._restorer, self._recipe = restorer, recipe
+    def __init__(
+        self,
+        restorer: Restores,
+        recipe: Recipe,
+        journal: Journal,
+        recorder: Recorder | None,
+        plan: Plan | None = None,
+    ):
+        """Take what computes, what to make, where to note what became of jobs, what makes sidecars, and the plan."""
+        self._restorer, self._recipe, self._plan = restorer, recipe, plan
         self._journal, self._recorder = journal, recorder
         # With the pipeline, by the position of their requests.
         self._pending: dict[int, Loaded] = {}
@@ -95,7 +105,9 @@ class Driver:
                     self._requests(reading),
                     recipe.upscale,
                     recipe.options,
+                    plan=self._plan,
                     count=recipe.n_samples,
+                    keep=recipe.keeps_stages,
                     with_fidelity=fidelity,
                     stage1_only=recipe.stage1_only,
                 )
@@ -113,10 +125,11 @@ class Driver:
             if loaded.request is None:
                 self._fail(loaded.job, loaded.error or RuntimeError("read without a request"))
                 continue
-            request = loaded.request
+            # Nothing here refers to the pixels while the pipeline works on them.
+            box = [loaded.request]
             self._pending[next(positions)] = loaded.handed_over()
             del loaded
-            yield request
+            yield box.pop()
 
     def _load(self, job: Job) -> Loaded:
         try:
@@ -143,7 +156,7 @@ class Driver:
     def _fail(self, job: Job, error: Exception) -> None:
         """Note why a job failed; raise `error` instead if it is a bug."""
         if is_memory(error):
-            advice = "memory does not suffice; lower --upscale, give --tile or --precision, or crop the image"
+            advice = "memory does not suffice; give a lower --memory-gb, --upscale or --precision, or crop the image"
             self._journal.failed(job, f"{job.path}: {advice}")
         elif isinstance(error, EXPECTED):
             named = isinstance(error, ImageFileError)

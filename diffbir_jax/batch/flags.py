@@ -118,6 +118,23 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
         "<stem>.I.json (default: none)"
     )
     add("--report", type=Path, metavar="FILE", help=report)
+    memory = (
+        "memory to stay within, in GiB, of the process on CPUs, else of a device: sizes of tiles and batches are "
+        "chosen to fit (default: most of what there is)"
+    )
+    add("--memory-gb", type=positive, metavar="X", help=memory)
+    add(
+        "--plan",
+        action="store_true",
+        help="print how images will be cut and the peak of memory, and stop (default: off)",
+    )
+    warm = "compile all that the inputs need into the cache, and stop, so that later runs start at once"
+    add("--warmup", action="store_true", help=f"{warm} (default: off)")
+    norms = (
+        "how the autoencoder sees an image in tiles: image, as if whole, in a pass per layer; tile, in one, about "
+        "54 dB from it (default: %(default)s)"
+    )
+    add("--vae-norms", choices=("image", "tile"), default="image", help=norms)
     hosts = "share the work among N hosts, each with its own --host-index; they need not know of each other"
     add("--hosts", type=count, metavar="N", help=f"{hosts} (default: 1)")
     add("--host-index", type=whole, metavar="I", help="which of the --hosts this is, 0 to N-1 (default: 0)")

@@ -21,7 +21,7 @@ from diffbir_jax.batch.settings import (
 from diffbir_jax.batch.sidecar import device, read_record, versions
 from diffbir_jax.imaging.photo import ImageFileError
 
-DECIDED = {*RECIPE_FIELDS, *OPTION_FIELDS, "list"} - {*PLACES}
+DECIDED = {*RECIPE_FIELDS, *OPTION_FIELDS, "list", "memory_gb", "vae_norms"} - {*PLACES}
 
 
 def recipe_of(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffbir_jax.batch.drive import Driver, Restores
+import jax
+
+from diffbir_jax.batch.drive import Driver
 from diffbir_jax.batch.hosts import connect, share
 from diffbir_jax.batch.jobs import Job, find_jobs, is_done
+from diffbir_jax.batch.memory import planned
 from diffbir_jax.batch.names import remove_leftovers
 from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repeated_job
 from diffbir_jax.batch.report import Journal, complain, report_path
@@ -19,6 +22,7 @@ from diffbir_jax.imaging.photo import ImageFileError
 from diffbir_jax.loading import NO_STAGE1, PRECISIONS, load_params, weight_files, with_stage1
 from diffbir_jax.models.presets import Preset, get_preset
 from diffbir_jax.pipeline import Restorer
+from diffbir_jax.sharding import make_mesh
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,13 @@ def run(work: Work) -> int:
     todo = [job for job in work.jobs if job not in done]
     journal = Journal(todo, [job for job in work.jobs if job in done])
     report = settings.report and report_path(settings.report, settings.hosts, settings.host_index)
-    restorer, recorder = prepare(work, todo, report) if todo else (None, None)
+    driver = prepare(work, todo, report, journal) if todo else None
+    if settings.plan or settings.warmup:
+        return 0
     try:
         with journal:
-            if restorer is not None:
-                Driver(restorer, settings.recipe, journal, recorder).restore(todo)
+            if driver is not None:
+                driver.restore(todo)
     finally:
         journal.show()
         if report:
@@ -76,8 +82,11 @@ def run(work: Work) -> int:
     return journal.exit_code
 
 
-def prepare(work: Work, jobs: Sequence[Job], report: Path | None) -> tuple[Restores, Recorder | None]:
-    """Load the networks and make the folders, so that what can fail as a whole fails before hours of work."""
+def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journal) -> Driver | None:
+    """Load the networks and make the folders, so that what can fail as a whole fails before hours of work.
+
+    None if the plan or the programs were all that was asked for.
+    """
     settings = work.settings
     recipe = settings.recipe
     preset, files = networks(recipe, ready=jobs[0].clean is not None)
@@ -88,11 +97,15 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None) -> tuple[Resto
         check_options(restorer, recipe)
     if work.record is not None and (changed := differences(work.record)):
         complain(f"warning: not all is as in the sidecar, results may differ slightly: {changed}")
+    plan = planned(restorer, settings, jobs, work.record)
+    if settings.plan or settings.warmup:
+        return None
     for folder in {settings.output, *([report.parent] if report else [])}:
         make_folder(folder)
     folders = {path.parent for job in jobs for path in job.outputs.all()}
     remove_leftovers(folders, alone=settings.hosts == 1)
-    return restorer, Recorder(recipe, preset.name, files) if settings.sidecar else None
+    recorder = Recorder(recipe, preset.name, files, plan) if settings.sidecar else None
+    return Driver(restorer, recipe, journal, recorder, plan)
 
 
 def networks(recipe: Recipe, ready: bool) -> tuple[Preset, dict[str, Path]]:
@@ -104,9 +117,10 @@ def networks(recipe: Recipe, ready: bool) -> tuple[Preset, dict[str, Path]]:
 
 
 def load(preset: Preset, recipe: Recipe, modules: Mapping[str, Path]) -> Restorer:
-    """Load networks."""
-    dtype = PRECISIONS[recipe.precision]
-    return Restorer(preset, load_params(preset, recipe.weights, dtype, modules), dtype)
+    """Load networks, for all devices of this host."""
+    dtype, devices = PRECISIONS[recipe.precision], jax.local_devices()
+    mesh = make_mesh(devices=devices) if len(devices) > 1 else None
+    return Restorer(preset, load_params(preset, recipe.weights, dtype, modules), dtype, mesh)
 
 
 def check_options(restorer: Restorer, recipe: Recipe) -> None:

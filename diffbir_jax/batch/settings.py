@@ -50,6 +50,11 @@ class Recipe:
     max_pixels: int
     options: Options
 
+    @property
+    def keeps_stages(self) -> bool:
+        """Whether results are written that show stage 1."""
+        return self.compare or self.save_stages
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -64,6 +69,10 @@ class Settings:
         skip_existing: whether inputs all of whose results exist are left out.
         sidecar: whether sidecars are written.
         report: where the summary goes as JSON, or None.
+        memory_gb: GiB of memory that may be taken, or None for what there is.
+        vae_norms: what the autoencoder normalises tiles by.
+        plan: print the plan and stop.
+        warmup: compile all programs and stop.
         hosts, host_index: this run takes every `hosts`-th input, from the one numbered `host_index` on.
     """
 
@@ -76,6 +85,10 @@ class Settings:
     skip_existing: bool = False
     sidecar: bool = True
     report: Path | None = None
+    memory_gb: float | None = None
+    vae_norms: Literal["image", "tile"] = "image"
+    plan: bool = False
+    warmup: bool = False
     hosts: int = 1
     host_index: int = 0
 

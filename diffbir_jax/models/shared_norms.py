@@ -21,6 +21,8 @@ from diffbir_jax.models.layers import GroupNorm, upsample_nearest
 
 # Mean and variance (B, C) float32 of what enters each group normalisation, numbered in the order in which they run.
 Norms = dict[str, tuple[Any, Any]]
+# Passes are cut off after the layers that they measure, at so many places.
+GROUPS = 4
 
 
 def measure_norms(
@@ -31,8 +33,9 @@ def measure_norms(
     norms: Norms | None = None,
     exact: Array | None = None,
     method: str | None = None,
+    stop: int | None = None,
 ) -> Norms:
-    """Statistics of tiles in all group normalisations of a module.
+    """Statistics of tiles in the group normalisations of a module.
 
     Args:
         module: its group normalisations see images, of sides that are multiples of those of `owned`.
@@ -42,6 +45,7 @@ def measure_norms(
         norms: the image's statistics; None where there are none yet.
         exact: (B,) int32, so many of the first of them are taken for granted; with `norms` only.
         method: of the module; by default its call.
+        stop: of so many only, the first ones, so that what follows them is not computed; by default of all.
 
     Returns:
         those of the pixels that each tile owns.
@@ -50,14 +54,25 @@ def measure_norms(
 
     def moments(number: int, own: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
         found[_key(number)] = _owned_moments(x, owned)
-        if norms is None or exact is None:
+        if norms is None or exact is None or _key(number) not in norms:
             return own
         taken = (exact > number)[:, None]
         mean, variance = (jnp.where(taken, a, b) for a, b in zip(norms[_key(number)], own))
         return mean, variance
 
     _intercepted(moments, module, params, x, method)
-    return found
+    return first_norms(found, len(found) if stop is None else stop)
+
+
+def first_norms(norms: Norms, stop: int) -> Norms:
+    """The first `stop` of them."""
+    return {key: norms[key] for key in sorted(norms)[:stop]}
+
+
+def stops(count: int) -> list[int]:
+    """For each of `count` passes, how many normalisations it computes: few different numbers, each a program."""
+    group = -(-count // GROUPS)
+    return [min(count, (number // group + 1) * group) for number in range(count)]
 
 
 def apply_normed(

@@ -20,4 +20,5 @@ def fake(here: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """What sample.py restores with, in an empty current folder."""
     restorer = Fake()
     monkeypatch.setattr(run, "load", lambda *_: restorer)
+    monkeypatch.setattr(run, "planned", lambda *_: None)
     return restorer

@@ -66,4 +66,5 @@ if __name__ == "__main__":
     import sample
 
     run.load = lambda *_: Fake(seconds=float(sys.argv[1]))
+    run.planned = lambda *_: None
     sample.main(sys.argv[2:])

@@ -1,0 +1,85 @@
+"""The memory of a run: the plan that fits it, programs ahead of time, and what the C library keeps."""
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from diffbir_jax.batch.jobs import Job
+from diffbir_jax.batch.report import complain
+from diffbir_jax.batch.settings import Recipe, Settings
+from diffbir_jax.packs import Wanted
+from diffbir_jax.pipeline import Restorer
+from diffbir_jax.plan import STAGES, Plan, StagePlan
+from diffbir_jax.planner import compile_all, make_plan
+
+# Blocks of more bytes go back to the system when they are freed.
+RETURNED = 2**20
+M_MMAP_THRESHOLD = -3
+# EXIF orientations that exchange height and width.
+LYING = (5, 6, 7, 8)
+
+
+def return_freed_memory() -> None:
+    """Keep the GNU C library from holding freed arrays.
+
+    It raises the size from which it returns memory whenever a larger block is freed, up to 32 MiB, and keeps what is
+    smaller for later: with tiles of all sizes a third of the process. Elsewhere nothing is to be done.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, RETURNED)
+
+
+def planned(
+    restorer: Restorer, settings: Settings, jobs: Sequence[Job], record: Mapping[str, Any] | None
+) -> Plan | None:
+    """Choose the plan of a run, or take that of a sidecar, and print it; compile everything if that is asked for.
+
+    Raises:
+        PlanError: none fits the memory.
+    """
+    if record is not None and record["plan"] is not None:
+        return plan_from(record["plan"])
+    images = [(size, _scaled(size, settings.recipe)) for job in jobs if (size := size_of(job))]
+    if not images:
+        return None
+    memory = None if settings.memory_gb is None else int(settings.memory_gb * 2**30)
+    found = make_plan(
+        restorer, restorer.programs, images, wanted(settings, jobs), memory, norms=settings.vae_norms
+    )
+    complain("\n".join(["plan for the images that take most", *found.lines()]))
+    if settings.warmup:
+        for _ in tqdm(compile_all(found.packer, images), "compiling", unit="shape", disable=None):
+            pass
+        complain(f"{len(restorer.programs.compiled)} programs are in the cache")
+    return found.plan
+
+
+def wanted(settings: Settings, jobs: Sequence[Job]) -> Wanted:
+    """What is to be made of every image."""
+    recipe = settings.recipe
+    fidelity = any(job.outputs.weight for job in jobs)
+    return Wanted(recipe.options, recipe.n_samples, recipe.keeps_stages, fidelity, recipe.stage1_only)
+
+
+def size_of(job: Job) -> tuple[int, int] | None:
+    """Height and width of an input, from its header; None if it cannot be read, which will be told later."""
+    with contextlib.suppress(Exception), Image.open(job.path) as image:
+        lying = image.getexif().get(0x0112) in LYING
+        return (image.width, image.height) if lying else (image.height, image.width)
+    return None
+
+
+def _scaled(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
+    height, width = (max(1, round(side * recipe.upscale)) for side in size)
+    return height, width
+
+
+def plan_from(record: Mapping[str, Any]) -> Plan:
+    """Return the plan that a sidecar holds."""
+    return Plan(**{**record, **{name: StagePlan(*record[name]) for name in STAGES}})

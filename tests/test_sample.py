@@ -49,7 +49,18 @@ FLAGS += (
 )
 FLAGS += ("--s-churn", "--s-tmin", "--s-tmax", "--s-noise", "--order", "--n-samples", "--std-map")
 FLAGS += ("--list", "--from-sidecar", "--max-pixels", "--format", "--quality", "--bit-depth", "--sidecar")
-FLAGS += ("--skip-existing", "--report", "--hosts", "--host-index", "--distributed", "--coordinator")
+FLAGS += (
+    "--skip-existing",
+    "--memory-gb",
+    "--plan",
+    "--warmup",
+    "--vae-norms",
+    "--report",
+    "--hosts",
+    "--host-index",
+    "--distributed",
+    "--coordinator",
+)
 FLAGS += ("--guidance-start", "--guidance-stop", "--guidance-repeats", "--guidance-map", "--fidelity-mask")
 
 
@@ -130,6 +141,7 @@ def test_masks_are_named_as_the_inputs(inputs: Path, capsys) -> None:
 def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeypatch) -> None:
     fake = Fake()
     monkeypatch.setattr(running, "load", lambda *_: fake)
+    monkeypatch.setattr(running, "planned", lambda *_: None)
     save(inputs / "a.png")
     save(inputs / "b.png")
     assert run(inputs) == 0
@@ -190,6 +202,7 @@ def test_products_are_exact_in_fp32_alone(
             yield from super().restore_many(*requests, **more)
 
     monkeypatch.setattr(running, "load", lambda *_: Looks())
+    monkeypatch.setattr(running, "planned", lambda *_: None)
     assert run(save(inputs / "a.png"), *flags.split()) == 0
     assert seen == [wanted]
 
@@ -262,7 +275,9 @@ def test_weights_of_another_preset(inputs: Path, pretrained: Path, capsys) -> No
     assert "rm.safetensors does not fit the model" in complaint(capsys)
 
 
-@pytest.mark.parametrize("module, stage, flag", [("rm", "1", "--stage1-only"), ("vae", "2", "--compare")])
+@pytest.mark.parametrize(
+    "module, stage, flag", [("rm", "stage 1", "--stage1-only"), ("vae", "the encoder", "--compare")]
+)
 def test_damaged_weights_give_no_black_picture(
     inputs: Path, capsys, module: str, stage: str, flag: str
 ) -> None:
@@ -276,7 +291,7 @@ def test_damaged_weights_give_no_black_picture(
     assert run(inputs, "--weights", "damaged", flag) == 1
     streams = capsys.readouterr()
     for name in "ab":
-        assert f"{name}.png: stage {stage} gave NaN or infinity in float32; use --precision" in streams.err
+        assert f"{name}.png: {stage} gave NaN or infinity in float32; use --precision" in streams.err
     assert "0 restored, 2 failed" in streams.out
     assert written() == []
 

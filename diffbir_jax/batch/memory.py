@@ -10,7 +10,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffbir_jax.batch.jobs import Job
-from diffbir_jax.batch.report import complain
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.packs import Wanted
 from diffbir_jax.pipeline import Restorer
@@ -52,11 +51,11 @@ def planned(
     found = make_plan(
         restorer, restorer.programs, images, wanted(settings, jobs), memory, norms=settings.vae_norms
     )
-    complain("\n".join(["plan for the images that take most", *found.lines()]))
+    print("\n".join(["plan for the images that take most:", *found.lines()]))
     if settings.warmup:
         for _ in tqdm(compile_all(found.packer, images), "compiling", unit="shape", disable=None):
             pass
-        complain(f"{len(restorer.programs.compiled)} programs are in the cache")
+        print(f"{len(restorer.programs.compiled)} programs are in the cache")
     return found.plan
 
 

@@ -105,7 +105,7 @@ def test_too_little_memory_fails_one_file(fake: Fake, capsys, error: Exception, 
         save(Path(f"in/{name}.png"))
     (fake.raises if raised else fake.errors)[index("b")] = error
     assert restore("--no-sidecar") == 1
-    assert "in/b.png: memory does not suffice; lower --upscale, give --tile" in capsys.readouterr().err
+    assert "in/b.png: memory does not suffice; give a lower --memory-gb, --upscale" in capsys.readouterr().err
     assert written() == ([] if raised else ["a.png"]) + ["c.png", "d.png", "e.png"]
 
 

@@ -7,6 +7,7 @@ from itertools import islice, repeat
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.frames import Frame, Request, Shape, tiles_on_canvas
@@ -277,11 +278,16 @@ class Packer:
         size = self.pack_size(frames[0])
         filled = frames + [frames[-1]] * (size - len(frames))
         given = self._conditioned(frames, filled)
+        if variant == self.wanted.count - 1:
+            for frame in frames:
+                frame.latent = frame.weight = None
         keys = image_keys(self.wanted.options.seed, [frame.request.index for frame in filled], variant)
         denoiser, arguments = self.steered(given, keys)
         arguments = self.placed(arguments, given.layout is None)
         z = np.asarray(self.programs(sample, *arguments, denoiser=denoiser))
-        return [z[i, : f.latent.shape[0], : f.latent.shape[1]] for i, f in enumerate(frames)]
+        f = self.preset.vae.downsample
+        sides = [[side // f for side in frame.sides.padded] for frame in frames]
+        return [canvas[:height, :width] for canvas, (height, width) in zip(z, sides)]
 
     def steered(self, given: Conditioned, keys: jax.Array) -> tuple[Any, tuple[Any, ...]]:
         """The denoiser, and the other arguments of `sample`."""
@@ -314,7 +320,8 @@ class Packer:
         options, f = self.wanted.options, self.preset.vae.downsample
         height, width = filled[0].shape.canvas
         sides = (height // f, width // f)
-        latent = _stacked([frame.latent for frame in filled], sides)
+        # On the device once, though the network and guidance read it.
+        latent = jnp.asarray(_stacked([frame.latent for frame in filled], sides))
         layout = self._layout(frames, len(filled), sides)
         if options.guidance_space == "latent" or not options.guidance_scale:
             return Conditioned(latent, _stacked([frame.weight for frame in filled], sides), None, layout)

@@ -25,7 +25,7 @@ from diffbir_jax.stages import clean_tiles, decode_tiles, encode_tiles
 # Tile sizes that are tried, as shares of the preset's.
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)
 # Most tiles in a batch per device, and pixels of a batch that keep a device busy (docs/large.md has measurements).
-MOST, PIXELS = 16, {"cpu": 2**17}
+MOST, PIXELS = {"cpu": 4}, {"cpu": 2**17}
 # Of what a process or device has left, this share is planned with: allocators and other threads take some.
 USABLE = 0.9
 
@@ -104,7 +104,7 @@ def candidates(preset: Preset, options: Options, devices: int, many: bool) -> It
         guided = bool(options.guidance_scale) and options.guidance_space == "rgb"
         for remat in (False, True) if guided else (True,):
             if many and share == SHARES[0]:
-                yield replace(plan.with_batch(MOST * devices), remat=remat)
+                yield replace(plan.with_batch(MOST.get(jax.default_backend(), 16) * devices), remat=remat)
             yield replace(plan, remat=remat)
 
 

@@ -20,7 +20,7 @@ def test_buckets_are_few_and_near(multiple: int) -> None:
     assert all(bucket(side, multiple) == side for side in set(found)), "what is padded once fits"
 
 
-@pytest.mark.parametrize("tile, multiple", [(64, 8), (512, 64), (640, 64)])
+@pytest.mark.parametrize("tile, multiple", [(64, 8), (512, 64), (1088, 64)])
 def test_sides_are_whole_below_a_tile_and_cut_above(tile: int, multiple: int) -> None:
     for side in SIDES:
         padded, size = fitted(side, tile, multiple)

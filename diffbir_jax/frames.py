@@ -7,7 +7,7 @@ import numpy as np
 
 from diffbir_jax.imaging.bytes import enlarge, to_depth
 from diffbir_jax.imaging.canvas import Blender, cut_padded, from_depth, resize_float
-from diffbir_jax.imaging.checks import check_proportions, not_finite
+from diffbir_jax.imaging.checks import check_layout, check_proportions, not_finite
 from diffbir_jax.imaging.resize import at_least
 from diffbir_jax.imaging.tiling import Grid, make_grid
 from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, family_of
@@ -129,6 +129,7 @@ class Frame:
         self.sides, self.shape = measure(request.image.shape, self.upscaled.shape[:2], preset, plan)
         self.error: Exception | None = None
         if request.clean is not None:
+            check_layout(request.clean, (3,), "stage-1 image")
             check_proportions(request.clean, request.image, "stage-1 image")
         self.mask = None if request.mask is None else self._fit_mask(request.mask)
         self.clean: Any = None
@@ -136,6 +137,7 @@ class Frame:
         self.weight: Any = None
 
     def _fit_mask(self, mask: np.ndarray) -> np.ndarray:
+        check_layout(mask, (), "mask")
         check_proportions(mask, self.request.image, "mask")
         return resize_float(from_depth(mask[..., None]), self.sides.work).clip(0.0, 1.0)
 

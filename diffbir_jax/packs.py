@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.frames import Frame, Request, Shape, tiles_on_canvas
+from diffbir_jax.imaging.canvas import Padding, cut_padded
 from diffbir_jax.models.shared_norms import Norms, first_norms, stops
 from diffbir_jax.plan import Plan
 from diffbir_jax.programs import Programs
@@ -118,7 +119,7 @@ class Packer:
     def _frame(self, upscale: float, position: int, request: Request) -> Frame | Outcome:
         try:
             return Frame(position, request, upscale, self.preset, self.plan, self.generator.dtype)
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             return Outcome(position, error=error)
 
     def _full(self, waiting: dict[Any, list[Frame]]) -> Any:
@@ -215,9 +216,15 @@ class Packer:
     def _through(self, frames: list[Frame], half: Half, take: Callable[..., Any]) -> list[Any]:
         """Take images through one half of the autoencoder: measure, then compute."""
         norms = self._norms(frames, half)
-        every = (tile for frame in frames for tile in half.tiles(frame, repeat(norms[frame.position])))
-        found = self._stream(half.function, half.stage, frames, every, half.static)
-        return [take(frame, found) for frame in frames]
+
+        def computed(cut: bool) -> Iterator[Any]:
+            chosen = (frame for frame in frames if bool(norms[frame.position]) == cut)
+            every = (tile for frame in chosen for tile in half.tiles(frame, repeat(norms[frame.position])))
+            return self._stream(half.function, half.stage, frames, every, half.static)
+
+        # Images in one tile have no statistics: their tiles are not of the kind that others could share a batch with.
+        found = {cut: computed(cut) for cut in (False, True)}
+        return [take(frame, found[bool(norms[frame.position])]) for frame in frames]
 
     def _norms(self, frames: list[Frame], half: Half) -> dict[int, dict[str, Any]]:
         """The images' statistics, {"norms": ...}, by position; nothing for images in one tile."""
@@ -325,7 +332,9 @@ class Packer:
         layout = self._layout(frames, len(filled), sides)
         if options.guidance_space == "latent" or not options.guidance_scale:
             return Conditioned(latent, _stacked([frame.weight for frame in filled], sides), None, layout)
-        target = _stacked([2.0 * _whole(frame, frame.clean_tile) - 1.0 for frame in filled], (height, width))
+        # Its borders are repeated to the canvas's: beside zeros they would pass for edges, which guidance spares.
+        whole = [2.0 * _whole(frame, frame.clean_tile) - 1.0 for frame in filled]
+        target = _stacked(whole, (height, width), "edge")
         mask = _stacked([_whole(frame, frame.mask_tile) for frame in filled], (height, width))
         weight = guidance_weight(options.guidance_loss, "rgb", target, latent, mask)
         return Conditioned(latent, weight, target, layout)
@@ -349,9 +358,11 @@ def _whole(frame: Frame, tile: Any) -> np.ndarray:
     return tile(np.zeros(2, np.int32), frame.sides.padded)
 
 
-def _stacked(images: Sequence[np.ndarray], sides: tuple[int, int]) -> np.ndarray:
-    """Images on canvases, (B, *sides, C) float32, zeros beside them."""
-    out = np.zeros((len(images), *sides, images[0].shape[2]), np.float32)
+def _stacked(
+    images: Sequence[np.ndarray], sides: tuple[int, int], beside: Padding = "constant"
+) -> np.ndarray:
+    """Images on canvases, (B, *sides, C) float32, zeros beside them or their borders repeated."""
+    out = np.empty((len(images), *sides, images[0].shape[2]), np.float32)
     for canvas, image in zip(out, images):
-        canvas[: image.shape[0], : image.shape[1]] = image
+        canvas[...] = cut_padded(image, np.zeros(2, np.int32), sides, beside)
     return out

@@ -19,7 +19,7 @@ def cut_padded(image: np.ndarray, start: np.ndarray, size: tuple[int, int], mode
 
     Args:
         image: (H, W, C).
-        start: (2,) top and left, inside the image.
+        start: (2,) top and left, inside the image or beyond it, as a tile may lie that is smaller than the padding.
         size: height and width of the tile.
         mode: what is beyond: "edge" repeats the border, "constant" is zeros.
 
@@ -27,6 +27,9 @@ def cut_padded(image: np.ndarray, start: np.ndarray, size: tuple[int, int], mode
         (*size, C).
     """
     top, left = start
+    if mode == "edge":
+        # What lies beyond altogether repeats the last row or column.
+        top, left = (min(at, side - 1) for at, side in zip(start, image.shape[:2]))
     part = image[top : top + size[0], left : left + size[1]]
     missing = [(0, size[i] - part.shape[i]) for i in range(2)]
     return np.pad(part, (*missing, (0, 0)), mode=mode) if any(map(any, missing)) else part

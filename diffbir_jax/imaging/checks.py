@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from diffbir_jax.imaging.bytes import DEPTHS
+
 
 def not_finite(stage: str, dtype: Any) -> ValueError:
     """Return the error for a stage that computed NaN or infinity in `dtype`, which bytes would show as black."""
@@ -23,4 +25,13 @@ def check_proportions(given: np.ndarray, image: np.ndarray, what: str) -> None:
         raise ValueError(
             f"the {what} is {w}x{h}, of other proportions than the input of {width}x{height}; "
             "make it from this input, uncropped, at any scale"
+        )
+
+
+def check_layout(given: np.ndarray, like: tuple[int, ...], what: str) -> None:
+    """Raise ValueError unless `given` is (h, w, *like) in 8 or 16 bits; `what` names it in the message."""
+    if given.dtype not in DEPTHS or given.ndim != 2 + len(like) or given.shape[2:] != like:
+        allowed = ", ".join(("h", "w", *map(str, like)))
+        raise ValueError(
+            f"the {what} is {given.dtype} of shape {given.shape}; give ({allowed}) uint8, or uint16"
         )

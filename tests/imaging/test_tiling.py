@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from jax import Array
 
-from diffbir_jax.imaging.tiling import gaussian_weights, tile_starts, tile_windows, tiled
+from diffbir_jax.imaging.tiling import (
+    Grid,
+    blend,
+    gaussian_weights,
+    make_grid,
+    place_tiles,
+    tile_starts,
+    tile_windows,
+    tiled,
+)
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "image_ops.npz")
 
@@ -102,3 +111,121 @@ def test_errors():
         tile_starts(64, 32, 33)
     with pytest.raises(ValueError, match=r"\[\(24, 24\), \(24, 32\)\] cannot be cut alike"):
         tiled(lambda pair: pair[0], (picture(24, 24), picture(24, 32)), 16, 8)
+
+
+# Grids, and canvases that hold images of different sizes
+
+
+def batch_sensitive(tile: Array) -> Array:
+    """Depends on the whole of each tile, on no other tile of the batch."""
+    return jnp.tanh(tile) * tile.mean((1, 2, 3), keepdims=True)
+
+
+def on_canvases(images: list[Array]) -> tuple[Array, list[Grid]]:
+    """Images on canvases of 40x48 full of what must not be seen, and their grids of tiles of 16x24."""
+    canvases = jnp.full((len(images), 40, 48, 3), jnp.nan)
+    for i, image in enumerate(images):
+        canvases = canvases.at[i, : image.shape[0], : image.shape[1]].set(image)
+    return canvases, [make_grid(image.shape[:2], (16, 24), (12, 14)) for image in images]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_images_of_different_sizes_share_batches(batch):
+    """Each comes out as alone, and 0 beside; tiles that fill up the number do nothing, nor does an empty canvas."""
+    images = [picture(40, 31)[0], picture(16, 48)[0], picture(29, 24)[0]]
+    canvases, grids = on_canvases(images)
+    canvases = jnp.concatenate([canvases, canvases[:1]])
+    count = -(-(sum(len(grid.starts) for grid in grids) + 5) // batch) * batch
+    tiles = place_tiles(grids, (40, 48), count, canvases=4)
+    assert tiles.image.shape == tiles.used.shape == (count,)
+    found = jax.jit(lambda x: blend(lambda t, _: batch_sensitive(t), x, tiles, (16, 24), batch))(canvases)
+    for image, grid, result in zip(images, grids, found):
+        alone = blend(
+            lambda t, _: batch_sensitive(t),
+            image[None],
+            place_tiles([grid], grid.sides, len(grid.starts)),
+            (16, 24),
+        )[0]
+        height, width = grid.sides
+        np.testing.assert_allclose(result[:height, :width], alone, rtol=0, atol=1e-6)
+        assert not result[height:].any() and not result[:, width:].any()
+    assert not found[3].any()
+
+
+def test_a_function_knows_the_canvas():
+    images = [picture(16, 31)[0], picture(29, 24)[0]]
+    canvases, grids = on_canvases(images)
+    tiles = place_tiles(grids, (40, 48), 12)
+
+    def number(tile: Array, image: Array) -> Array:
+        return jnp.broadcast_to(image[:, None, None, None].astype(jnp.float32), tile.shape)
+
+    found = blend(number, canvases, tiles, (16, 24), 3)
+    for index, grid in enumerate(grids):
+        height, width = grid.sides
+        np.testing.assert_allclose(found[index, :height, :width], index, rtol=1e-6)
+
+
+def test_a_batch_without_a_tile_is_not_computed():
+    """Seen by the function's own effect: it is called as often as there are batches with a tile."""
+    calls = []
+
+    def function(tile: Array, _: Array) -> Array:
+        jax.debug.callback(lambda: calls.append(1))
+        return tile
+
+    grid = make_grid((16, 38), (16, 24), (12, 14))
+    blend(
+        function, picture(16, 38), place_tiles([grid], (16, 38), 10, canvases=2), (16, 24), 2
+    ).block_until_ready()
+    jax.effects_barrier()
+    assert len(calls) == 1
+
+
+GRIDS = [
+    ((40, 67), (16, 24), (12, 14)),
+    ((32, 33), (16, 16), (16, 1)),
+    ((16, 90), (16, 8), (16, 8)),
+    ((9, 9), (9, 9), (9, 9)),
+]
+
+
+@pytest.mark.parametrize("axes", GRIDS)
+def test_every_pixel_belongs_to_one_tile(axes):
+    grid = make_grid(*axes)
+    owners = np.zeros(grid.sides, int)
+    for (top, left), owned in zip(grid.starts, grid.owned()):
+        owners[top : top + grid.size[0], left : left + grid.size[1]] += owned
+    np.testing.assert_array_equal(owners, 1)
+
+
+def test_the_owner_is_the_nearest_tile():
+    grid = make_grid((20, 31), (8, 12), (5, 7))
+    middles = grid.starts + (np.array(grid.size) - 1) / 2
+    for (top, left), middle, owned in zip(grid.starts, middles, grid.owned()):
+        for pixel in np.argwhere(owned) + (top, left):
+            for axis in (0, 1):
+                nearest = np.abs(middles[:, axis] - pixel[axis]).min()
+                assert abs(middle[axis] - pixel[axis]) <= nearest + 1
+
+
+@pytest.mark.parametrize("axes", GRIDS)
+def test_sums_of_weights(axes):
+    grid = make_grid(*axes)
+    assert grid.sides == axes[0]
+    total = np.zeros(grid.sides)
+    for top, left in grid.starts:
+        total[top : top + grid.size[0], left : left + grid.size[1]] += gaussian_weights(*grid.size)
+    rows, columns = grid.sums()
+    np.testing.assert_allclose(np.outer(rows, columns), total, rtol=1e-12)
+
+
+def test_grids_at_another_scale():
+    grid = make_grid((40, 64), (16, 24), (12, 20))
+    up, down = grid.scaled(4), grid.scaled(1, 4)
+    assert (up.size, up.sides) == ((64, 96), (160, 256))
+    assert (down.size, down.sides) == ((4, 6), (10, 16))
+    np.testing.assert_array_equal(up.starts, 4 * grid.starts)
+    np.testing.assert_array_equal(4 * down.starts, grid.starts)
+    for axis in range(2):
+        np.testing.assert_array_equal(up.scaled(1, 4)[axis], grid[axis])

@@ -10,6 +10,7 @@ import pytest
 
 from diffbir_jax.conversion.engine import convert, torch_shapes
 from diffbir_jax.conversion.stable_diffusion import vae_rules
+from diffbir_jax.imaging.tiling import Tiles, gaussian_weights, make_grid, place_tiles
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs, fidelity_weight
@@ -131,6 +132,72 @@ def test_denoiser_guides_the_predicted_x0():
     predicted, guided = Denoiser(model, "v", guidance)(inputs, Z0, level)
     np.testing.assert_array_equal(predicted, x0)
     np.testing.assert_allclose(guided, guidance(prepared, x0, jnp.float32(2)), atol=1e-6)
+
+
+# Images on canvases, decoded tile by tile: latents of 3 channels, 2 pixels each way per latent pixel.
+
+SIDES = [(8, 11), (5, 12), (8, 8)]
+CANVAS, TILE, STRIDE, SCALE = (10, 14), (5, 6), (3, 4), 2
+
+
+def pointwise_decode(params: jax.Array, z: jax.Array) -> jax.Array:
+    """Neither linear nor the same for all pixels of a latent's block."""
+    pixels = jnp.tanh(z @ params)
+    return jnp.repeat(jnp.repeat(pixels, SCALE, axis=1), SCALE, axis=2)
+
+
+def on_canvases(batch: int) -> tuple[GuidanceInputs, jax.Array]:
+    """Targets, weights and latents of as many images, with what must not count beside them."""
+    grids = [make_grid(sides, TILE, STRIDE).scaled(SCALE) for sides in SIDES]
+    count = sum(len(grid.starts) for grid in grids)
+    pixels = (SCALE * CANVAS[0], SCALE * CANVAS[1])
+    tiles: Tiles = place_tiles(grids, pixels, -(-(count + batch) // batch) * batch)
+    keys = jax.random.split(jax.random.key(8), 3)
+    z0 = jax.random.normal(keys[0], (3, *CANVAS, 3))
+    target = jnp.tanh(jax.random.normal(keys[1], (3, *pixels, 3)))
+    weight = jax.random.uniform(keys[2], (3, *pixels, 1))
+    return GuidanceInputs(jnp.eye(3) + 0.2, target, weight, jnp.int32(1), tiles), z0
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_in_tiles_the_loss_is_that_of_the_images(batch):
+    """So is its gradient, as if each image were alone and whole; the mean is taken over the canvas."""
+    inputs, z0 = on_canvases(batch)
+    guidance = Guidance(pointwise_decode, tile=TILE, batch=batch)
+    value, gradient = jax.jit(jax.value_and_grad(guidance.value, argnums=1))(inputs, z0)
+    whole, expected = Guidance(pointwise_decode), jnp.zeros_like(z0)
+    total = 0.0
+    for i, (height, width) in enumerate(SIDES):
+        there = np.s_[i : i + 1, : SCALE * height, : SCALE * width]
+        alone = GuidanceInputs(inputs.params, inputs.target[there], inputs.weight[there], inputs.repeats)
+        share = height * width / (CANVAS[0] * CANVAS[1])
+        part, slope = jax.value_and_grad(whole.value, argnums=1)(alone, z0[i : i + 1, :height, :width])
+        total += share * float(part)
+        expected = expected.at[i, :height, :width].set(share * slope[0])
+    np.testing.assert_allclose(value, total, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-6 * jnp.abs(expected).max())
+
+
+def test_in_tiles_each_pixel_is_the_mean_of_those_who_show_it():
+    """Where tiles decode a pixel differently, their squared errors count by their weights, which sum to one."""
+    inputs, z0 = on_canvases(1)
+    tiles = inputs.tiles
+    assert tiles is not None
+
+    def decode(params: None, z: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(
+            z.mean((1, 2, 3), keepdims=True), (len(z), TILE[0] * SCALE, TILE[1] * SCALE, 3)
+        )
+
+    inputs = inputs._replace(target=jnp.zeros_like(inputs.target), weight=jnp.ones_like(inputs.weight))
+    value = Guidance(decode, tile=TILE).value(inputs, z0)
+    size, expected = (TILE[0] * SCALE, TILE[1] * SCALE), 0.0
+    for image, (top, left), used in zip(tiles.image, tiles.start, tiles.used):
+        rows, columns = tiles.rows[image, top : top + size[0]], tiles.columns[image, left : left + size[1]]
+        share = (gaussian_weights(*size) / np.outer(rows, columns)).sum() * used
+        cut = z0[image, top // SCALE : top // SCALE + TILE[0], left // SCALE : left // SCALE + TILE[1]]
+        expected += 3 * share * float(cut.mean()) ** 2
+    np.testing.assert_allclose(value, expected / inputs.target[0].size, rtol=1e-5)
 
 
 def test_errors():

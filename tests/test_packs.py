@@ -1,0 +1,241 @@
+"""Images of any size through all stages: packs, tiles, batches, devices; what must not change a result."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffbir_jax import frames, packs
+from diffbir_jax.frames import Frame, Request, measure
+from diffbir_jax.imaging.bytes import to_float
+from diffbir_jax.models.bsrnet import BSRNetConfig
+from diffbir_jax.models.presets import Preset
+from diffbir_jax.packs import Outcome, Packer, Wanted
+from diffbir_jax.pipeline import Restorer
+from diffbir_jax.plan import Plan, StagePlan
+from diffbir_jax.sampling.options import Options
+from diffbir_jax.sharding import make_mesh
+from diffbir_jax.stage2 import guidance_weight
+from tests.micro import FEW, GUIDED, MICRO, micro, picture, random_params
+
+# Three of one tile, which share all programs; two of two tiles, one above the other, which share others.
+WHOLE = [(36, 38), (40, 33), (34, 40)]
+STRIPS = [(90, 38), (70, 33)]
+SIZES = [WHOLE[0], STRIPS[0], WHOLE[1], (16, 16), STRIPS[1], WHOLE[2]]
+
+
+def make_plan(batch: int = 4, tile: int = 64, norms: Literal["image", "tile"] = "image") -> Plan:
+    return Plan(*[StagePlan(tile, tile // 2, batch)] * 4, norms=norms)
+
+
+PLAN = make_plan()
+
+
+def requests(sizes: Sequence[tuple[int, int]]) -> list[Request]:
+    """Pictures that differ in noise and content; those of one size are the same in any list."""
+    return [Request(picture(*size, seed=sum(size)), sum(size)) for size in sizes]
+
+
+def run(given: Iterable[Request], options: Options = FEW, plan: Plan = PLAN, **more: Any) -> list[Outcome]:
+    """Outcomes in the order of requests."""
+    restorer = more.pop("restorer", None) or micro()
+    found = restorer.restore_many(given, options=options, plan=plan, **more)
+    return sorted(found, key=lambda outcome: outcome.position)
+
+
+def images(given: Iterable[Request], *args: Any, **more: Any) -> list[np.ndarray]:
+    return [outcome.results[0].image for outcome in run(given, *args, **more)]
+
+
+@functools.cache
+def mixed() -> list[Outcome]:
+    return run(requests(SIZES))
+
+
+@functools.cache
+def spread() -> Restorer:
+    """On four devices."""
+    return Restorer(MICRO, random_params(MICRO), mesh=make_mesh())
+
+
+def levels(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(int) - other).max())
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    """Of images in 16 bits, in dB."""
+    error = np.mean(np.square((one.astype(np.float64) - other) / 65535))
+    return float(-10 * np.log10(error + 1e-12))
+
+
+def deep(given: Iterable[Request]) -> list[Request]:
+    """The same in 16 bits."""
+    return [request._replace(image=request.image.astype(np.uint16) * 257) for request in given]
+
+
+# What comes out
+
+
+def test_every_image_once_in_its_size() -> None:
+    unsorted = list(micro().restore_many(requests(SIZES), options=FEW, plan=PLAN))
+    assert sorted(outcome.position for outcome in unsorted) == list(range(len(SIZES)))
+    for size, outcome in zip(SIZES, mixed()):
+        (restored,) = outcome.results
+        assert outcome.error is None and restored.fidelity is None
+        for image in restored[:3]:
+            assert image is not None and image.shape == (*size, 3) and image.dtype == np.uint8
+        assert (restored.image != restored.stage1).any()
+    np.testing.assert_array_equal(mixed()[0].results[0].upscaled, requests(SIZES)[0].image)
+
+
+def test_a_full_pack_does_not_wait() -> None:
+    """Requests are read as they are needed."""
+    read = []
+
+    def given() -> Iterator[Request]:
+        for request in requests([WHOLE[0]] * 6):
+            read.append(request)
+            yield request
+
+    outcomes = micro().restore_many(given(), options=FEW, plan=PLAN)
+    assert next(outcomes).position == 0
+    assert len(read) == 4
+    assert len(list(outcomes)) == 5
+
+
+@pytest.mark.parametrize("order", [[5, 4, 3, 2, 1, 0], [1], [4], [2, 0]])
+def test_company_does_not_matter(order: list[int]) -> None:
+    """Bit for bit, in another order, alone, and in a pack that is not full."""
+    for place, image in zip(order, images(requests([SIZES[i] for i in order]))):
+        np.testing.assert_array_equal(image, mixed()[place].results[0].image)
+
+
+def test_when_much_is_waiting_packs_are_computed_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "WAITING", 4000)
+    found = list(micro().restore_many(requests(SIZES), options=FEW, plan=PLAN))
+    # The strips, 3420 pixels and 2310, are the first that are too much together with the first whole image.
+    assert found[0].position == 1
+    for outcome in found:
+        np.testing.assert_array_equal(outcome.results[0].image, mixed()[outcome.position].results[0].image)
+
+
+def test_the_batch_does_not_matter() -> None:
+    chosen = [0, 1, 4]
+    for place, image in zip(chosen, images(requests([SIZES[i] for i in chosen]), plan=make_plan(1))):
+        assert levels(image, mixed()[place].results[0].image) <= 1
+
+
+def test_devices_do_not_matter() -> None:
+    """Whole images lie on one device each, tiles of one image on all."""
+    chosen = [0, 1, 2, 4]
+    for place, image in zip(chosen, images(requests([SIZES[i] for i in chosen]), restorer=spread())):
+        assert levels(image, mixed()[place].results[0].image) <= 1
+
+
+def test_sixteen_bits() -> None:
+    for place, image in zip([0, 1], images(deep(requests(SIZES[:2])))):
+        assert image.dtype == np.uint16 and len(np.unique(image)) > 300
+        assert np.abs(image / 257 - mixed()[place].results[0].image).max() <= 1
+
+
+def test_variants_of_tiled_images() -> None:
+    """Other noise each; the first is the one without others."""
+    (outcome,) = run(requests([STRIPS[0]]), count=2)
+    first, second = outcome.results
+    np.testing.assert_array_equal(first.image, mixed()[1].results[0].image)
+    assert levels(first.image, second.image) > 1
+    np.testing.assert_array_equal(first.stage1, second.stage1)
+
+
+def test_what_is_not_kept() -> None:
+    for place, outcome in zip([0, 1], run(requests(SIZES[:2]), keep=False)):
+        (restored,) = outcome.results
+        assert restored.stage1 is None and restored.upscaled is None
+        np.testing.assert_array_equal(restored.image, mixed()[place].results[0].image)
+
+
+# What fails
+
+
+def test_a_broken_request_fails_alone() -> None:
+    good = requests(SIZES[:2])
+    image = good[0].image
+    broken = {
+        "image is float32 of shape": Request(image.astype(np.float32)),
+        r"stage-1 image is uint8 of shape \(36, 38\); give \(h, w, 3\) uint8": Request(
+            image, 1, image[..., 0]
+        ),
+        "stage-1 image is int32": Request(image, 1, image.astype(np.int32)),
+        "stage-1 image is 20x36, of other proportions": Request(image, 1, image[:, :20]),
+        r"mask is uint8 of shape \(36, 38, 3\); give \(h, w\) uint8": Request(image, 1, mask=image),
+        "mask is bool": Request(image, 1, mask=image[..., 0] > 9),
+    }
+    found = run([good[0], *broken.values(), good[1]])
+    for outcome, message in zip(found[1:-1], broken):
+        assert outcome.results == ()
+        with pytest.raises(ValueError, match=message):
+            raise outcome.error or AssertionError("no error")
+    for place, outcome in ((0, found[0]), (1, found[-1])):
+        np.testing.assert_array_equal(outcome.results[0].image, mixed()[place].results[0].image)
+
+
+@pytest.mark.parametrize("size", [WHOLE[0], STRIPS[0]])
+def test_one_image_that_is_not_finite_fails_alone(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among others of its pack, whose batches it shares."""
+    cut = Frame.lq_tiles
+
+    def tiles(frame: Frame) -> Iterator[np.ndarray]:
+        yield from (tile * np.float32(np.nan if frame.position == 0 else 1) for tile in cut(frame))
+
+    expected = images(requests([size, size]))
+    monkeypatch.setattr(Frame, "lq_tiles", tiles)
+    bad, good = run(requests([size, size]))
+    assert bad.results == () and "stage 1 gave NaN or infinity in float32" in str(bad.error)
+    np.testing.assert_array_equal(good.results[0].image, expected[1])
+
+
+@pytest.mark.parametrize("module, stage", [("rm", "stage 1"), ("vae", "the encoder"), ("unet", "stage 2")])
+def test_weights_that_are_not_finite_are_said(module: str, stage: str) -> None:
+    """In whole images and tiled ones, by the first stage that shows it."""
+    params = random_params(MICRO)
+    params[module] = jax.tree.map(lambda x: x * jnp.nan, params[module])
+    restorer = Restorer(MICRO, params)
+    restorer.programs = micro().programs
+    for outcome in run(requests(SIZES[:2]), restorer=restorer):
+        assert outcome.results == () and str(outcome.error).startswith(f"{stage} gave NaN or infinity")
+
+
+def test_no_memory_for_an_image_is_its_own_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    enlarge = frames.enlarge
+
+    def greedy(image: np.ndarray, upscale: float) -> np.ndarray:
+        if image.shape[:2] == STRIPS[0]:
+            raise MemoryError("too large")
+        return enlarge(image, upscale)
+
+    monkeypatch.setattr(frames, "enlarge", greedy)
+    first, second = run(requests(SIZES[:2]))
+    assert first.error is None and isinstance(second.error, MemoryError)
+
+
+# Programs
+
+
+def test_sizes_share_programs(compilations: list[str]) -> None:
+    """Four for whole images; of tiles, both halves of the autoencoder measure first, with and without knowledge."""
+    restorer = Restorer(MICRO, micro().params)
+    whole, strips = [(33 + i, 40 - i) for i in range(6)], [(66 + 5 * i, 40 - i) for i in range(6)]
+    run(requests(whole + strips), restorer=restorer)
+    stages = [name for name in compilations if name.endswith(("_tiles)", "(sample)"))]
+    assert len(stages) <= len(restorer.programs.compiled) == 4 + 8
+    compilations.clear()
+    run(requests([(40, 40), *strips[1:3], (35, 35), (96, 34)]), restorer=restorer)
+    assert compilations == []
+    assert len(restorer.programs.compiled) == 4 + 8

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from diffbir_jax.frames import Frame, Request, Shape, tiles_on_canvas
-from diffbir_jax.imaging.canvas import Padding, cut_padded
+from diffbir_jax.imaging.bytes import to_depth
+from diffbir_jax.imaging.canvas import Padding, cut_padded, from_depth
 from diffbir_jax.models.shared_norms import Norms, first_norms, stops
 from diffbir_jax.plan import Plan
 from diffbir_jax.programs import Programs
@@ -41,6 +43,10 @@ class Restored(NamedTuple):
     stage1: np.ndarray = NOTHING
     upscaled: np.ndarray = NOTHING
     fidelity: np.ndarray | None = None
+
+    def to_pil(self) -> Image.Image:
+        """The result as Pillow's image, with 8 bits per channel."""
+        return Image.fromarray(to_depth(from_depth(self.image), np.uint8))
 
 
 class Outcome(NamedTuple):

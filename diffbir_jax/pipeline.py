@@ -1,7 +1,7 @@
 """Both stages end to end: `Restorer` holds the networks of a preset and restores images with them."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from PIL import Image
 
 from diffbir_jax.defaults import default_options
 from diffbir_jax.frames import Request
@@ -67,17 +68,25 @@ class Restorer(Generator):
 
     def restore(
         self,
-        images: Sequence[np.ndarray],
+        images: Sequence[np.ndarray | Image.Image],
         upscale: float = 1.0,
         options: Options | None = None,
         context: Context | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> list[Restored]:
         """Restore images of any sizes.
 
+        >>> restorer = Restorer.load("tiny")
+        >>> photo = Image.linear_gradient("L").resize((16, 16)).convert("RGB")
+        >>> restored = restorer.restore([photo], upscale=4)[0]
+        >>> restored.image.shape, str(restored.image.dtype), restored.to_pil().size
+        ((64, 64, 3), 'uint8', (64, 64))
+
         Args:
-            images: (H, W, 3) uint8 or uint16 RGB each.
+            images: (H, W, 3) uint8 or uint16 RGB each, or Pillow's images, which are taken as 8-bit RGB.
             upscale: output side divided by input side (above 0).
             options: how to sample; by default the preset's operating point.
+            progress: called with the number of images done and of all, after each.
             context: text embeddings (1, tokens, C) of the prompt and the negative prompt, instead of the options'
                 prompts.
 
@@ -88,9 +97,13 @@ class Restorer(Generator):
             ValueError: an image of another shape or dtype, an `upscale` that leaves no pixel, options or text that
                 the preset cannot use, or a stage that gives NaN or infinity.
         """
-        requests = [Request(image, index) for index, image in enumerate(images)]
-        outcomes = list(self.restore_many(requests, upscale, options, context=context))
-        return [_results(found)[0] for found in sorted(outcomes, key=lambda found: found.position)]
+        requests = [Request(_array(image), index) for index, image in enumerate(images)]
+        results: dict[int, Restored] = {}
+        for found in self.restore_many(requests, upscale, options, context=context):
+            results[found.position] = _results(found)[0]
+            if progress is not None:
+                progress(len(results), len(requests))
+        return [results[position] for position in range(len(requests))]
 
     def restore_one(
         self, image: np.ndarray, upscale: float, options: Options, index: int = 0, **more: Any
@@ -139,6 +152,13 @@ class Restorer(Generator):
 
         Images whose sides fit together share batches, so that outcomes may come in another order than requests; what is
         computed for an image does not depend on them. Requests are read as they are needed.
+
+        >>> restorer = Restorer.load("tiny")
+        >>> flat, broken = np.full((16, 16, 3), 128, np.uint8), np.zeros((16, 16), np.uint8)
+        >>> for outcome in restorer.restore_many([Request(flat), Request(broken)], upscale=4):
+        ...     print(outcome.position, outcome.error or outcome.results[0].image.shape)
+        0 (64, 64, 3)
+        1 image is uint8 of shape (16, 16); give (H, W, 3) uint8 RGB, or uint16
 
         Args:
             requests: images, with what the caller made for them.
@@ -202,6 +222,10 @@ class Restorer(Generator):
     def _fit(self, image: jax.Array, size: tuple[int, ...]) -> jax.Array:
         """Resize (B, H, W, 3) to `size`, or beyond it to the preset's minimum."""
         return resize(image, at_least(size, self.preset.min_side))
+
+
+def _array(image: np.ndarray | Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
 
 
 def _results(found: Outcome) -> tuple[Restored, ...]:

@@ -1,6 +1,7 @@
 """The pipeline: stage 1 as the reference computes it, and properties of both stages under random weights."""
 
 import dataclasses
+import doctest
 import gc
 import weakref
 
@@ -8,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from diffbir_jax import pipeline
 from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.imaging.resize import at_least, resize
 from diffbir_jax.models.presets import get_preset
@@ -191,3 +194,19 @@ def test_images_that_do_not_fit() -> None:
         micro().restore([np.zeros((16, 16), np.uint8)])
     with pytest.raises(ValueError, match="upscale is 0.01 for an image of 20x16; give a larger factor"):
         micro().restore([picture(16, 20)], 0.01)
+
+
+def test_the_examples_in_the_documentation() -> None:
+    found = doctest.testmod(pipeline)
+    assert found.attempted >= 7 and not found.failed
+
+
+def test_progress_counts_images() -> None:
+    """And Pillow's images come out as the arrays do."""
+    seen = []
+    images = [picture(16, 16, 1), picture(16, 16, 2)]
+    results = micro().restore(images, 1.0, FEW, progress=lambda done, count: seen.append((done, count)))
+    assert seen == [(1, 2), (2, 2)]
+    again = micro().restore([Image.fromarray(image) for image in images], 1.0, FEW)
+    for one, other in zip(results, again, strict=True):
+        np.testing.assert_array_equal(one.image, np.asarray(other.to_pil()))

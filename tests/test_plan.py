@@ -9,14 +9,14 @@ SIDES = range(1, 3000)
 
 @pytest.mark.parametrize("multiple", [1, 8, 16, 64])
 def test_buckets_are_few_and_near(multiple: int) -> None:
-    """Padding is below a quarter, above 512 pixels an eighth, of the side, or below `multiple` where that is more."""
+    """Padding is below a half, above 512 pixels an eighth, of the side, or below `multiple` where that is more."""
     found = [bucket(side, multiple) for side in SIDES]
     assert found == sorted(found)
     assert all(side % multiple == 0 for side in found)
     for side, rounded in zip(SIDES, found):
-        assert side <= rounded < side + max(side / (4 if side < 512 else 8), multiple) + multiple
-    # 4 in each of the octaves 1 to 256, 8 in those above.
-    assert len(set(found)) <= 4 * 9 + 8 * 3
+        assert side <= rounded < side + max(side / (2 if side < 512 else 8), multiple) + multiple
+    # 2 in each of the octaves 1 to 256, 8 in those above.
+    assert len(set(found)) <= 2 * 9 + 8 * 3
     assert all(bucket(side, multiple) == side for side in set(found)), "what is padded once fits"
 
 

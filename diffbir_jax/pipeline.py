@@ -37,6 +37,11 @@ class Restorer(Generator):
         self.programs = Programs(mesh)
         super().__init__(preset, self.programs.place(params), dtype)
 
+    @property
+    def compiled(self) -> int:
+        """How many programs there are so far: at most 14 per shape of images, see `plan.bucket`."""
+        return len(self.programs.compiled)
+
     @classmethod
     def load(
         cls,

@@ -31,6 +31,11 @@ EXPECTED = (ImageFileError, ValueError, OSError)
 class Restores(Protocol):
     """What restores images, as `Restorer` does."""
 
+    @property
+    def compiled(self) -> int:
+        """How many programs there are so far."""
+        ...
+
     def restore_many(
         self,
         requests: Iterable[Request],
@@ -63,6 +68,11 @@ class Driver:
         self._journal, self._recorder = journal, recorder
         # With the pipeline, by the position of their requests.
         self._pending: dict[int, Loaded] = {}
+
+    @property
+    def compiled(self) -> int:
+        """How many programs the images took."""
+        return self._restorer.compiled
 
     def restore(self, jobs: Sequence[Job]) -> None:
         """Restore every job, until the first Ctrl-C or SIGTERM, which `Journal.interrupted` then tells.

@@ -77,6 +77,8 @@ def run(work: Work) -> int:
                 driver.restore(todo)
     finally:
         journal.show()
+        if driver is not None:
+            print(f"{driver.compiled} programs for images of all sizes")
         if report:
             write_record(report, journal.as_record())
     return journal.exit_code

@@ -32,6 +32,8 @@ class Fake:
     seconds: float = 0.0
     seen: list[tuple[Request, float, Options]] = field(default_factory=list)
 
+    compiled = 0
+
     def check(self, options: Options) -> None:
         """All options will do."""
 

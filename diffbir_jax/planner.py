@@ -162,7 +162,7 @@ def forecast(
     stages = {name: analyse(packer, name, shape) for name in _stages(packer)}
     host, params = _host(packer, sides, shape), _params_bytes(packer)
     if jax.default_backend() == "cpu":
-        base = psutil.Process().memory_info().rss
+        base = resident()
         peak = base + RUNTIME + max(stages[name] + host[name] for name in stages)
     else:
         base = params
@@ -179,6 +179,11 @@ def compile_all(packer: Packer, images: Sequence[tuple[tuple[int, int], tuple[in
         yield shape
 
 
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return psutil.Process().memory_info().rss
+
+
 def available() -> int:
     """Bytes that may be taken: of the device or, on CPUs, of the machine, with what this process has already."""
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
@@ -187,8 +192,8 @@ def available() -> int:
     free = psutil.virtual_memory().available
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
-        free = min(free, int(text) - psutil.Process().memory_info().rss)
-    return int(USABLE * free) + psutil.Process().memory_info().rss
+        free = min(free, int(text) - resident())
+    return int(USABLE * free) + resident()
 
 
 def analyse(packer: Packer, stage: str, shape: Shape) -> int:

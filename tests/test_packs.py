@@ -231,7 +231,7 @@ def test_no_memory_for_an_image_is_its_own_failure(monkeypatch: pytest.MonkeyPat
 
 
 def test_sizes_share_programs(compilations: list[str]) -> None:
-    """Four for whole images; of tiles, both halves of the autoencoder also measure, in passes that stop at few layers."""
+    """Four for whole images; of tiles, both halves of the autoencoder also measure, cut off at few layers."""
     restorer = Restorer(MICRO, micro().params)
     whole, strips = [(24, 40 - i) for i in range(6)], [(66 + 5 * i, 40 - i) for i in range(6)]
     run(requests(whole + strips), restorer=restorer)

@@ -120,8 +120,8 @@ def test_company_does_not_matter(order: list[int]) -> None:
 def test_when_much_is_waiting_packs_are_computed_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "WAITING", 4000)
     found = list(micro().restore_many(requests(SIZES), options=FEW, plan=PLAN))
-    # The strips, 3420 pixels and 2310, are the first that are too much together with the first whole image.
-    assert found[0].position == 1
+    # Strips have 3420 pixels and 2310, all whole images together 2344: each pack is the largest when it is too much.
+    assert [outcome.position for outcome in found] == [1, 0, 2, 3, 4]
     for outcome in found:
         np.testing.assert_array_equal(outcome.results[0].image, mixed()[outcome.position].results[0].image)
 
@@ -288,6 +288,14 @@ def test_stage_1_sees_tiles_as_the_whole_image(preset: Preset, upscale: float) -
     expected = restorer.stage1(to_float(given), (70, 90))
     assert found.shape == expected.shape[1:]
     assert psnr(found, 65535 * np.asarray(expected[0]).clip(0, 1)) > 50
+
+
+def test_small_images_are_enlarged_before_stage_1() -> None:
+    """And made small again behind it."""
+    (request,) = deep(requests([WHOLE[2]]))
+    (found,) = images([request], stage1_only=True)
+    expected = np.asarray(resize(micro().stage1(to_float(request.image)), WHOLE[2]))[0]
+    assert psnr(found, 65535 * expected.clip(0, 1)) > 60
 
 
 @pytest.mark.parametrize("rm", [None, MICRO.rm], ids=["none", "ready-made"])

@@ -39,8 +39,8 @@ class Restorer(Generator):
 
     @property
     def compiled(self) -> int:
-        """How many programs there are so far: at most 14 per shape of images, see `plan.bucket`."""
-        return len(self.programs.compiled)
+        """How many different programs there were so far: at most 15 per shape of images, see `plan.bucket`."""
+        return len(self.programs.known)
 
     @classmethod
     def load(

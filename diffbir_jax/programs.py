@@ -22,13 +22,22 @@ class Memory(NamedTuple):
     temporary: int
 
 
+# Programs kept in memory: each holds some 15 MB on CPUs, which would add up over folders of many shapes.
+KEPT = 48
+
+
 class Programs:
-    """Compiles functions ahead of time and keeps what it compiled."""
+    """Compiles functions ahead of time and keeps what it compiled, up to a number of programs.
+
+    Beyond it all are let go of, with JAX's own caches, which hold them too; those that are needed again come from the
+    compilation cache on disk.
+    """
 
     def __init__(self, mesh: Mesh | None = None):
         """Take the devices that share the work; None is the default device alone."""
         self.mesh = mesh
         self.compiled: dict[Any, Any] = {}
+        self.known: set[Any] = set()
 
     @property
     def devices(self) -> int:
@@ -64,6 +73,10 @@ class Programs:
         shapes = tuple((leaf.shape, str(leaf.dtype), self._lies(leaf)) for leaf in leaves)
         key = (function, tuple(static.items()), tree, shapes)
         if key not in self.compiled:
+            if len(self.compiled) >= KEPT:
+                self.compiled.clear()
+                jax.clear_caches()
+            self.known.add(hash(key))
             self.compiled[key] = function.lower(*static.values(), *args).compile()
         return self.compiled[key]
 

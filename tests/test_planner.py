@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 
-from diffbir_jax import planner
+from diffbir_jax import planner, programs
 from diffbir_jax.frames import Request
 from diffbir_jax.packs import Wanted
 from diffbir_jax.pipeline import Restorer
@@ -109,3 +109,12 @@ def test_the_command_line(inputs, capsys) -> None:
     assert not (inputs.parent / "out").exists()
     assert call(*flags, "--memory-gb", "0.001") == 1
     assert "do not suffice" in complaint(capsys)
+
+
+def test_programs_in_memory_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are the same when they have to be fetched again."""
+    monkeypatch.setattr(programs, "KEPT", 2)
+    using, wanted = restorer(), micro().restore([picture(16, 16)], options=FEW)[0]
+    for _ in range(2):
+        np.testing.assert_array_equal(using.restore([picture(16, 16)], options=FEW)[0].image, wanted.image)
+        assert len(using.programs.compiled) <= 2 and using.compiled == 4

@@ -55,7 +55,7 @@ def planned(
     if settings.warmup:
         for _ in tqdm(compile_all(found.packer, images), "compiling", unit="shape", disable=None):
             pass
-        print(f"{len(restorer.programs.compiled)} programs are in the cache")
+        print(f"{restorer.compiled} programs are in the cache")
     return found.plan
 
 

@@ -84,7 +84,10 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
         "let --cfg-scale rise from 1 while sampling",
         action=argparse.BooleanOptionalAction,
     )
-    tile = "sample in overlapping tiles of so many pixels, a multiple of 64, if both sides are as long"
+    tile = (
+        "cut sides longer than this many pixels, a multiple of 64, into overlapping tiles; None is what the memory "
+        "allows, 512 at most for tiny, 1024 for the others"
+    )
     add("--tile", int, tile, metavar="N")
     stride = "distance of the tiles in pixels, a multiple of 8; None is half a tile"
     add("--tile-stride", int, stride, metavar="N")

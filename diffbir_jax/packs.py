@@ -17,9 +17,10 @@ from diffbir_jax.imaging.canvas import Padding, cut_padded, from_depth
 from diffbir_jax.models.shared_norms import Norms, first_norms, stops
 from diffbir_jax.plan import Plan
 from diffbir_jax.programs import Programs
+from diffbir_jax.sampling.layout import Conditioned, Layout, make_layout
 from diffbir_jax.sampling.loop import image_keys, sample
 from diffbir_jax.sampling.options import Options
-from diffbir_jax.stage2 import Conditioned, Context, Generator, Layout, guidance_weight, make_layout
+from diffbir_jax.stage2 import Context, Generator, guidance_weight
 from diffbir_jax.stages import clean_tiles, decode_tiles, encode_tiles, stream, weigh_tiles
 
 # Tiles that one call of a program takes, if a batch has fewer: calls cost a little each.

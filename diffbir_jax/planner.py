@@ -17,9 +17,10 @@ from diffbir_jax.models.shared_norms import first_norms, stops
 from diffbir_jax.packs import Packer, Wanted, staged
 from diffbir_jax.plan import Plan, StagePlan
 from diffbir_jax.programs import Programs
+from diffbir_jax.sampling.layout import Conditioned, make_layout
 from diffbir_jax.sampling.loop import image_keys, sample
 from diffbir_jax.sampling.options import Options
-from diffbir_jax.stage2 import Conditioned, Generator, make_layout
+from diffbir_jax.stage2 import Generator
 from diffbir_jax.stages import clean_tiles, decode_tiles, encode_tiles
 
 # Tile sizes that are tried, as shares of the preset's.

@@ -1,11 +1,9 @@
 """Sidecars: JSON beside a result that says what made it, of what, so that it can be made again bit for bit."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import platform
-import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -19,6 +17,7 @@ from diffbir_jax.batch.digest import weights_record
 from diffbir_jax.batch.photos import Loaded
 from diffbir_jax.batch.settings import Recipe, as_record
 from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.imaging.writing import replace_file
 
 # Of the entries and their meaning; raised when an older reader would go wrong.
 FORMAT = 1
@@ -96,17 +95,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         ImageFileError: it cannot be written.
     """
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ImageFileError(f"{path}: cannot be written ({reason}); choose another output folder") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def read_record(path: Path) -> dict[str, Any]:

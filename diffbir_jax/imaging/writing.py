@@ -71,7 +71,7 @@ def write_photo(path: str | os.PathLike, photo: Photo, *, quality: int = 95) -> 
             data = (encode_png if suffix == ".png" else encode_tiff)(samples, metadata)
     except ImageFileError as error:
         raise ImageFileError(f"{path}: {error}") from None
-    _replace(path, data)
+    replace_file(path, data)
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
@@ -87,7 +87,7 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """
     if image.dtype not in (np.uint8, np.uint16):
         raise TypeError(f"image has dtype {image.dtype}; write_png takes uint8 or uint16, black to white")
-    _replace(Path(path), encode_png(image if image.ndim == 3 else image[..., None], Metadata()))
+    replace_file(Path(path), encode_png(image if image.ndim == 3 else image[..., None], Metadata()))
 
 
 def _check(photo: Photo, quality: int) -> None:
@@ -118,8 +118,12 @@ def _fitting(metadata: Metadata, channels: int) -> Metadata:
     return metadata if colour_space(metadata.icc) == space else replace(metadata, icc=None)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Put a file in place of another at once."""
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file; whoever looks at `path` finds the old one, or the new one, never half of it.
+
+    Raises:
+        ImageFileError: it cannot be written.
+    """
     # Short, since a path may be as long as the system allows; hidden, so that no listing shows it.
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:

@@ -55,7 +55,7 @@ class Options:
         rescale_cfg: let the classifier-free guidance scale rise from 1 to 1 + cfg_scale on the way.
         pos_prompt: text to sample towards.
         neg_prompt: text to sample away from.
-        tile: side of the diffusion tiles in pixels (a multiple of 64); None samples the image as a whole.
+        tile: side of the diffusion tiles in pixels (a multiple of 64); None leaves it to the plan.
         tile_stride: offset from tile to tile in pixels (a multiple of 8, at most `tile`); None is half a tile.
     """
 

@@ -14,9 +14,9 @@ import psutil
 from diffbir_jax.frames import Shape, Sides, measure, stage_grid, tiles_on_canvas
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.models.shared_norms import first_norms, stops
-from diffbir_jax.packs import Packer, Wanted, staged
+from diffbir_jax.packs import WAITING, Packer, Wanted, staged
 from diffbir_jax.plan import Plan, StagePlan
-from diffbir_jax.programs import Programs
+from diffbir_jax.programs import KEPT, Programs
 from diffbir_jax.sampling.layout import Conditioned, make_layout
 from diffbir_jax.sampling.loop import image_keys, sample
 from diffbir_jax.sampling.options import Options
@@ -31,6 +31,8 @@ MOST, PIXELS = {"cpu": 4}, {"cpu": 2**17}
 USABLE = 0.9
 
 
+# What a program takes on CPUs beside its arrays; measured.
+PROGRAM = 15 * 2**20
 # What a process on CPUs gains by running its programs for the first time, beside their arrays; measured.
 RUNTIME = 100 * 2**20
 
@@ -165,10 +167,23 @@ def forecast(
     if jax.default_backend() == "cpu":
         base = resident()
         peak = base + RUNTIME + max(stages[name] + host[name] for name in stages)
+        peak += _company([found[0] for found in measured], len({found[1] for found in measured}), len(images))
     else:
         base = params
         peak = base + max(stages.values())
     return Forecast(packer, shape, stages, base, max(host.values()), peak, budget)
+
+
+def _company(sides: Sequence[Sides], shapes: int, images: int) -> int:
+    """Bytes that a run of many images holds beside the pack that is computed: programs, and images that wait.
+
+    Images are read ahead, wait for others of their shape, and wait to be written, within bounds.
+    """
+    if images == 1:
+        return 0
+    largest = max(each.work[0] * each.work[1] for each in sides)
+    waiting = min(3 * max(WAITING, largest), images * largest)
+    return min(KEPT, 4 * (shapes - 1)) * PROGRAM + 3 * waiting
 
 
 def compile_all(packer: Packer, images: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> Iterator[Shape]:

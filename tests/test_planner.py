@@ -48,6 +48,8 @@ def test_a_forecast_adds_up() -> None:
     assert found.stages.keys() == {"rm", "encode", "sample", "decode"}
     assert min(found.stages[name] for name in ("rm", "encode", "decode")) > 2 * 3 * 4 * 512 * 512
     assert found.peak > found.base + max(found.stages.values()) > psutil.Process().memory_info().rss / 2
+    many = forecast([IMAGE, ((16, 40), (16, 40)), ((512, 512), (512, 512))])
+    assert many.peak - many.base > found.peak - found.base + 3 * 512 * 512
     lines = found.lines()
     assert len(lines) == 6 and "512x512" in lines[1] and "predicted" in lines[-1]
 

@@ -106,6 +106,7 @@ class Frame:
         clean: (*work, 3) in about [0, 1] after stage 1, float32; of images in tiles float16, 80 dB from it.
         latent: (h, w, c) of the padded image, scaled.
         weight: (h, w, 1) of guidance in latent space.
+        last: whether no other result is to follow, so that the next one may take stage 1's place.
         error: why it failed, or None.
     """
 
@@ -128,6 +129,7 @@ class Frame:
         self.upscaled = enlarge(request.image, upscale)
         self.sides, self.shape = measure(request.image.shape, self.upscaled.shape[:2], preset, plan)
         self.error: Exception | None = None
+        self.last = False
         if request.clean is not None:
             check_layout(request.clean, (3,), "stage-1 image")
             check_proportions(request.clean, request.image, "stage-1 image")
@@ -205,9 +207,18 @@ class Frame:
         dtype, work = self.depth, self.sides.work
         grid = self.grid("decode")
         if work == self.sides.output:
-            return self._blended(tiles, grid, work, 3, "stage 2", dtype)
+            return self._blended(tiles, grid, work, 3, "stage 2", dtype, self._reused(work))
         found = self._blended(tiles, grid, work, 3, "stage 2", np.float32)
         return to_depth(resize_float(found, self.sides.output), dtype)
+
+    def _reused(self, sides: tuple[int, int]) -> np.ndarray | None:
+        """Memory of the stage-1 image for the last result, if it can be had: large images are held once.
+
+        Rows of the result are no longer than those of stage 1, and come when no later tile shows what they replace.
+        """
+        if not self.last or self.clean.dtype != np.float16:
+            return None
+        return self.clean.reshape(-1).view(self.depth)[: 3 * sides[0] * sides[1]].reshape(*sides, 3)
 
     def take_map(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
         """Make a map, (*output) uint8, of its tiles (h, w, 1) on the encoder's grid."""
@@ -236,10 +247,11 @@ class Frame:
         channels: int,
         stage: str,
         dtype: Any = None,
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
         """Blend tiles to (*sides, channels) of `dtype`; by default float32, for several tiles float16."""
         dtype = dtype or (np.float32 if len(grid.starts) == 1 else np.float16)
-        out = np.empty((*sides, channels), dtype)
+        out = np.empty((*sides, channels), dtype) if out is None else out
         blender = Blender(grid, self._writer(out, stage))
         for _ in grid.starts:
             blender.add(next(tiles))

@@ -294,7 +294,7 @@ class Packer:
         given = self._conditioned(frames, filled)
         if variant == self.wanted.count - 1:
             for frame in frames:
-                frame.latent = frame.weight = None
+                frame.latent, frame.weight, frame.last = None, None, True
         keys = image_keys(self.wanted.options.seed, [frame.request.index for frame in filled], variant)
         denoiser, arguments = self.steered(given, keys)
         arguments = self.placed(arguments, given.layout is None)

@@ -334,6 +334,6 @@ def _host(packer: Packer, sides: Sides, shape: Shape) -> dict[str, int]:
         "rm": lq + clean,
         "encode": clean + latents,
         "sample": clean + latents,
-        "decode": clean + 2 * latents + result,
+        "decode": clean + 2 * latents + (result if shape.sample == shape.canvas else 0),
     }
     return {name: images * (taken + kept) for name, taken in held.items()}

@@ -386,3 +386,13 @@ def test_sides_of_a_long_image() -> None:
     assert sides.work == (360, 24) and sides.padded == (360, 24)
     assert shape.sample == shape.encode == shape.decode == (64, 24)
     assert shape.canvas == (384, 24)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_last_result_takes_the_place_of_stage_1(dtype: type) -> None:
+    """Which changes no byte: of two results the first one does not."""
+    (request,) = requests([STRIPS[0]])
+    request = request._replace(image=request.image.astype(dtype) * (257 if dtype == np.uint16 else 1))
+    (alone,), (pair,) = run([request], keep=False), run([request], keep=False, count=2)
+    np.testing.assert_array_equal(alone.results[0].image, pair.results[0].image)
+    assert pair.results[0].image.dtype == dtype and not np.array_equal(*(r.image for r in pair.results))

@@ -50,7 +50,7 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_the_example_holds(example: dict[str, Any], checkpoint: Path, tmp_path: Path) -> None:
     weights, back = tmp_path / "weights", tmp_path / "back"
     assert convert_weights.main(["--input", str(checkpoint), "--output", str(weights)]) == 0
-    Image.fromarray(picture(72, 64)).save(tmp_path / "a.png")
+    Image.fromarray(picture(96, 64)).save(tmp_path / "a.png")
     command = [
         "--input",
         str(tmp_path / "a.png"),
@@ -63,8 +63,8 @@ def test_the_example_holds(example: dict[str, Any], checkpoint: Path, tmp_path: 
         sample.main([*command, "--stage1", "dncnn", "--stage1-only", "--upscale", "1"])
     assert exit.value.code == 0
     result = np.asarray(Image.open(tmp_path / "out" / "a.png")).astype(float)
-    assert result.shape == (72, 64, 3)
-    wanted = 255 * np.clip(reference(picture(72, 64) / 255.0, load_file(checkpoint)), 0, 1)
+    assert result.shape == (96, 64, 3)
+    wanted = 255 * np.clip(reference(picture(96, 64) / 255.0, load_file(checkpoint)), 0, 1)
     assert np.abs(result - wanted).max() <= 0.51
     command = [
         "--input",

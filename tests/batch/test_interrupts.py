@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on(folder: None, capsys) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_lets_writers_finish(folder: None, number: signal.Signals) -> None:
-    process = start(0.1, "--output", "out", "--report", "r.json", *FLAGS)
+    process = start(0.3, "--output", "out", "--report", "r.json", *FLAGS)
     wait_for_results("out", 3)
     process.send_signal(number)
     output, error = process.communicate(timeout=60)

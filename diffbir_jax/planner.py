@@ -166,11 +166,11 @@ def forecast(
     host, params = _host(packer, sides, shape), _params_bytes(packer)
     if jax.default_backend() == "cpu":
         base = resident()
-        peak = base + RUNTIME + max(stages[name] + host[name] for name in stages)
+        peak = base + RUNTIME + max((stages[name] + host[name] for name in stages), default=0)
         peak += _company([found[0] for found in measured], len({found[1] for found in measured}), len(images))
     else:
         base = params
-        peak = base + max(stages.values())
+        peak = base + max(stages.values(), default=0)
     return Forecast(packer, shape, stages, base, max(host.values()), peak, budget)
 
 

@@ -24,6 +24,8 @@ class Memory(NamedTuple):
 
 # Programs kept in memory: each holds some 15 MB on CPUs, which would add up over folders of many shapes.
 KEPT = 48
+# Of all restorers of the process: parameters are arguments, so those of one preset share programs.
+_COMPILED: dict[Any, Any] = {}
 
 
 class Programs:
@@ -36,7 +38,7 @@ class Programs:
     def __init__(self, mesh: Mesh | None = None):
         """Take the devices that share the work; None is the default device alone."""
         self.mesh = mesh
-        self.compiled: dict[Any, Any] = {}
+        self.compiled = _COMPILED
         self.known: set[Any] = set()
 
     @property
@@ -71,12 +73,13 @@ class Programs:
         """
         leaves, tree = jax.tree.flatten(args)
         shapes = tuple((leaf.shape, str(leaf.dtype), self._lies(leaf)) for leaf in leaves)
-        key = (function, tuple(static.items()), tree, shapes)
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+        key = (function, tuple(static.items()), tree, shapes, precision)
+        self.known.add(hash(key))
         if key not in self.compiled:
             if len(self.compiled) >= KEPT:
                 self.compiled.clear()
                 jax.clear_caches()
-            self.known.add(hash(key))
             self.compiled[key] = function.lower(*static.values(), *args).compile()
         return self.compiled[key]
 

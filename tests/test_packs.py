@@ -236,11 +236,11 @@ def test_sizes_share_programs(compilations: list[str]) -> None:
     whole, strips = [(24, 40 - i) for i in range(6)], [(66 + 5 * i, 40 - i) for i in range(6)]
     run(requests(whole + strips), restorer=restorer)
     stages = [name for name in compilations if name.endswith(("_tiles)", "(sample)"))]
-    assert len(stages) <= len(restorer.programs.compiled) == 4 + 13
+    assert len(stages) <= restorer.compiled == 4 + 13
     compilations.clear()
     run(requests([(24, 34), *strips[1:3], (20, 30), (96, 34)]), restorer=restorer)
     assert compilations == []
-    assert len(restorer.programs.compiled) == 4 + 13
+    assert restorer.compiled == 4 + 13
 
 
 # Tiles against whole images

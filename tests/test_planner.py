@@ -116,6 +116,7 @@ def test_the_command_line(inputs, capsys) -> None:
 def test_programs_in_memory_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Results are the same when they have to be fetched again."""
     monkeypatch.setattr(programs, "KEPT", 2)
+    monkeypatch.setattr(programs, "_COMPILED", {})
     using, wanted = restorer(), micro().restore([picture(16, 16)], options=FEW)[0]
     for _ in range(2):
         np.testing.assert_array_equal(using.restore([picture(16, 16)], options=FEW)[0].image, wanted.image)

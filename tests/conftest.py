@@ -20,7 +20,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from diffbir_jax import loading  # noqa: E402
+from diffbir_jax import loading, programs  # noqa: E402
 from diffbir_jax.checkpoint import save_weights  # noqa: E402
 from diffbir_jax.defaults import DEFAULTS  # noqa: E402
 from diffbir_jax.models.presets import PRESETS  # noqa: E402
@@ -36,6 +36,8 @@ jax.config.update("jax_default_matmul_precision", "highest")
 def compilations() -> Iterator[list[str]]:
     """Names of the functions compiled since the test began (or since it cleared the list)."""
     names = []
+    # Room for a test's own programs: none of them is let go of on the way.
+    programs._COMPILED.clear()
 
     def listen(event: str, _: float, **details: object) -> None:
         if event.endswith("backend_compile_duration"):

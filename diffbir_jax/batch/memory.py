@@ -27,7 +27,7 @@ def return_freed_memory() -> None:
     """Keep the GNU C library from holding freed arrays.
 
     It raises the size from which it returns memory whenever a larger block is freed, up to 32 MiB, and keeps what is
-    smaller for later: with tiles of all sizes a third of the process. Elsewhere nothing is to be done.
+    smaller for later: with tiles of all sizes a fifth of the process. Elsewhere nothing is to be done.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

@@ -80,6 +80,23 @@ def measure(image: Sequence[int], output: tuple[int, int], preset: Preset, plan:
     return Sides(output, work, padded, lq, (rm[0][0], rm[1][0])), shape
 
 
+def check_plan(plan: Plan, preset: Preset) -> None:
+    """Raise ValueError unless tiles and their overlaps fall on what the networks can be cut at."""
+    f = preset.vae.downsample
+    steps: dict[str, tuple[int, int]] = {
+        name: (preset.multiple, f) for name in ("encode", "sample", "decode")
+    }
+    if preset.rm is not None:
+        steps["rm"] = (preset.rm.multiple, 1)
+    for name, (multiple, step) in steps.items():
+        tile, overlap, _ = getattr(plan, name)
+        if tile < 1 or tile % multiple or not 0 <= overlap < tile or overlap % step:
+            raise ValueError(
+                f"the plan has tiles of {tile} that overlap by {overlap} for {name}; preset {preset.name} needs "
+                f"multiples of {multiple} that overlap by less, in multiples of {step}"
+            )
+
+
 def _lq_sides(
     image: tuple[int, int], output: tuple[int, int], work: tuple[int, int], preset: Preset
 ) -> tuple[tuple[int, int], int]:

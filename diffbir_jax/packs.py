@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from diffbir_jax.frames import Frame, Request, Shape, tiles_on_canvas
+from diffbir_jax.frames import Frame, Request, Shape, check_plan, tiles_on_canvas
 from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.imaging.canvas import Padding, cut_padded, from_depth
 from diffbir_jax.models.shared_norms import Norms, first_norms, stops
@@ -95,7 +95,12 @@ class Packer:
     """Collects images that share programs, and takes each pack through the stages of a generator."""
 
     def __init__(self, generator: Generator, programs: Programs, plan: Plan, wanted: Wanted):
-        """Take the networks, what compiles them, how images are cut and what is wanted."""
+        """Take the networks, what compiles them, how images are cut and what is wanted.
+
+        Raises:
+            ValueError: the networks cannot be cut so, see `check_plan`.
+        """
+        check_plan(plan, generator.preset)
         self.generator, self.programs, self.plan, self.wanted = generator, programs, plan, wanted
         self.preset, self.params = generator.preset, generator.params
 

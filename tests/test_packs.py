@@ -396,3 +396,15 @@ def test_the_last_result_takes_the_place_of_stage_1(dtype: type) -> None:
     (alone,), (pair,) = run([request], keep=False), run([request], keep=False, count=2)
     np.testing.assert_array_equal(alone.results[0].image, pair.results[0].image)
     assert pair.results[0].image.dtype == dtype and not np.array_equal(*(r.image for r in pair.results))
+
+
+@pytest.mark.parametrize(
+    "stage, wrong", [("sample", (60, 20)), ("encode", (64, 64)), ("decode", (64, 30)), ("rm", (6, 2))]
+)
+def test_plans_that_cannot_be_cut(stage: str, wrong: tuple[int, int]) -> None:
+    """Before anything is computed."""
+    plan = dataclasses.replace(make_plan(), **{stage: StagePlan(*wrong)})
+    with pytest.raises(
+        ValueError, match=rf"the plan has tiles of {wrong[0]} that overlap by {wrong[1]} for {stage}"
+    ):
+        micro().restore_many([], plan=plan)

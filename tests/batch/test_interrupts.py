@@ -31,7 +31,12 @@ def start(seconds: float, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.batch.fake", str(seconds), "--input", "in", *flags]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **streams)
+    return subprocess.Popen(command, env=environment, preexec_fn=heed_interrupts, **streams)
+
+
+def heed_interrupts() -> None:
+    """Shells start background jobs with SIGINT ignored, which children inherit."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_for_results(output: str, number: int) -> None:

@@ -213,6 +213,11 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+# Items of a checkpoint: arrays, under the name that Orbax gives to a sole item, as which they were once stored; and the
+# data position.
+STATE, POSITION = "default", "position"
+
+
 class Checkpoints:
     """The training checkpoints of a work folder: asynchronous, the newest `keep` kept.
 
@@ -223,9 +228,8 @@ class Checkpoints:
         """Open (or create) `folder`."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._folder = Path(folder).expanduser().absolute()
-        self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
-        )
+        handlers = {STATE: ocp.StandardCheckpointHandler(), POSITION: ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -238,10 +242,25 @@ class Checkpoints:
         """Step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any) -> None:
-        """Write `state` as the checkpoint of `step` unless it exists; returns before the files are complete."""
+    def save(self, step: int, state: Any, position: Mapping[str, Any] | None = None) -> None:
+        """Write the checkpoint of `step` unless it exists; returns before the files are complete.
+
+        Args:
+            step: steps done.
+            state: a tree of arrays.
+            position: where the data are, as JSON has it.
+        """
         if self.latest != step:
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+            items = {STATE: ocp.args.StandardSave(state), POSITION: ocp.args.JsonSave(dict(position or {}))}
+            self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def position(self) -> dict[str, Any] | None:
+        """Return the data position in the newest checkpoint, None if it was written before positions were."""
+        step = self._newest()
+        if not (self._folder / str(step) / POSITION).exists():
+            return None
+        args = ocp.args.Composite(**{POSITION: ocp.args.JsonRestore()})
+        return self._manager.restore(step, args=args)[POSITION]
 
     def restore(self, like: Any) -> Any:
         """Read the newest checkpoint into the structure, dtypes and shardings of `like`.
@@ -250,11 +269,8 @@ class Checkpoints:
             FileNotFoundError: if there is no checkpoint.
             ValueError: if keys are missing, unexpected or misshapen (all are listed).
         """
-        step = self.latest
-        if step is None:
-            raise FileNotFoundError(f"no checkpoint in {self._folder}: train first.")
-        self._manager.wait_until_finished()
-        stored: Any = self._manager.item_metadata(step)
+        step = self._newest()
+        stored: Any = self._manager.item_metadata(step)[STATE]
         problems = _mismatches(_leaves(stored.tree), _leaves(like))
         if problems:
             raise ValueError(
@@ -262,7 +278,16 @@ class Checkpoints:
                 "new --workdir):\n  " + "\n  ".join(problems)
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)})
+        return self._manager.restore(step, args=args)[STATE]
+
+    def _newest(self) -> int:
+        """The step of the newest checkpoint, which is on disk as a whole."""
+        step = self.latest
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint in {self._folder}: train first.")
+        self._manager.wait_until_finished()
+        return step
 
     def close(self) -> None:
         """Wait until everything is on disk."""

@@ -1,7 +1,8 @@
 """Meshes and shardings: where every array lives, as data beside the config."""
 
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -67,15 +68,39 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Put a host batch on the devices, split along its leading axis.
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+    """Put a host batch on the devices, split along its leading axis; strings stay on the host.
+
+    Args:
+        batch: arrays of one length; of several processes, each gives its part, equally long.
+        mesh: the devices of all processes.
 
     Raises:
         ValueError: if the batch size is not a multiple of the number of devices.
     """
-    size = len(next(iter(batch.values())))
+    size = len(next(iter(batch.values()))) * jax.process_count()
     if size % mesh.size:
         raise ValueError(
             f"batch of {size} on {mesh.size} devices: config.data.batch_size must be a multiple of {mesh.size}."
         )
-    return jax.device_put(batch, batch_sharding(mesh))
+    arrays = {name: values for name, values in batch.items() if values.dtype.kind not in "US"}
+    placed = jax.make_array_from_process_local_data(batch_sharding(mesh), arrays)
+    return batch | placed
+
+
+def prefetch_to_device(
+    batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, depth: int = 2
+) -> Iterator[dict[str, Any]]:
+    """Yield batches that lie on the devices, where the next `depth` ones follow them while one is worked on.
+
+    Args:
+        batches: as `put_batch` takes them.
+        mesh: the devices.
+        depth: batches ahead; each takes its memory on the devices.
+    """
+    ahead: deque[dict[str, Any]] = deque()
+    for batch in batches:
+        ahead.append(put_batch(batch, mesh))
+        if len(ahead) > depth:
+            yield ahead.popleft()
+    yield from ahead

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -164,6 +165,22 @@ def test_checkpoints_keep_the_newest(tmp_path):
             checkpoints.restore(state({"w": np.zeros(4, np.float32)})),
             state({"w": np.full(4, 3, np.float32)}),
         )
+
+
+def test_the_data_position_lies_beside_the_state(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, state(PARAMS), {"next_batch": 3, "broken": [[7, "7.png: is cut off"]]})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.position() == {"next_batch": 3, "broken": [[7, "7.png: is cut off"]]}
+        assert_same(checkpoints.restore(state(jax.tree.map(np.zeros_like, PARAMS))), state(PARAMS))
+
+
+def test_checkpoints_from_before_positions_are_restored(tmp_path):
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(5, args=ocp.args.StandardSave(state(PARAMS)))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.position() is None
+        assert_same(checkpoints.restore(state(jax.tree.map(np.zeros_like, PARAMS))), state(PARAMS))
 
 
 def test_a_checkpoint_holds_its_own_step_while_training_goes_on(tmp_path):

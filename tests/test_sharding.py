@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec
 
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
-from diffbir_jax.sharding import make_mesh, put_batch, tree_shardings
+from diffbir_jax.sharding import make_mesh, prefetch_to_device, put_batch, tree_shardings
 from diffbir_jax.training import vae
 from diffbir_jax.training.loop import place
 from diffbir_jax.training.objective import make_objective
@@ -51,6 +51,26 @@ def test_batches_are_split_over_all_devices():
         ValueError, match=r"batch of 6 on 4 devices: config\.data\.batch_size must be a multiple of 4"
     ):
         put_batch({"hq": np.zeros((6, 3))}, make_mesh(2, 2))
+
+
+def test_texts_stay_on_the_host():
+    placed = put_batch({"hq": np.zeros((4, 3)), "prompt": np.array(["a", "bc", "", "d"])}, make_mesh())
+    assert isinstance(placed["hq"], jax.Array) and placed["prompt"].tolist() == ["a", "bc", "", "d"]
+
+
+@pytest.mark.parametrize(("count", "depth"), [(7, 2), (2, 2), (1, 3), (0, 2), (4, 0)])
+def test_batches_lie_on_the_devices_ahead(count, depth):
+    asked = []
+
+    def host():
+        for i in range(count):
+            asked.append(i)
+            yield {"x": np.full(4, i)}
+
+    for i, batch in enumerate(prefetch_to_device(host(), make_mesh(), depth)):
+        assert batch["x"].tolist() == [i] * 4 and len(batch["x"].addressable_shards) == 4
+        assert len(asked) == min(i + depth + 1, count)
+    assert asked == list(range(count))
 
 
 def test_devices_do_not_change_the_training_step(tmp_path, monkeypatch):

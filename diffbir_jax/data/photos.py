@@ -3,7 +3,6 @@
 Nothing is iterated, so the data position of a run is its step number and a resumed run sees the very same crops.
 """
 
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from diffbir_jax.data.batches import Batches
+from diffbir_jax.data.crops import augment, scaled
 from diffbir_jax.data.degradation import FirstOrderConfig, degrade
 from diffbir_jax.imaging.bytes import resize_bytes
 
-# A sequence of host batches: a pure function of the step.
-Batches = Callable[[int], dict[str, np.ndarray]]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -66,18 +65,11 @@ def detail(image: np.ndarray) -> float:
 
 def random_crop(photo: np.ndarray, rng: np.random.Generator, config: CropConfig) -> np.ndarray:
     """Cut a randomly scaled, flipped and turned (size, size, 3) uint8 square out of `photo`."""
-    scale = np.exp(rng.uniform(*np.log(config.scale)))
-    side = min(round(config.size / scale), *photo.shape[:2])
-    top, left = (int(rng.integers(n - side + 1)) for n in photo.shape[:2])
-    crop = photo[top : top + side, left : left + side]
-    if side != config.size:
-        crop = cv2.resize(crop, (config.size, config.size), interpolation=cv2.INTER_AREA)
-    crop = crop[:, ::-1] if rng.random() < 0.5 else crop
-    return np.ascontiguousarray(np.rot90(crop, int(rng.integers(4))))
+    return augment(scaled(photo, rng, config.size, config.scale), rng, flip=True, rotate=True)
 
 
 @dataclass(frozen=True)
-class PairBatches:
+class PairBatches(Batches):
     """Batches of (hq, lq) crops.
 
     Attributes:
@@ -105,14 +97,3 @@ class PairBatches:
         if self.degradation is None:
             return {"hq": hq}
         return {"hq": hq, "lq": resize_bytes(degrade(hq, rng, self.degradation), hq.shape[:2])}
-
-
-def prefetch(batches: Batches, first: int, last: int, depth: int = 3) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the batches of steps `first` to `last` - 1 while a thread prepares the next `depth` ones."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(batches, step) for step in range(first, min(first + depth, last))]
-        for step in range(first, last):
-            batch = ahead.pop(0).result()
-            if step + depth < last:
-                ahead.append(pool.submit(batches, step + depth))
-            yield batch

@@ -20,7 +20,7 @@ from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.perceptual import load_features, perceptual_loss
 from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.rm import mean_psnr
-from diffbir_jax.training.sources import photo_batches, to_signed
+from diffbir_jax.training.sources import to_signed, training_batches
 from diffbir_jax.training.state import Config
 from diffbir_jax.training.vae import reconstruction_terms, weighted_sum
 
@@ -37,7 +37,7 @@ def make(config: Config) -> Objective:
     """
     preset = get_preset(config.preset)
     vae, discriminator = preset.make_vae(), PatchDiscriminator(DiscriminatorConfig(**config.discriminator))
-    train, held_out = photo_batches(config)
+    train, held_out = training_batches(config)
     sample = to_signed(held_out(0)["hq"])
     params, frozen = starting_weights(config, vae, discriminator, sample)
 

@@ -11,15 +11,15 @@ import numpy as np
 from tqdm import tqdm
 
 from diffbir_jax.checkpoint import checksum, load_weights
-from diffbir_jax.data.photos import PairBatches
+from diffbir_jax.data.batches import Batches
 from diffbir_jax.models.apply import abstract, apply
 from diffbir_jax.models.presets import get_preset
-from diffbir_jax.training.sources import photo_batches, to_signed, to_unit
+from diffbir_jax.training.sources import to_signed, to_unit, training_batches
 from diffbir_jax.training.state import Config
 
 
 @dataclass(frozen=True)
-class LatentBatches:
+class LatentBatches(Batches):
     """Random batches of a pool of latents, a pure function of the step.
 
     Attributes:
@@ -44,7 +44,7 @@ def latent_batches(config: Config) -> tuple[LatentBatches, LatentBatches]:
     """Encode training and held-out crops, or read them from the cache.
 
     Args:
-        config: `data` as for `photo_batches`, with `pool` (training crops) and `cache` (a .npz file); `weights.vae`
+        config: `data` as for `training_batches`, with `pool` (training crops) and `cache` (a .npz file); `weights.vae`
             and, if there shall be conditions (which need a degradation), `weights.rm`.
 
     Raises:
@@ -91,7 +91,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _encode_all(config: Config) -> dict[str, np.ndarray]:
-    train, held_out = photo_batches(config)
+    train, held_out = training_batches(config)
     encode = _encoder(config)
     crops = _encode(train, encode, config.data.pool // config.data.batch_size, "encoding training crops")
     val = _encode(held_out, encode, 1, "encoding held-out crops")
@@ -119,6 +119,6 @@ def _encoder(config: Config) -> Callable[[dict[str, np.ndarray]], dict[str, jax.
     return lambda batch: encode(params, batch)
 
 
-def _encode(batches: PairBatches, encode: Callable, count: int, title: str) -> dict[str, np.ndarray]:
+def _encode(batches: Batches, encode: Callable, count: int, title: str) -> dict[str, np.ndarray]:
     parts = [jax.device_get(encode(batches(i))) for i in tqdm(range(count), title, unit="batch")]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import jax
@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffbir_jax.checkpoint import Checkpoints, save_weights
-from diffbir_jax.data.photos import prefetch
 from diffbir_jax.models.presets import get_preset
-from diffbir_jax.sharding import batch_sharding, make_mesh, put_batch, replicated, tree_shardings
+from diffbir_jax.sharding import batch_sharding, make_mesh, prefetch_to_device, replicated, tree_shardings
 from diffbir_jax.training.objective import Objective, make_objective
+from diffbir_jax.training.position import position_of, resume
 from diffbir_jax.training.report import Report
 from diffbir_jax.training.state import Config, TrainState, init_state, make_optimizer, make_step
 
@@ -51,12 +51,14 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     Raises:
         DivergedError: if the loss or a parameter becomes NaN or infinite; the message names the last good checkpoint,
             which holds finite numbers only.
-        ValueError: if a setting is not allowed, or the checkpoint is of another model.
+        DataError: if the data cannot be used: too many examples are broken, or one failed.
+        ValueError: if a setting is not allowed, or the checkpoint is of another model or of other data.
     """
     _check_config(config)
     workdir, opts = Path(workdir).expanduser(), config.train
     workdir.mkdir(parents=True, exist_ok=True)
     objective = make_objective(config)
+    data = objective.batches
     mesh = make_mesh(**config.mesh)
     state, step_fn = place(objective, mesh, config)
     frozen = jax.device_put(objective.frozen, replicated(mesh))
@@ -64,20 +66,24 @@ def train(config: Config, workdir: str | Path) -> TrainState:
 
     with stop_requested() as stop, Checkpoints(workdir / "checkpoints", opts.keep) as checkpoints:
         saved = checkpoints.latest
-        state = state if saved is None else checkpoints.restore(state)
+        if saved is not None:
+            resume(data, checkpoints.position())
+            state = checkpoints.restore(state)
         first = int(state.step)
-        with Report(workdir, first, last, config.data.batch_size) as report:
+        report = Report(workdir, first, last, config.data.batch_size)
+        with report, closing(data.iterate(first, last)) as batches:
             report.say(f"{config.objective}: {size:,} trainable parameters, step {first} of {last}")
-            for step, batch in enumerate(prefetch(objective.batches, first, last), start=first + 1):
-                state, metrics = step_fn(state, frozen, put_batch(batch, mesh))
+            for step, batch in enumerate(prefetch_to_device(batches, mesh), start=first + 1):
+                state, metrics = step_fn(state, frozen, batch)
                 report.advance()
+                report.broken(data.broken)
                 due = step % opts.checkpoint_every == 0 or step == last or stop[0]
                 if step % opts.log_every == 0 or due:
                     values = {name: float(value) for name, value in metrics.items()}
                     _check_finite(values, step, saved)
                     report.scalars(step, values)
                 if due:
-                    checkpoints.save(step, state)
+                    checkpoints.save(step, state, position_of(data, step))
                     saved = step
                 if step % opts.eval_every == 0 or step == last:
                     _validate(objective, state, frozen, report)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffbir_jax.data.photos import Batches
+from diffbir_jax.data.batches import Batches
 from diffbir_jax.training.state import Config, LossFn, Params
 
 # Stage -> module of this package whose `make(config)` returns its Objective.
@@ -21,7 +21,7 @@ class Objective:
         params: initial trainable parameters.
         frozen: parameters that the loss needs and training leaves alone.
         loss: (params, frozen, batch, key) -> (scalar, metrics); traced and differentiated by the loop.
-        batches: step -> host batch, a pure function (so a step number is a data position).
+        batches: host batches by step, each a pure function of it (so a step number is a data position).
         validate: (EMA params, frozen) -> (metrics, picture (H, W, 3) uint8) on held-out crops.
         export: EMA params -> {file name: params} written at the end.
     """

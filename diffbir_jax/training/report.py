@@ -1,5 +1,6 @@
 """What a run shows: a progress bar, TensorBoard scalars and picture grids, and the line that ends it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +15,7 @@ class Report:
 
     def __init__(self, workdir: Path, first: int, total: int, batch_size: int):
         """Open the log in `workdir`/tensorboard and a bar from step `first` to `total`."""
-        self._folder, self._batch = workdir, batch_size
+        self._folder, self._batch, self._broken = workdir, batch_size, 0
         self._writer = SummaryWriter(str(workdir / "tensorboard"))
         self._bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05)
 
@@ -44,6 +45,17 @@ class Report:
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         tqdm.write(text)
+
+    def broken(self, found: Mapping[int, str]) -> None:
+        """Say so if more examples are broken than before; `workdir`/broken.txt names all, a message per line."""
+        if len(found) == self._broken:
+            return
+        messages = list(dict(found).values())  # a copy: a thread may be adding to them
+        new, self._broken = messages[self._broken :], len(messages)
+        (self._folder / "broken.txt").write_text("".join(f"{message}\n" for message in messages), "utf-8")
+        self.say(
+            f"{len(messages)} broken examples were replaced so far, see broken.txt; new: {'; '.join(new[:3])}"
+        )
 
     def grid(self, step: int, image: np.ndarray) -> None:
         """Log a (H, W, 3) uint8 picture and keep the newest as `workdir`/grid.png."""

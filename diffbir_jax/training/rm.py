@@ -8,7 +8,7 @@ from diffbir_jax.models.apply import apply, init
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
-from diffbir_jax.training.sources import photo_batches, to_unit
+from diffbir_jax.training.sources import to_unit, training_batches
 from diffbir_jax.training.state import Config
 
 # Of each image's mean squared error. Its logarithm (NAFNet, Chen et al., 2022) is the PSNR up to a factor: easy and
@@ -28,7 +28,7 @@ def make(config: Config) -> Objective:
     if config.loss not in LOSSES:
         raise ValueError(f"config.loss is {config.loss!r}, allowed are {', '.join(LOSSES)}.")
     module = get_preset(config.preset).make_rm()
-    train, held_out = photo_batches(config)
+    train, held_out = training_batches(config)
     sample = to_unit(held_out(0)["lq"])
     params = init(module, jax.random.key(config.seed), sample[:1])
 

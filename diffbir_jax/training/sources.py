@@ -1,9 +1,10 @@
-"""Batches of the photo folder that a config names, for training and for validation."""
+"""Batches of the photo folder or the data source that a config names, for training and for validation."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.data.batches import Batches
 from diffbir_jax.data.degradation import FirstOrderConfig
 from diffbir_jax.data.photos import CropConfig, PairBatches, load_photos
 from diffbir_jax.training.state import Config
@@ -13,13 +14,28 @@ HELD_OUT_EVERY, HELD_OUT_OFFSET = 16, 11
 
 
 def to_unit(image: jax.Array | np.ndarray) -> jax.Array:
-    """uint8 -> float32 in [0, 1]."""
-    return jnp.asarray(image).astype(jnp.float32) / 255.0
+    """uint8, or float32 in [0, 1] -> float32 in [0, 1]."""
+    scale = 255.0 if image.dtype == np.uint8 else 1.0
+    return jnp.asarray(image).astype(jnp.float32) / scale
 
 
 def to_signed(image: jax.Array | np.ndarray) -> jax.Array:
-    """uint8 -> float32 in [-1, 1], the range of the VAE."""
+    """uint8, or float32 in [0, 1] -> float32 in [-1, 1], the range of the VAE."""
     return 2.0 * to_unit(image) - 1.0
+
+
+def training_batches(config: Config) -> tuple[Batches, Batches]:
+    """Return training batches and batches of held-out examples.
+
+    Args:
+        config: `data.source` as for `source_batches`, else `data.folder` as for `photo_batches`.
+    """
+    if "source" not in config.data:
+        return photo_batches(config)
+    # Here, as the stages that need no loader need not wait for Grain to be imported.
+    from diffbir_jax.training.loaders import source_batches
+
+    return source_batches(config)
 
 
 def photo_batches(config: Config) -> tuple[PairBatches, PairBatches]:

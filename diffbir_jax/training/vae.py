@@ -11,14 +11,14 @@ from diffbir_jax.models.presets import get_preset
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.rm import mean_psnr
-from diffbir_jax.training.sources import photo_batches, to_signed
+from diffbir_jax.training.sources import to_signed, training_batches
 from diffbir_jax.training.state import Config
 
 
 def make(config: Config) -> Objective:
     """Build the autoencoder objective; batches hold `hq` (B, H, W, 3) uint8."""
     module = get_preset(config.preset).make_vae()
-    train, held_out = photo_batches(config)
+    train, held_out = training_batches(config)
     params = init(module, jax.random.key(config.seed), to_signed(held_out(0)["hq"][:1]))
     if module.config.shortcut:
         params = start_from_principal_components(params, to_signed(train(0)["hq"]), module.config.downsample)

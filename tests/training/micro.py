@@ -1,7 +1,7 @@
 """The shipped configurations at a size that trains in a moment; also a config file for train.py.
 
-`--config tests/training/micro.py:rm` is the stage `rm`; `micro.py:rm@44` dies by SIGKILL when it asks for the batch of
-step 44.
+`--config tests/training/micro.py:rm` is the stage `rm`; `micro.py:rm@47` dies by SIGKILL when it asks for the batch of
+step 47.
 """
 
 import importlib

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from diffbir_jax.checkpoint import Checkpoints, load_weights
-from diffbir_jax.data.photos import prefetch
+from diffbir_jax.data.batches import Batches
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.models.restoration_unet import RestorationUNetConfig
@@ -63,25 +63,27 @@ def assert_bit_identical(state, other):
 
 
 def signal_at(monkeypatch, last_step, number):
-    """Let the process send itself a signal just before it does a step."""
+    """Let the process send itself a signal when it has done a step."""
+    done = []
 
-    def interrupted(batches, first, last):
-        for step, batch in enumerate(prefetch(batches, first, last), start=first + 1):
-            if step == last_step:
-                os.kill(os.getpid(), number)
-            yield batch
+    def advance(report):
+        done.append(report)
+        if len(done) == last_step:
+            os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(loop, "prefetch", interrupted)
+    monkeypatch.setattr(loop.Report, "advance", advance)
 
 
 def test_interrupted_and_resumed_run_is_bit_identical(folder, uninterrupted, tmp_path, monkeypatch, capsys):
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    done = 0
     for step, number in ((17, signal.SIGTERM), (41, signal.SIGINT)):
-        signal_at(monkeypatch, step, number)
+        signal_at(monkeypatch, step - done, number)
+        done = step
         assert int(train(config(folder), tmp_path).step) == step
         assert f"stopped and saved at step {step}: run the same command again" in capsys.readouterr().out
         assert not (tmp_path / "export").exists()
-    monkeypatch.setattr(loop, "prefetch", prefetch)
+    monkeypatch.setattr(loop.Report, "advance", lambda report: None)
     state, workdir = uninterrupted
     assert_bit_identical(train(config(folder), tmp_path), state)
     assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
@@ -98,7 +100,7 @@ def train_py(*arguments):
 def test_killed_and_resumed_run_is_bit_identical(folder, uninterrupted, tmp_path):
     settings = [f"--config.train.{key}={value}" for key, value in RUN.items()]
     arguments = ["--workdir", tmp_path, f"--config.data.folder={folder}/photos", *settings]
-    killed = train_py("--config", "tests/training/micro.py:rm@44", *arguments)
+    killed = train_py("--config", "tests/training/micro.py:rm@47", *arguments)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     left = sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
     assert left in (["20"], ["20", "40"])  # the second may not have been whole
@@ -142,10 +144,13 @@ def toy(spoil):
     """An objective of one parameter; `spoil`, (what, batch), breaks it from that batch on."""
     what, first = spoil
 
-    def batches(step):
-        if what == "photo" and step >= first:
-            raise OSError("the disk is gone")
-        return {key: np.full(4, key == what and step >= first, np.float32) for key in ("loss", "gradient")}
+    class Spoiled(Batches):
+        def __call__(self, step):
+            if what == "photo" and step >= first:
+                raise OSError("the disk is gone")
+            return {
+                key: np.full(4, key == what and step >= first, np.float32) for key in ("loss", "gradient")
+            }
 
     def loss(params, frozen, batch, key):
         factor = jnp.where(batch["loss"][0] > 0, jnp.nan, 1.0)
@@ -154,7 +159,7 @@ def toy(spoil):
         return factor * jnp.sum(jnp.square(params["w"])) + root, {}
 
     picture = np.zeros((8, 8, 3), np.uint8)
-    return Objective({"w": jnp.ones(3)}, {}, loss, batches, lambda *_: ({}, picture), lambda ema: {})
+    return Objective({"w": jnp.ones(3)}, {}, loss, Spoiled(), lambda *_: ({}, picture), lambda ema: {})
 
 
 @pytest.mark.parametrize(

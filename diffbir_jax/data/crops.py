@@ -1,0 +1,118 @@
+"""Square crops of a photo, and the flips and quarter turns that augment them.
+
+"center" and "random" are the crops of guided diffusion (Dhariwal and Nichol, 2021), that DiffBIR trains with: halved by
+a box filter as often as that leaves enough pixels, then brought to size by Pillow's bicubic filter.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from diffbir_jax.data.example import BrokenExampleError
+from diffbir_jax.imaging.bytes import resize_bytes
+
+# The smallest share of a photo's short side that a "random" crop spans.
+SMALLEST_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How a (size, size, 3) uint8 crop is taken from a photo of any size; calling it takes one.
+
+    Attributes:
+        kind: "center", the middle square of the short side; "random", a square anywhere of 0.7 to 1 of the short side;
+            "scaled", a square anywhere, its scale drawn from `scale`; "none", the whole photo, which must have the
+            size.
+        size: side of the crop (pixels).
+        flip: mirror half of the crops horizontally.
+        rotate: turn crops by 0, 90, 180 or 270 degrees.
+        scale: range of the factor that "scaled" resizes a photo by (1 = as it is), drawn log-uniformly.
+
+    Raises:
+        ValueError: another kind, or a size below 1.
+    """
+
+    kind: str
+    size: int
+    flip: bool = False
+    rotate: bool = False
+    scale: tuple[float, float] = (0.3, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"the crop's kind is {self.kind!r}, allowed are {', '.join(KINDS)}.")
+        if self.size < 1:
+            raise ValueError(f"the crop's size is {self.size}, must be at least 1.")
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the crop (size, size, 3) uint8 of `image` (H, W, 3) uint8, all draws being from `rng`.
+
+        Raises:
+            BrokenExampleError: `kind` is "none" and the image has another size.
+        """
+        return augment(KINDS[self.kind](image, rng, self), rng, self.flip, self.rotate)
+
+
+def augment(crop: np.ndarray, rng: np.random.Generator, flip: bool, rotate: bool) -> np.ndarray:
+    """Return a square (S, S, C), mirrored with probability 1/2 and turned by a random number of quarter turns."""
+    crop = crop[:, ::-1] if flip and rng.random() < 0.5 else crop
+    return np.ascontiguousarray(np.rot90(crop, int(rng.integers(4))) if rotate else crop)
+
+
+def scaled(image: np.ndarray, rng: np.random.Generator, size: int, scale: tuple[float, float]) -> np.ndarray:
+    """Return a square (size, size, 3) of a random place and, log-uniformly in `scale`, a random scale; by areas."""
+    factor = np.exp(rng.uniform(*np.log(scale)))
+    side = min(round(size / factor), *image.shape[:2])
+    crop = _cut(image, side, rng)
+    return crop if side == size else cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
+    """Resize (H, W, 3) uint8 so that the short side is `side`: halved by a box filter, then bicubic."""
+    short = min(image.shape[:2])
+    while short >= 2 * side:
+        height, width = (n // 2 for n in image.shape[:2])
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+        short = min(image.shape[:2])
+    height, width = (round(n * side / short) for n in image.shape[:2])
+    return resize_bytes(image, (height, width))
+
+
+def _center(image: np.ndarray, rng: np.random.Generator, crop: Crop) -> np.ndarray:
+    image = shrink(image, crop.size)
+    top, left = ((n - crop.size) // 2 for n in image.shape[:2])
+    return image[top : top + crop.size, left : left + crop.size]
+
+
+def _random(image: np.ndarray, rng: np.random.Generator, crop: Crop) -> np.ndarray:
+    side = int(rng.integers(crop.size, int(np.ceil(crop.size / SMALLEST_SHARE)) + 1))
+    return _cut(shrink(image, side), crop.size, rng)
+
+
+def _scaled(image: np.ndarray, rng: np.random.Generator, crop: Crop) -> np.ndarray:
+    return scaled(image, rng, crop.size, crop.scale)
+
+
+def _none(image: np.ndarray, rng: np.random.Generator, crop: Crop) -> np.ndarray:
+    height, width = image.shape[:2]
+    if (height, width) != (crop.size, crop.size):
+        raise BrokenExampleError(
+            f'is {width}x{height} pixels, must be {crop.size}x{crop.size}; take a crop of kind "center" or "random"'
+        )
+    return image
+
+
+def _cut(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    top, left = (int(rng.integers(n - side + 1)) for n in image.shape[:2])
+    return image[top : top + side, left : left + side]
+
+
+KINDS: dict[str, Callable[[np.ndarray, np.random.Generator, Crop], np.ndarray]] = {
+    "center": _center,
+    "random": _random,
+    "scaled": _scaled,
+    "none": _none,
+}

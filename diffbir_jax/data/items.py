@@ -1,0 +1,141 @@
+"""One training example: read, decoded, cropped, degraded, each step with the example's own random generator."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import grain
+import numpy as np
+
+from diffbir_jax.data.example import BrokenExampleError, DataError, Source
+from diffbir_jax.imaging.bytes import to_depth
+from diffbir_jax.imaging.decoding import FORMATS, decode, kind_of
+from diffbir_jax.imaging.photo import MAX_PIXELS, Photo
+from diffbir_jax.imaging.reading import over_white, to_eight
+
+DTYPES = ("uint8", "float32")
+# Examples tried for one place in a batch before the whole source is given up.
+ATTEMPTS = 16
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Items:
+    """The endless sequence of training examples, each a pure function of the seed and its position.
+
+    An epoch is as many positions as the source has examples, in an order of its own. A broken example is replaced by
+    one drawn from (seed, position, attempt).
+
+    Attributes:
+        source: where examples come from.
+        crop: (image (H, W, 3) uint8, rng) -> crop (S, S, 3) uint8; it may raise BrokenExampleError.
+        degrade: (crop, rng) -> what has `hq` and `lq`, (S, S, 3) float32 in [0, 1]; or None for items without `lq`.
+        caption: (captions by kind, rng) -> text, or None for items without `prompt`.
+        seed: of order and draws, in [0, 2**32).
+        dtype: "uint8" (rounded: a quarter of the bytes to move) or "float32" (in [0, 1]).
+
+    Raises:
+        DataError: the source is empty.
+        ValueError: a seed or dtype that is not allowed.
+    """
+
+    source: Source
+    crop: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+    degrade: Callable[[np.ndarray, np.random.Generator], Any] | None = None
+    caption: Callable[[Mapping[str, str], np.random.Generator], str] | None = None
+    seed: int = 0
+    dtype: str = "uint8"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"the seed is {self.seed}, must be in [0, 2**32).")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"the dtype is {self.dtype!r}, allowed are {', '.join(DTYPES)}.")
+        if not len(self.source):
+            raise DataError("the data source holds no example: check its path and what it was prepared from.")
+
+    def __call__(self, position: int) -> Item:
+        """Return the item at `position` (0, 1, ...).
+
+        Returns:
+            `hq` and, with a degradation, `lq` (S, S, 3); `prompt`, a str, if captions are asked for; and `broken`, a
+            list of (index, message) of the examples that this one replaces.
+
+        Raises:
+            DataError: no example in `ATTEMPTS` could be used, or one failed in another way than by being broken.
+        """
+        broken: list[tuple[int, str]] = []
+        for attempt in range(ATTEMPTS):
+            rng = np.random.default_rng((self.seed, position, attempt))
+            index = int(rng.integers(len(self.source))) if attempt else self._index(position)
+            try:
+                return self._make(index, rng) | {"broken": broken}
+            except BrokenExampleError as error:
+                broken.append((index, str(error)))
+            except Exception as error:
+                raise DataError(f"example {index} of the source: {type(error).__name__}: {error}") from error
+        raise DataError(
+            f"{ATTEMPTS} of {ATTEMPTS} examples tried one after the other are broken, the first being: "
+            f"{broken[0][1]}; prepare the data set anew"
+        )
+
+    @cached_property
+    def _order(self) -> grain.MapDataset:
+        """Position -> index: every index once per epoch, each epoch in another order."""
+        return grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle().repeat()
+
+    def _index(self, position: int) -> int:
+        return int(self._order[position])  # pyright: ignore[reportArgumentType]
+
+    def _make(self, index: int, rng: np.random.Generator) -> Item:
+        example = self.source[index]
+        try:
+            hq = self.crop(pixels(example.image), rng)
+        except BrokenExampleError as error:
+            raise BrokenExampleError(f"{example.name}: {error}") from error
+        images = {"hq": hq}
+        if self.degrade is not None:
+            pair = self.degrade(hq, rng)
+            images = {"hq": pair.hq, "lq": pair.lq}
+        item: Item = {name: _stored(image, self.dtype) for name, image in images.items()}
+        return item if self.caption is None else item | {"prompt": self.caption(example.captions, rng)}
+
+
+def pixels(image: bytes | np.ndarray) -> np.ndarray:
+    """Return the upright image (H, W, 3) uint8 RGB of a file's bytes, transparency over white, or of such pixels.
+
+    Raises:
+        BrokenExampleError: it is none, damaged, cut off, or smaller than 16 pixels; the message lacks a name.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise BrokenExampleError(f"is {image.dtype} of shape {image.shape}; store (H, W, 3) uint8 RGB")
+        return image
+    kind = kind_of(image[:16])
+    if kind is None:
+        raise BrokenExampleError(f"is not a {FORMATS} image; convert it to one of these")
+    try:
+        samples = decode(image, kind, MAX_PIXELS).samples
+    except MemoryError:
+        raise
+    except Exception as error:  # Decoders report damage in nearly every way there is.
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise BrokenExampleError(reason) from error
+    return _rgb(samples)
+
+
+def _rgb(samples: np.ndarray) -> np.ndarray:
+    """(H, W, C) uint8 or uint16 of C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha."""
+    channels = samples.shape[2]
+    colours = samples[..., :3] if channels > 2 else np.repeat(samples[..., :1], 3, axis=2)
+    alpha = samples[..., -1] if channels in (2, 4) else None
+    return to_eight(over_white(Photo(colours, alpha)))
+
+
+def _stored(image: np.ndarray, dtype: str) -> np.ndarray:
+    """uint8, or floats in [0, 1], as `dtype`."""
+    if dtype == "uint8":
+        return image if image.dtype == np.uint8 else to_depth(image, np.uint8)
+    return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image.astype(np.float32)

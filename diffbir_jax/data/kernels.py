@@ -165,7 +165,7 @@ def check_sizes(owner: object) -> None:
         DataError: it is something else.
     """
     check_ranges(owner, size=(1, 999))
-    size = getattr(owner, "size")
+    size: object = vars(owner)["size"]
     if not all(isinstance(n, int) and n % 2 for n in (size if isinstance(size, tuple) else (size,))):
         raise DataError(f"{type(owner).__name__}.size is {size!r}; give an odd number of pixels, or two")
 

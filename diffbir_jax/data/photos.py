@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from diffbir_jax.data.degradation import FirstOrderConfig, degrade
-from diffbir_jax.imaging.bytes import resize_bytes
+from diffbir_jax.data.degradation import Degradation
+from diffbir_jax.imaging.bytes import resize_bytes, to_depth
 
 # A sequence of host batches: a pure function of the step.
 Batches = Callable[[int], dict[str, np.ndarray]]
@@ -84,14 +84,14 @@ class PairBatches:
         photos: decoded photos, (H, W, 3) uint8 each.
         batch_size: images in a batch.
         crop: how crops are taken.
-        degradation: ranges of the degradation, or None for batches without `lq`.
+        degradation: what makes `lq`, or None for batches without `lq`.
         seed: of the whole sequence.
     """
 
     photos: list[np.ndarray]
     batch_size: int
     crop: CropConfig
-    degradation: FirstOrderConfig | None
+    degradation: Degradation | None
     seed: int = 0
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
@@ -104,7 +104,9 @@ class PairBatches:
         hq = max((random_crop(self.photos[i], rng, self.crop) for i in drawn), key=detail)
         if self.degradation is None:
             return {"hq": hq}
-        return {"hq": hq, "lq": resize_bytes(degrade(hq, rng, self.degradation), hq.shape[:2])}
+        pair = self.degradation(hq, rng)
+        lq = resize_bytes(to_depth(pair.lq, np.uint8), hq.shape[:2])
+        return {"hq": to_depth(pair.hq, np.uint8), "lq": lq}
 
 
 def prefetch(batches: Batches, first: int, last: int, depth: int = 3) -> Iterator[dict[str, np.ndarray]]:

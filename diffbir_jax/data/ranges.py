@@ -17,6 +17,12 @@ def uniform(rng: np.random.Generator, value: Range) -> float:
     return rng.uniform(*value) if isinstance(value, tuple) else float(value)
 
 
+def log_uniform(rng: np.random.Generator, value: Range) -> float:
+    """Draw a number whose logarithm is uniform; see `uniform`."""
+    ends = value if isinstance(value, tuple) else (value, value)
+    return float(np.exp(rng.uniform(*np.log(ends))))
+
+
 def integer(rng: np.random.Generator, value: Range) -> int:
     """Draw an integer uniformly, both ends included; a single number is returned, and nothing drawn."""
     if not isinstance(value, tuple):

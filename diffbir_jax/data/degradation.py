@@ -126,8 +126,8 @@ class SecondOrder(Degradation):
     """Two rounds of blur, resizing, noise and JPEG, and ringing: Real-ESRGAN's model (Wang et al., 2021), which DiffBIR
     trains v2.1 with.
 
-    The second round works towards a target that is reduced by `factor`; JPEG comes before or after its last resizing
-    and ringing, at even odds. The result is resized bicubically to the target's size and rounded to 8 bits.
+    The second round works towards a target that is reduced by `stage2_scale`; JPEG comes before or after its last
+    resizing and ringing, at even odds. The result is resized bicubically to the target's size and rounded to 8 bits.
 
     Attributes:
         blur: of the first round.
@@ -136,7 +136,7 @@ class SecondOrder(Degradation):
         noise: normal.
         poisson: Poisson's.
         jpeg: of the first round.
-        factor: of the second round: a number or a range.
+        stage2_scale: what the sides of the second round's target are divided by: a number or a range.
         blur_probability2: share of images that are blurred again.
         blur2: of the second round.
         resize2: relative to the reduced target.
@@ -155,7 +155,7 @@ class SecondOrder(Degradation):
     noise: GaussianNoise = GaussianNoise((1.0, 30.0), 0.4)
     poisson: PoissonNoise = PoissonNoise((0.05, 3.0), 0.4)
     jpeg: Jpeg = Jpeg((30, 95))
-    factor: Range = 4.0
+    stage2_scale: Range = 4.0
     blur_probability2: float = 0.8
     blur2: Blur = Blur((7, 21), KERNELS, SHARES, (0.2, 1.5), sinc_probability=0.1)
     resize2: Resize = Resize((0.3, 1.2), (0.3, 0.4, 0.3), of_target=True)
@@ -179,7 +179,7 @@ class SecondOrder(Degradation):
             ("resize", self.resize),
             ("", _noise(self.gaussian_probability, ("noise", self.noise), ("poisson", self.poisson))),
             ("jpeg", self.jpeg),
-            ("reduced", Reduced(self._second_round, self.factor)),
+            ("reduced", Reduced(self._second_round, self.stage2_scale)),
             ("", Resize.to_target(("bicubic",))),
             ("", Quantise()),
         )

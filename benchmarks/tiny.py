@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from diffbir_jax.data.degradation import to_uint8
 from diffbir_jax.defaults import DEFAULTS
+from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.metrics.detail import local_energy_correlation, spectral_distance
 from diffbir_jax.metrics.fidelity import psnr, ssim
 from diffbir_jax.pipeline import Restored, Restorer
@@ -41,12 +41,14 @@ def score(images: list[np.ndarray], references: list[np.ndarray]) -> Row:
 
 def add_noise(image: np.ndarray, sigma: float) -> np.ndarray:
     """Add grey Gaussian noise of `sigma` 8-bit levels, from a fixed seed."""
-    return to_uint8(image + sigma * np.random.default_rng(0).standard_normal((*image.shape[:2], 1)))
+    noise = sigma * np.random.default_rng(0).standard_normal((*image.shape[:2], 1))
+    return to_depth((image + noise) / 255, np.uint8)
 
 
 def unsharp(image: np.ndarray) -> np.ndarray:
     """Unsharp mask of radius 1.5 pixels and amount 1."""
-    return to_uint8(2.0 * image - cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.5))
+    sharp = 2.0 * image - cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.5)
+    return to_depth(sharp / 255, np.uint8)
 
 
 def noise_of_equal_spectrum(stage1: list[np.ndarray], references: list[np.ndarray], wanted: float) -> float:

@@ -19,11 +19,12 @@ def tiny_config(objective: str, *, crop: int, batch_size: int, steps: int, lr: f
             "validation_size": 32,
             "crop": {"size": crop, "scale": (0.2, 0.8)},
             "degradation": {
-                "blur_sigma": (0.2, 2.0),
-                "isotropic_probability": 0.5,
-                "downscale": (4.0, 4.0),
-                "noise_delta": (0.0, 15.0),
-                "jpeg_quality": (40, 95),
+                "kind": "first_order",
+                "blur": {"size": None, "sigma": (0.2, 2.0)},
+                "downscale": {"factor": (4.0, 4.0), "modes": ("area", "bilinear", "bicubic")},
+                "noise": {"sigma": (0.0, 15.0)},
+                "jpeg": {"quality": (40, 95)},
+                "enlarge": False,
             },
         }
     )

@@ -11,10 +11,17 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from diffbir_jax.data.degradation import FirstOrderConfig, degrade
+from diffbir_jax.data.degradation import FirstOrder
+from diffbir_jax.data.operations import MODES
+from diffbir_jax.data.steps import Blur, Downscale, Jpeg
+from diffbir_jax.imaging.bytes import to_depth
 
 PICTURES = ("astronaut", "chelsea", "coffee", "rocket")
 SIDE = 256
+# As configs/common.py has it; the noise has its default range.
+DEGRADATION = FirstOrder(
+    Blur(None, sigma=(0.2, 2.0)), Downscale((4.0, 4.0), MODES), jpeg=Jpeg((40, 95)), enlarge=False
+)
 
 
 def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
@@ -31,7 +38,7 @@ def reference(name: str) -> np.ndarray:
 def degraded(name: str, seed: int) -> np.ndarray:
     """Return the (64, 64, 3) uint8 RGB input made from `reference(name)`: it depends on `seed` and the name only."""
     rng = np.random.default_rng([seed, PICTURES.index(name)])
-    return degrade(reference(name), rng, FirstOrderConfig())
+    return to_depth(DEGRADATION(reference(name), rng).lq, np.uint8)
 
 
 def main() -> None:

@@ -1,93 +1,281 @@
-"""First-order degradation: blur, downsample, noise, JPEG, with one random generator per image.
+"""Degradations: from an image to a pair for training, with parameters drawn anew for every image.
 
-LQ = JPEG_q((HQ * k_sigma) downsampled by r + n_delta): the model of CodeFormer (Zhou et al., 2022), which DiffBIR
-trains with.
+Three are published, and `Compose` takes a list of operations of one's own; `make_degradation` reads either from plain
+data. Each draws from the generator it is given and from nothing else, so that every sample has parameters of its own:
+there is no pool of past samples that batches would be mixed from.
 """
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
-import cv2
 import numpy as np
 
-DOWNSAMPLERS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
+from diffbir_jax.data.example import DataError
+from diffbir_jax.data.flow import Chain, Maybe, OneOf, Reduced, Shuffle, run
+from diffbir_jax.data.kernels import KINDS as KERNELS
+from diffbir_jax.data.operations import as_float, sharpen
+from diffbir_jax.data.ranges import Range, check_probabilities
+from diffbir_jax.data.recipe import build
+from diffbir_jax.data.steps import (
+    Blur,
+    Context,
+    Downscale,
+    GaussianNoise,
+    Jpeg,
+    PoissonNoise,
+    Quantise,
+    Record,
+    Resize,
+    SensorNoise,
+    Sinc,
+    Steps,
+)
+
+SHARES = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)  # Real-ESRGAN's, of the kinds of kernels
 
 
 @dataclass(frozen=True)
-class FirstOrderConfig:
-    """Ranges that every image draws its parameters from, uniformly.
+class Degraded:
+    """A pair for training.
 
     Attributes:
-        blur_sigma: standard deviation of the Gaussian blur along each axis (HQ pixels).
-        isotropic_probability: share of blurs whose two axes are equal.
-        downscale: factor between HQ and LQ sides.
-        noise_delta: standard deviation of the Gaussian noise, in 8-bit levels (0..255).
-        jpeg_quality: quality of the JPEG codec (1..100).
+        hq: (H, W, 3) float32 RGB in [0, 1], what is to be restored: sharpened, if the degradation does that.
+        lq: (H, W, 3) float32 in [0, 1], what it is to be restored from.
+        record: what was drawn, in order: "blur.sigma_x", "jpeg.quality", ....
     """
 
-    blur_sigma: tuple[float, float] = (0.2, 2.0)
-    isotropic_probability: float = 0.5
-    downscale: tuple[float, float] = (4.0, 4.0)
-    noise_delta: tuple[float, float] = (0.0, 15.0)
-    jpeg_quality: tuple[int, int] = (40, 95)
+    hq: np.ndarray
+    lq: np.ndarray
+    record: Record
 
 
-def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, theta: float = 0.0) -> np.ndarray:
-    """Return a rotated bivariate Gaussian blur kernel.
+@dataclass(frozen=True)
+class Degradation(ABC):
+    """Steps from a target to its input. Subclasses hold the steps' ranges as fields; instances can be pickled.
+
+    Attributes:
+        sharpen: whether the target is sharpened first, see `operations.sharpen`.
+
+    Raises:
+        DataError: a step's ranges cannot be drawn from.
+    """
+
+    sharpen: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _ = self.sequence  # which checks the steps
+
+    @cached_property
+    @abstractmethod
+    def sequence(self) -> Steps:
+        """The steps, in order."""
+
+    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> Degraded:
+        """Degrade an image.
+
+        Args:
+            hq: (H, W, 3) uint8, or float32 in [0, 1], RGB; it is not written to.
+            rng: the image's own generator: the result depends on nothing else.
+
+        Raises:
+            DataError: another shape or dtype.
+        """
+        target = sharpen(as_float(hq)) if self.sharpen else as_float(hq)
+        context = Context(rng, (hq.shape[0], hq.shape[1]))
+        return Degraded(target, run(self.sequence, target, context).clip(0, 1), context.record)
+
+
+@dataclass(frozen=True)
+class FirstOrder(Degradation):
+    """Blur, reduce, noise, JPEG, enlarge: CodeFormer's model (Zhou et al., 2022), which DiffBIR trains v1 and v2
+    with, and for faces.
+
+    The result is not rounded to 8 bits: enlarging is the first layer of the restoration, not a degradation.
+
+    Attributes:
+        blur: with a kernel of 41 pixels.
+        downscale: by 1 to 12, without antialiasing.
+        noise: in colour.
+        jpeg: at the reduced size.
+        enlarge: whether the result is brought back to the target's size, linearly; otherwise it stays small.
+    """
+
+    blur: Blur = Blur()
+    downscale: Downscale = Downscale()
+    noise: GaussianNoise = GaussianNoise()
+    jpeg: Jpeg = Jpeg()
+    enlarge: bool = True
+
+    @cached_property
+    def sequence(self) -> Steps:
+        """The steps, in order."""
+        steps = (
+            ("blur", self.blur),
+            ("downscale", self.downscale),
+            ("noise", self.noise),
+            ("jpeg", self.jpeg),
+        )
+        return (*steps, ("", Resize.to_target(("bilinear",)))) if self.enlarge else steps
+
+
+@dataclass(frozen=True)
+class SecondOrder(Degradation):
+    """Two rounds of blur, resizing, noise and JPEG, and ringing: Real-ESRGAN's model (Wang et al., 2021), which DiffBIR
+    trains v2.1 with.
+
+    The second round works towards a target that is reduced by `stage2_scale`; JPEG comes before or after its last
+    resizing and ringing, at even odds. The result is resized bicubically to the target's size and rounded to 8 bits.
+
+    Attributes:
+        blur: of the first round.
+        resize: relative to the image.
+        gaussian_probability: share of normal noise; the rest is Poisson's.
+        noise: normal.
+        poisson: Poisson's.
+        jpeg: of the first round.
+        stage2_scale: what the sides of the second round's target are divided by: a number or a range.
+        blur_probability2: share of images that are blurred again.
+        blur2: of the second round.
+        resize2: relative to the reduced target.
+        gaussian_probability2: see above.
+        noise2: normal.
+        poisson2: Poisson's.
+        sinc_probability: share of images with ringing at the end.
+        sinc: the filter that rings.
+        jpeg2: of the second round.
+    """
+
+    sharpen: bool = field(default=True, kw_only=True)
+    blur: Blur = Blur((7, 21), KERNELS, SHARES, (0.2, 3.0), sinc_probability=0.1)
+    resize: Resize = Resize((0.15, 1.5), (0.2, 0.7, 0.1))
+    gaussian_probability: float = 0.5
+    noise: GaussianNoise = GaussianNoise((1.0, 30.0), 0.4)
+    poisson: PoissonNoise = PoissonNoise((0.05, 3.0), 0.4)
+    jpeg: Jpeg = Jpeg((30, 95))
+    stage2_scale: Range = 4.0
+    blur_probability2: float = 0.8
+    blur2: Blur = Blur((7, 21), KERNELS, SHARES, (0.2, 1.5), sinc_probability=0.1)
+    resize2: Resize = Resize((0.3, 1.2), (0.3, 0.4, 0.3), of_target=True)
+    gaussian_probability2: float = 0.5
+    noise2: GaussianNoise = GaussianNoise((1.0, 25.0), 0.4)
+    poisson2: PoissonNoise = PoissonNoise((0.05, 2.5), 0.4)
+    sinc_probability: float = 0.8
+    sinc: Sinc = Sinc()
+    jpeg2: Jpeg = Jpeg((30, 95))
+
+    def __post_init__(self) -> None:
+        names = ("gaussian_probability", "blur_probability2", "gaussian_probability2", "sinc_probability")
+        check_probabilities(self, *names)
+        super().__post_init__()
+
+    @cached_property
+    def sequence(self) -> Steps:
+        """The steps, in order."""
+        return (
+            ("blur", self.blur),
+            ("resize", self.resize),
+            ("", _noise(self.gaussian_probability, ("noise", self.noise), ("poisson", self.poisson))),
+            ("jpeg", self.jpeg),
+            ("reduced", Reduced(self._second_round, self.stage2_scale)),
+            ("", Resize.to_target(("bicubic",))),
+            ("", Quantise()),
+        )
+
+    @property
+    def _second_round(self) -> Steps:
+        ringing = (
+            ("last_resize", Resize.to_target()),
+            ("", Maybe((("sinc", self.sinc),), self.sinc_probability)),
+        )
+        compress = ("jpeg2", self.jpeg2)
+        orders = (("jpeg_last", Chain((*ringing, compress))), ("jpeg_first", Chain((compress, *ringing))))
+        return (
+            ("", Maybe((("blur2", self.blur2),), self.blur_probability2)),
+            ("resize2", self.resize2),
+            ("", _noise(self.gaussian_probability2, ("noise2", self.noise2), ("poisson2", self.poisson2))),
+            ("end", OneOf(orders, (0.5, 0.5))),
+        )
+
+
+@dataclass(frozen=True)
+class Denoise(Degradation):
+    """Noise of several kinds and JPEG in random order, neither blur nor another size: after the way SCUNet (Zhang
+    et al., 2022) trains, which is stage 1 of DiffBIR's blind denoising. The result is rounded to 8 bits.
+
+    Attributes:
+        noise_probability: share of images with normal noise.
+        noise: normal.
+        poisson_probability: share of images with Poisson's noise.
+        poisson: Poisson's.
+        sensor_probability: share of images with noise of a camera's sensor.
+        sensor: a camera's.
+        jpeg_probability: share of images that are compressed.
+        jpeg: the codec.
+    """
+
+    noise_probability: float = 1.0
+    noise: GaussianNoise = GaussianNoise((2.0, 50.0), 0.4)
+    poisson_probability: float = 0.5
+    poisson: PoissonNoise = PoissonNoise((0.05, 3.0), 0.4)
+    sensor_probability: float = 0.25
+    sensor: SensorNoise = SensorNoise()
+    jpeg_probability: float = 0.75
+    jpeg: Jpeg = Jpeg((30, 95))
+
+    @cached_property
+    def sequence(self) -> Steps:
+        """The steps, in order."""
+        names = ("noise", "poisson", "sensor", "jpeg")
+        check_probabilities(self, *(f"{name}_probability" for name in names))
+        parts = tuple(
+            (name, Maybe(((name, getattr(self, name)),), getattr(self, f"{name}_probability")))
+            for name in names
+        )
+        return (("shuffle", Shuffle(parts)), ("", Quantise()))
+
+
+@dataclass(frozen=True)
+class Compose(Degradation):
+    """A list of steps of one's own; a result of another size than the target's is resized to it, bicubically.
+
+    Attributes:
+        steps: (name, step) each, in order; the names are those in the record.
+    """
+
+    steps: Steps
+
+    @cached_property
+    def sequence(self) -> Steps:
+        """The steps, in order."""
+        return (*self.steps, ("", Resize.to_target(("bicubic",))))
+
+
+KINDS: dict[str, type[Degradation]] = {
+    "first_order": FirstOrder,
+    "second_order": SecondOrder,
+    "denoise": Denoise,
+    "compose": Compose,
+}
+
+
+def make_degradation(config: Mapping[str, Any]) -> Degradation:
+    """Read a degradation from plain data, such as {"kind": "first_order", "jpeg": {"quality": (60, 95)}}.
 
     Args:
-        size: side of the kernel (pixels, odd).
-        sigma_x: standard deviation along the first principal axis (pixels).
-        sigma_y: standard deviation along the second (pixels).
-        theta: rotation of the axes (radians).
+        config: `kind` is one of `KINDS`; the rest are its fields, those left out having the published ranges. The
+            `steps` of "compose" are a list of (operation, {field: value}), see `recipe.OPERATIONS`.
 
-    Returns:
-        (size, size) float64 that sums to 1.
+    Raises:
+        DataError: an unknown kind, field or operation, or a range that cannot be drawn from; the message names it.
     """
-    axis = np.arange(size) - (size - 1) / 2
-    x, y = np.meshgrid(axis, axis)
-    c, s = np.cos(theta), np.sin(theta)
-    covariance = np.array([[c, -s], [s, c]]) @ np.diag([sigma_x**2, sigma_y**2]) @ np.array([[c, s], [-s, c]])
-    points = np.stack([x, y], axis=-1)
-    kernel = np.exp(-0.5 * np.einsum("hwi,ij,hwj->hw", points, np.linalg.inv(covariance), points))
-    return kernel / kernel.sum()
+    kind = config.get("kind")
+    if kind not in KINDS:
+        raise DataError(f"the degradation's kind is {kind!r}; give one of {', '.join(KINDS)}")
+    return build(KINDS[kind], {key: value for key, value in config.items() if key != "kind"}, kind)
 
 
-def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Encode and decode (H, W, 3) uint8 RGB with the JPEG codec at `quality` (1..100)."""
-    _, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
-
-
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Round an image in [0, 255] of any float dtype to uint8."""
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
-
-
-def degrade(hq: np.ndarray, rng: np.random.Generator, config: FirstOrderConfig) -> np.ndarray:
-    """Degrade `hq` with parameters drawn from `rng`.
-
-    Args:
-        hq: (H, W, 3) uint8 RGB.
-        rng: the image's own generator: the result depends on nothing else.
-        config: ranges of the parameters.
-
-    Returns:
-        (H / r, W / r, 3) uint8 RGB, r being the drawn downscale factor, sides rounded.
-    """
-    image = _blur(hq.astype(np.float32), rng, config)
-    factor = rng.uniform(*config.downscale)
-    size = (max(1, round(hq.shape[1] / factor)), max(1, round(hq.shape[0] / factor)))
-    image = cv2.resize(image, size, interpolation=int(rng.choice(DOWNSAMPLERS)))
-    image = image + rng.uniform(*config.noise_delta) * rng.standard_normal(image.shape, dtype=np.float32)
-    return jpeg(to_uint8(image), int(rng.integers(config.jpeg_quality[0], config.jpeg_quality[1] + 1)))
-
-
-def _blur(image: np.ndarray, rng: np.random.Generator, config: FirstOrderConfig) -> np.ndarray:
-    sigma_x, sigma_y = rng.uniform(*config.blur_sigma, size=2)
-    if rng.random() < config.isotropic_probability:
-        sigma_y = sigma_x
-    size = 2 * int(np.ceil(3 * max(sigma_x, sigma_y))) + 1
-    kernel = gaussian_kernel(size, sigma_x, sigma_y, rng.uniform(-np.pi, np.pi))
-    return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+def _noise(gaussian_probability: float, *kinds: tuple[str, GaussianNoise | PoissonNoise]) -> OneOf:
+    return OneOf(kinds, (gaussian_probability, 1 - gaussian_probability))

@@ -8,6 +8,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from diffbir_jax.data.degradation import Degraded
 from diffbir_jax.data.example import BrokenExampleError, DataError, Source
 from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.imaging.decoding import FORMATS, decode, kind_of
@@ -31,7 +32,7 @@ class Items:
     Attributes:
         source: where examples come from.
         crop: (image (H, W, 3) uint8, rng) -> crop (S, S, 3) uint8; it may raise BrokenExampleError.
-        degrade: (crop, rng) -> what has `hq` and `lq`, (S, S, 3) float32 in [0, 1]; or None for items without `lq`.
+        degrade: (crop, rng) -> Degraded, whose `lq` has the size of the crop; None for items without `lq`.
         caption: (captions by kind, rng) -> text, or None for items without `prompt`.
         seed: of order and draws, in [0, 2**32).
         dtype: "uint8" (rounded: a quarter of the bytes to move) or "float32" (in [0, 1]).
@@ -43,7 +44,7 @@ class Items:
 
     source: Source
     crop: Callable[[np.ndarray, np.random.Generator], np.ndarray]
-    degrade: Callable[[np.ndarray, np.random.Generator], Any] | None = None
+    degrade: Callable[[np.ndarray, np.random.Generator], Degraded] | None = None
     caption: Callable[[Mapping[str, str], np.random.Generator], str] | None = None
     seed: int = 0
     dtype: str = "uint8"
@@ -98,6 +99,10 @@ class Items:
         images = {"hq": hq}
         if self.degrade is not None:
             pair = self.degrade(hq, rng)
+            if pair.lq.shape != hq.shape:
+                raise DataError(
+                    f"lq is {pair.lq.shape}, hq {hq.shape}: set data.degradation.enlarge, or a last resize"
+                )
             images = {"hq": pair.hq, "lq": pair.lq}
         item: Item = {name: _stored(image, self.dtype) for name, image in images.items()}
         return item if self.caption is None else item | {"prompt": self.caption(example.captions, rng)}

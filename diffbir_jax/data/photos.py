@@ -13,8 +13,8 @@ from PIL import Image
 
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.data.crops import augment, scaled
-from diffbir_jax.data.degradation import FirstOrderConfig, degrade
-from diffbir_jax.imaging.bytes import resize_bytes
+from diffbir_jax.data.degradation import Degradation
+from diffbir_jax.imaging.bytes import resize_bytes, to_depth
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -76,14 +76,14 @@ class PairBatches(Batches):
         photos: decoded photos, (H, W, 3) uint8 each.
         batch_size: images in a batch.
         crop: how crops are taken.
-        degradation: ranges of the degradation, or None for batches without `lq`.
+        degradation: what makes `lq`, or None for batches without `lq`.
         seed: of the whole sequence.
     """
 
     photos: list[np.ndarray]
     batch_size: int
     crop: CropConfig
-    degradation: FirstOrderConfig | None
+    degradation: Degradation | None
     seed: int = 0
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
@@ -96,4 +96,6 @@ class PairBatches(Batches):
         hq = max((random_crop(self.photos[i], rng, self.crop) for i in drawn), key=detail)
         if self.degradation is None:
             return {"hq": hq}
-        return {"hq": hq, "lq": resize_bytes(degrade(hq, rng, self.degradation), hq.shape[:2])}
+        pair = self.degradation(hq, rng)
+        lq = resize_bytes(to_depth(pair.lq, np.uint8), hq.shape[:2])
+        return {"hq": to_depth(pair.hq, np.uint8), "lq": lq}

@@ -1,39 +1,68 @@
-"""Degradations: blur kernels by their parameters; what the project does not have yet is listed as such."""
+"""Degradations: blur kernels by their parameters, filters; what the project does not have yet is listed as such."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from diffbir_jax.data.degradation import gaussian_kernel
-from diffbir_jax.parity.case import IMAGE, Arrays, Case, Values, matching
+from diffbir_jax.data.kernels import gaussian_kernel, generalized_kernel, plateau_kernel, sinc_kernel
+from diffbir_jax.data.operations import filter2d, sharpen
+from diffbir_jax.parity.case import IMAGE, Arrays, Case, Values, matching, nchw
 
-# Case -> (patterns of its outputs, its inputs): known, and waiting for the second-order degradation.
-ABSENT = {
-    "generalized": (["generalized|*"], []),
-    "plateau": (["plateau|*"], []),
-    "sinc": (["sinc|*"], []),
-    "filter2D": (["filtered"], ["image", "filter_kernels"]),
-    "usm": (["usm"], ["image"]),
-    "diffjpeg": (["diffjpeg|*", "diffjpeg_differentiable|*"], ["image"]),
-}
+# Case -> (patterns of its outputs, its inputs): known, and waiting for an implementation.
+ABSENT = {"diffjpeg": (["diffjpeg|*", "diffjpeg_differentiable|*"], ["image"])}
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
     """The cases of degradation.npz, or of a part of it."""
-    gaussian = matching(keys, "gaussian|*")
+    for shape in KERNELS:
+        if outputs := matching(keys, f"{shape}|*"):
 
-    def kernels(_: Arrays) -> Values:
-        return {key: kernel(key) for key in gaussian}
+            def kernels(_: Arrays, outputs=outputs) -> Values:
+                return {key: kernel(key) for key in outputs}
 
-    if gaussian:
-        yield Case(file, "gaussian", gaussian, (), IMAGE, kernels)
+            yield Case(file, shape, outputs, (), IMAGE, kernels)
+    if "filtered" in keys:
+        yield Case(file, "filter2D", ["filtered"], ["image", "filter_kernels"], IMAGE, filtered)
+    if "usm" in keys:
+        yield Case(file, "usm", ["usm"], ["image"], IMAGE, sharpened)
     for name, (patterns, inputs) in ABSENT.items():
         if outputs := matching(keys, *patterns):
             yield Case(file, name, outputs, inputs, IMAGE)
 
 
+def gaussian(size: str, sigma_x: str, sigma_y: str, theta: str, kind: str) -> np.ndarray:
+    """Of gaussian|size|sigma_x|sigma_y|theta|KIND; the kind "iso" ignores sigma_y."""
+    return gaussian_kernel(
+        int(size), float(sigma_x), float(sigma_x if kind == "iso" else sigma_y), float(theta)
+    )
+
+
+# Shape of a kernel -> its kernel by the other parts of a key.
+KERNELS: dict[str, Callable[..., np.ndarray]] = {
+    "gaussian": gaussian,
+    "generalized": lambda size, *shape: generalized_kernel(int(size), *map(float, shape)),
+    "plateau": lambda size, *shape: plateau_kernel(int(size), *map(float, shape)),
+    "sinc": lambda cutoff, size, pad_to: sinc_kernel(float(cutoff), int(size), int(pad_to)),
+}
+
+
 def kernel(key: str) -> np.ndarray:
-    """The kernel gaussian|size|sigma_x|sigma_y|theta|KIND; the kind "iso" ignores sigma_y."""
-    _, size, sigma_x, sigma_y, theta, kind = key.split("|")
-    sigmas = float(sigma_x), float(sigma_x if kind == "iso" else sigma_y)
-    return gaussian_kernel(int(size), *sigmas, float(theta))
+    """The kernel that a key names."""
+    shape, *parameters = key.split("|")
+    return KERNELS[shape](*parameters)
+
+
+def filtered(golden: Arrays) -> Values:
+    """Each image by its own kernel."""
+    pairs = zip(images(golden), golden["filter_kernels"])
+    return {"filtered": nchw(np.stack([filter2d(image, kernel) for image, kernel in pairs]))}
+
+
+def sharpened(golden: Arrays) -> Values:
+    """Unsharp masking."""
+    return {"usm": nchw(np.stack([sharpen(image) for image in images(golden)]))}
+
+
+def images(golden: Arrays) -> np.ndarray:
+    """The file's images, (B, H, W, 3), in the order of memory that OpenCV wants."""
+    return np.ascontiguousarray(np.moveaxis(golden["image"], 1, -1))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.data.batches import Batches
-from diffbir_jax.data.degradation import FirstOrderConfig
+from diffbir_jax.data.degradation import make_degradation
 from diffbir_jax.data.photos import CropConfig, PairBatches, load_photos
 from diffbir_jax.training.state import Config
 
@@ -42,12 +42,12 @@ def photo_batches(config: Config) -> tuple[PairBatches, PairBatches]:
     """Return training batches and batches of crops of the held-out photos.
 
     Args:
-        config: `data.folder`, `data.batch_size`, `data.crop` (CropConfig fields), `data.degradation` (FirstOrderConfig
-            fields, or None), `data.validation_size` (images in a validation batch) and `seed`.
+        config: `data.folder`, `data.batch_size`, `data.crop` (CropConfig fields), `data.degradation` (see
+            `make_degradation`, or None), `data.validation_size` (images in a validation batch) and `seed`.
     """
     data = config.data
     photos = load_photos(data.folder)
-    degradation = None if data.degradation is None else FirstOrderConfig(**_plain(data.degradation))
+    degradation = None if data.degradation is None else make_degradation(data.degradation.to_dict())
     crop = CropConfig(**_plain(data.crop))
     first = min(HELD_OUT_OFFSET, len(photos) - 1)
     held_out = photos[first::HELD_OUT_EVERY]

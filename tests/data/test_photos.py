@@ -3,7 +3,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from diffbir_jax.data.degradation import FirstOrderConfig
+from diffbir_jax.data.degradation import FirstOrder
 from diffbir_jax.data.photos import CropConfig, PairBatches, detail, load_photos, random_crop
 from diffbir_jax.training.sources import HELD_OUT_EVERY, photo_batches
 
@@ -77,9 +77,9 @@ def test_the_most_detailed_candidate_is_kept():
 
 def test_batches_are_pure_functions_of_seed_and_step():
     source, again, other = (
-        batches(FirstOrderConfig()),
-        batches(FirstOrderConfig()),
-        batches(FirstOrderConfig(), 1),
+        batches(FirstOrder()),
+        batches(FirstOrder()),
+        batches(FirstOrder(), 1),
     )
     again(5)
     for key, value in source(7).items():
@@ -92,7 +92,7 @@ def test_batches_are_pure_functions_of_seed_and_step():
 
 def test_without_a_degradation_there_is_no_lq():
     assert batches()(0).keys() == {"hq"}
-    assert batches(FirstOrderConfig())(0).keys() == {"hq", "lq"}
+    assert batches(FirstOrder())(0).keys() == {"hq", "lq"}
 
 
 @pytest.mark.parametrize("count", [2, 5, 16, 40])

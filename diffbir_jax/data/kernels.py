@@ -1,0 +1,187 @@
+"""Blur kernels and how they are drawn: the seven shapes that Real-ESRGAN (Wang et al., 2021) trains with.
+
+All kernels are (size, size) float64, sum to 1, and have their centre at the middle pixel.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import j1
+
+from diffbir_jax.data.example import DataError
+from diffbir_jax.data.ranges import (
+    Range,
+    check_around_one,
+    check_choices,
+    check_probabilities,
+    check_ranges,
+    check_shares,
+    choose,
+    happens,
+    integer,
+    uniform,
+)
+
+Parameters = dict[str, float | int | str]
+KINDS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
+
+
+def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, theta: float = 0.0) -> np.ndarray:
+    """Return a rotated bivariate Gaussian.
+
+    Args:
+        size: side of the kernel (pixels, odd).
+        sigma_x: standard deviation along the first principal axis (pixels, > 0).
+        sigma_y: standard deviation along the second.
+        theta: rotation of the axes (radians).
+    """
+    return _normalised(np.exp(-0.5 * _distances(size, sigma_x, sigma_y, theta)))
+
+
+def generalized_kernel(
+    size: int, sigma_x: float, sigma_y: float, theta: float = 0.0, beta: float = 1.0
+) -> np.ndarray:
+    """Return a generalized Gaussian, exp(-d^beta / 2) of the squared distance d in units of the deviations.
+
+    Args:
+        size: side of the kernel (pixels, odd).
+        sigma_x: scale along the first principal axis (pixels, > 0).
+        sigma_y: scale along the second.
+        theta: rotation of the axes (radians).
+        beta: > 0; 1 is the Gaussian, less has heavier tails.
+    """
+    return _normalised(np.exp(-0.5 * _distances(size, sigma_x, sigma_y, theta) ** beta))
+
+
+def plateau_kernel(
+    size: int, sigma_x: float, sigma_y: float, theta: float = 0.0, beta: float = 1.0
+) -> np.ndarray:
+    """Return a kernel with a flat top, 1 / (1 + d^beta) of the squared distance d in units of the deviations.
+
+    The arguments are those of `generalized_kernel`; the larger `beta`, the steeper the edge.
+    """
+    return _normalised(1 / (1 + _distances(size, sigma_x, sigma_y, theta) ** beta))
+
+
+def sinc_kernel(cutoff: float, size: int, pad_to: int = 0) -> np.ndarray:
+    """Return the ideal circular low-pass filter cut off at the kernel's side: it rings, as sharpening and codecs do.
+
+    Args:
+        cutoff: highest frequency that passes (radians per pixel, 0..pi).
+        size: side of the kernel (pixels, odd).
+        pad_to: side that zeros around enlarge it to; none if not larger than `size`.
+    """
+    axis = np.arange(size) - (size - 1) / 2
+    radius = np.hypot(*np.meshgrid(axis, axis))
+    radius[size // 2, size // 2] = 1.0  # its value there is the limit, set below
+    kernel = cutoff * j1(cutoff * radius) / (2 * np.pi * radius)
+    kernel[size // 2, size // 2] = cutoff**2 / (4 * np.pi)
+    return np.pad(_normalised(kernel), max(0, pad_to - size) // 2)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Ranges that a kernel is drawn from; the defaults are those of CodeFormer (Zhou et al., 2022).
+
+    Attributes:
+        size: side (pixels, odd), or (lowest, highest) of which all odd ones are alike; None fits it to three standard
+            deviations.
+        kinds: which of `KINDS`; those on "iso" have one deviation and no rotation.
+        probabilities: of the kinds.
+        sigma: standard deviation along an axis (pixels, > 0).
+        theta: rotation (radians).
+        beta_generalized: shape of the generalized kinds (> 0): half of them are drawn up to 1, half from 1 on.
+        beta_plateau: likewise of the plateau kinds.
+        sinc_probability: share of `sinc_kernel`s instead, with a cutoff from pi/3 to pi, or from pi/5 where the size
+            is 13 or more.
+
+    Raises:
+        DataError: a range that is none, probabilities that do not sum to 1, an unknown kind, an even size.
+    """
+
+    size: int | tuple[int, int] | None = 41
+    kinds: tuple[str, ...] = ("iso", "aniso")
+    probabilities: tuple[float, ...] = (0.5, 0.5)
+    sigma: Range = (0.1, 12.0)
+    theta: Range = (-np.pi, np.pi)
+    beta_generalized: tuple[float, float] = (0.5, 4.0)
+    beta_plateau: tuple[float, float] = (1.0, 2.0)
+    sinc_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_choices(self, "kinds", KINDS)
+        check_shares(self, "probabilities", self.kinds)
+        check_ranges(self, sigma=(1e-3, 1e3), theta=(-10, 10))
+        check_around_one(self, "beta_generalized")
+        check_around_one(self, "beta_plateau")
+        check_probabilities(self, "sinc_probability")
+        if self.size is not None:
+            check_sizes(self)
+        elif self.sinc_probability:
+            raise DataError("Kernels.size is None, fitted to sigma, which sinc kernels have not; give a size")
+
+
+def draw_kernel(rng: np.random.Generator, config: Kernels) -> tuple[np.ndarray, Parameters]:
+    """Draw a kernel.
+
+    Args:
+        rng: what it is drawn from.
+        config: the ranges.
+
+    Returns:
+        (size, size) float64, and what was drawn: `kind` and `size`; `cutoff` of "sinc"; else `sigma_x`, with two
+        axes `sigma_y` and `theta`, and `beta` where the kind has one.
+    """
+    size = None if config.size is None else draw_size(rng, config.size)
+    if size is not None and happens(rng, config.sinc_probability):
+        cutoff = rng.uniform(np.pi / 3 if size < 13 else np.pi / 5, np.pi)
+        return sinc_kernel(cutoff, size), {"kind": "sinc", "size": size, "cutoff": cutoff}
+    sigma_x, sigma_y = uniform(rng, config.sigma), uniform(rng, config.sigma)
+    kind = choose(rng, config.kinds, config.probabilities)
+    theta = uniform(rng, config.theta)
+    drawn: Parameters = {"kind": kind, "sigma_x": sigma_x}
+    if kind.endswith("aniso"):
+        drawn |= {"sigma_y": sigma_y, "theta": theta}
+    else:
+        sigma_y, theta = sigma_x, 0.0
+    drawn["size"] = size = size or 2 * int(np.ceil(3 * max(sigma_x, sigma_y))) + 1
+    if kind in ("iso", "aniso"):
+        return gaussian_kernel(size, sigma_x, sigma_y, theta), drawn
+    generalized = kind.startswith("generalized")
+    beta = drawn["beta"] = _beta(rng, config.beta_generalized if generalized else config.beta_plateau)
+    shape = generalized_kernel if generalized else plateau_kernel
+    return shape(size, sigma_x, sigma_y, theta, beta), drawn
+
+
+def draw_size(rng: np.random.Generator, size: int | tuple[int, int]) -> int:
+    """Draw an odd side from (lowest, highest), both odd and included; a single one is returned."""
+    return size if isinstance(size, int) else 2 * integer(rng, (size[0] // 2, size[1] // 2)) + 1
+
+
+def check_sizes(owner: object) -> None:
+    """Check a field `size`: odd sides of kernels, 1 to 999.
+
+    Raises:
+        DataError: it is something else.
+    """
+    check_ranges(owner, size=(1, 999))
+    size: object = vars(owner)["size"]
+    if not all(isinstance(n, int) and n % 2 for n in (size if isinstance(size, tuple) else (size,))):
+        raise DataError(f"{type(owner).__name__}.size is {size!r}; give an odd number of pixels, or two")
+
+
+def _beta(rng: np.random.Generator, ends: tuple[float, float]) -> float:
+    """Half of the draws fall below 1, half above, however far off the ends are."""
+    return rng.uniform(ends[0], 1) if rng.random() < 0.5 else rng.uniform(1, ends[1])
+
+
+def _distances(size: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
+    """Squared distances from the middle along the rotated axes, in units of their deviations."""
+    axis = np.arange(size) - (size - 1) / 2
+    x, y = np.meshgrid(axis, axis)
+    c, s = np.cos(theta), np.sin(theta)
+    return ((c * x + s * y) / sigma_x) ** 2 + ((c * y - s * x) / sigma_y) ** 2
+
+
+def _normalised(kernel: np.ndarray) -> np.ndarray:
+    return kernel / kernel.sum()

@@ -1,0 +1,139 @@
+"""What degrades an image: filters, resizing, noise and the JPEG codec, each with its parameters given.
+
+Images are (H, W, 3) float32 RGB in [0, 1] on the host. Nothing writes to what it is given. Filters and resizing give
+the same values whatever number of threads OpenCV has.
+"""
+
+import cv2
+import numpy as np
+from scipy import sparse
+
+from diffbir_jax.data.example import DataError
+from diffbir_jax.imaging.bytes import to_depth
+
+# Weights of the luma of gray noise (ITU-R BT.601, rounded as Real-ESRGAN has them).
+LUMA = np.array([0.2989, 0.587, 0.114], np.float32)
+_INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+MODES = ("area", *_INTERPOLATIONS)
+
+
+def as_float(image: np.ndarray) -> np.ndarray:
+    """Return (H, W, 3) uint8, or float32 in [0, 1], as float32 in [0, 1]; floats are not copied.
+
+    Raises:
+        DataError: another shape or dtype.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.float32):
+        raise DataError(
+            f"an image is {image.dtype} of shape {image.shape}; give (H, W, 3) RGB, uint8 or float32 in [0, 1]"
+        )
+    return image if image.dtype == np.float32 else image / np.float32(255)
+
+
+def quantise(image: np.ndarray) -> np.ndarray:
+    """Clip to [0, 1] and round to 256 levels, as a file of 8 bits would."""
+    return as_float(to_depth(image, np.uint8))
+
+
+def filter2d(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Correlate every channel with an odd (k, k) kernel; the border is mirrored about its outermost pixels."""
+    return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+
+
+def sharpen(image: np.ndarray, weight: float = 0.5, radius: int = 50, threshold: float = 10.0) -> np.ndarray:
+    """Unsharp masking of edges alone, which Real-ESRGAN (Wang et al., 2021) sharpens its targets with.
+
+    The difference from a blurred image is added, clipped, where a smooth mask of large differences says so.
+
+    Args:
+        image: what to sharpen.
+        weight: of the difference.
+        radius: side of the Gaussian (pixels; the next odd number); its deviation is what OpenCV derives from it.
+        threshold: difference that counts as large (8-bit levels).
+    """
+    kernel = cv2.getGaussianKernel(radius | 1, 0, cv2.CV_32F)
+    difference = image - cv2.sepFilter2D(image, -1, kernel, kernel)
+    large = (np.abs(difference) * np.float32(255) > threshold).astype(np.float32)
+    mask = cv2.sepFilter2D(large, -1, kernel, kernel)
+    sharp = np.clip(image + np.float32(weight) * difference, 0, 1)
+    return image + mask * (sharp - image)
+
+
+def resize(image: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
+    """Resize to `size` = (H, W) as PyTorch's `interpolate` does with `align_corners=False`, without antialiasing.
+
+    Args:
+        image: (h, w, 3) float32.
+        size: (H, W), each at least 1.
+        mode: "area" averages the pixels that a new one touches; "bilinear"; "bicubic" has the parameter -0.75 and
+            may leave [0, 1].
+    """
+    if image.shape[:2] == tuple(size):
+        return image
+    if mode == "area":
+        halfway = cv2.transpose(_averaged(image, size[0]))
+        return cv2.transpose(_averaged(halfway, size[1]))
+    return cv2.resize(image, (size[1], size[0]), interpolation=_INTERPOLATIONS[mode])
+
+
+def gaussian_noise(
+    image: np.ndarray, rng: np.random.Generator, sigma: float, gray: bool = False
+) -> np.ndarray:
+    """Add normal noise, equal in the three channels if `gray`, and clip.
+
+    Args:
+        image: what to add it to.
+        rng: what it is drawn from.
+        sigma: standard deviation (8-bit levels).
+        gray: whether all channels get the same noise.
+    """
+    noise = rng.standard_normal((*image.shape[:2], 1 if gray else 3), dtype=np.float32)
+    return _added(image, noise, sigma / 255)
+
+
+def poisson_noise(
+    image: np.ndarray, rng: np.random.Generator, scale: float, gray: bool = False
+) -> np.ndarray:
+    """Add the deviation of a Poisson variable from its mean, and clip: noise that grows with the brightness.
+
+    As in Real-ESRGAN (Wang et al., 2021) the image is rounded to 8 bits, and the count that stands for white is the
+    power of two that is not below the number of its distinct values.
+
+    Args:
+        image: what to add it to.
+        rng: what it is drawn from.
+        scale: factor of the noise.
+        gray: whether all channels get the same noise, that of the luma.
+    """
+    levels = to_depth((image @ LUMA)[..., None] if gray else image, np.uint8)
+    distinct = np.count_nonzero(np.bincount(levels.ravel(), minlength=256))
+    white = 2.0 ** np.ceil(np.log2(distinct))
+    mean = (np.arange(256) * (white / 255))[levels]
+    return _added(image, (rng.poisson(mean) - mean).astype(np.float32), scale / white)
+
+
+def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Clip, round to 8 bits, encode and decode with the JPEG codec at `quality` (1..100)."""
+    bgr = cv2.cvtColor(to_depth(image, np.uint8), cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return as_float(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)))
+
+
+def _added(image: np.ndarray, noise: np.ndarray, scale: float) -> np.ndarray:
+    """image + scale * noise, clipped; the noise is overwritten."""
+    noise *= np.float32(scale)
+    out = image + noise
+    return np.clip(out, 0, 1, out=out)
+
+
+def _averaged(image: np.ndarray, size: int) -> np.ndarray:
+    """Adaptive average pooling of (h, w, 3) along the first axis to (size, w, 3)."""
+    height = len(image)
+    rows = np.arange(size)
+    first, end = rows * height // size, -(-(rows + 1) * height // size)
+    counts = end - first
+    starts = np.concatenate([[0], counts.cumsum()])
+    indices = np.arange(starts[-1]) + np.repeat(first - starts[:-1], counts)
+    weights = np.repeat((1 / counts).astype(np.float32), counts)
+    matrix = sparse.csr_matrix((weights, indices, starts), (size, height))
+    return (matrix @ image.reshape(height, -1)).reshape(size, *image.shape[1:])

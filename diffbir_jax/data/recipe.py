@@ -1,0 +1,98 @@
+"""Degradations from plain data: dataclasses of steps from mappings, with every name checked."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from diffbir_jax.data import flow, steps
+from diffbir_jax.data.example import DataError
+
+T = TypeVar("T")
+
+# Operations by their name in a `compose` list.
+OPERATIONS: dict[str, type] = {
+    "blur": steps.Blur,
+    "sinc": steps.Sinc,
+    "downscale": steps.Downscale,
+    "resize": steps.Resize,
+    "noise": steps.GaussianNoise,
+    "poisson": steps.PoissonNoise,
+    "sensor": steps.SensorNoise,
+    "jpeg": steps.Jpeg,
+    "quantise": steps.Quantise,
+    "chain": flow.Chain,
+    "shuffle": flow.Shuffle,
+    "one_of": flow.OneOf,
+    "maybe": flow.Maybe,
+    "reduced": flow.Reduced,
+}
+
+
+def build(
+    kind: type[T],
+    config: Mapping[str, Any],
+    path: str,
+    base: T | None = None,
+    seen: Counter[str] | None = None,
+) -> T:
+    """Build a dataclass from plain data; what `config` does not name keeps its default.
+
+    Args:
+        kind: the dataclass. A field that holds a dataclass takes a mapping, and a field `steps` a list of
+            (operation, {field: value}).
+        config: field -> value; lists count as tuples.
+        path: where `config` stands, for messages.
+        base: an instance that has the defaults, instead of the class.
+        seen: how often each operation came before: it has its own name in the record the first time, and a number
+            after it from the second time on.
+
+    Raises:
+        DataError: an unknown field or operation, a lacking field, or a value that is not allowed.
+    """
+    known: Any = kind
+    check_known(path, config, [f.name for f in dataclasses.fields(known)])
+    seen = Counter() if seen is None else seen
+    values = {k: _value(k, v, getattr(base or kind, k, None), path, seen) for k, v in config.items()}
+    try:
+        return kind(**(values if base is None else vars(base) | values))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except TypeError as error:
+        raise DataError(f"{path} lacks a field, or holds a value of the wrong type: {error}") from error
+
+
+def check_known(path: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Check that all `names` are `known`.
+
+    Raises:
+        DataError: one is not.
+    """
+    if unknown := [name for name in names if name not in known]:
+        raise DataError(f"{path} has no {', '.join(map(repr, unknown))}; give any of {', '.join(known)}")
+
+
+def _value(key: str, value: Any, default: Any, path: str, seen: Counter[str]) -> Any:
+    if key == "steps":
+        return _steps(value, f"{path}.steps", seen)
+    if dataclasses.is_dataclass(default) and isinstance(value, Mapping):
+        return build(type(default), value, f"{path}.{key}", default)
+    if dataclasses.is_dataclass(default) and not isinstance(value, type(default)):
+        raise DataError(f"{path}.{key} is {value!r}; give {{field: value}}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _steps(config: Any, path: str, seen: Counter[str]) -> steps.Steps:
+    if not isinstance(config, list | tuple):
+        raise DataError(f"{path} is {config!r}; give a list of (operation, {{field: value}})")
+    return tuple(_step(item, f"{path}[{i}]", seen) for i, item in enumerate(config))
+
+
+def _step(item: Any, path: str, seen: Counter[str]) -> tuple[str, steps.Step]:
+    if not (isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], Mapping)):
+        raise DataError(f"{path} is {item!r}; give (operation, {{field: value}})")
+    operation, fields = item
+    check_known(path, [operation], OPERATIONS)
+    seen[operation] += 1
+    name = operation if seen[operation] == 1 else f"{operation}{seen[operation]}"
+    return name, build(OPERATIONS[operation], fields, f"{path} {operation}", seen=seen)

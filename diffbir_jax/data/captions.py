@@ -1,0 +1,51 @@
+"""Which caption a training image is shown with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffbir_jax.data.example import DataError
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """How often each kind of caption is drawn, by default as DiffBIR v2.1 was trained.
+
+    DiffBIR v1 and v2 knew no captions; with `p_empty=0.5` and sources that have some, half of the images keep theirs.
+
+    Attributes:
+        p_long: probability (0 to 1) of the long caption where an image has both.
+        p_empty: probability (0 to 1) that the text is dropped after all, which trains the unconditional half of
+            classifier-free guidance (Ho and Salimans 2022).
+
+    Raises:
+        DataError: a probability is not within 0 to 1.
+    """
+
+    p_long: float = 0.2
+    p_empty: float = 0.2
+
+    def __post_init__(self) -> None:
+        for field in ("p_long", "p_empty"):
+            value = getattr(self, field)
+            if not 0 <= value <= 1:
+                raise DataError(f"captions: {field} is {value}; give a probability, 0 to 1")
+
+
+def choose(captions: Mapping[str, str], rng: np.random.Generator, config: CaptionConfig | None = None) -> str:
+    """Draw the caption of an image.
+
+    Args:
+        captions: texts by kind, `short` and `long`; the only one there is takes the other's place.
+        rng: two numbers are drawn, whatever comes out, so that what follows does not depend on the captions.
+        config: the probabilities; DiffBIR v2.1's if None.
+
+    Returns:
+        One of the captions, or "".
+    """
+    config = config or CaptionConfig()
+    prefers_long, dropped = rng.random(2) < (config.p_long, config.p_empty)
+    order = ("long", "short") if prefers_long else ("short", "long")
+    text = next((captions[kind] for kind in order if captions.get(kind)), "")
+    return "" if dropped else text

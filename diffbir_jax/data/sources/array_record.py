@@ -1,0 +1,139 @@
+"""ArrayRecord shards, which `python -m diffbir_jax.data.prepare` writes: the format, reading, writing."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec
+import msgpack
+
+from diffbir_jax.data.example import BrokenExampleError, DataError, Example
+from diffbir_jax.data.sources.files import digest, find_shards, is_local, reason, whole
+from diffbir_jax.data.sources.lazily import PerProcess, extra
+
+SUFFIXES = (".array_record", ".array_record-*")
+CACHE = "~/.cache/diffbir_jax/shards"
+KINDS = ("short", "long")
+# One record at a time can be read, and images are compressed already.
+_WRITER = "group_size:1,uncompressed"
+
+
+class ArrayRecordSource:
+    """Examples in ArrayRecord shards, each a record of `pack`. Memory: 16 bytes per example in every process."""
+
+    def __init__(self, path: str | Sequence[str], cache: str = CACHE):
+        """Open every shard once to count its records.
+
+        Args:
+            path: shards: paths, URLs, globs, folders, ranges such as `{000..012}`.
+            cache: folder that remote shards are copied to before anything is read, since ArrayRecord reads local files;
+                it needs room for all of them. A later run copies only those that have changed.
+
+        Raises:
+            DataError: there is no shard, one is damaged or is something else, or all are empty.
+        """
+        shards = find_shards(path, SUFFIXES)
+        files = [_local(shard, cache) for shard in shards]
+        self._counts = [_count(file, shard) for file, shard in zip(files, shards)]
+        self._names = [os.path.basename(shard) for shard in shards]
+        if not sum(self._counts):
+            raise DataError(f"{shards[0]}: no record in {len(shards)} shard(s); prepare them again")
+        self._records = PerProcess(partial(_open, files))
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def __getitem__(self, index: int) -> Example:
+        """Read record `index`; BrokenExampleError if it is damaged or none of ours."""
+        try:
+            record = self._records()[index]
+        except (RuntimeError, OSError) as error:
+            raise BrokenExampleError(f"{self._place(index)}: cannot be read ({reason(error)})") from None
+        return unpack(record, self._place(index))
+
+    def _place(self, index: int) -> str:
+        for name, count in zip(self._names, self._counts):
+            if index < count:
+                return f"{name}, record {index}"
+            index -= count
+        raise IndexError(index)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the shards' names and record counts, without their folders: data may move."""
+        return digest(part for pair in zip(self._names, self._counts) for part in pair)
+
+
+def pack(name: str, image: bytes, captions: Mapping[str, str]) -> bytes:
+    """Return a record: a msgpack map of `name` (str), `image` (bytes of an image file), `short` and `long` (str)."""
+    fields = {"name": name, "image": image} | {kind: captions.get(kind, "") for kind in KINDS}
+    return cast(bytes, msgpack.packb(fields))
+
+
+def unpack(record: bytes, place: str) -> Example:
+    """Read what `pack` wrote.
+
+    Args:
+        record: the record.
+        place: where it lies, for messages.
+
+    Raises:
+        BrokenExampleError: it is no such map.
+    """
+    try:
+        fields = msgpack.unpackb(record)
+        name, image = fields["name"], fields["image"]
+        captions = {kind: fields[kind] for kind in KINDS if fields.get(kind)}
+    except (ValueError, KeyError, TypeError, AttributeError, msgpack.UnpackException):
+        raise BrokenExampleError(f"{place}: is no msgpack map of name, image, short and long") from None
+    if not isinstance(image, bytes):
+        raise BrokenExampleError(f"{place}: its image is {type(image).__name__}, not bytes")
+    return Example(f"{place}: {name}", image, captions)
+
+
+def write_shard(path: Path, records: Iterable[bytes]) -> None:
+    """Write records to an ArrayRecord file; nobody finds it before it is whole. Equal records give equal bytes.
+
+    Args:
+        path: the file; `path` with `.partial` is written over.
+        records: what `pack` returns.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    module: Any = extra("array_record.python.array_record_module", "ArrayRecord shards")
+    partly = path.with_name(path.name + ".partial")
+    writer = module.ArrayRecordWriter(str(partly), _WRITER)
+    try:
+        for record in records:
+            writer.write(record)
+        writer.close()
+    except RuntimeError as error:
+        raise OSError(f"{path}: cannot be written ({reason(error)})") from None
+    os.replace(partly, path)
+
+
+def _local(shard: str, cache: str) -> str:
+    if is_local(shard):
+        return shard.removeprefix("file://")
+    options = {"cache_storage": os.path.expanduser(cache), "check_files": True, "expiry_time": False}
+    with whole(shard):
+        return str(fsspec.open_local(f"filecache::{shard}", mode="rb", filecache=options))
+
+
+def _count(file: str, shard: str) -> int:
+    module: Any = extra("array_record.python.array_record_module", "ArrayRecord shards")
+    with whole(shard):
+        reader = module.ArrayRecordReader(file)
+        count, sound = reader.num_records(), reader.ok()
+        reader.close()
+    if not sound:
+        raise DataError(f"{shard}: is no ArrayRecord file, or is cut off; copy or prepare it again")
+    return count
+
+
+def _open(files: list[str]) -> Any:
+    module: Any = extra("array_record.python.array_record_data_source", "ArrayRecord shards")
+    return module.ArrayRecordDataSource(files)

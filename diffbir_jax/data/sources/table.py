@@ -1,0 +1,120 @@
+"""Tables of image paths and captions: Parquet and CSV, read by pyarrow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffbir_jax.data.example import DataError, Example
+from diffbir_jax.data.sources.files import (
+    check_some_exist,
+    digest,
+    find_shards,
+    folder_of,
+    join,
+    locate,
+    read,
+    whole,
+)
+from diffbir_jax.data.sources.lazily import extra
+
+SUFFIXES = (".parquet", ".csv")
+SHORT, LONG = "short", "long"
+
+
+class TableSource:
+    """The images that tables list, with captions. Columns stay in Arrow's memory, about the bytes of their texts."""
+
+    def __init__(
+        self,
+        path: str | Sequence[str],
+        root: str | None = None,
+        path_column: str = "image_path",
+        short_column: str | None = None,
+        long_column: str | None = None,
+    ):
+        """Read the tables; several are one behind the other. Rows without a path are left out.
+
+        Args:
+            path: `.parquet` and `.csv` files (UTF-8, with a header): paths, URLs, globs, folders, ranges.
+            root: folder that paths of images start from; by default that of the first table.
+            path_column: the column of paths.
+            short_column: that of short captions; by default `short`, if there is one. Null becomes "".
+            long_column: that of long captions; by default `long`, if there is one.
+
+        Raises:
+            DataError: a table cannot be read or lacks a column, or no row names an image that is there.
+        """
+        files = find_shards(path, SUFFIXES)
+        wanted = {"path": path_column, SHORT: short_column, LONG: long_column}
+        arrow = extra("pyarrow", "tables")
+        table = arrow.concat_tables([_read(file, wanted) for file in files])
+        if not len(table):
+            raise DataError(f"{files[0]}: no row of {len(files)} table(s) has a path in column {path_column}")
+        self._columns = {name: table[name].combine_chunks() for name in table.column_names}
+        self._root = folder_of(files[0]) if root is None else root
+        check_some_exist(self._root, self._columns["path"].to_pylist(), files[0])
+
+    def __len__(self) -> int:
+        return len(self._columns["path"])
+
+    def __getitem__(self, index: int) -> Example:
+        """Read the image of row `index`; BrokenExampleError if that fails."""
+        row = {name: column[index].as_py() for name, column in self._columns.items()}
+        url = join(self._root, row.pop("path"))
+        return Example(url, read(url), {kind: text for kind, text in row.items() if text})
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of paths and captions."""
+        return digest(
+            text for name in sorted(self._columns) for text in (name, *self._columns[name].to_pylist())
+        )
+
+
+def _read(file: str, wanted: dict[str, str | None]) -> Any:
+    """Return a table's rows that have a path, as columns `path`, `short` and `long` of strings, never null."""
+    arrow, compute = extra("pyarrow", "tables"), extra("pyarrow.compute", "tables")
+    with whole(file):
+        names, columns = _columns(file, wanted)
+    for kind, name in wanted.items():
+        if name is not None and name not in names:
+            raise DataError(f"{file}: has no column {name} for {kind}; it has {', '.join(names)}")
+    rows = len(next(iter(columns.values())))
+    texts = {}
+    for kind, name in wanted.items():
+        column = columns.get(name or kind)
+        with whole(f"{file}, column {name or kind}"):
+            text = (
+                arrow.nulls(rows, arrow.large_string())
+                if column is None
+                else column.cast(arrow.large_string())
+            )
+        texts[kind] = compute.fill_null(text, "")
+    table = arrow.table(texts)
+    return table.filter(compute.not_equal(compute.utf8_trim_whitespace(table["path"]), ""))
+
+
+def _columns(file: str, wanted: dict[str, str | None]) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of a table's columns, and those columns that are wanted and there."""
+    system, path = locate(file)
+    chosen = {name or kind for kind, name in wanted.items()}
+    with system.open(path, "rb") as stream:
+        if file.lower().endswith(".parquet"):
+            parquet = extra("pyarrow.parquet", "tables").ParquetFile(stream)
+            names = parquet.schema_arrow.names
+            table = parquet.read([name for name in names if name in chosen])
+        elif file.lower().endswith(".csv"):
+            table = _read_csv(stream, chosen)
+            names = table.column_names
+        else:
+            raise DataError(f"{file}: is no table of a known kind; give {' or '.join(SUFFIXES)}")
+    return names, {name: table[name] for name in names if name in chosen}
+
+
+def _read_csv(stream: Any, chosen: set[str]) -> Any:
+    """Read a CSV file; captions may hold line breaks, and chosen columns are text even if they look like numbers."""
+    csv, arrow = extra("pyarrow.csv", "tables"), extra("pyarrow", "tables")
+    return csv.read_csv(
+        stream,
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(chosen, arrow.large_string())),
+    )

@@ -1,0 +1,102 @@
+"""Data sets of TensorFlow Datasets, by their random access; TensorFlow itself is not needed."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from diffbir_jax.data.example import BrokenExampleError, DataError, Example
+from diffbir_jax.data.sources.files import digest, reason
+from diffbir_jax.data.sources.lazily import PerProcess, extra
+
+
+class TfdsSource:
+    """A split of a data set that has been built as ArrayRecord files."""
+
+    def __init__(
+        self,
+        name: str | None = None,
+        directory: str | None = None,
+        data_dir: str | None = None,
+        split: str = "train",
+        image_key: str = "image",
+        short_key: str | None = None,
+        long_key: str | None = None,
+    ):
+        """Look the data set up; nothing is downloaded or built.
+
+        Args:
+            name: as TensorFlow Datasets has it, such as `coco/2017` or `my_photos:1.0.0`; or
+            directory: the folder of a version, that of `dataset_info.json`, whoever built it.
+            data_dir: where data sets lie; by default where TensorFlow Datasets puts them.
+            split: such as `train` or `train[:90%]`.
+            image_key: the feature that is the image: encoded, or (H, W, 3) uint8.
+            short_key: that of short captions (a text, or several, of which the first counts), if there is one.
+            long_key: that of long captions, if there is one.
+
+        Raises:
+            DataError: it has not been built, lacks the split or a feature, or the split is empty.
+        """
+        if (name is None) == (directory is None):
+            raise DataError("a source of kind tfds takes either name or directory")
+        self._keys = {"image": image_key, "short": short_key, "long": long_key}
+        self._records = PerProcess(partial(_open, name, directory, data_dir, split, image_key))
+        info = self._records().dataset_info
+        self._title = f"{info.full_name}, {split}"
+        self._check_keys(info.features)
+
+    def _check_keys(self, features: Mapping[str, Any]) -> None:
+        for field, key in self._keys.items():
+            if key is not None and key not in features:
+                raise DataError(
+                    f"{self._title}: has no feature {key}; {field}_key may be {', '.join(features)}"
+                )
+
+    def __len__(self) -> int:
+        return len(self._records())
+
+    def __getitem__(self, index: int) -> Example:
+        """Read example `index`; BrokenExampleError if it is damaged."""
+        name = f"{self._title}, {index}"
+        try:
+            features = self._records()[index]
+        except (RuntimeError, OSError, ValueError) as error:
+            raise BrokenExampleError(f"{name}: cannot be read ({reason(error)})") from None
+        values = {kind: features[key] for kind, key in self._keys.items() if key is not None}
+        image = values.pop("image")
+        return Example(name, image, {kind: text for kind, value in values.items() if (text := _text(value))})
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the data set's name, version and split, and the number of examples."""
+        return digest([self._title, len(self)])
+
+
+def _open(name: str | None, directory: str | None, data_dir: str | None, split: str, image_key: str) -> Any:
+    tfds: Any = extra("tensorflow_datasets", "sources of kind tfds")
+    where = directory or f"{name} in {data_dir or 'the default data_dir'}"
+    try:
+        builder = (
+            tfds.builder_from_directory(directory) if directory else tfds.builder(name, data_dir=data_dir)
+        )
+        return builder.as_data_source(split, decoders=_undecoded(tfds, builder, image_key))
+    # NotImplementedError among them: built as TFRecord, or not at all.
+    except (ValueError, OSError, RuntimeError, AssertionError) as error:
+        first = reason(ValueError(str(error).strip().partition("\n")[0]))
+        raise DataError(
+            f"{where}: is no data set with random access to {split} ({first}); build it with "
+            "tfds.builder(NAME, data_dir=DIR, file_format='array_record').download_and_prepare(), see docs/data.md"
+        ) from None
+
+
+def _undecoded(tfds: Any, builder: Any, image_key: str) -> dict[str, Any] | None:
+    """Leave encoded images as they are: whoever loads them decodes them all in one way."""
+    encoded = isinstance(builder.info.features.get(image_key), tfds.features.Image)
+    return {image_key: tfds.decode.SkipDecoding()} if encoded else None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple | np.ndarray):
+        value = value[0] if len(value) else b""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

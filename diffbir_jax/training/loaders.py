@@ -1,0 +1,61 @@
+"""Loaders of the data source that a config names, for training and for validation."""
+
+from functools import partial
+
+import jax
+
+from diffbir_jax.data.captions import CaptionConfig, choose
+from diffbir_jax.data.crops import Crop
+from diffbir_jax.data.degradation import make_degradation
+from diffbir_jax.data.items import Items
+from diffbir_jax.data.loader import Loader
+from diffbir_jax.data.sources import make_source
+from diffbir_jax.data.split import Split
+from diffbir_jax.training.state import Config
+
+# Settings of `config.data`: what the loader takes as it is, and the others.
+LOADER_SETTINGS = ("workers", "threads", "ahead", "max_broken")
+SETTINGS = (
+    *("source", "validation", "held_out_every", "crop", "flip", "rotate", "degradation", "captions", "dtype"),
+    *("batch_size", "validation_size"),
+    *LOADER_SETTINGS,
+)
+HELD_OUT_EVERY = 16
+
+
+def source_batches(config: Config) -> tuple[Loader, Loader]:
+    """Return loaders of a data source, and of the examples held out of it or of another one.
+
+    Args:
+        config: `seed` and of `data`: `source`, see `make_source`; `validation`, another source, or `held_out_every`, N
+            of every N-th example that is never trained on (16); `crop` (`kind`, `size`, `scale`), `flip` and `rotate`,
+            see `Crop`; `degradation`, see `make_degradation`, and `captions` (CaptionConfig fields), each or None;
+            `dtype`; `batch_size` and `validation_size` (images in a validation batch); `workers`, `threads`, `ahead`
+            and `max_broken`, see `Loader`.
+
+    Raises:
+        DataError: the sources, or what shall be done with them, cannot be used.
+        ValueError: a setting is not allowed.
+    """
+    data = config.data.to_dict()
+    if unknown := sorted(data.keys() - set(SETTINGS)):
+        raise ValueError(f"config.data has no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
+    source = make_source(data["source"])
+    if data.get("validation"):
+        train, held_out = source, make_source(data["validation"])
+    else:
+        every = data.get("held_out_every") or HELD_OUT_EVERY
+        train, held_out = (Split(source, every, part) for part in (False, True))
+    degradation, captions = data.get("degradation"), data.get("captions")
+    make = {
+        "crop": Crop(**data["crop"], flip=data.get("flip", False), rotate=data.get("rotate", False)),
+        "degrade": degradation and make_degradation(degradation),
+        "caption": captions and partial(choose, config=CaptionConfig(**captions)),
+        "dtype": data.get("dtype", "uint8"),
+    }
+    settings = {name: data[name] for name in LOADER_SETTINGS if name in data}
+    hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
+    return (
+        Loader(Items(train, seed=config.seed, **make), data["batch_size"], **hosts, **settings),
+        Loader(Items(held_out, seed=config.seed + 1, **make), data["validation_size"], **settings),
+    )

@@ -89,6 +89,27 @@ class BasicSR:
         with clock("resize"):
             return cv2.resize(image, (width, height))
 
+    def denoise(self, hq: np.ndarray, clock: Clock) -> np.ndarray:
+        """Noise and JPEG in random order, after SCUNet, of (H, W, 3) float32 in [0, 1]; no camera's noise."""
+        draw = self.degradations
+
+        def gaussian(image: np.ndarray) -> np.ndarray:
+            with clock("noise"):
+                return draw.random_add_gaussian_noise(image, (2, 50), gray_prob=0.4)
+
+        def poisson(image: np.ndarray) -> np.ndarray:
+            with clock("noise"):
+                return draw.random_add_poisson_noise(image, (0.05, 3), gray_prob=0.4)
+
+        def jpeg(image: np.ndarray) -> np.ndarray:
+            with clock("jpeg"):
+                return draw.add_jpg_compression(image, int(np.random.uniform(30, 96)))
+
+        operations = [(gaussian, 1.0), (poisson, 0.5), (jpeg, 0.75)]
+        for operation, probability in random.sample(operations, len(operations)):
+            hq = operation(hq) if random.random() < probability else hq
+        return np.clip((hq * 255).round(), 0, 255) / 255
+
     def second_order(self, hq: np.ndarray, clock: Clock) -> np.ndarray:
         """Real-ESRGAN's degradation of (H, W, 3) float32 in [0, 1]."""
         torch, interpolate = self.torch, self.torch.nn.functional.interpolate

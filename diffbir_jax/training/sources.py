@@ -28,14 +28,15 @@ def training_batches(config: Config) -> tuple[Batches, Batches]:
     """Return training batches and batches of held-out examples.
 
     Args:
-        config: `data.source` as for `source_batches`, else `data.folder` as for `photo_batches`.
+        config: `seed` and `data`, with a `source` as for `make_loaders`, else with a `folder`
+            `data.folder` as for `photo_batches`.
     """
     if "source" not in config.data:
         return photo_batches(config)
     # Here, as the stages that need no loader need not wait for Grain to be imported.
-    from diffbir_jax.training.loaders import source_batches
+    from diffbir_jax.data.setup import make_loaders
 
-    return source_batches(config)
+    return make_loaders(config.data.to_dict(), config.seed, jax.process_index(), jax.process_count())
 
 
 def photo_batches(config: Config) -> tuple[PairBatches, PairBatches]:

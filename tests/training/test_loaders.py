@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 
 from diffbir_jax.data.degradation import make_degradation
 from diffbir_jax.data.example import DataError
+from diffbir_jax.data.setup import SETTINGS
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import rm
-from diffbir_jax.training.loaders import SETTINGS, source_batches
+from diffbir_jax.training.sources import training_batches
 from diffbir_jax.training.loop import train
 from tests.models.reference import away_from_zero
 from tests.training.micro import BATCH, MICRO, make_photos, micro_config
@@ -103,9 +104,9 @@ def test_too_many_broken_photos_end_the_run(folder):
 
 def test_held_out_examples_are_of_the_same_source_or_of_another(folder, tmp_path_factory):
     other = make_photos(tmp_path_factory.mktemp("other"), count=4)
-    train_set, held_out = source_batches(config(folder))
+    train_set, held_out = training_batches(config(folder))
     assert (len(train_set.items.source), len(held_out.items.source)) == (11, 2)
-    train_set, held_out = source_batches(
+    train_set, held_out = training_batches(
         config(folder, validation={"kind": "folder", "path": f"{other}/photos"})
     )
     assert (len(train_set.items.source), len(held_out.items.source)) == (13, 4)
@@ -113,7 +114,7 @@ def test_held_out_examples_are_of_the_same_source_or_of_another(folder, tmp_path
 
 def test_a_setting_that_there_is_not_is_refused(folder):
     with pytest.raises(ValueError, match=r"config\.data has no setting worker; there are source, "):
-        source_batches(config(folder, worker=2))
+        training_batches(config(folder, worker=2))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -125,7 +126,7 @@ def test_configs_describe_data_that_can_be_made(folder, name):
     tiny = get_config("tiny")
     tiny.data.source.path = f"{folder}/photos"
     tiny.data.update(batch_size=BATCH, held_out_every=6)
-    batch = source_batches(tiny)[0](0)
+    batch = training_batches(tiny)[0](0)
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == dict.fromkeys(
         ("hq", "lq"), ((BATCH, 80, 80, 3), np.uint8)
     )

@@ -1,8 +1,8 @@
-"""Loaders of the data source that a config names, for training and for validation."""
+"""From the settings of a data set to its loaders, for training and for validation."""
 
+from collections.abc import Mapping
 from functools import partial
-
-import jax
+from typing import Any
 
 from diffbir_jax.data.captions import CaptionConfig, choose
 from diffbir_jax.data.crops import Crop
@@ -11,9 +11,8 @@ from diffbir_jax.data.items import Items
 from diffbir_jax.data.loader import Loader
 from diffbir_jax.data.sources import make_source
 from diffbir_jax.data.split import Split
-from diffbir_jax.training.state import Config
 
-# Settings of `config.data`: what the loader takes as it is, and the others.
+# The settings: what the loader takes as it is, and the others.
 LOADER_SETTINGS = ("workers", "threads", "ahead", "max_broken")
 SETTINGS = (
     *("source", "validation", "held_out_every", "crop", "flip", "rotate", "degradation", "captions", "dtype"),
@@ -23,21 +22,23 @@ SETTINGS = (
 HELD_OUT_EVERY = 16
 
 
-def source_batches(config: Config) -> tuple[Loader, Loader]:
+def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int = 1) -> tuple[Loader, Loader]:
     """Return loaders of a data source, and of the examples held out of it or of another one.
 
     Args:
-        config: `seed` and of `data`: `source`, see `make_source`; `validation`, another source, or `held_out_every`, N
-            of every N-th example that is never trained on (16); `crop` (`kind`, `size`, `scale`), `flip` and `rotate`,
-            see `Crop`; `degradation`, see `make_degradation`, and `captions` (CaptionConfig fields), each or None;
-            `dtype`; `batch_size` and `validation_size` (images in a validation batch); `workers`, `threads`, `ahead`
-            and `max_broken`, see `Loader`.
+        data: `config.data` as plain data: `source`, see `make_source`; `validation`, another source, or
+            `held_out_every`, N of every N-th example that is never trained on (16); `crop` (`kind`, `size`, `scale`),
+            `flip` and `rotate`, see `Crop`; `degradation`, see `make_degradation`, and `captions` (CaptionConfig
+            fields), each or None; `dtype`; `batch_size` and `validation_size` (images in a validation batch);
+            `workers`, `threads`, `ahead` and `max_broken`, see `Loader`.
+        seed: of everything that is drawn.
+        host: index of this host; every host validates on the same images.
+        hosts: how many there are.
 
     Raises:
         DataError: the sources, or what shall be done with them, cannot be used.
         ValueError: a setting is not allowed.
     """
-    data = config.data.to_dict()
     if unknown := sorted(data.keys() - set(SETTINGS)):
         raise ValueError(f"config.data has no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
     source = make_source(data["source"])
@@ -54,8 +55,7 @@ def source_batches(config: Config) -> tuple[Loader, Loader]:
         "dtype": data.get("dtype", "uint8"),
     }
     settings = {name: data[name] for name in LOADER_SETTINGS if name in data}
-    hosts = {"host": jax.process_index(), "hosts": jax.process_count()}
     return (
-        Loader(Items(train, seed=config.seed, **make), data["batch_size"], **hosts, **settings),
-        Loader(Items(held_out, seed=config.seed + 1, **make), data["validation_size"], **settings),
+        Loader(Items(train, seed=seed, **make), data["batch_size"], host, hosts, **settings),
+        Loader(Items(held_out, seed=seed + 1, **make), data["validation_size"], **settings),
     )

@@ -1,0 +1,201 @@
+"""What a configuration trains on: python -m diffbir_jax.data.preview --config configs/bsr.py --out grid.png
+
+Writes pairs of target (left) and input (right) as a picture and prints what was drawn for each. Values of the
+configuration are overridden as for train.py: --config.data.source.path=photos.
+"""
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+from PIL import Image
+from tqdm import tqdm
+
+from diffbir_jax.data.example import Example, Source
+from diffbir_jax.data.items import Item, Items
+from diffbir_jax.data.loader import Loader
+from diffbir_jax.data.setup import make_loaders
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration whose `data` is shown.")
+OUT = flags.DEFINE_string("out", "grid.png", "Picture to write.")
+NUMBER = flags.DEFINE_integer("number", 8, "Pairs in the picture.", lower_bound=1)
+FIRST = flags.DEFINE_integer("first", 0, "Place of the first one in the order of training.", lower_bound=0)
+STATS = flags.DEFINE_integer(
+    "stats", 0, "Examples to time, one by one and through the loader.", lower_bound=0
+)
+HELD_OUT = flags.DEFINE_bool("held_out", False, "Show the examples held out of training instead.")
+
+MARGIN = 4  # pixels between pairs
+
+
+@dataclass
+class Watch:
+    """Seconds by stage, and what each stage returned last."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    last: dict[str, Any] = field(default_factory=dict)
+
+    def over(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, timed as `stage`."""
+
+        def timed(*args: Any) -> Any:
+            begin = time.perf_counter()
+            self.last[stage] = function(*args)
+            self.seconds[stage] += time.perf_counter() - begin
+            return self.last[stage]
+
+        return timed
+
+    def items(self, items: Items) -> Items:
+        """`items` with each of their stages timed, and all of them together as "all"."""
+        return replace(
+            items,
+            source=_Watched(items.source, self.over("read", items.source.__getitem__)),
+            crop=self.over("crop", items.crop),
+            degrade=items.degrade and self.over("degrade", items.degrade),
+        )
+
+    def stages(self) -> dict[str, float]:
+        """Seconds by stage; what they leave of all is decoding and rounding."""
+        known = {stage: self.seconds[stage] for stage in ("read", "crop", "degrade")}
+        return known | {"decode, round": self.seconds["all"] - sum(known.values())}
+
+
+@dataclass(frozen=True)
+class _Watched:
+    source: Source
+    get: Callable[[int], Example]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.get(index)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+
+def grid(items: list[Item]) -> np.ndarray:
+    """Arrange pairs, target left and input right, about as wide as high.
+
+    Args:
+        items: each with `hq` and, with a degradation, `lq` (S, S, 3), uint8 or float32 in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8, each pair with its number.
+    """
+    cells = [_cell(number, item) for number, item in enumerate(items)]
+    height, width = cells[0].shape[:2]
+    columns = max(1, round(np.sqrt(len(cells) * height / width)))
+    rows = -(-len(cells) // columns)
+    canvas = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, columns)
+        canvas[row * height : (row + 1) * height, column * width : (column + 1) * width] = cell
+    return canvas
+
+
+def _cell(number: int, item: Item) -> np.ndarray:
+    pair = np.concatenate([item[name] for name in ("hq", "lq") if name in item], axis=1)
+    pair = pair if pair.dtype == np.uint8 else np.rint(255 * pair).astype(np.uint8)
+    pair = np.pad(pair, ((0, MARGIN), (0, MARGIN), (0, 0)), constant_values=255)
+    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):  # legible on any ground
+        cv2.putText(pair, str(number), (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness, cv2.LINE_AA)
+    return pair
+
+
+def describe(number: int, item: Item, watch: Watch) -> str:
+    """What was drawn for an example, in a few lines of text."""
+    lines = [f"{number}: {watch.last['read'].name}"]
+    lines += [f"   in place of {message}" for _, message in item["broken"]]
+    if "prompt" in item:
+        lines.append(f"   prompt {item['prompt']!r}")
+    if "degrade" in watch.last:
+        drawn = watch.last["degrade"].record
+        lines.append("   " + ", ".join(f"{name} {_short(value)}" for name, value in drawn.items()))
+    return "\n".join(lines)
+
+
+def _short(value: float | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def show(items: Items, first: int, number: int, out: Path) -> None:
+    """Write the picture of `number` examples from position `first` on, and print what was drawn for them."""
+    watch, made = Watch(), []
+    watched = watch.items(items)
+    for i in range(number):
+        made.append(watched(first + i))
+        print(describe(i, made[-1], watch), flush=True)
+    Image.fromarray(grid(made)).save(out)
+    print(f"{out}: {number} pairs, target left and input right")
+
+
+def time_stages(items: Items, number: int) -> None:
+    """Print what `number` examples take one by one, stage by stage."""
+    watch = Watch()
+    make = watch.over("all", watch.items(items))
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # as in workers
+    try:
+        for position in tqdm(range(number), "one by one", unit="image", leave=False):
+            make(position)
+    finally:
+        cv2.setNumThreads(threads)
+    for stage, seconds in watch.stages().items():
+        print(f"{stage:>16} {1e3 * seconds / number:8.1f} ms per image")
+    print(f"{'all':>16} {1e3 * watch.seconds['all'] / number:8.1f} ms per image on one core")
+
+
+def time_loader(loader: Loader, number: int) -> None:
+    """Print how many images per second the loader hands out, after its first batch."""
+    batches = max(1, -(-number // loader.batch_size))
+    with closing(loader.iterate(0, batches + 1)) as stream:
+        next(stream)  # starting workers takes seconds
+        begin = time.perf_counter()
+        for _ in tqdm(stream, "loader", total=batches, unit="batch", leave=False):
+            pass
+    rate = batches * loader.batch_size / (time.perf_counter() - begin)
+    how = f"{loader.workers} workers of" if loader.workers else "no workers,"
+    print(f"{'loader':>16} {rate:8.1f} images per second ({how} {loader.threads} threads)")
+
+
+def run(config: Mapping[str, Any], out: Path) -> None:
+    """Show what `config` trains on, as the flags ask.
+
+    Raises:
+        DataError: the data cannot be used.
+        ValueError: a setting is not allowed.
+    """
+    train, held_out = make_loaders(config["data"], config["seed"])
+    loader = held_out if HELD_OUT.value else train
+    show(loader.items, FIRST.value, NUMBER.value, out)
+    if STATS.value:
+        time_stages(loader.items, STATS.value)
+        time_loader(loader, STATS.value)
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; bad input ends in one line."""
+    try:
+        run(CONFIG.value.to_dict(), Path(OUT.value).expanduser())
+    except (OSError, ValueError) as error:
+        sys.exit("preview: " + " ".join(str(error).split()))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config"])
+    app.run(main)

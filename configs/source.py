@@ -44,9 +44,9 @@ def data_config(
 def shrink(data: ConfigDict) -> None:
     """Make `config.data` fit a laptop, in place: a folder of photos, small crops, no captions, no processes."""
     data.source = ConfigDict({"kind": "folder", "path": "work/photos"})
-    data.crop = ConfigDict({"kind": "random", "size": 80})
+    data.crop = ConfigDict({"kind": "scaled", "size": 80, "scale": (0.2, 0.8)})
     data.captions = None
-    data.update(held_out_every=16, batch_size=16, validation_size=16, workers=0)
+    data.update(held_out_every=16, batch_size=16, validation_size=64, workers=0)
 
 
 def check_variant(variant: str) -> bool:

@@ -44,7 +44,12 @@ def make(config: Config) -> Objective:
         batch = held_out(0)
         lq, hq = np.asarray(to_unit(batch["lq"])), np.asarray(to_unit(batch["hq"]))
         out = np.clip(np.asarray(restore(params, lq)), 0, 1)
-        values = {"psnr": mean_psnr(out, hq), "psnr_input": mean_psnr(lq, hq)}
+        error = LOSSES[config.loss](jnp.mean(jnp.square(out - hq), axis=(1, 2, 3)))
+        values = {
+            "loss": float(jnp.mean(error)),
+            "psnr": mean_psnr(out, hq),
+            "psnr_input": mean_psnr(lq, hq),
+        }
         return values, tile_grid([lq[:8], out[:8], hq[:8]])
 
     return Objective(params, {}, loss, train, validate, lambda ema: {"rm": ema})

@@ -26,7 +26,7 @@ def data_config(
             "validation": None,  # or another source instead of every N-th example
             "held_out_every": 1000,
             "crop": {"kind": crop, "size": 512},
-            "flip": True,
+            "flip": False,
             "rotate": False,
             "degradation": degradation,
             "captions": captions,

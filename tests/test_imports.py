@@ -39,7 +39,8 @@ ROOMS |= {"training": MIDDLE - {"conversion"}, "planner": MIDDLE, "pipeline": MI
 ROOMS["batch"] = MIDDLE | {"planner", "pipeline"}
 ROOMS["parity"] = set(ROOMS)
 # Libraries that only the named rooms may import.
-CONFINED = {"flax": {"models"}, "torch": {"conversion"}, "tensorflow": set(), "ml_collections": set()}
+# The preview of data, a command, reads configurations.
+CONFINED = {"flax": {"models"}, "torch": {"conversion"}, "tensorflow": set(), "ml_collections": {"data"}}
 
 MODULES = sorted((ROOT / PACKAGE).rglob("*.py"))
 

@@ -36,6 +36,7 @@ class Loader(Batches):
         threads: of this process or of each worker.
         ahead: batches prepared before they are asked for.
         max_broken: share of the source that may be broken.
+        recipe: what names the way from example to item, for `identity`.
 
     Raises:
         ValueError: a setting that cannot work; all of them are listed.
@@ -49,6 +50,7 @@ class Loader(Batches):
     threads: int = 2
     ahead: int = 2
     max_broken: float = 0.01
+    recipe: str = ""
     broken: dict[int, str] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -97,12 +99,13 @@ class Loader(Batches):
 
     @property
     def identity(self) -> dict[str, int | str]:
-        """Seed, batch size and source; hosts, workers and threads may change."""
+        """Seed, batch size, source and recipe; hosts, workers and threads may change."""
         return {
             "seed": self.items.seed,
             "batch_size": self.batch_size,
             "source": self.items.source.fingerprint,
             "examples": len(self.items.source),
+            "recipe": self.recipe,
         }
 
     def remember(self, broken: Mapping[int, str]) -> None:

@@ -1,5 +1,7 @@
 """From the settings of a data set to its loaders, for training and for validation."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -12,11 +14,12 @@ from diffbir_jax.data.loader import Loader
 from diffbir_jax.data.sources import make_source
 from diffbir_jax.data.split import Split
 
-# The settings: what the loader takes as it is, and the others.
+# The settings: what the loader takes as it is, what makes an item of an example, and all of them.
 LOADER_SETTINGS = ("workers", "threads", "ahead", "max_broken")
+RECIPE = ("crop", "flip", "rotate", "degradation", "captions", "dtype")
 SETTINGS = (
-    *("source", "validation", "held_out_every", "crop", "flip", "rotate", "degradation", "captions", "dtype"),
-    *("batch_size", "validation_size"),
+    *("source", "validation", "held_out_every", "batch_size", "validation_size"),
+    *RECIPE,
     *LOADER_SETTINGS,
 )
 HELD_OUT_EVERY = 16
@@ -55,7 +58,13 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
         "dtype": data.get("dtype", "uint8"),
     }
     settings = {name: data[name] for name in LOADER_SETTINGS if name in data}
+    settings["recipe"] = _digest({name: data.get(name) for name in RECIPE})
     return (
         Loader(Items(train, seed=seed, **make), data["batch_size"], host, hosts, **settings),
         Loader(Items(held_out, seed=seed + 1, **make), data["validation_size"], **settings),
     )
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -138,6 +138,11 @@ def _check_finite(values: dict[str, float], step: int, saved: int | None) -> Non
 
 def _check_config(config: Config) -> None:
     """Refuse what no run can work with, all at once."""
+    if "objective" not in config:
+        raise ValueError(
+            "this configuration describes data alone, as it names no config.objective: look at it with "
+            "python -m diffbir_jax.data.preview"
+        )
     options, data = config.train, config.data
     counts = {
         f"train.{k}": options[k] for k in ("steps", "log_every", "eval_every", "checkpoint_every", "keep")

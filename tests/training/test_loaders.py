@@ -13,8 +13,8 @@ from diffbir_jax.data.setup import SETTINGS
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import rm
-from diffbir_jax.training.sources import training_batches
 from diffbir_jax.training.loop import train
+from diffbir_jax.training.sources import training_batches
 from tests.models.reference import away_from_zero
 from tests.training.micro import BATCH, MICRO, make_photos, micro_config
 from tests.training.test_loop import assert_bit_identical, signal_at
@@ -83,6 +83,7 @@ def test_an_interrupted_run_is_bit_identical_with_any_number_of_workers(folder, 
         ),
         ({"held_out_every": 5}, "source was .*, is "),
         ({"seed": 3}, "seed was 0, is 3"),
+        ({"degradation": {"kind": "denoise"}}, "recipe was .*, is "),
     ],
 )
 def test_a_resumed_run_must_find_the_same_data(folder, change, message):
@@ -115,6 +116,11 @@ def test_held_out_examples_are_of_the_same_source_or_of_another(folder, tmp_path
 def test_a_setting_that_there_is_not_is_refused(folder):
     with pytest.raises(ValueError, match=r"config\.data has no setting worker; there are source, "):
         training_batches(config(folder, worker=2))
+
+
+def test_a_configuration_of_data_alone_is_refused(folder):
+    with pytest.raises(ValueError, match=r"names no config\.objective: look at it with .*preview"):
+        train(importlib.import_module("configs.bsr").get_config("tiny"), folder / "run")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

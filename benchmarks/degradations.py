@@ -33,7 +33,7 @@ PUBLISHED = [kind for kind in KINDS if kind != "compose"]
 
 @dataclass
 class Samples:
-    """What a degradation did: PSNR in dB, milliseconds and draws, sample by sample."""
+    """What a degradation did: PSNR in dB, milliseconds of a processor and draws, sample by sample."""
 
     psnr: list[float] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
@@ -50,9 +50,9 @@ def measure(kind: str, photos: list[np.ndarray], count: int) -> Samples:
     for index in tqdm(range(count), desc=kind):
         rng = np.random.default_rng((0, index))
         crop = random_crop(photos[rng.integers(len(photos))], rng, CROP)
-        begin = time.perf_counter()
+        begin = time.process_time()
         pair = degradation(crop, rng)
-        samples.milliseconds.append(1000 * (time.perf_counter() - begin))
+        samples.milliseconds.append(1000 * (time.process_time() - begin))
         samples.psnr.append(psnr(pair.lq, pair.hq))
         samples.records.append(pair.record)
     return samples
@@ -120,12 +120,12 @@ def show_operations() -> None:
 
 
 def seconds(part: Callable[[], object], repeats: int = 15) -> float:
-    """Median time of a call."""
+    """Median processor time of a call."""
     times = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin = time.process_time()
         part()
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     return float(np.median(times))
 
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from diffbir_jax.data.example import DataError
 from diffbir_jax.data.flow import Chain, Maybe, OneOf, Reduced, Shuffle, run
 from diffbir_jax.data.kernels import KINDS as KERNELS
 from diffbir_jax.data.operations import as_float, sharpen
-from diffbir_jax.data.ranges import Range, check_probabilities
+from diffbir_jax.data.ranges import Range, check_flags, check_probabilities
 from diffbir_jax.data.recipe import build
 from diffbir_jax.data.steps import (
     Blur,
@@ -66,6 +66,7 @@ class Degradation(ABC):
     sharpen: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_flags(self, "sharpen")
         _ = self.sequence  # which checks the steps
 
     @cached_property
@@ -108,6 +109,10 @@ class FirstOrder(Degradation):
     noise: GaussianNoise = GaussianNoise()
     jpeg: Jpeg = Jpeg()
     enlarge: bool = True
+
+    def __post_init__(self) -> None:
+        check_flags(self, "enlarge")
+        super().__post_init__()
 
     @cached_property
     def sequence(self) -> Steps:
@@ -216,6 +221,7 @@ class Denoise(Degradation):
         jpeg: the codec.
     """
 
+    _PARTS: ClassVar = ("noise", "poisson", "sensor", "jpeg")
     noise_probability: float = 1.0
     noise: GaussianNoise = GaussianNoise((2.0, 50.0), 0.4)
     poisson_probability: float = 0.5
@@ -225,14 +231,16 @@ class Denoise(Degradation):
     jpeg_probability: float = 0.75
     jpeg: Jpeg = Jpeg((30, 95))
 
+    def __post_init__(self) -> None:
+        check_probabilities(self, *(f"{name}_probability" for name in self._PARTS))
+        super().__post_init__()
+
     @cached_property
     def sequence(self) -> Steps:
         """The steps, in order."""
-        names = ("noise", "poisson", "sensor", "jpeg")
-        check_probabilities(self, *(f"{name}_probability" for name in names))
         parts = tuple(
             (name, Maybe(((name, getattr(self, name)),), getattr(self, f"{name}_probability")))
-            for name in names
+            for name in self._PARTS
         )
         return (("shuffle", Shuffle(parts)), ("", Quantise()))
 

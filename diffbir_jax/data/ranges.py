@@ -104,6 +104,19 @@ def check_shares(owner: object, field: str, names: Sequence[str]) -> None:
         )
 
 
+def check_flags(owner: object, *fields: str) -> None:
+    """Check fields that hold a truth value each.
+
+    Raises:
+        DataError: one holds something else, such as the text "false".
+    """
+    for field in fields:
+        if not isinstance(getattr(owner, field), bool):
+            raise DataError(
+                f"{type(owner).__name__}.{field} is {getattr(owner, field)!r}; give True or False"
+            )
+
+
 def check_choices(owner: object, field: str, allowed: Sequence[str]) -> None:
     """Check a field that holds one or more of the `allowed` words.
 

@@ -133,6 +133,7 @@ class Resize:
 
     def __post_init__(self) -> None:
         ranges.check_around_one(self, "scale")
+        ranges.check_flags(self, "of_target")
         ranges.check_shares(self, "probabilities", ("up", "down", "keep"))
         ranges.check_choices(self, "modes", MODES)
 

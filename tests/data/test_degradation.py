@@ -215,6 +215,7 @@ def test_noise_of_the_default_steps_is_seen_in_luma():
         ({"kind": "second_order", "resize": {"modes": ["nearest"]}}, r"Resize\.modes is \('nearest',\)"),
         ({"kind": "denoise", "sensor": {"shot": 0}}, r"sensor: SensorNoise\.shot is 0"),
         ({"kind": "denoise", "jpeg_probability": True}, r"jpeg_probability is True"),
+        ({"kind": "first_order", "enlarge": "false"}, r"enlarge is 'false'; give True or False"),
         ({"kind": "compose"}, r"compose lacks a field.*steps"),
         ({"kind": "compose", "steps": "blur"}, r"compose\.steps is 'blur'; give a list"),
         ({"kind": "compose", "steps": [("blur",)]}, r"compose\.steps\[0\] is \('blur',\)"),

@@ -15,6 +15,7 @@ from diffbir_jax.imaging.bytes import to_depth
 LUMA = np.array([0.2989, 0.587, 0.114], np.float32)
 _INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 MODES = ("area", *_INTERPOLATIONS)
+_NOTHING = 1e-9  # weight in a filter that float32 does not see
 
 
 def as_float(image: np.ndarray) -> np.ndarray:
@@ -36,7 +37,15 @@ def quantise(image: np.ndarray) -> np.ndarray:
 
 
 def filter2d(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Correlate every channel with an odd (k, k) kernel; the border is mirrored about its outermost pixels."""
+    """Correlate every channel with an odd (k, k) kernel; the border is mirrored about its outermost pixels.
+
+    A kernel that is the product of a column and a row is applied as these; what weighs nothing is cut off.
+    """
+    kernel = _trimmed(kernel)
+    rows, columns, total = kernel.sum(1), kernel.sum(0), kernel.sum()
+    separable = np.abs(np.outer(rows, columns) - total * kernel).max() <= _NOTHING * total**2
+    if separable and total > 0:
+        return cv2.sepFilter2D(image, -1, columns, rows / total, borderType=cv2.BORDER_REFLECT_101)
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
@@ -117,6 +126,13 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     bgr = cv2.cvtColor(to_depth(image, np.uint8), cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return as_float(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)))
+
+
+def _trimmed(kernel: np.ndarray) -> np.ndarray:
+    """Without the outermost rings that weigh nothing."""
+    while len(kernel) > 1 and np.abs(kernel).sum() - np.abs(kernel[1:-1, 1:-1]).sum() <= _NOTHING:
+        kernel = kernel[1:-1, 1:-1]
+    return kernel
 
 
 def _added(image: np.ndarray, noise: np.ndarray, scale: float) -> np.ndarray:

@@ -3,6 +3,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from diffbir_jax.data import operations
 from diffbir_jax.data.example import DataError
@@ -36,6 +37,24 @@ def test_filters_are_the_references():
                 operations.filter2d(images[i], kernels[i]), filtered, rtol=0, atol=1e-5
             )
             np.testing.assert_allclose(operations.sharpen(images[i]), sharp, rtol=0, atol=1e-5)
+
+
+ONE_SIDED = np.arange(1.0, 26).reshape(5, 5) / 325
+PRODUCT = np.outer([1.0, 2, 3, 0, 1], [5.0, 1, 0, 0, 2]) / 56
+KERNELS = {
+    "of no symmetry": ONE_SIDED,
+    "column by row": PRODUCT,
+    "little around it": np.pad(ONE_SIDED, 8, constant_values=1e-14),
+    "nothing around it": np.pad(PRODUCT, 8),
+    "sum zero": np.outer([1.0, -2, 1], [1.0, 2, 1]),
+    "one pixel": np.ones((1, 1)),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_filters_correlate_with_a_mirrored_border(image, kernel):
+    expected = ndimage.correlate(image.astype(np.float64), kernel[..., None], mode="mirror")
+    np.testing.assert_allclose(operations.filter2d(image, kernel), expected, rtol=0, atol=1e-6)
 
 
 def test_resizing_is_that_of_pytorch():

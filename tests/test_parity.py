@@ -52,7 +52,7 @@ def lines(capsys: pytest.CaptureFixture, start: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "pattern, count", [("image_ops:*", 6), ("samplers:*tables", 4), ("degradation:*", 6)]
+    "pattern, count", [("image_ops:*", 6), ("samplers:*tables", 4), ("degradation:*", 7)]
 )
 def test_true_values_pass(pattern, count, capsys):
     assert run(GOLDEN, "--only", pattern) == 0

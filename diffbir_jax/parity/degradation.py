@@ -1,15 +1,14 @@
-"""Degradations: blur kernels by their parameters, filters; what the project does not have yet is listed as such."""
+"""Degradations: blur kernels by their parameters, filters, differentiable JPEG."""
 
 from collections.abc import Callable, Iterator, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.data.kernels import gaussian_kernel, generalized_kernel, plateau_kernel, sinc_kernel
 from diffbir_jax.data.operations import filter2d, sharpen
+from diffbir_jax.imaging.jpeg import diff_jpeg
 from diffbir_jax.parity.case import IMAGE, Arrays, Case, Values, matching, nchw
-
-# Case -> (patterns of its outputs, its inputs): known, and waiting for an implementation.
-ABSENT = {"diffjpeg": (["diffjpeg|*", "diffjpeg_differentiable|*"], ["image"])}
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
@@ -25,9 +24,12 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
         yield Case(file, "filter2D", ["filtered"], ["image", "filter_kernels"], IMAGE, filtered)
     if "usm" in keys:
         yield Case(file, "usm", ["usm"], ["image"], IMAGE, sharpened)
-    for name, (patterns, inputs) in ABSENT.items():
-        if outputs := matching(keys, *patterns):
-            yield Case(file, name, outputs, inputs, IMAGE)
+    if outputs := matching(keys, "diffjpeg|*", "diffjpeg_differentiable|*"):
+
+        def compressed(golden: Arrays, outputs=outputs) -> Values:
+            return {key: jpeg(key, golden) for key in outputs}
+
+        yield Case(file, "diffjpeg", outputs, ["image"], IMAGE, compressed)
 
 
 def gaussian(size: str, sigma_x: str, sigma_y: str, theta: str, kind: str) -> np.ndarray:
@@ -61,6 +63,16 @@ def filtered(golden: Arrays) -> Values:
 def sharpened(golden: Arrays) -> Values:
     """Unsharp masking."""
     return {"usm": nchw(np.stack([sharpen(image) for image in images(golden)]))}
+
+
+def jpeg(key: str, golden: Arrays) -> np.ndarray:
+    """The images at the quality that a key names, by either way of rounding."""
+    rounding, quality = key.split("|")
+    return nchw(
+        diff_jpeg(
+            jnp.asarray(images(golden)), float(quality), differentiable=rounding.endswith("differentiable")
+        )
+    )
 
 
 def images(golden: Arrays) -> np.ndarray:

@@ -1,7 +1,8 @@
 """ArrayRecord shards, which `python -m diffbir_jax.data.prepare` writes: the format, reading, writing."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -103,14 +104,22 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
     """
     module: Any = extra("array_record.python.array_record_module", "ArrayRecord shards")
     partly = path.with_name(path.name + ".partial")
-    writer = module.ArrayRecordWriter(str(partly), _WRITER)
-    try:
-        for record in records:
+    with _writing(path):
+        writer = module.ArrayRecordWriter(str(partly), _WRITER)
+    for record in records:
+        with _writing(path):
             writer.write(record)
+    with _writing(path):
         writer.close()
+    os.replace(partly, path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
         raise OSError(f"{path}: cannot be written ({reason(error)})") from None
-    os.replace(partly, path)
 
 
 def _local(shard: str, cache: str) -> str:

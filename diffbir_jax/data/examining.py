@@ -1,12 +1,13 @@
 """Whether an image is fit for training: read, decoded in full, large enough; in processes beside the main one."""
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing.connection import wait
@@ -104,7 +105,8 @@ def verdicts(
     ahead: deque[Future[Verdict]] = deque()
     try:
         for index in indices:
-            ahead.append(pool.submit(_examine, index))
+            with _interrupts_held():
+                ahead.append(pool.submit(_examine, index))
             if len(ahead) > _AHEAD * workers:
                 yield ahead.popleft().result()
         while ahead:
@@ -113,14 +115,23 @@ def verdicts(
         pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let processes that are started meanwhile leave Ctrl-C, which terminals send to all, to their parent."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 _of_source: Callable[[int], Verdict]
 
 
 def _start(source: Source, min_side: int) -> None:
-    """Set up a process, which leaves Ctrl-C to its parent and ends with it."""
+    """Set up a process, which ends with its parent."""
     global _of_source
     _of_source = partial(examine, source, min_side)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -116,9 +116,11 @@ def prepare(source: Source, output: Path, settings: Settings, workers: int) -> d
     finished = {part for part in parts if part.finished()}
     left = [index for part in parts if part not in finished for index in part.indices]
     seen: dict[str, int] = {}
-    with closing(verdicts(source, left, settings.min_side, workers)) as found:
-        first = len(source) - len(left)
-        bar = tqdm(found, "preparing", len(source), initial=first, unit="image", disable=None)
+    first = len(source) - len(left)
+    with (
+        closing(verdicts(source, left, settings.min_side, workers)) as found,
+        tqdm(found, "preparing", len(source), initial=first, unit="image", disable=None) as bar,
+    ):
         shown = iter(bar)
         for part in parts:
             if part in finished:

@@ -12,11 +12,10 @@ import fsspec
 import msgpack
 
 from diffbir_jax.data.example import BrokenExampleError, DataError, Example
-from diffbir_jax.data.sources.files import find_shards, is_local, reason, whole
+from diffbir_jax.data.sources.files import find_shards, is_local, locate, reason, whole
 from diffbir_jax.data.sources.shared import PerProcess, digest, extra, part_of
 
 SUFFIXES = (".array_record", ".array_record-*")
-CACHE = "~/.cache/diffbir_jax/shards"
 KINDS = ("short", "long")
 # One record at a time can be read, and images are compressed already.
 _WRITER = "group_size:1,uncompressed"
@@ -25,13 +24,14 @@ _WRITER = "group_size:1,uncompressed"
 class ArrayRecordSource:
     """Examples in ArrayRecord shards, each a record of `pack`."""
 
-    def __init__(self, path: str | Sequence[str], cache: str = CACHE):
+    def __init__(self, path: str | Sequence[str], cache: str | None = None):
         """Open every shard once to count its records.
 
         Args:
             path: shards: paths, URLs, globs, folders, ranges such as `{000..012}`.
             cache: folder that remote shards are copied to before anything is read, since ArrayRecord reads local files;
-                it needs room for all of them. A later run copies only those that have changed.
+                it needs room for all of them. A later run copies only those that have changed. By default
+                `diffbir_jax/shards` in XDG_CACHE_HOME, or in ~/.cache.
 
         Raises:
             DataError: there is no shard, one is damaged or is something else, or all are empty.
@@ -122,10 +122,11 @@ def _writing(path: Path) -> Iterator[None]:
         raise OSError(f"{path}: cannot be written ({reason(error)})") from None
 
 
-def _local(shard: str, cache: str) -> str:
+def _local(shard: str, cache: str | None) -> str:
     if is_local(shard):
-        return shard.removeprefix("file://")
-    options = {"cache_storage": os.path.expanduser(cache), "check_files": True, "expiry_time": False}
+        return locate(shard)[1]
+    folder = cache or f"{os.environ.get('XDG_CACHE_HOME', '~/.cache')}/diffbir_jax/shards"
+    options = {"cache_storage": os.path.expanduser(folder), "check_files": True, "expiry_time": False}
     with whole(shard):
         return str(fsspec.open_local(f"filecache::{shard}", mode="rb", filecache=options))
 

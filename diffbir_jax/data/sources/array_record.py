@@ -1,8 +1,10 @@
 """ArrayRecord shards, which `python -m diffbir_jax.data.prepare` writes: the format, reading, writing."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,40 +12,40 @@ import fsspec
 import msgpack
 
 from diffbir_jax.data.example import BrokenExampleError, DataError, Example
-from diffbir_jax.data.sources.files import digest, find_shards, is_local, reason, whole
-from diffbir_jax.data.sources.lazily import PerProcess, extra
+from diffbir_jax.data.sources.files import find_shards, is_local, locate, reason, whole
+from diffbir_jax.data.sources.shared import PerProcess, digest, extra, part_of
 
 SUFFIXES = (".array_record", ".array_record-*")
-CACHE = "~/.cache/diffbir_jax/shards"
 KINDS = ("short", "long")
 # One record at a time can be read, and images are compressed already.
 _WRITER = "group_size:1,uncompressed"
 
 
 class ArrayRecordSource:
-    """Examples in ArrayRecord shards, each a record of `pack`. Memory: 16 bytes per example in every process."""
+    """Examples in ArrayRecord shards, each a record of `pack`."""
 
-    def __init__(self, path: str | Sequence[str], cache: str = CACHE):
+    def __init__(self, path: str | Sequence[str], cache: str | None = None):
         """Open every shard once to count its records.
 
         Args:
             path: shards: paths, URLs, globs, folders, ranges such as `{000..012}`.
             cache: folder that remote shards are copied to before anything is read, since ArrayRecord reads local files;
-                it needs room for all of them. A later run copies only those that have changed.
+                it needs room for all of them. A later run copies only those that have changed. By default
+                `diffbir_jax/shards` in XDG_CACHE_HOME, or in ~/.cache.
 
         Raises:
             DataError: there is no shard, one is damaged or is something else, or all are empty.
         """
         shards = find_shards(path, SUFFIXES)
         files = [_local(shard, cache) for shard in shards]
-        self._counts = [_count(file, shard) for file, shard in zip(files, shards)]
+        self._ends = list(accumulate(_count(file, shard) for file, shard in zip(files, shards)))
         self._names = [os.path.basename(shard) for shard in shards]
-        if not sum(self._counts):
+        if not self._ends[-1]:
             raise DataError(f"{shards[0]}: no record in {len(shards)} shard(s); prepare them again")
         self._records = PerProcess(partial(_open, files))
 
     def __len__(self) -> int:
-        return sum(self._counts)
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> Example:
         """Read record `index`; BrokenExampleError if it is damaged or none of ours."""
@@ -54,16 +56,13 @@ class ArrayRecordSource:
         return unpack(record, self._place(index))
 
     def _place(self, index: int) -> str:
-        for name, count in zip(self._names, self._counts):
-            if index < count:
-                return f"{name}, record {index}"
-            index -= count
-        raise IndexError(index)
+        which, within = part_of(self._ends, index)
+        return f"{self._names[which]}, record {within}"
 
     @property
     def fingerprint(self) -> str:
         """Digest of the shards' names and record counts, without their folders: data may move."""
-        return digest(part for pair in zip(self._names, self._counts) for part in pair)
+        return digest(part for pair in zip(self._names, self._ends) for part in pair)
 
 
 def pack(name: str, image: bytes, captions: Mapping[str, str]) -> bytes:
@@ -105,32 +104,44 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
     """
     module: Any = extra("array_record.python.array_record_module", "ArrayRecord shards")
     partly = path.with_name(path.name + ".partial")
-    writer = module.ArrayRecordWriter(str(partly), _WRITER)
-    try:
-        for record in records:
+    with _writing(path):
+        writer = module.ArrayRecordWriter(str(partly), _WRITER)
+    for record in records:
+        with _writing(path):
             writer.write(record)
+    with _writing(path):
         writer.close()
-    except RuntimeError as error:
-        raise OSError(f"{path}: cannot be written ({reason(error)})") from None
     os.replace(partly, path)
 
 
-def _local(shard: str, cache: str) -> str:
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{path}: cannot be written ({reason(error)})") from None
+
+
+def _local(shard: str, cache: str | None) -> str:
     if is_local(shard):
-        return shard.removeprefix("file://")
-    options = {"cache_storage": os.path.expanduser(cache), "check_files": True, "expiry_time": False}
+        return locate(shard)[1]
+    folder = cache or f"{os.environ.get('XDG_CACHE_HOME', '~/.cache')}/diffbir_jax/shards"
+    options = {"cache_storage": os.path.expanduser(folder), "check_files": True, "expiry_time": False}
     with whole(shard):
         return str(fsspec.open_local(f"filecache::{shard}", mode="rb", filecache=options))
 
 
 def _count(file: str, shard: str) -> int:
     module: Any = extra("array_record.python.array_record_module", "ArrayRecord shards")
-    with whole(shard):
+    try:
         reader = module.ArrayRecordReader(file)
-        count, sound = reader.num_records(), reader.ok()
+        count = reader.num_records()
+        # Only this says that the file is none.
         reader.close()
-    if not sound:
-        raise DataError(f"{shard}: is no ArrayRecord file, or is cut off; copy or prepare it again")
+    except RuntimeError as error:
+        raise DataError(
+            f"{shard}: is no ArrayRecord file, or is cut off ({reason(error)}); copy or prepare it again"
+        ) from None
     return count
 
 

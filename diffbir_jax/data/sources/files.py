@@ -5,10 +5,9 @@ Credentials and other settings come from its configuration files and `FSSPEC_...
 """
 
 import contextlib
-import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fsspec.core import url_to_fs
@@ -178,12 +177,3 @@ def _exists(url: str) -> bool:
     except DataError:
         return False
     return system.exists(path)
-
-
-def digest(parts: Iterable[object]) -> str:
-    """Return a hexadecimal digest (BLAKE2b, 128 bits) of the texts of `parts`, in their order."""
-    state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        # No path and no caption holds a zero.
-        state.update(f"{part}\0".encode("utf-8", "surrogateescape"))
-    return state.hexdigest()

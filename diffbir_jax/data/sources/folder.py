@@ -6,7 +6,6 @@ from pathlib import Path
 from diffbir_jax.data.example import DataError, Example
 from diffbir_jax.data.sources.files import (
     check_some_exist,
-    digest,
     folder_of,
     is_local,
     join,
@@ -15,6 +14,7 @@ from diffbir_jax.data.sources.files import (
     read_text,
     whole,
 )
+from diffbir_jax.data.sources.shared import digest
 from diffbir_jax.imaging.listing import SUFFIXES, find_images
 from diffbir_jax.imaging.photo import ImageFileError
 

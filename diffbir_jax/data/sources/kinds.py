@@ -1,15 +1,14 @@
 """From a configuration to a source."""
 
 import inspect
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 from diffbir_jax.data.example import DataError, Example, Source
 from diffbir_jax.data.sources.array_record import ArrayRecordSource
-from diffbir_jax.data.sources.files import digest
 from diffbir_jax.data.sources.folder import folder, listed
+from diffbir_jax.data.sources.shared import digest, part_of
 from diffbir_jax.data.sources.table import TableSource
 from diffbir_jax.data.sources.tar import TarSource
 from diffbir_jax.data.sources.tfds import TfdsSource
@@ -28,8 +27,8 @@ class ConcatSource:
 
     def __getitem__(self, index: int) -> Example:
         """Read example `index`; BrokenExampleError if that fails."""
-        which = bisect_right(self._ends, index)
-        return self._sources[which][index - (self._ends[which - 1] if which else 0)]
+        which, within = part_of(self._ends, index)
+        return self._sources[which][within]
 
     @property
     def fingerprint(self) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 from diffbir_jax.data.example import DataError, Example
 from diffbir_jax.data.sources.files import (
     check_some_exist,
-    digest,
     find_shards,
     folder_of,
     join,
@@ -14,7 +13,7 @@ from diffbir_jax.data.sources.files import (
     read,
     whole,
 )
-from diffbir_jax.data.sources.lazily import extra
+from diffbir_jax.data.sources.shared import digest, extra
 
 SUFFIXES = (".parquet", ".csv")
 SHORT, LONG = "short", "long"

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from diffbir_jax.data.example import BrokenExampleError, DataError, Example
-from diffbir_jax.data.sources.files import digest, find_shards, locate, read, reason, whole
+from diffbir_jax.data.sources.files import find_shards, locate, read, reason, whole
+from diffbir_jax.data.sources.shared import digest
 
 SUFFIXES = (".tar",)
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")

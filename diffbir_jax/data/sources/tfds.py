@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from diffbir_jax.data.example import BrokenExampleError, DataError, Example
-from diffbir_jax.data.sources.files import digest, reason
-from diffbir_jax.data.sources.lazily import PerProcess, extra
+from diffbir_jax.data.sources.files import reason
+from diffbir_jax.data.sources.shared import PerProcess, digest, extra
 
 
 class TfdsSource:
@@ -50,7 +50,7 @@ class TfdsSource:
         for field, key in self._keys.items():
             if key is not None and key not in features:
                 raise DataError(
-                    f"{self._title}: has no feature {key}; {field}_key may be {', '.join(features)}"
+                    f"{self._title}: has no feature {key}; {field}_key may be {', '.join(sorted(features))}"
                 )
 
     def __len__(self) -> int:
@@ -92,7 +92,8 @@ def _open(name: str | None, directory: str | None, data_dir: str | None, split: 
 
 def _undecoded(tfds: Any, builder: Any, image_key: str) -> dict[str, Any] | None:
     """Leave encoded images as they are: whoever loads them decodes them all in one way."""
-    encoded = isinstance(builder.info.features.get(image_key), tfds.features.Image)
+    features = builder.info.features
+    encoded = image_key in features and isinstance(features[image_key], tfds.features.Image)
     return {image_key: tfds.decode.SkipDecoding()} if encoded else None
 
 

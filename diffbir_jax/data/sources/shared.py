@@ -1,8 +1,10 @@
-"""What processes open for themselves, and packages that not everybody needs."""
+"""What kinds of sources share: handles of a process, optional packages, digests, positions."""
 
+import hashlib
 import importlib
 import os
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -44,3 +46,23 @@ def extra(module: str, needed_for: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise DataError(f"{needed_for} need {module} ({error}): pip install 'diffbir-jax[data]'") from None
+
+
+def part_of(ends: Sequence[int], index: int) -> tuple[int, int]:
+    """Return which of several parts holds example `index` of the whole, and the example's index therein.
+
+    Args:
+        ends: how many examples there are up to the end of each part.
+        index: 0 .. `ends[-1]` - 1.
+    """
+    which = bisect_right(ends, index)
+    return which, index - (ends[which - 1] if which else 0)
+
+
+def digest(parts: Iterable[object]) -> str:
+    """Return a hexadecimal digest (BLAKE2b, 128 bits) of the texts of `parts`, in their order."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        # No path and no caption holds a zero.
+        state.update(f"{part}\0".encode("utf-8", "surrogateescape"))
+    return state.hexdigest()

@@ -1,0 +1,101 @@
+"""python -m diffbir_jax.data.prepare --input FOLDER|LIST|TABLE... --output DIR: see --help."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from diffbir_jax.data.example import DataError
+from diffbir_jax.data.preparing import REJECTED, Settings, prepare
+from diffbir_jax.data.sources import make_source
+from diffbir_jax.imaging.photo import ImageFileError
+
+KINDS = {".txt": "list", ".parquet": "table", ".csv": "table", ".tar": "tar", ".array_record": "array_record"}
+# As shells have it: 128 and the number of SIGINT.
+INTERRUPTED = 130
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffbir_jax.data.prepare",
+        description="Turn images into ArrayRecord shards to train from: all that decode in full, are large enough and "
+        "are no duplicates, with their captions. The same command goes on where a run was stopped.",
+        epilog="Exit code: 0; 1 if no image was kept, the input is of no use or the output cannot be written; "
+        "2 for a bad flag; 130 after Ctrl-C.",
+        allow_abbrev=False,
+    )
+    defaults = Settings()
+    inputs = "folder; list (.txt); table (.parquet, .csv); shards (.tar, .array_record); or any source as JSON, such as"
+    example = '{"kind": "table", "path": "a.csv", "root": "photos"}'
+    parser.add_argument("--input", nargs="+", required=True, help=f"{inputs} '{example}' (docs/data.md)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the shards")
+    about = "pixels that the shorter side must have (default: %(default)s)"
+    parser.add_argument("--min-side", type=int, default=defaults.min_side, metavar="N", help=about)
+    about = "input images per shard (default: %(default)s)"
+    parser.add_argument("--shard-size", type=int, default=defaults.shard_size, metavar="N", help=about)
+    about = "what file names begin with (default: %(default)s)"
+    parser.add_argument("--name", default=defaults.name, help=about)
+    about = "processes that check images; 0: none beside this one (default: %(default)s, one per core)"
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help=about)
+    flags = parser.parse_args(argv)
+    if flags.workers < 0:
+        parser.error(f"--workers is {flags.workers}; give 0 or more")
+    return flags
+
+
+def config_of(given: str) -> dict[str, Any]:
+    """Return the configuration of the source that an `--input` stands for.
+
+    Raises:
+        DataError: it begins like JSON and is none.
+    """
+    if not given.startswith("{"):
+        return {"kind": KINDS.get(Path(given).suffix.lower(), "folder"), "path": given}
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise DataError(f"--input {given}: is no JSON ({error})") from None
+
+
+def summary(manifest: dict[str, Any], output: Path) -> str:
+    """Return in one line what became of the images."""
+    faults = ", ".join(f"{count:,} {fault}" for fault, count in manifest["rejected"].items())
+    rejected = f"; rejected {faults} ({output / REJECTED})" if faults else ""
+    shards = len(manifest["shards"])
+    return f"kept {manifest['kept']:,} of {manifest['images']:,} images in {shards:,} shard(s){rejected}"
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Do what the command line says; returns the exit code, raises as `make_source` and `prepare` do."""
+    settings = Settings(flags.name, flags.min_side, flags.shard_size)
+    configs = [config_of(given) for given in flags.input]
+    source = make_source({"kind": "concat", "sources": configs})
+    manifest = prepare(source, flags.output, settings, flags.workers)
+    print(summary(manifest, flags.output))
+    if manifest["kept"] == 0:
+        print(f"{flags.output}: holds no image, since none was fit; see {REJECTED} there", file=sys.stderr)
+    return int(manifest["kept"] == 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    flags = parse(argv)
+    try:
+        return run(flags)
+    except BrokenProcessPool:
+        print("a process was killed, perhaps for want of memory; give fewer --workers", file=sys.stderr)
+    except (DataError, ImageFileError, OSError) as error:
+        print(error, file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on with the shard that was not finished", file=sys.stderr)
+        return INTERRUPTED
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

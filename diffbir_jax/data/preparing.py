@@ -1,0 +1,195 @@
+"""From a source to ArrayRecord shards: in chunks, so that a run that ended early goes on."""
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from diffbir_jax import __version__
+from diffbir_jax.data.examining import Verdict, verdicts
+from diffbir_jax.data.example import DataError, Source
+from diffbir_jax.data.sources.array_record import write_shard
+from diffbir_jax.imaging.photo import MIN_SIDE
+from diffbir_jax.imaging.writing import replace_file
+
+MANIFEST, REJECTED = "manifest.json", "rejected.csv"
+COLUMNS = ("index", "name", "fault", "detail")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides which bytes the shards hold.
+
+    Attributes:
+        name: that the files' names begin with.
+        min_side: pixels (at least 16) that the shorter side of an image must have.
+        shard_size: images of the source per shard, those that are rejected included.
+
+    Raises:
+        DataError: one of them makes no sense.
+    """
+
+    name: str = "train"
+    min_side: int = 512
+    shard_size: int = 1000
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]*\w", self.name):
+            raise DataError(f"--name {self.name}: give letters, digits, - and _ only")
+        if self.min_side < MIN_SIDE:
+            raise DataError(f"--min-side {self.min_side}: give at least {MIN_SIDE}")
+        if self.shard_size < 1:
+            raise DataError(f"--shard-size {self.shard_size}: give at least 1")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of images and the files that tell of them.
+
+    Attributes:
+        indices: of the images in the source.
+        shard: the ArrayRecord file.
+        report: written last: digest and index of each image kept; index, name, fault and detail of the others.
+    """
+
+    indices: range
+    shard: Path
+    report: Path
+
+    def finished(self) -> bool:
+        """Whether an earlier run has written its files."""
+        return self.report.exists() and self.shard.exists()
+
+    def load(self) -> dict[str, Any]:
+        """Read the report."""
+        return json.loads(self.report.read_text())
+
+
+def chunks(count: int, output: Path, settings: Settings) -> list[Chunk]:
+    """Cut `count` images into chunks with files in `output`."""
+    size = settings.shard_size
+    total = -(-count // size)
+    stems = [output / f"{settings.name}-{i:05d}-of-{total:05d}" for i in range(total)]
+    return [
+        Chunk(
+            range(i * size, min((i + 1) * size, count)),
+            stem.with_name(f"{stem.name}.array_record"),
+            stem.with_name(f"{stem.name}.json"),
+        )
+        for i, stem in enumerate(stems)
+    ]
+
+
+def prepare(source: Source, output: Path, settings: Settings, workers: int) -> dict[str, Any]:
+    """Write the images of a source that are fit for training to ArrayRecord shards, and what became of all of them.
+
+    An image is kept if it can be read, decodes in full (`imaging.decoding`), is large enough, and has other pixels than
+    all images before it. Its bytes stay as they are; an array becomes PNG. Chunks of `settings.shard_size` images are
+    done one after the other and whole, so a run that was killed is continued by the next; shards are the same, byte for
+    byte, whenever and with however many processes they were written.
+
+    Args:
+        source: where the images are.
+        output: folder of the shards, `manifest.json` and `rejected.csv`.
+        settings: must be those of earlier runs into this folder.
+        workers: processes that check images; 0 does without.
+
+    Returns:
+        What `manifest.json` says.
+
+    Raises:
+        DataError: the folder holds shards of other settings or another source.
+        OSError, ImageFileError: files cannot be written.
+        concurrent.futures.process.BrokenProcessPool: a process was killed.
+    """
+    manifest = {"version": __version__, "settings": asdict(settings), "fingerprint": source.fingerprint}
+    _begin(output, manifest)
+    parts = chunks(len(source), output, settings)
+    finished = {part for part in parts if part.finished()}
+    left = [index for part in parts if part not in finished for index in part.indices]
+    seen: dict[str, int] = {}
+    first = len(source) - len(left)
+    with (
+        closing(verdicts(source, left, settings.min_side, workers)) as found,
+        tqdm(found, "preparing", len(source), initial=first, unit="image", disable=None) as bar,
+    ):
+        shown = iter(bar)
+        for part in parts:
+            if part in finished:
+                seen |= part.load()["kept"]
+            else:
+                _write(part, shown, seen)
+    return _finish(output, manifest, parts)
+
+
+def _begin(output: Path, manifest: dict[str, Any]) -> None:
+    """Note what a run is about, or check that an earlier one was about the same."""
+    path = output / MANIFEST
+    if not path.exists():
+        if any(output.glob("*.array_record")):
+            raise DataError(f"{output}: holds shards but no {MANIFEST}; give another --output")
+        return replace_file(path, _json(manifest | {"finished": False}))
+    earlier = json.loads(path.read_text())
+    for field, value in manifest["settings"].items():
+        if earlier["settings"].get(field) != value:
+            flag, old = f"--{field.replace('_', '-')}", earlier["settings"].get(field)
+            raise DataError(
+                f"{output}: begun with {flag} {old}, now {value}; give the same or another --output"
+            )
+    if earlier["fingerprint"] != manifest["fingerprint"]:
+        raise DataError(
+            f"{output}: begun with other inputs than those of now; give the same or another --output"
+        )
+
+
+def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
+    """Write the files of a chunk; `seen`, the index of the image by its digest, takes in those kept."""
+    kept: dict[str, int] = {}
+    rejected: list[tuple[int, str, str, str]] = []
+
+    def records() -> Iterator[bytes]:
+        for index, verdict in zip(part.indices, found):
+            first = seen.setdefault(verdict.digest, index) if verdict.digest else None
+            if verdict.fault:
+                rejected.append((index, verdict.name, verdict.fault, verdict.detail))
+            elif first != index:
+                rejected.append((index, verdict.name, "duplicate", f"has the pixels of image {first}"))
+            else:
+                kept[verdict.digest] = index
+                yield verdict.record
+
+    write_shard(part.shard, records())
+    replace_file(part.report, _json({"kept": kept, "rejected": rejected}))
+
+
+def _finish(output: Path, manifest: dict[str, Any], parts: list[Chunk]) -> dict[str, Any]:
+    """Sum up the chunks."""
+    table, faults, shards = io.StringIO(), Counter[str](), {}
+    rows = csv.writer(table)
+    rows.writerow(COLUMNS)
+    for part in parts:
+        report = part.load()
+        shards[part.shard.name] = len(report["kept"])
+        rows.writerows(report["rejected"])
+        faults.update(fault for _, _, fault, _ in report["rejected"])
+    replace_file(output / REJECTED, table.getvalue().encode("utf-8", "surrogateescape"))
+    counts = {
+        "images": parts[-1].indices.stop,
+        "kept": sum(shards.values()),
+        "rejected": dict(sorted(faults.items())),
+    }
+    manifest |= {"finished": True} | counts | {"shards": shards}
+    replace_file(output / MANIFEST, _json(manifest))
+    return manifest
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()

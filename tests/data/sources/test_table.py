@@ -1,0 +1,122 @@
+import csv
+import io
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from diffbir_jax.data.example import DataError
+from diffbir_jax.data.sources import make_source
+from tests.data.sources.samples import check_copies, check_reads, place_on, png, put
+
+ROWS = {
+    "id": [7, 8, 9, 10],
+    "image_path": ["b/1.png", "0.png", None, "2.png"],
+    "short": ["a cat", "a\ndog, wet", "nobody", None],
+    "long": ["a black cat", "", "nobody", "a bird"],
+}
+IMAGES = [png(1), png(0), png(2)]
+CAPTIONS = [{"short": "a cat", "long": "a black cat"}, {"short": "a\ndog, wet"}, {"long": "a bird"}]
+
+
+def write(place: str, columns: dict[str, list]) -> str:
+    if place.endswith(".csv"):
+        buffer = io.StringIO()
+        csv.writer(buffer).writerows([columns, *zip(*columns.values())])
+        return put(place, buffer.getvalue())
+    with fsspec.open(place, "wb", auto_mkdir=True) as file:
+        pyarrow.parquet.write_table(pa.table(columns), file)
+    return place
+
+
+@pytest.fixture(params=["file", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    place = place_on(request.param, tmp_path)
+    for i, name in enumerate(["0.png", "b/1.png", "2.png"]):
+        put(f"{place}/{name}", png(i))
+    return place
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_table_gives_images_and_captions(place: str, suffix: str) -> None:
+    """Null captions are none, and a row without a path does not count."""
+    source = make_source({"kind": "table", "path": write(f"{place}/t.{suffix}", ROWS)})
+    check_reads(source, IMAGES, CAPTIONS, lambda i: f"{place}/{['b/1', '0', '2'][i]}.png")
+    check_copies(source)
+
+
+def test_tables_are_read_one_behind_the_other(place: str, tmp_path: Path) -> None:
+    """Whatever their kinds, from a root that is elsewhere, and one of them without captions."""
+    first = write(f"{tmp_path}/x/1.parquet", ROWS)
+    write(f"{tmp_path}/x/2.csv", {"image_path": ["0.png"]})
+    for path in (f"{tmp_path}/x", f"{tmp_path}/x/*.*", [first, f"{tmp_path}/x/2.csv"]):
+        source = make_source({"kind": "table", "path": path, "root": place})
+        check_reads(source, [*IMAGES, png(0)], [*CAPTIONS, {}], lambda i: ".png")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_columns_may_have_other_names(place: str, suffix: str) -> None:
+    """And what looks like a number in CSV is text."""
+    path = write(f"{place}/t.{suffix}", {"file": ["0.png"], "tags": ["007"], "long": ["x"]})
+    source = make_source({"kind": "table", "path": path, "path_column": "file", "short_column": "tags"})
+    check_reads(source, [png(0)], [{"short": "007", "long": "x"}], lambda i: "0.png")
+
+
+def test_categories_are_texts(place: str) -> None:
+    path = f"{place}/t.parquet"
+    write(path, {"image_path": ["0.png"] * 2, "short": pa.array(["cat", None]).dictionary_encode()})
+    source = make_source({"kind": "table", "path": path})
+    check_reads(source, [png(0)] * 2, [{"short": "cat"}, {}], lambda i: "0.png")
+
+
+def test_the_fingerprint_covers_the_captions(place: str) -> None:
+    one = make_source({"kind": "table", "path": write(f"{place}/1.csv", ROWS)})
+    two = make_source({"kind": "table", "path": write(f"{place}/2.parquet", ROWS)})
+    other = ROWS | {"short": ["a bat", *ROWS["short"][1:]]}
+    three = make_source({"kind": "table", "path": write(f"{place}/3.csv", other)})
+    assert one.fingerprint == two.fingerprint != three.fingerprint
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+@pytest.mark.parametrize(
+    ("columns", "fields", "message"),
+    [
+        (
+            {"file": ["0.png"], "short": ["x"]},
+            {},
+            "t.*: has no column image_path for path; it has file, short",
+        ),
+        (ROWS, {"short_column": "tags"}, "has no column tags for short; it has id, image_path, short, long"),
+        ({"image_path": ["", " "]}, {}, r"t.*: no row of 1 table\(s\) has a path in column image_path"),
+        ({"image_path": ["x.png"]}, {}, "none of 1 looked for is there, such as .*x.png"),
+    ],
+)
+def test_a_table_of_no_use_is_refused(
+    tmp_path: Path, suffix: str, columns: dict, fields: dict, message: str
+) -> None:
+    path = write(f"{tmp_path}/t.{suffix}", columns)
+    with pytest.raises(DataError, match=message):
+        make_source({"kind": "table", "path": path} | fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.parquet", b"not parquet", "t.parquet: cannot be read .*[Pp]arquet"),
+        ("t.csv", b"", "t.csv: cannot be read .*[Ee]mpty"),
+        ("t.csv", b"image_path,short\na.png\n", "t.csv: cannot be read .*2 columns"),
+        ("t.xlsx", b"-", "t.xlsx: is no table of a known kind; give .parquet or .csv"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = put(tmp_path / name, content)
+    with pytest.raises(DataError, match=message):
+        make_source({"kind": "table", "path": path})
+
+
+def test_a_column_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = write(f"{tmp_path}/t.parquet", {"image_path": [[1], [2]]})
+    with pytest.raises(DataError, match="t.parquet, column image_path: cannot be read"):
+        make_source({"kind": "table", "path": path})

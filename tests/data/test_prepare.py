@@ -1,0 +1,284 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from diffbir_jax.data import prepare as command
+from diffbir_jax.data.example import Example
+from diffbir_jax.data.preparing import Settings, prepare
+from diffbir_jax.data.sources import make_source
+from tests.batch.test_interrupts import heed_interrupts
+from tests.data.sources.samples import png, put
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(*flags: object, inputs: object = "in", output: object = "out", workers: int = 0) -> int:
+    given = ["--input", inputs, "--output", output, "--workers", workers, "--min-side", 16, *flags]
+    return command.main([str(each) for each in given])
+
+
+def files(folder: str = "out") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def kept(folder: str = "out") -> list[tuple[str, bytes]]:
+    """Names, without where shards lie, and images."""
+    source = make_source({"kind": "array_record", "path": folder})
+    examples = [source[i] for i in range(len(source))]
+    return [(example.name.rpartition(": ")[2], bytes(example.image)) for example in examples]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fill() -> list[str]:
+    """Eight files of which three are fit: names in order."""
+    for name, side, seed in (("a", 32, 0), ("c", 31, 1), ("e", 32, 2), ("g", 40, 3)):
+        put(f"in/{name}.png", png(seed, side))
+    put("in/b.png", png(5, 32)[:-30])
+    put("in/d.png", b"no image")
+    Image.open("in/a.png").save("in/f.webp", lossless=True)
+    put("in/h.png", b"")
+    return [f"in/{name}" for name in "abcdefgh"]
+
+
+def test_what_is_fit_is_kept_as_it_is(capsys: pytest.CaptureFixture) -> None:
+    """Duplicates by their pixels, whatever the format; the others with what is wrong with them."""
+    names = fill()
+    Path("in/h.png").unlink()
+    Path("in/h.png").symlink_to("gone.png")
+    put("l.txt", "\n".join(f"{name}.{'webp' if name == 'in/f' else 'png'}" for name in names))
+    assert call("--min-side", 32, "--shard-size", 3, inputs="l.txt") == 0
+    assert kept() == [(f"in/{name}.png", Path(f"in/{name}.png").read_bytes()) for name in "aeg"]
+    with open("out/rejected.csv", newline="") as file:
+        rows = [(int(row["index"]), row["name"], row["fault"], row["detail"]) for row in csv.DictReader(file)]
+    assert [row[:3] for row in rows] == [
+        (1, "in/b.png", "undecodable"),
+        (2, "in/c.png", "small"),
+        (3, "in/d.png", "undecodable"),
+        (5, "in/f.webp", "duplicate"),
+        (7, "", "unreadable"),
+    ]
+    details = (
+        "is cut off",
+        "is 31x31 pixels",
+        "is not a PNG",
+        "has the pixels of image 0",
+        "in/h.png: cannot be read",
+    )
+    for row, detail in zip(rows, details):
+        assert detail in row[3]
+    out, err = capsys.readouterr()
+    faults = "1 duplicate, 1 small, 2 undecodable, 1 unreadable"
+    assert out == f"kept 3 of 8 images in 3 shard(s); rejected {faults} (out/rejected.csv)\n"
+    assert err == ""
+
+
+def test_the_manifest_says_what_was_done() -> None:
+    fill()
+    assert call("--min-side", 32, "--shard-size", 6, "--name", "val") == 0
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert manifest["finished"] and manifest["images"] == 8 and manifest["kept"] == 3
+    assert manifest["rejected"] == {"duplicate": 1, "small": 1, "undecodable": 3}
+    assert manifest["settings"] == {"name": "val", "min_side": 32, "shard_size": 6}
+    assert (
+        manifest["fingerprint"]
+        == make_source({"kind": "concat", "sources": [command.config_of("in")]}).fingerprint
+    )
+    assert manifest["shards"] == {"val-00000-of-00002.array_record": 2, "val-00001-of-00002.array_record": 1}
+
+
+def test_captions_go_along() -> None:
+    """Several inputs, one of them described in full."""
+    for i in range(3):
+        put(f"photos/{i}.png", png(i))
+    put("t.csv", "image_path,short,long\n0.png,a cat,\n1.png,a dog,a wet dog\n")
+    table = json.dumps({"kind": "table", "path": "t.csv", "root": "photos"})
+    assert (
+        command.main(["--input", table, "photos", "--output", "out", "--workers", "0", "--min-side", "16"])
+        == 0
+    )
+    source = make_source({"kind": "array_record", "path": "out"})
+    captions = [dict(source[i].captions) for i in range(len(source))]
+    assert captions == [{"short": "a cat"}, {"short": "a dog", "long": "a wet dog"}, {}]
+
+
+class Pixels:
+    """A source whose image is an array."""
+
+    fingerprint = "0"
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Example:
+        return Example("x", np.arange(16 * 20 * 3, dtype=np.uint8).reshape(16, 20, 3))
+
+
+def test_arrays_become_png(folder: Path) -> None:
+    prepare(Pixels(), folder / "out", Settings(min_side=16), 0)
+    [(name, data)] = kept()
+    put("x.png", data)
+    assert name == "x"
+    np.testing.assert_array_equal(np.asarray(Image.open("x.png")), Pixels()[0].image)
+
+
+def test_shards_do_not_depend_on_processes() -> None:
+    fill()
+    assert call("--shard-size", 3, output="one") == 0
+    assert call("--shard-size", 3, output="two", workers=2) == 0
+    assert files("one") == files("two") and len(files("one")) == 3 * 2 + 2
+
+
+COUNT, SHARD = 300, 10
+
+
+def start(output: str) -> subprocess.Popen[str]:
+    """A run over many lines that name few images, in processes of its own."""
+    for i in range(20):
+        put(f"photos/{i}.png", png(i, 192))
+    put("l.txt", "\n".join(f"photos/{i * 7 % 20 if i < 200 else i % 20}.png" for i in range(COUNT)))
+    run = [sys.executable, "-m", "diffbir_jax.data.prepare", "--input", "l.txt", "--output", output, *slow()]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(
+        run, env=environment, preexec_fn=heed_interrupts, start_new_session=True, **streams
+    )
+    limit = time.monotonic() + 60
+    while len(list(Path(output).glob("train-*.json"))) < 2:
+        assert time.monotonic() < limit and process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    return process
+
+
+def slow() -> list[str]:
+    return ["--workers", "1", "--shard-size", str(SHARD), "--min-side", "16"]
+
+
+def test_a_killed_run_goes_on() -> None:
+    """Its processes end with it; the end is that of a run without a break, and finished shards are left alone."""
+    process = start("out")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert children and not psutil.wait_procs(children, timeout=20)[1]
+    done = {path: path.stat().st_mtime_ns for path in Path("out").glob("train-*.json")}
+    assert 2 <= len(done) < COUNT / SHARD, "killed half-way"
+    assert not json.loads(Path("out/manifest.json").read_text())["finished"]
+    assert call(*slow(), inputs="l.txt") == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert call(*slow(), inputs="l.txt", output="whole", workers=0) == 0
+    assert files("out") == files("whole")
+    assert len(kept()) == 20
+
+
+def test_an_interrupt_says_how_to_go_on() -> None:
+    process = start("out")
+    # As terminals do, to all of its processes.
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "interrupted; the same command goes on with the shard that was not finished\n" and out == ""
+    for path in Path("out").glob("train-*.json"):
+        assert path.with_suffix(".array_record").exists()
+
+
+def test_a_missing_shard_is_written_again() -> None:
+    """The first: what follows it must not count as seen before."""
+    fill()
+    assert call("--shard-size", 2) == 0
+    whole = files()
+    Path("out/train-00000-of-00004.array_record").unlink()
+    assert call("--shard-size", 2) == 0
+    assert files() == whole
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--min-side", 17), "out: begun with --min-side 16, now 17; give the same or another --output"),
+        (("--shard-size", 3), "out: begun with --shard-size 1000, now 3;"),
+        (("--name", "val"), "out: begun with --name train, now val;"),
+    ],
+)
+def test_other_settings_are_refused(flags: tuple, message: str, capsys: pytest.CaptureFixture) -> None:
+    fill()
+    assert call() == 0
+    before = files()
+    assert call(*flags) == 1
+    assert message in capsys.readouterr().err
+    assert files() == before
+
+
+def test_other_inputs_are_refused(capsys: pytest.CaptureFixture) -> None:
+    fill()
+    assert call() == 0
+    put("in/z.png", png(9))
+    assert call() == 1
+    assert "out: begun with other inputs than those of now; give the same or" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"inputs": "nowhere"}, "nowhere: no such folder; check the path"),
+        ({"inputs": "nowhere.csv"}, "nowhere.csv: no such file or folder; check the path"),
+        ({"inputs": "{'kind': 1}"}, "--input {'kind': 1}: is no JSON"),
+        ({"inputs": '{"kind": "zip"}'}, "kind of source 'zip' is unknown"),
+        ({"output": "in/a.png"}, "in/a.png/manifest.json: cannot be written"),
+        ({"output": "old"}, "old: holds shards but no manifest.json; give another --output"),
+    ],
+)
+def test_bad_input_is_one_line(flags: dict, message: str, capsys: pytest.CaptureFixture) -> None:
+    fill()
+    put("old/x.array_record", b"-")
+    assert call(**flags) == 1
+    out, err = capsys.readouterr()
+    assert message in err and err.count("\n") == 1 and out == ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--min-side", 15, "--min-side 15: give at least 16"),
+        ("--shard-size", 0, "--shard-size 0: give at least 1"),
+        ("--name", "../x", "--name ../x: give letters, digits, - and _ only"),
+    ],
+)
+def test_settings_without_sense_are_one_line(
+    flag: str, value: object, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    fill()
+    assert call(flag, value) == 1
+    assert capsys.readouterr().err == f"{message}\n"
+
+
+def test_nothing_fit_is_a_failure(capsys: pytest.CaptureFixture) -> None:
+    fill()
+    assert call("--min-side", 100) == 1
+    out, err = capsys.readouterr()
+    assert "kept 0 of 8 images in 1 shard(s); rejected 5 small, 3 undecodable" in out
+    assert err == "out: holds no image, since none was fit; see rejected.csv there\n"
+
+
+def test_help_explains_itself(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as exit:
+        command.main(["--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--input", "--output", "--min-side", "--shard-size", "--name", "--workers", "Exit code"):
+        assert flag in text

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -147,53 +148,67 @@ def test_shards_do_not_depend_on_processes() -> None:
 COUNT, SHARD = 300, 10
 
 
-def start(output: str) -> subprocess.Popen[str]:
+def start() -> subprocess.Popen[str]:
     """A run over many lines that name few images, in processes of its own."""
     for i in range(20):
         put(f"photos/{i}.png", png(i, 192))
-    put("l.txt", "\n".join(f"photos/{i * 7 % 20 if i < 200 else i % 20}.png" for i in range(COUNT)))
-    run = [sys.executable, "-m", "diffbir_jax.data.prepare", "--input", "l.txt", "--output", output, *slow()]
+    put("l.txt", "\n".join(f"photos/{i * 7 % 20}.png" for i in range(COUNT)))
+    run = [sys.executable, "-m", "diffbir_jax.data.prepare", "--input", "l.txt", "--output", "out"]
+    run += ["--workers", "1", "--shard-size", str(SHARD), "--min-side", "16"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(
-        run, env=environment, preexec_fn=heed_interrupts, start_new_session=True, **streams
-    )
+    heed = {"preexec_fn": heed_interrupts, "start_new_session": True}
+    return subprocess.Popen(run, env=environment, **heed, **streams)
+
+
+def wait_for(process: subprocess.Popen[str], sign: Callable[[], bool]) -> None:
     limit = time.monotonic() + 60
-    while len(list(Path(output).glob("train-*.json"))) < 2:
-        assert time.monotonic() < limit and process.poll() is None, process.communicate()
+    while not sign():
+        assert time.monotonic() < limit and process.poll() is None, "no sign of work"
         time.sleep(0.002)
-    return process
 
 
-def slow() -> list[str]:
-    return ["--workers", "1", "--shard-size", str(SHARD), "--min-side", "16"]
+def reports() -> dict[Path, int]:
+    """Those of finished shards, and when they were written."""
+    return {path: path.stat().st_mtime_ns for path in Path("out").glob("train-*.json")}
 
 
 def test_a_killed_run_goes_on() -> None:
-    """Its processes end with it; the end is that of a run without a break, and finished shards are left alone."""
-    process = start("out")
+    """The end is that of a run without a break, and finished shards are left alone."""
+    process = start()
+    wait_for(process, lambda: len(reports()) >= 2)
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
+    _, orphans = psutil.wait_procs(children, timeout=20)
+    for orphan in orphans:
+        orphan.kill()
     process.communicate()
-    assert children and not psutil.wait_procs(children, timeout=20)[1]
-    done = {path: path.stat().st_mtime_ns for path in Path("out").glob("train-*.json")}
+    assert children and not orphans
+    done = reports()
     assert 2 <= len(done) < COUNT / SHARD, "killed half-way"
     assert not json.loads(Path("out/manifest.json").read_text())["finished"]
-    assert call(*slow(), inputs="l.txt") == 0
-    assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert call(*slow(), inputs="l.txt", output="whole", workers=0) == 0
+    assert call("--shard-size", SHARD, inputs="l.txt") == 0
+    assert done.items() <= reports().items()
+    assert call("--shard-size", SHARD, inputs="l.txt", output="whole") == 0
     assert files("out") == files("whole")
     assert len(kept()) == 20
 
 
-def test_an_interrupt_says_how_to_go_on() -> None:
-    process = start("out")
-    # As terminals do, to all of its processes.
+@pytest.mark.parametrize("early", [True, False])
+def test_an_interrupt_says_how_to_go_on(early: bool) -> None:
+    """Processes say nothing of their own, even if they are just coming up."""
+    process = start()
+    watched = psutil.Process(process.pid)
+    # The first child is one of Python's own.
+    wait_for(process, lambda: len(watched.children()) >= 2 if early else len(reports()) >= 2)
+    # Python is up in the child by now, and imports.
+    time.sleep(0.15 * early)
+    # As terminals do, to all.
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "interrupted; the same command goes on with the shard that was not finished\n" and out == ""
-    for path in Path("out").glob("train-*.json"):
+    for path in reports():
         assert path.with_suffix(".array_record").exists()
 
 

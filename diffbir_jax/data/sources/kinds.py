@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from pathlib import PurePath
 from typing import Any
 
 from diffbir_jax.data.example import DataError, Example, Source
@@ -62,12 +63,14 @@ def make_source(config: Mapping[str, Any]) -> Source:
     """Make the source that a configuration describes (docs/data.md lists kinds and fields).
 
     Args:
-        config: `kind`, a key of `KINDS`, and the arguments of what it stands for; None counts as not given.
+        config: `kind`, a key of `KINDS`, and the arguments of what it stands for; None counts as not given, and paths
+            may be `pathlib.Path`.
 
     Raises:
         DataError: the kind or a field is unknown, a field is missing, or the source cannot be used.
     """
-    fields = {name: value for name, value in dict(config).items() if value is not None}
+    given = {name: value for name, value in dict(config).items() if value is not None}
+    fields = {name: str(value) if isinstance(value, PurePath) else value for name, value in given.items()}
     kind = fields.pop("kind", None)
     if kind not in KINDS:
         raise DataError(f"kind of source {kind!r} is unknown; allowed are {', '.join(KINDS)}")

@@ -31,7 +31,7 @@ def test_a_configuration_may_be_a_config_dict(tmp_path: Path) -> None:
     """With fields that are there but not set."""
     put(tmp_path / "l.txt", "0.png")
     put(tmp_path / "0.png", png(0))
-    source = make_source(ConfigDict({"kind": "list", "path": str(tmp_path / "l.txt"), "root": None}))
+    source = make_source(ConfigDict({"kind": "list", "path": tmp_path / "l.txt", "root": None}))
     check_reads(source, [png(0)], [{}], lambda i: "0.png")
 
 

@@ -17,7 +17,7 @@ ROOMS = {
     **{room: set() for room in (*FLOOR, "cli")},
     "models": {"imaging", "metrics"},
     "sampling": FLOOR,
-    "data": FLOOR,
+    "data": FLOOR | {"cli"},
     "text": FLOOR,
     "sharding": FLOOR,
     "checkpoint": FLOOR | {"sharding"},

@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffbir_jax.data.decoding import samples
 from diffbir_jax.data.example import BrokenExampleError, Source
 from diffbir_jax.data.sources.array_record import pack
-from diffbir_jax.data.sources.files import reason
-from diffbir_jax.imaging.decoding import FORMATS, decode, kind_of
 from diffbir_jax.imaging.encoding import encode_png
-from diffbir_jax.imaging.photo import MAX_PIXELS, ImageFileError, Metadata
+from diffbir_jax.imaging.photo import Metadata
 
 # Images under way per process: enough that none waits, few enough to stay in memory.
 _AHEAD = 4
@@ -53,32 +52,18 @@ def examine(source: Source, min_side: int, index: int) -> Verdict:
     name, image = example.name, example.image
     data = encode_png(image, Metadata()) if isinstance(image, np.ndarray) else image
     try:
-        samples = _decoded(data)
-    except ImageFileError as error:
+        decoded = samples(data)
+    except BrokenExampleError as error:
         return Verdict(name, fault="undecodable", detail=str(error))
-    height, width = samples.shape[:2]
+    height, width = decoded.shape[:2]
     if min(height, width) < min_side:
         return Verdict(name, fault="small", detail=f"is {width}x{height} pixels")
-    return Verdict(name, pack(name, data, example.captions), _digest(samples))
+    return Verdict(name, pack(name, data, example.captions), _digest(decoded))
 
 
-def _decoded(data: bytes) -> np.ndarray:
-    """Return the samples (H, W, C) of an image file; ImageFileError if they are not to be had."""
-    kind = kind_of(data[:16])
-    if not kind:
-        raise ImageFileError(f"is not a {FORMATS} image")
-    try:
-        return decode(data, kind, MAX_PIXELS).samples
-    except (ImageFileError, MemoryError):
-        raise
-    # Decoders report damage in nearly every way there is.
-    except Exception as error:
-        raise ImageFileError(f"is damaged or cut off ({reason(error)})") from None
-
-
-def _digest(samples: np.ndarray) -> str:
-    state = hashlib.blake2b(f"{samples.shape} {samples.dtype}".encode(), digest_size=16)
-    state.update(np.ascontiguousarray(samples).data)
+def _digest(image: np.ndarray) -> str:
+    state = hashlib.blake2b(f"{image.shape} {image.dtype}".encode(), digest_size=16)
+    state.update(np.ascontiguousarray(image).data)
     return state.hexdigest()
 
 

@@ -8,12 +8,10 @@ from typing import Any
 import grain
 import numpy as np
 
+from diffbir_jax.data.decoding import pixels
 from diffbir_jax.data.degradation import Degraded
 from diffbir_jax.data.example import BrokenExampleError, DataError, Source
 from diffbir_jax.imaging.bytes import to_depth
-from diffbir_jax.imaging.decoding import FORMATS, decode, kind_of
-from diffbir_jax.imaging.photo import MAX_PIXELS, Photo
-from diffbir_jax.imaging.reading import over_white, to_eight
 
 DTYPES = ("uint8", "float32")
 # Examples tried for one place in a batch before the whole source is given up.
@@ -106,37 +104,6 @@ class Items:
             images = {"hq": pair.hq, "lq": pair.lq}
         item: Item = {name: _stored(image, self.dtype) for name, image in images.items()}
         return item if self.caption is None else item | {"prompt": self.caption(example.captions, rng)}
-
-
-def pixels(image: bytes | np.ndarray) -> np.ndarray:
-    """Return the upright image (H, W, 3) uint8 RGB of a file's bytes, transparency over white, or of such pixels.
-
-    Raises:
-        BrokenExampleError: it is none, damaged, cut off, or smaller than 16 pixels; the message lacks a name.
-    """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise BrokenExampleError(f"is {image.dtype} of shape {image.shape}; store (H, W, 3) uint8 RGB")
-        return image
-    kind = kind_of(image[:16])
-    if kind is None:
-        raise BrokenExampleError(f"is not a {FORMATS} image; convert it to one of these")
-    try:
-        samples = decode(image, kind, MAX_PIXELS).samples
-    except MemoryError:
-        raise
-    except Exception as error:  # Decoders report damage in nearly every way there is.
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise BrokenExampleError(reason) from error
-    return _rgb(samples)
-
-
-def _rgb(samples: np.ndarray) -> np.ndarray:
-    """(H, W, C) uint8 or uint16 of C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha."""
-    channels = samples.shape[2]
-    colours = samples[..., :3] if channels > 2 else np.repeat(samples[..., :1], 3, axis=2)
-    alpha = samples[..., -1] if channels in (2, 4) else None
-    return to_eight(over_white(Photo(colours, alpha)))
 
 
 def _stored(image: np.ndarray, dtype: str) -> np.ndarray:

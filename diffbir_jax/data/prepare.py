@@ -9,25 +9,23 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from diffbir_jax.cli import INTERRUPTED, Parser
 from diffbir_jax.data.example import DataError
 from diffbir_jax.data.preparing import REJECTED, Settings, prepare
 from diffbir_jax.data.sources import make_source
 from diffbir_jax.imaging.photo import ImageFileError
 
 KINDS = {".txt": "list", ".parquet": "table", ".csv": "table", ".tar": "tar", ".array_record": "array_record"}
-# As shells have it: 128 and the number of SIGINT.
-INTERRUPTED = 130
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m diffbir_jax.data.prepare",
         description="Turn images into ArrayRecord shards to train from: all that decode in full, are large enough and "
         "are no duplicates, with their captions. The same command goes on where a run was stopped.",
         epilog="Exit code: 0; 1 if no image was kept, the input is of no use or the output cannot be written; "
         "2 for a bad flag; 130 after Ctrl-C.",
-        allow_abbrev=False,
     )
     defaults = Settings()
     inputs = "folder; list (.txt); table (.parquet, .csv); shards (.tar, .array_record); or any source as JSON, such as"

@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from PIL import Image
 from tqdm import tqdm
 
+from diffbir_jax.cli import INTERRUPTED
 from diffbir_jax.data.example import Example, Source
 from diffbir_jax.data.items import Item, Items
 from diffbir_jax.data.loader import Loader
@@ -193,7 +194,7 @@ def main(argv: list[str]) -> None:
     except (OSError, ValueError) as error:
         sys.exit("preview: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from diffbir_jax.data.crops import Crop
+from diffbir_jax.data.decoding import pixels
 from diffbir_jax.data.example import BrokenExampleError, DataError, Example
-from diffbir_jax.data.items import ATTEMPTS, Items, pixels
+from diffbir_jax.data.items import ATTEMPTS, Items
 from diffbir_jax.data.loader import JUDGED_FROM, Loader
 from diffbir_jax.data.split import Split
 

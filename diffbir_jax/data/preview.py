@@ -30,9 +30,8 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration whose `d
 OUT = flags.DEFINE_string("out", "grid.png", "Picture to write.")
 NUMBER = flags.DEFINE_integer("number", 8, "Pairs in the picture.", lower_bound=1)
 FIRST = flags.DEFINE_integer("first", 0, "Place of the first one in the order of training.", lower_bound=0)
-STATS = flags.DEFINE_integer(
-    "stats", 0, "Examples to time, one by one and through the loader.", lower_bound=0
-)
+STATS = flags.DEFINE_bool("stats", False, "Also time examples, one by one and through the loader.")
+TIMED = flags.DEFINE_integer("timed", 64, "How many examples --stats times.", lower_bound=1)
 HELD_OUT = flags.DEFINE_bool("held_out", False, "Show the examples held out of training instead.")
 
 MARGIN = 4  # pixels between pairs
@@ -183,8 +182,8 @@ def run(config: Mapping[str, Any], out: Path) -> None:
     loader = held_out if HELD_OUT.value else train
     show(loader.items, FIRST.value, NUMBER.value, out)
     if STATS.value:
-        time_stages(loader.items, STATS.value)
-        time_loader(loader, STATS.value)
+        time_stages(loader.items, TIMED.value)
+        time_loader(loader, TIMED.value)
 
 
 def main(argv: list[str]) -> None:

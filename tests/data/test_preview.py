@@ -84,7 +84,7 @@ def test_stages_add_up(settings, capsys):
     assert times.keys() == {"read", "crop", "degrade", "decode, round", "all"}
     parts = [float(seconds) for stage, seconds in times.items() if stage != "all"]
     assert sum(parts) == pytest.approx(float(times["all"]), abs=0.3)
-    assert float(times["degrade"]) > float(times["read"]) > 0 or float(times["degrade"]) > 0.1
+    assert float(times["degrade"]) > 0
     assert re.search(r"loader +[\d.]+ images per second \(no workers, 2 threads\)", out)
 
 
@@ -103,7 +103,14 @@ def test_the_command_shows_a_configuration_and_names_what_is_wrong(settings, tmp
         )
 
     (tmp_path / "5.png").unlink()
-    shown = call(f"--config.data.source.path={tmp_path}", "--config.data.held_out_every=2", "--number=2")
+    shown = call(
+        f"--config.data.source.path={tmp_path}",
+        "--config.data.held_out_every=2",
+        "--number=2",
+        "--stats",
+        "--timed=1",
+    )
+    assert "images per second" in shown.stdout
     assert (shown.returncode, Path(tmp_path, "grid.png").is_file()) == (0, True), shown.stderr
     wrong = call("--config.data.source.path=absent")
     assert wrong.returncode == 1

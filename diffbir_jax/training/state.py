@@ -32,17 +32,26 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW with linear warm-up, cosine decay and global-norm clipping.
+def learning_rate(config: Config) -> optax.Schedule:
+    """Linear warm-up and cosine decay: the learning rate by the number of steps done before.
 
     Args:
-        config: `lr` (peak), `final_lr` (share of the peak at the end), `warmup` and `steps` (steps), `betas`,
-            `weight_decay`, `clip` (global gradient norm).
+        config: `lr` (peak), `final_lr` (share of the peak at the end), `warmup` and `steps` (steps).
     """
-    schedule = optax.warmup_cosine_decay_schedule(
+    return optax.warmup_cosine_decay_schedule(
         0.0, config.lr, config.warmup, max(config.steps, config.warmup + 1), config.lr * config.final_lr
     )
-    adamw = optax.adamw(schedule, b1=config.betas[0], b2=config.betas[1], weight_decay=config.weight_decay)
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """AdamW at `learning_rate`, with global-norm clipping.
+
+    Args:
+        config: as for `learning_rate`, and `betas`, `weight_decay`, `clip` (global gradient norm).
+    """
+    adamw = optax.adamw(
+        learning_rate(config), b1=config.betas[0], b2=config.betas[1], weight_decay=config.weight_decay
+    )
     return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
 
 

@@ -43,7 +43,6 @@ TEXT = dataclasses.replace(
     text=CLIPTextConfig(width=8, heads=2, layers=2),
     unet=dataclasses.replace(MICRO.unet, context_dim=8),
 )
-CONFIGS = ("bsr", "bfr", "bid")
 KEY = jax.random.key(3)
 
 
@@ -88,14 +87,21 @@ def pair(size=16, count=2):
     return {name: rng.integers(0, 256, (count, size, size, 3), np.uint8) for name in ("hq", "lq")}
 
 
-@functools.cache
-def evaluate(preset, options, prompt=None):
-    """Loss and gradient of one batch."""
+def arguments(preset, options, prompt=None):
+    """Trained and frozen parameters, a batch and a key."""
     trained, frozen = weights(preset)
     batch = pair() | ({} if prompt is None else {"tokens": tokenize([prompt] * 2)})
-    loss = jax.jit(jax.value_and_grad(make_loss(preset, options), has_aux=True))
-    (value, _), gradient = loss(trained, stored(frozen, options.dtype), batch, KEY)
-    return float(value), gradient
+    return trained, stored(frozen, options.dtype), batch, KEY
+
+
+@functools.cache
+def value(preset, options, prompt=None):
+    """The loss of a batch."""
+    return float(jax.jit(make_loss(preset, options))(*arguments(preset, options, prompt))[0])
+
+
+def gradient(options):
+    return jax.jit(jax.grad(make_loss(MICRO, options), has_aux=True))(*arguments(MICRO, options))[0]
 
 
 @pytest.mark.parametrize(("condition", "steps"), [("vae", 2), ("conv", 3)])
@@ -120,9 +126,22 @@ def test_a_step_trains_what_it_should_and_leaves_the_frozen_bit_identical(folder
     assert set(objective.export(state.ema)) == exported[condition]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_tiny_variants_train_by_the_loop(folder, tmp_path, name):
-    state = train(micro(folder, name), tmp_path)
+def test_the_loop_accumulates_as_the_configuration_says(folder, tmp_path):
+    config = micro(folder)
+    config.train.accumulate = 3
+    with pytest.raises(ValueError, match="accumulate is 3, must divide the batch of 4"):
+        train(config, tmp_path)
+
+
+@pytest.mark.parametrize("name", ("bfr", "bid"))
+def test_the_tiny_variants_are_complete(folder, name):
+    objective = make_objective(micro(folder, name))
+    assert objective.frozen.keys() == {"rm", "vae", "unet"}
+    assert objective.batches(0).keys() == {"hq", "lq"}
+
+
+def test_a_tiny_variant_trains_by_the_loop(folder, tmp_path):
+    state = train(micro(folder), tmp_path)
     assert int(state.step) == 2
     exported = load_weights(tmp_path / "export" / "control.safetensors", state.ema["control"])
     assert flatten(exported).keys() == flatten(state.params["control"]).keys()
@@ -198,8 +217,8 @@ def test_without_stage_1_the_condition_encodes_the_input_itself(folder):
 
 def test_prompts_are_read_in_the_step_and_are_empty_without_captions():
     assert "text" in abstract_frozen(TEXT, Stage2Options())
-    (without, _), (empty, _), (words, _) = (
-        evaluate(TEXT, Stage2Options(), prompt) for prompt in (None, "", "a photo of a bridge")
+    without, empty, words = (
+        value(TEXT, Stage2Options(), prompt) for prompt in (None, "", "a photo of a bridge")
     )
     np.testing.assert_allclose(without, empty, rtol=1e-6)
     assert abs(words / empty - 1) > 1e-5
@@ -211,18 +230,16 @@ def test_bfloat16_computes_in_half_and_trains_in_full_precision():
     halves = {name.rsplit("/", 1)[1] for name, x in frozen.items() if x.dtype == jnp.bfloat16}
     assert halves == {"kernel"}
     assert {x.dtype for x in jax.tree.leaves(abstract_trainable(MICRO, options))} == {np.dtype(np.float32)}
-    (half, gradient), (full, _) = evaluate(MICRO, options), evaluate(MICRO, Stage2Options())
-    assert {x.dtype for x in jax.tree.leaves(gradient)} == {np.dtype(np.float32)}
+    slope, _ = jax.eval_shape(jax.grad(make_loss(MICRO, options), has_aux=True), *arguments(MICRO, options))
+    assert {x.dtype for x in jax.tree.leaves(slope)} == {np.dtype(np.float32)}
+    half, full = value(MICRO, options), value(MICRO, Stage2Options())
     assert half != full
     np.testing.assert_allclose(half, full, rtol=0.02)
 
 
 def test_rematerialisation_changes_memory_alone():
-    (value, gradient), (other, expected) = (
-        evaluate(MICRO, Stage2Options(remat=remat)) for remat in (True, False)
-    )
-    np.testing.assert_allclose(value, other, rtol=1e-6)
-    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+    recomputed, expected = (gradient(Stage2Options(remat=remat)) for remat in (True, False))
+    for a, b in zip(jax.tree.leaves(recomputed), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
@@ -262,7 +279,7 @@ def test_the_weighted_loss_of_a_denoiser_that_says_zero():
         seen.append((z_t, t))
         return jnp.zeros_like(z_t)
 
-    value, _ = diffusion_loss(schedule, denoise, min_snr=5.0)({}, {}, {"z0": z0}, KEY)
+    weighted, _ = diffusion_loss(schedule, denoise, min_snr=5.0)({}, {}, {"z0": z0}, KEY)
     z_t, t = seen[0]
     signal, noise = (
         np.sqrt(x)[t][:, None, None, None] for x in (schedule.alphas_cumprod, 1 - schedule.alphas_cumprod)
@@ -270,7 +287,7 @@ def test_the_weighted_loss_of_a_denoiser_that_says_zero():
     eps = (z_t - signal * z0) / noise
     snr = (signal / noise) ** 2
     expected = np.mean(np.minimum(snr, 5.0) / (snr + 1) * (signal * eps - noise * z0) ** 2)
-    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    np.testing.assert_allclose(weighted, expected, rtol=1e-4)
     assert 0 <= int(t.min()) < 100 and 900 <= int(t.max()) < 1000
     with pytest.raises(ValueError, match="min_snr is 0, must be above 0"):
         diffusion_loss(schedule, denoise, min_snr=0)
@@ -291,7 +308,7 @@ def test_the_condition_is_noised_in_training():
     hint = q_sample(stage2.schedule, encoded["clean"], noised["aug_t"], noised["aug_noise"])
     loss = jax.jit(diffusion_loss(stage2.schedule, stage2.denoise))
     expected, _ = loss(trained, frozen, encoded | {"clean": hint}, key)
-    np.testing.assert_allclose(evaluate(MICRO, options)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(value(MICRO, options), expected, rtol=1e-5)
     clean, _ = loss(trained, frozen, encoded, key)
     assert abs(float(clean / expected) - 1) > 1e-4
 

@@ -1,8 +1,10 @@
+import importlib
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -24,6 +26,11 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "micro", MICRO)
     with jax.numpy_dtype_promotion("standard"):  # which optax relies on
         yield make_photos(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def script():
+    return importlib.import_module("train")
 
 
 def config(folder):
@@ -90,10 +97,22 @@ def test_processes_share_whole_batches_and_keep_parts(monkeypatch):
         ((2, 2), "--host-index is 2; allowed with --hosts 2 are 0 to 1"),
         (
             (None, None),
-            r"--distributed: coordinator_address should be defined.*; give --coordinator HOST:PORT",
+            r"^--distributed: nobody is there; give --coordinator HOST:PORT, --hosts and --host-index$",
         ),
     ],
 )
-def test_processes_that_cannot_find_together(numbers, message):
+def test_processes_that_cannot_find_together(monkeypatch, numbers, message):
+    def fail(*_):
+        raise RuntimeError("nobody is there\nat all")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(ValueError, match=message):
         distributed.join(None, *numbers)
+
+
+def test_an_address_is_for_distributed_runs(script, monkeypatch):
+    flags = {"DISTRIBUTED": False, "COORDINATOR": "a:1", "HOSTS": None, "HOST_INDEX": None}
+    for name, value in flags.items():
+        monkeypatch.setattr(script, name, SimpleNamespace(value=value))
+    with pytest.raises(ValueError, match="--host-index are for --distributed: give it, or none of them"):
+        script.meet()

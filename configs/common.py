@@ -32,11 +32,13 @@ def tiny_config(objective: str, *, crop: int, batch_size: int, steps: int, lr: f
         {
             "steps": steps,
             "lr": lr,
+            "lr_steps": (),  # (step, peak from this step on), ...
             "final_lr": 0.02,
             "warmup": 100,
             "betas": (0.9, 0.99),
             "weight_decay": 0.0,
             "clip": 1.0,
+            "accumulate": 1,  # parts of a batch that go through one after the other
             "ema_decay": 0.999,
             "log_every": 20,
             "eval_every": 500,

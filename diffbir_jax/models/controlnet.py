@@ -12,6 +12,9 @@ from jax.typing import DTypeLike
 from diffbir_jax.models.layers import conv
 from diffbir_jax.models.unet import UNetConfig, UNetEncoder
 
+# Channels of ControlNet's hint encoder, per resolution.
+HINT_WIDTHS = (16, 32, 96, 256)
+
 
 class IRControlNet(nn.Module):
     """A copy of the UNet's encoder that also sees the condition, then zero-initialised 1x1 convolutions.
@@ -50,6 +53,35 @@ class IRControlNet(nn.Module):
             conv(y.shape[-1], 1, zero=True, name=f"zero_conv_{i}", dtype=self.dtype)(y)
             for i, y in enumerate([*skips, x])
         ]
+
+
+class ConditionEncoder(nn.Module):
+    """The convolutional encoder of ControlNet's hints (Zhang et al. 2023), trained along with the control.
+
+    Its last convolution starts at random, since the control's weights for the hint start at zero: of two factors that
+    are zero, neither would ever get a gradient.
+    """
+
+    channels: int = 4
+    downsample: int = 8
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array) -> Array:
+        """Encode.
+
+        Args:
+            image: (B, H, W, 3) in [-1, 1]; H and W are multiples of `downsample`, a power of two.
+
+        Returns:
+            float32 (B, H/downsample, W/downsample, channels), in the place of a latent.
+        """
+        x = nn.silu(conv(HINT_WIDTHS[0], name="conv_in", dtype=self.dtype)(image))
+        for level in range(self.downsample.bit_length() - 1):
+            width = HINT_WIDTHS[min(level + 1, len(HINT_WIDTHS) - 1)]
+            x = nn.silu(conv(x.shape[-1], name=f"level_{level}", dtype=self.dtype)(x))
+            x = nn.silu(conv(width, stride=2, name=f"level_{level}_downsample", dtype=self.dtype)(x))
+        return conv(self.channels, name="conv_out", dtype=self.dtype)(x).astype(jnp.float32)
 
 
 def init_from_unet(unet_params: Mapping[str, Any], hint_channels: int = 4) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
 from diffbir_jax.models.clip import CLIPText, CLIPTextConfig
-from diffbir_jax.models.controlnet import IRControlNet
+from diffbir_jax.models.controlnet import ConditionEncoder, IRControlNet
 from diffbir_jax.models.header import describe, revive
 from diffbir_jax.models.restoration_unet import RestorationUNet, RestorationUNetConfig
 from diffbir_jax.models.scunet import SCUNet, SCUNetConfig
@@ -146,13 +146,17 @@ class Preset:
         """Return the autoencoder; `remat` recomputes its blocks in the backward pass."""
         return AutoencoderKL(self.vae, dtype, remat)
 
-    def make_unet(self, dtype: Any = jnp.float32) -> UNet:
-        """Return the diffusion prior."""
-        return UNet(self.unet, dtype)
+    def make_unet(self, dtype: Any = jnp.float32, remat: bool = False) -> UNet:
+        """Return the diffusion prior; `remat` recomputes its blocks in the backward pass."""
+        return UNet(self.unet, dtype, remat)
 
-    def make_control(self, dtype: Any = jnp.float32) -> IRControlNet:
-        """Return the IRControlNet, conditioned on the latent of the stage-1 image."""
-        return IRControlNet(self.unet, self.vae.embed_dim, dtype)
+    def make_control(self, dtype: Any = jnp.float32, remat: bool = False) -> IRControlNet:
+        """Return the IRControlNet, conditioned on the latent of the stage-1 image; `remat` as for the prior."""
+        return IRControlNet(self.unet, self.vae.embed_dim, dtype, remat)
+
+    def make_condition(self, dtype: Any = jnp.float32) -> ConditionEncoder:
+        """Return the small encoder of the stage-1 image that may take the autoencoder's place."""
+        return ConditionEncoder(self.vae.embed_dim, self.vae.downsample, dtype)
 
     def make_text(self, dtype: Any = jnp.float32) -> CLIPText:
         """Return the text encoder.

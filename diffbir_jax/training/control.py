@@ -1,4 +1,7 @@
-"""Stage 2: IRControlNet, a trainable copy of the UNet's encoder that steers the frozen UNet by the stage-1 latent."""
+"""Stage 2: IRControlNet, a trainable copy of the UNet's encoder that steers the frozen UNet.
+
+On a pool of latents that were encoded beforehand; `training/stage2.py` encodes images in the step.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +39,7 @@ def make(config: Config) -> Objective:
         controls = apply(control, params, z_t, batch["condition"], t)
         return apply(unet, frozen, z_t, t, None, controls)
 
-    loss = diffusion_loss(schedule, denoise, config.diffusion)
+    loss = diffusion_loss(schedule, denoise, **config.diffusion)
     return Objective(
         params, frozen, loss, train, validation(schedule, denoise, held_out(0)), lambda ema: {"control": ema}
     )

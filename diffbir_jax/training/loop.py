@@ -111,7 +111,7 @@ def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState,
     state = init_state(objective.params, optimizer, config.seed)
     shardings = tree_shardings(state, mesh, config.sharding_rules)
     step = jax.jit(
-        make_step(objective.loss, optimizer, config.train.ema_decay),
+        make_step(objective.loss, optimizer, config.train.ema_decay, config.train.accumulate),
         in_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,

@@ -6,13 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.diffusion.schedule import Schedule, make_schedule, q_sample, training_target
+from diffbir_jax.diffusion.schedule import (
+    Schedule,
+    make_schedule,
+    q_sample,
+    signal_and_noise,
+    training_target,
+)
 from diffbir_jax.models.apply import apply, init
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.training.latents import latent_batches
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
-from diffbir_jax.training.state import Config
+from diffbir_jax.training.state import Config, LossFn
 
 # Timesteps, as shares of T, at which the held-out loss is reported.
 VALIDATION_TIMES = (0.1, 0.25, 0.4, 0.7)
@@ -35,57 +41,104 @@ def make(config: Config) -> Objective:
     ) -> jax.Array:
         return apply(unet, params, z_t, t)
 
-    loss = diffusion_loss(schedule, denoise, config.diffusion)
+    loss = diffusion_loss(schedule, denoise, **config.diffusion)
     validate = validation(schedule, denoise, held_out(0))
     return Objective(params, {}, loss, train, validate, lambda ema: {"unet": ema})
 
 
-def draw_timesteps(key: jax.Array, count: int, total: int, focus: tuple[float, float]) -> jax.Array:
-    """Draw `count` timesteps of [0, total), the share `focus[0]` of them below `focus[1]` * total.
+def draw_timesteps(key: jax.Array, count: int, total: int, focus: tuple[float, float] | None) -> jax.Array:
+    """Draw `count` timesteps of [0, total), the share `focus[0]` of them below `focus[1]` * total; None: uniformly.
 
     Sampling from a noised condition visits only the lower timesteps: a small model spends its capacity there.
     """
+    if focus is None:
+        return jax.random.randint(key, (count,), 0, total, jnp.int32)
     share, below = focus
     where, value = jax.random.split(key)
     bound = jnp.where(jax.random.bernoulli(where, share, (count,)), below * total, float(total))
     return jnp.floor(jax.random.uniform(value, (count,)) * bound).astype(jnp.int32)
 
 
-def diffusion_loss(schedule: Schedule, denoise: Denoise, options: Config):
+def min_snr_weight(schedule: Schedule, t: jax.Array, gamma: float) -> jax.Array:
+    """Weights of the squared error at timesteps `t` (B,) that make of it min(SNR, gamma) times that of x0.
+
+    Min-SNR weighting (Hang et al. 2023, equation 10). Of x0's error, eps has SNR times as much and v SNR + 1 times.
+    With signal^2 + noise^2 = 1 that is min(signal^2, gamma noise^2) for v and its ratio to signal^2 for eps, which
+    stays finite where there is no noise or, for v, no signal.
+
+    Returns:
+        (B,) float32 in [0, 1].
+    """
+    signal, noise = (jnp.square(x[:, 0, 0, 0]) for x in signal_and_noise(schedule, t))
+    weight = jnp.minimum(signal, gamma * noise)
+    return weight if schedule.parameterization == "v" else weight / signal
+
+
+def diffusion_loss(
+    schedule: Schedule,
+    denoise: Denoise,
+    focus: tuple[float, float] | None = None,
+    min_snr: float | None = None,
+) -> LossFn:
     """Return the loss |target - output|^2 at random timesteps (L_GM of the paper, or its v form).
 
     Args:
         schedule: noise schedule and parameterization.
         denoise: (params, frozen, batch, z_t, t) -> network output.
-        options: `focus`, see `draw_timesteps`.
+        focus: see `draw_timesteps`; None draws timesteps uniformly.
+        min_snr: gamma of `min_snr_weight`; None weighs all timesteps alike.
+
+    Raises:
+        ValueError: gamma is not above 0.
     """
+    if min_snr is not None and not min_snr > 0:
+        raise ValueError(f"min_snr is {min_snr}, must be above 0 (5 in the paper), or None for no weights")
 
     def loss(params: dict, frozen: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         times, noises = jax.random.split(key)
-        t = draw_timesteps(times, len(batch["z0"]), schedule.num_timesteps, options.focus)
+        t = draw_timesteps(times, len(batch["z0"]), schedule.num_timesteps, focus)
         noise = jax.random.normal(noises, batch["z0"].shape)
         output = denoise(params, frozen, batch, q_sample(schedule, batch["z0"], t, noise), t)
-        return jnp.mean(jnp.square(output - training_target(schedule, batch["z0"], t, noise))), {}
+        error = jnp.square(output - training_target(schedule, batch["z0"], t, noise))
+        if min_snr is not None:
+            error = error * min_snr_weight(schedule, t, min_snr)[:, None, None, None]
+        return jnp.mean(error), {}
 
     return loss
 
 
-def validation(schedule: Schedule, denoise: Denoise, batch: dict[str, np.ndarray]):
-    """Return the held-out loss at fixed timesteps and noise, with a picture of the first latent channels."""
-    noise = jax.random.normal(jax.random.key(0), batch["z0"].shape)
+def validation(
+    schedule: Schedule,
+    denoise: Denoise,
+    batch: dict[str, np.ndarray],
+    encode: Callable[[dict, dict], dict] = lambda frozen, batch: batch,
+):
+    """Return the held-out loss at fixed timesteps and noise, with a picture of the first latent channels.
+
+    Args:
+        schedule: noise schedule and parameterization.
+        denoise: as for `diffusion_loss`.
+        batch: held-out examples.
+        encode: (frozen, batch) -> a batch of latents as `denoise` takes it, of examples that are images.
+
+    Returns:
+        (params, frozen) -> (losses by timestep and `loss`, their mean; picture (H, W, 3) uint8).
+    """
+    prepare = jax.jit(encode)
 
     @jax.jit
     def at(params: dict, frozen: dict, batch: dict, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         times = jnp.broadcast_to(t, (len(batch["z0"]),))
+        noise = jax.random.normal(jax.random.key(0), batch["z0"].shape)
         output = denoise(params, frozen, batch, q_sample(schedule, batch["z0"], times, noise), times)
         return jnp.mean(jnp.square(output - training_target(schedule, batch["z0"], times, noise))), output
 
     def validate(params: dict, frozen: dict) -> tuple[dict[str, float], np.ndarray]:
-        values, pictures = {}, []
+        values, pictures, latents = {}, [], prepare(frozen, batch)
         for share in VALIDATION_TIMES:
-            value, output = at(params, frozen, batch, jnp.int32(share * schedule.num_timesteps))
+            value, output = at(params, frozen, latents, jnp.int32(share * schedule.num_timesteps))
             values[f"loss_{share:g}T"] = float(value)
             pictures.append(np.asarray(output)[:8, ..., :3] / 4 + 0.5)
-        return values, tile_grid(pictures)
+        return {"loss": float(np.mean(list(values.values())))} | values, tile_grid(pictures)
 
     return validate

@@ -1,12 +1,17 @@
 """Batches of the photo folder or the data source that a config names, for training and for validation."""
 
+import warnings
+from collections.abc import Generator, Mapping
+from contextlib import closing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.data.batches import Batches
+from diffbir_jax.data.batches import Batches, HostBatch
 from diffbir_jax.data.degradation import make_degradation
 from diffbir_jax.data.photos import CropConfig, PairBatches, load_photos
+from diffbir_jax.text.tokenizer import tokenize
 from diffbir_jax.training.state import Config
 
 # One photo of every so many is held out of training, beginning at the offset (or at the last photo of a small set).
@@ -22,6 +27,45 @@ def to_unit(image: jax.Array | np.ndarray) -> jax.Array:
 def to_signed(image: jax.Array | np.ndarray) -> jax.Array:
     """uint8, or float32 in [0, 1] -> float32 in [-1, 1], the range of the VAE."""
     return 2.0 * to_unit(image) - 1.0
+
+
+class Tokenized(Batches):
+    """Batches whose captions, `prompt` (B,) str, are `tokens` (B, 77) int32; other batches as they are.
+
+    Texts that are too long are cut without a word: there are many among captions, and no one waits to shorten them.
+    """
+
+    def __init__(self, batches: Batches):
+        """Wrap `batches`, whose broken examples are this one's."""
+        self._batches, self.broken = batches, batches.broken
+
+    def __call__(self, step: int) -> HostBatch:
+        """Return batch `step`."""
+        return _tokenized(self._batches(step))
+
+    def iterate(self, first: int, last: int) -> Generator[HostBatch, None, None]:
+        """Yield the batches `first` to `last` - 1, working ahead; to be closed."""
+        with closing(self._batches.iterate(first, last)) as batches:
+            for batch in batches:
+                yield _tokenized(batch)
+
+    @property
+    def identity(self) -> dict[str, int | str]:
+        """That of the batches without tokens."""
+        return self._batches.identity
+
+    def remember(self, broken: Mapping[int, str]) -> None:
+        """Take over `broken` from the run that this one resumes."""
+        self._batches.remember(broken)
+
+
+def _tokenized(batch: HostBatch) -> HostBatch:
+    if "prompt" not in batch:
+        return batch
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "prompt cut after", UserWarning)
+        tokens = tokenize([str(text) for text in batch["prompt"]])
+    return {name: values for name, values in batch.items() if name != "prompt"} | {"tokens": tokens}
 
 
 def training_batches(config: Config) -> tuple[Batches, Batches]:

@@ -36,14 +36,30 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     """AdamW with linear warm-up, cosine decay and global-norm clipping.
 
     Args:
-        config: `lr` (peak), `final_lr` (share of the peak at the end), `warmup` and `steps` (steps), `betas`,
-            `weight_decay`, `clip` (global gradient norm).
+        config: as for `learning_rate`, and `betas`, `weight_decay`, `clip` (global gradient norm).
     """
-    schedule = optax.warmup_cosine_decay_schedule(
+    rate, (b1, b2) = learning_rate(config), config.betas
+    adamw = optax.adamw(rate, b1=b1, b2=b2, weight_decay=config.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
+
+
+def learning_rate(config: Config) -> optax.Schedule:
+    """Return the learning rate by optimizer step.
+
+    Args:
+        config: `lr` (peak), `final_lr` (share of the peak at the end), `warmup` and `steps` (steps), and, if there,
+            `lr_steps`, pairs (step, peak from this step on).
+    """
+    curve = optax.warmup_cosine_decay_schedule(
         0.0, config.lr, config.warmup, max(config.steps, config.warmup + 1), config.lr * config.final_lr
     )
-    adamw = optax.adamw(schedule, b1=config.betas[0], b2=config.betas[1], weight_decay=config.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
+    peaks = [config.lr, *(peak for _, peak in getattr(config, "lr_steps", ()))]
+    starts = [int(step) for step, _ in getattr(config, "lr_steps", ())]
+    if starts != sorted(set(starts)):
+        raise ValueError(f"config.train.lr_steps begin at {starts}, must be in ascending order")
+    ratios = {step: after / before for step, before, after in zip(starts, peaks, peaks[1:])}
+    drops = optax.piecewise_constant_schedule(1.0, ratios)
+    return lambda count: curve(count) * drops(count)
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
@@ -58,16 +74,19 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, seed: in
     return first(params)
 
 
-def make_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, ema_decay: float):
+def make_step(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, ema_decay: float, accumulate: int = 1
+) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Build the pure step (state, frozen, batch) -> (state, metrics), to be jitted by the caller.
 
     Frozen parameters are an argument of their own, so no gradient or optimizer state exists for them. The EMA warms up
-    as min(decay, (1 + step) / (10 + step)), so that early weights are soon forgotten.
+    as min(decay, (1 + step) / (10 + step)), so that early weights are soon forgotten. For `accumulate` see `gradients`.
     """
+    value_and_grad = gradients(loss_fn, accumulate)
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, frozen, batch, key)
+        (loss, metrics), grads = value_and_grad(state.params, frozen, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         count = state.step.astype(jnp.float32)
@@ -78,3 +97,42 @@ def make_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, ema_deca
         return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
 
     return step
+
+
+def gradients(loss_fn: LossFn, accumulate: int = 1) -> Callable:
+    """Return (params, frozen, batch, key) -> ((loss, metrics), gradient), in `accumulate` parts of the batch.
+
+    The parts run one after the other and their mean is returned: the memory is that of one part. Each draws numbers of
+    its own. Part i has the examples i, i + k, i + 2 k, ... of k parts, so that a batch that is split over devices in
+    contiguous pieces need not move.
+
+    Raises:
+        ValueError: `accumulate` is below 1 or, when the step is traced, does not divide the batch.
+    """
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    if accumulate < 1:
+        raise ValueError(f"config.train.accumulate is {accumulate}, must be at least 1")
+    if accumulate == 1:
+        return value_and_grad
+
+    def mean(params: Params, frozen: Params, batch: Batch, key: jax.Array) -> tuple:
+        def add(total: tuple, part: tuple[Batch, jax.Array]) -> tuple[tuple, None]:
+            return jax.tree.map(jnp.add, total, value_and_grad(params, frozen, *part)), None
+
+        parts = _parts(batch, accumulate), jax.random.split(key, accumulate)
+        first = jax.eval_shape(value_and_grad, params, frozen, *jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+        total, _ = jax.lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda x: x / accumulate, total)
+
+    return mean
+
+
+def _parts(batch: Batch, count: int) -> Batch:
+    """(B, ...) -> (count, B / count, ...) of each array."""
+    size = len(next(iter(batch.values())))
+    if size % count:
+        raise ValueError(
+            f"config.train.accumulate is {count}, must divide the batch of {size} (config.data.batch_size)"
+        )
+    return {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}

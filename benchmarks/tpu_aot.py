@@ -195,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", choices=("v1", "v2", "v2.1"), default="v2.1")
+    parser.add_argument("--preset", choices=("v1", "v2.1"), default="v2.1", help="v2 is trained as v1")
     parser.add_argument("--program", choices=("train", "sample"), default="train")
     parser.add_argument("--topologies", nargs="+", type=_topology, default=["v5e:4x4"], metavar="KIND:SHAPE")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="images per chip")

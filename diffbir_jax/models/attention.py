@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from diffbir_jax.models.platform import target_platform
+
 Backend = Literal["auto", "chunked", "xla", "cudnn"]
 
 
@@ -35,7 +37,7 @@ def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_sc
             "(B, Nk, heads, D) for both k and v"
         )
     if backend == "auto":
-        backend = "chunked" if jax.default_backend() == "cpu" else "xla"
+        backend = "chunked" if target_platform() == "cpu" else "xla"
     if backend == "chunked":
         return _chunked(q, k, v, max_scores)
     return jax.nn.dot_product_attention(q, k, v, implementation=backend)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from diffbir_jax.models.platform import target_platform
+
 _Convolution = Callable[[Array, Array], Array]
 
 
@@ -137,7 +139,7 @@ def conv(
 
 
 def convolve(x: Array, kernel: Array, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Array:
-    """Convolution in the formulation that this backend runs fastest; equal up to the order of summation.
+    """Convolution in the formulation that `target_platform` runs fastest; equal up to the order of summation.
 
     Args:
         x: (B, H, W, C).
@@ -149,7 +151,7 @@ def convolve(x: Array, kernel: Array, stride: int = 1, padding: tuple[int, int] 
         (B, h, w, features) in the dtype of `x`.
     """
     plain = partial(_convolve, stride=stride, padding=padding)
-    if jax.default_backend() != "cpu":
+    if target_platform() != "cpu":
         return plain(x, kernel)
     return _with_gradients_of(plain, partial(_small_convolve, stride=stride, padding=padding))(x, kernel)
 
@@ -168,7 +170,7 @@ def upsample_convolve(x: Array, kernel: Array) -> Array:
     Returns:
         (B, 2 H, 2 W, features) in the dtype of `x`.
     """
-    if jax.default_backend() != "cpu" or math.prod(x.shape[:3]) < kernel.shape[-1]:
+    if target_platform() != "cpu" or math.prod(x.shape[:3]) < kernel.shape[-1]:
         return convolve(upsample_nearest(x), kernel)
 
     def plain(x: Array, kernel: Array) -> Array:

@@ -1,0 +1,79 @@
+"""Programs of a pod without its devices: the training step of stage 2, and its sampling, with abstract arguments."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from configs import bsr
+from diffbir_jax.loading import PRECISIONS, abstract_params
+from diffbir_jax.models.apply import Params
+from diffbir_jax.models.presets import Preset
+from diffbir_jax.sampling.options import Options
+from diffbir_jax.sharding import batch_sharding, replicated, tree_shardings
+from diffbir_jax.stage2 import Generator
+from diffbir_jax.training.stage2 import Stage2Options, abstract_frozen, abstract_trainable, make_loss, stored
+from diffbir_jax.training.state import init_state, make_optimizer, make_step
+
+PRECISION = "bf16"
+SIDE = 512
+# The sampler that the published tables use: spaced DDPM, classifier-free and region-adaptive guidance.
+SAMPLING = Options(steps=50, cfg_scale=4.0, guidance_scale=0.5)
+
+
+class Program(NamedTuple):
+    """A jitted function, which knows the shardings of its arguments, and these, abstract."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+
+
+def training_step(preset: Preset, mesh: Mesh, images: int, remat: bool) -> Program:
+    """The step of stage 2 from images: AdamW, clipping, EMA; bfloat16 with float32 master weights.
+
+    Args:
+        preset: one with text.
+        mesh: the devices; parameters and what is shaped like them are split over its axis "fsdp" by the shipped rules.
+        images: of a batch, on all devices.
+        remat: recompute the blocks of UNet and IRControlNet in the backward pass.
+    """
+    config = bsr.get_config()
+    options = Stage2Options(noise_aug=config.diffusion.noise_aug, precision=PRECISION, remat=remat)
+    optimizer = make_optimizer(config.train)
+    state = jax.eval_shape(
+        lambda params: init_state(params, optimizer, config.seed), abstract_trainable(preset, options)
+    )
+    where, everywhere = tree_shardings(state, mesh, config.sharding_rules), replicated(mesh)
+    step = jax.jit(
+        make_step(make_loss(preset, options), optimizer, config.train.ema_decay),
+        in_shardings=(where, everywhere, batch_sharding(mesh)),
+        out_shardings=(where, everywhere),
+        donate_argnums=0,
+    )
+    image = jax.ShapeDtypeStruct((images, SIDE, SIDE, 3), jnp.uint8)
+    tokens = jax.ShapeDtypeStruct((images, 77), jnp.int32)
+    return Program(
+        step, (state, abstract_frozen(preset, options), {"hq": image, "lq": image, "tokens": tokens})
+    )
+
+
+def sampling(preset: Preset, mesh: Mesh, images: int) -> Program:
+    """Stage 2 from stage-1 images to results: encoder, `SAMPLING`, decoder; all weights in bfloat16.
+
+    Arguments as in `training_step`; text embeddings of both prompts are given.
+    """
+
+    def restore(
+        params: dict[str, Params], clean: jax.Array, context: tuple[jax.Array, jax.Array]
+    ) -> jax.Array:
+        return Generator(preset, params, dtype).stage2(clean, SAMPLING, context=context)
+
+    dtype = PRECISIONS[PRECISION]
+    everywhere, split = replicated(mesh), batch_sharding(mesh)
+    params = abstract_params(preset, ("vae", "unet", "control"))
+    params = jax.eval_shape(lambda params: stored(params, dtype), params)
+    clean = jax.ShapeDtypeStruct((images, SIDE, SIDE, 3), jnp.float32)
+    text = jax.ShapeDtypeStruct((1, 77, preset.unet.context_dim), jnp.float32)
+    function = jax.jit(restore, in_shardings=(everywhere, split, everywhere), out_shardings=split)
+    return Program(function, (params, clean, (text, text)))

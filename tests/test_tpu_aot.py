@@ -1,0 +1,149 @@
+"""The programs of a pod, compiled for the tests' four devices at a size that compiles in a moment."""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import pytest
+
+from benchmarks import pod_programs, tpu_aot
+from benchmarks.collectives import Traffic, collectives
+from benchmarks.flops import count
+from benchmarks.pod_programs import Program, sampling, training_step
+from benchmarks.tpu_aot import HEADER, Case, Results, largest, measures, needed, projected, row
+from diffbir_jax.models.clip import CLIPTextConfig
+from diffbir_jax.sampling.options import Options
+from diffbir_jax.sharding import make_mesh
+from tests.training.micro import MICRO
+
+PRESET = dataclasses.replace(
+    MICRO,
+    unet=dataclasses.replace(MICRO.unet, context_dim=8),
+    text=CLIPTextConfig(width=8, heads=2, layers=3, vocab=99),
+)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(pod_programs, "SIDE", 32)
+    monkeypatch.setattr(pod_programs, "SAMPLING", Options(steps=3, cfg_scale=2.0, guidance_scale=1.0))
+    # As users have it: JAX's own attention mixes bfloat16 and float32.
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def bytes_of(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def compiled(program: Program) -> dict[str, Any]:
+    return measures(program.function.lower(*program.arguments).compile())
+
+
+def test_data_parallel_training_sends_gradients_and_nothing_else() -> None:
+    program = training_step(PRESET, make_mesh(), 4, remat=False)
+    found = compiled(program)
+    state, frozen, batch = program.arguments
+    assert found["collectives"].keys() == {"all-reduce"}
+    # Besides gradients, the loss and other sums over the batch.
+    assert bytes_of(state.params) <= found["collectives"]["all-reduce"].bytes < 1.05 * bytes_of(state.params)
+    # Frozen weights are whole on each device, save for what the step does not read: the autoencoder's decoder.
+    decoder = {name: frozen["vae"][name] for name in ("decoder", "post_quant_conv", "to_patch")}
+    expected = bytes_of((state, frozen)) - bytes_of(decoder) + bytes_of(batch) // 4
+    assert found["arguments"] == pytest.approx(expected, rel=0.001)
+
+
+def test_fsdp_splits_the_state_and_gathers_what_trains() -> None:
+    program = training_step(PRESET, make_mesh(fsdp=4), 4, remat=False)
+    found = compiled(program)
+    state, frozen, batch = program.arguments
+    split, whole = bytes_of((state.params, state.ema, state.opt_state)), bytes_of((frozen, batch))
+    assert found["arguments"] < 0.5 * split + whole
+    assert 0 < found["collectives"]["all-gather"].bytes < 3 * bytes_of(state.params)
+
+
+def test_recomputing_costs_products() -> None:
+    plain, again = (training_step(PRESET, make_mesh(), 4, remat) for remat in (False, True))
+    counts = [count(each.function.trace(*each.arguments).jaxpr).total for each in (plain, again)]
+    assert counts[0] < counts[1] < 1.5 * counts[0]
+
+
+def test_sampling_counts_its_steps() -> None:
+    program = sampling(PRESET, make_mesh(), 4)
+    flops = count(program.function.trace(*program.arguments).jaxpr)
+    assert 2 < flops.total / flops.once < 3
+
+
+HLO = """
+  %a.1 = (f32[8,4]{1,0:T(8,128)S(1)}, /*index=1*/bf16[3]{0}) all-reduce(%x, %y), channel_id=1
+  %s = ((f32[2]), (f32[8])) all-gather-start(%z), dimensions={0}
+  ROOT %d = f32[8]{0} all-gather-done(%s)
+  %u = u32[]{:T(128)} all-reduce(%x)
+  %f = f32[9] fusion(%d), kind=kLoop, calls=%all-reduce.5
+"""
+
+
+def test_collectives_are_counted_with_their_results() -> None:
+    assert collectives(HLO) == {
+        "all-reduce": Traffic(2, 8 * 4 * 4 + 3 * 2 + 4),
+        "all-gather": Traffic(1, 8 * 4),
+    }
+
+
+@pytest.mark.parametrize("best", [0, 1, 2, 3, 4, 7, 30])
+@pytest.mark.parametrize("known", [True, False])
+def test_the_largest_batch_is_found_in_few_compilations(best: int, known: bool) -> None:
+    """Memory grows not quite linearly; beyond the limit it may be unknown."""
+    asked = []
+
+    def memory(batch: int) -> float:
+        asked.append(batch)
+        return 5 + batch + 0.01 * batch**2 if known or batch <= best else math.inf
+
+    limit = 5 + (best + 0.5) + 0.01 * (best + 0.5) ** 2
+    assert largest(memory, limit) == best
+    assert len(asked) == len(set(asked)) <= 9
+
+
+FOUND = {
+    "chips": 16,
+    "analytic": [3e12, 2e12],
+    "seconds": 100.0,
+    "arguments": 2**30,
+    "temporaries": 2**30,
+    "output": 0,
+    "flops": 2.1e12,
+    "bytes": 819e9,
+    "collectives": {"all-reduce": (3, 2**21)},
+}
+
+
+def test_rows_and_projections() -> None:
+    case = Case("v2.1", "train", "v5e:4x4", 1)
+    assert needed(FOUND) == 2 * 2**30
+    assert projected(case, FOUND) == pytest.approx(1.5)
+    assert projected(case, FOUND | {"bytes": 0.0}) == pytest.approx(1.5 * 2.1 / 197)
+    cells = row(case, FOUND).strip("| ").split(" | ")
+    assert len(cells) == len(HEADER)
+    assert cells[HEADER.index("ratio")] == "1.050" and "3 all-reduce (2)" in cells
+    failed = {"chips": 16, "analytic": [3e12, 2e12], "error": "out of memory"}
+    assert needed(failed) == math.inf and "out of memory" in row(case, failed)
+
+
+def test_what_was_compiled_is_not_compiled_again(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(tpu_aot, "compile_case", lambda case: calls.append(case) or FOUND)
+    case = Case("v2.1", "train", "v5e:4x4", 1)
+    first = Results(tmp_path / "new" / "results.json")(case)
+    again = Results(tmp_path / "new" / "results.json")
+    assert needed(again(case)) == needed(first) and calls == [case]
+    again(dataclasses.replace(case, batch=2))
+    assert len(calls) == 2
+
+
+def test_unknown_chips_are_refused() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="'v9:4x4' given; allowed are v5e, v6e, v5p"):
+        tpu_aot._topology("v9:4x4")

@@ -10,6 +10,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -80,7 +81,7 @@ def looped(config: ConfigDict, make: Callable[[ConfigDict], Objective] = make_ob
 def ready(config: ConfigDict) -> Objective:
     """The objective with batches that cost nothing."""
     objective = make_objective(config)
-    return Objective(**vars(objective) | {"batches": Repeated(objective.batches)})
+    return replace(objective, batches=Repeated(objective.batches))
 
 
 def main() -> None:

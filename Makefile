@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Processes that run the tests; each takes 3 GB.
+JOBS ?= 2
 # Golden values of the reference: the whole set where it lies beside the checkout, else the part that the tests need.
 GOLDEN ?= $(firstword $(wildcard ../shared/golden) tests/golden)
 
@@ -27,7 +29,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python sample.py --input assets/demo --output out/demo --compare
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

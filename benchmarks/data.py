@@ -29,6 +29,7 @@ from diffbir_jax.data.setup import make_loaders
 
 SIDE = 512
 CROP = CropConfig(SIDE, (0.5, 1.0))
+WARM = 8  # batches of 8 before the loader is timed
 # Where each stage of ours is: module and the function that does it.
 OURS = {
     "kernels": [(steps, "draw_kernel"), (steps, "sinc_kernel")],
@@ -104,12 +105,13 @@ def show(results: Mapping[str, dict[str, Any]]) -> None:
 
 
 def time_loader(source: Mapping[str, Any], crop: str, kind: str, workers: int, number: int) -> float:
-    """Images per second of the whole loader, after its first batch."""
+    """Images per second of the whole loader, once its workers are warm."""
     data = {"source": source, "crop": {"kind": crop, "size": SIDE}, "degradation": CONFIGS[kind]}
     data |= {"batch_size": 8, "validation_size": 1, "workers": workers, "held_out_every": 2}
     loader, _ = make_loaders(data, 0)
-    with closing(loader.iterate(0, 1 + number // 8)) as stream:
-        next(stream)
+    with closing(loader.iterate(0, WARM + number // 8)) as stream:
+        for _ in range(WARM):
+            next(stream)
         begin, count = time.perf_counter(), 0
         for batch in stream:
             count += len(batch["hq"])
@@ -146,7 +148,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     crops = [random_crop(photos[i % len(photos)], rng, CROP) for i in range(args.number)]
     show({kind: compare(kind, peer, crops) for kind in CONFIGS})
-    time_loaders(args.photos, crops, args.number)
+    time_loaders(args.photos, crops, 4 * args.number)
 
 
 if __name__ == "__main__":

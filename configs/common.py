@@ -1,6 +1,7 @@
 """What the tiny stages share: data, optimizer, mesh."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def tiny_config(objective: str, *, crop: int, batch_size: int, steps: int, lr: float) -> ConfigDict:
@@ -44,6 +45,12 @@ def tiny_config(objective: str, *, crop: int, batch_size: int, steps: int, lr: f
             "eval_every": 500,
             "checkpoint_every": 500,
             "keep": 2,
+            # Off unless given, see docs/running.md.
+            "keep_best": placeholder(str),
+            "diverged_above": placeholder(float),
+            "profile": placeholder(tuple),
+            "peak_tflops": placeholder(float),
+            "wandb": placeholder(str),
         }
     )
     return config

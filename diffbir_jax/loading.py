@@ -81,7 +81,7 @@ def load_params(
     """
     files = weight_files(preset, folder, modules)
     likes = abstract_params(preset, files)
-    return {name: _place(load_weights(file, likes[name]), dtype) for name, file in files.items()}
+    return {name: stored(load_weights(file, likes[name]), dtype) for name, file in files.items()}
 
 
 def weight_files(
@@ -119,8 +119,8 @@ def abstract_params(preset: Preset, modules: Iterable[str] | None = None) -> dic
     return {name: abstract(getattr(preset, f"make_{name}")(), *inputs[name]) for name in names}
 
 
-def _place(params: Params, dtype: Any) -> Params:
-    """Move parameters to the device, kernels in `dtype`, once rather than with every call."""
+def stored(params: Params, dtype: Any) -> Params:
+    """Return frozen parameters as they lie on the device: kernels in `dtype`, once rather than cast with every call."""
 
     def place(path: tuple[Any, ...], x: Any) -> jax.Array:
         return jnp.asarray(x, dtype if path[-1].key in CAST else jnp.float32)

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from diffbir_jax.checkpoint import load_weights
-from diffbir_jax.loading import abstract_params, weight_files, with_stage1
+from diffbir_jax.loading import abstract_params, stored, weight_files, with_stage1
 from diffbir_jax.models.apply import Params, init
 from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.presets import Preset, get_preset
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.prior import validation
 from diffbir_jax.training.sources import Tokenized, training_batches
-from diffbir_jax.training.stage2 import Stage2Options, abstract_frozen, make_stage2, stored
+from diffbir_jax.training.stage2 import Stage2Options, abstract_frozen, make_stage2
 from diffbir_jax.training.state import Config
 
 STARTS = ("unet", "scratch")

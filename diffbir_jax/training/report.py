@@ -1,54 +1,59 @@
-"""What a run shows: a progress bar, TensorBoard scalars and picture grids, and the line that ends it."""
+"""What a run shows: a progress bar, and the numbers and pictures that it hands to its writers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from PIL import Image
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from diffbir_jax.training.speed import Stopwatch
+from diffbir_jax.training.writers import Writer
 
 
 class Report:
-    """Progress bar (step time, images/s, ETA) and TensorBoard log of one run."""
+    """Progress bar (step time, images/s, ETA) and logs of one run; silent without writers."""
 
-    def __init__(self, workdir: Path, first: int, total: int, batch_size: int):
-        """Open the log in `workdir`/tensorboard and a bar from step `first` to `total`."""
-        self._folder, self._batch, self._broken = workdir, batch_size, 0
-        self._writer = SummaryWriter(str(workdir / "tensorboard"))
-        self._bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05)
+    def __init__(self, workdir: Path, first: int, total: int, clock: Stopwatch, writers: Sequence[Writer]):
+        """Show a bar from step `first` to `total`; `writers` are closed with the report."""
+        self._folder, self._writers, self._broken, self.clock = workdir, writers, 0, clock
+        self._bar = tqdm(
+            total=total, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05, disable=not writers
+        )
 
     def __enter__(self) -> "Report":
         """Use the report as a context that closes itself."""
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close bar and log."""
+        """Close bar and logs."""
         self._bar.close()
-        self._writer.close()
+        for writer in self._writers:
+            writer.close()
 
     def advance(self) -> None:
         """Count one step."""
         self._bar.update()
+        self.clock.step()
 
-    def scalars(self, step: int, values: dict[str, float], prefix: str = "train") -> None:
-        """Log scalars under `prefix`/name and show loss and speed in the bar."""
-        rate = self._bar.format_dict["rate"]
-        if prefix == "train" and rate:
-            values = values | {"step_seconds": 1 / rate, "images_per_second": self._batch * rate}
-            self._bar.set_postfix_str(f"loss {values['loss']:.4g}, {self._batch * rate:.1f} images/s")
-        for name, value in values.items():
-            self._writer.add_scalar(f"{prefix}/{name}", value, step)
-        self._writer.flush()
+    def scalars(self, step: int, values: Mapping[str, float], prefix: str = "train") -> None:
+        """Log scalars under `prefix`/name, those of training with the speed since the last time."""
+        if prefix == "train":
+            values = {**values, **(speed := self.clock.read())}
+            self._bar.set_postfix_str(
+                f"loss {values['loss']:.4g}, {speed.get('images_per_second', 0):.1f} images/s"
+            )
+        for writer in self._writers:
+            writer.scalars(step, {f"{prefix}/{name}": value for name, value in values.items()})
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        tqdm.write(text)
+        if self._writers:
+            tqdm.write(text)
 
     def broken(self, found: Mapping[int, str]) -> None:
         """Say so if more examples are broken than before; `workdir`/broken.txt names all, a message per line."""
-        if len(found) == self._broken:
+        if not self._writers or len(found) == self._broken:
             return
         messages = list(dict(found).values())  # a copy: a thread may be adding to them
         new, self._broken = messages[self._broken :], len(messages)
@@ -58,9 +63,9 @@ class Report:
         )
 
     def grid(self, step: int, image: np.ndarray) -> None:
-        """Log a (H, W, 3) uint8 picture and keep the newest as `workdir`/grid.png."""
-        self._writer.add_image("validation", image, step, dataformats="HWC")
-        Image.fromarray(image).save(self._folder / "grid.png")
+        """Log a (H, W, 3) uint8 picture."""
+        for writer in self._writers:
+            writer.grid(step, image)
 
 
 def tile_grid(columns: list[np.ndarray]) -> np.ndarray:

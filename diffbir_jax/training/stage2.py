@@ -5,6 +5,7 @@ condition (Lin et al. 2023, section 3.2). Only IRControlNet is trained, with it 
 autoencoder. `training/control.py` trains on latents that were encoded beforehand.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from diffbir_jax.diffusion.schedule import Schedule, make_schedule, q_sample
-from diffbir_jax.loading import CAST, PRECISIONS, abstract_params
+from diffbir_jax.loading import PRECISIONS, abstract_params, stored
 from diffbir_jax.models.apply import Params, abstract, apply
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.text.tokenizer import tokenize
@@ -23,6 +24,7 @@ from diffbir_jax.training.state import Batch, LossFn
 
 Condition = Literal["vae", "conv"]
 Precision = Literal["fp32", "bf16"]
+Encode = Callable[[Params, Batch], Batch]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Stage2(NamedTuple):
     """
 
     schedule: Schedule
-    encode: Any
+    encode: Encode
     denoise: Denoise
     loss: LossFn
 
@@ -131,15 +133,6 @@ def abstract_trainable(preset: Preset, options: Stage2Options) -> Params:
     return params
 
 
-def stored(params: Params, dtype: Any) -> Params:
-    """Return frozen parameters as the step takes them: kernels in `dtype`, everything small in float32."""
-
-    def cast(path: tuple[Any, ...], x: Any) -> jax.Array:
-        return jnp.asarray(x, dtype if path[-1].key in CAST else jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(cast, params)
-
-
 def draw_augmentation(key: jax.Array, shape: tuple[int, ...], below: int) -> dict[str, jax.Array]:
     """Draw how the condition (B, h, w, C) is noised: `aug_t` (B,) int32 in [0, below) and `aug_noise` (B, h, w, C)."""
     times, noise = jax.random.split(key)
@@ -147,7 +140,7 @@ def draw_augmentation(key: jax.Array, shape: tuple[int, ...], below: int) -> dic
     return {"aug_t": t, "aug_noise": jax.random.normal(noise, shape)}
 
 
-def _make_encode(preset: Preset, options: Stage2Options) -> Any:
+def _make_encode(preset: Preset, options: Stage2Options) -> Encode:
     """What the frozen networks make of a batch, see `Stage2`."""
     vae, dtype = preset.make_vae(options.dtype), options.dtype
     rm = None if preset.rm is None else preset.make_rm(dtype)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffbir_jax.data import preview
+from diffbir_jax.data.preview import pairs
 from diffbir_jax.data.setup import make_loaders
 
 ROOT = Path(__file__).parents[2]
@@ -39,10 +39,10 @@ def settings(tmp_path: Path) -> dict:
 
 def test_the_picture_shows_what_batches_hold(settings, tmp_path, capsys):
     loader, held_out = make_loaders(settings, 0)
-    preview.show(loader.items, 2, 3, tmp_path / "grid.png")
+    pairs.show(loader.items, 2, 3, tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as file:
         picture = np.asarray(file)
-    wide, high = 2 * SIZE + preview.MARGIN, SIZE + preview.MARGIN
+    wide, high = 2 * SIZE + pairs.MARGIN, SIZE + pairs.MARGIN
     assert picture.shape == (3 * high, wide, 3)
     batches = [loader(step) for step in (1, 2)]
     hq, lq = (np.concatenate([batch[name] for batch in batches]) for name in ("hq", "lq"))
@@ -55,7 +55,7 @@ def test_the_picture_shows_what_batches_hold(settings, tmp_path, capsys):
 
 def test_what_was_drawn_is_printed(settings, tmp_path, capsys):
     loader, _ = make_loaders(settings, 0)
-    preview.show(loader.items, 0, 4, tmp_path / "grid.png")
+    pairs.show(loader.items, 0, 4, tmp_path / "grid.png")
     lines = capsys.readouterr().out.splitlines()
     names = [line for line in lines if re.match(r"\d: .*\.png$", line)]
     assert len(names) == 4
@@ -71,20 +71,20 @@ def grep(lines: list[str], text: str) -> list[str]:
 
 def test_a_broken_example_is_named(settings, tmp_path, capsys):
     _, held_out = make_loaders(settings, 0)
-    preview.show(held_out.items, 0, 2, tmp_path / "grid.png")
+    pairs.show(held_out.items, 0, 2, tmp_path / "grid.png")
     assert any("in place of" in line and "5.png" in line for line in capsys.readouterr().out.splitlines())
 
 
 def test_stages_add_up(settings, capsys):
     loader, _ = make_loaders(settings, 0)
-    preview.time_stages(loader.items, 4)
-    preview.time_loader(loader, 4)
+    pairs.time_stages(loader.items, 4)
+    pairs.time_loader(loader, 4)
     out = capsys.readouterr().out
     times = dict(re.findall(r"^ *(\w[\w, ]*\w) +([\d.]+) ms per image", out, re.MULTILINE))
     assert times.keys() == {"read", "crop", "degrade", "decode, round", "all"}
     parts = [float(seconds) for stage, seconds in times.items() if stage != "all"]
     assert sum(parts) == pytest.approx(float(times["all"]), abs=0.3)
-    assert float(times["degrade"]) > float(times["read"]) > 0 or float(times["degrade"]) > 0.1
+    assert float(times["degrade"]) > 0
     assert re.search(r"loader +[\d.]+ images per second \(no workers, 2 threads\)", out)
 
 
@@ -103,7 +103,14 @@ def test_the_command_shows_a_configuration_and_names_what_is_wrong(settings, tmp
         )
 
     (tmp_path / "5.png").unlink()
-    shown = call(f"--config.data.source.path={tmp_path}", "--config.data.held_out_every=2", "--number=2")
+    shown = call(
+        f"--config.data.source.path={tmp_path}",
+        "--config.data.held_out_every=2",
+        "--number=2",
+        "--stats",
+        "--timed=1",
+    )
+    assert "images per second" in shown.stdout
     assert (shown.returncode, Path(tmp_path, "grid.png").is_file()) == (0, True), shown.stderr
     wrong = call("--config.data.source.path=absent")
     assert wrong.returncode == 1

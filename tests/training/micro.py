@@ -1,7 +1,7 @@
 """The shipped configurations at a size that trains in a moment; also a config file for train.py.
 
 `--config tests/training/micro.py:rm` is the stage `rm`; `micro.py:rm@47` dies by SIGKILL when it asks for the batch of
-step 47.
+step 47, `micro.py:rm@47@SIGTERM` sends itself another signal then.
 """
 
 import importlib
@@ -74,20 +74,20 @@ def make_photos(folder: Path, count: int = 13, side: int = 40) -> Path:
 
 
 def get_config(spec: str) -> ConfigDict:
-    """What train.py calls; `spec` is a stage, or `stage@step` to die there."""
-    stage, _, step = spec.partition("@")
+    """What train.py calls; `spec` is a stage, or `stage@step` to die there, or `stage@step@signal`."""
+    stage, step, name = [*spec.split("@"), "", ""][:3]
     PRESETS["micro"] = MICRO
     if step:
-        _die_at(int(step))
+        _die_at(int(step), signal.Signals[name or "SIGKILL"])
     return micro_config(stage)
 
 
-def _die_at(last: int) -> None:
+def _die_at(last: int, number: signal.Signals) -> None:
     call = PairBatches.__call__
 
     def mortal(self: PairBatches, step: int) -> dict[str, np.ndarray]:
         if step == last:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return call(self, step)
 
     PairBatches.__call__ = mortal

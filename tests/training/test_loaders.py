@@ -120,7 +120,7 @@ def test_a_setting_that_there_is_not_is_refused(folder):
 
 def test_a_configuration_of_data_alone_is_refused(folder):
     with pytest.raises(ValueError, match=r"names no config\.objective: look at it with .*preview"):
-        train(importlib.import_module("configs.bsr").get_config("tiny"), folder / "run")
+        train(ConfigDict({"preset": "micro", "data": config(folder).data}), folder / "run")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -256,6 +256,7 @@ def test_the_command_ends_in_a_message(script, monkeypatch, error, line):
 
     monkeypatch.setattr(script, "CONFIG", SimpleNamespace(value=None))
     monkeypatch.setattr(script, "WORKDIR", SimpleNamespace(value=None))
+    monkeypatch.setattr(script, "meet", lambda: None)
     monkeypatch.setattr(script, "train", fail)
     with pytest.raises(SystemExit) as end:
         script.main([])
@@ -265,5 +266,6 @@ def test_the_command_ends_in_a_message(script, monkeypatch, error, line):
 def test_the_command_says_where_photos_come_from(script, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "CONFIG", SimpleNamespace(value=config(tmp_path)))
     monkeypatch.setattr(script, "WORKDIR", SimpleNamespace(value=tmp_path / "run"))
+    monkeypatch.setattr(script, "meet", lambda: None)
     with pytest.raises(SystemExit, match=r"^train\.py: no photo .*photos: give a folder .*build_photos\.py$"):
         script.main([])

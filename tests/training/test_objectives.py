@@ -15,7 +15,7 @@ from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import decoder, latents, loop, prior, rm, vae
 from diffbir_jax.training.decoder import ENCODER
 from diffbir_jax.training.latents import latent_batches
-from diffbir_jax.training.objective import STAGES, make_objective
+from diffbir_jax.training.objective import make_objective
 from diffbir_jax.training.prior import draw_timesteps
 from tests.models.reference import away_from_zero
 from tests.training.micro import BATCH, MICRO, make_photos, micro_config
@@ -87,7 +87,7 @@ def trained(folder):
     return results
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EXPORTS)
 def test_training_changes_what_it_should_and_nothing_else(trained, stage):
     objective, params, frozen, state = trained[stage]
     assert int(state.step) == 2
@@ -101,7 +101,7 @@ def test_training_changes_what_it_should_and_nothing_else(trained, stage):
     assert not still
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EXPORTS)
 def test_exports_load_back(trained, folder, stage):
     name, state = EXPORTS[stage], trained[stage][3]
     weights = load_weights(folder / stage / "export" / f"{name}.safetensors", SHAPES[name])
@@ -131,7 +131,7 @@ def test_the_decoder_stage_keeps_the_encoder(trained, folder):
     assert trained["decoder"][3].params.keys() == {"vae", "discriminator"}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EXPORTS)
 def test_losses_hold_under_strict_types(trained, stage):
     """Optax's own arithmetic is not strict, so the other tests cannot be."""
     objective, params, frozen, _ = trained[stage]
@@ -141,7 +141,7 @@ def test_losses_hold_under_strict_types(trained, stage):
     assert (loss.shape, loss.dtype) == ((), jnp.float32)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EXPORTS)
 def test_validation_is_finite_and_has_a_picture(trained, stage):
     objective, _, frozen, state = trained[stage]
     values, picture = objective.validate(state.ema, frozen)
@@ -223,7 +223,7 @@ def test_unknown_stage():
     config = micro_config("rm")
     config.objective = "stage3"
     with pytest.raises(
-        ValueError, match="objective is 'stage3', allowed are rm, vae, decoder, prior, control"
+        ValueError, match="objective is 'stage3', allowed are rm, vae, decoder, prior, control, regeneration"
     ):
         make_objective(config)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffbir_jax.training.state import init_state, make_optimizer, make_step
+from diffbir_jax.training.state import gradients, init_state, learning_rate, make_optimizer, make_step
 
 OPTIONS = {
     "lr": 1e-2,
@@ -55,6 +55,58 @@ def test_weight_decay_is_decoupled():
     params = {"w": jnp.full(1, 3.0)}
     update, _ = adam.update({"w": jnp.zeros(1)}, adam.init(params), params)
     np.testing.assert_allclose(update["w"], -1e-2 * 0.5 * 3.0, rtol=1e-6)
+
+
+def test_the_peak_changes_at_given_steps():
+    """DiffBIR v2: 1e-4, then 1e-5; the curve of warm-up and decay goes on beneath."""
+    options = ConfigDict(OPTIONS | {"warmup": 0, "final_lr": 1.0, "lr_steps": ((3, 1e-3), (5, 4e-3))})
+    rates = [float(learning_rate(options)(step)) for step in range(7)]
+    np.testing.assert_allclose(rates, [1e-2] * 3 + [1e-3] * 2 + [4e-3] * 2, rtol=1e-6)
+    decaying = ConfigDict(OPTIONS | {"lr_steps": ((10, 1e-3),)})
+    ratio = learning_rate(decaying)(12) / learning_rate(ConfigDict(OPTIONS))(12)
+    np.testing.assert_allclose(ratio, 0.1, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"lr_steps begin at \[5, 3\], must be in ascending order"):
+        learning_rate(ConfigDict(OPTIONS | {"lr_steps": ((5, 1e-3), (3, 1e-4))}))
+
+
+def squares(params, frozen, batch, key):
+    """A loss whose gradient differs for every example."""
+    error = jnp.square(jnp.tanh(batch["x"] @ params["w"]) - batch["y"])
+    return jnp.mean(error), {"worst": jnp.mean(jnp.max(error, axis=-1))}
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    rng = np.random.default_rng(0)
+    batch = {"x": rng.standard_normal((12, 5), np.float32), "y": rng.standard_normal((12, 3), np.float32)}
+    params = {"w": jnp.asarray(rng.standard_normal((5, 3), np.float32))}
+    whole, parts = (
+        jax.jit(gradients(squares, count))(params, {}, batch, jax.random.key(0)) for count in (1, 4)
+    )
+    assert jax.tree.structure(whole) == jax.tree.structure(parts)
+    np.testing.assert_allclose(parts[1]["w"], whole[1]["w"], rtol=1e-6, atol=1e-7)
+    for a, b in zip(jax.tree.leaves(parts[0]), jax.tree.leaves(whole[0])):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_accumulation_takes_one_optimizer_step_and_draws_for_every_part():
+    def loss(params, frozen, batch, key):
+        return jnp.sum(params["w"]), {"draw": jax.random.uniform(key)}
+
+    adam = optimizer(warmup=0)
+    state = init_state({"w": jnp.ones(1)}, adam, 7)
+    after, metrics = make_step(loss, adam, 0.5, accumulate=2)(state, {}, {"x": jnp.ones(4)})
+    assert (int(after.step), int(after.opt_state[1][0].count)) == (1, 1)
+    draws = jax.vmap(jax.random.uniform)(jax.random.split(jax.random.fold_in(jax.random.key(7), 0)))
+    np.testing.assert_allclose(metrics["draw"], np.mean(draws), rtol=1e-6)
+
+
+def test_parts_must_divide_the_batch():
+    with pytest.raises(ValueError, match="accumulate is 0, must be at least 1"):
+        gradients(squares, 0)
+    with pytest.raises(
+        ValueError, match=r"accumulate is 3, must divide the batch of 4 \(config\.data\.batch_size"
+    ):
+        gradients(squares, 3)({}, {}, {"x": jnp.ones(4)}, jax.random.key(0))
 
 
 def run(loss, params, frozen, steps, ema_decay=0.5):

@@ -1,13 +1,8 @@
-"""What a configuration trains on: python -m diffbir_jax.data.preview --config configs/bsr.py --out grid.png
+"""Pairs of target and input as a picture, with what was drawn for them, and how long they take."""
 
-Writes pairs of target (left) and input (right) as a picture and prints what was drawn for each. Values of the
-configuration are overridden as for train.py: --config.data.source.path=photos.
-"""
-
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,25 +10,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
 from PIL import Image
 from tqdm import tqdm
 
-from diffbir_jax.cli import INTERRUPTED
 from diffbir_jax.data.example import Example, Source
 from diffbir_jax.data.items import Item, Items
 from diffbir_jax.data.loader import Loader
-from diffbir_jax.data.setup import make_loaders
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration whose `data` is shown.")
-OUT = flags.DEFINE_string("out", "grid.png", "Picture to write.")
-NUMBER = flags.DEFINE_integer("number", 8, "Pairs in the picture.", lower_bound=1)
-FIRST = flags.DEFINE_integer("first", 0, "Place of the first one in the order of training.", lower_bound=0)
-STATS = flags.DEFINE_integer(
-    "stats", 0, "Examples to time, one by one and through the loader.", lower_bound=0
-)
-HELD_OUT = flags.DEFINE_bool("held_out", False, "Show the examples held out of training instead.")
 
 MARGIN = 4  # pixels between pairs
 
@@ -170,33 +152,3 @@ def time_loader(loader: Loader, number: int) -> None:
     rate = batches * loader.batch_size / (time.perf_counter() - begin)
     how = f"{loader.workers} workers of" if loader.workers else "no workers,"
     print(f"{'loader':>16} {rate:8.1f} images per second ({how} {loader.threads} threads)")
-
-
-def run(config: Mapping[str, Any], out: Path) -> None:
-    """Show what `config` trains on, as the flags ask.
-
-    Raises:
-        DataError: the data cannot be used.
-        ValueError: a setting is not allowed.
-    """
-    train, held_out = make_loaders(config["data"], config["seed"])
-    loader = held_out if HELD_OUT.value else train
-    show(loader.items, FIRST.value, NUMBER.value, out)
-    if STATS.value:
-        time_stages(loader.items, STATS.value)
-        time_loader(loader, STATS.value)
-
-
-def main(argv: list[str]) -> None:
-    """Run the command; bad input ends in one line."""
-    try:
-        run(CONFIG.value.to_dict(), Path(OUT.value).expanduser())
-    except (OSError, ValueError) as error:
-        sys.exit("preview: " + " ".join(str(error).split()))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-
-
-if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main)

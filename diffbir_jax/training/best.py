@@ -1,0 +1,68 @@
+"""The checkpoint of the best validation, kept in a folder of its own, so that the newest ones come and go beside it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from diffbir_jax.checkpoint import Checkpoints
+from diffbir_jax.training.distributed import agreed
+from diffbir_jax.training.state import TrainState
+
+
+class Best:
+    """Keeps the state with the best value of one validation metric; a context that closes itself."""
+
+    def __init__(self, folder: Path, rule: str):
+        """Go on with what `folder` holds.
+
+        Args:
+            folder: of its checkpoints.
+            rule: NAME:min or NAME:max.
+
+        Raises:
+            ValueError: the folder holds the best by another rule.
+        """
+        self._rule, self._folder = rule, folder
+        self._name, _, mode = rule.rpartition(":")
+        self._sign = 1.0 if mode == "max" else -1.0
+        self.checkpoints = Checkpoints(folder, keep=1)
+        try:
+            self._value = self._stored()
+        except ValueError:
+            self.checkpoints.close()
+            raise
+
+    def __enter__(self) -> "Best":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.checkpoints.close()
+
+    def offer(self, state: TrainState, values: Mapping[str, float]) -> bool:
+        """Keep `state` if its validation `values` are the best so far, and return whether they are.
+
+        Raises:
+            ValueError: the validation has no such metric.
+        """
+        if self._name not in values:
+            raise ValueError(
+                f"config.train.keep_best is {self._rule!r}, the validation has {', '.join(sorted(values))}"
+            )
+        value = agreed(values[self._name])
+        better = self._value is None or self._sign * value > self._sign * self._value
+        if better:
+            self._value = value
+            self.checkpoints.save(int(state.step), state, {"rule": self._rule, "value": value})
+        return better
+
+    def _stored(self) -> float | None:
+        """The value of the checkpoint that an earlier run left."""
+        if self.checkpoints.latest is None:
+            return None
+        record = self.checkpoints.position() or {}
+        if record.get("rule") != self._rule:
+            raise ValueError(
+                f"{self._folder} holds the best by {record.get('rule')}, config.train.keep_best is {self._rule!r}: set "
+                "it back, or move the folder away"
+            )
+        return float(record["value"])

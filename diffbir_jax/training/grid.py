@@ -1,0 +1,44 @@
+"""Grids of settings: every combination of what a text lists."""
+
+import itertools
+import re
+import zlib
+
+Overrides = dict[str, str]
+# Commas outside of brackets and quotes, and spaces likewise, separate.
+VALUE = r"(?:\([^()]*\)|\[[^\[\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,()\[\]'\"])+"
+AXIS = re.compile(rf"(?P<key>[A-Za-z_][\w.]*)=(?P<values>{VALUE}(?:,{VALUE})*)(?:\s+|$)")
+# Longer names of folders are cut and told apart by a checksum.
+LONGEST = 100
+
+
+def parse_grid(text: str) -> list[Overrides]:
+    """Return the combinations of a grid, the last axis varying fastest.
+
+    Args:
+        text: "train.lr=1e-3,1e-4 data.batch_size=4,8"; keys are those below `config`. Values with commas or spaces are
+            put in brackets or quotes, as Python writes them: "train.betas=(0.9,0.99),(0.9,0.999)".
+
+    Raises:
+        ValueError: the text is no such list, or names a key or a value twice.
+    """
+    axes: dict[str, list[str]] = {}
+    text, at = text.strip(), 0
+    while at < len(text) or not text:
+        match = AXIS.match(text, at)
+        if match is None:
+            raise ValueError(
+                f"--grid: cannot read {text[at:]!r}; allowed is 'KEY=VALUE,VALUE KEY=VALUE,VALUE'"
+            )
+        key, values = match["key"], re.findall(VALUE, match["values"])
+        if key in axes or len(set(values)) < len(values):
+            raise ValueError(f"--grid: {key} or one of its values is there twice: {match[0].strip()!r}")
+        axes[key], at = values, match.end()
+    return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
+
+
+def run_name(overrides: Overrides) -> str:
+    """Return the name of a run's folder: its settings, as far as names of files may hold them."""
+    text = ",".join(f"{key}={value}" for key, value in overrides.items())
+    name = re.sub(r"[^\w.,=+-]", "_", text)[:LONGEST]
+    return name if name == text else f"{name}-{zlib.crc32(text.encode()):08x}"

@@ -1,0 +1,56 @@
+"""The table of a sweep: settings, and the last and the best of every validation metric."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PREFIX = "validation/"
+# Of metrics whose names begin like this the lowest is the best, of all others the highest.
+LOWER_IS_BETTER = ("loss", "lpips", "dists", "niqe", "fid", "spectral")
+Cell = str | int | float
+
+
+def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write results.csv and results.md to `folder`.
+
+    Args:
+        rows: per run `overrides`, `state`, perhaps `reason`, and `lines` of its metrics.jsonl.
+        folder: where the tables go.
+    """
+    cells = [_cells(row) for row in rows]
+    reasons = [row.pop("reason") for row in cells]
+    columns = list(dict.fromkeys(name for row in cells for name in row))
+    if any(reasons):
+        columns.append("reason")
+    full = [[{**row, "reason": why}.get(name, "") for name in columns] for row, why in zip(cells, reasons)]
+    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *full])
+    lines = [columns, ["---"] * len(columns), *([_short(cell) for cell in row] for row in full)]
+    (folder / "results.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines), "utf-8")
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, Cell]:
+    """The cells of a run by column."""
+    lines = row["lines"]
+    step = lines[-1]["step"] if lines else 0
+    start = {**row["overrides"], "state": row["state"], "step": step}
+    return start | _metrics(lines) | {"reason": row.get("reason", "")}
+
+
+def _metrics(lines: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
+    """The last and the best value of every validation metric."""
+    names = dict.fromkeys(name for line in lines for name in line if name.startswith(PREFIX))
+    cells: dict[str, Cell] = {}
+    for name in names:
+        values = [line[name] for line in lines if line.get(name) is not None]
+        metric = name.removeprefix(PREFIX)
+        if values:
+            best = min if metric.startswith(LOWER_IS_BETTER) else max
+            cells |= {f"{metric} last": values[-1], f"{metric} best": best(values)}
+    return cells
+
+
+def _short(cell: Cell) -> str:
+    """As Markdown shows it."""
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell).replace("|", "\\|")

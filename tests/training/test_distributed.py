@@ -1,0 +1,118 @@
+import importlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from diffbir_jax.models.presets import PRESETS
+from diffbir_jax.training import distributed
+from diffbir_jax.training.distributed import own_rows
+from diffbir_jax.training.loop import train
+from diffbir_jax.training.writers import read_lines
+from tests.training.micro import BATCH, MICRO, make_photos, micro_config
+
+ROOT = Path(__file__).parents[2]
+STEPS = 40
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "micro", MICRO)
+    with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+        yield make_photos(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def script():
+    return importlib.import_module("train")
+
+
+def config(folder):
+    config = micro_config("rm", folder)
+    config.mesh.fsdp = 2
+    config.train.update(steps=STEPS, log_every=10, eval_every=STEPS)
+    return config
+
+
+def start(folder, spec, *flags):
+    """train.py on two devices."""
+    devices = "--xla_force_host_platform_device_count=2"
+    environment = os.environ | {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {devices}",
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    }
+    settings = [
+        f"--config.train.{name}={config(folder).train[name]}" for name in ("steps", "log_every", "eval_every")
+    ]
+    command = [
+        *(sys.executable, "train.py", "--config", f"tests/training/micro.py:{spec}", "--config.mesh.fsdp=2"),
+        *("--workdir", str(folder / "run"), f"--config.data.folder={folder}/photos", *settings, *flags),
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+
+
+def test_two_processes_stop_together_and_agree_with_one(folder):
+    """One of two is told to stop; one process with four devices goes on, and ends as if it had been alone."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    flags = ("--distributed", "--coordinator", address, "--hosts", "2", "--host-index")
+    processes = [start(folder, spec, *flags, str(i)) for i, spec in enumerate(("rm", "rm@12@SIGTERM"))]
+    (said, error), (silence, other) = (process.communicate(timeout=120) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], error + other
+    assert "stopped and saved at step" in said
+    assert "step" not in silence, "only the first process speaks"
+    (saved,) = [int(p.name) for p in (folder / "run" / "checkpoints").iterdir()]
+    assert 0 < saved < STEPS and read_lines(folder / "run" / "metrics.jsonl")[-1]["step"] == saved
+    together, alone = (train(config(folder), folder / name) for name in ("run", "alone"))
+    assert int(together.step) == STEPS
+    for ours, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(alone)):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    assert read_lines(folder / "run" / "metrics.jsonl")[-1]["step"] == STEPS
+
+
+def test_processes_share_whole_batches_and_keep_parts(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    batch = {"hq": np.arange(BATCH), "lq": np.arange(BATCH) + 10}
+    assert own_rows(batch, 4)["lq"].tolist() == [12, 13]
+    assert own_rows(batch, 8) is batch
+    with pytest.raises(ValueError, match=r"a batch of 4, config\.data\.batch_size is 6"):
+        own_rows(batch, 6)
+    with pytest.raises(ValueError, match="must be a multiple of 2 processes"):
+        own_rows({"hq": np.zeros(3)}, 3)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((2, None), "--hosts and --host-index belong together"),
+        ((2, 2), "--host-index is 2; allowed with --hosts 2 are 0 to 1"),
+        (
+            (None, None),
+            r"^--distributed: nobody is there; give --coordinator HOST:PORT, --hosts and --host-index$",
+        ),
+    ],
+)
+def test_processes_that_cannot_find_together(monkeypatch, numbers, message):
+    def fail(*_):
+        raise RuntimeError("nobody is there\nat all")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(ValueError, match=message):
+        distributed.join(None, *numbers)
+
+
+def test_an_address_is_for_distributed_runs(script, monkeypatch):
+    flags = {"DISTRIBUTED": False, "COORDINATOR": "a:1", "HOSTS": None, "HOST_INDEX": None}
+    for name, value in flags.items():
+        monkeypatch.setattr(script, name, SimpleNamespace(value=value))
+    with pytest.raises(ValueError, match="--host-index are for --distributed: give it, or none of them"):
+        script.meet()

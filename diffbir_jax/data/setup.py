@@ -11,6 +11,7 @@ from diffbir_jax.data.crops import Crop
 from diffbir_jax.data.degradation import make_degradation
 from diffbir_jax.data.items import Items
 from diffbir_jax.data.loader import Loader
+from diffbir_jax.data.recipe import build
 from diffbir_jax.data.sources import make_source
 from diffbir_jax.data.split import Split
 
@@ -22,6 +23,7 @@ SETTINGS = (
     *RECIPE,
     *LOADER_SETTINGS,
 )
+REQUIRED = ("source", "crop", "batch_size", "validation_size")
 HELD_OUT_EVERY = 16
 
 
@@ -44,6 +46,8 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
     """
     if unknown := sorted(data.keys() - set(SETTINGS)):
         raise ValueError(f"config.data has no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
+    if missing := [name for name in REQUIRED if name not in data]:
+        raise ValueError(f"config.data lacks {', '.join(missing)}")
     source = make_source(data["source"])
     if data.get("validation"):
         train, held_out = source, make_source(data["validation"])
@@ -52,9 +56,11 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
         train, held_out = (Split(source, every, part) for part in (False, True))
     degradation, captions = data.get("degradation"), data.get("captions")
     make = {
-        "crop": Crop(**data["crop"], flip=data.get("flip", False), rotate=data.get("rotate", False)),
+        "crop": build(
+            Crop, data["crop"] | {name: data.get(name, False) for name in ("flip", "rotate")}, "crop"
+        ),
         "degrade": degradation and make_degradation(degradation),
-        "caption": captions and partial(choose, config=CaptionConfig(**captions)),
+        "caption": captions and partial(choose, config=build(CaptionConfig, captions, "captions")),
         "dtype": data.get("dtype", "uint8"),
     }
     settings = {name: data[name] for name in LOADER_SETTINGS if name in data}

@@ -72,8 +72,7 @@ def training_batches(config: Config) -> tuple[Batches, Batches]:
     """Return training batches and batches of held-out examples.
 
     Args:
-        config: `seed` and `data`, with a `source` as for `make_loaders`, else with a `folder`
-            `data.folder` as for `photo_batches`.
+        config: `seed` and `data`, with a `source` as for `make_loaders`, else with a `folder` as for `photo_batches`.
     """
     if "source" not in config.data:
         return photo_batches(config)

@@ -118,6 +118,26 @@ def test_a_setting_that_there_is_not_is_refused(folder):
         training_batches(config(folder, worker=2))
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"crop": {"kind": "random", "sizes": 16}}, "crop.*sizes.*size"),
+        ({"crop": {"kind": "random"}}, "crop lacks a field"),
+        ({"captions": {"p_longest": 0.1}}, "captions.*p_longest.*p_long"),
+    ],
+)
+def test_a_field_of_a_setting_that_there_is_not_is_refused(folder, data, message):
+    with pytest.raises(DataError, match=message):
+        training_batches(config(folder, **data))
+
+
+def test_settings_that_all_data_have_are_asked_for(folder):
+    settings = config(folder)
+    del settings.data["crop"]
+    with pytest.raises(ValueError, match=r"config\.data lacks crop"):
+        training_batches(settings)
+
+
 def test_a_configuration_of_data_alone_is_refused(folder):
     with pytest.raises(ValueError, match=r"names no config\.objective: look at it with .*preview"):
         train(ConfigDict({"preset": "micro", "data": config(folder).data}), folder / "run")

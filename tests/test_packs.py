@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffbir_jax import frames, packs
-from diffbir_jax.frames import Frame, Request, measure
+from diffbir_jax.frames import Frame, Request
 from diffbir_jax.imaging.bytes import to_float
 from diffbir_jax.imaging.resize import resize
 from diffbir_jax.models.bsrnet import BSRNetConfig
@@ -380,14 +380,6 @@ def test_maps_of_tiled_images() -> None:
     assert expected.max() > 100 and not found[:20].any()
 
 
-def test_sides_of_a_long_image() -> None:
-    """Narrower than a tile along one axis: cut along the other alone."""
-    sides, shape = measure((300, 20), (300, 20), MICRO, PLAN)
-    assert sides.work == (360, 24) and sides.padded == (360, 24)
-    assert shape.sample == shape.encode == shape.decode == (64, 24)
-    assert shape.canvas == (384, 24)
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_the_last_result_takes_the_place_of_stage_1(dtype: type) -> None:
     """Which changes no byte: of two results the first one does not."""
@@ -396,15 +388,3 @@ def test_the_last_result_takes_the_place_of_stage_1(dtype: type) -> None:
     (alone,), (pair,) = run([request], keep=False), run([request], keep=False, count=2)
     np.testing.assert_array_equal(alone.results[0].image, pair.results[0].image)
     assert pair.results[0].image.dtype == dtype and not np.array_equal(*(r.image for r in pair.results))
-
-
-@pytest.mark.parametrize(
-    "stage, wrong", [("sample", (60, 20)), ("encode", (64, 64)), ("decode", (64, 30)), ("rm", (6, 2))]
-)
-def test_plans_that_cannot_be_cut(stage: str, wrong: tuple[int, int]) -> None:
-    """Before anything is computed."""
-    plan = dataclasses.replace(make_plan(), **{stage: StagePlan(*wrong)})
-    with pytest.raises(
-        ValueError, match=rf"the plan has tiles of {wrong[0]} that overlap by {wrong[1]} for {stage}"
-    ):
-        micro().restore_many([], plan=plan)

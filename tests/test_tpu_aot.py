@@ -71,6 +71,11 @@ def test_recomputing_costs_products() -> None:
     assert counts[0] < counts[1] < 1.5 * counts[0]
 
 
+def test_sampling_sends_nothing() -> None:
+    """Each device restores its images with both prompts and guidance; weights are whole on all."""
+    assert compiled(sampling(PRESET, make_mesh(), 4))["collectives"] == {}
+
+
 def test_sampling_counts_its_steps() -> None:
     program = sampling(PRESET, make_mesh(), 4)
     flops = count(program.function.trace(*program.arguments).jaxpr)

@@ -35,7 +35,7 @@ class IRControlNet(nn.Module):
             x: (B, h, w, in_channels) noisy latent.
             hint: (B, h, w, hint_channels) latent of the stage-1 image.
             t: (B,) timesteps.
-            context: (n B, tokens, context_dim) text embeddings, see `UNet`; None if the configuration has no
+            context: (B n, tokens, context_dim) text embeddings, see `UNet`; None if the configuration has no
                 `context_dim`.
 
         Returns:

@@ -278,5 +278,5 @@ def depth_to_space(x: Array, patch: int) -> Array:
 
 
 def repeat_batch(x: Array, batch: int) -> Array:
-    """(B, ...) -> (batch, ...), a multiple of B: all of `x` again and again."""
-    return x if len(x) == batch else jnp.tile(x, (batch // len(x), *(1,) * (x.ndim - 1)))
+    """(B, ...) -> (batch, ...), a multiple of B: each row several times, so that all stay on the device of theirs."""
+    return x if len(x) == batch else jnp.repeat(x, batch // len(x), axis=0)

@@ -63,12 +63,12 @@ class UNet(nn.Module):
         Args:
             x: (B, h, w, in_channels) noisy latent; h and w are multiples of `config.downsample`.
             t: (B,) timesteps.
-            context: (n B, tokens, context_dim) embeddings of n texts per latent, those of the first text first; what
+            context: (B n, tokens, context_dim) embeddings of n texts per latent, those of the first latent first; what
                 does not depend on the text is computed once. None if the configuration has no `context_dim`.
             control: what an `IRControlNet` returns, added to the skip connections and to the middle's output.
 
         Returns:
-            float32 (n B, h, w, out_channels), in the order of the context.
+            float32 (B n, h, w, out_channels), in the order of the context.
 
         Raises:
             ValueError: a size, the context or the number of controls does not fit the configuration.
@@ -106,12 +106,12 @@ class UNetEncoder(nn.Module):
         Args:
             x: (B, h, w, channels) with any number of channels.
             t: (B,) timesteps.
-            context: (n B, tokens, context_dim), see `UNet`, or None.
+            context: (B n, tokens, context_dim), see `UNet`, or None.
 
         Returns:
             the skip connections from the highest resolution to the lowest, the middle block's output and the
             timestep embedding (B, 4 model_channels), all in the compute dtype. What comes before the first transformer
-            has B rows, all after it n B.
+            has B rows, all after it B n.
 
         Raises:
             ValueError: a size or the context does not fit the configuration.
@@ -164,7 +164,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array, context: Array | None) -> Array:
-        """(B, h, w, C), (B, E), (n B, tokens, context_dim) -> (n B, h, w, multiple model_channels)."""
+        """(B, h, w, C), (B, E), (B n, tokens, context_dim) -> (B n, h, w, multiple model_channels)."""
         features = self.multiple * self.config.model_channels
         x = ResBlock(features, self.dtype, name="block")(x, embedding)
         if self.transformer:
@@ -200,7 +200,7 @@ class SpatialTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None) -> Array:
-        """(B, h, w, C), (n B, tokens, context_dim) -> (n B, h, w, C)."""
+        """(B, h, w, C), (B n, tokens, context_dim) -> (B n, h, w, C)."""
         channels = x.shape[-1]
         x = x if context is None else repeat_batch(x, len(context))
         y = GroupNorm(1e-6, self.dtype, name="norm")(x).reshape(x.shape[0], -1, channels)

@@ -196,7 +196,7 @@ def toy_model(params: Any, x: jax.Array, t: jax.Array, cond: dict[str, jax.Array
     """The function that stands for the network; shapes as in `Denoiser`."""
     time = t.astype(jnp.float32)[:, None, None, None] / 1000
     seen = jnp.tanh(0.7 * x + 0.3 * cond["image"] - 0.2 * time) * (0.8 + 0.1 * time)
-    return jnp.tile(seen, (len(cond["text"]) // len(x), 1, 1, 1)) + 0.05 * cond["text"]
+    return jnp.repeat(seen, len(cond["text"]) // len(x), axis=0) + 0.05 * cond["text"]
 
 
 def replayed(key: str, golden: Arrays, dtype: Any) -> np.ndarray:

@@ -15,8 +15,8 @@ from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
 from diffbir_jax.sampling.tables import Level
 
 # (params, z_t (B, h, w, c), t (B,) float32, cond) -> output of z_t's shape. Under classifier-free guidance the entries
-# of `cond` that differ between the prompts have 2 B rows, the prompts' first, and so has the output: what comes before
-# they are read is computed once for both.
+# of `cond` that differ between the prompts have 2 B rows, an image's two after each other, and so has the output: what
+# comes before they are read is computed once for both, and a batch that is split over devices stays where it is.
 Model = Callable[[Any, Array, Array, Any], Array]
 
 
@@ -77,8 +77,9 @@ def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) 
     t = jnp.broadcast_to(jnp.asarray(level.timestep), x.shape[:1])
     if inputs.uncond is None:
         return model(inputs.params, x, t, inputs.cond).astype(x.dtype)
-    both = {name: jnp.concatenate([inputs.cond[name], other]) for name, other in inputs.uncond.items()}
-    cond, uncond = jnp.split(model(inputs.params, x, t, inputs.cond | both).astype(x.dtype), 2)
+    both = {name: _paired(inputs.cond[name], other) for name, other in inputs.uncond.items()}
+    output = model(inputs.params, x, t, inputs.cond | both).astype(x.dtype)
+    cond, uncond = jnp.moveaxis(output.reshape(len(x), 2, *x.shape[1:]), 1, 0)
     return uncond + level.cfg_scale * (cond - uncond)
 
 
@@ -104,15 +105,22 @@ def tiled_model(model: Model, size: tuple[int, int], batch: int = 1, spread: Sha
             rows = {name: _rows(values, image, len(z)) for name, values in whole.items()}
             out = model(params, parts[0], t[image], rows | {"hint": parts[1]})
             # Both prompts' outputs side by side, so that they are blended as one.
-            return jnp.concatenate(jnp.split(out, len(out) // batch), axis=-1)
+            pairs = jnp.moveaxis(out.reshape(batch, -1, *out.shape[1:]), 1, -2)
+            return pairs.reshape(*pairs.shape[:3], -1)
 
         out = blend(on_tiles, (z, cond["hint"]), cond["tiles"], size, batch)
-        return jnp.concatenate(jnp.split(out, out.shape[-1] // z.shape[-1], axis=-1))
+        pairs = jnp.moveaxis(out.reshape(*out.shape[:3], -1, z.shape[-1]), -2, 1)
+        return pairs.reshape(-1, *z.shape[1:])
 
     return blended
 
 
+def _paired(cond: Array, uncond: Array) -> Array:
+    """(B, ...) of each prompt -> (2 B, ...), an image's two after each other."""
+    return jnp.stack([cond, uncond], axis=1).reshape(-1, *cond.shape[1:])
+
+
 def _rows(values: Array, image: Array, batch: int) -> Array:
     """The rows of images from (B, ...), or from (2 B, ...) for both prompts."""
-    pairs = values.reshape(-1, batch, *values.shape[1:])[:, image]
+    pairs = values.reshape(batch, -1, *values.shape[1:])[image]
     return pairs.reshape(-1, *values.shape[1:])

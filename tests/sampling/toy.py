@@ -29,7 +29,7 @@ def toy_model(params: None, x: jax.Array, t: jax.Array, cond: dict) -> jax.Array
 
 def both_prompts(seen: jax.Array, text: jax.Array) -> jax.Array:
     """What does not depend on the prompt (B, ...), for each of the prompts in `text` (B or 2 B, ...)."""
-    return jnp.tile(seen, (len(text) // len(seen), 1, 1, 1))
+    return jnp.repeat(seen, len(text) // len(seen), axis=0)
 
 
 def toy_inputs() -> DenoiserInputs:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import flatten, load_weights, save_weights
+from diffbir_jax.checkpoint import flatten, load_weights
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.diffusion.schedule import make_schedule, q_sample, training_target
 from diffbir_jax.loading import abstract_params, stored
@@ -36,7 +36,7 @@ from diffbir_jax.training.stage2 import (
 )
 from tests.micro import random_params
 from tests.models.reference import away_from_zero
-from tests.training.micro import BATCH, MICRO, SMALL, make_photos
+from tests.training.micro import BATCH, MICRO, make_photos, make_weights, micro
 
 TEXT = dataclasses.replace(
     MICRO,
@@ -58,22 +58,7 @@ def surroundings():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Photos and the preset's weights."""
-    folder = make_photos(tmp_path_factory.mktemp("stage2"))
-    for name, like in abstract_params(MICRO, ["rm", "vae", "unet"]).items():
-        save_weights(folder / f"{name}.safetensors", away_from_zero(like), MICRO.header(name))
-    return folder
-
-
-def micro(folder, name="bsr"):
-    """The tiny variant of a configuration at the smallest size."""
-    config = importlib.import_module(f"configs.{name}").get_config("tiny")
-    config.preset = "micro"
-    config.weights.folder = str(folder)
-    config.data.source.path = f"{folder}/photos"
-    config.data.update(batch_size=BATCH, validation_size=BATCH, held_out_every=6)
-    config.data.crop.size = 16
-    config.train.update(SMALL | {"warmup": 0})
-    return config
+    return make_weights(make_photos(tmp_path_factory.mktemp("stage2")))
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from diffbir_jax.training.state import Config
 
 # (EMA params, frozen) -> (metrics, picture (H, W, 3) uint8), as `Objective.validate`.
 Validate = Callable[[Params, Params], tuple[dict[str, float], np.ndarray]]
-# Images restored at once: guidance through the decoder takes some GiB for each of 512x512 pixels.
+# Images restored at once: guidance through the decoder keeps the activations of each, beside the training state.
 TOGETHER = 2
 # Rows of the picture.
 SHOWN = 8

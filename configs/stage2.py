@@ -24,6 +24,9 @@ def stage2_config(preset: str, data: ConfigDict, *, steps: int, lr: float) -> Co
     config.remat = True
     config.model = ConfigDict({"stage1": True, "control": {"condition": "vae", "init": "unet"}})
     config.diffusion = ConfigDict({"focus": _optional(tuple), "min_snr": _optional(float), "noise_aug": 0})
+    # Held-out images that each validation restores, and how: None is the preset's operating point.
+    sampling = {"steps": int, "guidance_scale": float, "cfg_scale": float}
+    config.sampling = ConfigDict({"images": 8} | {name: _optional(kind) for name, kind in sampling.items()})
     # The preset's files in `folder` (docs/published.md), but for those that have a path of their own.
     networks = {name: _optional(str) for name in ("rm", "vae", "unet", "text")}
     config.weights = ConfigDict({"folder": _optional(str, "weights")} | networks)

@@ -77,11 +77,23 @@ def load_params(
 
     Raises:
         FileNotFoundError: files are missing (all are listed).
-        ValueError: a file does not fit the preset.
+        ValueError: a file does not fit the preset, or its control reads no latents.
     """
     files = weight_files(preset, folder, modules)
+    if "control" in files:
+        _check_condition(files["control"])
     likes = abstract_params(preset, files)
     return {name: stored(load_weights(file, likes[name]), dtype) for name, file in files.items()}
+
+
+def _check_condition(path: Path) -> None:
+    """Refuse a control whose header says that its condition is no latent; files of before say nothing."""
+    if (condition := read_metadata(path).get("condition", "vae")) != "vae":
+        raise ValueError(
+            f"{path}: this control was trained with config.model.control.condition={condition}, so that it reads the "
+            "output of an encoder of its own, which only the validation of training runs; give a control that was "
+            "trained with condition=vae"
+        )
 
 
 def weight_files(

@@ -41,7 +41,8 @@ class Generator:
         """Take `params` by module name (the preset's `modules`); networks compute in `dtype`.
 
         Accelerators multiply float32 in fewer bits unless the option jax_default_matmul_precision is "highest".
-        Each part needs its own modules only: `reconstruct` the "vae".
+        Each part needs its own modules only: `reconstruct` the "vae". With an entry "condition", parameters of the
+        preset's `ConditionEncoder`, the control sees what that makes of the stage-1 images, and all else their latents.
         """
         self.preset, self.params, self.dtype = preset, params, dtype
         self._embeddings: dict[str, jax.Array] = {}
@@ -163,7 +164,9 @@ class Generator:
         """
         condition = self._encode(target)
         weight = guidance_weight(options.guidance_loss, options.guidance_space, target, condition, mask)
-        given = Conditioned(condition, weight, target, self._layout(options, target.shape))
+        given = Conditioned(
+            condition, weight, target, self._layout(options, target.shape), self._seen(target)
+        )
         return self.steered(given, options, keys, context, noise)
 
     def steered(
@@ -185,7 +188,7 @@ class Generator:
             spread: how a batch of tiles lies on the devices.
 
         Raises:
-            ValueError: `noise` does not fit.
+            ValueError: `noise` does not fit, or there is a "condition" and no hint from it.
         """
         condition, f = given.latent, self.preset.vae.downsample
         steps = self._steps(options, (condition.shape[1] * f, condition.shape[2] * f))
@@ -199,7 +202,7 @@ class Generator:
         tiled = None if given.layout is None else (given.layout.size, given.layout.batch)
         denoiser = _denoiser(self.preset, self.dtype, loss, options.guidance_space, tiled, remat, spread)
         guidance = self._guidance(given, options) if loss else None
-        inputs = self._inputs(self._hint(condition, options, keys), guidance, options, context)
+        inputs = self._inputs(self._hint(given, options, keys), guidance, options, context)
         if given.layout is not None:
             inputs = inputs._replace(cond=inputs.cond | {"tiles": given.layout.tiles})
         return denoiser, inputs, x, steps, keys if noise is None else noise[1:]
@@ -215,12 +218,26 @@ class Generator:
         pixels = None if given.layout is None else given.layout.pixels
         return GuidanceInputs(self.params["vae"], given.target, given.weight, repeats, pixels)
 
-    def _hint(self, condition: jax.Array, options: Options, keys: jax.Array) -> jax.Array:
-        """What the control sees: the condition, with noise if that is asked for."""
+    def _seen(self, target: jax.Array) -> jax.Array | None:
+        """What a trained encoder makes of stage-1 images for the control; None: it sees their latents."""
+        if "condition" not in self.params:
+            return None
+        encoder = self.preset.make_condition(self.dtype)
+        # In training, too, it sees nothing beyond the range.
+        return apply_jit(encoder, self.params["condition"], jnp.clip(target, -1.0, 1.0))
+
+    def _hint(self, given: Conditioned, options: Options, keys: jax.Array) -> jax.Array:
+        """What the control sees: latents or what stands for them, with noise if that is asked for."""
+        hint = given.latent if given.hint is None else given.hint
+        if given.hint is None and "condition" in self.params:
+            raise ValueError(
+                "this control was trained on the output of an encoder of its own: give that as `hint`; "
+                "Restorer.restore and sample.py read controls of latents only"
+            )
         if not options.noise_aug:
-            return condition
-        noise = draw_noise(keys, jnp.uint32(AUGMENTATION_DRAW), condition.shape)
-        return self._noised(condition, options.noise_aug, noise)
+            return hint
+        noise = draw_noise(keys, jnp.uint32(AUGMENTATION_DRAW), hint.shape)
+        return self._noised(hint, options.noise_aug, noise)
 
     def _noised(self, z: jax.Array, timestep: int, noise: jax.Array) -> jax.Array:
         return _add_noise(self.schedule, z, jnp.full(len(z), timestep), noise)

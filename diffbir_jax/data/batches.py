@@ -36,6 +36,12 @@ class Batches:
         """Take over `broken` from the run that this one resumes."""
 
 
+def split(batch: HostBatch, size: int) -> list[HostBatch]:
+    """Return the batch in parts of `size`, the last of which may be smaller."""
+    starts = range(0, len(next(iter(batch.values()))), size)
+    return [{name: values[start : start + size] for name, values in batch.items()} for start in starts]
+
+
 def prefetch(
     batches: Callable[[int], HostBatch], first: int, last: int, depth: int = 3
 ) -> Generator[HostBatch, None, None]:

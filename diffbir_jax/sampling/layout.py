@@ -55,9 +55,11 @@ class Conditioned(NamedTuple):
         weight: of guidance: (B, h, w, 1), or (B, H, W, 1) where decoded images are compared.
         target: (B, H, W, 3) stage-1 images in [-1, 1]; needed where decoded images are compared.
         layout: tiles; None samples whole.
+        hint: (B, h, w, c), what the control sees in place of the latent; None: the latent.
     """
 
     latent: Any
     weight: Any
     target: Any = None
     layout: Layout | None = None
+    hint: Any = None

@@ -164,7 +164,11 @@ def _export(objective: Objective, ema: Params, step: int, folder: Path, config: 
     """Write the weights files of `step`."""
     if not is_first():
         return
-    metadata = {"preset": config.preset, "objective": config.objective, "step": str(step)}
+    metadata = {
+        "preset": config.preset,
+        "objective": config.objective,
+        "step": str(step),
+    } | objective.metadata
     preset = get_preset(config.preset)
     for name, params in objective.export(ema).items():
         save_weights(folder / f"{name}.safetensors", params, metadata | preset.header(name))

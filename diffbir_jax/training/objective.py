@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Objective:
         batches: host batches by step, each a pure function of it (so a step number is a data position).
         validate: (EMA params, frozen) -> (metrics, picture (H, W, 3) uint8) on held-out crops.
         export: EMA params -> {file name: params} written at the end.
+        metadata: what the headers of these files say, beside what they say of every stage.
     """
 
     params: Params
@@ -32,6 +33,7 @@ class Objective:
     batches: Batches
     validate: Callable[[Params, Params], tuple[dict[str, float], np.ndarray]]
     export: Callable[[Params], dict[str, Params]]
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def make_objective(config: Config) -> Objective:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.data.batches import split
 from diffbir_jax.diffusion.schedule import (
     Schedule,
     make_schedule,
@@ -22,6 +23,8 @@ from diffbir_jax.training.state import Config, LossFn
 
 # Timesteps, as shares of T, at which the held-out loss is reported.
 VALIDATION_TIMES = (0.1, 0.25, 0.4, 0.7)
+# Examples that validation computes at once: at full size all of them would not fit beside the training state.
+TOGETHER = 8
 Denoise = Callable[[dict, dict, dict[str, jax.Array], jax.Array, jax.Array], jax.Array]
 
 
@@ -124,21 +127,27 @@ def validation(
     Returns:
         (params, frozen) -> (losses by timestep and `loss`, their mean; picture (H, W, 3) uint8).
     """
-    prepare = jax.jit(encode)
+    prepare, parts = jax.jit(encode), split(batch, TOGETHER)
+    count = sum(len(next(iter(part.values()))) for part in parts)
 
     @jax.jit
-    def at(params: dict, frozen: dict, batch: dict, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        times = jnp.broadcast_to(t, (len(batch["z0"]),))
-        noise = jax.random.normal(jax.random.key(0), batch["z0"].shape)
-        output = denoise(params, frozen, batch, q_sample(schedule, batch["z0"], times, noise), times)
-        return jnp.mean(jnp.square(output - training_target(schedule, batch["z0"], times, noise))), output
+    def at(
+        params: dict, frozen: dict, latents: dict, noise: jax.Array, t: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        times = jnp.broadcast_to(t, (len(noise),))
+        output = denoise(params, frozen, latents, q_sample(schedule, latents["z0"], times, noise), times)
+        error = jnp.square(output - training_target(schedule, latents["z0"], times, noise))
+        return jnp.mean(error, axis=(1, 2, 3)), output
 
     def validate(params: dict, frozen: dict) -> tuple[dict[str, float], np.ndarray]:
-        values, pictures, latents = {}, [], prepare(frozen, batch)
+        values, pictures, encoded = {}, [], [prepare(frozen, part) for part in parts]
+        noise = jax.random.normal(jax.random.key(0), (count, *encoded[0]["z0"].shape[1:]))
+        noises = [part["noise"] for part in split({"noise": np.asarray(noise)}, TOGETHER)]
         for share in VALIDATION_TIMES:
-            value, output = at(params, frozen, latents, jnp.int32(share * schedule.num_timesteps))
-            values[f"loss_{share:g}T"] = float(value)
-            pictures.append(np.asarray(output)[:8, ..., :3] / 4 + 0.5)
+            t = jnp.int32(share * schedule.num_timesteps)
+            found = [at(params, frozen, latents, noise, t) for latents, noise in zip(encoded, noises)]
+            values[f"loss_{share:g}T"] = float(np.mean(np.concatenate([errors for errors, _ in found])))
+            pictures.append(np.asarray(found[0][1])[..., :3] / 4 + 0.5)
         return {"loss": float(np.mean(list(values.values())))} | values, tile_grid(pictures)
 
     return validate

@@ -12,6 +12,7 @@ from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.presets import Preset, get_preset
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.prior import validation
+from diffbir_jax.training.sampled import both, restoration
 from diffbir_jax.training.sources import Tokenized, training_batches
 from diffbir_jax.training.stage2 import Stage2Options, abstract_frozen, make_stage2
 from diffbir_jax.training.state import Config
@@ -27,7 +28,8 @@ def make(config: Config) -> Objective:
             `Stage2Options`; `control.init`: "unet" starts from a copy of the UNet's encoder, "scratch" from random
             weights), `diffusion` (`focus`, `min_snr`, `noise_aug`), `precision`, `remat` (Stage2Options), `weights`
             (`folder` of the preset's files, None for those that the package ships; a path for each of `rm`, `vae`,
-            `unet`, `text` that lies elsewhere) and `data`, see `training_batches`.
+            `unet`, `text` that lies elsewhere), `sampling` (`images` that validation restores, 0 for none, and how, see
+            `restoration`) and `data`, see `training_batches`.
 
     Raises:
         FileNotFoundError: weights are missing.
@@ -37,10 +39,16 @@ def make(config: Config) -> Objective:
     stage2 = make_stage2(preset, options)
     weights = _load(config, preset, list(abstract_frozen(preset, options)))
     train, held_out = _batches(config, preset)
+    examples = held_out(0)
     params = _start(config, preset, options, weights["unet"])
 
-    validate = validation(stage2.schedule, stage2.denoise, held_out(0), stage2.encode)
-    return Objective(params, stored(weights, options.dtype), stage2.loss, train, validate, lambda ema: ema)
+    validate = validation(stage2.schedule, stage2.denoise, examples, stage2.encode)
+    if config.sampling.images:
+        validate = both(validate, restoration(preset, options.dtype, config.sampling, examples))
+    said = {"condition": options.condition}
+    return Objective(
+        params, stored(weights, options.dtype), stage2.loss, train, validate, lambda ema: ema, said
+    )
 
 
 def _preset(config: Config) -> Preset:

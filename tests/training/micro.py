@@ -13,11 +13,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.data.photos import PairBatches
+from diffbir_jax.loading import abstract_params
 from diffbir_jax.models.presets import PRESETS, TINY, Preset
 from diffbir_jax.models.restoration_unet import RestorationUNetConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
+from tests.models.reference import away_from_zero
 
 MICRO = Preset(
     name="micro",
@@ -71,6 +74,29 @@ def make_photos(folder: Path, count: int = 13, side: int = 40) -> Path:
         picture = blocks + rng.integers(-20, 20, blocks.shape)
         Image.fromarray(picture.astype(np.uint8)).save(folder / "photos" / f"{i:02}.png")
     return folder
+
+
+def make_weights(folder: Path) -> Path:
+    """Write weights of the networks that stage 2 of `micro` leaves frozen to `folder`; returns it."""
+    for name, like in abstract_params(MICRO, ["rm", "vae", "unet"]).items():
+        save_weights(folder / f"{name}.safetensors", away_from_zero(like), MICRO.header(name))
+    return folder
+
+
+def micro(folder: Path, name: str = "bsr") -> ConfigDict:
+    """The tiny variant of a configuration of stage 2 for the preset `micro`; photos and weights are in `folder`.
+
+    Validation restores nothing: tests of that ask for it.
+    """
+    config = importlib.import_module(f"configs.{name}").get_config("tiny")
+    config.preset = "micro"
+    config.weights.folder = str(folder)
+    config.data.source.path = f"{folder}/photos"
+    config.data.update(batch_size=BATCH, validation_size=BATCH, held_out_every=6)
+    config.data.crop.size = 16
+    config.train.update(SMALL | {"warmup": 0})
+    config.sampling.images = 0
+    return config
 
 
 def get_config(spec: str) -> ConfigDict:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import flatten, load_weights, save_weights
+from diffbir_jax.checkpoint import flatten, load_weights, read_metadata
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.diffusion.schedule import make_schedule, q_sample, training_target
 from diffbir_jax.loading import abstract_params, stored
@@ -34,9 +34,10 @@ from diffbir_jax.training.stage2 import (
     make_loss,
     make_stage2,
 )
+from diffbir_jax.training.writers import read_lines
 from tests.micro import random_params
 from tests.models.reference import away_from_zero
-from tests.training.micro import BATCH, MICRO, SMALL, make_photos
+from tests.training.micro import BATCH, MICRO, make_photos, make_weights, micro
 
 TEXT = dataclasses.replace(
     MICRO,
@@ -58,22 +59,7 @@ def surroundings():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Photos and the preset's weights."""
-    folder = make_photos(tmp_path_factory.mktemp("stage2"))
-    for name, like in abstract_params(MICRO, ["rm", "vae", "unet"]).items():
-        save_weights(folder / f"{name}.safetensors", away_from_zero(like), MICRO.header(name))
-    return folder
-
-
-def micro(folder, name="bsr"):
-    """The tiny variant of a configuration at the smallest size."""
-    config = importlib.import_module(f"configs.{name}").get_config("tiny")
-    config.preset = "micro"
-    config.weights.folder = str(folder)
-    config.data.source.path = f"{folder}/photos"
-    config.data.update(batch_size=BATCH, validation_size=BATCH, held_out_every=6)
-    config.data.crop.size = 16
-    config.train.update(SMALL | {"warmup": 0})
-    return config
+    return make_weights(make_photos(tmp_path_factory.mktemp("stage2")))
 
 
 @functools.cache
@@ -124,6 +110,7 @@ def test_a_step_trains_what_it_should_and_leaves_the_frozen_bit_identical(folder
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
     exported = {"vae": {"control"}, "conv": {"control", "condition"}}
     assert set(objective.export(state.ema)) == exported[condition]
+    assert objective.metadata == {"condition": condition}
 
 
 def test_the_loop_accumulates_as_the_configuration_says(folder, tmp_path):
@@ -141,10 +128,20 @@ def test_the_tiny_variants_are_complete(folder, name):
 
 
 def test_a_tiny_variant_trains_by_the_loop(folder, tmp_path):
-    state = train(micro(folder), tmp_path)
+    """It restores images at each validation, by which the best state can be kept."""
+    config = micro(folder)
+    config.train.update(eval_every=1, keep_best="psnr:max", lr=0.1)
+    config.sampling.images = 2
+    state = train(config, tmp_path)
     assert int(state.step) == 2
     exported = load_weights(tmp_path / "export" / "control.safetensors", state.ema["control"])
     assert flatten(exported).keys() == flatten(state.params["control"]).keys()
+    assert read_metadata(tmp_path / "export_best" / "control.safetensors")["condition"] == "vae"
+    lines = [line for line in read_lines(tmp_path / "metrics.jsonl") if "validation/loss" in line]
+    names = ("psnr", "ssim", "psnr_stage1", "ssim_stage1")
+    (first, *_), (second, *_) = found = [[line[f"validation/{name}"] for name in names] for line in lines]
+    assert np.all(np.isfinite(found)) and first != second
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["1" if first > second else "2"]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class LatentBatches(Batches):
         batch_size: crops in a batch of all processes.
         seed: of the sequence.
         made_for: see `pool_batches`.
-        broken: examples that were replaced when the pool was made, message by index.
+        broken: examples that were replaced when the pool was made, message by index; the first process tells of them.
     """
 
     pool: dict[str, np.ndarray]
@@ -116,7 +116,7 @@ def pool_batches(
         raise ValueError(
             f"{path} was made for ({made_for}), this run needs ({wanted}): delete it or change config.data.cache."
         )
-    broken = dict(json.loads(str(stored.pop(BROKEN))))
+    broken = dict(json.loads(str(stored.pop(BROKEN)))) if is_first() else {}
     train = {k.removeprefix("train_"): v for k, v in stored.items() if k.startswith("train_")}
     held_out = {k.removeprefix("val_"): v for k, v in stored.items() if k.startswith("val_")}
     return (
@@ -180,14 +180,16 @@ def _compile(encoder: Encoder, rows: int) -> Callable[[HostBatch], HostBatch]:
     def half(params: Params, batch: Batch) -> Batch:
         return {name: x.astype(jnp.float16) for name, x in encoder.encode(params, batch).items()}
 
-    program = jax.jit(half, in_shardings=(replicated(mesh), batch_sharding(mesh)))
+    program = jax.jit(half)
 
     def encode(batch: HostBatch) -> HostBatch:
         length, parts = len(batch["hq"]), []
         for start in range(0, length, rows):
             # The last part repeats its examples, so that one program does for all.
             chosen = np.resize(np.arange(start, min(start + rows, length)), rows)
-            parts.append(jax.device_get(program(params, {name: x[chosen] for name, x in batch.items()})))
+            # Placed here: of several processes, JAX would not split what comes from the host.
+            part = jax.device_put({name: x[chosen] for name, x in batch.items()}, batch_sharding(mesh))
+            parts.append(jax.device_get(program(params, part)))
         return {name: np.concatenate([part[name] for part in parts])[:length] for name in parts[0]}
 
     return encode

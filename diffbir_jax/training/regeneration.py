@@ -99,7 +99,8 @@ def _encoded(
     used = [name for name in weights if name != "unet"]
     made_from = {name: checksum(path) for name, path in sorted(_files(config, preset, used).items())}
     made_from |= {"condition": options.condition, "precision": options.precision}
-    made_from |= {f"source{i}": str(batches.identity.get("source")) for i, batches in enumerate(images)}
+    sources = zip(("training", "held_out"), images, strict=True)
+    made_from |= {name: str(batches.identity.get("source"))[:16] for name, batches in sources}
     shared = () if config.data.get("captions") else ("context",)
 
     def encoder() -> Encoder:

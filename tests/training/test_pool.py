@@ -129,7 +129,7 @@ def test_a_pool_of_other_photos_or_weights_is_refused(folder, cache, tmp_path):
     photo = folder / "photos" / "more.png"
     photo.write_bytes((folder / "photos" / "00.png").read_bytes())
     try:
-        with pytest.raises(ValueError, match=r"was made for \(.*source0="):
+        with pytest.raises(ValueError, match=r"was made for \(.*training="):
             make_objective(micro(folder, cache))
     finally:
         photo.unlink()

@@ -20,6 +20,8 @@ def stage2_config(preset: str, data: ConfigDict, *, steps: int, lr: float) -> Co
     config = tiny_config("regeneration", crop=512, batch_size=data.batch_size, steps=steps, lr=lr)
     config.preset = preset
     config.data = data
+    # A file of encoded crops to train on instead of encoding in every step, and how many it has (docs/training.md).
+    config.data.update(cache=_optional(str), pool=65_536)
     config.precision = "bf16"
     config.remat = True
     config.model = ConfigDict({"stage1": True, "control": {"condition": "vae", "init": "unet"}})
@@ -38,6 +40,7 @@ def stage2_config(preset: str, data: ConfigDict, *, steps: int, lr: float) -> Co
 def shrink_stage2(config: ConfigDict) -> None:
     """Make the configuration train in minutes on a CPU, in place: the shipped small networks, 200 steps."""
     shrink(config.data)
+    config.data.pool = 1024
     config.preset = "tiny"
     config.precision = "fp32"
     config.remat = False

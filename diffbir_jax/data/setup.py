@@ -22,6 +22,7 @@ SETTINGS = (
     *("source", "validation", "held_out_every", "batch_size", "validation_size"),
     *RECIPE,
     *LOADER_SETTINGS,
+    *("cache", "pool"),  # of stages that train on encoded crops; nothing here depends on them
 )
 REQUIRED = ("source", "crop", "batch_size", "validation_size")
 HELD_OUT_EVERY = 16

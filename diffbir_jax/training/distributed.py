@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import broadcast_one_to_all
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from jax.sharding import Mesh
 
 from diffbir_jax.data.batches import HostBatch
@@ -74,6 +74,16 @@ def local(tree: Any, mesh: Mesh) -> Any:
         return tree
     whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
     return jax.tree.map(lambda x: x.addressable_data(0), whole)
+
+
+def gathered(text: str) -> list[str]:
+    """Return the `text` of every process, in their order; all must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = process_allgather(np.int32(len(data)))
+    rows = process_allgather(np.pad(data, (0, int(sizes.max()) - len(data))))
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def agreed(value: float) -> float:

@@ -1,20 +1,22 @@
 """Stage 2 as the papers train it: IRControlNet learns to regenerate detail, from pairs of images (`stage2.py`)."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from diffbir_jax.checkpoint import load_weights
+from diffbir_jax.checkpoint import checksum, load_weights
 from diffbir_jax.loading import abstract_params, stored, weight_files, with_stage1
 from diffbir_jax.models.apply import Params, init
 from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.presets import Preset, get_preset
 from diffbir_jax.training.objective import Objective
+from diffbir_jax.training.pool import Encoder, LatentBatches, pool_batches
 from diffbir_jax.training.prior import validation
 from diffbir_jax.training.sampled import both, restoration
 from diffbir_jax.training.sources import Tokenized, training_batches
-from diffbir_jax.training.stage2 import Stage2Options, abstract_frozen, make_stage2
+from diffbir_jax.training.stage2 import Stage2, Stage2Options, abstract_frozen, make_stage2
 from diffbir_jax.training.state import Config
 
 STARTS = ("unet", "scratch")
@@ -23,31 +25,37 @@ STARTS = ("unet", "scratch")
 def make(config: Config) -> Objective:
     """Build the objective; batches hold `hq` and `lq` (B, H, W, 3) uint8 and, with captions, `tokens` (B, 77) int32.
 
+    With `data.cache` they hold what `Stage2.encode` makes of these, and the step's only frozen network is the UNet.
+
     Args:
         config: `model` (`stage1`: whether the restoration module cleans the condition; `control.condition`, see
             `Stage2Options`; `control.init`: "unet" starts from a copy of the UNet's encoder, "scratch" from random
             weights), `diffusion` (`focus`, `min_snr`, `noise_aug`), `precision`, `remat` (Stage2Options), `weights`
             (`folder` of the preset's files, None for those that the package ships; a path for each of `rm`, `vae`,
             `unet`, `text` that lies elsewhere), `sampling` (`images` that validation restores, 0 for none, and how, see
-            `restoration`) and `data`, see `training_batches`.
+            `restoration`) and `data`, see `training_batches`, and `pool_batches` for `cache` (None or missing: encode
+            in every step) and `pool`.
 
     Raises:
         FileNotFoundError: weights are missing.
-        ValueError: a setting is not allowed, or the preset cannot use it.
+        ValueError: a setting is not allowed, the preset cannot use it, or the cache is of other data or networks.
     """
     preset, options = _preset(config), _options(config)
     stage2 = make_stage2(preset, options)
     weights = _load(config, preset, list(abstract_frozen(preset, options)))
-    train, held_out = _batches(config, preset)
-    examples = held_out(0)
-    params = _start(config, preset, options, weights["unet"])
+    train, held_out = images = _batches(config, preset)
+    params, frozen, examples = _start(config, preset, options, weights["unet"]), weights, held_out(0)
+    if config.data.get("cache"):
+        train, held_out = _encoded(config, preset, options, stage2, weights, images)
+        frozen = {"unet": weights["unet"]}
 
-    validate = validation(stage2.schedule, stage2.denoise, examples, stage2.encode)
+    validate = validation(stage2.schedule, stage2.denoise, held_out(0), stage2.encode)
     if config.sampling.images:
-        validate = both(validate, restoration(preset, options.dtype, config.sampling, examples))
+        rest = {name: weights[name] for name in weights.keys() - frozen.keys()}
+        validate = both(validate, restoration(preset, options.dtype, config.sampling, examples, rest))
     said = {"condition": options.condition}
     return Objective(
-        params, stored(weights, options.dtype), stage2.loss, train, validate, lambda ema: ema, said
+        params, stored(frozen, options.dtype), stage2.loss, train, validate, lambda ema: ema, said
     )
 
 
@@ -68,18 +76,46 @@ def _options(config: Config) -> Stage2Options:
 
 def _load(config: Config, preset: Preset, names: list[str]) -> dict[str, Params]:
     """Float32 parameters of the frozen networks, on the host."""
-    given = {name: config.weights[name] for name in names if config.weights[name]}
-    files = weight_files(preset, config.weights.folder, [name for name in names if name not in given])
     likes = abstract_params(preset, names)
-    return {name: load_weights(path, likes[name]) for name, path in (files | given).items()}
+    return {name: load_weights(path, likes[name]) for name, path in _files(config, preset, names).items()}
+
+
+def _files(config: Config, preset: Preset, names: list[str]) -> dict[str, Path]:
+    """The weights files of the networks."""
+    given = {name: Path(config.weights[name]) for name in names if config.weights[name]}
+    others = [name for name in names if name not in given]
+    return weight_files(preset, config.weights.folder, others) | given
 
 
 def _batches(config: Config, preset: Preset) -> tuple[Tokenized, Tokenized]:
     """Training and held-out batches, captions as tokens."""
     if config.data.captions and preset.text is None:
         raise ValueError(f"preset {preset.name} reads no text: set config.data.captions to None")
-    train, held_out = training_batches(config)
+    train, held_out = training_batches(config, whole=bool(config.data.get("cache")))
     return Tokenized(train), Tokenized(held_out)
+
+
+def _encoded(
+    config: Config,
+    preset: Preset,
+    options: Stage2Options,
+    stage2: Stage2,
+    weights: dict[str, Params],
+    images: tuple[Tokenized, Tokenized],
+) -> tuple[LatentBatches, LatentBatches]:
+    """Training and held-out batches of `images` that the frozen networks have seen once, see `pool_batches`."""
+    used = [name for name in weights if name != "unet"]
+    made_from = {name: checksum(path) for name, path in sorted(_files(config, preset, used).items())}
+    made_from |= {"condition": options.condition, "precision": options.precision}
+    sources = zip(("training", "held_out"), images, strict=True)
+    made_from |= {name: str(batches.identity.get("source"))[:16] for name, batches in sources}
+    shared = () if config.data.get("captions") else ("context",)
+
+    def encoder() -> Encoder:
+        frozen = stored({name: weights[name] for name in used}, options.dtype)
+        return Encoder(stage2.encode, frozen, shared)
+
+    return pool_batches(config, lambda: images, encoder, made_from)
 
 
 def _start(config: Config, preset: Preset, options: Stage2Options, unet: Params) -> Params:

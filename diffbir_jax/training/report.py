@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -52,12 +53,16 @@ class Report:
             tqdm.write(text)
 
     def broken(self, found: Mapping[int, str]) -> None:
-        """Say so if more examples are broken than before; `workdir`/broken.txt names all, a message per line."""
-        if not self._writers or len(found) == self._broken:
+        """Say so if more examples are broken than before; `workdir`/broken.txt names all, a message per line.
+
+        Of several processes, each finds others: process k > 0 writes broken_k.txt.
+        """
+        if len(found) == self._broken:
             return
         messages = list(dict(found).values())  # a copy: a thread may be adding to them
         new, self._broken = messages[self._broken :], len(messages)
-        (self._folder / "broken.txt").write_text("".join(f"{message}\n" for message in messages), "utf-8")
+        name = f"broken_{index}.txt" if (index := jax.process_index()) else "broken.txt"
+        (self._folder / name).write_text("".join(f"{message}\n" for message in messages), "utf-8")
         self.say(
             f"{len(messages)} broken examples were replaced so far, see broken.txt; new: {'; '.join(new[:3])}"
         )

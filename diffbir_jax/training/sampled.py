@@ -13,6 +13,7 @@ from diffbir_jax.data.batches import HostBatch, split
 from diffbir_jax.defaults import default_options
 from diffbir_jax.imaging.bytes import to_bytes
 from diffbir_jax.imaging.colour import wavelet_colour
+from diffbir_jax.loading import stored
 from diffbir_jax.metrics.fidelity import psnr, ssim
 from diffbir_jax.models.apply import Params
 from diffbir_jax.models.presets import Preset
@@ -30,7 +31,9 @@ TOGETHER = 2
 SHOWN = 8
 
 
-def restoration(preset: Preset, dtype: Any, sampling: Config, batch: HostBatch) -> Validate:
+def restoration(
+    preset: Preset, dtype: Any, sampling: Config, batch: HostBatch, rest: dict[str, Params] | None = None
+) -> Validate:
     """Return the validation that restores held-out images as `sample.py` does, but for enlarging small ones.
 
     Noise is that of the seed of the options and of each image's place in the batch, so it is always the same.
@@ -40,6 +43,7 @@ def restoration(preset: Preset, dtype: Any, sampling: Config, batch: HostBatch) 
         dtype: what networks compute in.
         sampling: `images`, how many of the batch are restored, at least 1; see also `sampling_options`.
         batch: `lq` and `hq` (B, H, W, 3) uint8 or float32 in [0, 1], B at least `images`.
+        rest: parameters, on the host, of networks that are not among the frozen ones of a step.
 
     Returns:
         (params, frozen) -> (`psnr` in dB and `ssim` of the results to `hq`, means over the images, and the same of the
@@ -59,7 +63,8 @@ def restoration(preset: Preset, dtype: Any, sampling: Config, batch: HostBatch) 
     lq, hq = (np.asarray(_bytes(to_unit(images[name]))) for name in ("lq", "hq"))
 
     def validate(params: Params, frozen: Params) -> tuple[dict[str, float], np.ndarray]:
-        stage1, result = restore(Generator(preset, {**frozen, **params}, dtype), options, images["lq"])
+        networks = {**stored(rest or {}, dtype), **frozen, **params}
+        stage1, result = restore(Generator(preset, networks, dtype), options, images["lq"])
         values = _fidelity(result, hq) | {f"{name}_stage1": x for name, x in _fidelity(stage1, hq).items()}
         return values, tile_grid([column[:SHOWN] / 255.0 for column in (lq, stage1, result, hq)])
 

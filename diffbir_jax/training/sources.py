@@ -68,18 +68,20 @@ def _tokenized(batch: HostBatch) -> HostBatch:
     return {name: values for name, values in batch.items() if name != "prompt"} | {"tokens": tokens}
 
 
-def training_batches(config: Config) -> tuple[Batches, Batches]:
+def training_batches(config: Config, whole: bool = False) -> tuple[Batches, Batches]:
     """Return training batches and batches of held-out examples.
 
     Args:
         config: `seed` and `data`, with a `source` as for `make_loaders`, else with a `folder` as for `photo_batches`.
+        whole: let training batches be those of all processes; else a source gives each process its part.
     """
     if "source" not in config.data:
         return photo_batches(config)
     # Here, as the stages that need no loader need not wait for Grain to be imported.
     from diffbir_jax.data.setup import make_loaders
 
-    return make_loaders(config.data.to_dict(), config.seed, jax.process_index(), jax.process_count())
+    host, hosts = (0, 1) if whole else (jax.process_index(), jax.process_count())
+    return make_loaders(config.data.to_dict(), config.seed, host, hosts)
 
 
 def photo_batches(config: Config) -> tuple[PairBatches, PairBatches]:

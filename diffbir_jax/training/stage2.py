@@ -2,7 +2,7 @@
 
 The high-quality image gives the latent z0; the restoration module cleans the low-quality one, whose latent is the
 condition (Lin et al. 2023, section 3.2). Only IRControlNet is trained, with it the condition's encoder if that is no
-autoencoder. `training/control.py` trains on latents that were encoded beforehand.
+autoencoder. Batches may be encoded beforehand, too (`pool.py`): then the step needs but one frozen network, the UNet.
 """
 
 from collections.abc import Callable
@@ -72,9 +72,10 @@ class Stage2(NamedTuple):
     Attributes:
         schedule: of the noise.
         encode: (frozen, batch of images) -> batch of `z0` (B, h, w, C), `clean`, the stage-1 images (B, H, W, 3) in
-            [-1, 1] or their latents (B, h, w, C), and `context` (B, 77, D) if the preset reads text.
+            [-1, 1] or their latents (B, h, w, C), and `context` (B, 77, D) if the preset reads text. A batch that
+            holds `z0` is encoded already: it is returned as it is, and of `frozen` nothing is read.
         denoise: see `diffusion_loss`; of a batch that `encode` returns.
-        loss: of a batch of images.
+        loss: of a batch of images, or of what `encode` returned.
     """
 
     schedule: Schedule
@@ -150,6 +151,8 @@ def _make_encode(preset: Preset, options: Stage2Options) -> Encode:
         return preset.vae.scale_factor * apply(vae, frozen["vae"], image, method="encode")[0]
 
     def encode(frozen: Params, batch: Batch) -> Batch:
+        if "z0" in batch:
+            return dict(batch)
         lq = to_unit(batch["lq"])
         clean = lq if rm is None else apply(rm, frozen["rm"], lq).astype(jnp.float32)
         clean = 2.0 * jnp.clip(clean, 0.0, 1.0) - 1.0

@@ -12,8 +12,10 @@ import pytest
 
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import distributed
-from diffbir_jax.training.distributed import own_rows
+from diffbir_jax.training.distributed import gathered, own_rows
 from diffbir_jax.training.loop import train
+from diffbir_jax.training.report import Report
+from diffbir_jax.training.speed import Stopwatch
 from diffbir_jax.training.writers import read_lines
 from tests.training.micro import BATCH, MICRO, make_photos, micro_config
 
@@ -88,6 +90,34 @@ def test_processes_share_whole_batches_and_keep_parts(monkeypatch):
         own_rows(batch, 6)
     with pytest.raises(ValueError, match="must be a multiple of 2 processes"):
         own_rows({"hq": np.zeros(3)}, 3)
+
+
+def test_every_process_has_the_texts_of_all(monkeypatch):
+    """They differ in length, which what JAX gathers must not."""
+    data = [np.frombuffer(text.encode(), np.uint8) for text in ("Brücke", "", "a long one")]
+
+    def allgather(x):
+        if np.ndim(x) == 0:
+            return np.array([len(text) for text in data])
+        return np.stack([np.pad(text, (0, len(x) - len(text))) for text in data])
+
+    assert gathered("alone") == ["alone"]
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(distributed, "process_allgather", allgather)
+    assert gathered("Brücke") == ["Brücke", "", "a long one"]
+
+
+@pytest.mark.parametrize(("index", "name"), [(0, "broken.txt"), (2, "broken_2.txt")])
+def test_each_process_names_its_broken_examples(tmp_path, monkeypatch, capsys, index, name):
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+    with Report(tmp_path, 0, 9, Stopwatch(1), []) as report:
+        report.broken({})
+        assert not list(tmp_path.iterdir())
+        report.broken({4: "4.png: is cut off"})
+        report.broken({4: "4.png: is cut off", 1: "1.png: is empty"})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "4.png: is cut off\n1.png: is empty\n"
+    assert not capsys.readouterr().out, "without writers it is silent"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 import json
 
+import jax
 import pytest
 
 from diffbir_jax.data.batches import Batches
+from diffbir_jax.training import position
 from diffbir_jax.training.position import position_of, resume
 
 
@@ -47,3 +49,29 @@ def test_a_source_does_not_take_over_from_a_folder():
 
 def test_a_checkpoint_without_a_position_is_gone_on_from():
     resume(Data(source="abc"), None)
+
+
+@pytest.mark.parametrize(
+    ("count", "found"),
+    [
+        (1, [{3: "c", 7: "g", 8: "h"}]),
+        (2, [{3: "c", 7: "g"}, {8: "h"}]),
+        (3, [{3: "c"}, {8: "h"}, {7: "g"}]),
+    ],
+)
+def test_each_process_remembers_what_it_found(monkeypatch, count, found):
+    """What three processes saved goes on in one, two or three; in two, the third one's is the first one's."""
+    lists = [[[3, "c"]], [[8, "h"]], [[7, "g"]]]
+    monkeypatch.setattr(position, "gathered", lambda text: [json.dumps(pairs) for pairs in lists])
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    for index, expected in enumerate(found):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        after = Data()
+        resume(after, saved(Data()))
+        assert after.broken == expected
+
+
+def test_a_checkpoint_from_before_processes_were_told_apart():
+    after = Data()
+    resume(after, {"next_batch": 40, "data": {}, "broken": [[7, "7.png: is cut off"]]})
+    assert after.broken == {7: "7.png: is cut off"}

@@ -84,6 +84,13 @@ def test_images_are_restored_as_by_sample_py():
     assert np.abs(columns[1][0].astype(int) - columns[2][0]).max() > 10
 
 
+def test_networks_that_the_step_lacks_are_given_beside():
+    usual, frozen = parted()
+    unet = {"unet": frozen.pop("unet")}
+    validate = restoration(MICRO, jnp.float32, sampling(), batch(), frozen)
+    assert validate(usual, unet)[0] == validated()[0]
+
+
 def test_settings_change_the_operating_point_and_the_result():
     usual, grid = validated()
     values, unguided = validated(guidance_scale=0.0)

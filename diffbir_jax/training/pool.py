@@ -1,0 +1,201 @@
+"""A pool of encoded crops, made once and kept in a file: what feeds a model may cost more than training it."""
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from diffbir_jax.data.batches import Batches, HostBatch
+from diffbir_jax.models.apply import Params
+from diffbir_jax.sharding import batch_sharding, make_mesh, replicated
+from diffbir_jax.training.distributed import is_first
+from diffbir_jax.training.state import Batch, Config
+
+# Settings of `config.data` that change neither crops nor what is made of them.
+INDIFFERENT = ("batch_size", "cache", "workers", "threads", "ahead", "max_broken")
+# Entries of the file beside the arrays, whose names begin with "train_" or "val_".
+MADE_FOR, BROKEN = "made_for", "broken"
+
+
+@dataclass(frozen=True)
+class LatentBatches(Batches):
+    """Random batches of a pool of latents, a pure function of the step; every process gets them whole.
+
+    Attributes:
+        pool: float16 arrays by name, `z0` (N, h, w, C) the scaled latents of the clean crops; the others have N rows,
+            too, or one that serves all crops.
+        batch_size: crops in a batch of all processes.
+        seed: of the sequence.
+        made_for: see `pool_batches`.
+        broken: examples that were replaced when the pool was made, message by index; the first process tells of them.
+    """
+
+    pool: dict[str, np.ndarray]
+    batch_size: int
+    seed: int
+    made_for: str = ""
+    broken: Mapping[int, str] = field(default_factory=dict)
+
+    def __call__(self, step: int) -> HostBatch:
+        """Return the batch of `step`, float32; no crop is twice in it."""
+        rng = np.random.default_rng((self.seed, step))
+        count = len(self.pool["z0"])
+        chosen = np.sort(rng.choice(count, self.batch_size, replace=False))
+        return {
+            name: (rows[chosen] if len(rows) == count else np.repeat(rows, self.batch_size, 0)).astype(
+                np.float32
+            )
+            for name, rows in self.pool.items()
+        }
+
+    @property
+    def identity(self) -> dict[str, int | str]:
+        """Seed, batch size, and what the pool was made for."""
+        return {"seed": self.seed, "batch_size": self.batch_size, "pool": self.made_for}
+
+
+class Encoder(NamedTuple):
+    """What fills a pool.
+
+    Attributes:
+        encode: (parameters, batch) -> arrays of the batch's length by name; traced.
+        params: its parameters.
+        shared: names of the arrays whose rows are all alike, of which one is kept.
+    """
+
+    encode: Callable[[Params, Batch], Batch]
+    params: Params
+    shared: Collection[str] = ()
+
+
+def pool_batches(
+    config: Config,
+    batches: Callable[[], tuple[Batches, Batches]],
+    encoder: Callable[[], Encoder],
+    made_from: Mapping[str, str],
+) -> tuple[LatentBatches, LatentBatches]:
+    """Encode training and held-out crops, or read them from the file of an earlier run.
+
+    Of several processes the first one encodes, on its own devices, with as many crops at a time on each as in a step;
+    the others wait for the file, which has to be in a folder that they share.
+
+    Args:
+        config: `preset`, `seed`, `train.accumulate` and `data`: `cache` (the .npz file), `pool` (training crops in it)
+            and `batch_size`.
+        batches: -> whole batches, for training and held out (the first one of these is taken); asked for where there
+            is no file.
+        encoder: -> what encodes them; likewise.
+        made_from: what the pool depends on beside preset, seed and data settings, such as checksums of weights.
+
+    Raises:
+        ValueError: if the file was made with other settings or weights, or the pool is smaller than a batch.
+    """
+    data, path = config.data, Path(config.data.cache).expanduser()
+    if data.pool < data.batch_size:
+        raise ValueError(
+            f"config.data.pool is {data.pool}, must be at least the batch size {data.batch_size}."
+        )
+    wanted = _made_for(config, made_from)
+    if not path.exists() and is_first():
+        _write(path, {MADE_FOR: np.array(wanted)} | _encode_all(config, batches, encoder))
+    _wait(path)
+    stored = dict(np.load(path))
+    made_for = str(stored.pop(MADE_FOR, "something else"))
+    if made_for != wanted:
+        raise ValueError(
+            f"{path} was made for ({made_for}), this run needs ({wanted}): delete it or change config.data.cache."
+        )
+    broken = dict(json.loads(str(stored.pop(BROKEN)))) if is_first() else {}
+    train = {k.removeprefix("train_"): v for k, v in stored.items() if k.startswith("train_")}
+    held_out = {k.removeprefix("val_"): v for k, v in stored.items() if k.startswith("val_")}
+    return (
+        LatentBatches(train, data.batch_size, config.seed, wanted, broken),
+        LatentBatches(held_out, len(held_out["z0"]), config.seed, wanted),
+    )
+
+
+def _made_for(config: Config, made_from: Mapping[str, str]) -> str:
+    """What the pool is made from, in one line."""
+    data = {k: v for k, v in config.data.to_dict().items() if k not in INDIFFERENT}
+    origin = {"preset": config.preset, "seed": config.seed, "data": f"{zlib.crc32(str(data).encode()):08x}"}
+    return " ".join(f"{key}={value}" for key, value in (origin | dict(made_from)).items())
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz file that is there as a whole or not at all, whoever else is writing it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{jax.process_index()}-{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _wait(path: Path, seconds: float = 1.0) -> None:
+    """Return when there is a file at `path`; if the process that writes it dies, JAX ends this one, too."""
+    if not path.exists():
+        logging.warning(
+            "process %d waits for process 0 to write %s, which all must see", jax.process_index(), path
+        )
+    while not path.exists():
+        time.sleep(seconds)
+
+
+def _encode_all(
+    config: Config, batches: Callable[[], tuple[Batches, Batches]], encoder: Callable[[], Encoder]
+) -> HostBatch:
+    """The arrays of the file, and what was broken."""
+    data, made, (train, held_out) = config.data, encoder(), batches()
+    encode = _compile(made, max(1, data.batch_size // (jax.device_count() * config.train.accumulate)))
+    count = -(-data.pool // data.batch_size)
+    with closing(train.iterate(0, count)) as steps:
+        bar = tqdm(steps, "encoding training crops", count, unit="batch")
+        crops = _collect(map(encode, bar), made.shared)
+    bar = tqdm([held_out(0)], "encoding held-out crops", unit="batch")
+    val = _collect(map(encode, bar), made.shared)
+    arrays = {f"train_{k}": x[: data.pool] for k, x in crops.items()} | {
+        f"val_{k}": x for k, x in val.items()
+    }
+    return arrays | {BROKEN: np.array(json.dumps(sorted(train.broken.items())))}
+
+
+def _compile(encoder: Encoder, rows: int) -> Callable[[HostBatch], HostBatch]:
+    """Return what encodes host batches of any length as float16, `rows` at a time on each device of this process."""
+    mesh = make_mesh(devices=jax.local_devices())
+    params, rows = jax.device_put(encoder.params, replicated(mesh)), rows * mesh.size
+
+    def half(params: Params, batch: Batch) -> Batch:
+        return {name: x.astype(jnp.float16) for name, x in encoder.encode(params, batch).items()}
+
+    program = jax.jit(half)
+
+    def encode(batch: HostBatch) -> HostBatch:
+        length, parts = len(batch["hq"]), []
+        for start in range(0, length, rows):
+            # The last part repeats its examples, so that one program does for all.
+            chosen = np.resize(np.arange(start, min(start + rows, length)), rows)
+            # Placed here: of several processes, JAX would not split what comes from the host.
+            part = jax.device_put({name: x[chosen] for name, x in batch.items()}, batch_sharding(mesh))
+            parts.append(jax.device_get(program(params, part)))
+        return {name: np.concatenate([part[name] for part in parts])[:length] for name in parts[0]}
+
+    return encode
+
+
+def _collect(batches: Iterable[HostBatch], shared: Collection[str]) -> HostBatch:
+    """Batches as one, with a single row of what they share."""
+    parts = [{k: x[:1].copy() if k in shared else x for k, x in batch.items()} for batch in batches]
+    return {k: x if k in shared else np.concatenate([part[k] for part in parts]) for k, x in parts[0].items()}

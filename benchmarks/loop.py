@@ -1,15 +1,17 @@
 """What the train loop costs beside its steps: python -m benchmarks.loop [--steps 100] [--repeats 3]
 
-The restoration module of preset `tiny` (`configs/rm_swinir.py:tiny`) on photos of scikit-image. The bare step repeats
-the jitted step on one batch that lies on the devices. The loop makes its batches, logs every 20 steps and writes two
-checkpoints; its wall time is taken between log lines, so that compiling and the last validation are left out. Both take
-turns. Data are made on the same cores that compute here, so a second row leaves them out: every batch is the first.
+Three runs of preset `tiny` on photos of scikit-image: its restoration module (`configs/rm_swinir.py:tiny`), stage 2
+from images and stage 2 from crops that were encoded once (`configs/bsr.py:tiny`, without and with `data.cache`). The
+bare step repeats the jitted step on one batch that lies on the devices. The loop makes its batches, logs every 20 steps
+and writes two checkpoints; its wall time is taken between log lines, so that compiling and the last validation are left
+out. All take turns. Images are degraded on the same cores that compute here, so a column leaves that out: every batch
+is the first.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -20,7 +22,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from skimage import data
 
-from configs.rm_swinir import get_config
+from configs import bsr, rm_swinir
 from diffbir_jax.data.batches import Batches, HostBatch
 from diffbir_jax.sharding import make_mesh, put_batch, replicated
 from diffbir_jax.training import loop
@@ -43,14 +45,17 @@ class Repeated(Batches):
         return self._batch
 
 
-def settings(folder: Path, steps: int) -> ConfigDict:
-    """The configuration, for photos in `folder`."""
-    config = get_config("tiny")
-    config.data.source.path = str(folder)
-    config.data.held_out_every = len(PHOTOS)
-    config.train.update(steps=SKIPPED + steps, eval_every=10**9, log_every=LOG_EVERY)
-    config.train.checkpoint_every = SKIPPED + steps // 2
-    return config
+def settings(folder: Path, steps: int) -> dict[str, ConfigDict]:
+    """The configurations by title, for photos in `folder`."""
+    runs = {"restoration module": rm_swinir, "stage 2": bsr, "stage 2, encoded once": bsr}
+    configs = {title: module.get_config("tiny") for title, module in runs.items()}
+    configs["stage 2, encoded once"].data.update(cache=str(folder / "latents.npz"), pool=256)
+    for config in configs.values():
+        config.data.source.path = str(folder)
+        config.data.held_out_every = len(PHOTOS)
+        config.train.update(steps=SKIPPED + steps, eval_every=10**9, log_every=LOG_EVERY)
+        config.train.checkpoint_every = SKIPPED + steps // 2
+    return configs
 
 
 def bare(config: ConfigDict) -> float:
@@ -95,13 +100,32 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in PHOTOS:
             Image.fromarray(getattr(data, name)()).save(Path(folder) / f"{name}.png")
-        config = settings(Path(folder), args.steps)
-        kinds = {"bare step": bare, "loop, batches ready": lambda c: looped(c, ready), "loop": looped}
-        turns = [{name: run(config) for name, run in kinds.items()} for _ in range(args.repeats)]
-    times = {name: float(np.median([turn[name] for turn in turns])) for name in kinds}
-    print("\n| | ms per step | over the bare step |\n|---|---|---|")
-    for name, seconds in times.items():
-        print(f"| {name} | {1e3 * seconds:.1f} | {100 * (seconds / times['bare step'] - 1):+.1f} % |")
+        configs = settings(Path(folder), args.steps)
+        turns = [
+            {
+                (title, how): time_of(config)
+                for title, config in configs.items()
+                for how, time_of in WAYS.items()
+            }
+            for _ in range(args.repeats)
+        ]
+    print(f"\n| | {' | '.join(WAYS)} |\n|---|{'---|' * len(WAYS)}")
+    for title in configs:
+        print(f"| {title} | {' | '.join(cells(turns, title))} |")
+
+
+def cells(turns: Sequence[dict[tuple[str, str], float]], title: str) -> Iterator[str]:
+    """Milliseconds of a step, medians of the turns, and how much more than the bare step's."""
+    times = {how: float(np.median([turn[title, how] for turn in turns])) for how in WAYS}
+    for seconds in times.values():
+        yield f"{1e3 * seconds:.0f} ms, {100 * (seconds / times['bare step'] - 1):+.1f} %"
+
+
+WAYS: dict[str, Callable[[ConfigDict], float]] = {
+    "bare step": bare,
+    "loop, batches ready": lambda config: looped(config, ready),
+    "loop": looped,
+}
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def pool_batches(
         raise ValueError(
             f"{path} was made for ({made_for}), this run needs ({wanted}): delete it or change config.data.cache."
         )
-    broken = dict(json.loads(str(stored.pop(BROKEN)))) if is_first() else {}
+    broken = dict(json.loads(str(stored.pop(BROKEN, "[]")))) if is_first() else {}
     train = {k.removeprefix("train_"): v for k, v in stored.items() if k.startswith("train_")}
     held_out = {k.removeprefix("val_"): v for k, v in stored.items() if k.startswith("val_")}
     return (

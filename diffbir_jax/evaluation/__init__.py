@@ -1,0 +1,1 @@
+"""Restored images against ground truths: metrics, suites, tables, reports."""

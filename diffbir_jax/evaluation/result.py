@@ -1,0 +1,117 @@
+"""What a run's `result.json` holds: scores by image, their means with intervals, and everything that they depend on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as a result carries it: `title`, `better` ("higher" or "lower"), `kind` and `version`, see `Metric`."""
+
+    title: str
+    better: str
+    kind: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A mean over images.
+
+    Attributes:
+        mean: of the scores that are finite numbers.
+        low: lower end of the 95 % bootstrap interval of the mean, None where there is none (of a set, or of one image).
+        high: its upper end.
+        count: images that it is of.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image.
+
+    Attributes:
+        name: below the folder, with "/".
+        scores: by metric; None where a metric failed, whose reason is in `problems`.
+        files: "pred", "gt" and "lq" as far as they are known: paths, relative to the result's folder where they lie
+            below it, absolute elsewhere.
+        problems: why scores are missing, by metric.
+    """
+
+    name: str
+    scores: Mapping[str, float | None]
+    files: Mapping[str, str] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluated set of images.
+
+    Attributes:
+        name: of the method or the folder, the row's title in tables.
+        protocol: everything that scores depend on: crop, suite, seeds, sampler, ...; JSON.
+        versions: of Python, packages and this project, by name.
+        checksums: of weights files, by name.
+        columns: metrics by name, in the table's order.
+        images: all images, sorted by name.
+        summary: by metric.
+        unavailable: metrics that were asked for and could not run, with the reason.
+    """
+
+    name: str
+    protocol: Mapping[str, Any]
+    versions: Mapping[str, str]
+    checksums: Mapping[str, str]
+    columns: Mapping[str, Column]
+    images: tuple[Image, ...]
+    summary: Mapping[str, Summary]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write `result` as JSON, whole or not at all; numbers that are not finite are null."""
+    text = json.dumps({"format": FORMAT} | _plain(asdict(result)), indent=1, allow_nan=False)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n", "utf-8")
+    partial.replace(path)
+
+
+def read_result(path: Path) -> Result:
+    """Read what `write_result` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no result, or of another format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no result at {path}: give the folder that evaluate.py wrote (--output)")
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if found.pop("format") != FORMAT:
+            raise ValueError("another format")
+        columns = {name: Column(**column) for name, column in found.pop("columns").items()}
+        images = tuple(Image(**image) for image in found.pop("images"))
+        summary = {name: Summary(**value) for name, value in found.pop("summary").items()}
+        return Result(columns=columns, images=images, summary=summary, **found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no result of evaluate.py in format {FORMAT}: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Replace numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not -float("inf") < value < float("inf") else value

@@ -35,8 +35,9 @@ ROOMS["packs"] = ROOMS["stage2"] | {"frames", "plan", "programs", "stage2", "sta
 ROOMS["flags"] = {"cli", "defaults", "loading", "models", "sampling"}
 MIDDLE = set(ROOMS)
 ROOMS |= {"training": MIDDLE - {"conversion"}, "planner": MIDDLE, "pipeline": MIDDLE | {"planner"}}
-# Checks everything; nothing imports it.
 ROOMS["batch"] = MIDDLE | {"planner", "pipeline"}
+ROOMS["evaluation"] = ROOMS["batch"] | {"batch"}
+# Checks everything; nothing imports it.
 ROOMS["parity"] = set(ROOMS)
 # Libraries that only the named rooms may import.
 # The preview of data, a command, reads configurations.

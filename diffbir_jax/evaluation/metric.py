@@ -55,7 +55,9 @@ class Metric:
             float, of images (H, W, 3) uint8; of a "set" metric a `SetScore`; of a "spread" metric (images of one input)
             -> float. Raises UnavailableError where packages or weights are missing.
         version: of the implementation: raised when scores change, so that cached ones are not taken for them.
-        files: stems of the .safetensors files in `Setup.weights` that it reads, whose checksums a result carries.
+        files: the files in `Setup.weights` that it reads, whose checksums a result carries: the stems of .safetensors
+            files, whole names of others.
+        packages: beyond this project's own, whose versions a result carries.
         cropped: whether `Setup.crop` matters.
     """
 
@@ -66,4 +68,5 @@ class Metric:
     load: Callable[[Setup], Any] = field(repr=False)
     version: int = 1
     files: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
     cropped: bool = False

@@ -1,0 +1,146 @@
+"""Which predictions belong to which ground truths, found out and checked before anything is scored."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from diffbir_jax.batch.digest import sha256
+from diffbir_jax.imaging.listing import find_images
+from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.imaging.reading import read_image
+
+# Names that a message lists before it only counts.
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image as it is evaluated.
+
+    Attributes:
+        name: path below the folder without the suffix, with "/".
+        preds: its results, one per seed.
+        gt: its ground truth, or None.
+        lq: what it was restored from, or None.
+        digests: SHA-256 of the files of `preds` and `gt`; of checked cases.
+    """
+
+    name: str
+    preds: tuple[Path, ...]
+    gt: Path | None = None
+    lq: Path | None = None
+    digests: Mapping[Path, str] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> tuple[Path, ...]:
+        """The files that scores depend on."""
+        return self.preds if self.gt is None else (*self.preds, self.gt)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one result, so that there is a deviation over seeds."""
+        return len(self.preds) > 1
+
+
+def find_cases(
+    preds: Sequence[Path], gt: Path | None = None, lq: Path | None = None, exclude: Iterable[Path] = ()
+) -> list[Case]:
+    """Match images of several folders, subfolders included, by their paths without suffixes.
+
+    Args:
+        preds: folders of results of the same images, one per seed.
+        gt: folder of ground truths.
+        lq: folder of the images that were restored; may hold others, too.
+        exclude: folders in these that are left out, such as that of the evaluation.
+
+    Returns:
+        The cases, sorted by name.
+
+    Raises:
+        ImageFileError: a folder is missing or empty, names are ambiguous or do not match; all names that do not are
+            told of at once.
+    """
+    left_out = list(exclude)
+    results = [_by_name(folder, left_out) for folder in preds]
+    truths, inputs = (_by_name(folder, left_out) if folder else {} for folder in (gt, lq))
+    names = set(truths).union(*results)
+    wanted = [*(("prediction", folder, files) for folder, files in zip(preds, results))]
+    wanted += [
+        (what, x, files) for what, x, files in (("ground truth", gt, truths), ("input", lq, inputs)) if x
+    ]
+    if lacks := [_lack(what, names - set(files), x) for what, x, files in wanted if names - set(files)]:
+        raise ImageFileError(
+            f"the folders do not match: {'; '.join(lacks)}; every image needs one file of its name, whatever the "
+            "suffix, in each"
+        )
+    return [
+        Case(name, tuple(files[name] for files in results), truths.get(name), inputs.get(name))
+        for name in sorted(names)
+    ]
+
+
+def check_cases(cases: Sequence[Case]) -> list[Case]:
+    """Read all images once; return the cases with `digests`.
+
+    Raises:
+        ImageFileError: an image cannot be read, or sizes of one case differ.
+    """
+    with ThreadPoolExecutor() as pool:
+        looked = tqdm(pool.map(_look, cases), "checking", len(cases), unit="image", disable=None, leave=False)
+        seen = list(looked)
+    if unreadable := [each for each in seen if isinstance(each, ImageFileError)]:
+        more = len(unreadable) - 1
+        raise ImageFileError(f"{unreadable[0]}" + f" ({more} more cannot be read)" * bool(more))
+    facts = [each for each in seen if not isinstance(each, ImageFileError)]
+    if odd := [text for case, (sizes, _) in zip(cases, facts) if (text := _odd_size(case, sizes))]:
+        raise ImageFileError(
+            f"{len(odd)} of {len(cases)} images differ in size from what they are compared with: {_few(odd)}; "
+            "give images of one size (width x height)"
+        )
+    return [replace(case, digests=digests) for case, (_, digests) in zip(cases, facts)]
+
+
+Size = tuple[int, int]
+
+
+def _look(case: Case) -> tuple[list[Size], dict[Path, str]] | ImageFileError:
+    """(Height, width) and digests of a case's files, or why one cannot be read."""
+    try:
+        sizes = [read_image(path).shape[:2] for path in case.scored]
+        return sizes, {path: sha256(path) for path in case.scored}  # pyright: ignore[reportReturnType]
+    except ImageFileError as error:
+        return error
+
+
+def _odd_size(case: Case, sizes: Sequence[Size]) -> str:
+    """Tell of the first file whose size is not that of the ground truth (of the first result, without one)."""
+    wanted = sizes[-1] if case.gt is not None else sizes[0]
+    for path, size in zip(case.preds, sizes):
+        if size != wanted:
+            return f"{path} is {size[1]}x{size[0]}, not {wanted[1]}x{wanted[0]}"
+    return ""
+
+
+def _by_name(folder: Path, exclude: Iterable[Path]) -> dict[str, Path]:
+    """Return the images of a folder by `Case.name`."""
+    files: dict[str, list[Path]] = {}
+    for path in find_images(folder, exclude):
+        files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    if double := [paths for paths in files.values() if len(paths) > 1]:
+        told = _few([" and ".join(path.relative_to(folder).as_posix() for path in paths) for paths in double])
+        raise ImageFileError(f"{folder}: names without suffixes must differ: {told}; keep one of each")
+    return {name: paths[0] for name, paths in files.items()}
+
+
+def _lack(what: str, names: set[str], folder: Path) -> str:
+    """Tell of names that have no file in a folder."""
+    images = "1 image has" if len(names) == 1 else f"{len(names)} images have"
+    return f"{images} no {what} in {folder} ({_few(sorted(names))})"
+
+
+def _few(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from diffbir_jax.evaluation.pairs import check_cases, find_cases
+from diffbir_jax.imaging.photo import ImageFileError
+from tests.evaluation.folders import fill_folder, save
+
+
+def test_files_match_by_path_without_suffix(tmp_path: Path):
+    pred = fill_folder(tmp_path / "pred", ["b.v1.png", "sub/a.png"])
+    gt = fill_folder(tmp_path / "gt", ["sub/a.bmp", "b.v1.JPG"])
+    lq = fill_folder(tmp_path / "lq", ["b.v1.png", "sub/a.png", "more.png"])
+    first, second = find_cases([pred], gt, lq)
+    assert (first.name, second.name) == ("b.v1", "sub/a")
+    assert second.preds == (pred / "sub/a.png",)
+    assert (second.gt, second.lq) == (gt / "sub/a.bmp", lq / "sub/a.png")
+    assert second.scored == (pred / "sub/a.png", gt / "sub/a.bmp")
+    assert [case.gt for case in find_cases([pred])] == [None, None]
+
+
+def test_results_of_several_seeds_belong_together(tmp_path: Path):
+    seeds = [fill_folder(tmp_path / seed, ["a.png", "b.png"]) for seed in "12"]
+    assert [case.preds for case in find_cases(seeds)] == [
+        tuple(seed / name for seed in seeds) for name in ("a.png", "b.png")
+    ]
+    (seeds[1] / "b.png").unlink()
+    with pytest.raises(ImageFileError, match=r"1 image has no prediction in \S+/2 \(b\);"):
+        find_cases(seeds)
+
+
+def test_all_names_that_do_not_match_are_told_at_once(tmp_path: Path):
+    pred = fill_folder(tmp_path / "pred", ["a.png", "x.png", "y.png"])
+    gt = fill_folder(tmp_path / "gt", ["a.png", *(f"{i}.png" for i in range(5))])
+    with pytest.raises(ImageFileError) as error:
+        find_cases([pred], gt, fill_folder(tmp_path / "lq", ["a.png"]))
+    message = str(error.value)
+    assert f"5 images have no prediction in {pred} (0, 1, 2 and 2 more); " in message
+    assert f"2 images have no ground truth in {gt} (x, y); " in message
+    assert f"7 images have no input in {tmp_path / 'lq'} (0, 1, 2 and 4 more); " in message
+    assert "\n" not in message
+
+
+def test_two_files_of_one_name_are_an_error(tmp_path: Path):
+    pred = fill_folder(tmp_path / "pred", ["sub/a.png", "sub/a.jpg"])
+    with pytest.raises(ImageFileError, match="must differ: sub/a.jpg and sub/a.png; keep one of each"):
+        find_cases([pred])
+
+
+def test_an_empty_or_missing_folder_is_named(tmp_path: Path):
+    pred = fill_folder(tmp_path / "pred", ["a.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageFileError, match="empty: holds no image file"):
+        find_cases([pred], tmp_path / "empty")
+    with pytest.raises(ImageFileError, match="nowhere: no such folder"):
+        find_cases([tmp_path / "nowhere"], pred)
+
+
+def test_folders_of_evaluations_are_left_out(tmp_path: Path):
+    pred = fill_folder(tmp_path / "pred", ["a.png", "out/report/a.png"])
+    assert [case.name for case in find_cases([pred], exclude=[pred / "out"])] == ["a"]
+
+
+def test_sizes_that_differ_are_told_with_both(tmp_path: Path):
+    gt = fill_folder(tmp_path / "gt", [f"{i}.png" for i in range(6)])
+    pred = fill_folder(tmp_path / "pred", ["0.png"])
+    for i in range(1, 6):
+        save(pred / f"{i}.png", side=(32, 16))
+    with pytest.raises(ImageFileError) as error:
+        check_cases(find_cases([pred], gt))
+    message = str(error.value)
+    assert message.startswith("5 of 6 images differ in size from what they are compared with: ")
+    assert f"{pred / '1.png'} is 16x32, not 16x16, " in message
+    assert " and 2 more; " in message
+    assert len(check_cases(find_cases([pred]))) == 6
+
+
+def test_sizes_of_seeds_must_agree(tmp_path: Path):
+    save(tmp_path / "1" / "a.png")
+    save(tmp_path / "2" / "a.png", side=(16, 20))
+    with pytest.raises(ImageFileError, match=r"2/a.png is 20x16, not 16x16;"):
+        check_cases(find_cases([tmp_path / "1", tmp_path / "2"]))
+
+
+def test_unreadable_images_are_named_before_anything_else(tmp_path: Path):
+    pred = fill_folder(tmp_path / "pred", ["a.png", "b.png", "c.png"])
+    save(pred / "a.png", side=(32, 32))
+    gt = fill_folder(tmp_path / "gt", ["a.png", "b.png", "c.png"])
+    (gt / "b.png").write_bytes((gt / "b.png").read_bytes()[:60])
+    (gt / "c.png").write_text("no image")
+    with pytest.raises(ImageFileError, match=r"^\S+gt/b.png: is cut off; .* \(1 more cannot be read\)$"):
+        check_cases(find_cases([pred], gt))
+
+
+def test_checked_cases_know_the_contents_of_their_files(tmp_path: Path):
+    pred = fill_folder(tmp_path / "pred", ["a.png", "b.png"])
+    gt = fill_folder(tmp_path / "gt", ["a.png", "b.png"], first=1)
+    a, b = check_cases(find_cases([pred], gt))
+    assert set(a.digests) == set(a.scored)
+    assert a.digests[gt / "a.png"] == b.digests[pred / "b.png"] != b.digests[gt / "b.png"]

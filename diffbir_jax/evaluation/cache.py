@@ -1,0 +1,72 @@
+"""Scores on disk, so that an evaluation goes on where it was stopped and repeats nothing."""
+
+import json
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from diffbir_jax.imaging.photo import ImageFileError
+
+
+class Outcome(NamedTuple):
+    """What became of scoring: a finite `score`, or None and the `problem`."""
+
+    score: float | None
+    problem: str | None = None
+
+
+class Cache:
+    """Outcomes by key, one line of JSON each, appended as they come; threads may share it. A context manager.
+
+    A line that was torn when a process was killed is passed over, and the next one begins a line of its own.
+    """
+
+    def __init__(self, path: Path):
+        """Read `path`, if it exists, and open it to go on.
+
+        Raises:
+            ImageFileError: it cannot be read or written.
+        """
+        try:
+            before = path.read_bytes() if path.exists() else b""
+            self._file = path.open("ab")
+        except OSError as error:
+            raise ImageFileError(
+                f"{path}: cannot be kept ({error.strerror}); choose another --output"
+            ) from None
+        self._known = dict(filter(None, map(_parse, before.splitlines())))
+        self._lock = threading.Lock()
+        if before and not before.endswith(b"\n"):
+            self._file.write(b"\n")
+
+    def __enter__(self) -> "Cache":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> Outcome:
+        return self._known[key]
+
+    def put(self, key: str, outcome: Outcome) -> None:
+        """Keep an outcome, in the file too before this returns."""
+        line = json.dumps({"key": key} | outcome._asdict(), allow_nan=False)
+        with self._lock:
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            self._known[key] = outcome
+
+
+def _parse(line: bytes) -> tuple[str, Outcome] | None:
+    """A key and its outcome; None of what is no whole line."""
+    try:
+        entry = json.loads(line)
+        return str(entry["key"]), Outcome(entry["score"], entry["problem"])
+    except (ValueError, KeyError, TypeError):
+        return None

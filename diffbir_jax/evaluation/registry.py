@@ -1,0 +1,61 @@
+"""The metrics by name, and the groups of names that flags know."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import numpy as np
+
+from diffbir_jax.evaluation.metric import Metric, Setup
+from diffbir_jax.metrics.detail import local_energy_correlation, spectral_distance
+from diffbir_jax.metrics.fidelity import psnr, ssim
+from diffbir_jax.metrics.multiscale import ms_ssim
+from diffbir_jax.metrics.niqe import niqe
+from diffbir_jax.metrics.spread import local_deviation
+
+Pairwise = Callable[[np.ndarray, np.ndarray], float]
+
+
+def _psnr(setup: Setup, y_only: bool) -> Pairwise:
+    def score(image: np.ndarray, reference: np.ndarray) -> float:
+        value = psnr(image, reference, y_only=y_only, crop=setup.crop)
+        if value == float("inf"):
+            raise ValueError("identical images" + " in Y" * y_only)
+        return value
+
+    return score
+
+
+def _ssim(setup: Setup, y_only: bool) -> Pairwise:
+    return partial(ssim, y_only=y_only, crop=setup.crop)
+
+
+PLAIN = (
+    Metric("psnr", "PSNR", "reference", "higher", partial(_psnr, y_only=False), cropped=True),
+    Metric("ssim", "SSIM", "reference", "higher", partial(_ssim, y_only=False), cropped=True),
+    Metric("psnr_y", "PSNR-Y", "reference", "higher", partial(_psnr, y_only=True), cropped=True),
+    Metric("ssim_y", "SSIM-Y", "reference", "higher", partial(_ssim, y_only=True), cropped=True),
+    Metric("ms_ssim", "MS-SSIM", "reference", "higher", lambda _: ms_ssim),
+    Metric("spectral", "Spectral", "reference", "lower", lambda _: spectral_distance),
+    Metric("energy", "Energy", "reference", "higher", lambda _: local_energy_correlation),
+    Metric("niqe", "NIQE", "single", "lower", lambda _: niqe),
+    Metric("lstd", "L-STD", "spread", "lower", lambda _: local_deviation),
+)
+METRICS = {metric.name: metric for metric in PLAIN}
+# "fast" needs neither weights nor several results per image.
+GROUPS = {"fast": tuple(m.name for m in PLAIN if m.kind != "spread"), "all": tuple(METRICS)}
+
+
+def select(names: Iterable[str]) -> tuple[Metric, ...]:
+    """Return metrics by their names or those of groups, each once, in the order given.
+
+    Raises:
+        ValueError: a name is neither a metric's nor a group's, or there is none.
+    """
+    given: Sequence[str] = list(names)
+    if unknown := [name for name in given if name not in METRICS and name not in GROUPS]:
+        allowed = f"{', '.join(METRICS)}; or groups: {', '.join(GROUPS)}"
+        raise ValueError(f"no such metric: {', '.join(unknown)}; allowed are {allowed}")
+    if not given:
+        raise ValueError(f"no metric given; allowed are {', '.join(METRICS)}; or groups: {', '.join(GROUPS)}")
+    wanted = [each for name in given for each in GROUPS.get(name, (name,))]
+    return tuple(METRICS[name] for name in dict.fromkeys(wanted))

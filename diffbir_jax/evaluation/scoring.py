@@ -1,0 +1,190 @@
+"""Scores of all images by all metrics, through a cache."""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import scipy
+from tqdm import tqdm
+
+from diffbir_jax.batch import sidecar
+from diffbir_jax.checkpoint import checksum
+from diffbir_jax.evaluation.cache import Cache, Outcome
+from diffbir_jax.evaluation.metric import Kind, Metric, SetScore, Setup, UnavailableError
+from diffbir_jax.evaluation.pairs import Case
+from diffbir_jax.imaging.reading import read_image
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A metric that is ready to score.
+
+    Attributes:
+        metric: which.
+        function: what its `load` returned.
+        checksums: CRC-32 of the weights files that it read, by name.
+        versions: of what computes, by name.
+        crop: see `Setup`; 0 where it does not matter.
+    """
+
+    metric: Metric
+    function: Any
+    checksums: Mapping[str, str]
+    versions: Mapping[str, str]
+    crop: int
+
+    @functools.cached_property
+    def stamp(self) -> str:
+        """A digest of everything but images that scores depend on."""
+        own = [self.metric.name, self.metric.version, self.crop]
+        return _digest([own, dict(self.checksums), dict(self.versions)])
+
+    def key(self, case: Case, paths: Sequence[Path]) -> str:
+        """Return the name under which a cache has the score of these files of a case."""
+        return _digest([self.stamp, *(case.digests[path] for path in paths)])
+
+
+class Scorers(NamedTuple):
+    """The metrics that can run, and why others cannot, by name."""
+
+    ready: tuple[Scorer, ...]
+    unavailable: dict[str, str]
+
+
+def load_scorers(metrics: Sequence[Metric], setup: Setup, like: Case) -> Scorers:
+    """Load metrics for cases such as `like`: with or without ground truth, of one or several seeds."""
+    ready: list[Scorer] = []
+    unavailable: dict[str, str] = {}
+    for metric in metrics:
+        try:
+            if reason := lacks(metric.kind, like):
+                raise UnavailableError(reason)
+            function = metric.load(setup)
+        except UnavailableError as error:
+            unavailable[metric.name] = " ".join(str(error).split())
+            continue
+        checksums = {name: _checksum(setup, name) for name in metric.files}
+        crop = setup.crop if metric.cropped else 0
+        ready.append(Scorer(metric, function, checksums, versions(metric.packages), crop))
+    return Scorers(tuple(ready), unavailable)
+
+
+def versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of what computes, and of further packages, by name."""
+    own = {"scipy": scipy.__version__, "opencv": cv2.__version__}
+    return sidecar.versions() | own | {package: version(package) for package in packages}
+
+
+def lacks(kind: Kind, case: Case) -> str:
+    """Tell what a metric of this kind needs that there is none of; "" if it can run."""
+    if kind in ("reference", "set") and case.gt is None:
+        return "needs --gt"
+    if kind == "spread" and not case.several:
+        return "needs several folders in --pred, one per seed"
+    return ""
+
+
+def fill(cases: Sequence[Case], scorers: Sequence[Scorer], cache: Cache, threads: int | None = None) -> None:
+    """Score what the cache does not hold: first image by image, then whole sets.
+
+    Args:
+        cases: checked ones.
+        scorers: by what.
+        cache: receives the scores, each at once.
+        threads: images at a time; by default one per core, at most 8.
+    """
+    alone = [scorer for scorer in scorers if scorer.metric.kind != "set"]
+    work = functools.partial(_fill_case, scorers=alone, cache=cache)
+    todo = [
+        case
+        for case in cases
+        if any(scorer.key(case, x) not in cache for scorer in alone for x in inputs(scorer.metric.kind, case))
+    ]
+    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+        done = tqdm(
+            pool.map(work, todo),
+            "scoring",
+            len(cases),
+            unit="image",
+            disable=None,
+            initial=len(cases) - len(todo),
+        )
+        for _ in done:
+            pass
+    for scorer in scorers:
+        if scorer.metric.kind == "set":
+            _fill_sets(cases, scorer, cache)
+
+
+def inputs(kind: Kind, case: Case) -> list[tuple[Path, ...]]:
+    """The files of a case that one score is of: a tuple per seed, but one of all seeds for a "spread" metric."""
+    if kind == "spread":
+        return [case.preds]
+    if kind == "reference" and case.gt is not None:
+        return [(pred, case.gt) for pred in case.preds]
+    return [(pred,) for pred in case.preds]
+
+
+def set_keys(cases: Sequence[Case], scorer: Scorer) -> list[str]:
+    """The keys of a "set" metric's scores, one per seed."""
+    truths = [case.digests[case.gt] for case in cases if case.gt is not None]
+    seeds = zip(*([case.digests[pred] for pred in case.preds] for case in cases))
+    return [_digest([scorer.stamp, list(seed), truths]) for seed in seeds]
+
+
+def _fill_case(case: Case, scorers: Sequence[Scorer], cache: Cache) -> None:
+    read = functools.cache(read_image)
+    for scorer in scorers:
+        for paths in inputs(scorer.metric.kind, case):
+            if (key := scorer.key(case, paths)) not in cache:
+                images = [read(path) for path in paths]
+                arguments = [images] if scorer.metric.kind == "spread" else images
+                cache.put(key, attempt(scorer.function, *arguments))
+
+
+def attempt(function: Callable[..., float], *arguments: Any) -> Outcome:
+    """Score; what the metric cannot do with these images (ValueError) is a problem, not an error."""
+    try:
+        score = float(function(*arguments))
+    except ValueError as error:
+        return Outcome(None, " ".join(str(error).split()))
+    return Outcome(score) if math.isfinite(score) else Outcome(None, f"the score is {score}")
+
+
+def _fill_sets(cases: Sequence[Case], scorer: Scorer, cache: Cache) -> None:
+    """Score the set of each seed; features of ground truths are computed once."""
+    function: SetScore = scorer.function
+    missing = [(seed, key) for seed, key in enumerate(set_keys(cases, scorer)) if key not in cache]
+    if not missing:
+        return
+
+    def features(paths: Sequence[Path | None]) -> np.ndarray:
+        bar = tqdm(paths, f"features of {scorer.metric.title}", unit="image", disable=None, leave=False)
+        return np.stack([function.features(read_image(path)) for path in bar if path is not None])
+
+    truths = features([case.gt for case in cases])
+    for seed, key in missing:
+        cache.put(key, attempt(function.distance, features([case.preds[seed] for case in cases]), truths))
+
+
+def _checksum(setup: Setup, name: str) -> str:
+    """CRC-32 of a file that a metric has read: of a safetensors file, named by its stem, the values' only."""
+    folder = Path() if setup.weights is None else setup.weights.expanduser()
+    if "." in name:
+        return f"{zlib.crc32((folder / name).read_bytes()):08x}"
+    return checksum(folder / f"{name}.safetensors")
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

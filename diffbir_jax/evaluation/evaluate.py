@@ -1,0 +1,162 @@
+"""An evaluation from its folders to its `Result`."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffbir_jax.batch.run import make_folder
+from diffbir_jax.evaluation.aggregate import summarise
+from diffbir_jax.evaluation.cache import Cache, Outcome
+from diffbir_jax.evaluation.metric import Metric, Setup
+from diffbir_jax.evaluation.pairs import Case, check_cases, find_cases
+from diffbir_jax.evaluation.result import Column, Image, Result, Summary, write_result
+from diffbir_jax.evaluation.scoring import Scorer, Scorers, fill, inputs, load_scorers, set_keys, versions
+from diffbir_jax.evaluation.tables import DEVIATION
+from diffbir_jax.metrics.spread import global_deviation
+
+# Folder of the report's pictures, in that of the evaluation.
+REPORT = "report"
+COLOURS = "RGB in 8 bits: 16 bits rounded, gray repeated, alpha over white; Y of ITU-R BT.601 in 16 to 235, not rounded"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is to be evaluated.
+
+    Attributes:
+        name: of the result, the row's title in tables.
+        preds: folders of results of the same images, one per seed.
+        output: folder of the evaluation; files in it keep scores for the next time.
+        metrics: columns, in order; of several folders, deviations over seeds follow, of all metrics but "set" ones.
+        gt: folder of ground truths.
+        lq: folder of the images that were restored, which reports show.
+        setup: of the metrics.
+        protocol: what scores depend on beside what is named here; JSON.
+    """
+
+    name: str
+    preds: Sequence[Path]
+    output: Path
+    metrics: Sequence[Metric]
+    gt: Path | None = None
+    lq: Path | None = None
+    setup: Setup = Setup()
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evaluate(evaluation: Evaluation) -> Result:
+    """Score all images, through `output`/cache.jsonl, and write `output`/result.json.
+
+    Files of the same content are scored once, and results of the same files are equal byte for byte.
+
+    Raises:
+        ImageFileError: images do not match or cannot be read, or `output` cannot be written; before anything is scored.
+    """
+    output = evaluation.output
+    make_folder(output)
+    own = [output, output / REPORT]
+    cases = check_cases(find_cases(evaluation.preds, evaluation.gt, evaluation.lq, exclude=own))
+    scorers = load_scorers(evaluation.metrics, evaluation.setup, cases[0])
+    with Cache(output / "cache.jsonl") as cache:
+        fill(cases, scorers.ready, cache)
+        result = _assemble(evaluation, cases, scorers, cache)
+    write_result(result, output / "result.json")
+    return result
+
+
+def _assemble(evaluation: Evaluation, cases: Sequence[Case], scorers: Scorers, cache: Cache) -> Result:
+    """Collect what the cache knows."""
+    images = tuple(_image(case, scorers.ready, cache, evaluation.output) for case in cases)
+    columns = _columns(evaluation.metrics, several=len(evaluation.preds) > 1)
+    means = {column: summarise(image.scores.get(column) for image in images) for column in columns}
+    sets, failed = _sets(cases, scorers.ready, cache)
+    return Result(
+        evaluation.name,
+        _protocol(evaluation, cases, scorers.ready) | dict(evaluation.protocol),
+        versions() | {name: each for scorer in scorers.ready for name, each in scorer.versions.items()},
+        {name: crc for scorer in scorers.ready for name, crc in scorer.checksums.items()},
+        columns,
+        images,
+        {column: mean for column in columns if (mean := sets.get(column, means[column])) is not None},
+        scorers.unavailable | failed,
+    )
+
+
+def _columns(metrics: Sequence[Metric], several: bool) -> dict[str, Column]:
+    columns = {m.name: Column(m.title, m.better, m.kind, m.version) for m in metrics}
+    deviating = [m for m in metrics if several and m.kind in ("reference", "single")]
+    return columns | {
+        m.name + DEVIATION: Column(f"{m.title} G-STD", "lower", "spread", m.version) for m in deviating
+    }
+
+
+def _image(case: Case, scorers: Sequence[Scorer], cache: Cache, folder: Path) -> Image:
+    scores: dict[str, float | None] = {}
+    problems: dict[str, str] = {}
+    for scorer in scorers:
+        metric = scorer.metric
+        if metric.kind == "set":
+            continue
+        outcome, deviation = _over_seeds([cache[scorer.key(case, x)] for x in inputs(metric.kind, case)])
+        found = {metric.name: outcome}
+        if case.several and metric.kind != "spread":
+            found[metric.name + DEVIATION] = deviation
+        scores |= {name: each.score for name, each in found.items()}
+        problems |= {name: each.problem for name, each in found.items() if each.problem is not None}
+    files = {"pred": case.preds[0], "gt": case.gt, "lq": case.lq}
+    return Image(case.name, scores, {k: _shown(path, folder) for k, path in files.items() if path}, problems)
+
+
+def _over_seeds(outcomes: Sequence[Outcome]) -> tuple[Outcome, Outcome]:
+    """Mean and standard deviation over seeds; a seed without score leaves neither."""
+    scores = [each.score for each in outcomes if each.score is not None]
+    if len(scores) < len(outcomes):
+        problem = next(each for each in outcomes if each.problem is not None)
+        return problem, problem
+    deviation = global_deviation(np.array([scores])) if len(scores) > 1 else 0.0
+    return Outcome(float(np.mean(scores))), Outcome(deviation)
+
+
+def _sets(
+    cases: Sequence[Case], scorers: Sequence[Scorer], cache: Cache
+) -> tuple[dict[str, Summary], dict[str, str]]:
+    """Scores of "set" metrics, and why there are none."""
+    scores: dict[str, Summary] = {}
+    failed: dict[str, str] = {}
+    for scorer in scorers:
+        if scorer.metric.kind == "set":
+            outcome, _ = _over_seeds([cache[key] for key in set_keys(cases, scorer)])
+            if outcome.score is None:
+                failed[scorer.metric.name] = str(outcome.problem)
+            else:
+                scores[scorer.metric.name] = Summary(outcome.score, None, None, len(cases))
+    return scores, failed
+
+
+def _protocol(evaluation: Evaluation, cases: Sequence[Case], scorers: Sequence[Scorer]) -> dict[str, Any]:
+    """Return what scores depend on; results with the same "scoring" can be compared."""
+    truths = "".join(case.digests[case.gt] for case in cases if case.gt is not None)
+    folders = {"gt": evaluation.gt, "lq": evaluation.lq}
+    return {
+        "scoring": {
+            "crop": evaluation.setup.crop,
+            "colours": COLOURS,
+            "ground_truths": hashlib.sha256(truths.encode()).hexdigest() if truths else None,
+            "metrics": {
+                each.metric.name: {"version": each.metric.version, "weights": dict(each.checksums)}
+                for each in scorers
+            },
+        },
+        "results_per_image": len(evaluation.preds),
+        "folders": {"pred": [path.resolve().name for path in evaluation.preds]}
+        | {key: path.resolve().name for key, path in folders.items() if path is not None},
+    }
+
+
+def _shown(path: Path, folder: Path) -> str:
+    path, folder = path.absolute(), folder.absolute()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

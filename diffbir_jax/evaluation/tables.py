@@ -1,0 +1,207 @@
+"""Results as tables: Markdown, LaTeX and CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from diffbir_jax.evaluation.result import Column, Image, Result
+from diffbir_jax.imaging.writing import replace_file
+
+# Decimals that images of one set differ in, by metric.
+DIGITS = {"psnr": 2, "psnr_y": 2, "musiq": 2, "fid": 2, "niqe": 3, "spectral": 3, "energy": 3}
+USUAL_DIGITS = 4
+# What the name of a metric's standard deviation over seeds ends in; its mean is the global one of Sun et al. 2024.
+DEVIATION = "_gstd"
+_LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+class Cell(NamedTuple):
+    """A value as it is printed, its interval ("" without), whether it is the best, and the number of a note or 0."""
+
+    value: str
+    interval: str = ""
+    best: bool = False
+    note: int = 0
+
+
+@dataclass(frozen=True)
+class Table:
+    """Methods against metrics: `rows` of a name and a cell per column; `notes` that cells refer to, from 1."""
+
+    columns: Sequence[Column]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    notes: Sequence[str]
+    caption: str
+
+
+def digits(name: str) -> int:
+    """Return the decimals of a metric; a deviation over seeds has one more."""
+    base = name.removesuffix(DEVIATION)
+    return DIGITS.get(base, USUAL_DIGITS) + (base != name)
+
+
+def all_columns(results: Sequence[Result]) -> dict[str, Column]:
+    """Return the columns of all results by name, in the order in which they come up."""
+    return {name: column for result in results for name, column in result.columns.items()}
+
+
+def make_tables(results: Sequence[Result], intervals: bool = True) -> list[Table]:
+    """Return the means of results, a row each; the best of several are marked, equal ones alike.
+
+    What has no mean is "-" with a note of the reason, and a mean that lacks images has a note, too.
+
+    Returns:
+        The table of scores and, if there are results of several seeds, that of their deviations over seeds.
+    """
+    scores, spreads = {}, {}
+    for name, column in all_columns(results).items():
+        (spreads if column.kind == "spread" else scores)[name] = column
+    steady = [result for result in results if spreads.keys() & result.columns.keys()]
+    tables = [_table(results, scores, intervals)]
+    return [*tables, _table(steady, spreads, intervals)] if steady else tables
+
+
+def _table(results: Sequence[Result], columns: dict[str, Column], intervals: bool) -> Table:
+    notes: dict[str, int] = {}
+    best = {name: _best(name, column, results) for name, column in columns.items()}
+    rows = []
+    for result in results:
+        cells = []
+        for name in columns:
+            reason = _remark(name, result)
+            note = notes.setdefault(reason, len(notes) + 1) if reason else 0
+            cells.append(_cell(name, result, best[name], note, intervals))
+        rows.append((result.name, cells))
+    return Table(list(columns.values()), rows, list(notes), _caption(results, intervals))
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown, its notes below."""
+
+    def show(cell: Cell) -> str:
+        value = f"**{cell.value}**" if cell.best else cell.value
+        return value + f" {cell.interval}" * bool(cell.interval) + f" ({cell.note})" * bool(cell.note)
+
+    head = [
+        "method",
+        *(f"{column.title} {'↑' if column.better == 'higher' else '↓'}" for column in table.columns),
+    ]
+    lines = [head, ["---", *("---:" for _ in table.columns)]]
+    lines += [[name.replace("|", r"\|"), *map(show, cells)] for name, cells in table.rows]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{table.caption}\n"
+    return text + "".join(f"\n({number}) {note}\n" for number, note in enumerate(table.notes, 1))
+
+
+def latex(table: Table) -> str:
+    """Return a table as a LaTeX tabular that needs no package, its notes below."""
+
+    def show(cell: Cell) -> str:
+        value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
+        interval = rf" {{\scriptsize {cell.interval}}}" if cell.interval else ""
+        return value + interval + f"$^{{{cell.note}}}$" * bool(cell.note)
+
+    arrows = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
+    head = ["Method", *(f"{escape(column.title)} {arrows[column.better]}" for column in table.columns)]
+    lines = [[escape(name), *map(show, cells)] for name, cells in table.rows]
+    body = [" & ".join(line) + r" \\" for line in [head, *lines]]
+    notes = [rf"{{\footnotesize $^{{{i}}}$ {escape(note)}}}" for i, note in enumerate(table.notes, 1)]
+    begin = rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}"
+    parts = [
+        f"% {table.caption}",
+        begin,
+        r"\hline",
+        body[0],
+        r"\hline",
+        *body[1:],
+        r"\hline",
+        r"\end{tabular}",
+    ]
+    return "\n".join([*parts, *(rf"\par {note}" for note in notes)]) + "\n"
+
+
+def images_csv(results: Sequence[Result]) -> str:
+    """Return a line per method and image: scores in full precision, empty where there is none, and why."""
+    columns = all_columns(results)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["method", "image", *columns, "problems"])
+    for result in results:
+        for image in result.images:
+            scores = [image.scores.get(name) for name in columns]
+            problems = "; ".join(f"{name}: {problem}" for name, problem in image.problems.items())
+            writer.writerow(
+                [result.name, image.name, *("" if x is None else repr(x) for x in scores), problems]
+            )
+    return file.getvalue()
+
+
+def write_tables(results: Sequence[Result], folder: Path, intervals: bool = True) -> str:
+    """Write images.csv, table.md and table.tex into `folder`, and return the Markdown.
+
+    Raises:
+        ImageFileError: they cannot be written.
+    """
+    tables = make_tables(results, intervals)
+    text = "\n".join(map(markdown, tables))
+    files = {"images.csv": images_csv(results), "table.md": text, "table.tex": "\n".join(map(latex, tables))}
+    for name, content in files.items():
+        replace_file(folder / name, content.encode("utf-8", "backslashreplace"))
+    return text
+
+
+def escape(text: str) -> str:
+    """Return text as LaTeX shows it."""
+    return "".join(_LATEX.get(char, char) for char in text)
+
+
+def _cell(name: str, result: Result, best: str | None, note: int, intervals: bool) -> Cell:
+    mean = result.summary.get(name)
+    if mean is None:
+        return Cell("-", note=note)
+    value, places = f"{mean.mean:.{digits(name)}f}", digits(name)
+    shown = intervals and mean.low is not None and mean.high is not None
+    return Cell(
+        value, f"[{mean.low:.{places}f}, {mean.high:.{places}f}]" if shown else "", value == best, note
+    )
+
+
+def _best(name: str, column: Column, results: Sequence[Result]) -> str | None:
+    """The best mean as it is printed, of several."""
+    means = [result.summary[name].mean for result in results if name in result.summary]
+    choose = max if column.better == "higher" else min
+    return f"{choose(means):.{digits(name)}f}" if len(means) > 1 else None
+
+
+def _remark(name: str, result: Result) -> str:
+    """Why a mean is missing or of fewer images than there are; "" if it is whole."""
+    lacking = [image for image in result.images if image.scores.get(name) is None]
+    if name in result.unavailable:
+        return f"not run: {result.unavailable[name]}"
+    if name not in result.columns:
+        return "not evaluated"
+    if name not in result.summary:
+        return f"no score of any image: {_first_problem(name, lacking)}"
+    if (count := result.summary[name].count) < len(result.images):
+        return f"mean of {count} of {len(result.images)} images: {_first_problem(name, lacking)}"
+    return ""
+
+
+def _first_problem(name: str, images: Sequence[Image]) -> str:
+    found = [f"{image.name}: {image.problems[name]}" for image in images if name in image.problems]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return found[0] + more if found else "no reason is known"
+
+
+def _caption(results: Sequence[Result], intervals: bool) -> str:
+    counts = sorted({len(result.images) for result in results})
+    images = " or ".join(map(str, counts)) + (" image" if counts == [1] else " images")
+    crops = sorted({result.protocol.get("scoring", {}).get("crop", 0) for result in results})
+    crop = "; border crop " + " or ".join(map(str, crops)) if crops != [0] else ""
+    return f"Means over {images}" + ", in brackets 95 % bootstrap intervals" * intervals + crop + "."

@@ -1,0 +1,218 @@
+"""Several results of the same images: what differs, and whether it may be chance."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from diffbir_jax.evaluation.aggregate import interval
+from diffbir_jax.evaluation.result import Image, Result, read_result
+from diffbir_jax.evaluation.tables import digits
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run against the first one, in one metric, over the images that both have a score of.
+
+    Attributes:
+        metric: its name.
+        title: as tables have it.
+        run: name of the run.
+        mean: of the run's scores less the first's.
+        low: lower end of the 95 % bootstrap interval of the mean, None for one image.
+        high: its upper end.
+        wins: images in which the run is better.
+        count: images.
+        wilcoxon: p of Wilcoxon's signed-rank test (1945) that the differences are symmetric about 0, two-sided,
+            corrected; None where it says nothing: of one image, or where no score differs.
+        ttest: p of the paired t-test, likewise; None also where all differ by the same.
+    """
+
+    metric: str
+    title: str
+    run: str
+    mean: float
+    low: float | None
+    high: float | None
+    wins: int
+    count: int
+    wilcoxon: float | None
+    ttest: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences to the run called `first`, and what a reader should know."""
+
+    first: str
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Result]:
+    """Read the results in folders; paths become absolute, and names that occur twice are the folders'.
+
+    Raises:
+        FileNotFoundError: a folder holds no result.
+        ValueError: its file is none.
+    """
+    results = [read_result(folder / "result.json") for folder in folders]
+    names = [result.name for result in results]
+    return [
+        dataclasses.replace(
+            result,
+            name=result.name if names.count(result.name) == 1 else str(folder),
+            images=tuple(with_files(image, folder) for image in result.images),
+        )
+        for result, folder in zip(results, folders)
+    ]
+
+
+def with_files(image: Image, folder: Path) -> Image:
+    """Return an image of the result in `folder` with absolute paths."""
+    files = {key: str(folder.absolute() / path) for key, path in image.files.items()}
+    return dataclasses.replace(image, files=files)
+
+
+def compare(results: Sequence[Result]) -> Comparison:
+    """Compare all results with the first one.
+
+    All p of the table are corrected together for their number (Holm 1979): if no run differed from the first, the
+    chance that any of them is below 0.05 would be at most 5 %.
+
+    Raises:
+        ValueError: fewer than two results, of different images, or scored in different ways.
+    """
+    if len(results) < 2:
+        raise ValueError("nothing to compare: give two or more folders that evaluate.py wrote")
+    first = results[0]
+    for other in results[1:]:
+        check_comparable(first, other)
+    shared = [name for name in first.columns if all(_has_scores(result, name) for result in results)]
+    found = [_difference(first, other, name) for name in shared for other in results[1:]]
+    found = [each for each in found if each.count]
+    corrected = holm([p for each in found for p in (each.wilcoxon, each.ttest)])
+    pairs = zip(corrected[::2], corrected[1::2])
+    differences = [dataclasses.replace(each, wilcoxon=w, ttest=t) for each, (w, t) in zip(found, pairs)]
+    known = {each.metric for each in found}
+    notes = [note for other in results[1:] for note in _notes(first, other)]
+    columns = [each for result in results for each in result.columns.items()]
+    if left := [column.title for name, column in columns if name not in known and column.kind != "spread"]:
+        told = ", ".join(dict.fromkeys(left))
+        notes.append(f"not in this table, since not every run has scores of images in it: {told}")
+    return Comparison(first.name, tuple(differences), tuple(notes))
+
+
+def check_comparable(a: Result, b: Result) -> None:
+    """Raise ValueError if two results are of different images, or scored in different ways."""
+    names_a, names_b = ({image.name for image in result.images} for result in (a, b))
+    if names_a != names_b:
+        told = [
+            f"only in {r.name}: {_few(x)}" for r, x in ((a, names_a - names_b), (b, names_b - names_a)) if x
+        ]
+        raise ValueError(
+            f"{a.name} and {b.name} are of different images ({'; '.join(told)}); evaluate the same"
+        )
+    one, other = (dict(result.protocol.get("scoring", {})) for result in (a, b))
+    metrics = [each.pop("metrics", {}) for each in (one, other)]
+    odd = [
+        f"{key} is {one.get(key)} and {other.get(key)}"
+        for key in one | other
+        if one.get(key) != other.get(key)
+    ]
+    odd += [f"{x} is {metrics[0][x]} and {v}" for x, v in metrics[1].items() if metrics[0].get(x, v) != v]
+    if odd:
+        raise ValueError(
+            f"{a.name} and {b.name} were scored in different ways: {'; '.join(odd)}; evaluate both alike"
+        )
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Correct p values for their number (Holm 1979); None is no test and stays."""
+    order = sorted((p, i) for i, p in enumerate(ps) if p is not None)
+    corrected: list[float | None] = [None] * len(ps)
+    highest = 0.0
+    for rank, (p, i) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        corrected[i] = highest
+    return corrected
+
+
+def paired_tests(differences: np.ndarray) -> tuple[float | None, float | None]:
+    """p of Wilcoxon's and of the t-test that (N,) differences are about 0; None where a test says nothing."""
+    if len(differences) < 2 or not differences.any():
+        return None, None
+    wilcoxon = float(stats.wilcoxon(differences).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+    same = np.ptp(differences) <= 1e-12 * np.abs(differences).max()
+    return wilcoxon, None if same else float(stats.ttest_1samp(differences, 0.0).pvalue)  # pyright: ignore
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return differences as Markdown."""
+    head = ["metric", "run", "difference", "95 % interval", "wins", "Wilcoxon p", "t-test p"]
+    lines = [head, ["---", "---", "---:", "---:", "---:", "---:", "---:"]]
+    for each in comparison.differences:
+        places = digits(each.metric)
+        ends = "-" if each.low is None else f"[{each.low:+.{places}f}, {each.high:+.{places}f}]"
+        mean, wins = f"{each.mean:+.{places}f}", f"{each.wins}/{each.count}"
+        ps = (_p(each.wilcoxon), _p(each.ttest))
+        lines.append([each.title, each.run.replace("|", r"\|"), mean, ends, wins, *ps])
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    said = (
+        f"Differences to {comparison.first}; wins are images in which the run is better; p corrected by Holm."
+    )
+    return f"{text}\n{said}\n" + "".join(f"\nNote: {note}.\n" for note in comparison.notes)
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """Return differences as CSV, in full precision, empty where there is none."""
+    file = io.StringIO()
+    names = [field.name for field in dataclasses.fields(Difference)]
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(dataclasses.asdict, comparison.differences))
+    return file.getvalue()
+
+
+def _has_scores(result: Result, name: str) -> bool:
+    return name in result.summary and result.columns[name].kind != "set"
+
+
+def _difference(first: Result, other: Result, name: str) -> Difference:
+    """The difference of two results in one metric, its p not yet corrected."""
+    before = {image.name: image.scores.get(name) for image in first.images}
+    pairs = [(before[image.name], image.scores.get(name)) for image in other.images]
+    differences = np.array([b - a for a, b in pairs if a is not None and b is not None], np.float64)
+    column = first.columns[name]
+    better = differences > 0 if column.better == "higher" else differences < 0
+    low, high = interval(differences) or (None, None)
+    mean = float(differences.mean()) if len(differences) else float("nan")
+    facts = (mean, low, high, int(better.sum()), len(differences), *paired_tests(differences))
+    return Difference(name, column.title, other.name, *facts)
+
+
+def _notes(first: Result, other: Result) -> list[str]:
+    """What two results that can be compared differ in, beside what they are results of."""
+    kinds = (("versions", first.versions, other.versions), ("protocol", first.protocol, other.protocol))
+    notes = []
+    for what, a, b in kinds:
+        keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and key not in ("scoring", "folders")]
+        if keys:
+            notes.append(f"{first.name} and {other.name} differ in {what}: {', '.join(keys)}")
+    return notes
+
+
+def _few(names: set[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(sorted(names)[:_SHOWN]) + more
+
+
+def _p(p: float | None) -> str:
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,106 @@
+"""The flags of evaluate.py."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffbir_jax.cli import INTERRUPTED, Parser
+from diffbir_jax.evaluation.metric import Metric
+from diffbir_jax.evaluation.registry import GROUPS, METRICS, select
+
+# What evaluate.py can be asked for, one at a time.
+MODES = ("pred", "compare")
+# Flags that only one of these takes.
+PRED_ONLY = ("gt", "lq", "metrics", "crop_border", "metric_weights", "name")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; exit with 2 and one line if it makes no sense."""
+    parser = Parser(
+        prog="evaluate.py",
+        description="Score restored images by metrics whose protocol is part of the result, and compare results.",
+        epilog="The same command goes on with an interrupted evaluation. Exit code: 0 if every metric that was asked "
+        f"for has a score, 1 if one has none or images do not match, 2 for a bad flag, {INTERRUPTED} if interrupted.",
+    )
+    add_folder_flags(parser.add_argument_group("images"))
+    add_scoring_flags(parser.add_argument_group("scores"))
+    add_compare_flags(parser.add_argument_group("comparison"))
+    add_output_flags(parser.add_argument_group("files out"))
+    args = parser.parse_args(argv)
+    modes = [f"--{mode}" for mode in MODES if getattr(args, mode)]
+    if len(modes) != 1:
+        given = " and ".join(modes) or "none"
+        parser.error(f"give one of {', '.join(f'--{mode}' for mode in MODES)}, not {given}")
+    if args.compare and (excess := [flag for flag in PRED_ONLY if getattr(args, flag) is not None]):
+        parser.error(f"--{excess[0].replace('_', '-')} goes with --pred: --compare takes results as they are")
+    if args.pred and args.output is None:
+        parser.error("--output is missing: give the folder for the result")
+    return args
+
+
+def add_folder_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare which images are scored."""
+    add = group.add_argument
+    pred = (
+        "folder of results, searched with all its subfolders; or several folders of results for the same images, one "
+        "per seed: then scores are means over seeds, and their deviations over seeds are columns, too"
+    )
+    add("--pred", type=Path, nargs="+", metavar="DIR", help=pred)
+    gt = (
+        "folder of ground truths, named as the results but for their suffixes (default: none, for metrics that need "
+        "none)"
+    )
+    add("--gt", type=Path, metavar="DIR", help=gt)
+    lq = "folder of the images that were restored, named likewise, to be seen in the report (default: none)"
+    add("--lq", type=Path, metavar="DIR", help=lq)
+
+
+def add_scoring_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare how they are scored."""
+    add = group.add_argument
+    metrics = (
+        f"metrics or groups of them, with commas: {', '.join(METRICS)}; groups: {', '.join(GROUPS)} "
+        "(default: those of fast that --gt or its absence allows)"
+    )
+    add("--metrics", type=metric_names, metavar="NAME,...", help=metrics)
+    crop = "pixels left out along every edge in PSNR and SSIM; often the upscaling factor (default: 0)"
+    add("--crop-border", type=pixels, metavar="N", help=crop)
+    weights = "folder of the networks of learned metrics (default: none)"
+    add("--metric-weights", type=Path, metavar="DIR", help=weights)
+    name = "the row's title in tables (default: the folder's name; of several, that of the folder around the first)"
+    add("--name", metavar="TEXT", help=name)
+
+
+def add_compare_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare which results are compared."""
+    runs = (
+        "folders that evaluate.py wrote, of the same images: differences to the first, with bootstrap intervals, "
+        "Wilcoxon's signed-rank test and the paired t-test, corrected for their number"
+    )
+    group.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help=runs)
+
+
+def add_output_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare what is written."""
+    output = (
+        "folder for result.json, images.csv, table.md, table.tex, report.html and the cache of scores; made if missing "
+        "(required with --pred; by default, --compare only prints)"
+    )
+    group.add_argument("--output", type=Path, metavar="DIR", help=output)
+    report = "write report.html, with the images to look at (default: on)"
+    group.add_argument("--report", action=argparse.BooleanOptionalAction, default=True, help=report)
+
+
+def metric_names(text: str) -> tuple[Metric, ...]:
+    """Read names with commas between them."""
+    try:
+        return select([name.strip() for name in text.split(",") if name.strip()])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def pixels(text: str) -> int:
+    """Read a whole number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers from 0")
+    return int(text)

@@ -1,0 +1,83 @@
+"""evaluate.py from its flags to its exit code."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffbir_jax.batch.run import make_folder
+from diffbir_jax.evaluation.compare import compare, comparison_csv, comparison_markdown, read_runs, with_files
+from diffbir_jax.evaluation.evaluate import Evaluation, evaluate
+from diffbir_jax.evaluation.metric import Metric, Setup
+from diffbir_jax.evaluation.registry import select
+from diffbir_jax.evaluation.report import write_report
+from diffbir_jax.evaluation.result import Result
+from diffbir_jax.evaluation.tables import make_tables, markdown, write_tables
+from diffbir_jax.imaging.writing import replace_file
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what a command line asks for, from `flags.parse`; return the exit code.
+
+    Raises:
+        ImageFileError, ValueError, FileNotFoundError: images or results do not match or cannot be read.
+    """
+    return run_compare(args.compare, args.output, args.report) if args.compare else run_folders(args)
+
+
+def run_folders(args: argparse.Namespace) -> int:
+    """Evaluate folders of results, and print the table."""
+    setup = Setup(args.crop_border or 0, args.metric_weights)
+    metrics = args.metrics or default_metrics(args.gt is not None)
+    if len(args.pred) > 1:
+        metrics = tuple(dict.fromkeys((*metrics, *select(["lstd"]))))
+    name = args.name or default_name(args.pred)
+    result = evaluate(Evaluation(name, args.pred, args.output, metrics, args.gt, args.lq, setup))
+    print(publish([result], args.output, args.report), end="")
+    return int(any(metric.name not in result.summary for metric in metrics))
+
+
+def run_compare(folders: Sequence[Path], output: Path | None, report: bool) -> int:
+    """Compare results, print the tables, and write them where there is an output folder."""
+    results = read_runs(folders)
+    comparison = compare(results)
+    text = comparison_markdown(comparison)
+    if output is None:
+        print(*map(markdown, make_tables(results)), text, sep="\n", end="")
+        return 0
+    if (output / "result.json").exists():
+        raise ValueError(f"{output} holds a result of its own; give another --output")
+    make_folder(output)
+    replace_file(output / "compare.md", text.encode("utf-8", "backslashreplace"))
+    replace_file(output / "compare.csv", comparison_csv(comparison).encode("utf-8", "backslashreplace"))
+    print(f"{publish(results, output, report)}\n{text}", end="")
+    return 0
+
+
+def publish(results: Sequence[Result], folder: Path, report: bool = True) -> str:
+    """Write tables and report of results into `folder`, and return the table.
+
+    Args:
+        results: a row each; files are absolute or relative to `folder`.
+        folder: exists.
+        report: whether to write report.html.
+    """
+    text = write_tables(results, folder)
+    if report:
+        write_report([_located(result, folder) for result in results], folder)
+    return text
+
+
+def default_metrics(truths: bool) -> tuple[Metric, ...]:
+    """Return the fast metrics, without ground truths those that need none."""
+    return tuple(metric for metric in select(["fast"]) if truths or metric.kind == "single")
+
+
+def default_name(preds: Sequence[Path]) -> str:
+    """Return the name of the folder, of several seeds' that of the one around the first."""
+    first = preds[0].resolve()
+    return first.name if len(preds) == 1 else first.parent.name
+
+
+def _located(result: Result, folder: Path) -> Result:
+    return dataclasses.replace(result, images=tuple(with_files(image, folder) for image in result.images))

@@ -1,0 +1,92 @@
+"""An image on the page: two of its pictures behind a slider, its scores by method, and what went wrong."""
+
+from collections.abc import Sequence
+from html import escape
+
+from diffbir_jax.evaluation.report.markup import heading, options
+from diffbir_jax.evaluation.report.pictures import Picture
+from diffbir_jax.evaluation.report.sheet import Sheet
+
+
+def card(sheet: Sheet, case: int, pictures: Sequence[Picture | None]) -> str:
+    """Return an <article> whose script, style and print are the page's.
+
+    Args:
+        sheet: of all images.
+        case: the image's place in it.
+        pictures: by `sheet.panes`.
+    """
+    name = escape(sheet.images[case])
+    # The input may be smaller by a rounded factor: what methods made of it has the shape that counts.
+    size = next((picture for picture in reversed(pictures) if picture), Picture("", 2, 3))
+    sides = "".join(_side(sheet, case, pictures, side) for side in ("left", "right"))
+    return (
+        f'<article class="case" id="image-{case}" data-image="{case}" tabindex="-1"'
+        f' style="--ratio:{size.width / size.height:.4f}"><h3>{name}</h3>'
+        f'<div class="viewer"><div class="compare">{sides}'
+        '<input type="range" min="0" max="100" step="any" value="50" autocomplete="off"'
+        f' aria-label="Where left and right of {name} meet"></div>'
+        f'<div class="sides">{_choice(sheet, name, "left")}{_choice(sheet, name, "right")}</div></div>'
+        f'<div><div class="scores">{_scores(sheet, case)}</div>{_problems(sheet, case)}'
+        f"{_thumbs(sheet, case, pictures)}</div></article>"
+    )
+
+
+def _side(sheet: Sheet, case: int, pictures: Sequence[Picture | None], side: str) -> str:
+    pane = sheet.sides[side == "right"]
+    picture, name = pictures[pane], escape(f"{sheet.images[case]}: {sheet.panes[pane].title}")
+    image, text = (f' src="{picture.address}"', " hidden") if picture else (" hidden", "")
+    return (
+        f'<div class="pane {side}"><img{image} loading="lazy" decoding="async" alt="{name}">'
+        f"<p{text}>picture not found</p></div>"
+    )
+
+
+def _choice(sheet: Sheet, name: str, side: str) -> str:
+    titles = {i: pane.title for i, pane in enumerate(sheet.panes)}
+    label = f"{side.capitalize()} picture of {name}"
+    return (
+        f'<select data-side="{side}" aria-label="{label}" autocomplete="off">'
+        f"{options(titles, sheet.sides[side == 'right'])}</select>"
+    )
+
+
+def _scores(sheet: Sheet, case: int) -> str:
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in sheet.methods)
+    rows = "".join(_score(sheet, metric, case) for metric in sheet.scores)
+    return f'<table><thead><tr><th scope="col">Score</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _score(sheet: Sheet, metric: str, case: int) -> str:
+    values, column = sheet.scores[metric][:, case], sheet.columns[metric]
+    best = sheet.best_of(metric, values)
+    texts = [sheet.text(metric, value) for value in values]
+    cells = "".join(f"<td>{f'<b>{text}</b>' if text == best else text}</td>" for text in texts)
+    head = heading(column.title, column.better)
+    return f'<tr data-metric="{escape(metric)}"><th scope="row">{head}</th>{cells}</tr>'
+
+
+def _problems(sheet: Sheet, case: int) -> str:
+    lines = []
+    for images in sheet.by_name:
+        for metric, reason in images[sheet.images[case]].problems.items():
+            title = sheet.columns[metric].title if metric in sheet.columns else metric
+            lines.append(f'<p class="note">{escape(f"{title}: {reason}")}</p>')
+    return "".join(dict.fromkeys(lines))
+
+
+def _thumbs(sheet: Sheet, case: int, pictures: Sequence[Picture | None]) -> str:
+    """Show all pictures of an image small: links to them, which the script turns into a choice of the right side."""
+    thumbs = "".join(
+        _thumb(pane.title, i, picture) for i, (pane, picture) in enumerate(zip(sheet.panes, pictures))
+    )
+    return f'<div class="thumbs" role="group" aria-label="Pictures of {escape(sheet.images[case])}">{thumbs}</div>'
+
+
+def _thumb(title: str, pane: int, picture: Picture | None) -> str:
+    if picture is None:
+        return f"<span><i>picture not found</i>{escape(title)}</span>"
+    return (
+        f'<a href="{picture.address}" data-pane="{pane}" title="{picture.width}×{picture.height} pixels">'
+        f'<img src="{picture.address}" loading="lazy" decoding="async" alt="">{escape(title)}</a>'
+    )

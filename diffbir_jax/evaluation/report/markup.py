@@ -1,0 +1,25 @@
+"""Small pieces of HTML that several parts of the page share."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+
+def heading(title: str, better: str) -> str:
+    """Return a metric's title with an arrow to where it is better, "higher" or "lower"."""
+    return (
+        f'{escape(title)}&nbsp;<abbr title="{better} is better">{"↑" if better == "higher" else "↓"}</abbr>'
+    )
+
+
+def options(titles: Mapping[Any, str], chosen: Any = None) -> str:
+    """Return the <option>s of a select box, by value; `chosen` is selected."""
+    return "".join(
+        f'<option value="{escape(str(value))}"{" selected" if value == chosen else ""}>{escape(title)}</option>'
+        for value, title in titles.items()
+    )
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, of which the plural has an s."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,89 @@
+"""Copies of images for a page: upright, in 8 bits, in formats that browsers show."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from diffbir_jax.evaluation.report.sheet import SHARED, Pane, Sheet
+from diffbir_jax.imaging.photo import ImageFileError, Photo
+from diffbir_jax.imaging.reading import read_image
+from diffbir_jax.imaging.writing import write_photo
+
+# Up to so many pixels copies lose nothing (PNG); above they are JPEG, as a hundred large images would weigh gigabytes.
+LOSSLESS_PIXELS = 512 * 512
+QUALITY = 95
+_OURS = re.compile(rf"\d+-({'|'.join(SHARED)}|\d+)\.(png|jpg)")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A copy: its address relative to the page, with "/", and its size in pixels."""
+
+    address: str
+    height: int
+    width: int
+
+
+def copy_pictures(sheet: Sheet, cases: Sequence[int], folder: Path) -> dict[int, list[Picture | None]]:
+    """Copy the pictures of `cases` to `folder`/report, and remove copies left there by an earlier report.
+
+    Args:
+        sheet: whose images have files, relative to `folder` or absolute.
+        cases: places in `sheet.images`.
+        folder: of the page.
+
+    Returns:
+        By case the pictures in the order of `sheet.panes`, None where the file is missing or cannot be read.
+
+    Raises:
+        ImageFileError: a copy cannot be written.
+    """
+    found = {}
+    for case in tqdm(cases, "report", unit="image", leave=False, disable=None):
+        found[case] = [
+            _copy(_candidates(sheet, case, pane), folder, _stem(case, pane)) for pane in sheet.panes
+        ]
+    written = {picture.address for pictures in found.values() for picture in pictures if picture}
+    for path in _stale(folder / "report", written):
+        path.unlink()
+    return found
+
+
+def _candidates(sheet: Sheet, case: int, pane: Pane) -> list[str]:
+    """List the files that a picture may be read from."""
+    places = range(len(sheet.results)) if pane.method is None else (pane.method,)
+    files = [sheet.by_name[i][sheet.images[case]].files.get(pane.key) for i in places]
+    return [file for file in dict.fromkeys(files) if file is not None]
+
+
+def _stem(case: int, pane: Pane) -> str:
+    return f"{case:05d}-{pane.key if pane.method is None else pane.method + 1}"
+
+
+def _copy(candidates: Sequence[str], folder: Path, stem: str) -> Picture | None:
+    """Copy the first of the files that can be read."""
+    for candidate in candidates:
+        try:
+            image = read_image(folder / candidate)
+        except ImageFileError:
+            continue
+        return _write(image, folder, stem)
+    return None
+
+
+def _write(image: np.ndarray, folder: Path, stem: str) -> Picture:
+    height, width = image.shape[:2]
+    suffix = ".png" if height * width <= LOSSLESS_PIXELS else ".jpg"
+    address = f"report/{stem}{suffix}"
+    write_photo(folder / address, Photo(image), quality=QUALITY)
+    return Picture(address, height, width)
+
+
+def _stale(folder: Path, written: set[str]) -> Iterator[Path]:
+    for path in sorted(folder.glob("*")):
+        if _OURS.fullmatch(path.name) and f"{folder.name}/{path.name}" not in written:
+            yield path

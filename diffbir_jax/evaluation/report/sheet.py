@@ -1,0 +1,178 @@
+"""Scores of several results on the same images as arrays: which method is best, which images are worst."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from diffbir_jax.evaluation.result import Column, Image, Result
+
+# Networks that judge as people do, images against ground truths first: the first that was computed orders the images.
+PERCEPTUAL = ("lpips", "lpips_vgg", "dists", "musiq", "maniqa", "clipiqa")
+# Keys of `Image.files` that all methods share, with what pages call them.
+SHARED = {"lq": "Input", "gt": "Ground truth"}
+
+
+@dataclass(frozen=True)
+class Pane:
+    """One of the pictures that an image may have.
+
+    Attributes:
+        title: what pages call it.
+        key: in `Image.files`.
+        method: place of the result whose file it is; None where any may know it.
+    """
+
+    title: str
+    key: str
+    method: int | None = None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Results of one or several methods on the same images.
+
+    Attributes:
+        results: one per method, at least one, each with the same images.
+    """
+
+    results: tuple[Result, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if there is no result, or if images differ."""
+        if not self.results:
+            raise ValueError("no result given; a report needs one or more")
+        first = self.results[0]
+        for other in self.results[1:]:
+            apart = sorted(set(self.images) ^ {image.name for image in other.images})
+            if apart:
+                some = ", ".join(apart[:3]) + (", ..." if len(apart) > 3 else "")
+                raise ValueError(
+                    f"{first.name} and {other.name} are not of the same images: {len(apart)} are in one only "
+                    f"({some}); evaluate both on the same images, or report them apart"
+                )
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        """Names of the images, in the first result's order."""
+        return tuple(image.name for image in self.results[0].images)
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods; those of one name are numbered."""
+        names = [result.name for result in self.results]
+        numbered = [f"{name} ({number})" for number, name in enumerate(names, 1)]
+        return tuple(
+            name if names.count(name) == 1 else other for name, other in zip(names, numbered, strict=True)
+        )
+
+    @cached_property
+    def by_name(self) -> tuple[Mapping[str, Image], ...]:
+        """Every result's images by name."""
+        return tuple({image.name: image for image in result.images} for result in self.results)
+
+    @cached_property
+    def panes(self) -> tuple[Pane, ...]:
+        """Input and ground truth as far as any result knows them, then the methods."""
+        known = {key for result in self.results for image in result.images for key in image.files}
+        shared = [Pane(title, key) for key, title in SHARED.items() if key in known]
+        return (*shared, *(Pane(name, "pred", i) for i, name in enumerate(self.methods)))
+
+    @cached_property
+    def sides(self) -> tuple[int, int]:
+        """Panes shown first, left and right: what was given or wanted, or else another method; the best method."""
+        shared = len(self.panes) - len(self.methods)
+        return (0 if shared or self.best else len(self.methods) - 1), shared + self.best
+
+    @cached_property
+    def columns(self) -> Mapping[str, Column]:
+        """Metrics that any result has, by name, in the order in which they come up."""
+        return {name: column for result in self.results for name, column in result.columns.items()}
+
+    @cached_property
+    def scores(self) -> Mapping[str, np.ndarray]:
+        """(methods, images) float64 of every metric that scores images one by one, NaN where there is no score."""
+        found = {}
+        for metric in self.columns:
+            rows = [[images[name].scores.get(metric) for name in self.images] for images in self.by_name]
+            array = np.array(rows, np.float64)
+            array[~np.isfinite(array)] = np.nan
+            if not np.isnan(array).all():
+                found[metric] = array
+        return found
+
+    @cached_property
+    def leading(self) -> str | None:
+        """The metric that orders images at first: a perceptual one, else SSIM, else any; None without scores."""
+        preferred = [*PERCEPTUAL, "ssim", *self.scores]
+        return next((metric for metric in preferred if metric in self.scores), None)
+
+    @cached_property
+    def best(self) -> int:
+        """Place of the method with the best mean of the leading metric; the first of equals."""
+        if self.leading is None:
+            return 0
+        means = self._sign(self.leading) * self.means(self.leading)
+        return int(np.argmin(np.where(np.isnan(means), np.inf, means)))
+
+    def means(self, metric: str) -> np.ndarray:
+        """(methods,) float64, the means that summaries state, NaN where there is none."""
+        found = [result.summary.get(metric) for result in self.results]
+        return np.array([None if summary is None else summary.mean for summary in found], np.float64)
+
+    def worst_first(self, metric: str | None, method: int | None = None) -> list[int]:
+        """Order images by a metric, worst first and those without a score last.
+
+        Args:
+            metric: of `scores`; None leaves them as they are.
+            method: place of the method whose scores count; None takes the worst of all methods' for each image.
+
+        Returns:
+            Places in `images`.
+        """
+        if metric is None:
+            return list(range(len(self.images)))
+        badness = self._sign(metric) * self.scores[metric]
+        badness = np.where(np.isnan(badness), -np.inf, badness)
+        row = badness.max(axis=0) if method is None else badness[method]
+        return np.argsort(-row, kind="stable").tolist()
+
+    def cases(self, count: int) -> list[int]:
+        """Choose images to look at: the worst of every metric, then the second worst of every metric, ...
+
+        Returns:
+            At most `count` places in `images`, increasing.
+        """
+        place = np.full(len(self.images), len(self.images))
+        for metric in self.scores:
+            order = self.worst_first(metric)
+            place[order] = np.minimum(place[order], np.arange(len(order)))
+        return sorted(np.argsort(place, kind="stable")[:count].tolist())
+
+    def text(self, metric: str, value: float | None) -> str:
+        """Write a number with as many decimals as suit its metric; "–" for None and NaN."""
+        return "–" if value is None or not np.isfinite(value) else f"{value:.{self._decimals[metric]}f}"
+
+    def best_of(self, metric: str, values: np.ndarray) -> str | None:
+        """Return the best of several values as `text` writes it, so that all that look equal to it can be marked.
+
+        None where there are not two or more methods, or no number.
+        """
+        if len(self.methods) < 2 or np.isnan(values).all():
+            return None
+        return self.text(metric, self._sign(metric) * float(np.nanmin(self._sign(metric) * values)))
+
+    def _sign(self, metric: str) -> int:
+        """Return what makes a score larger as it is worse."""
+        return 1 if self.columns[metric].better == "lower" else -1
+
+    @cached_property
+    def _decimals(self) -> Mapping[str, int]:
+        """Two above 10, as for decibels, four up to 1."""
+        found = {}
+        for metric in self.columns:
+            means = np.abs(self.means(metric))
+            largest = np.max(means, initial=0, where=np.isfinite(means))
+            found[metric] = 2 if largest > 10 else 3 if largest > 1 else 4
+        return found

@@ -15,6 +15,7 @@ DIGITS = {"psnr": 2, "psnr_y": 2, "musiq": 2, "fid": 2, "niqe": 3, "spectral": 3
 USUAL_DIGITS = 4
 # What the name of a metric's standard deviation over seeds ends in; its mean is the global one of Sun et al. 2024.
 DEVIATION = "_gstd"
+SPREADS = "Standard deviations over the results of one image: G-STD of the score, L-STD of pixels in [0, 1]. "
 _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -65,10 +66,10 @@ def make_tables(results: Sequence[Result], intervals: bool = True) -> list[Table
         (spreads if column.kind == "spread" else scores)[name] = column
     steady = [result for result in results if spreads.keys() & result.columns.keys()]
     tables = [_table(results, scores, intervals)]
-    return [*tables, _table(steady, spreads, intervals)] if steady else tables
+    return [*tables, _table(steady, spreads, intervals, SPREADS)] if steady else tables
 
 
-def _table(results: Sequence[Result], columns: dict[str, Column], intervals: bool) -> Table:
+def _table(results: Sequence[Result], columns: dict[str, Column], intervals: bool, legend: str = "") -> Table:
     notes: dict[str, int] = {}
     best = {name: _best(name, column, results) for name, column in columns.items()}
     rows = []
@@ -79,7 +80,7 @@ def _table(results: Sequence[Result], columns: dict[str, Column], intervals: boo
             note = notes.setdefault(reason, len(notes) + 1) if reason else 0
             cells.append(_cell(name, result, best[name], note, intervals))
         rows.append((result.name, cells))
-    return Table(list(columns.values()), rows, list(notes), _caption(results, intervals))
+    return Table(list(columns.values()), rows, list(notes), legend + _caption(results, intervals))
 
 
 def markdown(table: Table) -> str:
@@ -202,6 +203,8 @@ def _first_problem(name: str, images: Sequence[Image]) -> str:
 def _caption(results: Sequence[Result], intervals: bool) -> str:
     counts = sorted({len(result.images) for result in results})
     images = " or ".join(map(str, counts)) + (" image" if counts == [1] else " images")
+    seeds = max(result.protocol.get("results_per_image", 1) for result in results)
+    several = f", of up to {seeds} results each" * (seeds > 1)
     crops = sorted({result.protocol.get("scoring", {}).get("crop", 0) for result in results})
     crop = "; border crop " + " or ".join(map(str, crops)) if crops != [0] else ""
-    return f"Means over {images}" + ", in brackets 95 % bootstrap intervals" * intervals + crop + "."
+    return f"Means over {images}{several}" + ", in brackets 95 % bootstrap intervals" * intervals + crop + "."

@@ -74,6 +74,7 @@ def test_deviations_over_seeds_have_a_table_of_their_own():
     scores, spreads = make_tables([make_result("b", {"psnr": [1.0, 2.0]}), a], intervals=False)
     assert [column.title for column in scores.columns] == ["PSNR"]
     assert [(name, cells[0].value) for name, cells in spreads.rows] == [("a", "0.250")]
+    assert spreads.caption.startswith("Standard deviations over the results of one image: ")
     assert len(make_tables([make_result("b", {"psnr": [1.0]})])) == 1
 
 
@@ -107,6 +108,11 @@ def test_the_caption_tells_of_images_intervals_and_border():
         make_tables([make_result("a", {"psnr": [1.0, 2.0]})], intervals=False)[0].caption
         == "Means over 2 images."
     )
+
+
+def test_the_caption_tells_of_several_results_per_image():
+    results = [make_result("a", {"psnr": [1.0]}, protocol={"results_per_image": n}) for n in (1, 3)]
+    assert make_tables(results, intervals=False)[0].caption == "Means over 1 image, of up to 3 results each."
 
 
 def test_csv_has_a_line_per_method_and_image_in_full_precision():

@@ -67,12 +67,8 @@ def _score(sheet: Sheet, metric: str, case: int) -> str:
 
 
 def _problems(sheet: Sheet, case: int) -> str:
-    lines = []
-    for images in sheet.by_name:
-        for metric, reason in images[sheet.images[case]].problems.items():
-            title = sheet.columns[metric].title if metric in sheet.columns else metric
-            lines.append(f'<p class="note">{escape(f"{title}: {reason}")}</p>')
-    return "".join(dict.fromkeys(lines))
+    found = sheet.shared([images[sheet.images[case]].problems for images in sheet.by_name])
+    return "".join(f'<p class="note">{escape(f"{metric}: {reason}")}</p>' for metric, reason in found)
 
 
 def _thumbs(sheet: Sheet, case: int, pictures: Sequence[Picture | None]) -> str:

@@ -47,15 +47,9 @@ def summary(sheet: Sheet) -> str:
 
 
 def unavailable(sheet: Sheet) -> str:
-    """List what could not be computed, with the reason and the methods that it concerns if not all."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for name, result in zip(sheet.methods, sheet.results):
-        for metric, reason in result.unavailable.items():
-            found.setdefault((metric, reason), []).append(name)
-    rows = "".join(
-        f"<li><b>{escape(metric)}</b>{escape(_concerned(names, sheet))}: {escape(reason)}</li>"
-        for (metric, reason), names in found.items()
-    )
+    """List what could not be computed, with the reason."""
+    found = sheet.shared([result.unavailable for result in sheet.results])
+    rows = "".join(f"<li><b>{escape(metric)}</b>: {escape(reason)}</li>" for metric, reason in found)
     return f'<div class="note"><p>Not computed:</p><ul>{rows}</ul></div>' if rows else ""
 
 
@@ -100,10 +94,6 @@ def _mean(sheet: Sheet, metric: str, method: int) -> str:
         notes.append(f"of {count(found.count, 'image')}")
     shown = f"<b>{text}</b>" if text == sheet.best_of(metric, sheet.means(metric)) else text
     return f"<td>{shown}{''.join(f'<small>{note}</small>' for note in notes)}</td>"
-
-
-def _concerned(names: Sequence[str], sheet: Sheet) -> str:
-    return "" if len(names) == len(sheet.methods) else f" ({', '.join(names)})"
 
 
 def _plot(sheet: Sheet, metric: str, cases: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from diffbir_jax.imaging.writing import write_photo
 # Up to so many pixels copies lose nothing (PNG); above they are JPEG, as a hundred large images would weigh gigabytes.
 LOSSLESS_PIXELS = 512 * 512
 QUALITY = 95
+THREADS = 4  # each holds one picture
 _OURS = re.compile(rf"\d+-({'|'.join(SHARED)}|\d+)\.(png|jpg)")
 
 
@@ -42,11 +44,13 @@ def copy_pictures(sheet: Sheet, cases: Sequence[int], folder: Path) -> dict[int,
     Raises:
         ImageFileError: a copy cannot be written.
     """
-    found = {}
-    for case in tqdm(cases, "report", unit="image", leave=False, disable=None):
-        found[case] = [
-            _copy(_candidates(sheet, case, pane), folder, _stem(case, pane)) for pane in sheet.panes
-        ]
+
+    def copied(case: int) -> list[Picture | None]:
+        return [_copy(_candidates(sheet, case, pane), folder, _stem(case, pane)) for pane in sheet.panes]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        rows = tqdm(pool.map(copied, cases), "report", len(cases), unit="image", leave=False, disable=None)
+        found = dict(zip(cases, rows))
     written = {picture.address for pictures in found.values() for picture in pictures if picture}
     for path in _stale(folder / "report", written):
         path.unlink()

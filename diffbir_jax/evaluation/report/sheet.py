@@ -1,6 +1,6 @@
 """Scores of several results on the same images as arrays: which method is best, which images are worst."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -162,6 +162,28 @@ class Sheet:
         if len(self.methods) < 2 or np.isnan(values).all():
             return None
         return self.text(metric, self._sign(metric) * float(np.nanmin(self._sign(metric) * values)))
+
+    def shared(self, reasons: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+        """Say once what holds for several methods.
+
+        Args:
+            reasons: by method, each by metric.
+
+        Returns:
+            Pairs of a metric's title, with the methods concerned where not all are, and the reason.
+        """
+        found: dict[tuple[str, str], list[str]] = {}
+        for name, by_metric in zip(self.methods, reasons):
+            for metric, reason in by_metric.items():
+                found.setdefault((metric, reason), []).append(name)
+        return [
+            (
+                (self.columns[metric].title if metric in self.columns else metric)
+                + (f" ({', '.join(names)})" if len(names) < len(self.methods) else ""),
+                reason,
+            )
+            for (metric, reason), names in found.items()
+        ]
 
     def _sign(self, metric: str) -> int:
         """Return what makes a score larger as it is worse."""

@@ -146,13 +146,17 @@ def test_the_summary_marks_what_is_best_and_says_what_is_missing(make, tmp_path)
     rows = {"A": (0.3, 20.0), "B": (0.1, 20.001), "C": (0.2, 19.0)}
     results = [make(name, {"x": {"lpips": d, "psnr": p}, "y": {"psnr": p}}) for name, (d, p) in rows.items()]
     results[0] = replace(results[0], unavailable={"dists": "no weights"})
+    results[1] = replace(
+        results[1], images=tuple(replace(i, problems={"psnr": "why"}) for i in results[1].images)
+    )
     page = read(write_report(results, tmp_path))
     assert "0.1000" in page.texts("b") and "0.3000" not in page.texts("b")
     assert (
         page.texts("b").count("20.00") == 2 + 2 * 2
     )  # A and B look equal: in the table, and for either image
     assert "of 1 image" in page.texts("small") and "[19.99, 20.01]" in page.texts("small")
-    assert page.texts("li") == [" (A): no weights"]
+    assert "dists (A)" in page.texts("b") and page.texts("li") == [": no weights"]
+    assert page.texts("p", class_="note").count("PSNR (B): why") == 2
     orders = {e[1]["value"]: e[2] for e in page.all("option")}
     assert orders["1-0"] == "B against A" and orders["any"] == "any method"
     assert page.texts("option", selected=None)[1] == "B"  # the best by LPIPS

@@ -44,25 +44,35 @@ def rgb_to_ycbcr(image: np.ndarray) -> np.ndarray:
     return (as_float(image) @ _YCBCR + _YCBCR_OFFSET) / 255
 
 
+def crop_border(image: np.ndarray, crop: int) -> np.ndarray:
+    """(H, W, ...) without `crop` pixels along every edge.
+
+    Raises:
+        ValueError: `crop` is negative or leaves nothing.
+    """
+    height, width = image.shape[:2]
+    if not 0 <= 2 * crop < min(height, width):
+        raise ValueError(
+            f"crop={crop} leaves nothing of an image of {height}x{width} pixels; give 0 or a small number"
+        )
+    return image[crop : height - crop, crop : width - crop]
+
+
 def psnr(image: np.ndarray, reference: np.ndarray, *, y_only: bool = False, crop: int = 0) -> float:
     """Peak signal-to-noise ratio in dB for a peak of 1; infinite for equal images.
+
+    Equal to BasicSR's `calculate_psnr(crop_border=crop, test_y_channel=y_only)`.
 
     Args:
         image: (H, W, C), uint8 or float in [0, 1].
         reference: ground truth, like `image`.
-        y_only: compare the BT.601 Y channel of RGB images only.
+        y_only: compare the BT.601 Y channel of RGB images only, as it lies in [16, 235] / 255, for the same peak.
         crop: pixels left out along every edge.
 
     Raises:
-        ValueError: different shapes, or nothing left after cropping.
+        ValueError: different shapes, a Y channel of images that are not RGB, or nothing left after cropping.
     """
-    a, b = as_float_pair(image, reference)
-    if crop:
-        a, b = a[crop:-crop, crop:-crop], b[crop:-crop, crop:-crop]
-    if a.size == 0:
-        raise ValueError(f"crop={crop} leaves nothing of an image of {np.shape(image)[:2]} pixels")
-    if y_only:
-        a, b = rgb_to_ycbcr(a)[..., 0], rgb_to_ycbcr(b)[..., 0]
+    a, b = _compared(image, reference, y_only, crop)
     mse = np.mean((a - b) ** 2)
     return float("inf") if mse == 0 else float(-10 * np.log10(mse))
 
@@ -76,32 +86,61 @@ def gaussian_blur(image: np.ndarray, sigma: float = 1.5, radius: int = 5) -> np.
     return np.lib.stride_tricks.sliding_window_view(rows, x.size, axis=1) @ kernel
 
 
-def ssim(image: np.ndarray, reference: np.ndarray) -> float:
+def ssim(image: np.ndarray, reference: np.ndarray, *, y_only: bool = False, crop: int = 0) -> float:
     """Structural similarity (Wang et al. 2004): 11x11 Gaussian windows, sigma 1.5, K1 0.01, K2 0.03,
     peak 1.
 
     Population covariances; the mean over all windows that lie inside the image and over the channels.
     Equal to scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False)`.
+    use_sample_covariance=False)` and to BasicSR's `calculate_ssim(crop_border=crop, test_y_channel=y_only)`.
 
     Args:
-        image: (H, W) or (H, W, C), uint8 or float in [0, 1]; at least 11x11.
+        image: (H, W) or (H, W, C), uint8 or float in [0, 1]; at least 11x11 after cropping.
         reference: ground truth, like `image`.
+        y_only: as in `psnr`.
+        crop: pixels left out along every edge.
 
     Returns:
         A number in [-1, 1], 1 for equal images.
 
     Raises:
-        ValueError: different shapes, or an image smaller than the window.
+        ValueError: as in `psnr`, or an image smaller than the window.
     """
-    a, b = as_float_pair(image, reference)
+    a, b = _compared(image, reference, y_only, crop)
     if min(a.shape[:2]) < 11:
-        raise ValueError(f"SSIM needs at least 11x11 pixels, the image has {a.shape[0]}x{a.shape[1]}")
+        raise ValueError(
+            f"SSIM needs at least 11x11 pixels, the image has {a.shape[0]}x{a.shape[1]} with crop={crop}"
+        )
+    luminance, structure = similarity_maps(a, b)
+    return float(np.mean(luminance * structure))
+
+
+def similarity_maps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two factors of SSIM: of the means, and of contrast and structure, in every window.
+
+    Args:
+        a: (H, W, ...) float64, for a peak of 1.
+        b: like `a`.
+
+    Returns:
+        Two arrays (H - 10, W - 10, ...), in (0, 1] and [-1, 1].
+    """
     mean_a, mean_b = gaussian_blur(a), gaussian_blur(b)
     var_a = gaussian_blur(a * a) - mean_a**2
     var_b = gaussian_blur(b * b) - mean_b**2
     covariance = gaussian_blur(a * b) - mean_a * mean_b
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-    structure = (2 * covariance + c2) / (var_a + var_b + c2)
-    return float(np.mean(luminance * structure))
+    return luminance, (2 * covariance + c2) / (var_a + var_b + c2)
+
+
+def _compared(
+    image: np.ndarray, reference: np.ndarray, y_only: bool, crop: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What PSNR and SSIM look at."""
+    a, b = (crop_border(each, crop) for each in as_float_pair(image, reference))
+    if not y_only:
+        return a, b
+    if a.shape[2:] != (3,):
+        raise ValueError(f"a Y channel needs RGB images (H, W, 3), got {np.shape(image)}; give y_only=False")
+    return rgb_to_ycbcr(a)[..., 0], rgb_to_ycbcr(b)[..., 0]

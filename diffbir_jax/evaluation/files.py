@@ -17,7 +17,9 @@ def weights_file(setup: Setup, name: str, remedy: str) -> Path:
         UnavailableError: no folder was given, or it has no such file; the message ends with `remedy`.
     """
     if setup.weights is None:
-        raise UnavailableError(f"{name} is needed and no folder of weights is given (--metric-weights). {remedy}")
+        raise UnavailableError(
+            f"{name} is needed and no folder of weights is given (--metric-weights). {remedy}"
+        )
     path = setup.weights.expanduser() / name
     if not path.is_file():
         raise UnavailableError(f"{path} is missing. {remedy}")

@@ -28,7 +28,7 @@ DISTS_CHANNELS = 3 + sum(VGG16.CHANNELS)
 
 
 def lpips_shapes(net: Backbone) -> Params:
-    """Return shapes and dtypes of LPIPS's parameters: `net`'s as "features", weights (C,) of its stages as "linear<i>"."""
+    """Return shapes and dtypes of LPIPS's parameters: those of `net` as "features", (C,) of its stages as "linear<i>"."""
     image = jax.ShapeDtypeStruct((1, net.SIDE, net.SIDE, 3), jnp.float32)
     linear = {f"linear{i}": jax.ShapeDtypeStruct((c,), jnp.float32) for i, c in enumerate(net.CHANNELS)}
     return {"features": abstract(net, image), **linear}
@@ -43,9 +43,9 @@ def dists_shapes() -> Params:
 def lpips(net: Backbone, params: Params, images: Array) -> Array:
     """Return the learned perceptual distance of two images.
 
-    Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", 2018: features of every stage
-    are scaled to unit length over channels; their squared differences are weighted by channel, summed, averaged over
-    pixels, and added up over stages.
+    Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", 2018: features of every
+    stage are scaled to unit length over channels; their squared differences are weighted by channel, summed, averaged
+    over pixels, and added up over stages.
 
     Args:
         net: what computes the features.
@@ -91,8 +91,9 @@ def _similarities(pair: Array) -> tuple[Array, Array]:
     """Of means and of covariances by channel, each (C,), of two maps (2, H, W, C)."""
     constant = 1e-6
     mean = pair.mean((1, 2))
-    variance = jnp.square(pair - mean[:, None, None]).mean((1, 2))
-    covariance = (pair[0] * pair[1]).mean((0, 1)) - mean[0] * mean[1]
+    # Centred first, unlike the authors' covariance: the difference of two means rounds to more than the constant.
+    centred = pair - mean[:, None, None]
+    variance, covariance = jnp.square(centred).mean((1, 2)), centred.prod(0).mean((0, 1))
     texture = (2 * mean[0] * mean[1] + constant) / (jnp.square(mean).sum(0) + constant)
     return texture, (2 * covariance + constant) / (variance.sum(0) + constant)
 

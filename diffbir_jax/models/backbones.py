@@ -96,8 +96,8 @@ class VGG16(nn.Module):
 def hann_pool(x: Array) -> Array:
     """Halve the resolution without aliasing: the root of squares averaged by a Hann window, as DISTS does.
 
-    Hénaff and Simoncelli, "Geodesics of Learned Representations", 2016. The window is (1, 2, 1) / 4 along each axis, with
-    a border of zeros.
+    Hénaff and Simoncelli, "Geodesics of Learned Representations", 2016. The window is (1, 2, 1) / 4 along each axis,
+    with a border of zeros.
 
     Args:
         x: (B, H, W, C) float32.
@@ -108,6 +108,8 @@ def hann_pool(x: Array) -> Array:
     _, height, width, _ = x.shape
     squares = jnp.pad(jnp.square(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
     # Sums of slices: XLA's convolution of single channels is an order of magnitude slower on CPUs.
-    rows = sum(w * squares[:, i : i + height : 2] for i, w in enumerate((0.25, 0.5, 0.25)))
-    means = sum(w * rows[:, :, j : j + width : 2] for j, w in enumerate((0.25, 0.5, 0.25)))
+    top, middle, bottom = (squares[:, i : i + height : 2] for i in range(3))
+    rows = (top + 2 * middle + bottom) / 4
+    left, middle, right = (rows[:, :, j : j + width : 2] for j in range(3))
+    means = (left + 2 * middle + right) / 4
     return jnp.sqrt(means + 1e-12)

@@ -90,7 +90,7 @@ def dists_params(data: bytes) -> dict[str, Any]:
         return {name: np.asarray(state[name]).reshape(DISTS_CHANNELS) for name in ("alpha", "beta")}
 
 
-# File in the archive -> file of ours and what makes its content.
+# File in the archive -> stem of our file and what makes its content.
 FILES: Mapping[str, tuple[str, Callable[[bytes], dict[str, Any]]]] = {
     "alexnet.ckpt": (LPIPS_ALEX, lambda data: lpips_params(data, AlexNet())),
     "vgg16.ckpt": (LPIPS_VGG, lambda data: lpips_params(data, VGG16())),
@@ -141,8 +141,14 @@ def main() -> int:
     try:
         for source in args.source:
             for name, data in read_sources(source).items():
-                file, convert = FILES[name]
-                print(save_weights(args.output / file, convert(data), {"source": f"{source.name}: {name}"}))
+                stem, convert = FILES[name]
+                print(
+                    save_weights(
+                        args.output / f"{stem}.safetensors",
+                        convert(data),
+                        {"source": f"{source.name}: {name}"},
+                    )
+                )
     except (OSError, ValueError, KeyError, ImportError, tarfile.TarError, zipfile.BadZipFile) as error:
         print(f"convert_metrics: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

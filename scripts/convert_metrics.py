@@ -142,13 +142,8 @@ def main() -> int:
         for source in args.source:
             for name, data in read_sources(source).items():
                 stem, convert = FILES[name]
-                print(
-                    save_weights(
-                        args.output / f"{stem}.safetensors",
-                        convert(data),
-                        {"source": f"{source.name}: {name}"},
-                    )
-                )
+                target = args.output / f"{stem}.safetensors"
+                print(save_weights(target, convert(data), {"source": f"{source.name}: {name}"}))
     except (OSError, ValueError, KeyError, ImportError, tarfile.TarError, zipfile.BadZipFile) as error:
         print(f"convert_metrics: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

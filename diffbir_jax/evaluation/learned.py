@@ -115,7 +115,9 @@ def _pairwise(
                 f"{name}: shapes {image.shape} and {reference.shape} given; both must be (H, W, 3) with "
                 f"H, W >= {side}"
             )
-        return float(distance(jnp.asarray(np.stack([image, reference]), jnp.float32) / 255))
+        # Accelerators multiply float32 in fewer bits unless told otherwise.
+        with jax.default_matmul_precision("highest"):
+            return float(distance(jnp.asarray(np.stack([image, reference]), jnp.float32) / 255))
 
     return one_at_a_time(score)
 

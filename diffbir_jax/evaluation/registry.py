@@ -5,7 +5,10 @@ from functools import partial
 
 import numpy as np
 
+from diffbir_jax.evaluation.identity import IDENTITY
+from diffbir_jax.evaluation.learned import LEARNED
 from diffbir_jax.evaluation.metric import Metric, Setup
+from diffbir_jax.evaluation.pyiqa_bridge import PYIQA
 from diffbir_jax.metrics.detail import local_energy_correlation, spectral_distance
 from diffbir_jax.metrics.fidelity import psnr, ssim
 from diffbir_jax.metrics.multiscale import ms_ssim
@@ -40,7 +43,7 @@ PLAIN = (
     Metric("niqe", "NIQE", "single", "lower", lambda _: niqe),
     Metric("lstd", "L-STD", "spread", "lower", lambda _: local_deviation),
 )
-METRICS = {metric.name: metric for metric in PLAIN}
+METRICS = {metric.name: metric for metric in (*PLAIN, *LEARNED, *PYIQA, *IDENTITY)}
 # "fast" needs neither weights nor several results per image.
 GROUPS = {"fast": tuple(m.name for m in PLAIN if m.kind != "spread"), "all": tuple(METRICS)}
 

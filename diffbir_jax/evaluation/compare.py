@@ -84,7 +84,7 @@ def with_files(image: Image, folder: Path) -> Image:
 def compare(results: Sequence[Result]) -> Comparison:
     """Compare all results with the first one.
 
-    All p of the table are corrected together for their number (Holm 1979): if no run differed from the first, the
+    The p of each test are corrected for their number in the table (Holm 1979): if no run differed from the first, the
     chance that any of them is below 0.05 would be at most 5 %.
 
     Raises:
@@ -98,8 +98,7 @@ def compare(results: Sequence[Result]) -> Comparison:
     shared = [name for name in first.columns if all(_has_scores(result, name) for result in results)]
     found = [_difference(first, other, name) for name in shared for other in results[1:]]
     found = [each for each in found if each.count]
-    corrected = holm([p for each in found for p in (each.wilcoxon, each.ttest)])
-    pairs = zip(corrected[::2], corrected[1::2])
+    pairs = zip(holm([each.wilcoxon for each in found]), holm([each.ttest for each in found]))
     differences = [dataclasses.replace(each, wilcoxon=w, ttest=t) for each, (w, t) in zip(found, pairs)]
     known = {each.metric for each in found}
     notes = [note for other in results[1:] for note in _notes(first, other)]

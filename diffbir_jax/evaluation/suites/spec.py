@@ -1,0 +1,199 @@
+"""Suite files: small versioned TOML files beside this module that pin what is evaluated, and how."""
+
+import dataclasses
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from diffbir_jax.defaults import default_options
+from diffbir_jax.models.presets import PRESETS, Task
+from diffbir_jax.sampling.options import Options
+
+FOLDER = Path(__file__).parent
+DEFAULT = "default"
+Method = Literal["bicubic", "nlm_lanczos", "rm", "diffbir", "realesrgan"]
+# What each entry stands for; so far there is one way each, which every result names.
+Colour = Literal["srgb-8bit, y-bt601"]
+Bicubic = Literal["pillow"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A published set of images.
+
+    Attributes:
+        name: its folder below `--data`, or below the suite's own if that ships it: inputs in `lq`, ground truths in
+            `gt`, by the same names.
+        images: how many it has.
+        truths: whether it has ground truths.
+        published: where to get it.
+    """
+
+    name: str
+    images: int
+    truths: bool
+    published: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """How one version of the networks samples; "default" is what `defaults.py` has for it.
+
+    Attributes:
+        sampler, steps, cfg_scale: as in `Options`.
+        guidance_scales: one row of the table each.
+    """
+
+    sampler: str
+    steps: int | Literal["default"]
+    cfg_scale: float | Literal["default"]
+    guidance_scales: tuple[float | Literal["default"], ...]
+
+    def options(self, version: str) -> list[Options]:
+        """Return the options of each guidance scale, every value resolved.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        named = {name: getattr(self, name) for name in ("sampler", "steps", "cfg_scale")}
+        changes = {name: value for name, value in named.items() if value != DEFAULT}
+        point = dataclasses.replace(default_options(version), **changes)
+        scales = [point.guidance_scale if s == DEFAULT else float(s) for s in self.guidance_scales]
+        return [dataclasses.replace(point, guidance_scale=scale) for scale in scales]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a suite file says.
+
+    Attributes:
+        name: of the file.
+        version: raised when anything changes that scores depend on.
+        title: in one line.
+        task: decides among the networks of a version.
+        upscale: side of results / side of inputs.
+        crop: pixels along every edge that PSNR and SSIM leave out.
+        colour: the colours that are compared.
+        bicubic: whose bicubic filter the row of that name is, and what enlarges inputs before stage 1.
+        metrics: names, or groups of them.
+        methods: what is compared; `diffbir` is a row per guidance scale.
+        seeds: of sampling: all at the default guidance scale, whose results are compared for their stability, the
+            first at the others.
+        datasets: what is restored.
+        versions: how each version of the networks samples.
+        sha256: of files below the suite's folder, by path, where it ships its images.
+    """
+
+    name: str
+    version: int
+    title: str
+    task: Task
+    upscale: int
+    crop: int
+    colour: Colour
+    bicubic: Bicubic
+    metrics: tuple[str, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    datasets: tuple[Dataset, ...]
+    versions: Mapping[str, Point]
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shipped(self) -> Path | None:
+        """The folder of its images, None if they are to be had elsewhere."""
+        return FOLDER / self.name if self.sha256 else None
+
+
+def suite_names() -> list[str]:
+    """Return the names of all suites."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read_suite(name: str, folder: Path = FOLDER) -> Suite:
+    """Read the suite `name`.
+
+    Raises:
+        ValueError: there is no such suite, or its file is wrong.
+    """
+    path = folder / f"{name}.toml"
+    if not path.is_file():
+        raise ValueError(f"suite {name!r} given, allowed are {', '.join(suite_names())}")
+    try:
+        suite = _fill(Suite, tomllib.loads(path.read_text("utf-8")) | {"name": name}, "")
+        _check(suite)
+    except ValueError as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    return suite
+
+
+def _check(suite: Suite) -> None:
+    """Raise ValueError for values that no run could use."""
+    if unknown := sorted(suite.versions.keys() - PRESETS.keys()):
+        raise ValueError(f"versions: {unknown[0]!r} given, allowed are {', '.join(PRESETS)}")
+    if not (suite.datasets and suite.methods and suite.metrics and suite.seeds):
+        raise ValueError("datasets, methods, metrics and seeds need an entry each")
+    for name in ("upscale", "crop"):
+        least = int(name == "upscale")
+        if getattr(suite, name) < least:
+            raise ValueError(
+                f"{name} is {getattr(suite, name)}; allowed are whole numbers of at least {least}"
+            )
+    for version, point in suite.versions.items():
+        point.options(version)
+    for seed in suite.seeds:
+        Options(seed=seed)
+
+
+def _fill(kind: type, table: Any, where: str) -> Any:
+    """Return the dataclass `kind` of a table of the file; `where` tells which."""
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{where or 'the file'} is {table!r}, wanted is a table")
+    hints, fields = get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
+    absent = dataclasses.MISSING
+    needed = {name for name, f in fields.items() if f.default is f.default_factory is absent}
+    unknown, missing = sorted(table.keys() - fields.keys()), sorted(needed - table.keys())
+    at = f"{where}: " if where else ""
+    if unknown:
+        raise ValueError(f"{at}unknown entry {unknown[0]!r}, allowed are {', '.join(fields)}")
+    if missing:
+        raise ValueError(f"{at}no entry {', '.join(missing)}")
+    prefix = f"{where}." if where else ""
+    return kind(**{name: _typed(value, hints[name], prefix + name) for name, value in table.items()})
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """Return a value of the file as `hint` has it."""
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _fill(hint, value, where)  # pyright: ignore[reportArgumentType]
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(each, args[0], f"{where}[{i}]") for i, each in enumerate(value))
+    if origin is Mapping and isinstance(value, Mapping):
+        return {key: _typed(each, args[1], f"{where}.{key}") for key, each in value.items()}
+    if _fits(value, hint):
+        return value
+    raise ValueError(f"{where} is {value!r}, wanted is {_told(hint)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    return type(value) in ((int, float) if hint is float else (hint,))
+
+
+def _told(hint: Any) -> str:
+    """Say what a type hint allows."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_told(each) for each in args)
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return names.get(hint, "a list" if origin is tuple else "a table")

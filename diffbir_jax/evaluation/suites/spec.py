@@ -108,20 +108,20 @@ class Suite:
         return FOLDER / self.name if self.sha256 else None
 
 
-def suite_names() -> list[str]:
+def suite_names(folder: Path = FOLDER) -> list[str]:
     """Return the names of all suites."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(path.stem for path in folder.glob("*.toml"))
 
 
 def read_suite(name: str, folder: Path = FOLDER) -> Suite:
-    """Read the suite `name`.
+    """Read the suite `name`, from `folder`/<name>.toml.
 
     Raises:
         ValueError: there is no such suite, or its file is wrong.
     """
     path = folder / f"{name}.toml"
     if not path.is_file():
-        raise ValueError(f"suite {name!r} given, allowed are {', '.join(suite_names())}")
+        raise ValueError(f"suite {name!r} given, allowed are {', '.join(suite_names(folder))}")
     try:
         suite = _fill(Suite, tomllib.loads(path.read_text("utf-8")) | {"name": name}, "")
         _check(suite)

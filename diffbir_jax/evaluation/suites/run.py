@@ -1,0 +1,116 @@
+"""A suite from its file to its results: find the images, restore them by every method, score what they made."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffbir_jax.batch.run import make_folder
+from diffbir_jax.evaluation.evaluate import Evaluation, evaluate
+from diffbir_jax.evaluation.metric import Metric, Setup
+from diffbir_jax.evaluation.registry import select
+from diffbir_jax.evaluation.result import Result
+from diffbir_jax.evaluation.suites.datasets import Images, find_datasets
+from diffbir_jax.evaluation.suites.methods import Method, Networks, make_methods, select_methods
+from diffbir_jax.evaluation.suites.restoring import check_recipe, recipe, restore_images, result_folders
+from diffbir_jax.evaluation.suites.spec import Suite
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """What is to be run.
+
+    Attributes:
+        suite: the suite.
+        networks: what stage 1 and DiffBIR run.
+        output: folder of everything that is made: `<dataset>/<method>` holds images, their recipe and their result.
+        data: where the images lie, see `find_datasets`.
+        datasets: names of datasets, all by default.
+        methods: names of methods, all by default.
+        realesrgan: where Real-ESRGAN's weights are, see `realesrgan_method`.
+        metrics: instead of the suite's.
+        weights: folder of the networks of metrics, or None.
+    """
+
+    suite: Suite
+    networks: Networks
+    output: Path
+    data: Path | None = None
+    datasets: Sequence[str] | None = None
+    methods: Sequence[str] | None = None
+    realesrgan: Path | None = None
+    metrics: Sequence[Metric] | None = None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A method on a dataset: its folder and, of a method that can run, its recipe."""
+
+    images: Images
+    method: Method
+    folder: Path
+    recipe: Mapping[str, Any]
+
+
+def run_suite(run: SuiteRun) -> dict[Path, dict[str, Result]]:
+    """Restore and score; what is there already is kept, so that an interrupted run goes on.
+
+    Returns:
+        for the folder of each dataset, a result per method by its name, which is the folder that its files are relative
+        to. A method that could not run has a result without images that says why of every metric.
+
+    Raises:
+        ValueError, FileNotFoundError, ImageFileError: before anything runs, if images or weights are missing, or if the
+            output holds what another recipe made.
+    """
+    metrics = run.metrics or select(run.suite.metrics)
+    jobs = find_jobs(run)
+    for job in jobs:
+        make_folder(job.folder.parent)
+        if not job.method.unavailable:
+            restore_images(job.images, job.method, job.folder, job.recipe)
+    results: dict[Path, dict[str, Result]] = {}
+    for job in jobs:
+        results.setdefault(job.folder.parent, {})[job.method.name] = _scored(run, job, metrics)
+    return results
+
+
+def find_jobs(run: SuiteRun) -> list[Job]:
+    """Return all that is to do, dataset by dataset; errors as in `run_suite`."""
+    methods = select_methods(make_methods(run.suite, run.networks, run.realesrgan), run.methods)
+    found = find_datasets(run.suite, run.data, run.datasets)
+    return [_job(run, images, method) for images in found for method in methods]
+
+
+def _job(run: SuiteRun, images: Images, method: Method) -> Job:
+    folder = run.output / images.dataset.name / method.name
+    if method.unavailable:
+        return Job(images, method, folder, {})
+    wanted = recipe(run.suite, images, method)
+    check_recipe(folder, wanted)
+    return Job(images, method, folder, wanted)
+
+
+def _scored(run: SuiteRun, job: Job, metrics: Sequence[Metric]) -> Result:
+    protocol = {"suite": _summary(run.suite, job.images), "restoring": job.recipe}
+    if job.method.unavailable:
+        unavailable = {metric.name: job.method.unavailable for metric in metrics}
+        return Result(job.method.title, protocol, {}, {}, {}, (), {}, unavailable)
+    preds = result_folders(job.method, job.folder)
+    if len(preds) > 1:
+        metrics = tuple(dict.fromkeys((*metrics, *select(["lstd"]))))
+    setup = Setup(run.suite.crop, run.weights)
+    return evaluate(
+        Evaluation(
+            job.method.title, preds, job.folder, metrics, job.images.gt, job.images.lq, setup, protocol
+        )
+    )
+
+
+def _summary(suite: Suite, images: Images) -> dict[str, Any]:
+    """What a result says of the suite."""
+    names = ("name", "version", "title", "task", "upscale", "crop", "colour", "bicubic")
+    dataset = dataclasses.asdict(images.dataset) | {"found": len(images.cases)}
+    return {name: getattr(suite, name) for name in names} | {"dataset": dataset}

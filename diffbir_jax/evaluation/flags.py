@@ -7,11 +7,16 @@ from pathlib import Path
 from diffbir_jax.cli import INTERRUPTED, Parser
 from diffbir_jax.evaluation.metric import Metric
 from diffbir_jax.evaluation.registry import GROUPS, METRICS, select
+from diffbir_jax.evaluation.suites.flags import SUITE_ONLY, add_suite_flags
 
 # What evaluate.py can be asked for, one at a time.
-MODES = ("pred", "compare")
-# Flags that only one of these takes.
-PRED_ONLY = ("gt", "lq", "metrics", "crop_border", "metric_weights", "name")
+MODES = ("pred", "suite", "compare")
+# The modes that a flag goes with, of those that do not go with all.
+FITTING = {
+    **dict.fromkeys(("gt", "lq", "crop_border", "name"), ("pred",)),
+    **dict.fromkeys(("metrics", "metric_weights"), ("pred", "suite")),
+    **dict.fromkeys(SUITE_ONLY, ("suite",)),
+}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -24,18 +29,26 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_folder_flags(parser.add_argument_group("images"))
     add_scoring_flags(parser.add_argument_group("scores"))
+    add_suite_flags(parser.add_argument_group("suites"))
     add_compare_flags(parser.add_argument_group("comparison"))
     add_output_flags(parser.add_argument_group("files out"))
     args = parser.parse_args(argv)
-    modes = [f"--{mode}" for mode in MODES if getattr(args, mode)]
-    if len(modes) != 1:
-        given = " and ".join(modes) or "none"
-        parser.error(f"give one of {', '.join(f'--{mode}' for mode in MODES)}, not {given}")
-    if args.compare and (excess := [flag for flag in PRED_ONLY if getattr(args, flag) is not None]):
-        parser.error(f"--{excess[0].replace('_', '-')} goes with --pred: --compare takes results as they are")
-    if args.pred and args.output is None:
-        parser.error("--output is missing: give the folder for the result")
+    check_mode(parser, args)
     return args
+
+
+def check_mode(parser: Parser, args: argparse.Namespace) -> None:
+    """Exit with one line unless there is one mode, and every flag goes with it."""
+    modes = [mode for mode in MODES if getattr(args, mode)]
+    if len(modes) != 1:
+        given = " and ".join(f"--{mode}" for mode in modes) or "none"
+        parser.error(f"give one of {', '.join(f'--{mode}' for mode in MODES)}, not {given}")
+    for flag, fitting in FITTING.items():
+        if getattr(args, flag) is not None and modes[0] not in fitting:
+            wanted = " or ".join(f"--{mode}" for mode in fitting)
+            parser.error(f"--{flag.replace('_', '-')} goes with {wanted}, not with --{modes[0]}")
+    if not args.compare and args.output is None:
+        parser.error("--output is missing: give the folder for the result")
 
 
 def add_folder_flags(group: argparse._ArgumentGroup) -> None:
@@ -84,9 +97,11 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
     """Declare what is written."""
     output = (
         "folder for result.json, images.csv, table.md, table.tex, report.html and the cache of scores; made if missing "
-        "(required with --pred; by default, --compare only prints)"
+        "(required with --pred and --suite; by default, --compare only prints)"
     )
     group.add_argument("--output", type=Path, metavar="DIR", help=output)
+    intervals = "write the 95 % bootstrap interval of each mean into tables (default: on)"
+    group.add_argument("--intervals", action=argparse.BooleanOptionalAction, default=True, help=intervals)
     report = "write report.html, with the images to look at (default: on)"
     group.add_argument("--report", action=argparse.BooleanOptionalAction, default=True, help=report)
 

@@ -12,6 +12,8 @@ from diffbir_jax.evaluation.metric import Metric, Setup
 from diffbir_jax.evaluation.registry import select
 from diffbir_jax.evaluation.report import write_report
 from diffbir_jax.evaluation.result import Result
+from diffbir_jax.evaluation.suites.flags import suite_run
+from diffbir_jax.evaluation.suites.run import run_suite
 from diffbir_jax.evaluation.tables import make_tables, markdown, write_tables
 from diffbir_jax.imaging.writing import replace_file
 
@@ -22,7 +24,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ImageFileError, ValueError, FileNotFoundError: images or results do not match or cannot be read.
     """
-    return run_compare(args.compare, args.output, args.report) if args.compare else run_folders(args)
+    if args.compare:
+        return run_compare(args)
+    return run_suites(args) if args.suite else run_folders(args)
 
 
 def run_folders(args: argparse.Namespace) -> int:
@@ -33,38 +37,48 @@ def run_folders(args: argparse.Namespace) -> int:
         metrics = tuple(dict.fromkeys((*metrics, *select(["lstd"]))))
     name = args.name or default_name(args.pred)
     result = evaluate(Evaluation(name, args.pred, args.output, metrics, args.gt, args.lq, setup))
-    print(publish([result], args.output, args.report), end="")
+    print(publish([result], args.output, args), end="")
     return int(any(metric.name not in result.summary for metric in metrics))
 
 
-def run_compare(folders: Sequence[Path], output: Path | None, report: bool) -> int:
+def run_suites(args: argparse.Namespace) -> int:
+    """Run a suite, and print the tables; what could not run counts only where names asked for it."""
+    lacking = False
+    for folder, results in run_suite(suite_run(args)).items():
+        located = [_located(result, folder / name) for name, result in results.items()]
+        print(f"{folder.name}\n\n{publish(located, folder, args)}")
+        lacking |= any(result.unavailable for result in located)
+    return int(lacking and bool(args.methods or args.metrics))
+
+
+def run_compare(args: argparse.Namespace) -> int:
     """Compare results, print the tables, and write them where there is an output folder."""
-    results = read_runs(folders)
+    results, output = read_runs(args.compare), args.output
     comparison = compare(results)
     text = comparison_markdown(comparison)
     if output is None:
-        print(*map(markdown, make_tables(results)), text, sep="\n", end="")
+        print(*map(markdown, make_tables(results, args.intervals)), text, sep="\n", end="")
         return 0
     if (output / "result.json").exists():
         raise ValueError(f"{output} holds a result of its own; give another --output")
     make_folder(output)
     replace_file(output / "compare.md", text.encode("utf-8", "backslashreplace"))
     replace_file(output / "compare.csv", comparison_csv(comparison).encode("utf-8", "backslashreplace"))
-    print(f"{publish(results, output, report)}\n{text}", end="")
+    print(f"{publish(results, output, args)}\n{text}", end="")
     return 0
 
 
-def publish(results: Sequence[Result], folder: Path, report: bool = True) -> str:
+def publish(results: Sequence[Result], folder: Path, args: argparse.Namespace) -> str:
     """Write tables and report of results into `folder`, and return the table.
 
     Args:
         results: a row each; files are absolute or relative to `folder`.
         folder: exists.
-        report: whether to write report.html.
+        args: `intervals`, whether tables have them, and `report`, whether there is to be a report.html.
     """
-    text = write_tables(results, folder)
-    if report:
-        write_report([_located(result, folder) for result in results], folder)
+    text = write_tables(results, folder, args.intervals)
+    if args.report:
+        write_report([_located(result, folder) for result in results if result.images], folder)
     return text
 
 

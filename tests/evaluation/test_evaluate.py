@@ -113,12 +113,12 @@ def test_the_report_gets_files_that_can_be_found(here: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("", "give one of --pred, --compare, not none"),
-        ("--pred p --compare r --output o", "give one of --pred, --compare, not --pred and --compare"),
+        ("", "give one of --pred, --suite, --compare, not none"),
+        ("--pred p --compare r --output o", "--suite, --compare, not --pred and --compare"),
         ("--pred p", "--output is missing: give the folder for the result"),
         (
             "--compare a b --crop-border 0",
-            "--crop-border goes with --pred: --compare takes results as they are",
+            "--crop-border goes with --pred, not with --compare",
         ),
         ("--pred p --output o --crop-border -1", "'-1' given, allowed are whole numbers from 0"),
         ("--pred p --output o --metrics psnr,nope", "no such metric: nope; allowed are psnr, "),

@@ -62,12 +62,13 @@ def _check_folders(suite: Suite, datasets: Iterable[Dataset], root: Path | None)
         place = (root or Path("DIR")) / dataset.name
         missing = [str(place / kind) for kind in kinds if root is None or not (place / kind).is_dir()]
         if missing:
-            wanted[f"{' and '.join(missing)}: {dataset.name}, {dataset.images} images"] = dataset.published
+            wanted[f"{' and '.join(missing)}: {dataset.name} ({dataset.images})"] = dataset.published
     if wanted:
         told = "; ".join(f"{what}, from {source}" for what, source in wanted.items())
         given = "give --data DIR with" if root is None else "make"
         raise ValueError(
-            f"suite {suite.name} lacks images, {given} these folders, or choose others by --datasets: {told}"
+            f"suite {suite.name} lacks images, {given} these folders (of so many images), or choose others by "
+            f"--datasets: {told}"
         )
 
 

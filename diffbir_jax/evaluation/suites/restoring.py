@@ -10,7 +10,8 @@ import jax
 from tqdm import tqdm
 
 from diffbir_jax.batch.digest import known_sha256
-from diffbir_jax.batch.sidecar import versions, write_record
+from diffbir_jax.batch.sidecar import write_record
+from diffbir_jax.evaluation.scoring import versions
 from diffbir_jax.evaluation.suites.datasets import Images
 from diffbir_jax.evaluation.suites.methods import Method
 from diffbir_jax.evaluation.suites.spec import Suite

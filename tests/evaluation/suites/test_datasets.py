@@ -28,12 +28,12 @@ def test_all_folders_that_are_missing_are_told_of_at_once(tmp_path: Path, suite:
         find_datasets(suite, tmp_path)
     here = str(tmp_path)
     assert str(error.value) == (
-        "suite small lacks images, make these folders, or choose others by --datasets: "
-        f"{here}/pair/lq and {here}/pair/gt: pair, 2 images, from a drawer; "
-        f"{here}/alone/lq: alone, 1 images, from another drawer"
+        "suite small lacks images, make these folders (of so many images), or choose others by --datasets: "
+        f"{here}/pair/lq and {here}/pair/gt: pair (2), from a drawer; "
+        f"{here}/alone/lq: alone (1), from another drawer"
     )
     with pytest.raises(
-        ValueError, match="give --data DIR with these folders, .* DIR/pair/lq and DIR/pair/gt"
+        ValueError, match="give --data DIR with these folders .* DIR/pair/lq and DIR/pair/gt"
     ):
         find_datasets(suite, None)
 

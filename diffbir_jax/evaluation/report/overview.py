@@ -12,8 +12,8 @@ from diffbir_jax.evaluation.report.strips import strip_plot
 
 def lead(sheet: Sheet) -> str:
     """Say in a paragraph what the numbers are."""
-    suite = sheet.results[0].protocol.get("suite")
-    of_suite = f" of suite {escape(suite)}" if isinstance(suite, str) else ""
+    suite = sheet.results[0].protocol.get("suite", {}).get("name")
+    of_suite = f" of suite {escape(suite)}" if suite else ""
     several = len(sheet.methods) > 1
     return (
         f"{count(len(sheet.images), 'image')}{of_suite}{f', {len(sheet.methods)} methods' if several else ''}. "
@@ -54,8 +54,9 @@ def unavailable(sheet: Sheet) -> str:
 
 
 def plots(sheet: Sheet, cases: Sequence[int]) -> str:
-    """Draw a strip plot per metric; dots of `cases`, places in `sheet.images`, lead to them."""
-    return "".join(_plot(sheet, metric, cases) for metric in sheet.scores)
+    """Draw a strip plot per metric, deviations over seeds aside; dots of `cases`, places in `sheet.images`, lead to them."""
+    metrics = [metric for metric in sheet.scores if sheet.columns[metric].kind != "spread"]
+    return "".join(_plot(sheet, metric, cases) for metric in metrics)
 
 
 def _group(title: str, tables: Sequence[Mapping[str, str]]) -> str:

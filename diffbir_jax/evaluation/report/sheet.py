@@ -157,9 +157,9 @@ class Sheet:
     def best_of(self, metric: str, values: np.ndarray) -> str | None:
         """Return the best of several values as `text` writes it, so that all that look equal to it can be marked.
 
-        None where there are not two or more methods, or no number.
+        None where there are not two or more numbers.
         """
-        if len(self.methods) < 2 or np.isnan(values).all():
+        if np.isfinite(values).sum() < 2:
             return None
         return self.text(metric, self._sign(metric) * float(np.nanmin(self._sign(metric) * values)))
 

@@ -1,11 +1,11 @@
 """What the train loop costs beside its steps: python -m benchmarks.loop [--steps 100] [--repeats 3]
 
-Three runs of preset `tiny` on photos of scikit-image: its restoration module (`configs/rm_swinir.py:tiny`), stage 2
-from images and stage 2 from crops that were encoded once (`configs/bsr.py:tiny`, without and with `data.cache`). The
-bare step repeats the jitted step on one batch that lies on the devices. The loop makes its batches, logs every 20 steps
-and writes two checkpoints; its wall time is taken between log lines, so that compiling and the last validation are left
-out. All take turns. Images are degraded on the same cores that compute here, so a column leaves that out: every batch
-is the first.
+Four runs on photos of scikit-image: SwinIR at its full size on four crops of 128 pixels, and of preset `tiny` its
+restoration module (`configs/rm_swinir.py:tiny`), stage 2 from images and stage 2 from crops that were encoded once
+(`configs/bsr.py:tiny`, without and with `data.cache`). The bare step repeats the jitted step on one batch that lies on
+the devices. The loop makes its batches, logs every 20 steps and writes two checkpoints; its wall time is taken between
+log lines, so that compiling and the last validation are left out. All take turns. Images are degraded on the same cores
+that compute here, so a column leaves that out: every batch is the first.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from diffbir_jax.training.writers import LINES, read_lines
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "retina", "immunohistochemistry", "cat")
 LOG_EVERY, SKIPPED = 20, 20
+ENCODED = "tiny stage 2, encoded once"
 
 
 class Repeated(Batches):
@@ -47,9 +48,11 @@ class Repeated(Batches):
 
 def settings(folder: Path, steps: int) -> dict[str, ConfigDict]:
     """The configurations by title, for photos in `folder`."""
-    runs = {"restoration module": rm_swinir, "stage 2": bsr, "stage 2, encoded once": bsr}
+    runs = {"SwinIR": rm_swinir, "tiny stage 1": rm_swinir, "tiny stage 2": bsr, ENCODED: bsr}
     configs = {title: module.get_config("tiny") for title, module in runs.items()}
-    configs["stage 2, encoded once"].data.update(cache=str(folder / "latents.npz"), pool=256)
+    configs["SwinIR"].preset, configs["SwinIR"].data.batch_size = "v1", 4
+    configs["SwinIR"].data.crop.size = 128
+    configs[ENCODED].data.update(cache=str(folder / "latents.npz"), pool=256)
     for config in configs.values():
         config.data.source.path = str(folder)
         config.data.held_out_every = len(PHOTOS)
@@ -95,12 +98,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=100, help="steps timed at a time (default: %(default)s)")
+    parser.add_argument("--runs", nargs="+", help="titles of rows (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="turns (default: %(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for name in PHOTOS:
             Image.fromarray(getattr(data, name)()).save(Path(folder) / f"{name}.png")
         configs = settings(Path(folder), args.steps)
+        configs = {title: configs[title] for title in args.runs or configs}
         turns = [
             {
                 (title, how): time_of(config)

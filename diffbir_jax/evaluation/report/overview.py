@@ -54,7 +54,7 @@ def unavailable(sheet: Sheet) -> str:
 
 
 def plots(sheet: Sheet, cases: Sequence[int]) -> str:
-    """Draw a strip plot per metric, deviations over seeds aside; dots of `cases`, places in `sheet.images`, lead to them."""
+    """Draw a strip plot per metric but deviations over seeds; dots of `cases`, places in `sheet.images`, lead there."""
     metrics = [metric for metric in sheet.scores if sheet.columns[metric].kind != "spread"]
     return "".join(_plot(sheet, metric, cases) for metric in metrics)
 

@@ -71,7 +71,8 @@ def evaluate(evaluation: Evaluation) -> Result:
 def _assemble(evaluation: Evaluation, cases: Sequence[Case], scorers: Scorers, cache: Cache) -> Result:
     """Collect what the cache knows."""
     images = tuple(_image(case, scorers.ready, cache, evaluation.output) for case in cases)
-    columns = _columns(evaluation.metrics, several=len(evaluation.preds) > 1)
+    ready = [scorer.metric for scorer in scorers.ready] if len(evaluation.preds) > 1 else []
+    columns = _columns(evaluation.metrics, deviating=ready)
     means = {column: summarise(image.scores.get(column) for image in images) for column in columns}
     sets, failed = _sets(cases, scorers.ready, cache)
     return Result(
@@ -86,11 +87,13 @@ def _assemble(evaluation: Evaluation, cases: Sequence[Case], scorers: Scorers, c
     )
 
 
-def _columns(metrics: Sequence[Metric], several: bool) -> dict[str, Column]:
+def _columns(metrics: Sequence[Metric], deviating: Sequence[Metric]) -> dict[str, Column]:
+    """Columns of metrics, and of the deviations over seeds of some of them."""
     columns = {m.name: Column(m.title, m.better, m.kind, m.version) for m in metrics}
-    deviating = [m for m in metrics if several and m.kind in ("reference", "single")]
     return columns | {
-        m.name + DEVIATION: Column(f"{m.title} G-STD", "lower", "spread", m.version) for m in deviating
+        m.name + DEVIATION: Column(f"{m.title} G-STD", "lower", "spread", m.version)
+        for m in deviating
+        if m.kind in ("reference", "single")
     }
 
 

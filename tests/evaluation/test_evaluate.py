@@ -56,6 +56,12 @@ def test_several_folders_are_seeds_of_one_method(here: Path, capsys: pytest.Capt
     assert "L-STD ↓" in capsys.readouterr().out
 
 
+def test_what_cannot_run_has_no_deviation_over_seeds(here: Path):
+    plain = [*PLAIN[:1], "psnr,lpips", *PLAIN[2:]]
+    assert call("--pred", "seeds/1", "seeds/2", "--gt", "gt", "--output", "out", *plain) == 1
+    assert list(read_result(here / "out/result.json").columns) == ["psnr", "lpips", "lstd", "psnr_gstd"]
+
+
 def test_without_ground_truths_only_metrics_that_need_none_are_asked_for(
     here: Path, capsys: pytest.CaptureFixture
 ):

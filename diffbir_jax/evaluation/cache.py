@@ -10,10 +10,14 @@ from diffbir_jax.imaging.photo import ImageFileError
 
 
 class Outcome(NamedTuple):
-    """What became of scoring: a finite `score`, or None and the `problem`."""
+    """What became of scoring: a finite `score`, or None and the `problem`.
+
+    One that is `passing`, such as too little memory, is no property of the image: the next run tries again.
+    """
 
     score: float | None
     problem: str | None = None
+    passing: bool = False
 
 
 class Cache:
@@ -55,10 +59,11 @@ class Cache:
         return self._known[key]
 
     def put(self, key: str, outcome: Outcome) -> None:
-        """Keep an outcome, in the file too before this returns."""
-        line = json.dumps({"key": key} | outcome._asdict(), allow_nan=False)
+        """Keep an outcome, in the file too before this returns unless it is passing."""
+        entry = {"key": key, "score": outcome.score, "problem": outcome.problem}
+        line = "" if outcome.passing else json.dumps(entry, allow_nan=False) + "\n"
         with self._lock:
-            self._file.write(line.encode() + b"\n")
+            self._file.write(line.encode())
             self._file.flush()
             self._known[key] = outcome
 
@@ -67,6 +72,7 @@ def _parse(line: bytes) -> tuple[str, Outcome] | None:
     """A key and its outcome; None of what is no whole line."""
     try:
         entry = json.loads(line)
-        return str(entry["key"]), Outcome(entry["score"], entry["problem"])
+        score = None if entry["score"] is None else float(entry["score"])
+        return str(entry["key"]), Outcome(score, entry["problem"])
     except (ValueError, KeyError, TypeError):
         return None

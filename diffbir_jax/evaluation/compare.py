@@ -84,8 +84,9 @@ def with_files(image: Image, folder: Path) -> Image:
 def compare(results: Sequence[Result]) -> Comparison:
     """Compare all results with the first one.
 
-    The p of each test are corrected for their number in the table (Holm 1979): if no run differed from the first, the
-    chance that any of them is below 0.05 would be at most 5 %.
+    Sets as a whole and deviations over seeds are left out: of the former there is one number, and the latter are those
+    of as many seeds as there were. The p of each test are corrected for their number in the table (Holm 1979): if no
+    run differed from the first, the chance that any of them is below 0.05 would be at most 5 %.
 
     Raises:
         ValueError: fewer than two results, of different images, or scored in different ways.
@@ -181,7 +182,7 @@ def comparison_csv(comparison: Comparison) -> str:
 
 
 def _has_scores(result: Result, name: str) -> bool:
-    return name in result.summary and result.columns[name].kind != "set"
+    return name in result.summary and result.columns[name].kind not in ("set", "spread")
 
 
 def _difference(first: Result, other: Result, name: str) -> Difference:

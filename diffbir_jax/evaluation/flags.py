@@ -24,8 +24,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="evaluate.py",
         description="Score restored images by metrics whose protocol is part of the result, and compare results.",
-        epilog="The same command goes on with an interrupted evaluation. Exit code: 0 if every metric that was asked "
-        f"for has a score, 1 if one has none or images do not match, 2 for a bad flag, {INTERRUPTED} if interrupted.",
+        epilog="The same command goes on with an interrupted evaluation. Exit code: 0 if every metric has a score, 1 "
+        "if one has none (with --suite, only if methods, metrics or weights of Real-ESRGAN were named) or images do "
+        f"not match, 2 for a bad flag, {INTERRUPTED} if interrupted.",
     )
     add_folder_flags(parser.add_argument_group("images"))
     add_scoring_flags(parser.add_argument_group("scores"))

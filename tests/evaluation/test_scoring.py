@@ -157,12 +157,25 @@ def test_metrics_that_cannot_run_are_told_with_the_reason(folders: Path):
     assert list(result.images[0].files) == ["pred"]
 
 
-def test_errors_that_are_none_of_the_images_are_raised(folders: Path):
-    def fail(*images: np.ndarray) -> float:
-        raise RuntimeError("a bug")
+def test_what_a_network_fails_at_is_told_and_tried_again(folders: Path):
+    """Too little memory, for one, of which the next run may have more."""
+    full = True
 
-    with pytest.raises(RuntimeError, match="a bug"):
-        score(folders, [Metric("bad", "BAD", "single", "lower", lambda setup: fail)])
+    def network(image: np.ndarray) -> float:
+        if full:
+            raise RuntimeError("out of memory")
+        return float(image.mean())
+
+    metric = Metric("net", "NET", "single", "lower", lambda setup: network)
+    first = score(folders, [metric])
+    assert [image.problems["net"] for image in first.images] == ["RuntimeError: out of memory"] * 3
+    full = False
+    assert all(image.scores["net"] is not None for image in score(folders, [metric]).images)
+
+
+def test_bugs_of_a_metric_are_raised(folders: Path):
+    with pytest.raises(TypeError):
+        score(folders, [Metric("bad", "BAD", "single", "lower", lambda setup: lambda: 0.0)])
 
 
 def test_scores_of_seeds_are_averaged_and_their_deviation_is_told(folders: Path):

@@ -62,9 +62,16 @@ def test_what_has_no_number_is_a_dash_with_its_reason():
         "not evaluated",
         "not run: no weights",
     ]
-    assert "| b | **2.00** | - (3) | - (4) |" in markdown(table)
+    assert "| b | 2.00 | - (3) | - (4) |" in markdown(table)
     assert "\n(4) not run: no weights\n" in markdown(table)
-    assert r"b & \textbf{2.00} & -$^{3}$ & -$^{4}$ \\" in latex(table)
+    assert r"b & 2.00 & -$^{3}$ & -$^{4}$ \\" in latex(table)
+
+
+def test_the_best_is_a_mean_of_all_images():
+    a = make_result("a", {"psnr": [9.0, None, 9.0]})
+    b, c = (make_result(name, {"psnr": [1.0, 2.0, level]}) for name, level in (("b", 3.0), ("c", 4.5)))
+    rows = make_tables([a, b, c], intervals=False)[0].rows
+    assert [cells[0].best for _, cells in rows] == [False, False, True]
 
 
 def test_deviations_over_seeds_have_a_table_of_their_own():

@@ -93,7 +93,7 @@ def _mean(sheet: Sheet, metric: str, method: int) -> str:
         notes.append(f"[{sheet.text(metric, found.low)}, {sheet.text(metric, found.high)}]")
     if found.count != len(sheet.images):
         notes.append(f"of {count(found.count, 'image')}")
-    shown = f"<b>{text}</b>" if text == sheet.best_of(metric, sheet.means(metric)) else text
+    shown = f"<b>{text}</b>" if text == sheet.best_of(metric, sheet.whole_means(metric)) else text
     return f"<td>{shown}{''.join(f'<small>{note}</small>' for note in notes)}</td>"
 
 

@@ -43,7 +43,7 @@ def write_report(results: Sequence[Result], folder: Path, *, cases: int = 100) -
     sheet = Sheet(tuple(results))
     pictures = copy_pictures(sheet, sheet.cases(cases), folder)
     path = folder / "report.html"
-    replace_file(path, _page(sheet, pictures).encode())
+    replace_file(path, _page(sheet, pictures).encode("utf-8", "backslashreplace"))
     return path
 
 

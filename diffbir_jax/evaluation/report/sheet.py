@@ -121,6 +121,13 @@ class Sheet:
         found = [result.summary.get(metric) for result in self.results]
         return np.array([None if summary is None else summary.mean for summary in found], np.float64)
 
+    def whole_means(self, metric: str) -> np.ndarray:
+        """The `means` that are of as many images as that of any method; the others NaN, as they had an easier task."""
+        counts = np.array(
+            [result.summary[metric].count if metric in result.summary else 0 for result in self.results]
+        )
+        return np.where(counts == counts.max(), self.means(metric), np.nan)
+
     def worst_first(self, metric: str | None, method: int | None = None) -> list[int]:
         """Order images by a metric, worst first and those without a score last.
 

@@ -95,7 +95,7 @@ class Networks:
         """Restore images by both stages, or by stage 1 alone without `options`.
 
         Raises:
-            ValueError, MemoryError, JaxRuntimeError: an image cannot be restored.
+            ValueError: an image cannot be restored.
         """
         order: list[int] = []
 
@@ -107,7 +107,10 @@ class Networks:
         run = self.restorer.restore_many
         for outcome in run(requests(), upscale, options, keep=False, stage1_only=options is None):
             if outcome.error is not None:
-                raise outcome.error
+                place, kind = order[outcome.position] + 1, type(outcome.error).__name__
+                raise ValueError(
+                    f"image {place} in order of names: {kind}: {outcome.error}"
+                ) from outcome.error
             yield order[outcome.position], outcome.results[0].image
 
 

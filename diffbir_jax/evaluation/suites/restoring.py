@@ -82,7 +82,7 @@ def restore_images(images: Images, method: Method, folder: Path, wanted: Mapping
 
     Raises:
         ImageFileError: an input cannot be read, or a result not written.
-        ValueError, MemoryError, JaxRuntimeError: an image cannot be restored.
+        ValueError: an image cannot be restored.
     """
     folders, seeds = result_folders(method, folder), method.seeds or (0,)
     todo = {

@@ -82,6 +82,11 @@ def test_names_are_never_markup(painted):
     assert evil in page.texts("td") and f"{evil}.{evil}" in page.texts("th", scope="row")
 
 
+def test_names_that_are_no_text_are_escaped(make, tmp_path):
+    page = write_report([make("m\udcff", {"a\udcfe.png": {"psnr": 1.0}})], tmp_path)
+    assert r"m\udcff" in page.read_text("utf-8")
+
+
 def test_every_address_is_a_copy_beside_the_page(painted):
     """Pictures are equal to their files, small enough for PNG; nothing is fetched from anywhere else."""
     result, folder = painted

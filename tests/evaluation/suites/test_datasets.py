@@ -32,9 +32,7 @@ def test_all_folders_that_are_missing_are_told_of_at_once(tmp_path: Path, suite:
         f"{here}/pair/lq and {here}/pair/gt: pair (2), from a drawer; "
         f"{here}/alone/lq: alone (1), from another drawer"
     )
-    with pytest.raises(
-        ValueError, match="give --data DIR with these folders .* DIR/pair/lq and DIR/pair/gt"
-    ):
+    with pytest.raises(ValueError, match="give --data DIR with these folders .* DIR/pair/lq and DIR/pair/gt"):
         find_datasets(suite, None)
 
 

@@ -4,8 +4,9 @@ Four runs on photos of scikit-image: SwinIR at its full size on four crops of 12
 restoration module (`configs/rm_swinir.py:tiny`), stage 2 from images and stage 2 from crops that were encoded once
 (`configs/bsr.py:tiny`, without and with `data.cache`). The bare step repeats the jitted step on one batch that lies on
 the devices. The loop makes its batches, logs every 20 steps and writes two checkpoints; its wall time is taken between
-log lines, so that compiling and the last validation are left out. All take turns. Images are degraded on the same cores
-that compute here, so a column leaves that out: every batch is the first.
+log lines, so that compiling and the last validation are left out. Images are made on the same cores that compute here,
+so a column leaves that out: every batch is the first. All take turns: what the loop costs is the median of the turns'
+ratios, with the smallest and the largest of them in brackets, which tell how quiet the machine was.
 """
 
 import argparse
@@ -102,16 +103,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns (default: %(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        jax.config.update(
+            "jax_compilation_cache_dir", str(Path(folder) / "programs")
+        )  # later turns begin at once
+        photos = Path(folder) / "photos"
+        photos.mkdir()
         for name in PHOTOS:
-            Image.fromarray(getattr(data, name)()).save(Path(folder) / f"{name}.png")
-        configs = settings(Path(folder), args.steps)
+            Image.fromarray(getattr(data, name)()).save(photos / f"{name}.png")
+        configs = settings(photos, args.steps)
         configs = {title: configs[title] for title in args.runs or configs}
         turns = [
-            {
-                (title, how): time_of(config)
-                for title, config in configs.items()
-                for how, time_of in WAYS.items()
-            }
+            {(title, how): timed(title, how, config) for title, config in configs.items() for how in WAYS}
             for _ in range(args.repeats)
         ]
     print(f"\n| | {' | '.join(WAYS)} |\n|---|{'---|' * len(WAYS)}")
@@ -119,15 +121,25 @@ def main() -> None:
         print(f"| {title} | {' | '.join(cells(turns, title))} |")
 
 
+def timed(title: str, how: str, config: ConfigDict) -> float:
+    """Seconds of a step, which are said."""
+    seconds = WAYS[how](config)
+    print(f"{title}, {how}: {1e3 * seconds:.1f} ms", flush=True)
+    return seconds
+
+
 def cells(turns: Sequence[dict[tuple[str, str], float]], title: str) -> Iterator[str]:
-    """Milliseconds of a step, medians of the turns, and how much more than the bare step's."""
-    times = {how: float(np.median([turn[title, how] for turn in turns])) for how in WAYS}
-    for seconds in times.values():
-        yield f"{1e3 * seconds:.0f} ms, {100 * (seconds / times['bare step'] - 1):+.1f} %"
+    """Milliseconds of a step, the median of the turns, and how much more than the bare step's."""
+    for how in WAYS:
+        milliseconds = 1e3 * float(np.median([turn[title, how] for turn in turns]))
+        more = [100 * (turn[title, how] / turn[title, BARE] - 1) for turn in turns]
+        spread = f", {np.median(more):+.1f} % ({min(more):+.1f} to {max(more):+.1f})"
+        yield f"{milliseconds:.0f} ms{'' if how == BARE else spread}"
 
 
+BARE = "bare step"
 WAYS: dict[str, Callable[[ConfigDict], float]] = {
-    "bare step": bare,
+    BARE: bare,
     "loop, batches ready": lambda config: looped(config, ready),
     "loop": looped,
 }

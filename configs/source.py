@@ -36,6 +36,7 @@ def data_config(
             "workers": 16,
             "threads": 2,
             "ahead": 2,
+            "keep_decoded": 0,  # MiB of decoded photos that each process keeps: for folders of a few
             "max_broken": 0.01,
         }
     )
@@ -46,7 +47,7 @@ def shrink(data: ConfigDict) -> None:
     data.source = ConfigDict({"kind": "folder", "path": "work/photos"})
     data.crop = ConfigDict({"kind": "scaled", "size": 80, "scale": (0.2, 0.8)})
     data.captions = None
-    data.update(held_out_every=16, batch_size=16, validation_size=64, workers=0)
+    data.update(held_out_every=16, batch_size=16, validation_size=64, workers=0, keep_decoded=1024)
 
 
 def check_variant(variant: str) -> bool:

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import grain
 import numpy as np
 
 from diffbir_jax.data.decoding import pixels
 from diffbir_jax.data.degradation import Degraded
 from diffbir_jax.data.example import BrokenExampleError, DataError, Source
+from diffbir_jax.data.order import index_at
 from diffbir_jax.imaging.bytes import to_depth
 
 DTYPES = ("uint8", "float32")
@@ -68,7 +67,8 @@ class Items:
         broken: list[tuple[int, str]] = []
         for attempt in range(ATTEMPTS):
             rng = np.random.default_rng((self.seed, position, attempt))
-            index = int(rng.integers(len(self.source))) if attempt else self._index(position)
+            count = len(self.source)
+            index = int(rng.integers(count)) if attempt else index_at(position, count, self.seed)
             try:
                 return self._make(index, rng) | {"broken": broken}
             except BrokenExampleError as error:
@@ -79,14 +79,6 @@ class Items:
             f"{ATTEMPTS} of {ATTEMPTS} examples tried one after the other are broken, the first being: "
             f"{broken[0][1]}; prepare the data set anew"
         )
-
-    @cached_property
-    def _order(self) -> grain.MapDataset:
-        """Position -> index: every index once per epoch, each epoch in another order."""
-        return grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle().repeat()
-
-    def _index(self, position: int) -> int:
-        return int(self._order[position])  # pyright: ignore[reportArgumentType]
 
     def _make(self, index: int, rng: np.random.Generator) -> Item:
         example = self.source[index]

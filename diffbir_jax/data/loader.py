@@ -16,6 +16,7 @@ from absl import flags, logging
 from diffbir_jax.data.batches import Batches, HostBatch, prefetch
 from diffbir_jax.data.example import DataError
 from diffbir_jax.data.items import Item, Items
+from diffbir_jax.data.order import FEW
 
 # The share of broken examples is judged from here on, or after an epoch.
 JUDGED_FROM = 1000
@@ -99,14 +100,16 @@ class Loader(Batches):
 
     @property
     def identity(self) -> dict[str, int | str]:
-        """Seed, batch size, source and recipe; hosts, workers and threads may change."""
+        """Seed, batch size, source, recipe and kind of order; hosts, workers and threads may change."""
+        examples = len(self.items.source)
+        drawn_as_a_whole = {"order": "by epoch"} if examples <= FEW else {}
         return {
             "seed": self.items.seed,
             "batch_size": self.batch_size,
             "source": self.items.source.fingerprint,
-            "examples": len(self.items.source),
+            "examples": examples,
             "recipe": self.recipe,
-        }
+        } | drawn_as_a_whole
 
     def remember(self, broken: Mapping[int, str]) -> None:
         """Add to `broken` what an earlier run found."""

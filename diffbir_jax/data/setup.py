@@ -8,7 +8,9 @@ from typing import Any
 
 from diffbir_jax.data.captions import CaptionConfig, choose
 from diffbir_jax.data.crops import Crop
+from diffbir_jax.data.decoded import Decoded
 from diffbir_jax.data.degradation import make_degradation
+from diffbir_jax.data.example import Source
 from diffbir_jax.data.items import Items
 from diffbir_jax.data.loader import Loader
 from diffbir_jax.data.recipe import build
@@ -22,6 +24,7 @@ SETTINGS = (
     *("source", "validation", "held_out_every", "batch_size", "validation_size"),
     *RECIPE,
     *LOADER_SETTINGS,
+    "keep_decoded",
     *("cache", "pool"),  # of stages that train on encoded crops; nothing here depends on them
 )
 REQUIRED = ("source", "crop", "batch_size", "validation_size")
@@ -36,6 +39,7 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
             `held_out_every`, N of every N-th example that is never trained on (16); `crop` (`kind`, `size`, `scale`),
             `flip` and `rotate`, see `Crop`; `degradation`, see `make_degradation`, and `captions` (CaptionConfig
             fields), each or None; `dtype`; `batch_size` and `validation_size` (images in a validation batch);
+            `keep_decoded`, MiB of decoded training images that each process keeps in memory (none);
             `workers`, `threads`, `ahead` and `max_broken`, see `Loader`.
         seed: of everything that is drawn.
         host: index of this host; every host validates on the same images.
@@ -67,9 +71,17 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
     settings = {name: data[name] for name in LOADER_SETTINGS if name in data}
     settings["recipe"] = _digest({name: data.get(name) for name in RECIPE})
     return (
-        Loader(Items(train, seed=seed, **make), data["batch_size"], host, hosts, **settings),
+        Loader(Items(_kept(train, data), seed=seed, **make), data["batch_size"], host, hosts, **settings),
         Loader(Items(held_out, seed=seed + 1, **make), data["validation_size"], **settings),
     )
+
+
+def _kept(source: Source, data: Mapping[str, Any]) -> Source:
+    """`source`, or what keeps its images decoded."""
+    room = data.get("keep_decoded") or 0
+    if room < 0:
+        raise ValueError(f"data.keep_decoded is {room}, must be at least 0 (MiB)")
+    return Decoded(source, int(room * 2**20)) if room else source
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from diffbir_jax.training.distributed import is_first
 from diffbir_jax.training.state import Batch, Config
 
 # Settings of `config.data` that change neither crops nor what is made of them.
-INDIFFERENT = ("batch_size", "cache", "workers", "threads", "ahead", "max_broken")
+INDIFFERENT = ("batch_size", "cache", "workers", "threads", "ahead", "max_broken", "keep_decoded")
 # Entries of the file beside the arrays, whose names begin with "train_" or "val_".
 MADE_FOR, BROKEN = "made_for", "broken"
 

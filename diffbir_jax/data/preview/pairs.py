@@ -48,7 +48,7 @@ class Watch:
         )
 
     def stages(self) -> dict[str, float]:
-        """Seconds by stage; what they leave of all is decoding and rounding."""
+        """Seconds by stage; what they leave of all is decoding, which `Decoded` sources do in "read", and rounding."""
         known = {stage: self.seconds[stage] for stage in ("read", "crop", "degrade")}
         return known | {"decode, round": self.seconds["all"] - sum(known.values())}
 

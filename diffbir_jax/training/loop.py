@@ -5,29 +5,21 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from diffbir_jax.checkpoint import Checkpoints, save_weights
-from diffbir_jax.models.presets import get_preset
+from diffbir_jax.checkpoint import Checkpoints
+from diffbir_jax.data.batches import Batches
 from diffbir_jax.sharding import batch_sharding, make_mesh, prefetch_to_device, replicated, tree_shardings
 from diffbir_jax.training.best import Best
-from diffbir_jax.training.distributed import is_first, local, own_rows
-from diffbir_jax.training.divergence import DivergedError, LossGuard
+from diffbir_jax.training.distributed import is_first, own_rows
+from diffbir_jax.training.divergence import DivergedError
 from diffbir_jax.training.objective import Objective, make_objective
-from diffbir_jax.training.position import position_of, resume
+from diffbir_jax.training.position import resume
 from diffbir_jax.training.report import Report
+from diffbir_jax.training.run import Run
 from diffbir_jax.training.settings import check_config
 from diffbir_jax.training.speed import Profiler, Stopwatch, compile_step
-from diffbir_jax.training.state import (
-    Config,
-    Params,
-    TrainState,
-    init_state,
-    learning_rate,
-    make_optimizer,
-    make_step,
-)
+from diffbir_jax.training.state import Config, Params, TrainState, init_state, make_optimizer, make_step
 from diffbir_jax.training.stopping import stop_requested
 from diffbir_jax.training.writers import open_writers
 
@@ -54,33 +46,24 @@ def train(config: Config, workdir: str | Path) -> TrainState:
         ValueError: if a setting is not allowed, or the checkpoint is of another model or of other data.
     """
     check_config(config)
-    workdir, opts = Path(workdir).expanduser(), config.train
+    workdir = Path(workdir).expanduser()
     workdir.mkdir(parents=True, exist_ok=True)
-    objective = make_objective(config)
-    data = objective.batches
-    mesh = make_mesh(**config.mesh)
+    objective, mesh = make_objective(config), make_mesh(**config.mesh)
     state, step_fn = place(objective, mesh, config)
-    frozen = jax.device_put(objective.frozen, replicated(mesh))
-    last, size = int(opts.steps), _count(objective.params)
-    rate, guard, pending = learning_rate(opts), LossGuard(opts.get("diverged_above")), None
-
+    frozen, last = jax.device_put(objective.frozen, replicated(mesh)), int(config.train.steps)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_requested())
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", opts.keep))
-        rule = opts.get("keep_best")
-        best = stack.enter_context(Best(workdir / "best", rule)) if rule else None
-        saved = checkpoints.latest
-        if saved is not None:
-            resume(data, checkpoints.position())
-            state = checkpoints.restore(state)
-        first = int(state.step)
+        checkpoints, best = _open_checkpoints(stack, workdir, config)
+        state = _resumed(state, checkpoints, objective.batches)
+        first, saved, pending = int(state.step), checkpoints.latest, None
         report = stack.enter_context(_open_report(workdir, first, config))
-        profiler = stack.enter_context(
-            Profiler(workdir / "profile", opts.get("profile") if is_first() else None)
-        )
-        batches = stack.enter_context(closing(data.iterate(first, last)))
-        report.say(f"{config.objective}: {size:,} trainable parameters, step {first} of {last}")
+        profiler = stack.enter_context(_open_profiler(workdir, config))
+        run = Run(config, objective, mesh, frozen, checkpoints, best, report, saved)
+        batches = stack.enter_context(closing(objective.batches.iterate(first, last)))
         parts = (own_rows(batch, config.data.batch_size) for batch in batches)
+        report.say(
+            f"{config.objective}: {_count(objective.params):,} trainable parameters, step {first} of {last}"
+        )
         for step, batch in enumerate(prefetch_to_device(parts, mesh), start=first + 1):
             if step == first + 1:
                 step_fn, flops = compile_step(step_fn, state, frozen, batch)
@@ -92,29 +75,14 @@ def train(config: Config, workdir: str | Path) -> TrainState:
             pending = metrics
             profiler.after(step, metrics)
             report.advance()
-            report.broken(data.broken)
+            report.broken(objective.batches.broken)
             stopped = stop(step)
-            due = step % opts.checkpoint_every == 0 or step == last or stopped
-            if step % opts.log_every == 0 or due:
-                values = {name: float(value) for name, value in metrics.items()}
-                guard.check(values, step, saved)
-                report.scalars(step, values | {"lr": float(np.asarray(rate(step - 1)))})
-            if due:
-                checkpoints.save(step, state, position_of(data, step))
-                saved = step
-            if step % opts.eval_every == 0 or step == last:
-                values = _validate(objective, local(state.ema, mesh), local(frozen, mesh), step, report)
-                if best is not None:
-                    best.offer(state, values)
-                report.clock.restart()
+            run.after(step, state, metrics, stopped)
             if stopped:
                 report.say(f"stopped and saved at step {step}: run the same command again to go on.")
                 break
         if int(state.step) >= last:
-            _export(objective, local(state.ema, mesh), int(state.step), workdir / "export", config)
-            if best is not None and best.checkpoints.latest is not None:
-                kept = best.checkpoints.restore(state)
-                _export(objective, local(kept.ema, mesh), int(kept.step), workdir / "export_best", config)
+            run.export(state, workdir)
     return state
 
 
@@ -142,6 +110,21 @@ def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState,
     return jax.device_put(state, shardings), step
 
 
+def _open_checkpoints(stack: ExitStack, workdir: Path, config: Config) -> tuple[Checkpoints, Best | None]:
+    """The newest checkpoints, and the best one if that is asked for."""
+    checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", config.train.keep))
+    rule = config.train.get("keep_best")
+    return checkpoints, stack.enter_context(Best(workdir / "best", rule)) if rule else None
+
+
+def _resumed(state: TrainState, checkpoints: Checkpoints, batches: Batches) -> TrainState:
+    """`state`, or the newest one of an earlier run, whose batches these have to be."""
+    if checkpoints.latest is None:
+        return state
+    resume(batches, checkpoints.position())
+    return checkpoints.restore(state)
+
+
 def _open_report(workdir: Path, first: int, config: Config) -> Report:
     """The report of the first process; the others' are silent."""
     options = config.train
@@ -150,29 +133,9 @@ def _open_report(workdir: Path, first: int, config: Config) -> Report:
     return Report(workdir, first, options.steps, clock, writers)
 
 
-def _validate(
-    objective: Objective, ema: Params, frozen: Params, step: int, report: Report
-) -> dict[str, float]:
-    values, grid = objective.validate(ema, frozen)
-    report.scalars(step, values, "validation")
-    report.grid(step, grid)
-    report.say(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
-    return values
+def _open_profiler(workdir: Path, config: Config) -> Profiler:
+    return Profiler(workdir / "profile", config.train.get("profile") if is_first() else None)
 
 
-def _export(objective: Objective, ema: Params, step: int, folder: Path, config: Config) -> None:
-    """Write the weights files of `step`."""
-    if not is_first():
-        return
-    metadata = {
-        "preset": config.preset,
-        "objective": config.objective,
-        "step": str(step),
-    } | objective.metadata
-    preset = get_preset(config.preset)
-    for name, params in objective.export(ema).items():
-        save_weights(folder / f"{name}.safetensors", params, metadata | preset.header(name))
-
-
-def _count(params: dict) -> int:
+def _count(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))

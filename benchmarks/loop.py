@@ -1,20 +1,23 @@
-"""What the train loop costs beside its steps: python -m benchmarks.loop [--steps 100] [--repeats 3]
+"""What the train loop costs beside its steps: python -m benchmarks.loop [--windows 5] [--runs TITLE ...]
 
-Four runs on photos of scikit-image: SwinIR at its full size on four crops of 128 pixels, and of preset `tiny` its
+Four runs on photos of scikit-image: SwinIR at its full size on a crop of 128 pixels, and of preset `tiny` its
 restoration module (`configs/rm_swinir.py:tiny`), stage 2 from images and stage 2 from crops that were encoded once
-(`configs/bsr.py:tiny`, without and with `data.cache`). The bare step repeats the jitted step on one batch that lies on
-the devices. The loop makes its batches, logs every 20 steps and writes two checkpoints; its wall time is taken between
-log lines, so that compiling and the last validation are left out. Images are made on the same cores that compute here,
-so a column leaves that out: every batch is the first. All take turns: what the loop costs is the median of the turns'
-ratios, with the smallest and the largest of them in brackets, which tell how quiet the machine was.
+(`configs/bsr.py:tiny`, without and with `data.cache`). Images are made on the same cores that compute here, so a column
+leaves that out: every batch is the first.
+
+Loop and bare step take turns within a run, as machines are not equally fast for minutes: after 20 timed steps of the
+loop it is held, and the same program takes 20 steps of its own on one batch that lies on the devices. Batches that
+were made meanwhile are used up by 20 steps that do not count. A turn has a log line at its end, and one in five a
+checkpoint. What the loop costs is the median of the turns' ratios; smallest and largest are in brackets.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import jax
@@ -28,10 +31,12 @@ from diffbir_jax.data.batches import Batches, HostBatch
 from diffbir_jax.sharding import make_mesh, put_batch, replicated
 from diffbir_jax.training import loop
 from diffbir_jax.training.objective import Objective, make_objective
-from diffbir_jax.training.writers import LINES, read_lines
+from diffbir_jax.training.run import Run
+from diffbir_jax.training.state import TrainState
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "retina", "immunohistochemistry", "cat")
-LOG_EVERY, SKIPPED = 20, 20
+TURN = 20  # steps
+SAVED = 110  # the step with a checkpoint, in the middle of a turn: of steps 81 to 120 the last 20 count
 ENCODED = "tiny stage 2, encoded once"
 
 
@@ -47,44 +52,78 @@ class Repeated(Batches):
         return self._batch
 
 
-def settings(folder: Path, steps: int) -> dict[str, ConfigDict]:
+class Bare:
+    """The jitted step alone."""
+
+    def __init__(self, config: ConfigDict, objective: Objective):
+        """Place the state and a batch."""
+        mesh = make_mesh(**config.mesh)
+        self._state, self._step = loop.place(objective, mesh, config)
+        self._frozen = jax.device_put(objective.frozen, replicated(mesh))
+        self._batch = put_batch(objective.batches(0), mesh)
+        self()  # compiles
+
+    def __call__(self) -> float:
+        """Seconds of a turn."""
+        begin, pending = time.perf_counter(), None
+        for _ in range(TURN):
+            self._state, metrics = self._step(self._state, self._frozen, self._batch)
+            # As in the loop, one step waits while another one is worked on.
+            jax.block_until_ready(pending)
+            pending = metrics
+        jax.block_until_ready(pending)
+        return time.perf_counter() - begin
+
+
+@dataclass
+class Turns:
+    """Holds the loop after every other turn, and lets the bare step take one."""
+
+    bare: Bare
+    ratios: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    _begin: float = 0.0
+
+    def after(self, wrapped: Callable[..., None]) -> Callable[..., None]:
+        """`Run.after`, with that."""
+
+        def timed(run: Run, step: int, state: TrainState, metrics: Any, stopped: bool) -> None:
+            wrapped(run, step, state, metrics, stopped)
+            if step % TURN:
+                return
+            jax.block_until_ready(metrics)
+            if step % (2 * TURN) == 0:
+                looped, bare = time.perf_counter() - self._begin, self.bare()
+                self.ratios.append(looped / bare)
+                self.seconds.append(bare / TURN)
+            self._begin = time.perf_counter()
+
+        return timed
+
+
+def settings(folder: Path, windows: int) -> dict[str, ConfigDict]:
     """The configurations by title, for photos in `folder`."""
     runs = {"SwinIR": rm_swinir, "tiny stage 1": rm_swinir, "tiny stage 2": bsr, ENCODED: bsr}
     configs = {title: module.get_config("tiny") for title, module in runs.items()}
-    configs["SwinIR"].preset, configs["SwinIR"].data.batch_size = "v1", 4
+    configs["SwinIR"].preset, configs["SwinIR"].data.batch_size = "v1", 1
     configs["SwinIR"].data.crop.size = 128
     configs[ENCODED].data.update(cache=str(folder / "latents.npz"), pool=256)
     for config in configs.values():
         config.data.source.path = str(folder)
-        config.data.held_out_every = len(PHOTOS)
-        config.train.update(steps=SKIPPED + steps, eval_every=10**9, log_every=LOG_EVERY)
-        config.train.checkpoint_every = SKIPPED + steps // 2
+        config.data.update(held_out_every=len(PHOTOS), validation_size=8)
+        # One more, so that the last checkpoint and validation lie behind what is timed.
+        config.train.update(steps=2 * TURN * windows + 1, eval_every=10**9, log_every=TURN)
+        config.train.checkpoint_every = SAVED
     return configs
 
 
-def bare(config: ConfigDict) -> float:
-    """Seconds of a step alone."""
-    objective, mesh = make_objective(config), make_mesh(**config.mesh)
-    state, step = loop.place(objective, mesh, config)
-    frozen = jax.device_put(objective.frozen, replicated(mesh))
-    batch = put_batch(objective.batches(0), mesh)
-    for _ in range(SKIPPED):
-        state, metrics = step(state, frozen, batch)
-    jax.block_until_ready(state)
-    begin, count = time.perf_counter(), config.train.steps - SKIPPED
-    for _ in range(count):
-        state, metrics = step(state, frozen, batch)
-        float(metrics["loss"])
-    return (time.perf_counter() - begin) / count
-
-
-def looped(config: ConfigDict, make: Callable[[ConfigDict], Objective] = make_objective) -> float:
-    """Seconds that the loop takes from step to step."""
-    with tempfile.TemporaryDirectory() as workdir, patch.object(loop, "make_objective", make):
-        loop.train(config, workdir)
-        lines = [line for line in read_lines(Path(workdir) / LINES) if "train/loss" in line]
-    first = next(line for line in lines if line["step"] == SKIPPED)
-    return (lines[-1]["time"] - first["time"]) / (lines[-1]["step"] - SKIPPED)
+def measure(config: ConfigDict, make: Callable[[ConfigDict], Objective]) -> Turns:
+    """Turns of the loop and of the bare step."""
+    turns = Turns(Bare(config, make_objective(config)))
+    after, workdir = turns.after(Run.after), tempfile.TemporaryDirectory()
+    with workdir, patch.object(Run, "after", after), patch.object(loop, "make_objective", make):
+        loop.train(config, workdir.name)
+    return turns
 
 
 def ready(config: ConfigDict) -> Objective:
@@ -93,56 +132,44 @@ def ready(config: ConfigDict) -> Objective:
     return replace(objective, batches=Repeated(objective.batches))
 
 
+WAYS = {"loop, batches ready": ready, "loop": make_objective}
+
+
+def row(title: str, config: ConfigDict) -> str:
+    """A row of the table."""
+    found = [measure(config, make) for make in WAYS.values()]
+    bare = float(np.median(np.concatenate([turns.seconds for turns in found])))
+    return f"| {title} | {1e3 * bare:.0f} ms | {' | '.join(map(more, found))} |"
+
+
+def more(turns: Turns) -> str:
+    """How much more than the bare step's the loop's time is."""
+    percent = 100 * (np.array(turns.ratios) - 1)
+    return f"{np.median(percent):+.1f} % ({percent.min():+.1f} to {percent.max():+.1f})"
+
+
+def rows(configs: dict[str, ConfigDict]) -> Iterator[str]:
+    """The table."""
+    yield f"| | bare step | {' | '.join(WAYS)} |"
+    yield f"|---|---|{'---|' * len(WAYS)}"
+    for title, config in configs.items():
+        yield row(title, config)
+
+
 def main() -> None:
     """Run all and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=100, help="steps timed at a time (default: %(default)s)")
+    parser.add_argument("--windows", type=int, default=5, help="turns of each (default: %(default)s)")
     parser.add_argument("--runs", nargs="+", help="titles of rows (default: all)")
-    parser.add_argument("--repeats", type=int, default=3, help="turns (default: %(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        jax.config.update(
-            "jax_compilation_cache_dir", str(Path(folder) / "programs")
-        )  # later turns begin at once
-        photos = Path(folder) / "photos"
-        photos.mkdir()
         for name in PHOTOS:
-            Image.fromarray(getattr(data, name)()).save(photos / f"{name}.png")
-        configs = settings(photos, args.steps)
-        configs = {title: configs[title] for title in args.runs or configs}
-        turns = [
-            {(title, how): timed(title, how, config) for title, config in configs.items() for how in WAYS}
-            for _ in range(args.repeats)
-        ]
-    print(f"\n| | {' | '.join(WAYS)} |\n|---|{'---|' * len(WAYS)}")
-    for title in configs:
-        print(f"| {title} | {' | '.join(cells(turns, title))} |")
-
-
-def timed(title: str, how: str, config: ConfigDict) -> float:
-    """Seconds of a step, which are said."""
-    seconds = WAYS[how](config)
-    print(f"{title}, {how}: {1e3 * seconds:.1f} ms", flush=True)
-    return seconds
-
-
-def cells(turns: Sequence[dict[tuple[str, str], float]], title: str) -> Iterator[str]:
-    """Milliseconds of a step, the median of the turns, and how much more than the bare step's."""
-    for how in WAYS:
-        milliseconds = 1e3 * float(np.median([turn[title, how] for turn in turns]))
-        more = [100 * (turn[title, how] / turn[title, BARE] - 1) for turn in turns]
-        spread = f", {np.median(more):+.1f} % ({min(more):+.1f} to {max(more):+.1f})"
-        yield f"{milliseconds:.0f} ms{'' if how == BARE else spread}"
-
-
-BARE = "bare step"
-WAYS: dict[str, Callable[[ConfigDict], float]] = {
-    BARE: bare,
-    "loop, batches ready": lambda config: looped(config, ready),
-    "loop": looped,
-}
+            Image.fromarray(getattr(data, name)()).save(Path(folder) / f"{name}.png")
+        configs = settings(Path(folder), args.windows)
+        lines = list(rows({title: configs[title] for title in args.runs or configs}))
+    print("\n".join(["", *lines]))
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ class Frame:
         clean: (*work, 3) in about [0, 1] after stage 1, float32; of images in tiles float16, 80 dB from it.
         latent: (h, w, c) of the padded image, scaled.
         weight: (h, w, 1) of guidance in latent space.
+        hint: (h, w, c), what the control sees in place of the latent; without channels if it sees that.
         last: whether no other result is to follow, so that the next one may take stage 1's place.
         error: why it failed, or None.
     """
@@ -154,6 +155,7 @@ class Frame:
         self.clean: Any = None
         self.latent: Any = None
         self.weight: Any = None
+        self.hint: Any = None
 
     def _fit_mask(self, mask: np.ndarray) -> np.ndarray:
         check_layout(mask, (), "mask")
@@ -210,14 +212,13 @@ class Frame:
             return np.ones((*size, 1), np.float32)
         return cut_padded(self.mask, start, size, self.preset.padding)
 
-    def take_latent(self, tiles: Iterator[np.ndarray]) -> None:
-        """Make latents and guidance weight of the tiles of both, the weight the last channel."""
-        f = self.preset.vae.downsample
-        grid = self.grid("encode").scaled(1, f)
-        both = self._blended(
-            tiles, grid, grid.sides, self.preset.vae.embed_dim + 1, "the encoder", np.float32
-        )
-        self.latent, self.weight = both[..., :-1], both[..., -1:]
+    def take_latent(self, tiles: Iterator[np.ndarray], hint: bool) -> None:
+        """Make latents, guidance weight and, if there is one, the hint of their tiles, in this order of channels."""
+        config = self.preset.vae
+        grid, channels = self.grid("encode").scaled(1, config.downsample), config.embed_dim
+        count = channels + 1 + hint * channels
+        found = self._blended(tiles, grid, grid.sides, count, "the encoder", np.float32)
+        self.latent, self.weight, self.hint = np.split(found, [channels, channels + 1], axis=-1)
 
     def take_image(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
         """Make the result of its tiles, (*output, 3) of the input's dtype."""

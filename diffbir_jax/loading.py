@@ -77,32 +77,26 @@ def load_params(
 
     Raises:
         FileNotFoundError: files are missing (all are listed).
-        ValueError: a file does not fit the preset, or its control reads no latents.
+        ValueError: a file does not fit the preset.
     """
     files = weight_files(preset, folder, modules)
-    if "control" in files:
-        _check_condition(files["control"])
     likes = abstract_params(preset, files)
     return {name: stored(load_weights(file, likes[name]), dtype) for name, file in files.items()}
-
-
-def _check_condition(path: Path) -> None:
-    """Refuse a control whose header says that its condition is no latent; files of before say nothing."""
-    if (condition := read_metadata(path).get("condition", "vae")) != "vae":
-        raise ValueError(
-            f"{path}: this control was trained with config.model.control.condition={condition}, so that it reads the "
-            "output of an encoder of its own, which only the validation of training runs; give a control that was "
-            "trained with condition=vae"
-        )
 
 
 def weight_files(
     preset: Preset, folder: str | Path | None, modules: Iterable[str] | None = None
 ) -> dict[str, Path]:
-    """Return the file of each of `modules`; arguments and `FileNotFoundError` as in `load_params`."""
+    """Return the file of each of `modules`; arguments and `FileNotFoundError` as in `load_params`.
+
+    Beside a control whose header says that it reads an encoder's output, the file of that is one of them.
+    """
     folder = weights_folder(preset, folder)
-    names = preset.modules if modules is None else modules
-    files = {name: folder / f"{getattr(preset.files, name)}.safetensors" for name in names}
+    files = {name: folder / f"{stem}.safetensors" for name, stem in preset.files._asdict().items()}
+    names = [*(preset.modules if modules is None else modules)]
+    if "control" in names and has_encoder(files["control"]) and "condition" not in names:
+        names.append("condition")
+    files = {name: files[name] for name in names}
     missing = [file.name for file in files.values() if not file.is_file()]
     if missing:
         raise FileNotFoundError(
@@ -110,6 +104,14 @@ def weight_files(
             f"the preset {preset.name}; docs/published.md says how to get those of the published versions"
         )
     return files
+
+
+def has_encoder(control: Path) -> bool:
+    """Whether a control's header says that an encoder trained along takes the autoencoder's place before it.
+
+    Headers of before say nothing of it, and a file that is not there has none.
+    """
+    return control.is_file() and read_metadata(control).get("condition", "vae") != "vae"
 
 
 def abstract_params(preset: Preset, modules: Iterable[str] | None = None) -> dict[str, Params]:
@@ -126,6 +128,7 @@ def abstract_params(preset: Preset, modules: Iterable[str] | None = None) -> dic
         "unet": (z, t, *context),
         "control": (z, z, t, *context),
         "text": (jax.ShapeDtypeStruct((1, 77), jnp.int32),),
+        "condition": (image,),
     }
     names = preset.modules if modules is None else modules
     return {name: abstract(getattr(preset, f"make_{name}")(), *inputs[name]) for name in names}

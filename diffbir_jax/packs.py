@@ -14,6 +14,7 @@ from PIL import Image
 from diffbir_jax.frames import Frame, Request, Shape, check_plan, tiles_on_canvas
 from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.imaging.canvas import Padding, cut_padded, from_depth
+from diffbir_jax.models.apply import Params
 from diffbir_jax.models.shared_norms import Norms, first_norms, stops
 from diffbir_jax.plan import Plan
 from diffbir_jax.programs import Programs
@@ -182,6 +183,19 @@ class Packer:
                 found.append(Restored(image, clean, up, shown))
         return results
 
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """Static arguments of the autoencoder's first half, but for `stop`."""
+        loss, vae = self.wanted.options.guidance_loss, self.preset.make_vae(self.generator.dtype)
+        return {"vae": vae, "encoder": self.generator.encoder, "loss": loss}
+
+    def weights(self, function: Any) -> tuple[Params, ...]:
+        """The parameters that a stage's program takes."""
+        if function is encode_tiles:
+            return ({name: self.params[name] for name in ("vae", "condition") if name in self.params},)
+        network = {clean_tiles: "rm", decode_tiles: "vae"}.get(function)
+        return () if network is None else (self.params[network],)
+
     def _clean(self, frames: list[Frame]) -> None:
         ready = self.preset.rm is None
         taken = [frame for frame in frames if not (ready or frame.request.clean is not None)]
@@ -203,9 +217,8 @@ class Packer:
                 image, mask = frame.clean_tile(start, grid.size), frame.mask_tile(start, grid.size)
                 yield {"image": image, "mask": mask, **more}
 
-        vae = self.preset.make_vae(self.generator.dtype)
-        static = {"vae": vae, "loss": self.wanted.options.guidance_loss, "stop": None}
-        self._through(frames, Half("encode", encode_tiles, static, tiles), Frame.take_latent)
+        take = functools.partial(Frame.take_latent, hint=self.generator.encoder is not None)
+        self._through(frames, Half("encode", encode_tiles, self.encoding | {"stop": None}, tiles), take)
 
     def _decode(self, frames: list[Frame], latents: list[np.ndarray]) -> list[np.ndarray]:
         of = {frame.position: z for frame, z in zip(frames, latents)}
@@ -283,8 +296,7 @@ class Packer:
         self, function: Any, stage: str, frames: list[Frame], tiles: Iterable[Any], static: dict[str, Any]
     ) -> Iterator[Any]:
         """The results of a stage's program for tiles, in order."""
-        network = {clean_tiles: "rm", encode_tiles: "vae", decode_tiles: "vae"}.get(function)
-        weights = () if network is None else (self.params[network],)
+        weights = self.weights(function)
 
         def call(stacked: Any, used: np.ndarray) -> Any:
             placed = self.programs.place((stacked, used), axis=1)
@@ -299,7 +311,7 @@ class Packer:
         given = self._conditioned(frames, filled)
         if variant == self.wanted.count - 1:
             for frame in frames:
-                frame.latent, frame.weight, frame.last = None, None, True
+                frame.latent, frame.weight, frame.hint, frame.last = None, None, None, True
         keys = image_keys(self.wanted.options.seed, [frame.request.index for frame in filled], variant)
         denoiser, arguments = self.steered(given, keys)
         arguments = self.placed(arguments, given.layout is None)
@@ -341,15 +353,18 @@ class Packer:
         sides = (height // f, width // f)
         # On the device once, though the network and guidance read it.
         latent = jnp.asarray(_stacked([frame.latent for frame in filled], sides))
+        encoded = self.generator.encoder is not None
+        hint = _stacked([frame.hint for frame in filled], sides) if encoded else None
         layout = self._layout(frames, len(filled), sides)
         if options.guidance_space == "latent" or not options.guidance_scale:
-            return Conditioned(latent, _stacked([frame.weight for frame in filled], sides), None, layout)
+            weight = _stacked([frame.weight for frame in filled], sides)
+            return Conditioned(latent, weight, None, layout, hint)
         # Its borders are repeated to the canvas's: beside zeros they would pass for edges, which guidance spares.
         whole = [2.0 * _whole(frame, frame.clean_tile) - 1.0 for frame in filled]
         target = _stacked(whole, (height, width), "edge")
         mask = _stacked([_whole(frame, frame.mask_tile) for frame in filled], (height, width))
         weight = guidance_weight(options.guidance_loss, "rgb", target, latent, mask)
-        return Conditioned(latent, weight, target, layout)
+        return Conditioned(latent, weight, target, layout, hint)
 
     def _layout(self, frames: list[Frame], canvases: int, sides: tuple[int, int]) -> Layout | None:
         """The tiles of a pack; None if every image is one."""

@@ -244,13 +244,12 @@ def abstract_calls(packer: Packer, stage: str, shape: Shape) -> list[Call]:
         static = {"module": packer.preset.make_rm(generator.dtype)}
         return [(clean_tiles, (packer.params["rm"], *packer.programs.place((tile(3), used), 1)), static)]
     function: Any = encode_tiles if stage == "encode" else decode_tiles
-    static: dict[str, Any] = {"vae": packer.preset.make_vae(generator.dtype)}
     if stage == "encode":
-        static["loss"], tiles = packer.wanted.options.guidance_loss, {"image": tile(3), "mask": tile(1)}
+        static, tiles = packer.encoding, {"image": tile(3), "mask": tile(1)}
     else:
-        static["levels"] = packer.preset.colour_levels
+        static = {"vae": packer.preset.make_vae(generator.dtype), "levels": packer.preset.colour_levels}
         tiles = {"z": tile(config.embed_dim, config.downsample), "clean": tile(3)}
-    params, static["stop"] = packer.params["vae"], None
+    (params,), static["stop"] = packer.weights(function), None
     calls = [(static, tiles)]
     if size != shape.canvas and packer.plan.norms == "image":
         measured = tiles | {"owned": tile(1, config.downsample)}
@@ -278,18 +277,20 @@ def _abstract_sampling(packer: Packer, shape: Shape) -> tuple[Any, tuple[Any, ..
         return jax.ShapeDtypeStruct((images, scale * height, scale * width, channels), jnp.float32)
 
     rgb = bool(options.guidance_scale) and options.guidance_space == "rgb"
-    given = (array(1, packer.preset.vae.embed_dim), array(f if rgb else 1, 1), array(f, 3) if rgb else None)
+    latent = array(1, packer.preset.vae.embed_dim)
+    given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None)
+    hint = None if packer.generator.encoder is None else latent
     found: list[Any] = []
     # Beforehand: what is computed while tracing must not be kept.
     packer.context  # noqa: B018
 
-    def arguments(latent: Any, weight: Any, target: Any, keys: jax.Array) -> Any:
-        denoiser, rest = packer.steered(Conditioned(latent, weight, target, layout), keys)
+    def arguments(latent: Any, weight: Any, target: Any, hint: Any, keys: jax.Array) -> Any:
+        denoiser, rest = packer.steered(Conditioned(latent, weight, target, layout, hint), keys)
         found.append(denoiser)
         return rest
 
     keys = jax.eval_shape(lambda: image_keys(0, range(images)))
-    rest = jax.eval_shape(arguments, *given, keys)
+    rest = jax.eval_shape(arguments, *given, hint, keys)
     rest = (rest[0]._replace(params=_networks(packer)), *rest[1:])
     return found[0], packer.placed(rest, layout is None)
 
@@ -328,7 +329,8 @@ def _host(packer: Packer, sides: Sides, shape: Shape) -> dict[str, int]:
     images = max(1, packer.batch("sample", shape) // tiles_on_canvas(shape, packer.plan))
     config, kept = packer.preset.vae, 6 * pixels * depth if packer.wanted.keep else 0
     clean = (12 if shape.sample == shape.canvas else 6) * pixels
-    latents = 4 * (config.embed_dim + 1) * pixels // config.downsample**2
+    hint = 0 if packer.generator.encoder is None else config.embed_dim
+    latents = 4 * (config.embed_dim + 1 + hint) * pixels // config.downsample**2
     lq, result = 3 * sides.lq[0] * sides.lq[1] * depth, 3 * pixels * depth
     held = {
         "rm": lq + clean,

@@ -12,6 +12,7 @@ from jax.sharding import Sharding
 from diffbir_jax.diffusion.schedule import make_schedule, q_sample
 from diffbir_jax.imaging.tiling import make_grid
 from diffbir_jax.models.apply import Params, apply
+from diffbir_jax.models.controlnet import ConditionEncoder
 from diffbir_jax.models.layers import repeat_batch
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, tiled_model
@@ -51,6 +52,11 @@ class Generator:
             parameterization=preset.parameterization,
             num_timesteps=TIMESTEPS,
         )
+
+    @property
+    def encoder(self) -> ConditionEncoder | None:
+        """What the control sees stage-1 images through, if that was trained with it; None: the autoencoder."""
+        return self.preset.make_condition(self.dtype) if "condition" in self.params else None
 
     def check(self, options: Options, context: Context | None = None) -> None:
         """Raise ValueError unless the preset can sample with these options and text; warn of what will not do well."""
@@ -220,19 +226,14 @@ class Generator:
 
     def _seen(self, target: jax.Array) -> jax.Array | None:
         """What a trained encoder makes of stage-1 images for the control; None: it sees their latents."""
-        if "condition" not in self.params:
-            return None
-        encoder = self.preset.make_condition(self.dtype)
-        # In training, too, it sees nothing beyond the range.
-        return apply_jit(encoder, self.params["condition"], jnp.clip(target, -1.0, 1.0))
+        return None if self.encoder is None else apply_jit(self.encoder, self.params["condition"], target)
 
     def _hint(self, given: Conditioned, options: Options, keys: jax.Array) -> jax.Array:
         """What the control sees: latents or what stands for them, with noise if that is asked for."""
         hint = given.latent if given.hint is None else given.hint
-        if given.hint is None and "condition" in self.params:
+        if given.hint is None and self.encoder is not None:
             raise ValueError(
-                "this control was trained on the output of an encoder of its own: give that as `hint`; "
-                "Restorer.restore and sample.py read controls of latents only"
+                "this control was trained on the output of an encoder of its own: give that as `hint`"
             )
         if not options.noise_aug:
             return hint

@@ -16,6 +16,7 @@ from jax import Array, lax
 
 from diffbir_jax.imaging.colour import wavelet_colour
 from diffbir_jax.models.apply import Params, apply
+from diffbir_jax.models.controlnet import ConditionEncoder
 from diffbir_jax.models.shared_norms import Norms, apply_normed, measure_norms
 from diffbir_jax.models.vae import AutoencoderKL
 from diffbir_jax.sampling.guidance import Guidance, Loss
@@ -49,35 +50,44 @@ def clean_tiles(module: Any, params: Params, tiles: Array, used: Array) -> Array
     return in_batches(lambda x: apply(module, params, x).astype(jnp.float32), tiles, used)
 
 
-@functools.partial(jax.jit, static_argnames=("vae", "loss", "stop"))
+@functools.partial(jax.jit, static_argnames=("vae", "encoder", "loss", "stop"))
 def encode_tiles(
-    vae: AutoencoderKL, loss: Loss, stop: int | None, params: Params, tiles: dict[str, Any], used: Array
+    vae: AutoencoderKL,
+    encoder: ConditionEncoder | None,
+    loss: Loss,
+    stop: int | None,
+    params: Params,
+    tiles: dict[str, Any],
+    used: Array,
 ) -> Array | Norms:
-    """Latents of tiles, and how guidance weighs them.
+    """Latents of tiles, how guidance weighs them, and what the control sees in their place.
 
     Args:
         vae: the autoencoder, of downsampling f.
+        encoder: the control's, None if it sees the latents.
         loss: of guidance.
         stop: statistics of so many normalisations are wanted, None for all.
-        params: of the autoencoder.
+        params: "vae" and, with an encoder, "condition".
         tiles: "image" (M, K, h, w, 3) in [0, 1], "mask" (M, K, h, w, 1) a factor on the weight, and of images in
             several tiles "norms", see `measure_norms`; with "owned" (M, K, h/f, w/f, 1), and "exact" (M, K) beside
             "norms", statistics are wanted.
         used: see `in_batches`.
 
     Returns:
-        latents (M, K, h/f, w/f, c), scaled, with the squared difference's weight in latent space as the last channel;
-        or statistics of the owned pixels.
+        latents (M, K, h/f, w/f, c), scaled, the squared difference's weight in latent space as one more channel, and
+        with an encoder its output as the last ones; or statistics of the owned pixels.
     """
 
     def encode(tile: dict[str, Any]) -> Any:
         image = 2.0 * tile["image"] - 1.0
         if "owned" in tile:
-            return measure_norms(vae, params, image, *_known(tile), "encode", stop)
-        mean, _ = apply_normed(vae, params, image, tile.get("norms"), "encode")
+            return measure_norms(vae, params["vae"], image, *_known(tile), "encode", stop)
+        mean, _ = apply_normed(vae, params["vae"], image, tile.get("norms"), "encode")
         z = vae.config.scale_factor * mean
-        guidance = Guidance(None, loss).prepare(None, image, z, tile["mask"])
-        return jnp.concatenate([z, guidance.weight], axis=-1)
+        found = [z, Guidance(None, loss).prepare(None, image, z, tile["mask"]).weight]
+        if encoder is not None:
+            found.append(apply(encoder, params["condition"], image))
+        return jnp.concatenate(found, axis=-1)
 
     return in_batches(encode, tiles, used)
 

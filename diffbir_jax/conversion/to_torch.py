@@ -157,6 +157,11 @@ def _stated(header: Mapping[str, str]) -> tuple[Architecture, Any] | None:
     kind = ARCHITECTURES.get(header.get("family", ""))
     if kind is None:
         return None
+    if kind is CONTROL and (condition := header.get("condition", "vae")) != "vae":
+        raise ValueError(
+            f"this control reads the output of an encoder of its own (config.model.control.condition={condition}), "
+            "which the reference does not have; export one that was trained with condition=vae"
+        )
     config = kind.revive(header.get("config", ""))
     return (_control(int(header.get("hint_channels", 4))) if kind is CONTROL else kind), config
 

@@ -71,12 +71,13 @@ class ConditionEncoder(nn.Module):
         """Encode.
 
         Args:
-            image: (B, H, W, 3) in [-1, 1]; H and W are multiples of `downsample`, a power of two.
+            image: (B, H, W, 3) in about [-1, 1], clipped to that; H and W are multiples of `downsample`, a power of
+                two.
 
         Returns:
             float32 (B, H/downsample, W/downsample, channels), in the place of a latent.
         """
-        x = nn.silu(conv(HINT_WIDTHS[0], name="conv_in", dtype=self.dtype)(image))
+        x = nn.silu(conv(HINT_WIDTHS[0], name="conv_in", dtype=self.dtype)(jnp.clip(image, -1.0, 1.0)))
         for level in range(self.downsample.bit_length() - 1):
             width = HINT_WIDTHS[min(level + 1, len(HINT_WIDTHS) - 1)]
             x = nn.silu(conv(x.shape[-1], name=f"level_{level}", dtype=self.dtype)(x))

@@ -71,13 +71,17 @@ def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
 
 
 class Files(NamedTuple):
-    """Stems of the files that hold a preset's weights, `<stem>.safetensors` each."""
+    """Stems of the files that hold a preset's weights, `<stem>.safetensors` each.
+
+    `condition` is beside controls alone that were trained with an encoder of the condition (`ConditionEncoder`).
+    """
 
     rm: str = "rm"
     vae: str = "vae"
     unet: str = "unet"
     control: str = "control"
     text: str = "text"
+    condition: str = "condition"
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class Preset:
     @property
     def modules(self) -> tuple[str, ...]:
         """Names of the networks it has: keys of the parameters and of `files`."""
-        absent = {name for name in ("rm", "text") if getattr(self, name) is None}
+        absent = {name for name in ("rm", "text") if getattr(self, name) is None} | {"condition"}
         return tuple(name for name in Files._fields if name not in absent)
 
     def header(self, module: str) -> dict[str, str]:

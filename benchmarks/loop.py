@@ -8,7 +8,9 @@ leaves that out: every batch is the first.
 Loop and bare step take turns within a run, as machines are not equally fast for minutes: after 20 timed steps of the
 loop it is held, and the same program takes 20 steps of its own on one batch that lies on the devices. Batches that
 were made meanwhile are used up by 20 steps that do not count. A turn has a log line at its end, and one in five a
-checkpoint. What the loop costs is the median of the turns' ratios; smallest and largest are in brackets.
+checkpoint. What the loop costs is the median of the turns' ratios, of wall time and of the processor's time in all
+threads; smallest and largest are in brackets. The latter is what the step would take longer were no core ever idle, and
+hardly depends on what else the machine does.
 """
 
 import argparse
@@ -63,16 +65,21 @@ class Bare:
         self._batch = put_batch(objective.batches(0), mesh)
         self()  # compiles
 
-    def __call__(self) -> float:
-        """Seconds of a turn."""
-        begin, pending = time.perf_counter(), None
+    def __call__(self) -> np.ndarray:
+        """What `clocks` advance by in a turn."""
+        begin, pending = clocks(), None
         for _ in range(TURN):
             self._state, metrics = self._step(self._state, self._frozen, self._batch)
             # As in the loop, one step waits while another one is worked on.
             jax.block_until_ready(pending)
             pending = metrics
         jax.block_until_ready(pending)
-        return time.perf_counter() - begin
+        return clocks() - begin
+
+
+def clocks() -> np.ndarray:
+    """Seconds of wall time, and of the processor's time in this process."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 @dataclass
@@ -80,9 +87,9 @@ class Turns:
     """Holds the loop after every other turn, and lets the bare step take one."""
 
     bare: Bare
-    ratios: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    _begin: float = 0.0
+    looped: list[np.ndarray] = field(default_factory=list)
+    alone: list[np.ndarray] = field(default_factory=list)
+    _begin: np.ndarray = field(default_factory=clocks)
 
     def after(self, wrapped: Callable[..., None]) -> Callable[..., None]:
         """`Run.after`, with that."""
@@ -93,10 +100,9 @@ class Turns:
                 return
             jax.block_until_ready(metrics)
             if step % (2 * TURN) == 0:
-                looped, bare = time.perf_counter() - self._begin, self.bare()
-                self.ratios.append(looped / bare)
-                self.seconds.append(bare / TURN)
-            self._begin = time.perf_counter()
+                self.looped.append(clocks() - self._begin)
+                self.alone.append(self.bare())
+            self._begin = clocks()
 
         return timed
 
@@ -138,20 +144,22 @@ WAYS = {"loop, batches ready": ready, "loop": make_objective}
 def row(title: str, config: ConfigDict) -> str:
     """A row of the table."""
     found = [measure(config, make) for make in WAYS.values()]
-    bare = float(np.median(np.concatenate([turns.seconds for turns in found])))
-    return f"| {title} | {1e3 * bare:.0f} ms | {' | '.join(map(more, found))} |"
+    bare = np.median([turn[0] / TURN for turns in found for turn in turns.alone])
+    return (
+        f"| {title} | {1e3 * bare:.0f} ms | {' | '.join(cell for turns in found for cell in more(turns))} |"
+    )
 
 
-def more(turns: Turns) -> str:
-    """How much more than the bare step's the loop's time is."""
-    percent = 100 * (np.array(turns.ratios) - 1)
-    return f"{np.median(percent):+.1f} % ({percent.min():+.1f} to {percent.max():+.1f})"
+def more(turns: Turns) -> Iterator[str]:
+    """How much more than the bare step's the loop's times are."""
+    for percent in 100 * (np.array(turns.looped) / np.array(turns.alone) - 1).T:
+        yield f"{np.median(percent):+.1f} % ({percent.min():+.1f} to {percent.max():+.1f})"
 
 
 def rows(configs: dict[str, ConfigDict]) -> Iterator[str]:
     """The table."""
-    yield f"| | bare step | {' | '.join(WAYS)} |"
-    yield f"|---|---|{'---|' * len(WAYS)}"
+    yield f"| | bare step | {' | '.join(f'{way} | its processor time' for way in WAYS)} |"
+    yield f"|---|---|{'---|---|' * len(WAYS)}"
     for title, config in configs.items():
         yield row(title, config)
 
@@ -164,7 +172,8 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=5, help="turns of each (default: %(default)s)")
     parser.add_argument("--runs", nargs="+", help="titles of rows (default: all)")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as programs:
+        jax.config.update("jax_compilation_cache_dir", programs)  # the loop's program is the bare step's
         for name in PHOTOS:
             Image.fromarray(getattr(data, name)()).save(Path(folder) / f"{name}.png")
         configs = settings(Path(folder), args.windows)

@@ -7,10 +7,9 @@ leaves that out: every batch is the first.
 
 Loop and bare step take turns within a run, as machines are not equally fast for minutes: after 20 timed steps of the
 loop it is held, and the same program takes 20 steps of its own on one batch that lies on the devices. Batches that
-were made meanwhile are used up by 20 steps that do not count. A turn has a log line at its end, and one in five a
+were made meanwhile are used up by 20 steps that do not count. A turn has a log line at its end, and the third one a
 checkpoint. What the loop costs is the median of the turns' ratios, of wall time and of the processor's time in all
-threads; smallest and largest are in brackets. The latter is what the step would take longer were no core ever idle, and
-hardly depends on what else the machine does.
+threads; smallest and largest are in brackets. The latter is what the step would take longer were no core ever idle.
 """
 
 import argparse

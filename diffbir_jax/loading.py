@@ -90,6 +90,9 @@ def weight_files(
     """Return the file of each of `modules`; arguments and `FileNotFoundError` as in `load_params`.
 
     Beside a control whose header says that it reads an encoder's output, the file of that is one of them.
+
+    Raises:
+        ValueError: the control's file has no header that can be read.
     """
     folder = weights_folder(preset, folder)
     files = {name: folder / f"{stem}.safetensors" for name, stem in preset.files._asdict().items()}

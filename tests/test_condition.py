@@ -83,6 +83,11 @@ def test_the_reference_has_no_such_control(tmp_path):
         ValueError, match=r"control\.safetensors: .*reads the output of an encoder.*condition=vae"
     ):
         export_files(tmp_path / "control.safetensors", tmp_path / "out", "safetensors")
+    usual = MICRO.header("control") | {"condition": "vae"}
+    save_weights(tmp_path / "usual.safetensors", encoded().params["control"], usual)
+    with pytest.warns(UserWarning, match=r"left out, .*: control\.safetensors"):
+        (entry,) = export_files(tmp_path, tmp_path / "out", "safetensors")
+    assert entry.module == "usual"
 
 
 # Images

@@ -136,6 +136,11 @@ def _exportable(source: Path) -> list[Path]:
 
 def _described(path: Path) -> tuple[Architecture, Any]:
     found = _kind(path)
+    if found is None and _has_encoder(read_metadata(path)):
+        raise ValueError(
+            f"{path}: the reference has no control that reads the output of an encoder trained along; export one that "
+            "was trained with config.model.control.condition=vae"
+        )
     if found is None:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(
@@ -147,21 +152,22 @@ def _described(path: Path) -> tuple[Architecture, Any]:
 def _kind(path: Path) -> tuple[Architecture, Any] | None:
     """Architecture and sizes by the file's header: stated there, or those of the preset it was trained with."""
     header = read_metadata(path)
+    if _has_encoder(header):
+        return None
     try:
         return _stated(header) or _trained(header, path.stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
+def _has_encoder(header: Mapping[str, str]) -> bool:
+    return header.get("condition", "vae") != "vae"
+
+
 def _stated(header: Mapping[str, str]) -> tuple[Architecture, Any] | None:
     kind = ARCHITECTURES.get(header.get("family", ""))
     if kind is None:
         return None
-    if kind is CONTROL and (condition := header.get("condition", "vae")) != "vae":
-        raise ValueError(
-            f"this control reads the output of an encoder of its own (config.model.control.condition={condition}), "
-            "which the reference does not have; export one that was trained with condition=vae"
-        )
     config = kind.revive(header.get("config", ""))
     return (_control(int(header.get("hint_channels", 4))) if kind is CONTROL else kind), config
 

@@ -102,7 +102,7 @@ class Loader(Batches):
     def identity(self) -> dict[str, int | str]:
         """Seed, batch size, source, recipe and kind of order; hosts, workers and threads may change."""
         examples = len(self.items.source)
-        drawn_as_a_whole = {"order": "by epoch"} if examples <= FEW else {}
+        drawn_as_a_whole = {"order": "by-epoch"} if examples <= FEW else {}
         return {
             "seed": self.items.seed,
             "batch_size": self.batch_size,

@@ -8,6 +8,8 @@ import numpy as np
 # Grain permutes 2**16 places at least and passes over those that are too many: of a folder of 32 photos a draw takes
 # it a millisecond, as long as degrading a crop. Up to that number an epoch's order is drawn as a whole.
 FEW = 2**16
+# Keeps an epoch's draws apart from those of an item, whose third number is a count of attempts.
+ORDER = 2**31
 
 
 def index_at(position: int, count: int, seed: int) -> int:
@@ -26,7 +28,7 @@ def index_at(position: int, count: int, seed: int) -> int:
 
 @lru_cache(16)  # of training and validation, with threads in two epochs
 def _epoch(count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(count)
+    return np.random.default_rng((seed, epoch, ORDER)).permutation(count)
 
 
 @lru_cache(16)

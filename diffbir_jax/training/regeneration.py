@@ -108,7 +108,7 @@ def _encoded(
     made_from = {name: checksum(path) for name, path in sorted(_files(config, preset, used).items())}
     made_from |= {"condition": options.condition, "precision": options.precision}
     sources = zip(("training", "held_out"), images, strict=True)
-    made_from |= {name: str(batches.identity.get("source"))[:16] for name, batches in sources}
+    made_from |= {name: _origin(batches) for name, batches in sources}
     shared = () if config.data.get("captions") else ("context",)
 
     def encoder() -> Encoder:
@@ -116,6 +116,14 @@ def _encoded(
         return Encoder(stage2.encode, frozen, shared)
 
     return pool_batches(config, lambda: images, encoder, made_from)
+
+
+def _origin(batches: Tokenized) -> str:
+    """The source, and how its examples are ordered where that is not as it was in the first caches."""
+    identity = batches.identity
+    return "/".join(
+        [str(identity.get("source"))[:16], *([str(identity["order"])] if "order" in identity else [])]
+    )
 
 
 def _start(config: Config, preset: Preset, options: Stage2Options, unet: Params) -> Params:

@@ -58,6 +58,14 @@ def test_seeds_and_epochs_have_orders_of_their_own():
             assert np.mean(first == other) < 0.05
 
 
+def test_the_draws_of_an_epoch_are_none_of_an_item():
+    """NumPy pads seeds with zeros: (seed, position) would be (seed, position, attempt 0)."""
+    orders = [[index_at(epoch * 50 + place, 50, 3) for place in range(50)] for epoch in range(4)]
+    for epoch, places in enumerate(orders):
+        for attempt in range(2):
+            assert places != np.random.default_rng((3, epoch, attempt)).permutation(50).tolist()
+
+
 def test_a_position_depends_on_nothing_else():
     forwards = [index_at(position, 11, 4) for position in range(100)]
     assert forwards == [index_at(position, 11, 4) for position in reversed(range(100))][::-1]
@@ -70,7 +78,7 @@ def test_a_run_from_before_orders_were_drawn_by_epochs_is_told():
 
     loader, before = position(FEW)
     del before["data"]["order"]
-    with pytest.raises(ValueError, match="order was None, is by epoch"):
+    with pytest.raises(ValueError, match="order was None, is by-epoch"):
         resume(loader, before)
     loader, before = position(FEW + 1)
     assert "order" not in before["data"]

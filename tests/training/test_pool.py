@@ -119,6 +119,15 @@ def test_a_pool_of_another_run_is_refused(folder, cache, change, part):
     assert "\n" not in str(error.value)
 
 
+def test_a_pool_of_another_order_is_refused(folder, cache, monkeypatch):
+    """As those are that were made before epochs of few examples were drawn as a whole."""
+    monkeypatch.setattr("diffbir_jax.data.loader.FEW", 0)
+    with pytest.raises(
+        ValueError, match=r"was made for \(.*training=\w{16}/by-epoch .*needs \(.*training=\w{16} "
+    ):
+        make_objective(micro(folder, cache))
+
+
 def test_a_pool_of_other_photos_or_weights_is_refused(folder, cache, tmp_path):
     """Under the same settings."""
     config = micro(folder, cache)

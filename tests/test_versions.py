@@ -149,7 +149,8 @@ def test_the_registry_names_the_files_of_the_presets() -> None:
     """What `python -m diffbir_jax.weights fetch` brings becomes, converted, what the preset loads."""
     for version, task in NETWORKS:
         stems = {stem for file in needed(version, task) for stem in file.stems}
-        assert stems == set(get_preset(version, task).files), (version, task)
+        preset = get_preset(version, task)
+        assert stems == {getattr(preset.files, name) for name in preset.modules}, (version, task)
 
 
 def test_prompts_matter(inputs: Path, weights: Path) -> None:

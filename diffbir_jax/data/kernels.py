@@ -71,12 +71,15 @@ def sinc_kernel(cutoff: float, size: int, pad_to: int = 0) -> np.ndarray:
         size: side of the kernel (pixels, odd).
         pad_to: side that zeros around enlarge it to; none if not larger than `size`.
     """
-    axis = np.arange(size) - (size - 1) / 2
-    radius = np.hypot(*np.meshgrid(axis, axis))
-    radius[size // 2, size // 2] = 1.0  # its value there is the limit, set below
-    kernel = cutoff * j1(cutoff * radius) / (2 * np.pi * radius)
-    kernel[size // 2, size // 2] = cutoff**2 / (4 * np.pi)
-    return np.pad(_normalised(kernel), max(0, pad_to - size) // 2)
+    middle = size // 2
+    axis = np.arange(middle + 1.0)
+    radius = np.hypot(axis[:, None], axis)
+    radius[0, 0] = 1.0  # its value there is the limit, set below
+    quadrant = cutoff * j1(cutoff * radius) / (2 * np.pi * radius)
+    quadrant[0, 0] = cutoff**2 / (4 * np.pi)
+    away = np.abs(np.arange(-middle, middle + 1))
+    kernel = _normalised(quadrant[away[:, None], away])
+    return np.pad(kernel, (pad_to - size) // 2) if pad_to > size else kernel
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ def _beta(rng: np.random.Generator, ends: tuple[float, float]) -> float:
 def _distances(size: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
     """Squared distances from the middle along the rotated axes, in units of their deviations."""
     axis = np.arange(size) - (size - 1) / 2
-    x, y = np.meshgrid(axis, axis)
+    x, y = axis, axis[:, None]
     c, s = np.cos(theta), np.sin(theta)
     return ((c * x + s * y) / sigma_x) ** 2 + ((c * y - s * x) / sigma_y) ** 2
 

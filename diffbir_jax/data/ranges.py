@@ -1,6 +1,8 @@
 """Ranges that degradations draw their parameters from, and their checks."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -39,7 +41,8 @@ def choose(rng: np.random.Generator, options: Sequence[T], shares: Sequence[floa
     """Draw one of `options`, by their shares (which sum to 1) or, without, all alike."""
     if shares is None:
         return options[int(rng.integers(len(options)))]
-    return options[int(rng.choice(len(options), p=shares))]
+    # What `rng.choice` with these shares takes from the stream and makes of it, without its checks.
+    return options[bisect_right(_cumulative(tuple(shares)), rng.random())]
 
 
 def check_ranges(owner: object, **limits: tuple[float, float]) -> None:
@@ -126,6 +129,12 @@ def check_choices(owner: object, field: str, allowed: Sequence[str]) -> None:
     value = getattr(owner, field)
     if not isinstance(value, tuple) or not value or not set(value) <= set(allowed):
         raise DataError(f"{type(owner).__name__}.{field} is {value!r}; give a tuple of {', '.join(allowed)}")
+
+
+@lru_cache(256)
+def _cumulative(shares: tuple[float, ...]) -> list[float]:
+    total = np.cumsum(shares)
+    return (total / total[-1]).tolist()
 
 
 def _is_number(value: object) -> bool:

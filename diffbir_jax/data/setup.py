@@ -27,6 +27,9 @@ SETTINGS = (
     "keep_decoded",
     *("cache", "pool"),  # of stages that train on encoded crops; nothing here depends on them
 )
+# Counts how often what the same settings draw has changed, since a resumed run must go on with the same: 2, Poisson
+# noise from tables.
+DRAWS = 2
 REQUIRED = ("source", "crop", "batch_size", "validation_size")
 HELD_OUT_EVERY = 16
 
@@ -69,7 +72,7 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
         "dtype": data.get("dtype", "uint8"),
     }
     settings = {name: data[name] for name in LOADER_SETTINGS if name in data}
-    settings["recipe"] = _digest({name: data.get(name) for name in RECIPE})
+    settings["recipe"] = _digest({name: data.get(name) for name in RECIPE} | {"draws": DRAWS})
     return (
         Loader(Items(_kept(train, data), seed=seed, **make), data["batch_size"], host, hosts, **settings),
         Loader(Items(held_out, seed=seed + 1, **make), data["validation_size"], **settings),

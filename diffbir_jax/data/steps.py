@@ -4,7 +4,6 @@ A step is a frozen dataclass of ranges, called as `step(image, context)` with an
 1]; it returns another image. Its constructor raises `DataError` for ranges that cannot be drawn from.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,7 +42,7 @@ class Context:
 
     def named(self, name: str) -> "Context":
         """The context of the step `name`."""
-        return dataclasses.replace(self, name=name)
+        return Context(self.rng, self.target, self.record, name)
 
 
 class Step(Protocol):

@@ -76,8 +76,9 @@ def to_depth(image: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     if np.dtype(dtype) not in DEPTHS:
         raise ValueError(f"dtype is {np.dtype(dtype)}; use uint8 or uint16")
     # 65535 levels take 16 of the 24 bits that float32 is exact to.
-    scaled = np.asarray(image, np.float32).clip(0, 1) * np.float32(np.iinfo(dtype).max)
-    return np.rint(scaled).astype(dtype)
+    scaled = np.asarray(image, np.float32).clip(0, 1)
+    scaled *= np.float32(np.iinfo(dtype).max)
+    return np.rint(scaled, out=scaled).astype(dtype)
 
 
 def _bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

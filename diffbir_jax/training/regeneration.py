@@ -119,11 +119,9 @@ def _encoded(
 
 
 def _origin(batches: Tokenized) -> str:
-    """The source, and how its examples are ordered where that is not as it was in the first caches."""
+    """The source, how its examples are drawn, and their order where that is not as it was in the first caches."""
     identity = batches.identity
-    return "/".join(
-        [str(identity.get("source"))[:16], *([str(identity["order"])] if "order" in identity else [])]
-    )
+    return "/".join(str(identity[key])[:16] for key in ("source", "recipe", "order") if key in identity)
 
 
 def _start(config: Config, preset: Preset, options: Stage2Options, unet: Params) -> Params:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from diffbir_jax.data.degradation import make_degradation
 from diffbir_jax.data.example import DataError
-from diffbir_jax.data.setup import SETTINGS
+from diffbir_jax.data.setup import DRAWS, SETTINGS
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import rm
@@ -84,10 +84,12 @@ def test_an_interrupted_run_is_bit_identical_with_any_number_of_workers(folder, 
         ({"held_out_every": 5}, "source was .*, is "),
         ({"seed": 3}, "seed was 0, is 3"),
         ({"degradation": {"kind": "denoise"}}, "recipe was .*, is "),
+        ({"DRAWS": 1}, "recipe was .*, is "),
     ],
 )
-def test_a_resumed_run_must_find_the_same_data(folder, change, message):
-    def once(seed=0, **data):
+def test_a_resumed_run_must_find_the_same_data(folder, monkeypatch, change, message):
+    def once(seed=0, DRAWS=DRAWS, **data):
+        monkeypatch.setattr("diffbir_jax.data.setup.DRAWS", DRAWS)
         settings = config(folder, **data)
         settings.seed = seed
         settings.train.steps = 1

@@ -123,8 +123,16 @@ def test_a_pool_of_another_order_is_refused(folder, cache, monkeypatch):
     """As those are that were made before epochs of few examples were drawn as a whole."""
     monkeypatch.setattr("diffbir_jax.data.loader.FEW", 0)
     with pytest.raises(
-        ValueError, match=r"was made for \(.*training=\w{16}/by-epoch .*needs \(.*training=\w{16} "
+        ValueError,
+        match=r"was made for \(.*training=\w{16}/\w{16}/by-epoch .*needs \(.*training=\w{16}/\w{16} ",
     ):
+        make_objective(micro(folder, cache))
+
+
+def test_a_pool_of_other_draws_is_refused(folder, cache, monkeypatch):
+    """As those are that were made before the same settings drew what they do now."""
+    monkeypatch.setattr("diffbir_jax.data.setup.DRAWS", 1)
+    with pytest.raises(ValueError, match=r"was made for \(.*training=.*needs \(.*training="):
         make_objective(micro(folder, cache))
 
 

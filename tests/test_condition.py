@@ -140,10 +140,10 @@ def test_company_does_not_matter():
 
 
 def test_what_is_planned_is_what_runs():
-    using, options, size = Restorer(MICRO, encoded().params), dataclasses.replace(FEW, tile=64), (90, 40)
-    found = make_plan(using, using.programs, [(size, size)], Wanted(options))
+    using, size = Restorer(MICRO, encoded().params), (24, 38)
+    found = make_plan(using, using.programs, [(size, size)], Wanted(FEW))
     planned = using.compiled
-    (outcome,) = using.restore_many([Request(picture(*size))], options=options, plan=found.plan)
+    (outcome,) = using.restore_many([Request(picture(*size))], options=FEW, plan=found.plan)
     assert outcome.error is None and using.compiled == planned > 0
 
 

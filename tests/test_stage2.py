@@ -163,14 +163,27 @@ def test_guidance_off_costs_nothing() -> None:
     assert cost(1.0) > 1.1 * cost(0.0)
 
 
+def convolutions_round_by_place() -> bool:
+    """Whether the rows at the end of a product are added up in another order, as some CPUs' kernels do."""
+    keys = jax.random.split(jax.random.key(0))
+    images, kernel = jax.random.normal(keys[0], (5, 8, 8, 8)), jax.random.normal(keys[1], (3, 3, 8, 8))
+    filtered, turned = (
+        jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        for x in (images, images[::-1])
+    )
+    return bool((filtered != turned[::-1]).any())
+
+
 @pytest.mark.parametrize("sampler", ["spaced", "edm_heun"])
 def test_an_image_comes_out_alike_in_any_company(sampler: str) -> None:
-    """Bit for bit in any order and company of the same batch size; to 1e-4 alone, among five, and on four devices."""
+    """In any order and company of the same batch size bit for bit, or to rounding where products round by place; to
+    1e-4 alone, among five, and on four devices."""
+    rounding = 1e-5 if convolutions_round_by_place() else 0.0
     options = dataclasses.replace(GUIDED, sampler=sampler, guidance_scale=0.2)
     five = micro().stage2(clean(1, 2, 3, 4, 5), options, [11, 12, 13, 14, 15])
     other = micro().stage2(clean(5, 9, 1, 8, 3), options, [15, 7, 11, 6, 13])
     for place, there in ((4, 0), (0, 2), (2, 4)):
-        np.testing.assert_array_equal(five[place], other[there])
+        np.testing.assert_allclose(five[place], other[there], rtol=0, atol=rounding)
     np.testing.assert_allclose(micro().stage2(clean(3), options, [13])[0], five[2], atol=1e-4)
     four = clean(1, 2, 3, 4)
     spread = micro().stage2(jax.device_put(four, batch_sharding(make_mesh())), options, [11, 12, 13, 14])

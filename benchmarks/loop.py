@@ -1,4 +1,4 @@
-"""What the train loop costs beside its steps: python -m benchmarks.loop [--windows 5] [--runs TITLE ...]
+"""What the train loop costs beside its steps: python -m benchmarks.loop [--windows 7] [--runs TITLE ...]
 
 Four runs on photos of scikit-image: SwinIR at its full size on a crop of 128 pixels, and of preset `tiny` its
 restoration module (`configs/rm_swinir.py:tiny`), stage 2 from images and stage 2 from crops that were encoded once
@@ -6,9 +6,9 @@ restoration module (`configs/rm_swinir.py:tiny`), stage 2 from images and stage 
 leaves that out: every batch is the first.
 
 Loop and bare step take turns within a run, as machines are not equally fast for minutes: after 20 timed steps of the
-loop it is held, and the same program takes 20 steps of its own on one batch that lies on the devices. Batches that
-were made meanwhile are used up by 20 steps that do not count. A turn has a log line at its end, and the third one a
-checkpoint. What the loop costs is the median of the turns' ratios, of wall time and of the processor's time in all
+loop it is held, and the same program takes 20 steps of its own on one batch that lies on the devices. What was made
+meanwhile, at most `data.ahead` batches and what waits in the threads, is used up by 5 steps that do not count. A turn
+has a log line at its end, and the fourth one a checkpoint. What the loop costs is the median of the turns' ratios, of wall time and of the processor's time in all
 threads; smallest and largest are in brackets. The latter is what the step would take longer were no core ever idle.
 """
 
@@ -36,8 +36,9 @@ from diffbir_jax.training.run import Run
 from diffbir_jax.training.state import TrainState
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "retina", "immunohistochemistry", "cat")
-TURN = 20  # steps
-SAVED = 110  # the step with a checkpoint, in the middle of a turn: of steps 81 to 120 the last 20 count
+TURN, UNTIMED = 20, 5  # steps
+CYCLE = UNTIMED + TURN
+SAVED = 90  # the step with a checkpoint, in the middle of a turn: of steps 76 to 100 the last 20 count
 ENCODED = "tiny stage 2, encoded once"
 
 
@@ -83,7 +84,7 @@ def clocks() -> np.ndarray:
 
 @dataclass
 class Turns:
-    """Holds the loop after every other turn, and lets the bare step take one."""
+    """Holds the loop after each of its turns, and lets the bare step take one."""
 
     bare: Bare
     looped: list[np.ndarray] = field(default_factory=list)
@@ -95,13 +96,13 @@ class Turns:
 
         def timed(run: Run, step: int, state: TrainState, metrics: Any, stopped: bool) -> None:
             wrapped(run, step, state, metrics, stopped)
-            if step % TURN:
-                return
-            jax.block_until_ready(metrics)
-            if step % (2 * TURN) == 0:
+            if step % CYCLE == UNTIMED:
+                jax.block_until_ready(metrics)
+                self._begin = clocks()
+            elif step % CYCLE == 0:
+                jax.block_until_ready(metrics)
                 self.looped.append(clocks() - self._begin)
                 self.alone.append(self.bare())
-            self._begin = clocks()
 
         return timed
 
@@ -117,7 +118,7 @@ def settings(folder: Path, windows: int) -> dict[str, ConfigDict]:
         config.data.source.path = str(folder)
         config.data.update(held_out_every=len(PHOTOS), validation_size=8)
         # One more, so that the last checkpoint and validation lie behind what is timed.
-        config.train.update(steps=2 * TURN * windows + 1, eval_every=10**9, log_every=TURN)
+        config.train.update(steps=CYCLE * windows + 1, eval_every=10**9, log_every=CYCLE)
         config.train.checkpoint_every = SAVED
     return configs
 
@@ -168,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--windows", type=int, default=5, help="turns of each (default: %(default)s)")
+    parser.add_argument("--windows", type=int, default=7, help="turns of each (default: %(default)s)")
     parser.add_argument("--runs", nargs="+", help="titles of rows (default: all)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as programs:

@@ -1,12 +1,12 @@
 """Batches of a source of any size, made by threads or processes of Grain; docs/loader.md says what they promise."""
 
+import os
 import signal
 import threading
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import parent_process
-from os import _exit
 
 import cv2
 import grain
@@ -33,7 +33,8 @@ class Loader(Batches):
         batch_size: items in a batch of all hosts together.
         host: index of this host, which gets that contiguous part of each batch.
         hosts: how many there are.
-        workers: processes that make items; 0 lets threads of this process do it.
+        workers: processes that make items; 0 lets threads of this process do it, where a processor has nothing else
+            to do (on Linux).
         threads: of this process or of each worker.
         ahead: batches prepared before they are asked for.
         max_broken: share of the source that may be broken.
@@ -125,11 +126,18 @@ class Loader(Batches):
         step, row = divmod(number, self._part)
         return self.items(step * self.batch_size + self.host * self._part + row)
 
+    def _item_aside(self, number: int) -> Item:
+        """`_item`, in a thread that gives way to whatever computes on the same processors."""
+        with suppress(AttributeError, OSError):  # other systems have no such class, containers may forbid it
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        return self._item(number)
+
     @contextmanager
     def _stream(self, first: int, last: int) -> Iterator[Iterator[Item]]:
         """Items of the batches `first` to `last` - 1, made ahead."""
         numbers = grain.MapDataset.range(first * self._part, last * self._part)
-        stream = numbers.map(self._item).to_iter_dataset(grain.ReadOptions(self.threads, WAITING))
+        make = self._item if self.workers else self._item_aside
+        stream = numbers.map(make).to_iter_dataset(grain.ReadOptions(self.threads, WAITING))
         if self.workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, in programs that have none, too
@@ -186,4 +194,4 @@ def _end_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
-        _exit(1)
+        os._exit(1)

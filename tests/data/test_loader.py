@@ -125,6 +125,25 @@ def test_worker_processes_change_nothing_and_leave_nothing():
         assert alone.broken.items() <= several.broken.items()
 
 
+class Scheduled(Levels):
+    """Pictures that tell by blue how the thread that reads them is scheduled."""
+
+    def __getitem__(self, index):
+        example = super().__getitem__(index)
+        example.image[..., 2] = os.sched_getscheduler(0)
+        return example
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's scheduling classes")
+def test_threads_beside_a_computation_give_way_to_it():
+    """Those of the process that trains: not its main thread, nor processes that make items."""
+    before, source = os.sched_getscheduler(0), Scheduled(20)
+    threads, processes = (batches(loader(source, workers=workers), 0, 4) for workers in (0, 1))
+    assert {int(level) for batch in threads for level in batch["hq"][..., 2].flat} == {os.SCHED_IDLE}
+    assert {int(level) for batch in processes for level in batch["hq"][..., 2].flat} == {before}
+    assert loader(source)(0)["hq"][0, 0, 0, 2] == os.sched_getscheduler(0) == before != os.SCHED_IDLE
+
+
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_share_the_global_batches(hosts):
     whole = batches(loader(Levels(48), 8), 2, 20)

@@ -156,7 +156,7 @@ def test_configs_describe_data_that_can_be_made(folder, name):
     tiny.data.update(batch_size=BATCH, held_out_every=6)
     batch = training_batches(tiny)[0](0)
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == dict.fromkeys(
-        ("hq", "lq"), ((BATCH, 80, 80, 3), np.uint8)
+        ("hq", "lq"), ((BATCH, 112, 112, 3), np.uint8)
     )
     with pytest.raises(ValueError, match="variant is 'big', allowed are none and tiny"):
         get_config("big")

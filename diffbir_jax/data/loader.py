@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +23,9 @@ from diffbir_jax.data.order import FEW
 JUDGED_FROM = 1000
 # Items that wait in each worker, or in the threads of this process: enough to bridge one that takes long.
 WAITING = 8
+# How much nicer than the process its own threads are that make items: they get a tenth of what a step's threads get
+# where these run without a pause. In the idle class they would get nothing beside other programs.
+NICER = 10
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,7 @@ class Loader(Batches):
         batch_size: items in a batch of all hosts together.
         host: index of this host, which gets that contiguous part of each batch.
         hosts: how many there are.
-        workers: processes that make items; 0 lets threads of this process do it, where a processor has nothing else
-            to do (on Linux).
+        workers: processes that make items; 0 lets threads of this process do it, at a lower priority (on Linux).
         threads: of this process or of each worker.
         ahead: batches prepared before they are asked for.
         max_broken: share of the source that may be broken.
@@ -127,9 +130,11 @@ class Loader(Batches):
         return self.items(step * self.batch_size + self.host * self._part + row)
 
     def _item_aside(self, number: int) -> Item:
-        """`_item`, in a thread that gives way to whatever computes on the same processors."""
-        with suppress(AttributeError, OSError):  # other systems have no such class, containers may forbid it
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        """`_item`, in a thread that gives way to the step where both want the same processor."""
+        if sys.platform == "linux":  # where 0 is the calling thread; elsewhere it is the whole process
+            with suppress(PermissionError):
+                lower = os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICER
+                os.setpriority(os.PRIO_PROCESS, 0, min(lower, 19))
         return self._item(number)
 
     @contextmanager

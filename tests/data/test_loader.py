@@ -139,7 +139,9 @@ def test_threads_beside_a_computation_give_way_to_it():
     """Those of the process that trains: not its main thread, nor processes that make items."""
     before, source = os.getpriority(os.PRIO_PROCESS, 0), Nice(20)
     threads, processes = (batches(loader(source, workers=workers), 0, 4) for workers in (0, 1))
-    assert {int(level) for batch in threads for level in batch["hq"][..., 2].flat} == {min(before + NICER, 19)}
+    assert {int(level) for batch in threads for level in batch["hq"][..., 2].flat} == {
+        min(before + NICER, 19)
+    }
     assert {int(level) for batch in processes for level in batch["hq"][..., 2].flat} == {before}
     assert loader(source)(0)["hq"][0, 0, 0, 2] == os.getpriority(os.PRIO_PROCESS, 0) == before
 

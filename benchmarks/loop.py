@@ -6,11 +6,11 @@ restoration module (`configs/rm_swinir.py:tiny`), stage 2 from images and stage 
 leaves that out: every batch is the first.
 
 Loop and bare step take turns within a run, as machines are not equally fast for minutes: after 20 timed steps of the
-loop it is held, and the same program takes 20 steps of its own on one batch that lies on the devices. Meanwhile
-its threads make no more than what fills its queues, which are full most of the time anyway; the 5 steps after that do
-not count. A turn has a log line at its end, and the fourth one a checkpoint. What the loop costs is the median of the turns' ratios, of
-wall time and of the processor's time in all threads; smallest and largest are in brackets. The latter is what the step
-would take longer were no core ever idle.
+loop it is held, and the same program takes 20 steps of its own on one batch that lies on the devices. Meanwhile its
+threads make no more than what fills its queues, which are full most of the time anyway; the 5 steps after that do not
+count. A turn has a log line at its end, and the fourth one a checkpoint. What the loop costs is the median of the
+turns' ratios, of wall time and of the processor's time in all threads; smallest and largest are in brackets. The
+latter is what the step would take longer were no core ever idle.
 """
 
 import argparse

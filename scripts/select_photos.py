@@ -65,8 +65,7 @@ TINY = {
 SKY, LANDS = "endless-sky-high-dpi", "usr/share/games/endless-sky/plugins/endless-sky-high-dpi/images/land"
 # Pictures of planets, made from measurements.
 NOT_PHOTOS = {"nasa8", "nasa9"}
-# Photographs from unsplash.com (of the time when it gave all of them away as CC0) and NASA, which the copyright file of
-# the package calls public domain.
+# Photographs from unsplash.com and NASA, which the copyright file of the package calls public domain.
 HELD_OUT_LANDS = {
     f"{kind}{number}"
     for kind, numbers in {

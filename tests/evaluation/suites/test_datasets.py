@@ -53,11 +53,14 @@ def test_a_part_of_a_dataset_is_not_called_the_dataset(tmp_path: Path, suite: Su
         find_datasets(suite, tmp_path, ["alone"])
 
 
-def test_tiny_ships_its_images() -> None:
-    (images,) = find_datasets(read_suite("tiny"), None)
-    assert len(images.cases) == images.dataset.images == 8
-    with pytest.raises(ValueError, match="suite tiny ships its images: leave it out"):
-        find_datasets(read_suite("tiny"), Path("here"))
+@pytest.mark.parametrize(("name", "count"), [("tiny", 8), ("photos", 40)])
+def test_two_suites_ship_their_images(name: str, count: int) -> None:
+    suite = read_suite(name)
+    (images,) = find_datasets(suite, None)
+    assert len(images.cases) == images.dataset.images == count
+    assert len(suite.sha256) == 2 * count
+    with pytest.raises(ValueError, match=f"suite {name} ships its images: leave it out"):
+        find_datasets(suite, Path("here"))
 
 
 @pytest.mark.parametrize("name, problem", [("pictures/lq/chelsea.png", "is not"), ("x.png", "is missing")])

@@ -93,6 +93,14 @@ def test_the_command_line_runs_tiny(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run(flags.parse([*line, "--methods", "bicubic", "--no-report"])) == 0
 
 
+def test_the_command_line_runs_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["--suite", "photos", "--output", str(tmp_path), "--metrics", "psnr", "--methods", "bicubic"]
+    assert run(flags.parse([*line, "--no-report"])) == 0
+    out = capsys.readouterr().out
+    assert "| bicubic | **22.06** [" in out or "| bicubic | 22.06 [" in out
+    assert "Means over 40 images" in out
+
+
 @pytest.mark.parametrize(
     "line, message",
     [

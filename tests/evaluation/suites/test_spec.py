@@ -10,13 +10,13 @@ from diffbir_jax.models.presets import PRESETS
 from tests.evaluation.suites.small import SUITE, write_suite
 
 
-def test_there_is_a_suite_for_each_task_and_one_that_needs_nothing() -> None:
-    assert suite_names() == ["bfr", "bid", "bsr", "tiny"]
-    assert [read_suite(name).task for name in suite_names()] == ["face", "denoise", "sr", "sr"]
-    assert [name for name in suite_names() if read_suite(name).shipped] == ["tiny"]
+def test_there_is_a_suite_for_each_task_and_two_that_need_nothing() -> None:
+    assert suite_names() == ["bfr", "bid", "bsr", "photos", "tiny"]
+    assert [read_suite(name).task for name in suite_names()] == ["face", "denoise", "sr", "sr", "sr"]
+    assert [name for name in suite_names() if read_suite(name).shipped] == ["photos", "tiny"]
 
 
-@pytest.mark.parametrize("name", ["bfr", "bid", "bsr", "tiny"])
+@pytest.mark.parametrize("name", ["bfr", "bid", "bsr", "photos", "tiny"])
 def test_suites_sample_all_versions_as_their_makers_chose(name: str) -> None:
     """A default is resolved to a value, so that a result says which it was."""
     suite = read_suite(name)
@@ -26,9 +26,15 @@ def test_suites_sample_all_versions_as_their_makers_chose(name: str) -> None:
         assert len(point.options(version)) >= 2
 
 
-@pytest.mark.parametrize("name", ["bfr", "bid", "bsr", "tiny"])
+@pytest.mark.parametrize("name", ["bfr", "bid", "bsr", "photos", "tiny"])
 def test_the_metrics_of_suites_exist(name: str) -> None:
     assert select(read_suite(name).metrics)
+
+
+def test_photos_compares_the_methods_of_tiny_in_the_same_way() -> None:
+    photos, tiny = read_suite("photos"), read_suite("tiny")
+    for field in ("methods", "metrics", "seeds", "versions", "task", "upscale", "crop", "colour", "bicubic"):
+        assert getattr(photos, field) == getattr(tiny, field), field
 
 
 def test_values_of_the_file_take_the_place_of_defaults(tmp_path: Path) -> None:
@@ -66,5 +72,5 @@ def test_a_wrong_file_is_told_of_in_one_line(tmp_path: Path, old: str, new: str,
 
 
 def test_unknown_suites_are_refused() -> None:
-    with pytest.raises(ValueError, match="suite 'huge' given, allowed are bfr, bid, bsr, tiny"):
+    with pytest.raises(ValueError, match="suite 'huge' given, allowed are bfr, bid, bsr, photos, tiny"):
         read_suite("huge")

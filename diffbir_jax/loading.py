@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from diffbir_jax.checkpoint import load_weights, read_metadata
 from diffbir_jax.models.apply import Params, abstract
 from diffbir_jax.models.presets import Preset, restoration_config
+from diffbir_jax.weights import default_folder
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
@@ -20,8 +21,11 @@ NO_STAGE1 = "none"
 
 
 def weights_folder(preset: Preset, folder: str | Path | None) -> Path:
-    """Return `folder`, or the one that the package ships for the preset."""
-    return PRETRAINED / preset.name if folder is None else Path(folder).expanduser()
+    """Return `folder`; by default the one that the package ships for the preset, else that of downloaded weights."""
+    if folder is not None:
+        return Path(folder).expanduser()
+    shipped = PRETRAINED / preset.name
+    return shipped if shipped.is_dir() else default_folder()
 
 
 def with_stage1(preset: Preset, choice: str | None, folder: str | Path | None = None) -> Preset:
@@ -31,7 +35,7 @@ def with_stage1(preset: Preset, choice: str | None, folder: str | Path | None = 
         preset: the preset.
         choice: None keeps its own restoration module; "none" leaves it out, so that stage 1 only resizes; else the name
             of a converted restoration module in `folder`, or the path of its .safetensors file.
-        folder: holds the weights; by default those that the package ships for the preset.
+        folder: holds the weights; by default see `weights_folder`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -68,7 +72,7 @@ def load_params(
 
     Args:
         preset: says which files and which shapes.
-        folder: holds `<stem>.safetensors` for each of the preset's `files`; by default what the package ships for it.
+        folder: holds `<stem>.safetensors` for each of the preset's `files`; by default see `weights_folder`.
         dtype: of the kernels; everything small stays float32.
         modules: names of the networks to load, by default all that the preset has.
 

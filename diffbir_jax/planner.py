@@ -181,7 +181,7 @@ def _company(sides: Sequence[Sides], shapes: int, images: int) -> int:
     """
     if images == 1:
         return 0
-    largest = max(each.work[0] * each.work[1] for each in sides)
+    largest = max(max(_area(each.work), _area(each.output)) for each in sides)
     waiting = min(3 * max(WAITING, largest), images * largest)
     return min(KEPT, 4 * (shapes - 1)) * PROGRAM + 3 * waiting
 
@@ -325,17 +325,28 @@ def _params_bytes(packer: Packer) -> int:
 
 def _host(packer: Packer, sides: Sides, shape: Shape) -> dict[str, int]:
     """Bytes of images on the host while each stage runs: of a pack, and what the stage makes of it."""
-    pixels, depth = sides.work[0] * sides.work[1], 1
+    preset, wanted = packer.preset, packer.wanted
+    pixels, final, depth = _area(sides.work), _area(sides.output), 1
     images = max(1, packer.batch("sample", shape) // tiles_on_canvas(shape, packer.plan))
-    config, kept = packer.preset.vae, 6 * pixels * depth if packer.wanted.keep else 0
-    clean = (12 if shape.sample == shape.canvas else 6) * pixels
+    config, kept = preset.vae, 6 * final * depth if wanted.keep else 0
+    enlarged = sides.lq if preset.rm is None else tuple(side * preset.rm.scale for side in sides.lq)
+    blended = 12 if shape.rm == sides.lq_padded else 6
+    clean = (12 if shape.sample == shape.canvas or enlarged != sides.work else blended) * pixels
+    # What is resized is there as well, and one channel of it as float32.
+    before = (blended + 4) * _area(enlarged) if enlarged != sides.work else 0
     hint = 0 if packer.generator.encoder is None else config.embed_dim
     latents = 4 * (config.embed_dim + 1 + hint) * pixels // config.downsample**2
-    lq, result = 3 * sides.lq[0] * sides.lq[1] * depth, 3 * pixels * depth
+    lq, result = 3 * _area(sides.lq) * depth, 3 * final * depth
+    after = 0 if sides.work == sides.output else 4 * pixels + 12 * final
+    whole = shape.sample == shape.canvas
     held = {
-        "rm": lq + clean,
+        "rm": lq + clean + (result + max(before, after) if wanted.stage1_only else before),
         "encode": clean + latents,
         "sample": clean + latents,
-        "decode": clean + 2 * latents + (result if shape.sample == shape.canvas else 0),
+        "decode": clean + 2 * latents + (result if whole or after else 0) + after,
     }
     return {name: images * (taken + kept) for name, taken in held.items()}
+
+
+def _area(sides: Sequence[int]) -> int:
+    return sides[0] * sides[1]

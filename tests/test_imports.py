@@ -23,7 +23,7 @@ ROOMS = {
     "checkpoint": FLOOR | {"sharding"},
     "weights": FLOOR | {"checkpoint", "cli"},
     "defaults": {"sampling"},
-    "loading": {"checkpoint", "models"},
+    "loading": {"checkpoint", "models", "weights"},
     "faces": FLOOR | {"models"},
     "conversion": FLOOR | {"checkpoint", "models"},
 }
@@ -33,6 +33,7 @@ ROOMS["frames"] = FLOOR | {"models", "plan"}
 ROOMS["stage2"] = FLOOR | {"models", "sampling", "text"}
 ROOMS["packs"] = ROOMS["stage2"] | {"frames", "plan", "programs", "stage2", "stages"}
 ROOMS["flags"] = {"cli", "defaults", "loading", "models", "sampling"}
+ROOMS["first_use"] = {"conversion", "loading", "models", "weights"}
 MIDDLE = set(ROOMS)
 ROOMS |= {"training": MIDDLE - {"conversion"}, "planner": MIDDLE, "pipeline": MIDDLE | {"planner"}}
 ROOMS["batch"] = MIDDLE | {"planner", "pipeline"}

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 FLAGS = ("--weights", "--upscale", "--compare", "--save-stages", "--version", "--steps", "--start")
 FLAGS += ("--guidance-scale", "--guidance-loss", "--guidance-space", "--strength", "--seed")
 FLAGS += (
+    "--yes",
     "--task",
     "--stage1",
     "--stage1-only",

@@ -18,6 +18,7 @@ from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repe
 from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
 from diffbir_jax.batch.sidecar import Recorder, write_record
+from diffbir_jax.first_use import Allow, ask, permit, provide
 from diffbir_jax.imaging.photo import ImageFileError
 from diffbir_jax.loading import NO_STAGE1, PRECISIONS, load_params, weight_files, with_stage1
 from diffbir_jax.models.presets import Preset, get_preset
@@ -91,7 +92,7 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     """
     settings = work.settings
     recipe = settings.recipe
-    preset, files = networks(recipe, ready=jobs[0].clean is not None)
+    preset, files = networks(recipe, ready=jobs[0].clean is not None, allow=permit if settings.yes else ask)
     if work.record is not None:
         check_weights(work.record, files)
     restorer = load(preset, recipe, files)
@@ -110,10 +111,14 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     return Driver(restorer, recipe, journal, recorder, plan)
 
 
-def networks(recipe: Recipe, ready: bool) -> tuple[Preset, dict[str, Path]]:
-    """Return the preset and the weights files of the networks that run; `ready` stage-1 images need no stage 1."""
+def networks(recipe: Recipe, ready: bool, allow: Allow) -> tuple[Preset, dict[str, Path]]:
+    """Return the preset and the weights files of the networks that run; `ready` stage-1 images need no stage 1.
+
+    `allow` is asked before weights are downloaded; errors as in `provide`.
+    """
     stage1 = NO_STAGE1 if ready else recipe.stage1
     preset = with_stage1(get_preset(recipe.version, recipe.task), stage1, recipe.weights)
+    provide(preset, recipe.weights, allow)
     modules = [name for name in preset.modules if name == "rm" or not recipe.stage1_only]
     return preset, weight_files(preset, recipe.weights, modules)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffbir_jax.flags import options_from
-from diffbir_jax.models.presets import Task
+from diffbir_jax.models.presets import Task, get_preset
 from diffbir_jax.sampling.options import Options
 
 Format = Literal["png", "jpeg", "webp", "tiff", "same"]
@@ -73,6 +73,7 @@ class Settings:
         vae_norms: what the autoencoder normalises tiles by.
         plan: print the plan and stop.
         warmup: compile all programs and stop.
+        yes: download weights that are not here without asking.
         hosts, host_index: this run takes every `hosts`-th input, from the one numbered `host_index` on.
     """
 
@@ -89,6 +90,7 @@ class Settings:
     vae_norms: Literal["image", "tile"] = "image"
     plan: bool = False
     warmup: bool = False
+    yes: bool = False
     hosts: int = 1
     host_index: int = 0
 
@@ -96,6 +98,8 @@ class Settings:
 RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe) if field.name != "options")
 RUN_FIELDS = tuple(field.name for field in dataclasses.fields(Settings) if field.name != "recipe")
 OPTION_FIELDS = tuple(field.name for field in dataclasses.fields(Options))
+# What a version that is stage 1 alone has no use for; `tile` cuts its images, too.
+STAGE2_ONLY = {*OPTION_FIELDS, "stage1", "n_samples", "std_map", "guidance_map", "fidelity_mask"} - {"tile"}
 
 
 def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Settings:
@@ -105,6 +109,7 @@ def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Set
         FlagError: flags contradict each other, or options are out of range.
     """
     if recipe is None:
+        check_version(args)
         recipe = recipe_from(args)
         check_flags(args, recipe)
     check_run(args)
@@ -119,7 +124,17 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
         options = options_from(args)
     except ValueError as error:
         raise FlagError(str(error)) from None
-    return Recipe(**{name: getattr(args, name) for name in RECIPE_FIELDS}, options=options)
+    values = {name: getattr(args, name) for name in RECIPE_FIELDS}
+    values["stage1_only"] |= get_preset(args.version).stage1_only
+    return Recipe(**values, options=options)
+
+
+def check_version(args: argparse.Namespace) -> None:
+    """Raise FlagError for flags that mean nothing to a version that is stage 1 alone."""
+    extra = args.given & STAGE2_ONLY
+    if extra and get_preset(args.version).stage1_only:
+        flags = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in extra))
+        raise FlagError(f"--version {args.version} is stage 1 alone and has no {flags}; leave that out")
 
 
 def check_flags(args: argparse.Namespace, recipe: Recipe) -> None:

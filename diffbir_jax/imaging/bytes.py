@@ -11,6 +11,8 @@ from PIL import Image
 from diffbir_jax.imaging.resize import resize
 
 DEPTHS = (np.uint8, np.uint16)
+# Rows that are converted at a time, so that a large image is not held as float32 as well.
+ROWS = 256
 
 
 def enlarge(image: np.ndarray, upscale: float) -> np.ndarray:
@@ -75,10 +77,14 @@ def to_depth(image: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     """
     if np.dtype(dtype) not in DEPTHS:
         raise ValueError(f"dtype is {np.dtype(dtype)}; use uint8 or uint16")
-    # 65535 levels take 16 of the 24 bits that float32 is exact to.
-    scaled = np.asarray(image, np.float32).clip(0, 1)
-    scaled *= np.float32(np.iinfo(dtype).max)
-    return np.rint(scaled, out=scaled).astype(dtype)
+    image = np.asarray(image)
+    out = np.empty(image.shape, dtype)
+    for top in range(0, len(image), ROWS):
+        # 65535 levels take 16 of the 24 bits that float32 is exact to.
+        scaled = image[top : top + ROWS].astype(np.float32).clip(0, 1)
+        scaled *= np.float32(np.iinfo(dtype).max)
+        out[top : top + ROWS] = np.rint(scaled, out=scaled)
+    return out
 
 
 def _bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

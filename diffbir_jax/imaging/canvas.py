@@ -49,9 +49,11 @@ def resize_float(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     if image.shape[:2] == tuple(size):
         return image
-    channels = np.moveaxis(image.astype(np.float32), 2, 0)
-    resized = (Image.fromarray(c).resize((size[1], size[0]), Image.Resampling.BICUBIC) for c in channels)
-    return np.stack([np.asarray(channel) for channel in resized], axis=2)
+    resized = np.empty((*size, image.shape[2]), np.float32)
+    for channel in range(image.shape[2]):  # one by one: images may be large
+        one = Image.fromarray(np.ascontiguousarray(image[..., channel], np.float32))
+        resized[..., channel] = one.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return resized
 
 
 class Blender:

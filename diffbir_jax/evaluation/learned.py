@@ -16,24 +16,16 @@ from jax import Array
 from diffbir_jax.checkpoint import load_weights
 from diffbir_jax.evaluation.metric import Metric, Setup, UnavailableError
 from diffbir_jax.evaluation.networks import one_at_a_time, weights_file
-from diffbir_jax.models.apply import Params, abstract, apply
+from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.backbones import VGG16, AlexNet, hann_pool
+from diffbir_jax.models.lpips import Backbone, feature_distance, lpips_shapes, unit_features
 
-Backbone = AlexNet | VGG16
 # Of images in [0, 1]. LPIPS has its own figures for [-1, 1], which are close to these.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # Stems of files.
 LPIPS_ALEX, LPIPS_VGG, DISTS = "lpips_alex", "lpips_vgg", "dists"
 # The image itself is DISTS's first stage.
 DISTS_CHANNELS = 3 + sum(VGG16.CHANNELS)
-
-
-def lpips_shapes(net: Backbone) -> Params:
-    """Return shapes and dtypes of LPIPS's parameters: of `net` as "features", (C,) of its stages as "linear<i>"."""
-    image = jax.ShapeDtypeStruct((1, net.SIDE, net.SIDE, 3), jnp.float32)
-    linear = {f"linear{i}": jax.ShapeDtypeStruct((c,), jnp.float32) for i, c in enumerate(net.CHANNELS)}
-    return {"features": abstract(net, image), **linear}
 
 
 def dists_shapes() -> Params:
@@ -43,11 +35,7 @@ def dists_shapes() -> Params:
 
 @partial(jax.jit, static_argnums=0)
 def lpips(net: Backbone, params: Params, images: Array) -> Array:
-    """Return the learned perceptual distance of two images.
-
-    Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", 2018: features of every
-    stage are scaled to unit length over channels; their squared differences are weighted by channel, summed, averaged
-    over pixels, and added up over stages.
+    """Return the learned perceptual distance of two images, see `models.lpips`.
 
     Args:
         net: what computes the features.
@@ -57,13 +45,8 @@ def lpips(net: Backbone, params: Params, images: Array) -> Array:
     Returns:
         Scalar float32, 0 for equal images, about 1 for unrelated ones.
     """
-    x = (2 * images - 1 - _channels(LPIPS_SHIFT)) / _channels(LPIPS_SCALE)
-    distance = jnp.float32(0)
-    for i, feature in enumerate(apply(net, params["features"], x)):
-        length = jnp.sqrt(jnp.sum(jnp.square(feature), -1, keepdims=True))
-        a, b = feature / (length + 1e-10)
-        distance += jnp.mean(jnp.square(a - b), (0, 1)) @ params[f"linear{i}"]
-    return distance
+    features = unit_features(net, params, 2 * images - 1)
+    return feature_distance(params, [x[:1] for x in features], [x[1:] for x in features])[0]
 
 
 @jax.jit

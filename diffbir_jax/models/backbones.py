@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 Pool = Callable[[Array], Array]
 VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -37,10 +38,15 @@ ALEXNET_LAYERS = (
 
 
 class AlexNet(nn.Module):
-    """The convolutions of AlexNet."""
+    """The convolutions of AlexNet.
+
+    Attributes:
+        dtype: compute dtype.
+    """
 
     CHANNELS: ClassVar = tuple(layer.features for layer in ALEXNET_LAYERS)
     SIDE: ClassVar = 31  # the last maximum needs 3 of its pixels
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: Array) -> list[Array]:
@@ -50,14 +56,17 @@ class AlexNet(nn.Module):
             image: (B, H, W, 3) float32, normalised; H and W at least `SIDE`.
 
         Returns:
-            Five arrays (B, h, w, C) float32, not negative, with C of `CHANNELS` and h, w about 1/4, 1/8, 1/16, 1/16
+            Five arrays (B, h, w, C) of `dtype`, not negative, with C of `CHANNELS` and h, w about 1/4, 1/8, 1/16, 1/16
             and 1/16 of H, W.
         """
         x, features = image, []
         for i, layer in enumerate(ALEXNET_LAYERS):
             x = nn.max_pool(x, (3, 3), (2, 2)) if layer.pooled else x
             kernel = (layer.kernel, layer.kernel)
-            x = nn.relu(nn.Conv(layer.features, kernel, layer.stride, layer.padding, name=f"conv{i}")(x))
+            conv = nn.Conv(
+                layer.features, kernel, layer.stride, layer.padding, dtype=self.dtype, name=f"conv{i}"
+            )
+            x = nn.relu(conv(x))
             features.append(x)
         return features
 
@@ -67,11 +76,13 @@ class VGG16(nn.Module):
 
     Attributes:
         pool: what halves the resolution between stages: maxima over 2x2 pixels in VGG16 itself.
+        dtype: compute dtype.
     """
 
     CHANNELS: ClassVar = tuple(stage[-1] for stage in VGG16_STAGES)
     SIDE: ClassVar = 16  # one pixel after four maxima
     pool: Pool = partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: Array) -> list[Array]:
@@ -81,14 +92,14 @@ class VGG16(nn.Module):
             image: (B, H, W, 3) float32, normalised; H and W at least `SIDE`, or 1 with `hann_pool`.
 
         Returns:
-            Five arrays (B, h, w, C) float32, not negative, with C of `CHANNELS` and h, w 1, 1/2, 1/4, 1/8 and 1/16 of
+            Five arrays (B, h, w, C) of `dtype`, not negative, with C of `CHANNELS` and h, w 1, 1/2, 1/4, 1/8 and 1/16 of
             H, W, rounded as `pool` does.
         """
         x, features = image, []
         for i, stage in enumerate(VGG16_STAGES):
             x = self.pool(x) if i else x
             for j, channels in enumerate(stage):
-                x = nn.relu(nn.Conv(channels, (3, 3), padding=1, name=f"conv{i}_{j}")(x))
+                x = nn.relu(nn.Conv(channels, (3, 3), padding=1, dtype=self.dtype, name=f"conv{i}_{j}")(x))
             features.append(x)
         return features
 

@@ -1,6 +1,7 @@
 """Compare this package with the reference implementation: python -m diffbir_jax.parity --golden DIR.
 
-DIR holds golden files (*.npz) and meta.json. Every one is looked at; what no check knows is reported as unknown.
+DIR holds golden files (*.npz) and meta.json; those of one-step methods may lie in a folder `onestep` beside it. Every
+one is looked at; what no check knows is reported as unknown.
 Exit status: 0 if all that ran agrees, 1 if anything misses, 2 if the command or the folder cannot be used.
 """
 
@@ -19,6 +20,8 @@ from diffbir_jax.parity.suite import ParityError, Suite, collect
 
 PASS, MISS, ABSENT = "pass", "MISS", "not implemented"
 KEYS_SHOWN = 6
+# The whole set where it lies beside the checkout, else the part that the tests need.
+DEFAULTS = (Path("../shared/golden"), Path("tests/golden"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     summary, details = (__doc__ or "").split("\n\n", 1)
     parser = Parser(prog="python -m diffbir_jax.parity", description=summary, epilog=details)
-    parser.add_argument("--golden", type=Path, required=True, metavar="DIR", help="folder of golden files")
+    parser.add_argument(
+        "--golden",
+        type=Path,
+        default=_default_folder(),
+        metavar="DIR",
+        help="folder of golden files (default: %(default)s, as for make parity)",
+    )
     parser.add_argument(
         "--only",
         default="*",
@@ -58,6 +67,11 @@ def _parser() -> Parser:
     parser.add_argument("--list", action="store_true", help="show the cases and run nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results for machines")
     return parser
+
+
+def _default_folder() -> Path:
+    """The same choice as the Makefile's GOLDEN."""
+    return next((folder for folder in DEFAULTS if folder.is_dir()), DEFAULTS[-1])
 
 
 def _list(suite: Suite) -> None:

@@ -89,6 +89,7 @@ class Case:
         limit: of every output.
         compute: inputs -> {output: array in the golden's layout}; None where the project has nothing to check yet.
         full_size: whether gigabytes may be needed: such a case runs in a process of its own.
+        group: stands for the file in `label`; by default the file's stem.
     """
 
     file: str
@@ -98,11 +99,12 @@ class Case:
     limit: Limit = NETWORK
     compute: Callable[[Arrays], Values] | None = None
     full_size: bool = False
+    group: str | None = None
 
     @property
     def label(self) -> str:
-        """File and name, which is what patterns select."""
-        return f"{self.file}:{self.name}"
+        """File (or group) and name, which is what patterns select."""
+        return f"{self.group or self.file}:{self.name}"
 
     def errors(self, golden: Arrays) -> dict[str, float]:
         """Compute and compare.

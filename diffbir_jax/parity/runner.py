@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffbir_jax.parity.case import Case
-from diffbir_jax.parity.suite import ParityError, collect, load
+from diffbir_jax.parity.suite import ParityError, collect, golden_files, load
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def run_here(case: Case, folder: Path) -> Result:
     start = time.perf_counter()
     errors, problem = {}, None
     try:
-        with load(folder / f"{case.file}.npz") as golden:
+        with load(golden_files(folder)[case.file]) as golden:
             errors = case.errors(golden)
     except Exception as error:  # A case that breaks is a miss; the others still run.
         problem = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffbir_jax.parity import degradation, guidance, imaging, networks, pipeline, sampling, training
+from diffbir_jax.parity import degradation, guidance, imaging, losses, networks, pipeline, sampling, training
 from diffbir_jax.parity.case import Case
 
 # Pattern of the file's stem -> (stem, keys, salt) -> cases.
@@ -22,7 +22,11 @@ FILES: dict[str, Callable[[str, Sequence[str], str], Iterator[Case]]] = {
     "degradation*": degradation.cases,
     "training": training.cases,
     "pipeline*": pipeline.cases,
+    "losses": losses.cases,
+    "onestep_*": losses.cases,
 }
+# The values of one-step methods lie in a folder of this name beside the others, or among them.
+BESIDE = "onestep"
 
 
 class ParityError(Exception):
@@ -50,7 +54,7 @@ class Suite(NamedTuple):
         def matches(file: str, name: str) -> bool:
             return any(fnmatch.fnmatchcase(text, pattern) for text in (f"{file}:{name}", file))
 
-        cases = [c for c in self.cases if matches(c.file, c.name) and not (small and c.full_size)]
+        cases = [c for c in self.cases if matches(c.group or c.file, c.name) and not (small and c.full_size)]
         unknown = {file: [key for key in keys if matches(file, key)] for file, keys in self.unknown.items()}
         return self._replace(cases=cases, unknown={file: keys for file, keys in unknown.items() if keys})
 
@@ -63,19 +67,24 @@ def collect(folder: Path) -> Suite:
     """
     if not folder.is_dir():
         raise ParityError(f"no folder {folder}: give one with golden files (*.npz and meta.json)")
-    files = sorted(folder.glob("*.npz"))
-    if not files:
+    if not any(folder.glob("*.npz")):
         raise ParityError(f"no golden files (*.npz) in {folder}")
     salt = _salt(folder / "meta.json")
     cases, unknown = [], {}
-    for file in files:
+    for stem, file in golden_files(folder).items():
         keys = list(load(file))
-        found = list(_cases(file.stem, keys, salt))
+        found = list(_cases(stem, keys, salt))
         known = {key for case in found for key in (*case.inputs, *case.outputs)}
         cases += found
-        unknown[file.stem] = [key for key in keys if key not in known]
+        unknown[stem] = [key for key in keys if key not in known]
     strangers = frozenset(unknown) - {case.file for case in cases}
     return Suite(folder, cases, {file: keys for file, keys in unknown.items() if keys}, strangers)
+
+
+def golden_files(folder: Path) -> dict[str, Path]:
+    """Stem -> golden file of `folder` or of the folder `BESIDE` it, sorted; those of `folder` come first."""
+    found = [*(folder.resolve().parent / BESIDE).glob("*.npz"), *folder.glob("*.npz")]
+    return dict(sorted({file.stem: file for file in found}.items()))
 
 
 def load(file: Path) -> "np.lib.npyio.NpzFile":

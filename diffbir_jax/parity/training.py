@@ -1,8 +1,8 @@
 """One training step of either stage on the small networks: loss, gradients, and what AdamW makes of them."""
 
-from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,16 @@ from diffbir_jax.parity.sampling import SCHEDULES
 from diffbir_jax.parity.weights import fill
 from diffbir_jax.training.state import make_optimizer
 
-# What the reference trains with: PyTorch's defaults, without warm-up, decay of the rate or clipping.
-ADAMW = SimpleNamespace(
-    lr=1e-4, final_lr=1.0, warmup=0, steps=10, betas=(0.9, 0.999), weight_decay=0.01, clip=1e9
-)
+class AdamW(NamedTuple):
+    """Settings of `make_optimizer`; by default PyTorch's, without warm-up, decay of the rate or clipping."""
+
+    lr: float
+    clip: float = 1e9
+    final_lr: float = 1.0
+    warmup: int = 0
+    steps: int = 10
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
 
 
 def beyond_rounding(value: np.ndarray, golden: np.ndarray) -> float:
@@ -49,7 +55,8 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
             return _reported(name, golden, keys, *stage_2(name, golden, salt))
 
         def update(golden: Arrays, keys=changes) -> Values:
-            return adamw_changes(keys, golden, salt)
+            gradients = {key: golden[key.replace("|adamw|", "|grad|")] for key in keys}
+            return adamw_changes("controlnet", gradients, AdamW(lr=1e-4), salt)
 
         drawn = ["z0", "noise", "timesteps"]
         yield Case(file, f"{name}|noisy", [f"{name}|noisy"], drawn, SCHEDULE, noisy)
@@ -89,16 +96,25 @@ def stage_1(golden: Arrays, salt: str) -> tuple[float, dict[str, np.ndarray]]:
     return float(loss), _by_key("swinir", gradient)
 
 
-def adamw_changes(keys: Sequence[str], golden: Arrays, salt: str) -> Values:
+def adamw_changes(
+    module: str, gradients: Mapping[str, np.ndarray], settings: AdamW, salt: str, rest: float = 0.0
+) -> Values:
     """PARAM|adamw|KEY -> (2, ...): what the first step of AdamW changes in a parameter, and the rounding of the result.
 
-    From the golden gradient PARAM|grad|KEY: where that is near epsilon, AdamW multiplies its last digits by 1e4. The
-    stored change is the difference of two float32 parameters, hence known to one rounding of the parameter.
+    From the golden gradient: where that is near epsilon, AdamW multiplies its last digits by 1e4. The stored change is
+    the difference of two float32 parameters, hence known to one rounding of the parameter.
+
+    Args:
+        module: whose parameters they are, as `fill` knows it.
+        gradients: PARAM|adamw|KEY -> gradient in PyTorch's layout.
+        settings: of the optimizer.
+        salt: of the weights.
+        rest: norm of the gradients of all other parameters, which clipping looks at.
     """
-    gradients = {key: golden[key.replace("|adamw|", "|grad|")] for key in keys}
-    before = {key: fill("controlnet", key.split("|")[2], x.shape, salt) for key, x in gradients.items()}
+    before = {key: fill(module, key.split("|")[2], x.shape, salt) for key, x in gradients.items()}
+    others = {"others": np.float32(rest)}
     with jax.numpy_dtype_promotion("standard"):  # which optax relies on
-        after = jax.device_get(_adamw_step(before, gradients))
+        after = jax.device_get(_adamw_step(settings, before | others, dict(gradients) | others))
     return {key: np.stack([after[key] - x, np.spacing(np.abs(x))]) for key, x in before.items()}
 
 
@@ -141,8 +157,8 @@ def _stage_1(params: Params, lq: jax.Array, hq: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(apply(networks.module("swinir", "small"), params, lq) - hq))
 
 
-@jax.jit
-def _adamw_step(params: Params, gradient: Params) -> Params:
-    optimizer = make_optimizer(ADAMW)
+@partial(jax.jit, static_argnums=0)
+def _adamw_step(settings: AdamW, params: Params, gradient: Params) -> Params:
+    optimizer = make_optimizer(settings)
     update, _ = optimizer.update(gradient, optimizer.init(params), params)
     return cast(Params, optax.apply_updates(params, update))

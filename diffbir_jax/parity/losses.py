@@ -1,0 +1,152 @@
+"""Losses of one-step adversarial training: GAN losses at several levels, a discriminator head, score distillation."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffbir_jax.conversion.engine import CONV, DENSE, SAME, Layout, Params, Rule
+from diffbir_jax.conversion.rules import Rules
+from diffbir_jax.diffusion.schedule import make_schedule, q_sample
+from diffbir_jax.models.apply import abstract, apply
+from diffbir_jax.models.feature_discriminator import FeatureDiscriminator
+from diffbir_jax.models.spectral import SpectralState, init_spectral, normalised, power_iteration
+from diffbir_jax.parity import lora_steps, networks
+from diffbir_jax.parity.case import Arrays, Case, Values, matching, nchw, nhwc
+from diffbir_jax.parity.lora import REGULARISER
+from diffbir_jax.parity.weights import filled
+from diffbir_jax.training.adversarial import fake_loss, generator_loss, real_loss
+from diffbir_jax.training.vsd import guided, predict_clean, vsd_direction, vsd_loss
+
+SCHEDULE = make_schedule()
+CFG_SCALE = 7.5
+GAN = {"real": real_loss, "fake": fake_loss, "generator": generator_loss}
+LEVELS = range(4)
+HEAD = FeatureDiscriminator(width=7)
+
+
+def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
+    """The cases of onestep_*.npz that are losses, or those of a part of it."""
+    make = partial(Case, file, group="losses")
+    logits, features = ([f"{name}_{i}" for i in LEVELS] for name in ("gan|logits", "head|features"))
+    sigmoid = [*(f"gan|{kind}" for kind in GAN), *matching(keys, "gan|*_grad_*")]
+    yield make("gan|sigmoid", sigmoid, logits, compute=cross_entropy)
+    yield make("gan|hinge", [f"gan|hinge_{kind}" for kind in GAN], logits, compute=hinge)
+    for mode in ("eval", "train"):
+        head = partial(judged, salt=salt, mode=mode)
+        yield make(f"head|{mode}", [f"head|{mode}|logits_{i}" for i in LEVELS], features, compute=head)
+    inputs = ["vsd|latents", "vsd|noise", "vsd|timesteps", "context"]
+    outputs = [f"vsd|{name}" for name in ("weight", "direction", "loss", "grad_latents")]
+    yield make("vsd", outputs, inputs, compute=partial(distilled, salt=salt))
+    yield make("vsd_lora|loss", ["vsd_lora|loss"], inputs, compute=partial(followed, salt=salt))
+    yield from lora_steps.cases(make, keys, salt)
+
+
+def cross_entropy(golden: Arrays) -> Values:
+    """Each image's loss (B, 1), and the gradient of the mean over images by level."""
+    logits, values = [jnp.asarray(golden[f"gan|logits_{i}"]) for i in LEVELS], {}
+    for kind, loss in GAN.items():
+        values[f"gan|{kind}"] = loss(logits)[:, None]
+        gradients = jax.grad(lambda x, loss=loss: jnp.mean(loss(x)))(logits)
+        values |= {f"gan|{kind}_grad_{i}": x for i, x in enumerate(gradients)}
+    return values
+
+
+def hinge(golden: Arrays) -> Values:
+    """The means over images."""
+    logits = [jnp.asarray(golden[f"gan|logits_{i}"]) for i in LEVELS]
+    return {f"gan|hinge_{kind}": jnp.mean(loss(logits, kind="hinge")) for kind, loss in GAN.items()}
+
+
+def judged(golden: Arrays, salt: str, mode: str) -> Values:
+    """The head's logits by the stored vectors or, in training, after a power iteration."""
+    features = [golden[f"head|features_{i}"] for i in LEVELS]
+    inputs = [nhwc(x) if x.ndim == 4 else jnp.asarray(x) for x in features]
+    params, state = head_weights(inputs, salt)
+    if mode == "train":
+        state = power_iteration(params, state)
+    logits = apply(HEAD, normalised(params, state), inputs)
+    return {f"head|{mode}|logits_{i}": x[..., 0] if x.ndim == 4 else x for i, x in enumerate(logits)}
+
+
+def head_weights(features: list[jax.Array], salt: str) -> tuple[Params, SpectralState]:
+    """Computed parameters of the head, and the vectors of its spectral norms, of unit length."""
+    shapes = abstract(HEAD, features)
+    state = jax.eval_shape(init_spectral, jax.random.key(0), shapes)
+    rules = list(_head_rules())
+    vectors = filled("hypir_d", [rule for rule in rules if rule.path[-2:] in ("/u", "/v")], state, salt)
+    params = filled("hypir_d", [rule for rule in rules if rule.path[-2:] not in ("/u", "/v")], shapes, salt)
+    return params, jax.tree.map(lambda x: x / jnp.linalg.norm(x.ravel()), vectors)
+
+
+def _head_rules() -> Rules:
+    for i in LEVELS[:-1]:
+        yield from _spectral(f"decoder.{i}.1", f"level_{i}_in", CONV, _pixels(3))
+        yield from _spectral(f"decoder.{i}.4", f"level_{i}_out", CONV, _pixels(1))
+    yield from _spectral("decoder.3.0", "level_3_in", DENSE, SAME)
+    yield from _spectral("out", "level_3_out", DENSE, SAME)
+
+
+def _spectral(key: str, path: str, layout: Layout, inputs: Layout) -> Rules:
+    yield Rule(f"{key}.weight_orig", f"{path}/kernel", layout)
+    yield Rule(f"{key}.bias", f"{path}/bias")
+    yield Rule(f"{key}.weight_u", f"{path}/u")
+    yield Rule(f"{key}.weight_v", f"{path}/v", inputs)
+
+
+def _pixels(size: int) -> Layout:
+    """The inputs of a convolution, which PyTorch counts by channel first."""
+    return Layout(
+        lambda x: x.reshape(-1, size, size).transpose(1, 2, 0),
+        lambda x: x.transpose(2, 0, 1).reshape(-1),
+    )
+
+
+class _Scores:
+    """Both scores at noisy latents, with the prompts of the golden values; one program for all."""
+
+    def __init__(self, golden: Arrays, salt: str):
+        self.positive, self.negative = (jnp.asarray(golden["context"][i : i + 1]) for i in (0, 1))
+        self.unet = networks.weights("unet", "small", salt)
+        self.follower = jax.jit(REGULARISER.merged)(self.unet, REGULARISER.weights(salt))
+
+    def real(self, z_t: jax.Array, t: jax.Array) -> jax.Array:
+        outputs = (_unet(self.unet, z_t, t, context) for context in (self.positive, self.negative))
+        return guided(*outputs, CFG_SCALE)
+
+    def fake(self, z_t: jax.Array, t: jax.Array) -> jax.Array:
+        return _unet(self.follower, z_t, t, self.positive)
+
+
+def distilled(golden: Arrays, salt: str) -> Values:
+    """The loss of latents, its gradient and what that is made of."""
+    latents, noise, t = distillation_inputs(golden)
+    scores = _Scores(golden, salt)
+    z_t = q_sample(SCHEDULE, latents, t, noise)
+    clean = [predict_clean(SCHEDULE, z_t, score(z_t, t), t) for score in (scores.real, scores.fake)]
+    direction, weight = vsd_direction(latents, *clean)
+    loss, gradient = jax.value_and_grad(
+        lambda z: vsd_loss(SCHEDULE, scores.real, scores.fake, z, t, noise)
+    )(latents)
+    values = {"weight": weight, "direction": nchw(direction), "loss": loss, "grad_latents": nchw(gradient)}
+    return {f"vsd|{name}": x for name, x in values.items()}
+
+
+def followed(golden: Arrays, salt: str) -> Values:
+    """The regulariser's own loss at the same noisy latents."""
+    latents, noise, t = distillation_inputs(golden)
+    output = _Scores(golden, salt).fake(q_sample(SCHEDULE, latents, t, noise), t)
+    return {"vsd_lora|loss": jnp.mean(jnp.square(output - noise))}
+
+
+def distillation_inputs(golden: Arrays) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Latents and noise (B, h, w, c), timesteps (B,)."""
+    t = jnp.asarray(golden["vsd|timesteps"], jnp.int32)
+    return nhwc(golden["vsd|latents"]), nhwc(golden["vsd|noise"]), t
+
+
+def _unet(params: Params, z_t: jax.Array, t: jax.Array, context: jax.Array) -> jax.Array:
+    context = jnp.broadcast_to(context, (len(z_t), *context.shape[1:]))
+    return networks.run(networks.module("unet", "small"), params, z_t, t, context)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffbir_jax.parity import case as measures
-from diffbir_jax.parity.__main__ import main
+from diffbir_jax.parity.__main__ import DEFAULTS, main
 from diffbir_jax.parity.case import Case, Limit
 from diffbir_jax.parity.runner import run_case, run_here
 from diffbir_jax.parity.suite import collect
@@ -162,6 +163,36 @@ def test_what_is_not_implemented_is_reported(folder, capsys):
 def test_every_file_here_is_known():
     """But for one that other weights than the reference's were measured with; the tests of MobileNetV2 read it."""
     assert collect(GOLDEN).unknown.keys() == {"mobilenet"}
+
+
+def test_one_step_values_lie_beside_the_folder_or_in_it(tmp_path, capsys):
+    """Their losses are named for what they are, not for the file."""
+    inner, beside = tmp_path / "golden", tmp_path / "onestep"
+    for place in (inner, beside):
+        place.mkdir()
+    for name in ("meta.json", "image_ops.npz"):
+        shutil.copy(GOLDEN / name, inner)
+    shutil.copy(GOLDEN / "losses.npz", beside / "onestep_small.npz")
+    wanted = ["losses:gan|sigmoid", "losses:gan|hinge", "losses:head|eval", "losses:head|train", "losses:vsd"]
+    assert run(inner, "--list", "--only", "losses*") == 0
+    assert capsys.readouterr().out.split() == wanted
+    assert run(inner, "--only", "losses:gan*") == 0
+    assert len(lines(capsys, "losses:gan")) == 2
+    change(beside / "onestep_small.npz", lambda arrays: arrays.update({"gan|fake": arrays["gan|real"]}))
+    assert run(inner, "--only", "losses:gan*") == 1
+    shutil.copy(GOLDEN / "losses.npz", inner / "onestep_small.npz")
+    assert run(inner, "--only", "losses:gan*") == 0, "the folder's own file comes first"
+
+
+def test_the_default_folder_is_the_makefiles(tmp_path, monkeypatch, capsys):
+    choice = re.search(
+        r"^GOLDEN .*wildcard (\S+)\) (\S+)\)$", (GOLDEN.parents[1] / "Makefile").read_text(), re.M
+    )
+    assert choice and choice.groups() == tuple(map(str, DEFAULTS))
+    monkeypatch.chdir(GOLDEN.parents[1])
+    monkeypatch.setattr("diffbir_jax.parity.__main__.DEFAULTS", (tmp_path / "absent", Path("tests/golden")))
+    assert main(["--list", "--only", "vae_small:encode"]) == 0
+    assert capsys.readouterr().out == "vae_small:encode\n"
 
 
 def test_list(capsys):

@@ -92,8 +92,8 @@ class VGG16(nn.Module):
             image: (B, H, W, 3) float32, normalised; H and W at least `SIDE`, or 1 with `hann_pool`.
 
         Returns:
-            Five arrays (B, h, w, C) of `dtype`, not negative, with C of `CHANNELS` and h, w 1, 1/2, 1/4, 1/8 and 1/16 of
-            H, W, rounded as `pool` does.
+            Five arrays (B, h, w, C) of `dtype`, not negative, with C of `CHANNELS` and h, w 1, 1/2, 1/4, 1/8 and 1/16
+            of H, W, rounded as `pool` does.
         """
         x, features = image, []
         for i, stage in enumerate(VGG16_STAGES):

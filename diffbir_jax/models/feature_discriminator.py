@@ -36,7 +36,8 @@ class FeatureDiscriminator(nn.Module):
             features: maps (B, h, w, C) with h and w at least 4, or vectors (B, C); any float dtype.
 
         Returns:
-            Per level, float32 logits (B, about h / 4, about w / 4, 1) of a map or (B, 1) of a vector; higher for real.
+            Per level, float32 logits (B, h / 4, w / 4, 1) of a map (sides rounded down) or (B, 1) of a vector; higher
+            for real.
 
         Raises:
             ValueError: a map is too small to leave a logit.

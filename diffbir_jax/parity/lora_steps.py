@@ -1,6 +1,7 @@
 """Training steps of a LoRA on the small UNet: OSEDiff's regulariser, and HYPIR's generator through the decoder."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -18,7 +19,43 @@ from diffbir_jax.training.vsd import predict_clean
 
 SCHEDULE = make_schedule()
 HYPIR_T = 200
-Loss = Callable[[Arrays, str], tuple[jax.Array, Params]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training step whose gradients and AdamW step are known.
+
+    Attributes:
+        name: first part of the keys.
+        adapter: what is trained.
+        step: (inputs, salt) -> (loss, gradient).
+        inputs: keys that `step` reads.
+        rate: learning rate; the norm of all gradients is clipped to 1.
+    """
+
+    name: str
+    adapter: Adapter
+    step: Callable[[Arrays, str], tuple[jax.Array, Params]]
+    inputs: Sequence[str]
+    rate: float
+
+    def gradients(self, golden: Arrays, salt: str, keys: Sequence[str]) -> Values:
+        """The loss, the norm of every gradient and of all, and the gradients of `keys`."""
+        loss, tree = self.step(golden, salt)
+        gradient, names = self.adapter.by_key(tree), golden[f"{self.name}|grad_names"]
+        if set(names) != set(gradient):
+            raise ValueError(f"the parameters differ: {sorted(set(names) ^ set(gradient))[:3]}")
+        lengths = norms(gradient, names)
+        values = {"loss": loss, "grad_norms": lengths, "grad_norm_total": np.linalg.norm(lengths)}
+        named = {f"{self.name}|{key}": x for key, x in values.items()}
+        return named | {key: gradient[key.split("|")[2]] for key in keys}
+
+    def changes(self, golden: Arrays, salt: str, keys: Sequence[str]) -> Values:
+        """What AdamW's first step changes, of `keys`, from the golden gradients; see `adamw_changes`."""
+        known = {key: golden[key.replace("|adamw|", "|grad|")] for key in keys}
+        squares = sum(np.sum(np.square(x)) for x in known.values())
+        rest = np.sqrt(np.square(golden[f"{self.name}|grad_norm_total"]) - squares)
+        return adamw_changes(self.adapter.module, known, AdamW(self.rate, clip=1.0), salt, float(rest))
 
 
 def cases(make: Callable[..., Case], keys: Sequence[str], salt: str) -> Iterator[Case]:
@@ -26,42 +63,20 @@ def cases(make: Callable[..., Case], keys: Sequence[str], salt: str) -> Iterator
 
     Args:
         make: (name, outputs, inputs, ...) -> case.
-        keys: of the file.
+        keys: of the file; without gradients there are no cases.
         salt: of the weights.
     """
-    distilled = ["vsd|latents", "vsd|noise", "vsd|timesteps", "context"]
-    restored = ["base|z_lq", "context", "gt"]
-    yield from _cases(make, keys, salt, "vsd_lora", REGULARISER, regulariser_step, distilled, 5e-5)
-    yield from _cases(make, keys, salt, "hypir_train", HYPIR, generator_step, restored, 1e-5)
-
-
-def _cases(
-    make: Callable[..., Case],
-    keys: Sequence[str],
-    salt: str,
-    run: str,
-    adapter: Adapter,
-    step: Loss,
-    inputs: list[str],
-    rate: float,
-) -> Iterator[Case]:
-    gradients, changes = (matching(keys, f"{run}|{part}|*") for part in ("grad", "adamw"))
-    total, names = f"{run}|grad_norm_total", f"{run}|grad_names"
-
-    def computed(golden: Arrays) -> Values:
-        loss, gradient = step(golden, salt)
-        return {f"{run}|loss": loss} | _reported(run, golden[names], adapter.by_key(gradient), gradients)
-
-    def updated(golden: Arrays) -> Values:
-        known = {key: golden[key.replace("|adamw|", "|grad|")] for key in changes}
-        rest = np.sqrt(np.square(golden[total]) - sum(np.sum(np.square(x)) for x in known.values()))
-        return adamw_changes(adapter.module, known, AdamW(lr=rate, clip=1.0), salt, float(rest))
-
-    outputs = [f"{run}|grad_norms", total, *gradients]
-    if set(outputs) & set(keys):
-        yield make(f"{run}|gradients", [f"{run}|loss", *outputs], [*inputs, names], compute=computed)
-        limit = Limit(NETWORK.value, beyond_rounding)
-        yield make(f"{run}|adamw", changes, [total, *gradients], limit, updated)
+    for run in RUNS:
+        grads, changes = (matching(keys, f"{run.name}|{part}|*") for part in ("grad", "adamw"))
+        if not grads:
+            continue
+        names, total, *others = (
+            f"{run.name}|{key}" for key in ("grad_names", "grad_norm_total", "loss", "grad_norms")
+        )
+        step = partial(run.gradients, salt=salt, keys=grads)
+        yield make(f"{run.name}|gradients", [*others, total, *grads], [*run.inputs, names], compute=step)
+        update, limit = partial(run.changes, salt=salt, keys=changes), Limit(NETWORK.value, beyond_rounding)
+        yield make(f"{run.name}|adamw", changes, [total, *grads], limit, update)
 
 
 def regulariser_step(golden: Arrays, salt: str) -> tuple[jax.Array, Params]:
@@ -101,10 +116,8 @@ def _restore(
     return jnp.mean(jnp.square(apply(autoencoder, vae, latents, method="decode") - gt))
 
 
-def _reported(run: str, names: np.ndarray, gradient: dict[str, np.ndarray], keys: Sequence[str]) -> Values:
-    if set(names) != set(gradient):
-        raise ValueError(f"the parameters differ: {sorted(set(names) ^ set(gradient))[:3]}")
-    lengths = norms(gradient, names)
-    values: dict[str, np.ndarray] = {f"{run}|grad_norms": lengths}
-    values[f"{run}|grad_norm_total"] = np.sqrt(np.sum(np.square(lengths)))
-    return values | {key: gradient[key.split("|")[2]] for key in keys}
+_DISTILLED = ("vsd|latents", "vsd|noise", "vsd|timesteps", "context")
+RUNS = (
+    Run("vsd_lora", REGULARISER, regulariser_step, _DISTILLED, 5e-5),
+    Run("hypir_train", HYPIR, generator_step, ("base|z_lq", "context", "gt"), 1e-5),
+)

@@ -39,36 +39,52 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
         yield make(f"head|{mode}", [f"head|{mode}|logits_{i}" for i in LEVELS], features, compute=head)
     inputs = ["vsd|latents", "vsd|noise", "vsd|timesteps", "context"]
     outputs = [f"vsd|{name}" for name in ("weight", "direction", "loss", "grad_latents")]
-    yield make("vsd", outputs, inputs, compute=partial(distilled, salt=salt))
-    yield make("vsd_lora|loss", ["vsd_lora|loss"], inputs, compute=partial(followed, salt=salt))
+    yield make("vsd", [*outputs, "vsd_lora|loss"], inputs, compute=partial(distilled, salt=salt))
     yield from lora_steps.cases(make, keys, salt)
 
 
 def cross_entropy(golden: Arrays) -> Values:
     """Each image's loss (B, 1), and the gradient of the mean over images by level."""
-    logits, values = [jnp.asarray(golden[f"gan|logits_{i}"]) for i in LEVELS], {}
-    for kind, loss in GAN.items():
-        values[f"gan|{kind}"] = loss(logits)[:, None]
-        gradients = jax.grad(lambda x, loss=loss: jnp.mean(loss(x)))(logits)
+    values: dict[str, jax.Array] = {}
+    for kind, (losses, gradients) in _cross_entropy(_logits(golden)).items():
+        values[f"gan|{kind}"] = losses[:, None]
         values |= {f"gan|{kind}_grad_{i}": x for i, x in enumerate(gradients)}
     return values
 
 
 def hinge(golden: Arrays) -> Values:
     """The means over images."""
-    logits = [jnp.asarray(golden[f"gan|logits_{i}"]) for i in LEVELS]
-    return {f"gan|hinge_{kind}": jnp.mean(loss(logits, kind="hinge")) for kind, loss in GAN.items()}
+    logits = _logits(golden)
+    return {f"gan|hinge_{kind}": np.mean(loss(logits, kind="hinge")) for kind, loss in GAN.items()}
+
+
+@jax.jit
+def _cross_entropy(logits: list[jax.Array]) -> dict[str, tuple[jax.Array, list[jax.Array]]]:
+    """Kind -> (losses (B,), gradients by level)."""
+
+    def mean(logits: list[jax.Array], kind: str) -> tuple[jax.Array, jax.Array]:
+        losses = GAN[kind](logits)
+        return jnp.mean(losses), losses
+
+    return {kind: jax.grad(mean, has_aux=True)(logits, kind)[::-1] for kind in GAN}
+
+
+def _logits(golden: Arrays) -> list[jax.Array]:
+    return [jnp.asarray(golden[f"gan|logits_{i}"]) for i in LEVELS]
 
 
 def judged(golden: Arrays, salt: str, mode: str) -> Values:
     """The head's logits by the stored vectors or, in training, after a power iteration."""
     features = [golden[f"head|features_{i}"] for i in LEVELS]
     inputs = [nhwc(x) if x.ndim == 4 else jnp.asarray(x) for x in features]
-    params, state = head_weights(inputs, salt)
-    if mode == "train":
-        state = power_iteration(params, state)
-    logits = apply(HEAD, normalised(params, state), inputs)
+    logits = _judge(*head_weights(inputs, salt), inputs)[mode]
     return {f"head|{mode}|logits_{i}": x[..., 0] if x.ndim == 4 else x for i, x in enumerate(logits)}
+
+
+@jax.jit
+def _judge(params: Params, state: SpectralState, features: list[jax.Array]) -> dict[str, list[jax.Array]]:
+    states = {"eval": state, "train": power_iteration(params, state)}
+    return {mode: apply(HEAD, normalised(params, vectors), features) for mode, vectors in states.items()}
 
 
 def head_weights(features: list[jax.Array], salt: str) -> tuple[Params, SpectralState]:
@@ -78,7 +94,7 @@ def head_weights(features: list[jax.Array], salt: str) -> tuple[Params, Spectral
     rules = list(_head_rules())
     vectors = filled("hypir_d", [rule for rule in rules if rule.path[-2:] in ("/u", "/v")], state, salt)
     params = filled("hypir_d", [rule for rule in rules if rule.path[-2:] not in ("/u", "/v")], shapes, salt)
-    return params, jax.tree.map(lambda x: x / jnp.linalg.norm(x.ravel()), vectors)
+    return params, jax.tree.map(lambda x: x / np.linalg.norm(x), jax.device_get(vectors))
 
 
 def _head_rules() -> Rules:
@@ -104,49 +120,40 @@ def _pixels(size: int) -> Layout:
     )
 
 
-class _Scores:
-    """Both scores at noisy latents, with the prompts of the golden values; one program for all."""
-
-    def __init__(self, golden: Arrays, salt: str):
-        self.positive, self.negative = (jnp.asarray(golden["context"][i : i + 1]) for i in (0, 1))
-        self.unet = networks.weights("unet", "small", salt)
-        self.follower = jax.jit(REGULARISER.merged)(self.unet, REGULARISER.weights(salt))
-
-    def real(self, z_t: jax.Array, t: jax.Array) -> jax.Array:
-        outputs = (_unet(self.unet, z_t, t, context) for context in (self.positive, self.negative))
-        return guided(*outputs, CFG_SCALE)
-
-    def fake(self, z_t: jax.Array, t: jax.Array) -> jax.Array:
-        return _unet(self.follower, z_t, t, self.positive)
-
-
 def distilled(golden: Arrays, salt: str) -> Values:
-    """The loss of latents, its gradient and what that is made of."""
-    latents, noise, t = distillation_inputs(golden)
-    scores = _Scores(golden, salt)
-    z_t = q_sample(SCHEDULE, latents, t, noise)
-    clean = [predict_clean(SCHEDULE, z_t, score(z_t, t), t) for score in (scores.real, scores.fake)]
-    direction, weight = vsd_direction(latents, *clean)
-    loss, gradient = jax.value_and_grad(
-        lambda z: vsd_loss(SCHEDULE, scores.real, scores.fake, z, t, noise)
-    )(latents)
-    values = {"weight": weight, "direction": nchw(direction), "loss": loss, "grad_latents": nchw(gradient)}
-    return {f"vsd|{name}": x for name, x in values.items()}
-
-
-def followed(golden: Arrays, salt: str) -> Values:
-    """The regulariser's own loss at the same noisy latents."""
-    latents, noise, t = distillation_inputs(golden)
-    output = _Scores(golden, salt).fake(q_sample(SCHEDULE, latents, t, noise), t)
-    return {"vsd_lora|loss": jnp.mean(jnp.square(output - noise))}
-
-
-def distillation_inputs(golden: Arrays) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Latents and noise (B, h, w, c), timesteps (B,)."""
+    """The loss of latents, its gradient and what that is made of; the regulariser's own loss."""
     t = jnp.asarray(golden["vsd|timesteps"], jnp.int32)
-    return nhwc(golden["vsd|latents"]), nhwc(golden["vsd|noise"]), t
+    latents, noise = nhwc(golden["vsd|latents"]), nhwc(golden["vsd|noise"])
+    unet = networks.weights("unet", "small", salt)
+    follower = jax.jit(REGULARISER.merged)(unet, REGULARISER.weights(salt))
+    z_t = jax.jit(partial(q_sample, SCHEDULE))(latents, t, noise)
+    outputs = [
+        _predicted(params, z_t, t, golden["context"][prompt])
+        for params, prompt in ((unet, 0), (unet, 1), (follower, 0))
+    ]
+    values = _distil(latents, t, noise, outputs)
+    return {key: nchw(x) if x.shape == latents.shape else x for key, x in values.items()}
 
 
-def _unet(params: Params, z_t: jax.Array, t: jax.Array, context: jax.Array) -> jax.Array:
-    context = jnp.broadcast_to(context, (len(z_t), *context.shape[1:]))
-    return networks.run(networks.module("unet", "small"), params, z_t, t, context)
+def _predicted(params: Params, z_t: jax.Array, t: jax.Array, context: np.ndarray) -> jax.Array:
+    """The UNet's output (B, h, w, c) with one prompt (77, D) for all images."""
+    contexts = jnp.asarray(np.broadcast_to(context, (len(t), *context.shape)))
+    return networks.run(networks.module("unet", "small"), params, z_t, t, contexts)
+
+
+@jax.jit
+def _distil(
+    latents: jax.Array, t: jax.Array, noise: jax.Array, outputs: list[jax.Array]
+) -> dict[str, jax.Array]:
+    """Of outputs that were computed before, so that one program of the UNet serves all three."""
+    positive, negative, fake = outputs
+    real = guided(positive, negative, CFG_SCALE)
+    z_t = q_sample(SCHEDULE, latents, t, noise)
+    direction, weight = vsd_direction(latents, *(predict_clean(SCHEDULE, z_t, x, t) for x in (real, fake)))
+    loss, gradient = jax.value_and_grad(
+        lambda z: vsd_loss(SCHEDULE, lambda *_: real, lambda *_: fake, z, t, noise)
+    )(latents)
+    values = {"weight": weight, "direction": direction, "loss": loss, "grad_latents": gradient}
+    return {f"vsd|{name}": x for name, x in values.items()} | {
+        "vsd_lora|loss": jnp.mean(jnp.square(fake - noise))
+    }

@@ -18,6 +18,7 @@ from diffbir_jax.parity.sampling import SCHEDULES
 from diffbir_jax.parity.weights import fill
 from diffbir_jax.training.state import make_optimizer
 
+
 class AdamW(NamedTuple):
     """Settings of `make_optimizer`; by default PyTorch's, without warm-up, decay of the rate or clipping."""
 

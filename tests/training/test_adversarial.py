@@ -1,4 +1,4 @@
-"""Multilevel GAN losses: their values where these are known; the golden values are in `test_losses.py`."""
+"""Multilevel GAN losses: their values where these are known; the golden values are in `test_golden.py`."""
 
 import jax
 import jax.numpy as jnp

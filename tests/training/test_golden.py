@@ -64,6 +64,11 @@ def test_adamw():
     assert misses(GOLDEN, "training:*|adamw") == []
 
 
+@pytest.mark.parametrize("name", ["gan|*", "head|*", "vsd"])
+def test_losses_of_one_step_training(name):
+    assert misses(GOLDEN, f"losses:{name}") == []
+
+
 def test_stage_1(golden):
     """Summed squared error of SwinIR."""
     loss, gradient = stage_1(golden, SALT)

@@ -54,8 +54,7 @@ def cross_entropy(golden: Arrays) -> Values:
 
 def hinge(golden: Arrays) -> Values:
     """The means over images."""
-    logits = _logits(golden)
-    return {f"gan|hinge_{kind}": np.mean(loss(logits, kind="hinge")) for kind, loss in GAN.items()}
+    return {f"gan|hinge_{kind}": loss for kind, loss in _hinge(_logits(golden)).items()}
 
 
 @jax.jit
@@ -67,6 +66,11 @@ def _cross_entropy(logits: list[jax.Array]) -> dict[str, tuple[jax.Array, list[j
         return jnp.mean(losses), losses
 
     return {kind: jax.grad(mean, has_aux=True)(logits, kind)[::-1] for kind in GAN}
+
+
+@jax.jit
+def _hinge(logits: list[jax.Array]) -> dict[str, jax.Array]:
+    return {kind: jnp.mean(loss(logits, kind="hinge")) for kind, loss in GAN.items()}
 
 
 def _logits(golden: Arrays) -> list[jax.Array]:

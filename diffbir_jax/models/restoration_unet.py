@@ -13,7 +13,7 @@ import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
-from diffbir_jax.models.layers import LayerNorm
+from diffbir_jax.models.layers import Conv, LayerNorm, conv
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) -> (B, H, W, C)."""
         h = LayerNorm(self.dtype, name="norm")(x)
-        h = nn.silu(nn.Conv(self.features, (3, 3), dtype=self.dtype, name="conv1")(h))
+        h = nn.silu(conv(self.features, name="conv1", dtype=self.dtype)(h))
         small = nn.initializers.variance_scaling(0.05, "fan_in", "normal")
-        return x + nn.Conv(self.features, (3, 3), dtype=self.dtype, kernel_init=small, name="conv2")(h)
+        return x + Conv(self.features, 3, 1, (1, 1), small, self.dtype, name="conv2")(h)
 
 
 class RestorationUNet(nn.Module):
@@ -122,16 +122,15 @@ class RestorationUNet(nn.Module):
         if lq.shape[1] % cfg.multiple or lq.shape[2] % cfg.multiple:
             size = f"{lq.shape[1]}x{lq.shape[2]}"
             raise ValueError(f"image is {size}; pad both sides to multiples of {cfg.multiple}")
-        x = nn.Conv(fine, (3, 3), dtype=self.dtype, name="conv_in")(local_contrast(lq, cfg.unshuffle))
+        x = conv(fine, name="conv_in", dtype=self.dtype)(local_contrast(lq, cfg.unshuffle))
         x = skip = self._blocks(x, fine, cfg.blocks[0], "encoder")
-        x = nn.Conv(coarse, (2, 2), (2, 2), dtype=self.dtype, name="down")(x)
+        x = conv(coarse, 2, stride=2, padding=(0, 0), name="down", dtype=self.dtype)(x)
         x = self._blocks(x, coarse, cfg.blocks[1], "middle")
-        x = nn.Conv(4 * fine, (1, 1), dtype=self.dtype, name="up")(x)
+        x = conv(4 * fine, 1, name="up", dtype=self.dtype)(x)
         x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=2, q=2) + skip
         x = self._blocks(x, fine, cfg.blocks[2], "decoder")
         # Starting at zero, the untrained module returns its input.
-        zero = nn.initializers.zeros
-        x = nn.Conv(3 * cfg.unshuffle**2, (3, 3), dtype=self.dtype, kernel_init=zero, name="conv_out")(x)
+        x = conv(3 * cfg.unshuffle**2, zero=True, name="conv_out", dtype=self.dtype)(x)
         x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=cfg.unshuffle, q=cfg.unshuffle)
         return lq.astype(jnp.float32) + RESIDUAL_SCALE * x.astype(jnp.float32)
 

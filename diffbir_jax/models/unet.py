@@ -9,7 +9,15 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffbir_jax.models.attention import attention
-from diffbir_jax.models.layers import GroupNorm, LayerNorm, conv, repeat_batch, timestep_embedding
+from diffbir_jax.models.layers import (
+    GroupNorm,
+    LayerNorm,
+    Norm,
+    conv,
+    norm,
+    repeat_batch,
+    timestep_embedding,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class UNetConfig:
         num_head_channels: channels per attention head.
         context_dim: channels of the text embedding; None leaves out cross-attention.
         transformer_depth: transformer blocks after one residual block.
+        norm: what the convolutions are normalised by, see `layers.norm`; "group" for the published networks.
     """
 
     in_channels: int = 4
@@ -37,6 +46,7 @@ class UNetConfig:
     num_head_channels: int = 64
     context_dim: int | None = 1024
     transformer_depth: int = 1
+    norm: Norm = "group"
 
     @property
     def downsample(self) -> int:
@@ -88,7 +98,7 @@ class UNet(nn.Module):
                 x = stage(x, embedding, context)
             if level > 0:
                 x = conv(x.shape[-1], name=f"up_{level}_upsample", upsample=True, dtype=dtype)(x)
-        x = nn.silu(GroupNorm(dtype=dtype, name="norm_out")(x))
+        x = nn.silu(norm(config.norm, name="norm_out", dtype=dtype)(x))
         return conv(config.out_channels, zero=True, name="conv_out", dtype=dtype)(x).astype(jnp.float32)
 
 
@@ -166,7 +176,7 @@ class Stage(nn.Module):
     def __call__(self, x: Array, embedding: Array, context: Array | None) -> Array:
         """(B, h, w, C), (B, E), (B n, tokens, context_dim) -> (B n, h, w, multiple model_channels)."""
         features = self.multiple * self.config.model_channels
-        x = ResBlock(features, self.dtype, name="block")(x, embedding)
+        x = ResBlock(features, self.dtype, self.config.norm, name="block")(x, embedding)
         if self.transformer:
             x = SpatialTransformer(self.config, self.dtype, name="transformer")(x, context)
         return x
@@ -177,15 +187,16 @@ class ResBlock(nn.Module):
 
     features: int
     dtype: DTypeLike
+    norm: Norm = "group"
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array) -> Array:
         """(B, h, w, C), (B, E) -> (B, h, w, features)."""
-        y = nn.silu(GroupNorm(dtype=self.dtype, name="norm1")(x))
+        y = nn.silu(norm(self.norm, name="norm1", dtype=self.dtype)(x))
         y = conv(self.features, name="conv1", dtype=self.dtype)(y)
         time = nn.Dense(self.features, dtype=self.dtype, name="time")(nn.silu(embedding))
         y = y + repeat_batch(time, len(y))[:, None, None]
-        y = nn.silu(GroupNorm(dtype=self.dtype, name="norm2")(y))
+        y = nn.silu(norm(self.norm, name="norm2", dtype=self.dtype)(y))
         y = conv(self.features, zero=True, name="conv2", dtype=self.dtype)(y)
         if x.shape[-1] != self.features:
             x = conv(self.features, 1, name="shortcut", dtype=self.dtype)(x)

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffbir_jax.models.attention import attention
-from diffbir_jax.models.layers import GroupNorm, conv, depth_to_space, space_to_depth
+from diffbir_jax.models.layers import GroupNorm, Norm, conv, depth_to_space, norm, space_to_depth
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class VAEConfig:
         mid_attention: whether the middle blocks have self-attention.
         shortcut: add linear maps from each image patch to its latent and back, beside the networks (as the residual
             autoencoding of DC-AE, Chen et al. 2024): a small autoencoder then starts as good as a linear one.
+        norm: what the convolutions are normalised by, see `layers.norm`; "group" for the published networks.
     """
 
     ch: int = 128
@@ -40,6 +41,7 @@ class VAEConfig:
     patch_size: int = 1
     mid_attention: bool = True
     shortcut: bool = False
+    norm: Norm = "group"
 
     @property
     def downsample(self) -> int:
@@ -127,13 +129,13 @@ class Encoder(nn.Module):
         x = conv(config.ch, name="conv_in", dtype=dtype)(space_to_depth(x, config.patch_size))
         for level, multiple in enumerate(config.ch_mult):
             for i in range(config.num_res_blocks):
-                x = block(config.ch * multiple, dtype, name=f"down_{level}_block_{i}")(x)
+                x = block(config.ch * multiple, dtype, config.norm, name=f"down_{level}_block_{i}")(x)
             if level + 1 < len(config.ch_mult):
                 # Stable Diffusion pads only after the last row and column here.
                 name = f"down_{level}_downsample"
                 x = conv(x.shape[-1], stride=2, padding=(0, 1), name=name, dtype=dtype)(x)
-        x = Middle(config.mid_attention, dtype, self.remat, name="mid")(x)
-        x = nn.silu(GroupNorm(1e-6, dtype, name="norm_out")(x))
+        x = Middle(config.mid_attention, dtype, self.remat, config.norm, name="mid")(x)
+        x = nn.silu(norm(config.norm, name="norm_out", dtype=dtype, epsilon=1e-6)(x))
         return conv(2 * config.z_channels, name="conv_out", dtype=dtype)(x)
 
 
@@ -150,13 +152,13 @@ class Decoder(nn.Module):
         config, dtype = self.config, self.dtype
         block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
         x = conv(config.ch * config.ch_mult[-1], name="conv_in", dtype=dtype)(x)
-        x = Middle(config.mid_attention, dtype, self.remat, name="mid")(x)
+        x = Middle(config.mid_attention, dtype, self.remat, config.norm, name="mid")(x)
         for level, multiple in reversed(list(enumerate(config.ch_mult))):
             for i in range(config.num_res_blocks + 1):
-                x = block(config.ch * multiple, dtype, name=f"up_{level}_block_{i}")(x)
+                x = block(config.ch * multiple, dtype, config.norm, name=f"up_{level}_block_{i}")(x)
             if level > 0:
                 x = conv(x.shape[-1], name=f"up_{level}_upsample", upsample=True, dtype=dtype)(x)
-        x = nn.silu(GroupNorm(1e-6, dtype, name="norm_out")(x))
+        x = nn.silu(norm(config.norm, name="norm_out", dtype=dtype, epsilon=1e-6)(x))
         x = conv(config.patch_size**2 * config.in_channels, name="conv_out", dtype=dtype)(x)
         return depth_to_space(x, config.patch_size)
 
@@ -167,15 +169,16 @@ class Middle(nn.Module):
     attention: bool
     dtype: DTypeLike
     remat: bool
+    norm: Norm = "group"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(B, h, w, C) -> (B, h, w, C)."""
         block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
-        x = block(x.shape[-1], self.dtype, name="block_1")(x)
+        x = block(x.shape[-1], self.dtype, self.norm, name="block_1")(x)
         if self.attention:
             x = AttentionBlock(self.dtype, name="attention")(x)
-        return block(x.shape[-1], self.dtype, name="block_2")(x)
+        return block(x.shape[-1], self.dtype, self.norm, name="block_2")(x)
 
 
 class ResnetBlock(nn.Module):
@@ -183,13 +186,14 @@ class ResnetBlock(nn.Module):
 
     features: int
     dtype: DTypeLike
+    norm: Norm = "group"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(B, h, w, C) -> (B, h, w, features)."""
-        y = nn.silu(GroupNorm(1e-6, self.dtype, name="norm1")(x))
+        y = nn.silu(norm(self.norm, name="norm1", dtype=self.dtype, epsilon=1e-6)(x))
         y = conv(self.features, name="conv1", dtype=self.dtype)(y)
-        y = nn.silu(GroupNorm(1e-6, self.dtype, name="norm2")(y))
+        y = nn.silu(norm(self.norm, name="norm2", dtype=self.dtype, epsilon=1e-6)(y))
         y = conv(self.features, name="conv2", dtype=self.dtype)(y)
         if x.shape[-1] != self.features:
             x = conv(self.features, 1, name="shortcut", dtype=self.dtype)(x)

@@ -9,11 +9,13 @@ import pytest
 from jax import lax
 
 from diffbir_jax.models.layers import (
+    WIDE,
     GroupNorm,
     LayerNorm,
     conv,
     convolve,
     depth_to_space,
+    norm,
     space_to_depth,
     timestep_embedding,
     upsample_convolve,
@@ -100,6 +102,9 @@ def test_zero_convolution_starts_at_zero():
         (3, 2, (0, 1), (2, 16, 12, 5), 7),
         (1, 1, (0, 0), (2, 16, 12, 5), 7),
         (3, 1, (1, 1), (1, 130, 128, 5), 7),  # large
+        (3, 1, (1, 1), (2, 6, 4, WIDE), WIDE),  # whose kernel's gradient is a product per tap
+        (3, 2, (0, 1), (2, 6, 4, WIDE), WIDE),
+        (2, 2, (0, 0), (2, 6, 4, WIDE), WIDE),
     ],
 )
 def test_every_formulation_of_a_convolution_is_the_same(
@@ -115,10 +120,10 @@ def test_every_formulation_of_a_convolution_is_the_same(
     check_equal(lambda x, kernel: convolve(x, kernel, stride, padding), expected, x, kernel)
 
 
-@pytest.mark.parametrize("features", [7, 100])  # fewer than pixels, more
-def test_convolution_of_an_enlarged_image(features: int) -> None:
-    x = normal(0, (2, 6, 4, 5))
-    kernel = normal(1, (3, 3, 5, features))
+@pytest.mark.parametrize("channels, features", [(5, 7), (5, 100), (WIDE, WIDE)])  # 100: more than pixels
+def test_convolution_of_an_enlarged_image(channels: int, features: int) -> None:
+    x = normal(0, (2, 6, 4, channels))
+    kernel = normal(1, (3, 3, channels, features))
     check_equal(upsample_convolve, lambda x, kernel: convolve(upsample_nearest(x), kernel), x, kernel)
 
 
@@ -137,3 +142,14 @@ def check_equal(function: Any, expected: Any, x: jax.Array, kernel: jax.Array) -
 def with_gradients(function: Any, x: jax.Array, kernel: jax.Array, weights: jax.Array) -> tuple:
     outputs, pull_back = jax.vjp(function, x, kernel)
     return outputs, *pull_back(weights)
+
+
+def test_layer_normalisation_looks_at_single_pixels() -> None:
+    """A change elsewhere changes nothing here; group normalisation would."""
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4, 8))
+    other = x.at[0, 3, 3].add(5.0)
+    for kind, same in (("layer", True), ("group", False)):
+        module = norm(kind, name="norm", dtype=jnp.float32)
+        params = module.init(jax.random.key(0), x)
+        here = [module.apply(params, image)[0, 0, 0] for image in (x, other)]
+        assert np.array_equal(*here) == same

@@ -247,18 +247,24 @@ class Denoise(Degradation):
 
 @dataclass(frozen=True)
 class Compose(Degradation):
-    """A list of steps of one's own; a result of another size than the target's is resized to it, bicubically.
+    """A list of steps of one's own.
 
     Attributes:
         steps: (name, step) each, in order; the names are those in the record.
+        enlarge: whether a result of another size than the target's is resized to it, bicubically.
     """
 
     steps: Steps
+    enlarge: bool = True
+
+    def __post_init__(self) -> None:
+        check_flags(self, "enlarge")
+        super().__post_init__()
 
     @cached_property
     def sequence(self) -> Steps:
         """The steps, in order."""
-        return (*self.steps, ("", Resize.to_target(("bicubic",))))
+        return (*self.steps, ("", Resize.to_target(("bicubic",)))) if self.enlarge else self.steps
 
 
 KINDS: dict[str, type[Degradation]] = {

@@ -133,6 +133,32 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     return as_float(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)))
 
 
+def webp(image: np.ndarray, quality: int) -> np.ndarray:
+    """Clip, round to 8 bits, encode and decode with the lossy WebP codec at `quality` (1..100)."""
+    bgr = cv2.cvtColor(to_depth(image, np.uint8), cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
+    return as_float(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)))
+
+
+def grain(image: np.ndarray, rng: np.random.Generator, sigma: float, size: float) -> np.ndarray:
+    """Add the grain of a scanned film, equal in the three channels, and clip.
+
+    Args:
+        image: what to add it to.
+        rng: what it is drawn from.
+        sigma: standard deviation (8-bit levels).
+        size: standard deviation of the Gaussian that smooths the noise (pixels, above 0).
+    """
+    noise = cv2.GaussianBlur(rng.standard_normal(image.shape[:2], dtype=np.float32), (0, 0), size)
+    return _added(image, noise[..., None] / max(float(noise.std()), 1e-6), sigma / 255)
+
+
+def unsharp(image: np.ndarray, amount: float, radius: float) -> np.ndarray:
+    """Unsharp masking, clipped: image + amount (image - its Gaussian average of `radius` pixels)."""
+    blurred = cv2.GaussianBlur(image, (0, 0), radius)
+    return np.clip(image + np.float32(amount) * (image - blurred), 0, 1)
+
+
 def _smooth(image: np.ndarray, column: np.ndarray) -> np.ndarray:
     """Filter by a symmetric (k, 1) kernel and its transpose, faster than `sepFilter2D` does for long ones."""
     halfway = cv2.filter2D(image, -1, column)

@@ -27,11 +27,13 @@ class CropConfig:
         size: side of the crop (pixels).
         scale: range of the factor that a photo is scaled by before cropping (1 = as it is), drawn log-uniformly.
         candidates: crops drawn for each one kept, the most detailed: sky and blur teach little.
+        gray: share of crops whose colours are replaced by their luma.
     """
 
     size: int = 96
     scale: tuple[float, float] = (0.3, 1.0)
     candidates: int = 2
+    gray: float = 0.0
 
 
 def load_photos(folder: str | Path) -> list[np.ndarray]:
@@ -68,6 +70,18 @@ def random_crop(photo: np.ndarray, rng: np.random.Generator, config: CropConfig)
     return augment(scaled(photo, rng, config.size, config.scale), rng, flip=True, rotate=True)
 
 
+def sharpest_crop(photos: list[np.ndarray], rng: np.random.Generator, config: CropConfig) -> np.ndarray:
+    """The most detailed of `config.candidates` random crops of random photos."""
+    drawn = (rng.integers(len(photos)) for _ in range(config.candidates))
+    crop = max((random_crop(photos[i], rng, config) for i in drawn), key=detail)
+    return grayed(crop) if config.gray and rng.random() < config.gray else crop
+
+
+def grayed(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB with its luma in all three channels."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
 @dataclass(frozen=True)
 class PairBatches(Batches):
     """Batches of (hq, lq) crops.
@@ -92,8 +106,7 @@ class PairBatches(Batches):
         return {key: np.stack([item[key] for item in items]) for key in items[0]}
 
     def _item(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        drawn = (rng.integers(len(self.photos)) for _ in range(self.crop.candidates))
-        hq = max((random_crop(self.photos[i], rng, self.crop) for i in drawn), key=detail)
+        hq = sharpest_crop(self.photos, rng, self.crop)
         if self.degradation is None:
             return {"hq": hq}
         pair = self.degradation(hq, rng)

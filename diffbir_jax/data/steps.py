@@ -254,6 +254,70 @@ class Jpeg:
 
 
 @dataclass(frozen=True)
+class Webp:
+    """Encode and decode with the lossy WebP codec.
+
+    Attributes:
+        quality: 1..100, an integer.
+    """
+
+    quality: int | tuple[int, int] = (30, 100)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, quality=(1, 100))
+
+    def __call__(self, image: np.ndarray, context: Context) -> np.ndarray:
+        """Compress."""
+        quality = ranges.integer(context.rng, self.quality)
+        context.note(quality=quality)
+        return operations.webp(image, quality)
+
+
+@dataclass(frozen=True)
+class Grain:
+    """Add the grain of a scanned film, see `operations.grain`.
+
+    Attributes:
+        sigma: standard deviation (8-bit levels, 0..255).
+        size: of the grains (standard deviation of a Gaussian, pixels).
+    """
+
+    sigma: Range = (0.0, 15.0)
+    size: Range = (0.5, 1.5)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, sigma=(0, 255), size=(0.1, 100))
+
+    def __call__(self, image: np.ndarray, context: Context) -> np.ndarray:
+        """Add grain."""
+        sigma, size = uniform(context.rng, self.sigma), uniform(context.rng, self.size)
+        context.note(sigma=sigma, size=size)
+        return operations.grain(image, context.rng, sigma, size)
+
+
+@dataclass(frozen=True)
+class Unsharp:
+    """Sharpen too much, as cameras and scanners do: bright and dark halos along edges.
+
+    Attributes:
+        amount: factor of the difference from a blurred image (0..10).
+        radius: standard deviation of that blur (pixels).
+    """
+
+    amount: Range = (0.2, 1.0)
+    radius: Range = (0.7, 2.0)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, amount=(0, 10), radius=(0.1, 100))
+
+    def __call__(self, image: np.ndarray, context: Context) -> np.ndarray:
+        """Sharpen."""
+        amount, radius = uniform(context.rng, self.amount), uniform(context.rng, self.radius)
+        context.note(amount=amount, radius=radius)
+        return operations.unsharp(image, amount, radius)
+
+
+@dataclass(frozen=True)
 class Quantise:
     """Clip and round to 8 bits, as a file would."""
 

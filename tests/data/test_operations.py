@@ -163,3 +163,31 @@ def test_nothing_is_written_to():
 def test_other_arrays_are_refused(shape, dtype):
     with pytest.raises(DataError, match=r"give \(H, W, 3\) RGB, uint8 or float32"):
         operations.as_float(np.zeros(shape, dtype))
+
+
+def test_grain_has_its_deviation_and_no_colour(gray):
+    noise = operations.grain(gray, np.random.default_rng(0), 8.0, 1.0) - gray
+    assert np.all(noise[..., :2] == noise[..., 1:])
+    assert noise.std() * 255 == pytest.approx(8.0, rel=0.02)
+
+
+def test_grain_is_coarser_the_larger_it_is(gray):
+    """Neighbours of Gaussian-smoothed noise correlate by exp(-1 / (4 s^2)) at a deviation of s pixels."""
+    for size in (0.8, 1.5):
+        noise = operations.grain(gray, np.random.default_rng(1), 8.0, size)[..., 0] - 0.5
+        correlation = np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1]
+        assert correlation == pytest.approx(np.exp(-1 / (4 * size**2)), abs=0.04)
+
+
+def test_unsharp_masking_adds_the_difference_from_an_average(image):
+    smooth = ndimage.gaussian_filter(image.astype(float), (1.2, 1.2, 0), mode="mirror", truncate=4)
+    expected = (image + 0.6 * (image - smooth)).clip(0, 1)
+    np.testing.assert_allclose(operations.unsharp(image, 0.6, 1.2), expected, atol=2e-3)
+    np.testing.assert_array_equal(operations.unsharp(image, 0.0, 1.2), image)
+
+
+def test_webp_loses_more_at_low_quality_and_keeps_colours(image):
+    errors = [np.square(operations.webp(image, quality) - image).mean() for quality in (10, 90)]
+    assert errors[0] > errors[1] > 0
+    red = np.zeros((16, 16, 3), np.float32) + np.array([0.8, 0.2, 0.1], np.float32)
+    assert np.abs(operations.webp(red, 95) - red).max() < 0.03

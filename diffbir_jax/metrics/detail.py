@@ -5,9 +5,11 @@ lower it; *local energy correlation* compares where they are, and noise lowers t
 Images are (H, W, 3) RGB, uint8 or float in [0, 1].
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
-from diffbir_jax.metrics.fidelity import as_float_pair, gaussian_blur
+from diffbir_jax.metrics.fidelity import as_float, as_float_pair, gaussian_blur
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 # Rounding to 8 bits leaves errors of power (1/255)^2 / 12 = 1.3e-6: what lies below is not in the image.
@@ -100,6 +102,41 @@ def local_energy_correlation(image: np.ndarray, reference: np.ndarray) -> float:
     a, b = a - a.mean(), b - b.mean()
     norm = np.sqrt(np.sum(a**2) * np.sum(b**2))
     return float(np.sum(a * b) / norm) if norm > 1e-12 else 0.0
+
+
+def grid_ratio(images: Sequence[np.ndarray], period: int) -> float:
+    """Gradient energy across the lines of a grid, relative to elsewhere: 1 where no grid shows.
+
+    The energy is the mean squared difference of neighbouring luma values, along both axes. Lines lie between pixels
+    `period` k - 1 and `period` k. Energies are averaged over all images before they are divided, so that images with
+    strong edges count more.
+
+    Args:
+        images: (H, W, 3) each, uint8 or float in [0, 1], sides of more than `period` pixels.
+        period: distance of the lines (pixels, at least 2).
+
+    Returns:
+        The ratio; 1 if there is no energy anywhere.
+
+    Raises:
+        ValueError: a period below 2, or an image that no line crosses.
+    """
+    if period < 2 or any(min(image.shape[:2]) <= period for image in images):
+        shapes = ", ".join(str(image.shape[:2]) for image in images)
+        raise ValueError(
+            f"a grid of period {period} in images of {shapes}: give at least 2, and larger images"
+        )
+    energies = [part for image in images for part in _line_energies(as_float(image) @ _LUMA, period)]
+    on, off = (float(np.mean(np.concatenate(parts))) for parts in zip(*energies))
+    return on / off if off > 0 else 1.0
+
+
+def _line_energies(luma: np.ndarray, period: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each axis, the squared differences on the grid's lines and elsewhere, flat."""
+    for axis in (0, 1):
+        squares = np.moveaxis(np.square(np.diff(luma, axis=axis)), axis, 0)
+        on = np.arange(1, len(squares) + 1) % period == 0
+        yield squares[on].ravel(), squares[~on].ravel()
 
 
 def _luma_pair(image: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -65,3 +65,25 @@ def test_flat_image_has_no_correlation():
 def test_errors():
     with pytest.raises(ValueError, match=r"at least 8x8.*\(4, 4, 3\)"):
         detail.spectral_distance(np.zeros((4, 4, 3)), np.zeros((4, 4, 3)))
+
+
+def test_a_grid_shows_in_its_ratio():
+    """Noise has none; steps of height h every 8 pixels add h^2 to the 2 s^2 of noise of variance s^2 there."""
+    rng = np.random.default_rng(0)
+    noise = [0.5 + 0.05 * rng.standard_normal((256, 256, 1)) * np.ones(3) for _ in range(8)]
+    assert detail.grid_ratio(noise, 8) == pytest.approx(1.0, abs=0.02)
+    height = 0.04
+    steps = height * (np.arange(256) // 8 % 2)
+    stepped = [image + (steps[:, None, None] + steps[None, :, None]) for image in noise]
+    assert detail.grid_ratio(stepped, 8) == pytest.approx(1 + height**2 / (2 * 0.05**2), rel=0.02)
+    assert detail.grid_ratio(stepped, 7) == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_flat_image_has_no_grid():
+    assert detail.grid_ratio([np.full((16, 16, 3), 7, np.uint8)], 4) == 1.0
+
+
+@pytest.mark.parametrize("period", [1, 16])
+def test_a_grid_needs_lines(period):
+    with pytest.raises(ValueError, match="period"):
+        detail.grid_ratio([np.zeros((16, 16, 3))], period)

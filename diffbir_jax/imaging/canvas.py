@@ -42,17 +42,18 @@ def from_depth(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
-def resize_float(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_float(image: np.ndarray, size: tuple[int, int], clip: bool = False) -> np.ndarray:
     """Resize (h, w, C) floats to `size` = (H, W) by Pillow's bicubic filter, as `resize.resize` does; float32.
 
-    An image of that size is returned as it is, of its own dtype.
+    An image of that size is returned as it is, of its own dtype; others are clipped to [0, 1] before, if `clip`.
     """
     if image.shape[:2] == tuple(size):
         return image
     resized = np.empty((*size, image.shape[2]), np.float32)
     for channel in range(image.shape[2]):  # one by one: images may be large
-        one = Image.fromarray(np.ascontiguousarray(image[..., channel], np.float32))
-        resized[..., channel] = one.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        one = np.ascontiguousarray(image[..., channel], np.float32)
+        found = Image.fromarray(one.clip(0, 1) if clip else one)
+        resized[..., channel] = np.asarray(found.resize((size[1], size[0]), Image.Resampling.BICUBIC))
     return resized
 
 

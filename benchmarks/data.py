@@ -137,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, default=Path("work/photos"), help="folder of photos")
+    parser.add_argument("--photos", type=Path, default=Path("work/photos/train"), help="folder of photos")
     parser.add_argument("--basicsr", type=Path, required=True, help="source archive of BasicSR")
     parser.add_argument("--number", type=int, default=60, help="crops (default: %(default)s)")
     args = parser.parse_args()

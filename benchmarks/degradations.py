@@ -159,7 +159,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--photos", type=Path, default=Path("work/photos"), help="folder (default: %(default)s)"
+        "--photos", type=Path, default=Path("work/photos/train"), help="folder (default: %(default)s)"
     )
     parser.add_argument("--count", type=int, default=2000, help="samples of each kind (default: %(default)s)")
     parser.add_argument(

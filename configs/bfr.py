@@ -5,7 +5,7 @@ which was made for faces; no captions. Needs the published weights of v2 but for
 `weights`, and v1's SwinIR, as v2 is trained with it and takes other restoration modules only later.
 
 python train.py --config configs/bfr.py --workdir work/bfr
-python train.py --config configs/bfr.py:tiny --workdir work/bfr_tiny    # shipped networks, photos in work/photos
+python train.py --config configs/bfr.py:tiny --workdir work/bfr_tiny    # shipped networks, photos in work/photos/train
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ JPEG (after SCUNet); no captions. Needs the published weights of v1 but for the 
 `weights`; `--config.weights.rm=work/rm_swinir/export/rm.safetensors` takes a stage 1 of one's own.
 
 python train.py --config configs/bid.py --workdir work/bid
-python train.py --config configs/bid.py:tiny --workdir work/bid_tiny    # shipped networks, photos in work/photos
+python train.py --config configs/bid.py:tiny --workdir work/bid_tiny    # shipped networks, photos in work/photos/train
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ others short. The number of steps is ours: the one that v2 takes at this rate. N
 for the control (docs/published.md) in `weights`.
 
 python train.py --config configs/bsr.py --workdir work/bsr
-python train.py --config configs/bsr.py:tiny --workdir work/bsr_tiny    # shipped networks, photos in work/photos
+python train.py --config configs/bsr.py:tiny --workdir work/bsr_tiny    # shipped networks, photos in work/photos/train
 """
 
 from ml_collections import ConfigDict

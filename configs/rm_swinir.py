@@ -4,7 +4,7 @@
 What the paper does not say is ours: gradient clipping, the EMA, one image of 1,000 held out.
 
 python train.py --config configs/rm_swinir.py --workdir work/rm_swinir
-python train.py --config configs/rm_swinir.py:tiny --workdir work/rm_tiny    # a small network, photos in work/photos
+python train.py --config configs/rm_swinir.py:tiny --workdir work/rm_tiny  # small, photos in work/photos/train
 """
 
 from ml_collections import ConfigDict

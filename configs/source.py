@@ -44,7 +44,7 @@ def data_config(
 
 def shrink(data: ConfigDict) -> None:
     """Make `config.data` fit a laptop, in place: a folder of photos, small crops, no captions, no processes."""
-    data.source = ConfigDict({"kind": "folder", "path": "work/photos"})
+    data.source = ConfigDict({"kind": "folder", "path": "work/photos/train"})
     data.crop = ConfigDict({"kind": "scaled", "size": 112, "scale": (0.2, 0.8)})
     data.captions = None
     data.update(held_out_every=16, batch_size=8, validation_size=64, workers=0, keep_decoded=1024)

@@ -1,6 +1,7 @@
-"""Collect the exported weights of the `tiny` stages as the float16 files that the package ships.
+"""Collect the exported weights of a small preset's stages as the float16 files that the package ships.
 
 python scripts/pack_tiny.py work diffbir_jax/pretrained/tiny
+python scripts/pack_tiny.py work diffbir_jax/pretrained/one-step --preset one-step
 """
 
 import argparse
@@ -8,10 +9,13 @@ from pathlib import Path
 
 from diffbir_jax.checkpoint import load_weights, save_weights
 from diffbir_jax.loading import abstract_params
-from diffbir_jax.models.presets import TINY
+from diffbir_jax.models.presets import PRESETS
 
-# Module -> the stage whose export holds its final weights.
-STAGES = {"rm": "rm", "vae": "decoder", "unet": "prior", "control": "control"}
+# Preset -> module -> the stage whose export holds its final weights.
+STAGES = {
+    "tiny": {"rm": "rm", "vae": "decoder", "unet": "prior", "control": "control"},
+    "one-step": {"rm": "rm", "vae": "one_step", "unet": "one_step", "control": "one_step"},
+}
 
 
 def main() -> None:
@@ -20,14 +24,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "work", type=Path, help="folder that holds the work folders rm, decoder, prior and control"
+        "work", type=Path, help="folder that holds the stages' work folders, such as rm and decoder"
     )
     parser.add_argument("output", type=Path, help="folder for rm, vae, unet and control .safetensors")
+    parser.add_argument("--preset", choices=STAGES, default="tiny", help="default: %(default)s")
     args = parser.parse_args()
-    likes = abstract_params(TINY)
-    for module, stage in STAGES.items():
+    preset = PRESETS[args.preset]
+    likes = abstract_params(preset)
+    for module, stage in STAGES[args.preset].items():
         params = load_weights(args.work / stage / "export" / f"{module}.safetensors", likes[module])
-        header = {"preset": "tiny"} | TINY.header(module)
+        header = {"preset": preset.name} | preset.header(module)
         path = save_weights(args.output / f"{module}.safetensors", params, header, "float16")
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 

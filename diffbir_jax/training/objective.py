@@ -10,7 +10,7 @@ from diffbir_jax.data.batches import Batches
 from diffbir_jax.training.state import Config, LossFn, Params
 
 # Stage -> module of this package whose `make(config)` returns its Objective.
-STAGES = ("rm", "vae", "decoder", "prior", "control", "regeneration")
+STAGES = ("rm", "vae", "decoder", "prior", "control", "regeneration", "one_step")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.models.apply import apply, init
+from diffbir_jax.checkpoint import load_weights
+from diffbir_jax.models.apply import abstract, apply, init
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
@@ -12,30 +13,37 @@ from diffbir_jax.training.sources import to_unit, training_batches
 from diffbir_jax.training.state import Config
 
 # Of each image's mean squared error. Its logarithm (NAFNet, Chen et al., 2022) is the PSNR up to a factor: easy and
-# hard images count alike, where the plain mean hears little but the hardest.
-LOSSES = {"mse": lambda mse: mse, "log_mse": lambda mse: jnp.log(mse + 1e-6)}
+# hard images count the same, where the plain mean is dominated by the hardest images.
+LOSSES = {"mse": lambda mse, floor: mse, "log_mse": lambda mse, floor: jnp.log(mse + floor)}
 
 
 def make(config: Config) -> Objective:
     """Build the stage-1 objective; batches hold `lq` and `hq` (B, H, W, 3) uint8.
 
     Args:
-        config: `loss`, "mse" or "log_mse".
+        config: `loss`, "mse" or "log_mse"; `floor`, the mean squared error below which the logarithm flattens (images
+            in [0, 1]; 1e-6 if missing), so that inputs that are nearly clean do not decide over all others;
+            `weights.rm`, a file to start from, may be missing.
 
     Raises:
         ValueError: another loss.
     """
     if config.loss not in LOSSES:
         raise ValueError(f"config.loss is {config.loss!r}, allowed are {', '.join(LOSSES)}.")
-    module = get_preset(config.preset).make_rm()
+    module, floor = get_preset(config.preset).make_rm(), config.get("floor", 1e-6)
     train, held_out = training_batches(config)
     sample = to_unit(held_out(0)["lq"])
-    params = init(module, jax.random.key(config.seed), sample[:1])
+    start = config.get("weights", {}).get("rm")
+    params = (
+        load_weights(start, abstract(module, sample[:1]))
+        if start
+        else init(module, jax.random.key(config.seed), sample[:1])
+    )
 
     def loss(params: dict, frozen: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         error = apply(module, params, to_unit(batch["lq"])) - to_unit(batch["hq"])
         mse = jnp.mean(jnp.square(error), axis=(1, 2, 3))
-        value = jnp.mean(LOSSES[config.loss](mse))
+        value = jnp.mean(LOSSES[config.loss](mse, floor))
         return value, {"psnr": jnp.mean(-10.0 * jnp.log10(mse))}
 
     restore = jax.jit(lambda params, lq: apply(module, params, lq))
@@ -44,7 +52,7 @@ def make(config: Config) -> Objective:
         batch = held_out(0)
         lq, hq = np.asarray(to_unit(batch["lq"])), np.asarray(to_unit(batch["hq"]))
         out = np.clip(np.asarray(restore(params, lq)), 0, 1)
-        error = LOSSES[config.loss](jnp.mean(jnp.square(out - hq), axis=(1, 2, 3)))
+        error = LOSSES[config.loss](jnp.mean(jnp.square(out - hq), axis=(1, 2, 3)), floor)
         values = {
             "loss": float(jnp.mean(error)),
             "psnr": mean_psnr(out, hq),

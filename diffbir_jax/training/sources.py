@@ -88,20 +88,28 @@ def photo_batches(config: Config) -> tuple[PairBatches, PairBatches]:
     """Return training batches and batches of crops of the held-out photos.
 
     Args:
-        config: `data.folder`, `data.batch_size`, `data.crop` (CropConfig fields), `data.degradation` (see
-            `make_degradation`, or None), `data.validation_size` (images in a validation batch) and `seed`.
+        config: `data.folder`, `data.held_out` (a folder of other photos; without it, every 16th photo is held out),
+            `data.batch_size`, `data.crop` (CropConfig fields), `data.degradation` (see `make_degradation`, or None),
+            `data.validation_size` (images in a validation batch) and `seed`.
     """
     data = config.data
-    photos = load_photos(data.folder)
+    kept, held_out = _split(data)
     degradation = None if data.degradation is None else make_degradation(data.degradation.to_dict())
     crop = CropConfig(**_plain(data.crop))
-    first = min(HELD_OUT_OFFSET, len(photos) - 1)
-    held_out = photos[first::HELD_OUT_EVERY]
-    kept = [p for i, p in enumerate(photos) if (i - first) % HELD_OUT_EVERY] or photos
     return (
         PairBatches(kept, data.batch_size, crop, degradation, config.seed),
         PairBatches(held_out, data.validation_size, crop, degradation, config.seed + 1),
     )
+
+
+def _split(data: Config) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Photos to train on and photos held out, from a folder each, or from one folder."""
+    photos = load_photos(data.folder)
+    if data.get("held_out"):
+        return photos, load_photos(data.held_out)
+    first = min(HELD_OUT_OFFSET, len(photos) - 1)
+    kept = [p for i, p in enumerate(photos) if (i - first) % HELD_OUT_EVERY] or photos
+    return kept, photos[first::HELD_OUT_EVERY]
 
 
 def _plain(config: Config) -> dict:

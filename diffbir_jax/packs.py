@@ -169,7 +169,7 @@ class Packer:
     def _results(self, frames: list[Frame]) -> list[list[Restored]]:
         upscaled = [frame.upscaled if self.wanted.keep else NOTHING for frame in frames]
         self._clean(frames)
-        if self.wanted.stage1_only:
+        if self.wanted.stage1_only or not (self.wanted.with_fidelity or any(map(self._detail, frames))):
             images = [frame.shown_clean() for frame in frames]
             return [[Restored(image, image, up)] for image, up in zip(images, upscaled)]
         stage1 = [frame.shown_clean() if self.wanted.keep else NOTHING for frame in frames]
@@ -182,6 +182,11 @@ class Packer:
             for found, image, clean, up, shown in zip(results, images, stage1, upscaled, maps):
                 found.append(Restored(image, clean, up, shown))
         return results
+
+    @property
+    def shares_norms(self) -> bool:
+        """Whether tiles are normalised by statistics of their image; layer normalisation has none."""
+        return self.plan.norms == "image" and self.preset.vae.norm == "group"
 
     @property
     def encoding(self) -> dict[str, Any]:
@@ -222,16 +227,24 @@ class Packer:
 
     def _decode(self, frames: list[Frame], latents: list[np.ndarray]) -> list[np.ndarray]:
         of = {frame.position: z for frame, z in zip(frames, latents)}
+        shares = {frame.position: np.float32(self._detail(frame)) for frame in frames}
+        blends = any(share != 1.0 for share in shares.values())
 
         def tiles(frame: Frame, extra: Iterable[Any]) -> Iterator[dict[str, Any]]:
             grid = frame.grid("decode")
             for start, more in zip(grid.starts, extra):
                 z = self._latent_tile(of[frame.position], start, grid.size)
-                yield {"z": z, "clean": frame.clean_tile(start, grid.size), **more}
+                blended = {"detail": shares[frame.position]} if blends else {}
+                yield {"z": z, "clean": frame.clean_tile(start, grid.size), **blended, **more}
 
         vae = self.preset.make_vae(self.generator.dtype)
         static = {"vae": vae, "levels": self.preset.colour_levels, "stop": None}
         return self._through(frames, Half("decode", decode_tiles, static, tiles), Frame.take_image)
+
+    def _detail(self, frame: Frame) -> float:
+        """The share of stage 2's detail in an image's results."""
+        detail = self.wanted.options.detail
+        return self.preset.detail(frame.upscale) if detail is None else detail
 
     def _latent_tile(self, z: np.ndarray, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         f = self.preset.vae.downsample
@@ -255,7 +268,7 @@ class Packer:
         """The images' statistics, {"norms": ...}, by position; nothing for images in one tile."""
         cut = [frame for frame in frames if len(frame.grid(half.stage).starts) > 1]
         nothing: dict[int, dict[str, Any]] = {frame.position: {} for frame in frames}
-        if self.plan.norms == "tile" or not cut:
+        if not self.shares_norms or not cut:
             return nothing
         norms = self._measured(cut, half, None, nothing)
         count = len(norms[cut[0].position])

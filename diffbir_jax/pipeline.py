@@ -1,6 +1,7 @@
 """Both stages end to end: `Restorer` holds the networks of a preset and restores images with them."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,11 +191,22 @@ class Restorer(Generator):
         """
         options = options or default_options(self.preset.name)
         stage1_only = stage1_only or self.preset.stage1_only
+        self._advise(upscale)
         if not stage1_only:
             self.check(options, context)
         plan = plan or default_plan(self.preset, options, self.programs.devices)
         wanted = Wanted(options, count, keep, with_fidelity, stage1_only, context)
         return Packer(self, self.programs, plan, wanted).outcomes(requests, upscale)
+
+    def _advise(self, upscale: float) -> None:
+        """Warn of an upscale that the preset is not meant for."""
+        least = self.preset.meant_from
+        if upscale < least:
+            warnings.warn(
+                f"preset {self.preset.name} was trained for --upscale {least:g} and more and spoils images at "
+                f"{upscale:g}: take --version one-step",
+                stacklevel=3,
+            )
 
     def stage1(self, lq: jax.Array, size: tuple[int, ...] | None = None) -> jax.Array:
         """Remove the degradation.

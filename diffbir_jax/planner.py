@@ -251,7 +251,7 @@ def abstract_calls(packer: Packer, stage: str, shape: Shape) -> list[Call]:
         tiles = {"z": tile(config.embed_dim, config.downsample), "clean": tile(3)}
     (params,), static["stop"] = packer.weights(function), None
     calls = [(static, tiles)]
-    if size != shape.canvas and packer.plan.norms == "image":
+    if size != shape.canvas and packer.shares_norms:
         measured = tiles | {"owned": tile(1, config.downsample)}
         norms: Any = jax.eval_shape(functools.partial(function, *static.values()), params, measured, used)
         exact = {"exact": jax.ShapeDtypeStruct(batch, jnp.int32)}

@@ -203,7 +203,7 @@ class Generator:
             raise ValueError(f"noise is {noise.shape}; these images and steps need {shape}")
         x = draw_noise(keys, 0, condition.shape) if noise is None else noise[0]
         if options.start < 1.0 or options.start_point == "cond":
-            x = self._noised(condition, options.timesteps - 1, x)
+            x = self._noised(condition, options.timesteps - 1, options.start_noise * x)
         loss = options.guidance_loss if options.guidance_scale else None
         tiled = None if given.layout is None else (given.layout.size, given.layout.batch)
         denoiser = _denoiser(self.preset, self.dtype, loss, options.guidance_space, tiled, remat, spread)

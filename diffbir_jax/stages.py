@@ -19,7 +19,7 @@ from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.controlnet import ConditionEncoder
 from diffbir_jax.models.shared_norms import Norms, apply_normed, measure_norms
 from diffbir_jax.models.vae import AutoencoderKL
-from diffbir_jax.sampling.guidance import Guidance, Loss
+from diffbir_jax.sampling.guidance import Guidance, Loss, fidelity_weight
 
 
 def in_batches(function: Callable[[Any], Any], tiles: Any, used: Array) -> Any:
@@ -104,7 +104,8 @@ def decode_tiles(
         stop: as in `encode_tiles`.
         params: of the autoencoder.
         tiles: "z" (M, K, h, w, c), scaled, and "clean" (M, K, f h, f w, 3) in about [0, 1], whose low frequencies the
-            result takes; "norms", "owned" (M, K, h, w, 1) and "exact" as in `encode_tiles`.
+            result takes; with "detail" (M, K), that share of the detail, see `detail_share`; "norms", "owned"
+            (M, K, h, w, 1) and "exact" as in `encode_tiles`.
         used: see `in_batches`.
 
     Returns:
@@ -116,9 +117,28 @@ def decode_tiles(
         if "owned" in tile:
             return measure_norms(vae, params, z, *_known(tile), "decode", stop)
         image = apply_normed(vae, params, z, tile.get("norms"), "decode")
-        return wavelet_colour((image + 1.0) / 2.0, tile["clean"], levels)
+        image = wavelet_colour((image + 1.0) / 2.0, tile["clean"], levels)
+        if "detail" not in tile:
+            return image
+        return tile["clean"] + detail_share(tile["clean"], tile["detail"]) * (image - tile["clean"])
 
     return in_batches(decode, tiles, used)
+
+
+def detail_share(clean: Array, detail: Array) -> Array:
+    """How much of the generator's detail each pixel gets: d (1 - W) + d^2 W.
+
+    Edges and texture get the share d itself, flat regions its square: there invented detail is seen first.
+
+    Args:
+        clean: (B, H, W, 3) in about [0, 1], stage-1 images, H and W even, whose `fidelity_weight` is W.
+        detail: (B,) d in [0, 1]; 1 gives all, 0 none.
+
+    Returns:
+        (B, H, W, 1) in [0, 1].
+    """
+    share = detail[:, None, None, None]
+    return share + (share - 1.0) * share * fidelity_weight(2.0 * clean - 1.0)
 
 
 def _known(tile: dict[str, Any]) -> tuple[Array, Norms | None, Array | None]:

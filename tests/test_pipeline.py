@@ -152,7 +152,7 @@ def test_published_presets(name: str) -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(ValueError, match="'v9' given, allowed are tiny, v1, v2, v2.1"):
+    with pytest.raises(ValueError, match="'v9' given, allowed are tiny, one-step, v1, v2, v2.1"):
         Restorer.load("v9")
 
 

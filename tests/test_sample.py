@@ -26,7 +26,17 @@ from tests.command import call, complaint, run, save, written
 from tests.micro import MICRO, picture, random_params
 
 ROOT = Path(__file__).parents[1]
-FLAGS = ("--weights", "--upscale", "--compare", "--save-stages", "--version", "--steps", "--start")
+FLAGS = (
+    "--weights",
+    "--upscale",
+    "--compare",
+    "--save-stages",
+    "--version",
+    "--steps",
+    "--start",
+    "--start-noise",
+    "--detail",
+)
 FLAGS += ("--guidance-scale", "--guidance-loss", "--guidance-space", "--strength", "--seed")
 FLAGS += (
     "--yes",

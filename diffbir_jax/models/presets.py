@@ -105,6 +105,9 @@ class Preset:
             from stage 1 (5 as the reference; 2 leaves a small generator only what x4 downsampling has destroyed).
         scales: the least and the largest upscale that the networks were trained for. Beyond them, images pass through
             the stages at the nearest one and the result is resized. None: any upscale, as the reference.
+        all_detail_from: the upscale from which on results have all of stage 2's detail by default, see `detail`. 1: at
+            any upscale, as the reference.
+        meant_from: below this upscale the preset makes images worse, and says so; 0: never.
         stage1_only: there is no stage 2; `vae` and `unet` then mean nothing.
     """
 
@@ -122,6 +125,8 @@ class Preset:
     padding: Literal["edge", "constant"] = "constant"
     colour_levels: int = 5
     scales: tuple[float, float] | None = None
+    all_detail_from: float = 1.0
+    meant_from: float = 0.0
     stage1_only: bool = False
 
     @property
@@ -131,6 +136,16 @@ class Preset:
             return () if self.rm is None else ("rm",)
         absent = {name for name in ("rm", "text") if getattr(self, name) is None} | {"condition"}
         return tuple(name for name in Files._fields if name not in absent)
+
+    def detail(self, upscale: float) -> float:
+        """The share of stage 2's detail that results have by default at an upscale (above 0), in [0, 1].
+
+        It rises with the upscale: an image that is only noisy still has its detail, and stage 1 keeps that; one that
+        was reduced has lost it.
+        """
+        if self.all_detail_from <= 1.0:
+            return 1.0
+        return min(1.0, max(0.0, (upscale - 1.0) / (self.all_detail_from - 1.0)))
 
     def header(self, module: str) -> dict[str, str]:
         """Return what the header of a weights file says of one of `modules`, so that the file is known by any name.
@@ -211,6 +226,21 @@ TINY = Preset(
     tile=512,
     padding="edge",
     colour_levels=2,
+    meant_from=3.0,
+)
+
+# One evaluation of the UNet. Its latents are twice as fine as those of `tiny`, and nothing is normalised over the whole
+# image. Both stages were trained for scales 1 to 4.
+ONE_STEP = replace(
+    TINY,
+    name="one-step",
+    vae=replace(TINY.vae, ch=16, ch_mult=(1, 4), z_channels=32, embed_dim=32, patch_size=2, norm="layer"),
+    unet=replace(TINY.unet, in_channels=32, out_channels=32, channel_mult=(1, 2, 2), norm="layer"),
+    parameterization="eps",
+    zero_terminal_snr=False,
+    meant_from=0.0,
+    scales=(1.0, 4.0),
+    all_detail_from=4.0,
 )
 
 # DiffBIR as published (the reference's choice of files): SwinIR, BSRNet or SCUNet before Stable Diffusion 2.1 base,
@@ -244,7 +274,7 @@ REALESRGAN = replace(
     stage1_only=True,
 )
 
-PRESETS = {preset.name: preset for preset in (TINY, V1, V2, V2_1, REALESRGAN)}
+PRESETS = {preset.name: preset for preset in (TINY, ONE_STEP, V1, V2, V2_1, REALESRGAN)}
 # Where a task differs from the preset as it stands in `PRESETS`.
 VARIANTS: dict[tuple[str, Task], Preset] = {
     ("v1", "face"): replace(V1, files=Files(rm="swinir_face", control="control_face")),

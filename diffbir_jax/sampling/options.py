@@ -30,6 +30,11 @@ class Options:
         steps: sampling steps (1 to 1000 `start`).
         start: share of the noise schedule to begin at: 1 starts from pure noise, less from the stage-1 latent noised
             to that level (0 < start <= 1).
+        start_noise: share of that level's noise which is added to the stage-1 latent, where sampling begins with it: 1
+            is diffusion's, less is for a generator of one evaluation that was trained so (0 to 1).
+        detail: share of the generator's detail in the result: 1 is all of it, 0 the stage-1 image; flat regions, where
+            the weight W of guidance is near 1, lose theirs first, see `stages.detail_share` (0 to 1). None is what the
+            preset has for the upscale, see `Preset.detail`.
         guidance_scale: s of region-adaptive guidance at 512x512 pixels; larger is more faithful to stage 1, 0 is off.
         guidance_loss: "w_mse" (the reference), "paper" (weight inside the norm) or "mse" (unweighted).
         guidance_space: "rgb" compares decoded images (the paper), "latent" their latents (a fraction of the cost).
@@ -61,6 +66,8 @@ class Options:
 
     steps: int = 50
     start: float = 1.0
+    start_noise: float = 1.0
+    detail: float | None = None
     guidance_scale: float = 0.0
     guidance_loss: Loss = "w_mse"
     guidance_space: Space = "rgb"
@@ -90,6 +97,9 @@ class Options:
         """Refuse values outside their ranges."""
         if not 0.0 < self.start <= 1.0:
             raise ValueError(f"start is {self.start}; allowed are shares of the schedule in (0, 1]")
+        for name, share in (("start_noise", self.start_noise), ("detail", self.detail)):
+            if share is not None and not 0.0 <= share <= 1.0:
+                raise ValueError(f"{name} is {share}; allowed are shares from 0 to 1")
         for name in ("guidance_scale", "strength", "cfg_scale"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed are finite numbers of at least 0")

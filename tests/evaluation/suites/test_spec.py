@@ -57,7 +57,7 @@ def test_values_of_the_file_take_the_place_of_defaults(tmp_path: Path) -> None:
         ("crop = 2", "crop = -1", "crop is -1; allowed are whole numbers of at least 0"),
         ("seeds = [5, 6]", "seeds = []", "datasets, methods, metrics and seeds need an entry each"),
         ("seeds = [5, 6]", "seeds = [-1]", "seed is -1; allowed are 0 to"),
-        ("versions.tiny", "versions.v9", "versions: 'v9' given, allowed are tiny, v1, v2, v2.1"),
+        ("versions.tiny", "versions.v9", "versions: 'v9' given, allowed are tiny, one-step, v1, v2, v2.1"),
         ("steps = 4", "steps = 4000", "steps is 4000; allowed with start 0.4 are 1 to 400"),
         ("steps = 4", 'steps = "few"', "versions.tiny.steps is 'few', wanted is a whole number or 'default'"),
         ("[0.0, ", "[-1.0, ", "guidance_scale is -1.0; allowed are finite numbers"),

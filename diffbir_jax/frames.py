@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffbir_jax.imaging.bytes import enlarge, resize_bytes, to_depth
-from diffbir_jax.imaging.canvas import Blender, cut_padded, from_depth, resize_float
+from diffbir_jax.imaging.canvas import Blender, Padding, cut_padded, from_depth, resize_float
 from diffbir_jax.imaging.checks import check_layout, check_proportions, not_finite
 from diffbir_jax.imaging.resize import at_least
 from diffbir_jax.imaging.tiling import Grid, make_grid
@@ -329,3 +329,16 @@ def stage_grid(padded: tuple[int, int], size: tuple[int, int], plan: StagePlan) 
     """The tiles of a padded image for a stage: whole along an axis that a tile covers."""
     stride = [side if side == whole else side - plan.overlap for side, whole in zip(size, padded)]
     return make_grid(padded, size, stride)
+
+
+def padded_whole(frame: Frame, tile: Any) -> np.ndarray:
+    """What `tile`, a method of the frame that cuts tiles, has of all of its padded image."""
+    return tile(np.zeros(2, np.int32), frame.sides.padded)
+
+
+def stacked(images: Sequence[np.ndarray], sides: tuple[int, int], beside: Padding = "constant") -> np.ndarray:
+    """Images on canvases, (B, *sides, C) float32, zeros beside them or their borders repeated."""
+    out = np.empty((len(images), *sides, images[0].shape[2]), np.float32)
+    for place, image in zip(out, images):
+        place[...] = cut_padded(image, np.zeros(2, np.int32), sides, beside)
+    return out

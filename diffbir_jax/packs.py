@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, repeat
 from typing import Any, NamedTuple
 
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from diffbir_jax.frames import Frame, Request, Shape, check_plan, tiles_on_canvas
+from diffbir_jax.frames import Frame, Request, Shape, check_plan, padded_whole, stacked, tiles_on_canvas
 from diffbir_jax.imaging.bytes import to_depth
-from diffbir_jax.imaging.canvas import Padding, cut_padded, from_depth
+from diffbir_jax.imaging.canvas import from_depth
 from diffbir_jax.models.apply import Params
 from diffbir_jax.models.shared_norms import Norms, first_norms, stops
 from diffbir_jax.plan import Plan
@@ -365,17 +365,17 @@ class Packer:
         height, width = filled[0].shape.canvas
         sides = (height // f, width // f)
         # On the device once, though the network and guidance read it.
-        latent = jnp.asarray(_stacked([frame.latent for frame in filled], sides))
+        latent = jnp.asarray(stacked([frame.latent for frame in filled], sides))
         encoded = self.generator.encoder is not None
-        hint = _stacked([frame.hint for frame in filled], sides) if encoded else None
+        hint = stacked([frame.hint for frame in filled], sides) if encoded else None
         layout = self._layout(frames, len(filled), sides)
         if options.guidance_space == "latent" or not options.guidance_scale:
-            weight = _stacked([frame.weight for frame in filled], sides)
+            weight = stacked([frame.weight for frame in filled], sides)
             return Conditioned(latent, weight, None, layout, hint)
         # Its borders are repeated to the canvas's: beside zeros they would pass for edges, which guidance spares.
-        whole = [2.0 * _whole(frame, frame.clean_tile) - 1.0 for frame in filled]
-        target = _stacked(whole, (height, width), "edge")
-        mask = _stacked([_whole(frame, frame.mask_tile) for frame in filled], (height, width))
+        targets = [2.0 * padded_whole(frame, frame.clean_tile) - 1.0 for frame in filled]
+        target = stacked(targets, (height, width), "edge")
+        mask = stacked([padded_whole(frame, frame.mask_tile) for frame in filled], (height, width))
         weight = guidance_weight(options.guidance_loss, "rgb", target, latent, mask)
         return Conditioned(latent, weight, target, layout, hint)
 
@@ -392,17 +392,3 @@ class Packer:
 def staged(batch: int) -> tuple[int, int]:
     """Batches that one call of a program takes, and their size."""
     return max(1, STAGED // batch), batch
-
-
-def _whole(frame: Frame, tile: Any) -> np.ndarray:
-    return tile(np.zeros(2, np.int32), frame.sides.padded)
-
-
-def _stacked(
-    images: Sequence[np.ndarray], sides: tuple[int, int], beside: Padding = "constant"
-) -> np.ndarray:
-    """Images on canvases, (B, *sides, C) float32, zeros beside them or their borders repeated."""
-    out = np.empty((len(images), *sides, images[0].shape[2]), np.float32)
-    for canvas, image in zip(out, images):
-        canvas[...] = cut_padded(image, np.zeros(2, np.int32), sides, beside)
-    return out

@@ -1,34 +1,6 @@
 """Score restored images: python evaluate.py --pred DIR --gt DIR --output DIR. See --help."""
 
-import io
-import sys
-from collections.abc import Sequence
-from typing import NoReturn
-
-from diffbir_jax.batch.drive import EXPECTED
-from diffbir_jax.batch.report import one_line
-from diffbir_jax.cli import INTERRUPTED
-from diffbir_jax.evaluation.flags import parse
-from diffbir_jax.evaluation.run import run
-from sample import configure
-
-
-def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit."""
-    args = parse(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files need not be text that the terminal can show.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    configure("fp32")
-    try:
-        sys.exit(run(args))
-    except EXPECTED as error:
-        print(f"evaluate.py: {one_line(error)}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("evaluate.py: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-
+from diffbir_jax.cli.evaluate import main
 
 if __name__ == "__main__":
     main()

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffbir_jax.checkpoint import write_arrays
 from diffbir_jax.conversion.files import import_torch
+from diffbir_jax.weights.safetensors import write_arrays
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "tests" / "golden" / "checkpoints" / "stable_diffusion_v2-1.json.gz"

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffbir_jax.checkpoint import save_weights
-from diffbir_jax.loading import abstract_params
 from diffbir_jax.models.presets import TASKS, Preset, get_preset
+from diffbir_jax.weights.loading import abstract_params
+from diffbir_jax.weights.safetensors import save_weights
 
 ROOT = Path(__file__).parents[1]
 SIDE = 512

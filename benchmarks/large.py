@@ -58,12 +58,13 @@ def border_energy(image: np.ndarray, lines: set[int]) -> float:
 
 def seams() -> Iterator[str]:
     """Tiles against the whole image."""
-    from diffbir_jax.defaults import default_options
-    from diffbir_jax.frames import Frame, Request
-    from diffbir_jax.packs import Packer, Wanted
-    from diffbir_jax.pipeline import Restorer
-    from diffbir_jax.plan import StagePlan
-    from diffbir_jax.planner import default_plan
+    from diffbir_jax.restoration.defaults import default_options
+    from diffbir_jax.restoration.image import Frame, Request
+    from diffbir_jax.restoration.packing import Packer
+    from diffbir_jax.restoration.plan import StagePlan
+    from diffbir_jax.restoration.planner import default_plan
+    from diffbir_jax.restoration.restorer import Restorer
+    from diffbir_jax.restoration.results import Wanted
 
     restorer, image = Restorer.load("tiny"), photo(1024)
     options = dataclasses.replace(default_options("tiny"), steps=STEPS)
@@ -147,10 +148,10 @@ def packing() -> Iterator[str]:
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
     import jax
 
-    from diffbir_jax.defaults import default_options
-    from diffbir_jax.frames import Request
-    from diffbir_jax.pipeline import Restorer
-    from diffbir_jax.planner import default_plan
+    from diffbir_jax.restoration.defaults import default_options
+    from diffbir_jax.restoration.image import Request
+    from diffbir_jax.restoration.planner import default_plan
+    from diffbir_jax.restoration.restorer import Restorer
     from diffbir_jax.sharding import make_mesh
 
     def rate(restorer: Restorer, side: int, count: int, batch: int) -> float:

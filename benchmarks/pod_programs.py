@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from configs import bsr
-from diffbir_jax.loading import PRECISIONS, abstract_params, stored
 from diffbir_jax.models.apply import Params
 from diffbir_jax.models.presets import Preset
+from diffbir_jax.restoration.generator import Generator
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sharding import batch_sharding, replicated, tree_shardings
-from diffbir_jax.stage2 import Generator
-from diffbir_jax.training.stage2 import Stage2Options, abstract_frozen, abstract_trainable, make_loss
+from diffbir_jax.training.control_images import Stage2Options, abstract_frozen, abstract_trainable, make_loss
 from diffbir_jax.training.state import init_state, make_optimizer, make_step
+from diffbir_jax.weights.loading import PRECISIONS, abstract_params, stored
 
 PRECISION = "bf16"
 SIDE = 512

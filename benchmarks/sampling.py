@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from benchmarks.tiny import SEED, score
-from diffbir_jax.defaults import DEFAULTS
-from diffbir_jax.pipeline import Restorer
+from diffbir_jax.restoration.defaults import DEFAULTS
+from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.loop import image_keys, sample
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sampling.samplers import SAMPLERS

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from diffbir_jax.defaults import DEFAULTS
 from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.metrics.detail import local_energy_correlation, spectral_distance
 from diffbir_jax.metrics.fidelity import psnr, ssim
-from diffbir_jax.pipeline import Restored, Restorer
+from diffbir_jax.restoration.defaults import DEFAULTS
+from diffbir_jax.restoration.restorer import Restored, Restorer
 from scripts.make_demo import PICTURES, degraded, reference
 
 GUIDANCE_SCALES = (4.0, 7.0, 13.0)

@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.conversion.files import read_tensors
 from diffbir_jax.evaluation.learned import DISTS, DISTS_CHANNELS, LPIPS_ALEX, LPIPS_VGG
 from diffbir_jax.models.backbones import VGG16, AlexNet
 from diffbir_jax.models.lpips import lpips_shapes
+from diffbir_jax.weights.safetensors import save_weights
 
 # What pickles of NumPy arrays call; the first has moved between NumPy's versions.
 RECONSTRUCT = np.empty(0).__reduce__()[0]

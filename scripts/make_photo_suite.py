@@ -18,10 +18,10 @@ from PIL import Image
 # `python scripts/make_photo_suite.py` looks for modules in scripts/ alone.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffbir_jax.batch.digest import sha256
 from diffbir_jax.data.degradation import FirstOrder
 from diffbir_jax.data.steps import Blur, Downscale, GaussianNoise, Jpeg
 from diffbir_jax.evaluation.suites.spec import FOLDER
+from diffbir_jax.files.digest import sha256
 from diffbir_jax.imaging.bytes import to_depth
 
 DATASET = "held_out"

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from diffbir_jax.batch.digest import sha256
 from diffbir_jax.evaluation.suites.spec import FOLDER
+from diffbir_jax.files.digest import sha256
 from diffbir_jax.imaging.bytes import to_depth
 from scripts.make_demo import DEGRADATION, SIDE
 

@@ -7,9 +7,9 @@ python scripts/pack_tiny.py work diffbir_jax/pretrained/one-step --preset one-st
 import argparse
 from pathlib import Path
 
-from diffbir_jax.checkpoint import load_weights, save_weights
-from diffbir_jax.loading import abstract_params
 from diffbir_jax.models.presets import PRESETS
+from diffbir_jax.weights.loading import abstract_params
+from diffbir_jax.weights.safetensors import load_weights, save_weights
 
 # Preset -> module -> the stage whose export holds its final weights.
 STAGES = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import sample
+from diffbir_jax.cli import sample
 from tests.micro import picture
 
 

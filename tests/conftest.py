@@ -20,11 +20,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from diffbir_jax import loading, programs  # noqa: E402
-from diffbir_jax.checkpoint import save_weights  # noqa: E402
-from diffbir_jax.defaults import DEFAULTS  # noqa: E402
 from diffbir_jax.models.presets import PRESETS  # noqa: E402
+from diffbir_jax.restoration import compiled  # noqa: E402
+from diffbir_jax.restoration.defaults import DEFAULTS  # noqa: E402
 from diffbir_jax.sampling.options import Options  # noqa: E402
+from diffbir_jax.weights import loading  # noqa: E402
+from diffbir_jax.weights.safetensors import save_weights  # noqa: E402
 from tests.micro import MICRO, MICRO_TEXT, random_params  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -37,7 +38,7 @@ def compilations() -> Iterator[list[str]]:
     """Names of the functions compiled since the test began (or since it cleared the list)."""
     names = []
     # Room for a test's own programs: none of them is let go of on the way.
-    programs._COMPILED.clear()
+    compiled._COMPILED.clear()
 
     def listen(event: str, _: float, **details: object) -> None:
         if event.endswith("backend_compile_duration"):

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.loading import abstract_params
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.models.restoration_unet import RestorationUNetConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
-from diffbir_jax.pipeline import Restorer
+from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.options import Options
+from diffbir_jax.weights.loading import abstract_params
 
 MICRO = Preset(
     name="micro",

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.conversion.to_torch import export_files
-from diffbir_jax.frames import Frame, Request
-from diffbir_jax.loading import load_params, weight_files
-from diffbir_jax.packs import Packer, Wanted
-from diffbir_jax.pipeline import Restorer
-from diffbir_jax.plan import Plan, StagePlan
-from diffbir_jax.planner import make_plan
+from diffbir_jax.restoration.image import Frame, Request
+from diffbir_jax.restoration.packing import Packer
+from diffbir_jax.restoration.plan import Plan, StagePlan
+from diffbir_jax.restoration.planner import make_plan
+from diffbir_jax.restoration.restorer import Restorer
+from diffbir_jax.restoration.results import Wanted
+from diffbir_jax.weights.loading import load_params, weight_files
+from diffbir_jax.weights.safetensors import save_weights
 from tests.command import call, complaint, save
 from tests.micro import FEW, GUIDED, MICRO, micro, picture, random_params
 

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-import convert_weights
-import sample
+from diffbir_jax.cli import convert_weights, sample
 from diffbir_jax.conversion import families, to_torch
 from diffbir_jax.models import presets
 from tests.micro import picture

@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from diffbir_jax.data.operations import as_float, gaussian_noise, jpeg
-from diffbir_jax.defaults import default_options
 from diffbir_jax.evaluation.suites import spec
 from diffbir_jax.imaging.bytes import enlarge, to_depth
-from diffbir_jax.loading import weight_files
 from diffbir_jax.metrics.detail import grid_ratio, spectral_distance
 from diffbir_jax.metrics.fidelity import psnr
 from diffbir_jax.models.presets import ONE_STEP
-from diffbir_jax.pipeline import Restorer
+from diffbir_jax.restoration.defaults import default_options
+from diffbir_jax.restoration.restorer import Restorer
+from diffbir_jax.weights.loading import weight_files
 
 PICTURES = Path(spec.__file__).parent / "photos" / "held_out"
 

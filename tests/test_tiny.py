@@ -7,11 +7,11 @@ import pytest
 
 from benchmarks.large import border_energy, photo
 from benchmarks.tiny import GUIDANCE_SCALES, Row, table
-from diffbir_jax.defaults import default_options
-from diffbir_jax.loading import weight_files
 from diffbir_jax.models.presets import TINY
-from diffbir_jax.pipeline import Restorer
-from diffbir_jax.plan import Plan, StagePlan
+from diffbir_jax.restoration.defaults import default_options
+from diffbir_jax.restoration.plan import Plan, StagePlan
+from diffbir_jax.restoration.restorer import Restorer
+from diffbir_jax.weights.loading import weight_files
 
 
 @pytest.fixture(scope="module")

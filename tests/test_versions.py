@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sample
-from diffbir_jax.checkpoint import save_weights
-from diffbir_jax.defaults import DEFAULTS
-from diffbir_jax.loading import abstract_params
+from diffbir_jax.cli import sample
 from diffbir_jax.models import presets
 from diffbir_jax.models.bsrnet import BSRNetConfig
 from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.models.presets import Preset, family_of, get_preset
 from diffbir_jax.models.scunet import SCUNetConfig
 from diffbir_jax.models.swinir import SwinIRConfig
-from diffbir_jax.pipeline import Restorer
+from diffbir_jax.restoration.defaults import DEFAULTS
+from diffbir_jax.restoration.restorer import Restorer
+from diffbir_jax.weights.loading import abstract_params
 from diffbir_jax.weights.registry import needed
+from diffbir_jax.weights.safetensors import save_weights
 from tests.micro import MICRO_TEXT, picture, random_params
 
 GOLDEN = Path(__file__).parent / "golden"

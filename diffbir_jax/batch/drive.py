@@ -16,12 +16,14 @@ from diffbir_jax.batch.ahead import ReadAhead, Writers
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.names import some
 from diffbir_jax.batch.photos import Loaded, load, write_results
-from diffbir_jax.batch.report import Journal, one_line
+from diffbir_jax.batch.report import Journal
 from diffbir_jax.batch.settings import Recipe
-from diffbir_jax.batch.sidecar import Recorder, write_record
-from diffbir_jax.imaging.photo import ImageFileError
-from diffbir_jax.pipeline import Outcome, Request, Restored
-from diffbir_jax.plan import Plan
+from diffbir_jax.batch.sidecar import Recorder
+from diffbir_jax.console.errors import one_line
+from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.files.records import write_record
+from diffbir_jax.restoration.plan import Plan
+from diffbir_jax.restoration.restorer import Outcome, Request, Restored
 from diffbir_jax.sampling.options import Options
 
 # What users can mend; anything else is a bug and ends the run.

@@ -1,11 +1,11 @@
-"""The flags of sample.py: files, long runs and, from `diffbir_jax.flags`, networks and sampling."""
+"""The flags of sample.py: files, long runs and, from `restoration/flags.py`, networks and sampling."""
 
 import argparse
 from pathlib import Path
 
-from diffbir_jax.cli import INTERRUPTED, Parser
-from diffbir_jax.flags import add_guidance_flags, add_network_flags, add_stage2_flags
+from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.imaging.photo import MAX_PIXELS
+from diffbir_jax.restoration.flags import add_guidance_flags, add_network_flags, add_stage2_flags
 
 FORMATS = ("png", "jpeg", "webp", "tiff", "same")
 BIT_DEPTHS = ("same", "8", "16")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from diffbir_jax.batch.names import Outputs, check_clashes, outputs_of, real_folder, some, suffix_of
 from diffbir_jax.batch.settings import Recipe, Settings
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.listing import find_images
-from diffbir_jax.imaging.photo import ImageFileError
-from diffbir_jax.loading import NO_STAGE1, weights_folder
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.weights.loading import NO_STAGE1, weights_folder
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
 """The memory of a run: the plan that fits it, programs ahead of time, and what the C library keeps."""
 
 import contextlib
-import ctypes
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,27 +9,13 @@ from tqdm import tqdm
 
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.settings import Recipe, Settings
-from diffbir_jax.packs import Wanted
-from diffbir_jax.pipeline import Restorer
-from diffbir_jax.plan import STAGES, Plan, StagePlan
-from diffbir_jax.planner import compile_all, make_plan
+from diffbir_jax.restoration.plan import STAGES, Plan, StagePlan
+from diffbir_jax.restoration.planner import compile_all, make_plan
+from diffbir_jax.restoration.restorer import Restorer
+from diffbir_jax.restoration.results import Wanted
 
-# Blocks of more bytes go back to the system when they are freed.
-RETURNED = 2**20
-M_MMAP_THRESHOLD = -3
 # EXIF orientations that exchange height and width.
 LYING = (5, 6, 7, 8)
-
-
-def return_freed_memory() -> None:
-    """Keep the GNU C library from holding freed arrays.
-
-    It raises the size from which it returns memory whenever a larger block is freed, up to 32 MiB, and keeps what is
-    smaller for later: with tiles of all sizes a fifth of the process. Elsewhere nothing is to be done.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, RETURNED)
 
 
 def planned(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffbir_jax.batch.settings import Format, Recipe, Settings
-from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.writing import OUTPUT_SUFFIXES
 
 SUFFIXES: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}

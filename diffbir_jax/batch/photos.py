@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from diffbir_jax.batch.digest import file_record
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.settings import BitDepth, Recipe
+from diffbir_jax.files.digest import file_record
 from diffbir_jax.imaging.bytes import resize_alpha
 from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.imaging.reading import read_image, read_photo, to_eight
 from diffbir_jax.imaging.writing import check_output, write_photo, write_png
 from diffbir_jax.metrics.spread import deviation_map
-from diffbir_jax.pipeline import Request, Restored
+from diffbir_jax.restoration.restorer import Request, Restored
 
 # Standard deviation, in levels of 1/255, that the map of what was invented shows as white.
 WHITE_DEVIATION = 16

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffbir_jax.batch.digest import sha256, weights_record
 from diffbir_jax.batch.jobs import Job, check_jobs
 from diffbir_jax.batch.names import outputs_of
 from diffbir_jax.batch.settings import (
@@ -18,8 +17,10 @@ from diffbir_jax.batch.settings import (
     Settings,
     from_record,
 )
-from diffbir_jax.batch.sidecar import device, read_record, versions
-from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.batch.sidecar import read_record
+from diffbir_jax.files.digest import sha256, weights_record
+from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.files.records import device, versions
 
 DECIDED = {*RECIPE_FIELDS, *OPTION_FIELDS, "list", "memory_gb", "vae_norms"} - {*PLACES}
 

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diffbir_jax.batch.jobs import Job
-from diffbir_jax.cli import INTERRUPTED
+from diffbir_jax.console.parser import INTERRUPTED
 
 
 class Journal:
@@ -91,9 +91,3 @@ def report_path(path: Path, hosts: int, host_index: int) -> Path:
 def complain(message: object) -> None:
     """Print a line to the error stream without tearing the progress bar."""
     tqdm.write(f"sample.py: {message}", file=sys.stderr)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's message, of a list of problems only the first."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(lines[:2]) + (" ..." if len(lines) > 2 else "")

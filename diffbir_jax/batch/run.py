@@ -1,7 +1,6 @@
 """A run from its flags to its exit code: find the work, load the networks, restore, say what became of it."""
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,14 @@ from diffbir_jax.batch.names import remove_leftovers
 from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repeated_job
 from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
-from diffbir_jax.batch.sidecar import Recorder, write_record
-from diffbir_jax.first_use import Allow, ask, permit, provide
-from diffbir_jax.imaging.photo import ImageFileError
-from diffbir_jax.loading import NO_STAGE1, PRECISIONS, load_params, weight_files, with_stage1
+from diffbir_jax.batch.sidecar import Recorder
+from diffbir_jax.files.folders import make_folder
+from diffbir_jax.files.records import write_record
 from diffbir_jax.models.presets import Preset, get_preset
-from diffbir_jax.pipeline import Restorer
+from diffbir_jax.restoration.first_use import Allow, ask, permit, provide
+from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sharding import make_mesh
+from diffbir_jax.weights.loading import NO_STAGE1, PRECISIONS, load_params, weight_files, with_stage1
 
 
 @dataclass(frozen=True)
@@ -136,19 +136,3 @@ def check_options(restorer: Restorer, recipe: Recipe) -> None:
         restorer.check(recipe.options)
     except ValueError as error:
         raise FlagError(str(error)) from None
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, before anything is computed for it.
-
-    Raises:
-        ImageFileError: that fails, or files cannot be written there.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageFileError(
-            f"{path}: cannot be made a folder ({error.strerror}); choose another --output"
-        ) from None
-    if not os.access(path, os.W_OK):
-        raise ImageFileError(f"{path}: is read-only; change its permissions or choose another --output")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diffbir_jax.flags import options_from
 from diffbir_jax.models.presets import Task, get_preset
+from diffbir_jax.restoration.flags import options_from
 from diffbir_jax.sampling.options import Options
 
 Format = Literal["png", "jpeg", "webp", "tiff", "same"]

@@ -3,21 +3,17 @@
 import dataclasses
 import json
 import os
-import platform
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from diffbir_jax.batch.digest import weights_record
 from diffbir_jax.batch.photos import Loaded
 from diffbir_jax.batch.settings import Recipe, as_record
-from diffbir_jax.imaging.photo import ImageFileError
-from diffbir_jax.imaging.writing import replace_file
+from diffbir_jax.files.digest import weights_record
+from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.files.records import device, versions
 
 # Of the entries and their meaning; raised when an older reader would go wrong.
 FORMAT = 1
@@ -33,10 +29,6 @@ ENTRIES = (
     "versions",
     "device",
 )
-PACKAGES = {name: name for name in ("jax", "jaxlib", "numpy")} | {
-    "diffbir_jax": "diffbir-jax",
-    "Pillow": "pillow",
-}
 
 
 class Recorder:
@@ -89,15 +81,6 @@ class Recorder:
         }
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record as JSON; whoever looks at `path` finds the old file, or the new one, never half of it.
-
-    Raises:
-        ImageFileError: it cannot be written.
-    """
-    replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
-
-
 def read_record(path: Path) -> dict[str, Any]:
     """Return the content of a sidecar.
 
@@ -118,16 +101,3 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{path}: is no sidecar of format {FORMAT} (format {found!r}); give the .json file beside a result"
         )
     return record
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
-    return {name: version(package) for name, package in PACKAGES.items()} | {
-        "Python": platform.python_version()
-    }
-
-
-def device() -> dict[str, Any]:
-    """Return what it computes on: of this process, as other hosts work by themselves."""
-    kinds = sorted({device.device_kind for device in jax.local_devices()})
-    return {"backend": jax.default_backend(), "kind": ", ".join(kinds), "count": jax.local_device_count()}

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.checkpoint import flatten, unflatten
+from diffbir_jax.weights.safetensors import flatten, unflatten
 
 Params = dict[str, Any]
 DAMAGED = "the checkpoint is damaged"

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from diffbir_jax.checkpoint import flatten, write_arrays
 from diffbir_jax.conversion.architectures import Architecture
 from diffbir_jax.conversion.diffusers import FOLDERS, read_folder, weight_files
 from diffbir_jax.conversion.engine import DAMAGED, Params, Rule, by_path, check, not_finite, raise_all, read
@@ -21,6 +20,7 @@ from diffbir_jax.conversion.files import State, read_tensors
 from diffbir_jax.conversion.ncnn import PACKAGE_NAME, locate, read_ncnn
 from diffbir_jax.conversion.output import check_names, together
 from diffbir_jax.conversion.report import Entry, read_report, sha256_of, write_report
+from diffbir_jax.weights.safetensors import flatten, write_arrays
 
 
 @dataclass(frozen=True)

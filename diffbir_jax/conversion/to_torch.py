@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from diffbir_jax.checkpoint import load_weights, read_metadata, write_arrays
 from diffbir_jax.conversion.abstract import abstract_controlnet
 from diffbir_jax.conversion.architectures import BSRNET, CONTROL, SCUNET, SWINIR, Architecture
 from diffbir_jax.conversion.engine import export
@@ -19,6 +18,7 @@ from diffbir_jax.conversion.output import check_names, together
 from diffbir_jax.conversion.report import Entry, sha256_of
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.models.swinir import SwinIRConfig
+from diffbir_jax.weights.safetensors import load_weights, read_metadata, write_arrays
 
 ARCHITECTURES = {kind.family: kind for kind in (CONTROL, SWINIR, BSRNET, SCUNET)}
 FORMATS = ("pth", "safetensors")

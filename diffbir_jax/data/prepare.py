@@ -9,11 +9,11 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from diffbir_jax.cli import INTERRUPTED, Parser
+from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.data.example import DataError
 from diffbir_jax.data.preparing import REJECTED, Settings, prepare
 from diffbir_jax.data.sources import make_source
-from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.files.errors import ImageFileError
 
 KINDS = {".txt": "list", ".parquet": "table", ".csv": "table", ".tar": "tar", ".array_record": "array_record"}
 

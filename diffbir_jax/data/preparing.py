@@ -17,8 +17,8 @@ from diffbir_jax import __version__
 from diffbir_jax.data.examining import Verdict, verdicts
 from diffbir_jax.data.example import DataError, Source
 from diffbir_jax.data.sources.array_record import write_shard
+from diffbir_jax.files.writing import replace_file
 from diffbir_jax.imaging.photo import MIN_SIDE
-from diffbir_jax.imaging.writing import replace_file
 
 MANIFEST, REJECTED = "manifest.json", "rejected.csv"
 COLUMNS = ("index", "name", "fault", "detail")

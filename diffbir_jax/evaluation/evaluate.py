@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from diffbir_jax.batch.run import make_folder
 from diffbir_jax.evaluation.aggregate import summarise
 from diffbir_jax.evaluation.cache import Cache, Outcome
 from diffbir_jax.evaluation.metric import Metric, Setup
@@ -16,6 +15,7 @@ from diffbir_jax.evaluation.pairs import Case, check_cases, find_cases
 from diffbir_jax.evaluation.result import Column, Image, Result, Summary, write_result
 from diffbir_jax.evaluation.scoring import Scorer, Scorers, fill, inputs, load_scorers, set_keys, versions
 from diffbir_jax.evaluation.tables import DEVIATION
+from diffbir_jax.files.folders import make_folder
 from diffbir_jax.metrics.spread import global_deviation
 
 # Folder of the report's pictures, in that of the evaluation.

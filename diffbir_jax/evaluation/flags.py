@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffbir_jax.cli import INTERRUPTED, Parser
+from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.evaluation.metric import Metric
 from diffbir_jax.evaluation.registry import GROUPS, METRICS, select
 from diffbir_jax.evaluation.suites.flags import SUITE_ONLY, add_suite_flags

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffbir_jax.checkpoint import load_weights
 from diffbir_jax.evaluation.metric import Metric, Setup, UnavailableError
 from diffbir_jax.evaluation.networks import one_at_a_time, weights_file
 from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.backbones import VGG16, AlexNet, hann_pool
 from diffbir_jax.models.lpips import Backbone, feature_distance, lpips_shapes, unit_features
+from diffbir_jax.weights.safetensors import load_weights
 
 # Of images in [0, 1]. LPIPS has its own figures for [-1, 1], which are close to these.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

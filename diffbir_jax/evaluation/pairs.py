@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from diffbir_jax.batch.digest import sha256
+from diffbir_jax.files.digest import sha256
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.listing import find_images
-from diffbir_jax.imaging.photo import ImageFileError
 from diffbir_jax.imaging.reading import read_image
 
 # Names that a message lists before it only counts.

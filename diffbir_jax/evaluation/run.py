@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffbir_jax.batch.run import make_folder
 from diffbir_jax.evaluation.compare import compare, comparison_csv, comparison_markdown, read_runs, with_files
 from diffbir_jax.evaluation.evaluate import Evaluation, evaluate
 from diffbir_jax.evaluation.metric import Metric, Setup
@@ -15,7 +14,8 @@ from diffbir_jax.evaluation.result import Result
 from diffbir_jax.evaluation.suites.flags import suite_run
 from diffbir_jax.evaluation.suites.run import run_suite
 from diffbir_jax.evaluation.tables import make_tables, markdown, write_tables
-from diffbir_jax.imaging.writing import replace_file
+from diffbir_jax.files.folders import make_folder
+from diffbir_jax.files.writing import replace_file
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,11 +19,11 @@ import scipy
 from tqdm import tqdm
 
 from diffbir_jax.batch import sidecar
-from diffbir_jax.checkpoint import checksum
 from diffbir_jax.evaluation.cache import Cache, Outcome
 from diffbir_jax.evaluation.metric import Kind, Metric, SetScore, Setup, UnavailableError
 from diffbir_jax.evaluation.pairs import Case
 from diffbir_jax.imaging.reading import read_image
+from diffbir_jax.weights.safetensors import checksum
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffbir_jax.evaluation.result import Column, Image, Result
-from diffbir_jax.imaging.writing import replace_file
+from diffbir_jax.files.writing import replace_file
 
 # Decimals that images of one set differ in, by metric.
 DIGITS = {"psnr": 2, "psnr_y": 2, "musiq": 2, "fid": 2, "niqe": 3, "spectral": 3, "energy": 3}

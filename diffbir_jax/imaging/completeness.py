@@ -5,7 +5,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 
-from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.files.errors import ImageFileError
 
 CUT_OFF = "is cut off; copy or download it again"
 DAMAGED = "is damaged; copy or download it again"

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging import tiff
 from diffbir_jax.imaging.completeness import DAMAGED, check_complete
 from diffbir_jax.imaging.metadata import ICC, XMP, carried, image_tags, orientation_of
-from diffbir_jax.imaging.photo import MIN_SIDE, ImageFileError, Metadata
+from diffbir_jax.imaging.photo import MIN_SIDE, Metadata
 from diffbir_jax.imaging.samples import from_bgr, from_pillow, upright
 
 _SIGNATURES = {

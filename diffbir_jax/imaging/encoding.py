@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.metadata import ICC, XMP, parse_exif
-from diffbir_jax.imaging.photo import ImageFileError, Metadata
+from diffbir_jax.imaging.photo import Metadata
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # PNG's colour types by the number of channels.

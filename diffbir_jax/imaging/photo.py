@@ -9,10 +9,6 @@ MIN_SIDE = 16
 MAX_PIXELS = 178_956_970
 
 
-class ImageFileError(Exception):
-    """An image file that cannot be read or written; the message names it, says why and what to do."""
-
-
 @dataclass(frozen=True)
 class Metadata:
     """What a file says beside its pixels.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.decoding import FORMATS, Decoded, decode, kind_of
-from diffbir_jax.imaging.photo import MAX_PIXELS, ImageFileError, Photo
+from diffbir_jax.imaging.photo import MAX_PIXELS, Photo
 from diffbir_jax.imaging.samples import without_hidden
 
 

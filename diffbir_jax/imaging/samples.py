@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.metadata import colour_space, profile_from, srgb_profile
-from diffbir_jax.imaging.photo import ImageFileError
 
 # How to turn an array upright, by EXIF's orientation.
 _UPRIGHT = {

@@ -9,9 +9,9 @@ import numpy as np
 import tifffile
 from PIL import TiffImagePlugin
 
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.completeness import CUT_OFF, inflated_length
 from diffbir_jax.imaging.metadata import SUB_DIRECTORIES, Tags, orientation_of
-from diffbir_jax.imaging.photo import ImageFileError
 from diffbir_jax.imaging.samples import from_bgr, unassociated, upright
 
 _DEFLATE = (8, 32946)

@@ -1,16 +1,16 @@
 """Writing image files: whoever looks at a path finds the old file, or the new one, never half of it."""
 
-import contextlib
 import os
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.files.writing import replace_file
 from diffbir_jax.imaging.encoding import encode_jpeg, encode_png, encode_tiff, encode_webp
 from diffbir_jax.imaging.metadata import colour_space
-from diffbir_jax.imaging.photo import ImageFileError, Metadata, Photo
+from diffbir_jax.imaging.photo import Metadata, Photo
 from diffbir_jax.imaging.reading import over_white, to_eight
 
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
@@ -116,23 +116,3 @@ def _fitting(metadata: Metadata, channels: int) -> Metadata:
     """Leave out a profile for other colours than those of so many channels."""
     space = "RGB" if channels > 2 else "GRAY"
     return metadata if colour_space(metadata.icc) == space else replace(metadata, icc=None)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file; whoever looks at `path` finds the old one, or the new one, never half of it.
-
-    Raises:
-        ImageFileError: it cannot be written.
-    """
-    # Short, since a path may be as long as the system allows; hidden, so that no listing shows it.
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ImageFileError(f"{path}: cannot be written ({reason}); choose another output folder") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffbir_jax.cli import INTERRUPTED, Parser
+from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.parity.case import Case
 from diffbir_jax.parity.runner import Result, peak_bytes, run_case
 from diffbir_jax.parity.suite import ParityError, Suite, collect

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.checkpoint import flatten, unflatten
 from diffbir_jax.conversion import diffusers
 from diffbir_jax.conversion.abstract import abstract_unet
 from diffbir_jax.conversion.engine import CONV, POINTWISE, Params, Rule, export
@@ -15,6 +14,7 @@ from diffbir_jax.conversion.rules import Rules
 from diffbir_jax.parity.networks import NETWORKS
 from diffbir_jax.parity.weights import filled
 from diffbir_jax.training.lora import merge
+from diffbir_jax.weights.safetensors import flatten, unflatten
 
 UNET = NETWORKS["unet"].small
 

@@ -13,7 +13,7 @@ from diffbir_jax.imaging.bytes import resize_bytes, to_float
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.parity import networks
 from diffbir_jax.parity.case import PIPELINE, Arrays, Case, Values, matching, nchw, nhwc
-from diffbir_jax.pipeline import Restorer
+from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.options import Options
 
 TEXT = Options(

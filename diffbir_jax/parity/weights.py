@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.checkpoint import flatten, unflatten
 from diffbir_jax.conversion.engine import Params, Rule, convert, torch_shapes
+from diffbir_jax.weights.safetensors import flatten, unflatten
 
 
 def fill(module: str, key: str, shape: tuple[int, ...], salt: str) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from diffbir_jax.checkpoint import Checkpoints
+from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.distributed import agreed
 from diffbir_jax.training.state import TrainState
 

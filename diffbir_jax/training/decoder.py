@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.checkpoint import load_weights
 from diffbir_jax.models.apply import Params, abstract, apply, init
 from diffbir_jax.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from diffbir_jax.models.presets import get_preset
@@ -23,6 +22,7 @@ from diffbir_jax.training.rm import mean_psnr
 from diffbir_jax.training.sources import to_signed, training_batches
 from diffbir_jax.training.state import Config
 from diffbir_jax.training.vae import reconstruction_terms, weighted_sum
+from diffbir_jax.weights.safetensors import load_weights
 
 ENCODER = ("encoder", "quant_conv", "to_latent")
 

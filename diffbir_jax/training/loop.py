@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from diffbir_jax.checkpoint import Checkpoints
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.sharding import batch_sharding, make_mesh, prefetch_to_device, replicated, tree_shardings
 from diffbir_jax.training.best import Best
+from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.distributed import is_first, own_rows
 from diffbir_jax.training.divergence import DivergedError
 from diffbir_jax.training.objective import Objective, make_objective

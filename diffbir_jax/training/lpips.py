@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from diffbir_jax.checkpoint import load_weights
 from diffbir_jax.models.apply import Params
 from diffbir_jax.models.backbones import VGG16, AlexNet
 from diffbir_jax.models.lpips import Backbone, feature_distance, lpips_shapes, unit_features
+from diffbir_jax.weights.safetensors import load_weights
 
 Net = Literal["alex", "vgg"]
 NETS: dict[Net, type[Backbone]] = {"alex": AlexNet, "vgg": VGG16}

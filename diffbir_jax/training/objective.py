@@ -10,7 +10,9 @@ from diffbir_jax.data.batches import Batches
 from diffbir_jax.training.state import Config, LossFn, Params
 
 # Stage -> module of this package whose `make(config)` returns its Objective.
-STAGES = ("rm", "vae", "decoder", "prior", "control", "regeneration", "one_step")
+STAGES = {name: name for name in ("rm", "vae", "decoder", "prior", "regeneration", "one_step")} | {
+    "control": "control_latents"
+}
 
 
 @dataclass(frozen=True)
@@ -44,4 +46,4 @@ def make_objective(config: Config) -> Objective:
     """
     if config.objective not in STAGES:
         raise ValueError(f"config.objective is {config.objective!r}, allowed are {', '.join(STAGES)}.")
-    return importlib.import_module(f"diffbir_jax.training.{config.objective}").make(config)
+    return importlib.import_module(f"diffbir_jax.training.{STAGES[config.objective]}").make(config)

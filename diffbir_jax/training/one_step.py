@@ -14,9 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from diffbir_jax.checkpoint import load_weights
 from diffbir_jax.diffusion.schedule import Schedule, make_schedule, predict_x0, q_sample, signal_and_noise
-from diffbir_jax.loading import PRECISIONS
 from diffbir_jax.models.apply import Params, abstract, apply, init
 from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.discriminator import DiscriminatorConfig, PatchDiscriminator
@@ -32,6 +30,8 @@ from diffbir_jax.training.sources import to_signed, to_unit
 from diffbir_jax.training.state import Batch, Config
 from diffbir_jax.training.taught import taught_batches
 from diffbir_jax.training.vae import reconstruction_terms, weighted_sum
+from diffbir_jax.weights.loading import PRECISIONS
+from diffbir_jax.weights.safetensors import load_weights
 
 # Pixels by which the part that features see is moved, and side of a latent pixel.
 SHIFT, PERIOD = 16, 4

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffbir_jax.checkpoint import load_weights
 from diffbir_jax.models.apply import Params, abstract, apply
 from diffbir_jax.models.mobilenet import MobileNetV2
+from diffbir_jax.weights.safetensors import load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

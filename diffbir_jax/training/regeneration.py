@@ -1,4 +1,4 @@
-"""Stage 2 as the papers train it: IRControlNet learns to regenerate detail, from pairs of images (`stage2.py`)."""
+"""Stage 2 as the papers train it: IRControlNet learns to regenerate detail, from pairs of images (`control_images.py`)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from diffbir_jax.checkpoint import checksum, load_weights
-from diffbir_jax.loading import abstract_params, stored, weight_files, with_stage1
 from diffbir_jax.models.apply import Params, init
 from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.presets import Preset, get_preset
+from diffbir_jax.training.control_images import Stage2, Stage2Options, abstract_frozen, make_stage2
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.pool import Encoder, LatentBatches, pool_batches
 from diffbir_jax.training.prior import validation
 from diffbir_jax.training.sampled import both, restoration
 from diffbir_jax.training.sources import Tokenized, training_batches
-from diffbir_jax.training.stage2 import Stage2, Stage2Options, abstract_frozen, make_stage2
 from diffbir_jax.training.state import Config
+from diffbir_jax.weights.loading import abstract_params, stored, weight_files, with_stage1
+from diffbir_jax.weights.safetensors import checksum, load_weights
 
 STARTS = ("unet", "scratch")
 

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.checkpoint import load_weights
 from diffbir_jax.models.apply import abstract, apply, init
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.sources import to_unit, training_batches
 from diffbir_jax.training.state import Config
+from diffbir_jax.weights.safetensors import load_weights
 
 # Of each image's mean squared error. Its logarithm (NAFNet, Chen et al., 2022) is the PSNR up to a factor: easy and
 # hard images count the same, where the plain mean is dominated by the hardest images.

@@ -7,15 +7,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffbir_jax.checkpoint import Checkpoints, save_weights
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.training.best import Best
+from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.distributed import is_first, local
 from diffbir_jax.training.divergence import LossGuard
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.position import position_of
 from diffbir_jax.training.report import Report
 from diffbir_jax.training.state import Config, Params, TrainState, learning_rate
+from diffbir_jax.weights.safetensors import save_weights
 
 
 @dataclass

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.data.batches import HostBatch, split
-from diffbir_jax.defaults import default_options
 from diffbir_jax.imaging.bytes import to_bytes
 from diffbir_jax.imaging.colour import wavelet_colour
-from diffbir_jax.loading import stored
 from diffbir_jax.metrics.fidelity import psnr, ssim
 from diffbir_jax.models.apply import Params
 from diffbir_jax.models.presets import Preset
+from diffbir_jax.restoration.defaults import default_options
+from diffbir_jax.restoration.generator import Generator, apply_jit
 from diffbir_jax.sampling.options import Options
-from diffbir_jax.stage2 import Generator, apply_jit
 from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.sources import to_unit
 from diffbir_jax.training.state import Config
+from diffbir_jax.weights.loading import stored
 
 # (EMA params, frozen) -> (metrics, picture (H, W, 3) uint8), as `Objective.validate`.
 Validate = Callable[[Params, Params], tuple[dict[str, float], np.ndarray]]

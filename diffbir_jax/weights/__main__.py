@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffbir_jax.cli import INTERRUPTED, Parser
+from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.weights.file import WeightFile
 from diffbir_jax.weights.places import default_folder, fetch, find
 from diffbir_jax.weights.registry import NEEDED, REGISTRY, needed, needed_by

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from diffbir_jax.batch import run
-from diffbir_jax.pipeline import Outcome, Request, Restored
+from diffbir_jax.restoration.restorer import Outcome, Request, Restored
 from diffbir_jax.sampling.options import Options
 
 
@@ -65,7 +65,7 @@ def results(request: Request, upscale: float, options: Options, count: int) -> I
 
 
 if __name__ == "__main__":
-    import sample
+    from diffbir_jax.cli import sample
 
     run.load = lambda *_: Fake(seconds=float(sys.argv[1]))
     run.planned = lambda *_: None

@@ -12,7 +12,7 @@ from diffbir_jax.batch.flags import parse
 from diffbir_jax.batch.jobs import Job, find_jobs, noise_index
 from diffbir_jax.batch.names import remove_leftovers
 from diffbir_jax.batch.settings import FlagError, settings_from
-from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.files.errors import ImageFileError
 from tests.command import save
 
 GUIDED = ("--guidance-scale", "1", "--fidelity-mask")

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffbir_jax import checkpoint
-from diffbir_jax.batch import digest, repeat
+from diffbir_jax.batch import repeat
+from diffbir_jax.files import digest
+from diffbir_jax.weights.safetensors import save_weights
 from tests.batch.fake import Fake
 from tests.command import call, complaint, save, written
 from tests.micro import MICRO, random_params
@@ -108,7 +109,7 @@ def test_other_weights_are_refused(fake: Fake, inputs: Path, pretrained: Path, c
     assert again(Path("out/a.json")) == 0
     assert again(Path("out/a.json"), "--weights", pretrained / "micro") == 0
     params = random_params(MICRO, seed=1, modules=["unet"])["unet"]
-    checkpoint.save_weights(weights / "unet.safetensors", params, {})
+    save_weights(weights / "unet.safetensors", params, {})
     capsys.readouterr()
     assert again(Path("out/a.json")) == 1
     assert "weights/unet.safetensors: the weights of unet are not those that the sidecar names" in complaint(

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from diffbir_jax.checkpoint import load_weights, read_metadata
 from diffbir_jax.conversion import from_torch
 from diffbir_jax.conversion.architectures import SWINIR
 from diffbir_jax.conversion.engine import ConversionError, convert
 from diffbir_jax.conversion.files import CheckpointError
 from diffbir_jax.conversion.from_torch import convert_file
 from diffbir_jax.conversion.to_torch import export_files
+from diffbir_jax.weights.safetensors import load_weights, read_metadata
 from tests.conversion import small
 from tests.models import reference
 

@@ -9,7 +9,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import diffbir_jax
-from diffbir_jax.checkpoint import flatten, load_weights, save_weights
 from diffbir_jax.conversion.abstract import abstract_controlnet
 from diffbir_jax.conversion.architectures import CONTROL, SWINIR
 from diffbir_jax.conversion.engine import convert
@@ -17,6 +16,7 @@ from diffbir_jax.conversion.from_torch import convert_file
 from diffbir_jax.conversion.to_torch import export_files, swinir_buffers
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.models.swinir import SwinIRConfig
+from diffbir_jax.weights.safetensors import flatten, load_weights, save_weights
 from tests.conversion import small
 from tests.models import reference
 

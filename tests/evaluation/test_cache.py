@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from diffbir_jax.evaluation.cache import Cache, Outcome
-from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.files.errors import ImageFileError
 
 OUTCOMES = {"a": Outcome(0.1 + 0.2), "b": Outcome(None, "too small: ≥ 161"), "c": Outcome(-1e-300)}
 

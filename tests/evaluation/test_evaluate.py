@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
-from diffbir_jax.cli import INTERRUPTED
+from diffbir_jax.cli import evaluate
+from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.evaluation import run
 from diffbir_jax.evaluation.metric import Metric
 from diffbir_jax.evaluation.registry import METRICS

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.evaluation import learned
 from diffbir_jax.evaluation.metric import Setup, UnavailableError
 from diffbir_jax.models.backbones import VGG16, AlexNet
+from diffbir_jax.weights.safetensors import save_weights
 
 METRICS = {metric.name: metric for metric in learned.LEARNED}
 SIDE = 32

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from diffbir_jax.evaluation.pairs import check_cases, find_cases
-from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.files.errors import ImageFileError
 from tests.evaluation.folders import fill_folder, save
 
 

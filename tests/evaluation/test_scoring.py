@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from diffbir_jax.checkpoint import checksum
 from diffbir_jax.evaluation import scoring
 from diffbir_jax.evaluation.evaluate import Evaluation, evaluate
 from diffbir_jax.evaluation.metric import Metric, SetScore, Setup, UnavailableError
 from diffbir_jax.evaluation.registry import select
 from diffbir_jax.evaluation.result import Result, read_result
 from diffbir_jax.metrics.spread import global_deviation, local_deviation
+from diffbir_jax.weights.safetensors import checksum
 from tests.evaluation.folders import Counted, fill_folder, save
 
 NAMES = ["a.png", "b.png", "c.png"]

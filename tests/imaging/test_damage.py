@@ -14,7 +14,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from diffbir_jax.imaging.photo import ImageFileError, Photo
+from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.imaging.reading import read_photo
 
 RNG = np.random.default_rng(0)

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.listing import find_images, list_images
-from diffbir_jax.imaging.photo import ImageFileError
 
 
 def touch(folder, *names):

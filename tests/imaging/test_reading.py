@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 from skimage.color import lab2rgb, rgb2lab
 
-from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.reading import read_image, read_photo
 
 RNG = np.random.default_rng(0)

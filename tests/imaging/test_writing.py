@@ -9,7 +9,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from diffbir_jax.imaging.photo import ImageFileError, Metadata, Photo
+from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging.photo import Metadata, Photo
 from diffbir_jax.imaging.reading import read_photo
 from diffbir_jax.imaging.writing import check_output, write_photo, write_png
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import unflatten
 from diffbir_jax.models.mobilenet import STAGES, MobileNetV2
+from diffbir_jax.weights.safetensors import unflatten
 from scripts.convert_mobilenet import convert
 from tests.golden.weights import fill
 

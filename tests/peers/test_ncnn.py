@@ -7,12 +7,12 @@ import ncnn
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import load_weights, read_metadata
 from diffbir_jax.conversion.architectures import BSRNET
 from diffbir_jax.conversion.from_torch import convert_file
 from diffbir_jax.conversion.ncnn import locate
 from diffbir_jax.imaging.reading import read_image
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
+from diffbir_jax.weights.safetensors import load_weights, read_metadata
 
 MODEL = "realesrgan-x4plus"
 PHOTOS = Path(__file__).parents[2] / "assets" / "demo"

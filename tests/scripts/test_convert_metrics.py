@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import load_weights
 from diffbir_jax.evaluation.learned import DISTS_CHANNELS, dists_shapes, lpips_shapes
 from diffbir_jax.models.backbones import AlexNet
+from diffbir_jax.weights.safetensors import load_weights
 from scripts.convert_metrics import main
 
 RNG = np.random.default_rng(0)

@@ -13,13 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.data.photos import PairBatches
-from diffbir_jax.loading import abstract_params
 from diffbir_jax.models.presets import PRESETS, Preset
 from diffbir_jax.models.restoration_unet import RestorationUNetConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
+from diffbir_jax.weights.loading import abstract_params
+from diffbir_jax.weights.safetensors import save_weights
 from tests.models.reference import away_from_zero
 
 MICRO = Preset(

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffbir_jax.checkpoint import Checkpoints, load_weights
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.models.restoration_unet import RestorationUNetConfig
 from diffbir_jax.training import loop, rm
+from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.loop import DivergedError, train
 from diffbir_jax.training.objective import Objective
+from diffbir_jax.weights.safetensors import load_weights
 from tests.models.reference import away_from_zero
 from tests.training.micro import BATCH, MICRO, make_photos, micro_config
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.evaluation.learned import lpips
 from diffbir_jax.models.backbones import VGG16, AlexNet
 from diffbir_jax.models.lpips import lpips_shapes
 from diffbir_jax.training.lpips import load_lpips, lpips_loss
+from diffbir_jax.weights.safetensors import save_weights
 from tests.draws import uniform
 
 NETS = {"alex": AlexNet(), "vgg": VGG16()}

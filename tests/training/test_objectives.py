@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from diffbir_jax.checkpoint import flatten, load_weights, save_weights
 from diffbir_jax.conversion.to_torch import export_files
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
@@ -17,6 +16,7 @@ from diffbir_jax.training.decoder import ENCODER
 from diffbir_jax.training.latents import latent_batches
 from diffbir_jax.training.objective import make_objective
 from diffbir_jax.training.prior import draw_timesteps
+from diffbir_jax.weights.safetensors import flatten, load_weights, save_weights
 from tests.models.reference import away_from_zero
 from tests.training.micro import BATCH, MICRO, make_photos, micro_config
 

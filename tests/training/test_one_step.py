@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import flatten, load_weights
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import loop
 from diffbir_jax.training.objective import make_objective
 from diffbir_jax.training.one_step import likeness_terms
 from diffbir_jax.training.taught import Taught, load_samples, taught_batches
+from diffbir_jax.weights.safetensors import flatten, load_weights
 from tests.training.micro import BATCH, MICRO, make_photos, make_samples, make_weights, micro_config
 from tests.training.test_loop import assert_bit_identical
 

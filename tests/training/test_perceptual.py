@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.models.mobilenet import MobileNetV2
 from diffbir_jax.training.perceptual import STAGES, load_features, perceptual_loss
+from diffbir_jax.weights.safetensors import save_weights
 from tests.draws import normal, uniform
 
 # One program for every test.

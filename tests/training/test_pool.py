@@ -9,19 +9,19 @@ import jax
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import save_weights
 from diffbir_jax.data import setup
-from diffbir_jax.loading import abstract_params
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import pool
 from diffbir_jax.training.distributed import own_rows
 from diffbir_jax.training.objective import make_objective
 from diffbir_jax.training.pool import LatentBatches
 from diffbir_jax.training.position import position_of, resume
+from diffbir_jax.weights.loading import abstract_params
+from diffbir_jax.weights.safetensors import save_weights
 from tests.micro import random_params
 from tests.models.reference import away_from_zero
 from tests.training.micro import BATCH, SMALL, make_photos
-from tests.training.test_stage2 import TEXT
+from tests.training.test_control_images import TEXT
 
 PRESET = dataclasses.replace(TEXT, name="micro")
 KEY = jax.random.key(3)

@@ -9,16 +9,16 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diffbir_jax.defaults import DEFAULTS
 from diffbir_jax.diffusion.schedule import make_schedule
 from diffbir_jax.metrics.fidelity import psnr, ssim
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
-from diffbir_jax.pipeline import Restorer
+from diffbir_jax.restoration.defaults import DEFAULTS
+from diffbir_jax.restoration.generator import Generator
+from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.layout import Conditioned
 from diffbir_jax.sampling.loop import image_keys
 from diffbir_jax.sampling.options import Options
-from diffbir_jax.stage2 import Generator
 from diffbir_jax.training import prior, sampled
 from diffbir_jax.training.sampled import restoration, sampling_options
 from tests.micro import FEW, MICRO, MICRO_TEXT, clean, picture, random_params

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import sweep as script
-from diffbir_jax.cli import INTERRUPTED
+from diffbir_jax.cli import sweep as script
+from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.training.grid import LONGEST, parse_grid, run_name
 from diffbir_jax.training.sweep import make_runs, sweep
 from tests.training.micro import make_photos

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import Checkpoints
 from diffbir_jax.training import loop, speed
+from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.divergence import ENOUGH, DivergedError, LossGuard
 from diffbir_jax.training.loop import train
 from diffbir_jax.training.speed import Stopwatch, compile_step

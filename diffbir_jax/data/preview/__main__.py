@@ -12,7 +12,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from diffbir_jax.cli import INTERRUPTED
+from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.data.preview.pairs import show, time_loader, time_stages
 from diffbir_jax.data.setup import make_loaders
 

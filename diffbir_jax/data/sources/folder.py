@@ -15,8 +15,8 @@ from diffbir_jax.data.sources.files import (
     whole,
 )
 from diffbir_jax.data.sources.shared import digest
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.listing import SUFFIXES, find_images
-from diffbir_jax.imaging.photo import ImageFileError
 
 
 class FileSource:

@@ -16,7 +16,7 @@ from diffbir_jax.evaluation.report.markup import count, options
 from diffbir_jax.evaluation.report.pictures import Picture, copy_pictures
 from diffbir_jax.evaluation.report.sheet import Sheet
 from diffbir_jax.evaluation.result import Result
-from diffbir_jax.imaging.writing import replace_file
+from diffbir_jax.files.writing import replace_file
 
 
 def write_report(results: Sequence[Result], folder: Path, *, cases: int = 100) -> Path:

@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from diffbir_jax.evaluation.report.sheet import SHARED, Pane, Sheet
-from diffbir_jax.imaging.photo import ImageFileError, Photo
+from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.imaging.reading import read_image
 from diffbir_jax.imaging.writing import write_photo
 

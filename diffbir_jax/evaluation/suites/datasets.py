@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffbir_jax.batch.digest import sha256
 from diffbir_jax.evaluation.pairs import Case, find_cases
 from diffbir_jax.evaluation.suites.spec import Dataset, Suite
+from diffbir_jax.files.digest import sha256
 
 
 @dataclass(frozen=True)

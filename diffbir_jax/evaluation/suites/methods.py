@@ -13,20 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.checkpoint import load_weights, read_metadata
 from diffbir_jax.conversion.from_torch import convert_file
-from diffbir_jax.defaults import default_options
 from diffbir_jax.evaluation.suites.spec import Suite
-from diffbir_jax.frames import Request
 from diffbir_jax.imaging.bytes import enlarge, to_bytes, to_float
-from diffbir_jax.loading import weight_files
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
 from diffbir_jax.models.presets import Preset, Task, get_preset, restoration_config
-from diffbir_jax.pipeline import Restorer
+from diffbir_jax.restoration.defaults import default_options
+from diffbir_jax.restoration.generator import apply_jit
+from diffbir_jax.restoration.image import Request
+from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.options import Options
-from diffbir_jax.stage2 import apply_jit
 from diffbir_jax.weights import find
+from diffbir_jax.weights.loading import weight_files
+from diffbir_jax.weights.safetensors import load_weights, read_metadata
 
 # (index, image) of any number of inputs, and a seed -> (index, restored image) in any order, (H, W, 3) uint8 each.
 # The index chooses the noise, so that a run that goes on later gives the same images.

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from diffbir_jax.batch.digest import known_sha256
-from diffbir_jax.batch.sidecar import write_record
 from diffbir_jax.evaluation.scoring import versions
 from diffbir_jax.evaluation.suites.datasets import Images
 from diffbir_jax.evaluation.suites.methods import Method
 from diffbir_jax.evaluation.suites.spec import Suite
+from diffbir_jax.files.digest import known_sha256
+from diffbir_jax.files.records import write_record
 from diffbir_jax.imaging.reading import read_image
 from diffbir_jax.imaging.writing import write_png
 

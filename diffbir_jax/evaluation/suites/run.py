@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffbir_jax.batch.run import make_folder
 from diffbir_jax.evaluation.evaluate import Evaluation, evaluate
 from diffbir_jax.evaluation.metric import Metric, Setup
 from diffbir_jax.evaluation.registry import select
@@ -15,6 +14,7 @@ from diffbir_jax.evaluation.suites.datasets import Images, find_datasets
 from diffbir_jax.evaluation.suites.methods import Method, Networks, make_methods, select_methods
 from diffbir_jax.evaluation.suites.restoring import check_recipe, recipe, restore_images, result_folders
 from diffbir_jax.evaluation.suites.spec import Suite
+from diffbir_jax.files.folders import make_folder
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from diffbir_jax.defaults import default_options
 from diffbir_jax.models.presets import Task, with_stage2
+from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.sampling.options import Options
 
 FOLDER = Path(__file__).parent
@@ -40,7 +40,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Point:
-    """How one version of the networks samples; "default" is what `defaults.py` has for it.
+    """How one version of the networks samples; "default" is what `restoration/defaults.py` has for it.
 
     Attributes:
         sampler, steps, cfg_scale: as in `Options`.

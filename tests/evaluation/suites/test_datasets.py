@@ -5,7 +5,7 @@ import pytest
 
 from diffbir_jax.evaluation.suites.datasets import find_datasets
 from diffbir_jax.evaluation.suites.spec import Suite, read_suite
-from diffbir_jax.imaging.photo import ImageFileError
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.writing import write_png
 from tests.evaluation.suites.small import write_data, write_suite
 from tests.micro import picture

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffbir_jax.checkpoint import save_weights
-from diffbir_jax.defaults import DEFAULTS
 from diffbir_jax.evaluation.suites import methods
 from diffbir_jax.evaluation.suites.methods import Method, Networks, make_methods, select_methods
 from diffbir_jax.evaluation.suites.spec import Suite
 from diffbir_jax.imaging.bytes import enlarge
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
 from diffbir_jax.models.presets import PRESETS, TINY, describe_restoration
+from diffbir_jax.restoration.defaults import DEFAULTS
+from diffbir_jax.weights.safetensors import save_weights
 from tests.conversion.test_ncnn import write as write_ncnn
 from tests.evaluation.suites.small import write_suite
 from tests.micro import FEW, GUIDED, MICRO, picture, random_params, restorer

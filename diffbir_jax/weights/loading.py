@@ -1,0 +1,150 @@
+"""From a folder of weights to parameters: which file holds which network, the choice of stage 1, precision."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffbir_jax.models.apply import Params, abstract
+from diffbir_jax.models.presets import Preset, restoration_config
+from diffbir_jax.weights import default_folder
+from diffbir_jax.weights.safetensors import load_weights, read_metadata
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
+# Parameters that hold nearly all bytes; the others stay float32 and are cast where they are used.
+CAST = ("kernel", "token_embedding")
+NO_STAGE1 = "none"
+
+
+def weights_folder(preset: Preset, folder: str | Path | None) -> Path:
+    """Return `folder`; by default the one that the package ships for the preset, else that of downloaded weights."""
+    if folder is not None:
+        return Path(folder).expanduser()
+    shipped = PRETRAINED / preset.name
+    return shipped if shipped.is_dir() else default_folder()
+
+
+def with_stage1(preset: Preset, choice: str | None, folder: str | Path | None = None) -> Preset:
+    """Return the preset with another stage 1.
+
+    Args:
+        preset: the preset.
+        choice: None keeps its own restoration module; "none" leaves it out, so that stage 1 only resizes; else the name
+            of a converted restoration module in `folder`, or the path of its .safetensors file.
+        folder: holds the weights; by default see `weights_folder`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: its header does not say which network it is.
+    """
+    if choice is None:
+        return preset
+    if not choice:
+        raise ValueError(f"stage 1 is '', allowed are {NO_STAGE1}, a name, a .safetensors file or a folder")
+    if choice == NO_STAGE1:
+        return dataclasses.replace(preset, rm=None)
+    named = weights_folder(preset, folder) / f"{choice}.safetensors"
+    path = Path(choice).expanduser() if choice.endswith(".safetensors") else named
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no restoration module at {path}; give {NO_STAGE1}, the name of one in the folder of weights (--weights), "
+            "a .safetensors file that convert_weights.py wrote, or a folder of stage-1 images"
+        )
+    try:
+        config = restoration_config(read_metadata(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: is no restoration module: {error}") from None
+    stem = str(path.absolute()).removesuffix(".safetensors")
+    return dataclasses.replace(preset, rm=config, files=preset.files._replace(rm=stem))
+
+
+def load_params(
+    preset: Preset,
+    folder: str | Path | None = None,
+    dtype: Any = jnp.float32,
+    modules: Iterable[str] | None = None,
+) -> dict[str, Params]:
+    """Read a preset's weights onto the default device.
+
+    Args:
+        preset: says which files and which shapes.
+        folder: holds `<stem>.safetensors` for each of the preset's `files`; by default see `weights_folder`.
+        dtype: of the kernels; everything small stays float32.
+        modules: names of the networks to load, by default all that the preset has.
+
+    Returns:
+        parameters by module name.
+
+    Raises:
+        FileNotFoundError: files are missing (all are listed).
+        ValueError: a file does not fit the preset.
+    """
+    files = weight_files(preset, folder, modules)
+    likes = abstract_params(preset, files)
+    return {name: stored(load_weights(file, likes[name]), dtype) for name, file in files.items()}
+
+
+def weight_files(
+    preset: Preset, folder: str | Path | None, modules: Iterable[str] | None = None
+) -> dict[str, Path]:
+    """Return the file of each of `modules`; arguments and `FileNotFoundError` as in `load_params`.
+
+    Beside a control whose header says that it reads an encoder's output, the file of that is one of them.
+
+    Raises:
+        ValueError: the control's file has no header that can be read.
+    """
+    folder = weights_folder(preset, folder)
+    files = {name: folder / f"{stem}.safetensors" for name, stem in preset.files._asdict().items()}
+    names = [*(preset.modules if modules is None else modules)]
+    if "control" in names and has_encoder(files["control"]) and "condition" not in names:
+        names.append("condition")
+    files = {name: files[name] for name in names}
+    missing = [file.name for file in files.values() if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}; give a folder (--weights) that holds these weights of "
+            f"the preset {preset.name}; docs/published.md says how to get those of the published versions"
+        )
+    return files
+
+
+def has_encoder(control: Path) -> bool:
+    """Whether a control's header says that an encoder trained along takes the autoencoder's place before it.
+
+    Headers of before say nothing of it, and a file that is not there has none.
+    """
+    return control.is_file() and read_metadata(control).get("condition", "vae") != "vae"
+
+
+def abstract_params(preset: Preset, modules: Iterable[str] | None = None) -> dict[str, Params]:
+    """Return shapes and dtypes of a preset's parameters by module name, by default of all, computing nothing."""
+    side, f = preset.multiple * 2, preset.vae.downsample
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    z = jax.ShapeDtypeStruct((1, side // f, side // f, preset.vae.embed_dim), jnp.float32)
+    t = jax.ShapeDtypeStruct((1,), jnp.int32)
+    text = preset.unet.context_dim
+    context = () if text is None else (jax.ShapeDtypeStruct((1, 77, text), jnp.float32),)
+    inputs = {
+        "rm": (image,),
+        "vae": (image,),
+        "unet": (z, t, *context),
+        "control": (z, z, t, *context),
+        "text": (jax.ShapeDtypeStruct((1, 77), jnp.int32),),
+        "condition": (image,),
+    }
+    names = preset.modules if modules is None else modules
+    return {name: abstract(getattr(preset, f"make_{name}")(), *inputs[name]) for name in names}
+
+
+def stored(params: Params, dtype: Any) -> Params:
+    """Return frozen parameters as they lie on the device: kernels in `dtype`, once rather than cast with every call."""
+
+    def place(path: tuple[Any, ...], x: Any) -> jax.Array:
+        return jnp.asarray(x, dtype if path[-1].key in CAST else jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(place, params)

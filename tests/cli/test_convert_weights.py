@@ -1,0 +1,171 @@
+"""The command line; what it does is tested in tests/conversion."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from diffbir_jax.cli import convert_weights
+from diffbir_jax.conversion.families import FAMILIES
+from diffbir_jax.weights.registry import REGISTRY
+from tests.conversion import small
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(tmp_path, capsys, monkeypatch):
+    """Run the command line with an output folder; exit code, stdout and stderr without the progress bar."""
+    small.publish(monkeypatch)
+
+    def run(*argv):
+        code = convert_weights.main([*map(str, argv), "--output", str(tmp_path / "out")])
+        out, err = capsys.readouterr()
+        return code, out, err.split("\r")[-1]
+
+    return run
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "face_swinir_v1.safetensors"
+    save_file(small.swinir(), path)
+    return path
+
+
+def test_a_table_and_a_report(tmp_path, run, source):
+    code, out, _ = run("--input", source, "--name", "swinir_face")
+    head, row = out.splitlines()
+    assert (code, head.split()) == (0, ["module", "arrays", "parameters", "dtype", "sha256"])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["swinir_face"]
+    numbers = [f"{report['arrays']:,}", f"{report['parameters']:,}"]
+    assert row.split() == ["swinir_face", *numbers, "float32", report["sha256"]]
+    assert report["parameters"] == sum(
+        x.size for key, x in small.swinir().items() if not key.endswith(("_index", "attn_mask"))
+    )
+
+
+def test_warnings_are_one_line(tmp_path, capsys):
+    save_file(small.FAMILIES["BSRNet"][0](), tmp_path / "mine.safetensors")
+    command = ["--input", str(tmp_path / "mine.safetensors"), "--output", str(tmp_path)]
+    assert convert_weights.main(command) == 0
+    first = capsys.readouterr().err.split("\n")[0]
+    assert first.startswith(
+        "convert_weights.py: warning: bsrnet has num_feat 16 (published: 64), num_blocks 2"
+    )
+
+
+def test_published_names_come_from_the_registry(tmp_path, run, monkeypatch):
+    path = tmp_path / "BSRNET.safetensors"
+    save_file(small.FAMILIES["BSRNet"][0](), path)
+    monkeypatch.setitem(convert_weights.PUBLISHED, "bsrnet.safetensors", ("bsrnet_published",))
+    assert run("--input", path)[0] == 0
+    assert (tmp_path / "out" / "bsrnet_published.safetensors").is_file()
+    assert convert_weights.PUBLISHED["sd2.1-base-zsnr-laionaes5.ckpt"] == (
+        "unet_zsnr",
+        "vae_zsnr",
+        "text_zsnr",
+    )
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_registered_names_fit_a_family(name):
+    """What the registry says a file becomes is what its family makes of it."""
+    stems = list(REGISTRY[name].stems)
+    assert any(family.stems(None, tuple(stems)) == stems for family in FAMILIES)
+
+
+@pytest.mark.parametrize("flag, dtype", [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_precision(tmp_path, run, source, flag, dtype):
+    assert run("--input", source, "--dtype", flag, "--name", "x")[0] == 0
+    assert {str(x.dtype) for x in load_file(tmp_path / "out" / "x.safetensors").values()} == {dtype}
+
+
+def test_there_and_back(tmp_path, run, source):
+    assert run("--input", source)[0] == 0
+    code, out, _ = run(
+        "--input", tmp_path / "out" / "swinir_face.safetensors", "--to-torch", "safetensors", "--name", "b"
+    )
+    assert (code, out.splitlines()[1].split()[0]) == (0, "b")
+    state = load_file(tmp_path / "out" / "b.safetensors")
+    assert {key: x.tobytes() for key, x in state.items()} == {
+        k: x.tobytes() for k, x in small.swinir().items()
+    }
+
+
+def test_errors_are_one_line(tmp_path, run, source, monkeypatch, capsys):
+    save_file({"a": np.zeros(1)}, tmp_path / "x.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(source.read_bytes()[:1000])
+    (tmp_path / "w.pth").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name, message in (
+        ("absent.ckpt", "no file and no folder"),
+        ("x.safetensors", "unknown family of weights; known are"),
+        ("cut.safetensors", "is not a safetensors file, or it is truncated"),
+        ("w.pth", "pip install --editable '.[convert]'"),
+    ):
+        code, out, err = run("--input", tmp_path / name)
+        assert (code, out) == (1, "")
+        assert err.startswith("convert_weights.py: ") and message in err and err.count("\n") == 1
+    assert convert_weights.main(["--input", str(source), "--output", str(source)]) == 1
+    err = capsys.readouterr().err
+    assert "face_swinir_v1.safetensors is a file: give a folder" in err and err.count("\n") == 1
+    assert run("--input", source)[0] == 0
+    code, _, err = run("--input", source)
+    assert code == 1 and "exists: give --overwrite" in err
+    assert run("--input", source, "--overwrite")[0] == 0
+
+
+def test_problems_are_listed_one_a_line(tmp_path, run):
+    state = small.swinir()
+    del state["norm.bias"], state["conv_hr.weight"]
+    save_file(state, tmp_path / "x.safetensors")
+    code, _, err = run("--input", tmp_path / "x.safetensors")
+    assert code == 1
+    assert [line.split()[:2] for line in err.splitlines()[1:]] == [
+        ["missing", "norm.bias"],
+        ["missing", "conv_hr.weight"],
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("argv", [[], ["--input", "x"], ["--input", "x", "--output", "y", "--dtype", "fp8"]])
+def test_bad_flags(argv, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        convert_weights.main(argv)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_interruption(run, source, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert_weights, "convert_file", interrupted)
+    assert run("--input", source)[0] == convert_weights.INTERRUPTED
+
+
+TERMINATED = """
+import os, runpy, signal, sys
+from diffbir_jax.conversion import from_torch
+
+def parts(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    yield from ()
+
+from_torch.parts = parts
+runpy.run_path("convert_weights.py", run_name="__main__")
+"""
+
+
+def test_termination_leaves_nothing_behind(tmp_path, source):
+    source = source.rename(tmp_path / "mine.safetensors")  # a published name would demand the published sizes
+    command = [sys.executable, "-c", TERMINATED, "--input", str(source), "--output", str(tmp_path / "out")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == convert_weights.INTERRUPTED, result.stderr
+    assert result.stderr.endswith("convert_weights.py: interrupted: nothing is written\n")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,130 @@
+"""Plans: what fits the memory, and that a forecast is of the programs that run."""
+
+import dataclasses
+
+import numpy as np
+import psutil
+import pytest
+
+from diffbir_jax.restoration import compiled, planner
+from diffbir_jax.restoration.image import Request
+from diffbir_jax.restoration.planner import (
+    RUNTIME,
+    PlanError,
+    candidates,
+    compile_all,
+    default_plan,
+    make_plan,
+)
+from diffbir_jax.restoration.restorer import Restorer
+from diffbir_jax.restoration.results import Wanted
+from tests.command import call, complaint, save
+from tests.micro import FEW, GUIDED, MICRO, micro, picture
+
+IMAGE = ((16, 16), (16, 16))
+TILED = dataclasses.replace(FEW, tile=64)
+
+
+def restorer() -> Restorer:
+    """One that has compiled nothing."""
+    return Restorer(MICRO, micro().params)
+
+
+def forecast(images=(IMAGE,), memory: int | None = None, options=FEW, using: Restorer | None = None):
+    using = using or restorer()
+    return make_plan(using, using.programs, images, Wanted(options), memory)
+
+
+def test_what_is_planned_is_what_runs() -> None:
+    """Of whole images and of tiles: nothing is compiled that was not analysed."""
+    for size, options in (
+        ((16, 16), FEW),
+        ((90, 40), TILED),
+        ((90, 40), dataclasses.replace(GUIDED, tile=64)),
+    ):
+        using = restorer()
+        found = forecast([(size, size)], options=options, using=using)
+        planned = using.compiled
+        (outcome,) = using.restore_many([Request(picture(*size))], options=options, plan=found.plan)
+        assert outcome.error is None and using.compiled == planned > 0
+
+
+def test_a_forecast_adds_up() -> None:
+    """At least the largest array of every stage, and what the process has already."""
+    found = forecast([((512, 512), (512, 512))])
+    assert found.stages.keys() == {"rm", "encode", "sample", "decode"}
+    assert min(found.stages[name] for name in ("rm", "encode", "decode")) > 2 * 3 * 4 * 512 * 512
+    assert found.peak > found.base + max(found.stages.values()) > psutil.Process().memory_info().rss / 2
+    many = forecast([IMAGE, ((16, 40), (16, 40)), ((512, 512), (512, 512))])
+    assert many.peak - many.base > found.peak - found.base + 3 * 512 * 512
+    lines = found.lines()
+    assert len(lines) == 6 and "512x512" in lines[1] and "predicted" in lines[-1]
+
+
+def test_less_memory_makes_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "resident", lambda: 0)
+    using = Restorer(dataclasses.replace(MICRO, tile=256), micro().params)
+
+    def planned(memory: int) -> planner.Forecast:
+        wanted = Wanted(FEW)
+        return make_plan(using, using.programs, [((256, 256), (256, 256))], wanted, memory, norms="tile")
+
+    roomy = planned(2**40)
+    assert roomy.plan.sample.tile == 256
+    tight = RUNTIME + int(0.7 * (roomy.peak - RUNTIME))
+    smaller = planned(tight)
+    assert smaller.plan.sample.tile < 256 and smaller.peak <= tight
+
+
+def test_no_memory_is_said_at_once() -> None:
+    """With what would do."""
+    with pytest.raises(PlanError, match=r"do not suffice: the smallest plan, .* give --memory-gb \d+\.\d"):
+        forecast(memory=2**20)
+
+
+def test_plans_go_from_fast_to_small() -> None:
+    guided = dataclasses.replace(GUIDED, guidance_space="rgb")
+    for options in (FEW, guided):
+        plans = list(candidates(MICRO, options, 1, many=True))
+        tiles = [plan.sample.tile for plan in plans]
+        assert tiles == sorted(tiles, reverse=True) and min(tiles) >= 64
+        assert plans[0].sample.batch > 1 == plans[-1].sample.batch
+        assert {plan.remat for plan in plans} == ({True} if options is FEW else {False, True})
+    assert {plan.sample.tile for plan in candidates(MICRO, TILED, 1, many=False)} == {64}
+    assert default_plan(MICRO, TILED).sample == (64, 32, 1)
+
+
+def test_programs_ahead_of_time() -> None:
+    """One shape after the other, and then none is left to compile."""
+    using, images = restorer(), [((16, 16), (16, 16)), ((16, 40), (16, 40)), ((24, 24), (24, 24))]
+    found = forecast(images, using=using)
+    assert len(list(compile_all(found.packer, images))) == 2
+    compiled = using.compiled
+    for outcome in using.restore_many(
+        [Request(picture(*size)) for size, _ in images], 1.0, FEW, plan=found.plan
+    ):
+        assert outcome.error is None and np.isfinite(outcome.results[0].image).all()
+    assert using.compiled == compiled
+
+
+def test_the_command_line(inputs, capsys) -> None:
+    """--plan and --warmup compute nothing; too little memory is one line."""
+    save(inputs / "a.png")
+    flags = ("--input", "in", "--output", "out", "--version", "micro", "--upscale", "1")
+    assert call(*flags, "--plan") == 0
+    assert "peak of the process" in capsys.readouterr().out
+    assert call(*flags, "--warmup") == 0
+    assert "4 programs are in the cache" in capsys.readouterr().out
+    assert not (inputs.parent / "out").exists()
+    assert call(*flags, "--memory-gb", "0.001") == 1
+    assert "do not suffice" in complaint(capsys)
+
+
+def test_programs_in_memory_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are the same when they have to be fetched again."""
+    monkeypatch.setattr(compiled, "KEPT", 2)
+    monkeypatch.setattr(compiled, "_COMPILED", {})
+    using, wanted = restorer(), micro().restore([picture(16, 16)], options=FEW)[0]
+    for _ in range(2):
+        np.testing.assert_array_equal(using.restore([picture(16, 16)], options=FEW)[0].image, wanted.image)
+        assert len(using.programs.compiled) <= 2 and using.compiled == 4

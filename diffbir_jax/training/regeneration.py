@@ -1,4 +1,4 @@
-"""Stage 2 as the papers train it: IRControlNet learns to regenerate detail, from pairs of images (`control_images.py`)."""
+"""Stage 2 as the papers train it: IRControlNet learns to regenerate detail (`control_images.py`) from pairs of images."""
 
 from dataclasses import replace
 from pathlib import Path

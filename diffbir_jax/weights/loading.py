@@ -13,7 +13,7 @@ from diffbir_jax.models.presets import Preset, restoration_config
 from diffbir_jax.weights import default_folder
 from diffbir_jax.weights.safetensors import load_weights, read_metadata
 
-PRETRAINED = Path(__file__).parent / "pretrained"
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
 PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
 # Parameters that hold nearly all bytes; the others stay float32 and are cast where they are used.
 CAST = ("kernel", "token_embedding")

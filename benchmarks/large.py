@@ -58,9 +58,10 @@ def border_energy(image: np.ndarray, lines: set[int]) -> float:
 
 def seams() -> Iterator[str]:
     """Tiles against the whole image."""
+    from diffbir_jax.restoration import autoencoder, stage1
     from diffbir_jax.restoration.defaults import default_options
+    from diffbir_jax.restoration.executor import Executor
     from diffbir_jax.restoration.image import Frame, Request
-    from diffbir_jax.restoration.packing import Packer
     from diffbir_jax.restoration.plan import StagePlan
     from diffbir_jax.restoration.planner import default_plan
     from diffbir_jax.restoration.restorer import Restorer
@@ -75,14 +76,18 @@ def seams() -> Iterator[str]:
 
     def stages(plan):
         """Results of stage 1, of the encoder and of the decoder, each from the whole image's input."""
-        packer, frame = Packer(restorer, restorer.programs, plan, Wanted(options)), None
+        executor = Executor(restorer, restorer.programs, plan, Wanted(options))
         frame = Frame(0, Request(image), 1.0, restorer.preset, plan)
-        packer._clean([frame])
+        stage1.clean(executor, [frame])
         clean = np.asarray(frame.clean, np.float32)
         frame.clean = reference[0] if reference else clean
-        packer._encode([frame])
+        autoencoder.encode(executor, [frame])
         latent = frame.latent
-        return clean, latent, packer._decode([frame], [reference[1] if reference else latent])[0]
+        return (
+            clean,
+            latent,
+            autoencoder.decode(executor, [frame], [reference[1] if reference else latent])[0],
+        )
 
     reference: tuple = ()
     reference = stages(whole)

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from configs import bsr
-from diffbir_jax.models.apply import Params
+from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration.generator import Generator
+from diffbir_jax.sampling.guidance import pixel_weight
+from diffbir_jax.sampling.layout import Conditioned
+from diffbir_jax.sampling.loop import image_keys, sample
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sharding import batch_sharding, replicated, tree_shardings
 from diffbir_jax.training.control_images import Stage2Options, abstract_frozen, abstract_trainable, make_loss
@@ -67,7 +70,13 @@ def sampling(preset: Preset, mesh: Mesh, images: int) -> Program:
     def restore(
         params: dict[str, Params], clean: jax.Array, context: tuple[jax.Array, jax.Array]
     ) -> jax.Array:
-        return Generator(preset, params, dtype).stage2(clean, SAMPLING, context=context)
+        generator, vae = Generator(preset, params, dtype), preset.make_vae(dtype)
+        target, scale = 2.0 * clean - 1.0, preset.vae.scale_factor
+        latent = scale * apply(vae, params["vae"], target, method="encode")[0]
+        weight = pixel_weight(SAMPLING.guidance_loss, target)
+        keys = image_keys(SAMPLING.seed, range(images))
+        z = sample(*generator.steered(Conditioned(latent, weight, target), SAMPLING, keys, context))
+        return apply(vae, params["vae"], z / scale, method="decode")
 
     dtype = PRECISIONS[PRECISION]
     everywhere, split = replicated(mesh), batch_sharding(mesh)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from benchmarks.tiny import SEED, score
 from diffbir_jax.restoration.defaults import DEFAULTS
 from diffbir_jax.restoration.restorer import Restorer
+from diffbir_jax.sampling.layout import Conditioned
 from diffbir_jax.sampling.loop import image_keys, sample
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sampling.samplers import SAMPLERS
@@ -96,9 +97,9 @@ def overhead(restorer: Restorer, name: str, steps: int = 20, pairs: int = 15) ->
         "share", of the sampling's time that the calls do not explain, and "seconds" of a sampling.
     """
     options = dataclasses.replace(DEFAULTS["tiny"], guidance_scale=0.0, sampler=name, steps=steps, start=1.0)
-    image = jnp.asarray(degraded(PICTURES[0], SEED), jnp.float32)[None] / 255.0
-    clean = restorer.stage1(jax.image.resize(image, (1, 256, 256, 3), "cubic"))
-    arguments = restorer.sampling(2.0 * clean - 1.0, options, image_keys(0, [0]))
+    condition = jax.random.normal(jax.random.key(0), (1, 32, 32, restorer.preset.vae.embed_dim))
+    given = Conditioned(condition, condition[..., :1])
+    arguments = restorer.steered(given, options, image_keys(0, [0]))
     denoiser, inputs, x, table, _ = arguments
     model, t = jax.jit(denoiser.model), jnp.full(1, 500.0)
 

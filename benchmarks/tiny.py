@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from diffbir_jax.imaging.bytes import to_depth
+from diffbir_jax.imaging.bytes import to_bytes, to_depth
+from diffbir_jax.imaging.colour import wavelet_colour
 from diffbir_jax.metrics.detail import local_energy_correlation, spectral_distance
 from diffbir_jax.metrics.fidelity import psnr, ssim
 from diffbir_jax.restoration.defaults import DEFAULTS
+from diffbir_jax.restoration.generator import apply_jit
 from diffbir_jax.restoration.restorer import Restored, Restorer
 from scripts.make_demo import PICTURES, degraded, reference
 
@@ -63,8 +65,10 @@ def noise_of_equal_spectrum(stage1: list[np.ndarray], references: list[np.ndarra
 
 def through_vae(restorer: Restorer, image: np.ndarray) -> np.ndarray:
     """Return the decoder's image of the stage-1 latent: stage 2 without any diffusion."""
-    clean = jnp.asarray(image[None], jnp.float32) / 255.0
-    return restorer.finish(restorer.reconstruct(clean), clean, image.shape[:2])[0]
+    clean, vae = jnp.asarray(image[None], jnp.float32) / 255.0, restorer.preset.make_vae()
+    decoded = apply_jit(vae, restorer.params["vae"], 2.0 * clean - 1.0)
+    corrected = wavelet_colour((decoded + 1.0) / 2.0, clean, restorer.preset.colour_levels)
+    return np.asarray(to_bytes(corrected, image.shape[:2]))[0]
 
 
 def table(restorer: Restorer, scales: tuple[float, ...] = GUIDANCE_SCALES) -> dict[str, Row]:

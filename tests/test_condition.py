@@ -12,14 +12,16 @@ import pytest
 from PIL import Image
 
 from diffbir_jax.conversion.to_torch import export_files
+from diffbir_jax.restoration import autoencoder, stage1
+from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.image import Frame, Request
-from diffbir_jax.restoration.packing import Packer
 from diffbir_jax.restoration.plan import Plan, StagePlan
 from diffbir_jax.restoration.planner import make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.weights.loading import load_params, weight_files
 from diffbir_jax.weights.safetensors import save_weights
+from tests import route
 from tests.command import call, complaint, save
 from tests.micro import FEW, GUIDED, MICRO, micro, picture, random_params
 
@@ -52,9 +54,9 @@ def plan(tile, overlap):
 def after_encoder(restorer, size, cut):
     """A frame, and its stage-1 image as the networks see it."""
     frame = Frame(0, Request(picture(*size, 3)), 1.0, MICRO, cut)
-    packer = Packer(restorer, restorer.programs, cut, Wanted(FEW))
-    packer._clean([frame])
-    packer._encode([frame])
+    executor = Executor(restorer, restorer.programs, cut, Wanted(FEW))
+    stage1.clean(executor, [frame])
+    autoencoder.encode(executor, [frame])
     return frame, 2.0 * frame.clean_tile(np.zeros(2, int), frame.sides.padded)[None] - 1.0
 
 
@@ -96,11 +98,11 @@ def test_the_reference_has_no_such_control(tmp_path):
 
 @pytest.mark.parametrize("options", [FEW, GUIDED, LATENT], ids=["free", "rgb", "latent"])
 def test_files_are_restored_as_images_by_the_generator(options):
-    """The pipeline's packs against `stage2`, which tests/training/test_sampled.py holds to the module itself."""
+    """The pipeline's packs against the stages one after the other."""
     images = [picture(24, 24, seed) for seed in (0, 1)]
     found = encoded().restore(images, options=options)
-    clean = encoded().stage1(jnp.asarray(np.stack(images), jnp.float32) / 255)
-    expected = np.asarray(encoded().finish(encoded().stage2(clean, options), clean, (24, 24)))
+    clean = route.stage1(encoded(), jnp.asarray(np.stack(images), jnp.float32) / 255)
+    expected = np.asarray(route.finish(encoded(), route.stage2(encoded(), clean, options), clean))
     for result, image in zip(found, expected):
         assert levels(result.image, image) <= 1
     assert levels(found[0].image, micro().restore(images, options=options)[0].image) > 1

@@ -26,6 +26,7 @@ from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.weights.loading import abstract_params
 from diffbir_jax.weights.registry import needed
 from diffbir_jax.weights.safetensors import save_weights
+from tests import route
 from tests.micro import MICRO_TEXT, picture, random_params
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -305,6 +306,6 @@ def test_a_module_that_enlarges_takes_the_image_as_it_is() -> None:
     image = picture(24, 32)
     for upscale, size in ((4.0, (96, 128)), (3.0, (72, 96)), (1.0, (24, 32))):
         assert restorer.clean_one(image, upscale).image.shape == (*size, 3)
-    full = np.asarray(restorer.stage1(jnp.asarray(image[None] / 255.0, jnp.float32)))[0]
+    full = np.asarray(route.stage1(restorer, jnp.asarray(image[None] / 255.0, jnp.float32)))[0]
     found = restorer.clean_one(image, 4.0).image
     assert np.abs(found - 255.0 * full.clip(0, 1)).max() <= 0.51

@@ -37,7 +37,7 @@ def planned(
     )
     print("\n".join(["plan for the images that take most:", *found.lines()]))
     if settings.warmup:
-        for _ in tqdm(compile_all(found.packer, images), "compiling", unit="shape", disable=None):
+        for _ in tqdm(compile_all(found.executor, images), "compiling", unit="shape", disable=None):
             pass
         print(f"{restorer.compiled} programs are in the cache")
     return found.plan

@@ -1,4 +1,4 @@
-"""Images as files hold them, in 8 or 16 bits: to floats and back, resized as Pillow does it."""
+"""Images in 8 or 16 bits, as files hold them, or as floats: converted, and resized as Pillow does it."""
 
 import functools
 
@@ -11,19 +11,20 @@ from PIL import Image
 from diffbir_jax.imaging.resize import resize
 
 DEPTHS = (np.uint8, np.uint16)
+DTYPES = (*DEPTHS, np.float32)
 # Rows that are converted at a time, so that a large image is not held as float32 as well.
 ROWS = 256
 
 
 def enlarge(image: np.ndarray, upscale: float) -> np.ndarray:
-    """Resize (H, W, 3) uint8 or uint16 by `upscale` with Pillow's bicubic filter, sides rounded.
+    """Resize (H, W, 3) uint8, uint16 or float32 by `upscale` with Pillow's bicubic filter, sides rounded.
 
     Raises:
         ValueError: another shape or dtype, or `upscale` is not positive or leaves no pixel.
     """
-    if image.dtype not in DEPTHS or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype not in DTYPES or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
-            f"image is {image.dtype} of shape {image.shape}; give (H, W, 3) uint8 RGB, or uint16"
+            f"image is {image.dtype} of shape {image.shape}; give (H, W, 3) uint8 RGB, uint16 or float32"
         )
     size = (round(image.shape[0] * upscale), round(image.shape[1] * upscale))
     if upscale <= 0 or min(size) < 1:
@@ -34,7 +35,7 @@ def enlarge(image: np.ndarray, upscale: float) -> np.ndarray:
 
 
 def resize_bytes(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (h, w, 3) uint8 or uint16 to `size` = (H, W) by Pillow's bicubic filter."""
+    """Resize (h, w, 3) uint8, uint16 or float32 to `size` = (H, W) by Pillow's bicubic filter."""
     if image.shape[:2] == tuple(size):
         return image
     if image.dtype == np.uint8:
@@ -44,12 +45,14 @@ def resize_bytes(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_alpha(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize one channel (h, w) uint8 or uint16 to `size` = (H, W) by Pillow's bicubic filter, clipped."""
+    """Resize one channel (h, w) to `size` = (H, W) by Pillow's bicubic filter; uint8 and uint16 are clipped."""
     if alpha.shape == tuple(size):
         return alpha
     if alpha.dtype == np.uint8:
         return _bicubic(alpha, size)
     resized = _bicubic(alpha.astype(np.float32), size)
+    if alpha.dtype == np.float32:
+        return resized
     return np.rint(resized.clip(0, np.iinfo(alpha.dtype).max)).astype(alpha.dtype)
 
 
@@ -66,17 +69,19 @@ def to_bytes(image: jax.Array, size: tuple[int, ...]) -> jax.Array:
 
 
 def to_depth(image: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """Return an image in 8 or 16 bits, rounded, computed on the host.
+    """Return an image in 8 or 16 bits, rounded, or as float32; computed on the host.
 
     Args:
-        image: (H, W, C), floating point in about [0, 1]; what lies beyond is clipped.
-        dtype: uint8 or uint16.
+        image: (H, W, C), floating point in about [0, 1]; for 8 and 16 bits what lies beyond is clipped.
+        dtype: uint8, uint16 or float32.
 
     Raises:
         ValueError: another dtype.
     """
-    if np.dtype(dtype) not in DEPTHS:
-        raise ValueError(f"dtype is {np.dtype(dtype)}; use uint8 or uint16")
+    if np.dtype(dtype) not in DTYPES:
+        raise ValueError(f"dtype is {np.dtype(dtype)}; use uint8, uint16 or float32")
+    if np.dtype(dtype) == np.float32:
+        return np.asarray(image, np.float32)
     image = np.asarray(image)
     out = np.empty(image.shape, dtype)
     for top in range(0, len(image), ROWS):

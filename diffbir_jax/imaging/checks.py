@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from diffbir_jax.imaging.bytes import DEPTHS
+from diffbir_jax.imaging.bytes import DTYPES
 
 
 def not_finite(stage: str, dtype: Any) -> ValueError:
@@ -13,6 +13,15 @@ def not_finite(stage: str, dtype: Any) -> ValueError:
         f"{stage} gave NaN or infinity in {np.dtype(dtype).name}; use --precision bf16 or fp32 and scales that "
         "are less extreme, and if it stays, convert the weights anew: a file is damaged"
     )
+
+
+def check_range(image: np.ndarray) -> None:
+    """Raise ValueError if a float image (H, W, C) is not in [0, 1], as one of 255 levels is not."""
+    if image.dtype.kind == "f" and not (image.min() >= 0.0 and image.max() <= 1.0):
+        raise ValueError(
+            f"image is {image.dtype} from {image.min():g} to {image.max():g}; floats are in [0, 1], so divide 8-bit "
+            "levels by 255"
+        )
 
 
 def check_proportions(given: np.ndarray, image: np.ndarray, what: str) -> None:
@@ -29,9 +38,9 @@ def check_proportions(given: np.ndarray, image: np.ndarray, what: str) -> None:
 
 
 def check_layout(given: np.ndarray, like: tuple[int, ...], what: str) -> None:
-    """Raise ValueError unless `given` is (h, w, *like) in 8 or 16 bits; `what` names it in the message."""
-    if given.dtype not in DEPTHS or given.ndim != 2 + len(like) or given.shape[2:] != like:
+    """Raise ValueError unless `given` is (h, w, *like) uint8, uint16 or float32; `what` names it."""
+    if given.dtype not in DTYPES or given.ndim != 2 + len(like) or given.shape[2:] != like:
         allowed = ", ".join(("h", "w", *map(str, like)))
         raise ValueError(
-            f"the {what} is {given.dtype} of shape {given.shape}; give ({allowed}) uint8, or uint16"
+            f"the {what} is {given.dtype} of shape {given.shape}; give ({allowed}) uint8, uint16 or float32"
         )

@@ -9,7 +9,7 @@ normalised by what the image has there, after one that was not, is worse off tha
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +21,20 @@ from diffbir_jax.models.layers import GroupNorm, upsample_nearest
 
 # Mean and variance (B, C) float32 of what enters each group normalisation, numbered in the order in which they run.
 Norms = dict[str, tuple[Any, Any]]
-# Passes are cut off after the layers that they measure, at so many places.
+# Each pass stops after the layer it measures; four stop points keep the number of programs small.
 GROUPS = 4
+
+
+class KnownNorms(NamedTuple):
+    """Statistics of an image that are known already.
+
+    Attributes:
+        norms: of its normalisations.
+        exact: (B,) int32, how many of the first of them are final; the others are estimates.
+    """
+
+    norms: Norms
+    exact: Any
 
 
 def measure_norms(
@@ -30,8 +42,7 @@ def measure_norms(
     params: Params,
     x: Array,
     owned: Array,
-    norms: Norms | None = None,
-    exact: Array | None = None,
+    known: KnownNorms | None = None,
     method: str | None = None,
     stop: int | None = None,
 ) -> Norms:
@@ -42,10 +53,9 @@ def measure_norms(
         params: its parameters.
         x: (B, ...), the module's argument, one tile each.
         owned: (B, h, w, 1), 1 where a pixel is counted in this tile, 0 where another one counts it.
-        norms: the image's statistics; None where there are none yet.
-        exact: (B,) int32, so many of the first of them are taken for granted; with `norms` only.
+        known: statistics of the image; None in the first pass.
         method: of the module; by default its call.
-        stop: of so many only, the first ones, so that what follows them is not computed; by default of all.
+        stop: measure the first `stop` only, so that what follows them is not computed; by default all.
 
     Returns:
         those of the pixels that each tile owns.
@@ -54,10 +64,10 @@ def measure_norms(
 
     def moments(number: int, own: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
         found[_key(number)] = _owned_moments(x, owned)
-        if norms is None or exact is None or _key(number) not in norms:
+        if known is None or _key(number) not in known.norms:
             return own
-        taken = (exact > number)[:, None]
-        mean, variance = (jnp.where(taken, a, b) for a, b in zip(norms[_key(number)], own))
+        final = (known.exact > number)[:, None]
+        mean, variance = (jnp.where(final, a, b) for a, b in zip(known.norms[_key(number)], own))
         return mean, variance
 
     _intercepted(moments, module, params, x, method)

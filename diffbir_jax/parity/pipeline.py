@@ -5,15 +5,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.imaging.bytes import resize_bytes, to_float
-from diffbir_jax.models.presets import PRESETS
+from diffbir_jax.imaging.bytes import resize_bytes
+from diffbir_jax.imaging.canvas import from_depth
+from diffbir_jax.models.presets import PRESETS, Preset
 from diffbir_jax.parity import networks
-from diffbir_jax.parity.case import PIPELINE, Arrays, Case, Values, matching, nchw, nhwc
+from diffbir_jax.parity.case import PIPELINE, Arrays, Case, Values, matching, nchw
+from diffbir_jax.restoration.image import Frame, Request
+from diffbir_jax.restoration.packing import Packer
+from diffbir_jax.restoration.plan import Plan
+from diffbir_jax.restoration.planner import default_plan
 from diffbir_jax.restoration.restorer import Restorer
+from diffbir_jax.restoration.results import Restored, Wanted
 from diffbir_jax.sampling.options import Options
 
 TEXT = Options(
@@ -45,8 +49,8 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
 
         def first(golden: Arrays, name: str = name) -> Values:
             rm = {"rm": networks.weights(PATHS[name].rm, "small", salt)}
-            clean = stage_1(name, golden, restorer(PATHS[name], rm))
-            return {f"{name}|clean_every6": nchw(clean[:, ::6, ::6])}
+            clean = inside(name, golden, restorer(PATHS[name], rm), stage1_only=True).image
+            return {f"{name}|clean_every6": nchw(clean[None, ::6, ::6])}
 
         def whole(golden: Arrays, name: str = name) -> Values:
             return whole_path(name, golden, restorer(PATHS[name], all_weights(PATHS[name], salt)))
@@ -71,19 +75,43 @@ def all_weights(path: Path, salt: str) -> dict:
     return {part: networks.weights(name, "small", salt) for part, name in _parts(path).items()}
 
 
-def stage_1(name: str, golden: Arrays, restorer: Restorer) -> jax.Array:
-    """The restoration module's output (1, H, W, 3) for the photo, enlarged by Pillow to the case's input size."""
-    lq = resize_bytes(golden["lq"], _sides(golden[f"{name}|input_size"]))
-    size = golden.get(f"{name}|out_size")
-    return restorer.stage1(to_float(lq), None if size is None else _sides(size))
+def make_plan(preset: Preset, options: Options) -> Plan:
+    """Only the diffusion model sees tiles, if the options say so, as in the reference."""
+    whole = default_plan(preset, replace(options, tile=None, tile_stride=None))
+    return replace(whole, sample=default_plan(preset, options).sample)
+
+
+def inside(
+    name: str, golden: Arrays, restorer: Restorer, noise: np.ndarray | None = None, stage1_only: bool = False
+) -> Restored:
+    """What the users' pipeline has before it rounds and resizes: float32, of stage 2's size."""
+    preset, options = restorer.preset, PATHS[name].options
+    plan = make_plan(preset, options)
+    request = Request(from_depth(photo(name, golden)), noise=noise)
+    frame = Frame(0, request, _upscale(name, golden), preset, plan)
+    frame.sides = frame.sides._replace(output=frame.sides.work, trained=frame.sides.work)
+    packer = Packer(restorer, restorer.programs, plan, Wanted(options, stage1_only=stage1_only))
+    return packer.results([frame])[0][0]
+
+
+def photo(name: str, golden: Arrays) -> np.ndarray:
+    """The photo, enlarged by Pillow to the case's input size, (H, W, 3) uint8."""
+    return resize_bytes(golden["lq"], _sides(golden[f"{name}|input_size"]))
 
 
 def whole_path(name: str, golden: Arrays, restorer: Restorer) -> Values:
     """Every 6th pixel of the decoded sample (1, 3, h, w) in [-1, 1], and every 3rd of the picture, uint8."""
-    clean = stage_1(name, golden, restorer)
-    sample = restorer.stage2(clean, PATHS[name].options, noise=_noise(name, golden))
-    picture = restorer.finish(sample, clean, _sides(golden[f"{name}|out_size"]))
-    return {f"{name}|sample_every6": nchw(sample[:, ::6, ::6]), f"{name}|out_every3": picture[0, ::3, ::3]}
+    options, noise = PATHS[name].options, _noise(name, golden)
+    uncorrected = Restorer(replace(restorer.preset, colour_levels=0), restorer.params)
+    sample = 2.0 * inside(name, golden, uncorrected, noise).image - 1.0
+    requests, plan = [Request(photo(name, golden), noise=noise)], make_plan(restorer.preset, options)
+    (outcome,) = restorer.restore_many(requests, _upscale(name, golden), options, plan=plan)
+    picture = outcome.all()[0].image
+    return {f"{name}|sample_every6": nchw(sample[None, ::6, ::6]), f"{name}|out_every3": picture[::3, ::3]}
+
+
+def _upscale(name: str, golden: Arrays) -> float:
+    return float(golden[f"{name}|out_size"][0] / golden[f"{name}|input_size"][0])
 
 
 def _parts(path: Path) -> dict[str, str]:
@@ -95,10 +123,10 @@ def _sides(size: np.ndarray) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _noise(name: str, golden: Arrays) -> jax.Array:
-    """What the reference drew (1 + steps, B, h, w, c): the start's, then one per step, zeros where it drew none."""
+def _noise(name: str, golden: Arrays) -> np.ndarray:
+    """What the reference drew (1 + steps, h, w, c): the start's, then one per step, zeros where it drew none."""
     shapes = json.loads(str(golden[f"{name}|noise_shapes"]))
     rng = np.random.default_rng(int(golden[f"{name}|noise_seed"]))
-    drawn = [rng.standard_normal(shape, np.float32) for shape in shapes]
+    drawn = [rng.standard_normal(shape, np.float32)[0].transpose(1, 2, 0) for shape in shapes]
     missing = 1 + PATHS[name].options.steps - len(drawn)
-    return jnp.stack([nhwc(x) for x in [*drawn, *[np.zeros_like(drawn[0])] * missing]])
+    return np.stack([*drawn, *[np.zeros_like(drawn[0])] * missing])

@@ -1,5 +1,7 @@
 """Compiled programs, one per function and shapes: what was compiled is counted, and its memory known."""
 
+import inspect
+import threading
 from typing import Any, NamedTuple
 
 import jax
@@ -26,13 +28,13 @@ class Memory(NamedTuple):
 KEPT = 48
 # Of all restorers of the process: parameters are arguments, so those of one preset share programs.
 _COMPILED: dict[Any, Any] = {}
+_LOCK = threading.Lock()
 
 
 class Programs:
     """Compiles functions ahead of time and keeps what it compiled, up to a number of programs.
 
-    Beyond it all are let go of, with JAX's own caches, which hold them too; those that are needed again come from the
-    compilation cache on disk.
+    When the number is reached, all are released; those that are needed again come from the compilation cache on disk.
     """
 
     def __init__(self, mesh: Mesh | None = None):
@@ -69,22 +71,25 @@ class Programs:
     def get(self, function: Any, *args: Any, **static: Any) -> Any:
         """Return the program of a jitted function for arrays, or abstract ones, like `args`.
 
-        Static arguments are passed by name, and come first in the function's signature.
+        Static arguments are given by name; `args` are the others, in the order of the function's signature.
         """
         leaves, tree = jax.tree.flatten(args)
         shapes = tuple((leaf.shape, str(leaf.dtype), self._lies(leaf)) for leaf in leaves)
         precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-        key = (function, tuple(static.items()), tree, shapes, precision)
+        key = (function, tuple(sorted(static.items(), key=lambda item: item[0])), tree, shapes, precision)
         self.known.add(hash(key))
-        if key not in self.compiled:
-            if len(self.compiled) >= KEPT:
-                self.compiled.clear()
-                jax.clear_caches()
-            self.compiled[key] = function.lower(*static.values(), *args).compile()
-        return self.compiled[key]
+        with _LOCK:
+            if key not in self.compiled:
+                if len(self.compiled) >= KEPT:
+                    _release(self.compiled)
+                self.compiled[key] = function.lower(*_bound(function, args, static)).compile()
+            return self.compiled[key]
 
     def _lies(self, leaf: Any) -> Any:
-        return None if self.mesh is None else getattr(leaf, "sharding", None)
+        """How an array lies on the devices; None where that is the default device."""
+        sharding = getattr(leaf, "sharding", None)
+        alone = sharding is not None and self.mesh is None and len(sharding.device_set) == 1
+        return None if alone else sharding
 
     def __call__(self, function: Any, *args: Any, **static: Any) -> Any:
         """Call a jitted function through its program; arguments as in `get`."""
@@ -94,3 +99,18 @@ class Programs:
         """Return what a call takes, compiling the program if need be; arguments as in `get`."""
         found = self.get(function, *args, **static).memory_analysis()
         return Memory(found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes)
+
+
+def _release(compiled: dict[Any, Any]) -> None:
+    """Let go of programs, also in the caches that JAX keeps for their functions."""
+    functions = {key[0] for key in compiled}
+    compiled.clear()
+    for function in functions:
+        function.clear_cache()
+
+
+def _bound(function: Any, args: tuple[Any, ...], static: dict[str, Any]) -> list[Any]:
+    """All arguments in the order of the function's signature."""
+    others = iter(args)
+    names = inspect.signature(function).parameters
+    return [static[name] if name in static else next(others) for name in names]

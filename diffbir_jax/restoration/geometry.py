@@ -53,7 +53,9 @@ def measure(image: Sequence[int], output: tuple[int, int], preset: Preset, plan:
     trained = _in_range(height, output[0], preset), _in_range(width, output[1], preset)
     work = at_least(trained, preset.min_side)
     lq, multiple = _lq_sides((height, width), trained, work, preset)
-    rm = [fitted(side, plan.rm.tile, multiple) for side in lq]
+    rm = [
+        _fitted_lq(side, plan.rm.tile, multiple, 1 if preset.rm is None else preset.rm.scale) for side in lq
+    ]
     axes = [fitted(side, plan.sample.tile, preset.multiple) for side in work]
     padded = (axes[0][0], axes[1][0])
     sizes = {name: _tile_size(padded, getattr(plan, name).tile) for name in ("encode", "sample", "decode")}
@@ -77,6 +79,12 @@ def check_plan(plan: Plan, preset: Preset) -> None:
                 f"the plan has tiles of {tile} that overlap by {overlap} for {name}; preset {preset.name} needs "
                 f"multiples of {multiple} that overlap by less, in multiples of {step}"
             )
+
+
+def _fitted_lq(side: int, tile: int, multiple: int, scale: int) -> tuple[int, int]:
+    """As `fitted`; for modules that enlarge, what counts as a small side is their output's."""
+    padded, size = fitted(scale * side, scale * tile, scale * multiple)
+    return padded // scale, size // scale
 
 
 def _in_range(side: int, output: int, preset: Preset) -> int:

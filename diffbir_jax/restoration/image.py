@@ -7,7 +7,7 @@ import numpy as np
 
 from diffbir_jax.imaging.bytes import enlarge, resize_bytes, to_depth
 from diffbir_jax.imaging.canvas import Blender, Padding, cut_padded, from_depth, resize_float
-from diffbir_jax.imaging.checks import check_layout, check_proportions, not_finite
+from diffbir_jax.imaging.checks import check_layout, check_proportions, check_range, not_finite
 from diffbir_jax.imaging.tiling import Grid
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.models.shared_norms import Norms, merge_norms
@@ -22,16 +22,19 @@ class Request(NamedTuple):
     """An image to restore.
 
     Attributes:
-        image: (H, W, 3) uint8 or uint16 RGB; results have its dtype.
+        image: (H, W, 3) RGB: uint8, uint16, or float32 in [0, 1]. Results have its dtype; floats are not clipped.
         index: chooses the noise, so that a result does not depend on what is restored beside it.
-        clean: (h, w, 3) uint8 or uint16 RGB, the image after stage 1, from another tool; resized if need be.
+        clean: (h, w, 3) RGB like `image`, the image after stage 1, from another tool; resized if need be.
         mask: (h, w) uint8, a factor on the guidance weight: 255 is 1, 0 leaves stage 2 free; resized if need be.
+        noise: (1 + calls, h, w, c) float32 for the latents of the padded image, in place of random numbers: the start,
+            then one per call of the network. It makes runs of other implementations repeatable here.
     """
 
     image: np.ndarray
     index: int = 0
     clean: np.ndarray | None = None
     mask: np.ndarray | None = None
+    noise: np.ndarray | None = None
 
 
 class Frame:
@@ -68,6 +71,7 @@ class Frame:
         self.position, self.request, self.preset, self.plan = position, request, preset, plan
         self.dtype, self.depth = dtype, request.image.dtype
         self.upscaled = enlarge(request.image, upscale)
+        check_range(request.image)
         self.gray = is_gray(request.image)
         self.upscale = upscale
         self.sides, self.shape = measure(request.image.shape, self.upscaled.shape[:2], preset, plan)
@@ -166,7 +170,7 @@ class Frame:
 
         Rows of the result are no longer than those of stage 1, and come when no later tile shows what they replace.
         """
-        if not self.last or self.clean.dtype != np.float16:
+        if not self.last or self.clean.dtype != np.float16 or self.depth.itemsize > 2:
             return None
         return self.clean.reshape(-1).view(self.depth)[: 3 * sides[0] * sides[1]].reshape(*sides, 3)
 

@@ -1,6 +1,5 @@
 """Which sizes of tiles and batches fit the memory, by the compiler's analysis of the programs themselves."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +11,14 @@ import numpy as np
 import psutil
 
 from diffbir_jax.models.presets import Preset
-from diffbir_jax.models.shared_norms import first_norms, stops
+from diffbir_jax.restoration import autoencoder, diffusion, stage1
 from diffbir_jax.restoration.compiled import KEPT, Programs
+from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.generator import Generator
-from diffbir_jax.restoration.geometry import Shape, Sides, measure, stage_grid, tiles_on_canvas
-from diffbir_jax.restoration.packing import WAITING, Packer, staged
+from diffbir_jax.restoration.geometry import Shape, Sides, measure
+from diffbir_jax.restoration.packing import WAITING
 from diffbir_jax.restoration.plan import Plan, StagePlan
 from diffbir_jax.restoration.results import Wanted
-from diffbir_jax.restoration.tile_programs import clean_tiles, decode_tiles, encode_tiles
-from diffbir_jax.sampling.layout import Conditioned, make_layout
-from diffbir_jax.sampling.loop import image_keys, sample
 from diffbir_jax.sampling.options import Options
 
 # Tile sizes that are tried, as shares of the preset's.
@@ -46,7 +43,7 @@ class Forecast(NamedTuple):
     """A plan, and the memory that it will take.
 
     Attributes:
-        packer: carries out the plan.
+        executor: carries out the plan.
         shape: of the images that take most.
         stages: bytes of each stage's program on one device: what it reads (without parameters), returns, and holds.
         base: bytes that are held throughout: parameters and, on CPUs, what the process had before.
@@ -55,7 +52,7 @@ class Forecast(NamedTuple):
         budget: bytes that there are.
     """
 
-    packer: Packer
+    executor: Executor
     shape: Shape
     stages: dict[str, int]
     base: int
@@ -66,7 +63,7 @@ class Forecast(NamedTuple):
     @property
     def plan(self) -> Plan:
         """The plan."""
-        return self.packer.plan
+        return self.executor.plan
 
     def lines(self) -> list[str]:
         """The plan as text."""
@@ -138,8 +135,8 @@ def make_plan(
     for plan in candidates(generator.preset, wanted.options, programs.devices, len(images) > 1):
         if least is not None and _hopeless(least, plan):
             continue
-        packer = Packer(generator, programs, replace(plan, norms=norms), wanted)
-        found = forecast(packer, images, budget)
+        executor = Executor(generator, programs, replace(plan, norms=norms), wanted)
+        found = forecast(executor, images, budget)
         if found.peak <= budget:
             return found
         least = found if least is None or found.peak < least.peak else least
@@ -158,13 +155,13 @@ def _hopeless(least: Forecast, plan: Plan) -> bool:
 
 
 def forecast(
-    packer: Packer, images: Sequence[tuple[tuple[int, int], tuple[int, int]]], budget: int
+    executor: Executor, images: Sequence[tuple[tuple[int, int], tuple[int, int]]], budget: int
 ) -> Forecast:
-    """What the images that take most will take under the packer's plan."""
-    measured = {measure(*image, packer.preset, packer.plan) for image in images}
+    """What the images that take most will take under the executor's plan."""
+    measured = {measure(*image, executor.preset, executor.plan) for image in images}
     sides, shape = max(measured, key=lambda found: _weight(*found))
-    stages = {name: analyse(packer, name, shape) for name in _stages(packer)}
-    host, params = _host(packer, sides, shape), _params_bytes(packer)
+    stages = {name: analyse(executor, name, shape) for name in _stages(executor)}
+    host, params = _host(executor, sides, shape), _params_bytes(executor)
     if jax.default_backend() == "cpu":
         base = resident()
         peak = base + RUNTIME + max((stages[name] + host[name] for name in stages), default=0)
@@ -172,7 +169,7 @@ def forecast(
     else:
         base = params
         peak = base + max(stages.values(), default=0)
-    return Forecast(packer, shape, stages, base, max(host.values()), peak, budget)
+    return Forecast(executor, shape, stages, base, max(host.values()), peak, budget)
 
 
 def _company(sides: Sequence[Sides], shapes: int, images: int) -> int:
@@ -187,12 +184,14 @@ def _company(sides: Sequence[Sides], shapes: int, images: int) -> int:
     return min(KEPT, 4 * (shapes - 1)) * PROGRAM + 3 * waiting
 
 
-def compile_all(packer: Packer, images: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> Iterator[Shape]:
+def compile_all(
+    executor: Executor, images: Sequence[tuple[tuple[int, int], tuple[int, int]]]
+) -> Iterator[Shape]:
     """Compile all programs that images need, shape by shape; `images` as in `make_plan`."""
-    shapes = {measure(*image, packer.preset, packer.plan)[1] for image in images}
+    shapes = {measure(*image, executor.preset, executor.plan)[1] for image in images}
     for shape in sorted(shapes):
-        for name in _stages(packer):
-            analyse(packer, name, shape)
+        for name in _stages(executor):
+            analyse(executor, name, shape)
         yield shape
 
 
@@ -213,96 +212,30 @@ def available() -> int:
     return int(USABLE * free) + resident()
 
 
-def analyse(packer: Packer, stage: str, shape: Shape) -> int:
+def analyse(executor: Executor, stage: str, shape: Shape) -> int:
     """Bytes on one device that the largest of a stage's programs takes for images of a shape, parameters apart.
 
     They are compiled for that and kept for the run.
     """
     taken = []
-    for function, arguments, static in abstract_calls(packer, stage, shape):
-        found = packer.programs.memory(function, *arguments, **static)
-        taken.append(_size(arguments) // packer.programs.devices + found.results + found.temporary)
+    for function, arguments, static in abstract_calls(executor, stage, shape):
+        found = executor.programs.memory(function, *arguments, **static)
+        taken.append(_size(arguments) // executor.programs.devices + found.results + found.temporary)
     return max(taken)
 
 
-# A program as function, arguments (parameters and abstract arrays) and static arguments.
-Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
-
-
-def abstract_calls(packer: Packer, stage: str, shape: Shape) -> list[Call]:
+def abstract_calls(executor: Executor, stage: str, shape: Shape) -> list[Call]:
     """The programs that a stage needs for images of a shape."""
-    if stage == "sample":
-        denoiser, arguments = _abstract_sampling(packer, shape)
-        return [(sample, arguments, {"denoiser": denoiser})]
-    config, generator = packer.preset.vae, packer.generator
-    batch, size = staged(packer.batch(stage, shape)), getattr(shape, stage)
-
-    def tile(channels: int, down: int = 1) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((*batch, size[0] // down, size[1] // down, channels), jnp.float32)
-
-    used = jax.ShapeDtypeStruct(batch, jnp.float32)
     if stage == "rm":
-        static = {"module": packer.preset.make_rm(generator.dtype)}
-        return [(clean_tiles, (packer.params["rm"], *packer.programs.place((tile(3), used), 1)), static)]
-    function: Any = encode_tiles if stage == "encode" else decode_tiles
-    if stage == "encode":
-        static, tiles = packer.encoding, {"image": tile(3), "mask": tile(1)}
-    else:
-        static = {"vae": packer.preset.make_vae(generator.dtype), "levels": packer.preset.colour_levels}
-        tiles = {"z": tile(config.embed_dim, config.downsample), "clean": tile(3)}
-    (params,), static["stop"] = packer.weights(function), None
-    calls = [(static, tiles)]
-    if size != shape.canvas and packer.shares_norms:
-        measured = tiles | {"owned": tile(1, config.downsample)}
-        norms: Any = jax.eval_shape(functools.partial(function, *static.values()), params, measured, used)
-        exact = {"exact": jax.ShapeDtypeStruct(batch, jnp.int32)}
-        calls = [(static, measured), (static, tiles | {"norms": norms})]
-        for stop in set(stops(len(norms))):
-            known = measured | {"norms": first_norms(norms, stop)} | exact
-            calls.append((static | {"stop": stop}, known))
-    return [(function, (params, *packer.programs.place((each, used), 1)), names) for names, each in calls]
+        return stage1.calls(executor, shape)
+    if stage == "sample":
+        return diffusion.calls(executor, shape)
+    return autoencoder.calls(executor, "encode" if stage == "encode" else "decode", shape)
 
 
-def _abstract_sampling(packer: Packer, shape: Shape) -> tuple[Any, tuple[Any, ...]]:
-    """The denoiser, and the other arguments of `sample` without data."""
-    f, options, plan = packer.preset.vae.downsample, packer.wanted.options, packer.plan
-    count, batch = tiles_on_canvas(shape, plan), packer.batch("sample", shape)
-    images = max(1, batch // count)
-    height, width = (side // f for side in shape.canvas)
-    layout = None
-    if count > 1:
-        grid = stage_grid(shape.canvas, shape.sample, plan.sample).scaled(1, f)
-        layout = make_layout([grid], (height, width), images * count, batch, f, images)
-
-    def array(scale: int, channels: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((images, scale * height, scale * width, channels), jnp.float32)
-
-    rgb = bool(options.guidance_scale) and options.guidance_space == "rgb"
-    latent = array(1, packer.preset.vae.embed_dim)
-    given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None)
-    hint = None if packer.generator.encoder is None else latent
-    found: list[Any] = []
-    # Beforehand: what is computed while tracing must not be kept.
-    packer.context  # noqa: B018
-
-    def arguments(latent: Any, weight: Any, target: Any, hint: Any, keys: jax.Array) -> Any:
-        denoiser, rest = packer.steered(Conditioned(latent, weight, target, layout, hint), keys)
-        found.append(denoiser)
-        return rest
-
-    keys = jax.eval_shape(lambda: image_keys(0, range(images)))
-    rest = jax.eval_shape(arguments, *given, hint, keys)
-    rest = (rest[0]._replace(params=_networks(packer)), *rest[1:])
-    return found[0], packer.placed(rest, layout is None)
-
-
-def _networks(packer: Packer) -> dict[str, Any]:
-    return {name: packer.params[name] for name in ("unet", "control")}
-
-
-def _stages(packer: Packer) -> tuple[str, ...]:
-    first = () if packer.preset.rm is None else ("rm",)
-    return first if packer.wanted.stage1_only else (*first, "encode", "sample", "decode")
+def _stages(executor: Executor) -> tuple[str, ...]:
+    first = () if executor.preset.rm is None else ("rm",)
+    return first if executor.wanted.stage1_only else (*first, "encode", "sample", "decode")
 
 
 def _weight(sides: Sides, shape: Shape) -> tuple[int, int]:
@@ -320,22 +253,22 @@ def _plain(dtype: Any) -> Any:
     return np.uint64 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype
 
 
-def _params_bytes(packer: Packer) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(packer.params))
+def _params_bytes(executor: Executor) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(executor.params))
 
 
-def _host(packer: Packer, sides: Sides, shape: Shape) -> dict[str, int]:
+def _host(executor: Executor, sides: Sides, shape: Shape) -> dict[str, int]:
     """Bytes of images on the host while each stage runs: of a pack, and what the stage makes of it."""
-    preset, wanted = packer.preset, packer.wanted
+    preset, wanted = executor.preset, executor.wanted
     pixels, final, depth = _area(sides.work), _area(sides.output), 1
-    images = max(1, packer.batch("sample", shape) // tiles_on_canvas(shape, packer.plan))
+    images = executor.pack_size(shape)
     config, kept = preset.vae, 6 * final * depth if wanted.keep else 0
     enlarged = sides.lq if preset.rm is None else tuple(side * preset.rm.scale for side in sides.lq)
     blended = 12 if shape.rm == sides.lq_padded else 6
     clean = (12 if shape.sample == shape.canvas or enlarged != sides.work else blended) * pixels
     # What is resized is there as well, and one channel of it as float32.
     before = (blended + 4) * _area(enlarged) if enlarged != sides.work else 0
-    hint = 0 if packer.generator.encoder is None else config.embed_dim
+    hint = 0 if executor.generator.encoder is None else config.embed_dim
     latents = 4 * (config.embed_dim + 1 + hint) * pixels // config.downsample**2
     lq, result = 3 * _area(sides.lq) * depth, 3 * final * depth
     after = 0 if sides.work == sides.output else 4 * pixels + 12 * final

@@ -1,26 +1,21 @@
 """Both stages end to end: `Restorer` holds the networks of a preset and restores images with them."""
 
-import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from diffbir_jax.imaging.bytes import to_bytes
-from diffbir_jax.imaging.colour import wavelet_colour
-from diffbir_jax.imaging.resize import at_least, resize
 from diffbir_jax.models.apply import Params
-from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, Task, family_of, get_preset
+from diffbir_jax.models.presets import Preset, Task, get_preset
 from diffbir_jax.restoration.compiled import Programs
 from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.restoration.first_use import permit, provide, refuse
-from diffbir_jax.restoration.generator import Context, Generator, apply_jit
+from diffbir_jax.restoration.generator import Context, Generator
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.packing import Packer
 from diffbir_jax.restoration.plan import Plan
@@ -95,7 +90,7 @@ class Restorer(Generator):
         ((64, 64, 3), 'uint8', (64, 64))
 
         Args:
-            images: (H, W, 3) uint8 or uint16 RGB each, or Pillow's images, which are taken as 8-bit RGB.
+            images: (H, W, 3) RGB each: uint8, uint16 or float32 in [0, 1]; or Pillow's images, taken as 8-bit RGB.
             upscale: output side divided by input side (above 0).
             options: how to sample; by default the preset's operating point.
             progress: called with the number of images done and of all, after each.
@@ -112,7 +107,7 @@ class Restorer(Generator):
         requests = [Request(_array(image), index) for index, image in enumerate(images)]
         results: dict[int, Restored] = {}
         for found in self.restore_many(requests, upscale, options, context=context):
-            results[found.position] = _results(found)[0]
+            results[found.position] = found.all()[0]
             if progress is not None:
                 progress(len(results), len(requests))
         return [results[position] for position in range(len(requests))]
@@ -141,7 +136,7 @@ class Restorer(Generator):
         `restore`, or ValueError for a `clean` or `mask` of other proportions than `image`.
         """
         request = Request(image, index, clean, mask)
-        return _results(next(self.restore_many([request], upscale, options, count=count, **more)))
+        return next(self.restore_many([request], upscale, options, count=count, **more)).all()
 
     def clean_one(self, image: np.ndarray, upscale: float, clean: np.ndarray | None = None) -> Restored:
         """Take one image through stage 1 alone, which is then the result; all else as in `restore_one`."""
@@ -170,7 +165,7 @@ class Restorer(Generator):
         >>> for outcome in restorer.restore_many([Request(flat), Request(broken)], upscale=4):
         ...     print(outcome.position, outcome.error or outcome.results[0].image.shape)
         0 (64, 64, 3)
-        1 image is uint8 of shape (16, 16); give (H, W, 3) uint8 RGB, or uint16
+        1 image is uint8 of shape (16, 16); give (H, W, 3) uint8 RGB, uint16 or float32
 
         Args:
             requests: images, with what the caller made for them.
@@ -209,56 +204,6 @@ class Restorer(Generator):
                 stacklevel=3,
             )
 
-    def stage1(self, lq: jax.Array, size: tuple[int, ...] | None = None) -> jax.Array:
-        """Remove the degradation.
-
-        Args:
-            lq: (B, H, W, 3) in [0, 1], at the output's size or, for a module that enlarges, smaller by its factor.
-            size: (height, width) of the output in pixels; by default the module's own.
-
-        Returns:
-            (B, h, w, 3) float32 of the output's size, or larger where its shorter side is below the preset's minimum.
-            Without a restoration module, the input of that size.
-        """
-        config = self.preset.rm
-        scale = 1 if config is None else config.scale
-        size = size or (lq.shape[1] * scale, lq.shape[2] * scale)
-        if config is None:
-            return self._fit(lq, size)
-        if RESTORATION_FAMILIES[family_of(config)].enlarge_first:
-            lq = self._fit(lq, size)
-        height, width = lq.shape[1:3]
-        out = apply_jit(self.preset.make_rm(self.dtype), self.params["rm"], self._pad(lq, config.multiple))
-        return self._fit(out[:, : height * scale, : width * scale], size)
-
-    def finish(self, generated: jax.Array, clean: jax.Array, size: tuple[int, int]) -> np.ndarray:
-        """Correct colours and resize to the output's size.
-
-        Args:
-            generated: (B, H, W, 3) in about [-1, 1].
-            clean: (B, H, W, 3) in about [0, 1], whose low frequencies the result takes.
-            size: (height, width) of the output in pixels.
-
-        Returns:
-            (B, height, width, 3) uint8.
-        """
-        return np.asarray(_finish(generated, clean, size, self.preset.colour_levels))
-
-    def _fit(self, image: jax.Array, size: tuple[int, ...]) -> jax.Array:
-        """Resize (B, H, W, 3) to `size`, or beyond it to the preset's minimum."""
-        return resize(image, at_least(size, self.preset.min_side))
-
 
 def _array(image: np.ndarray | Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
-
-
-def _results(found: Outcome) -> tuple[Restored, ...]:
-    if found.error is not None:
-        raise found.error
-    return found.results
-
-
-@functools.partial(jax.jit, static_argnames=("size", "levels"))
-def _finish(generated: jax.Array, clean: jax.Array, size: tuple[int, int], levels: int) -> jax.Array:
-    return to_bytes(wavelet_colour((generated + 1.0) / 2.0, clean, levels), size)

@@ -14,7 +14,7 @@ NOTHING = np.zeros((0, 0, 3), np.uint8)
 
 
 class Restored(NamedTuple):
-    """A restored image and what it came from, (H, W, 3) RGB of the output size each, uint8 or uint16 as the input.
+    """A restored image and what it came from, (H, W, 3) RGB of the output size each, in the input's dtype.
 
     Attributes:
         image: the result.
@@ -45,6 +45,12 @@ class Outcome(NamedTuple):
     position: int
     results: tuple[Restored, ...] = ()
     error: Exception | None = None
+
+    def all(self) -> tuple[Restored, ...]:
+        """The results; raises the error if there is one."""
+        if self.error is not None:
+            raise self.error
+        return self.results
 
 
 class Wanted(NamedTuple):

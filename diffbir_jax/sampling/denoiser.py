@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 from jax.sharding import Sharding
 
@@ -14,9 +15,9 @@ from diffbir_jax.imaging.tiling import blend
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
 from diffbir_jax.sampling.tables import Level
 
-# (params, z_t (B, h, w, c), t (B,) float32, cond) -> output of z_t's shape. Under classifier-free guidance the entries
-# of `cond` that differ between the prompts have 2 B rows, an image's two after each other, and so has the output: what
-# comes before they are read is computed once for both, and a batch that is split over devices stays where it is.
+# (params, z_t (B, h, w, c), t (B,) float32, cond) -> output of z_t's shape. Under classifier-free guidance,
+# prompt-dependent entries of `cond` have 2B rows, interleaved (cond, uncond) per image, and so has the output. What
+# comes before the network reads them is computed once for both, and a batch that is split over devices stays there.
 Model = Callable[[Any, Array, Array, Any], Array]
 
 
@@ -79,48 +80,51 @@ def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) 
         return model(inputs.params, x, t, inputs.cond).astype(x.dtype)
     both = {name: _paired(inputs.cond[name], other) for name, other in inputs.uncond.items()}
     output = model(inputs.params, x, t, inputs.cond | both).astype(x.dtype)
-    cond, uncond = jnp.moveaxis(output.reshape(len(x), 2, *x.shape[1:]), 1, 0)
+    cond, uncond = rearrange(output, "(b prompts) ... -> prompts b ...", prompts=2)
     return uncond + level.cfg_scale * (cond - uncond)
 
 
-def tiled_model(model: Model, size: tuple[int, int], batch: int = 1, spread: Sharding | None = None) -> Model:
+@dataclass(frozen=True)
+class TiledModel:
     """Let a network see the latents in tiles: at every timestep its outputs for all tiles are blended.
 
-    Memory is that of a batch of tiles, whatever the image; tiles of several images share a batch. Keep the result, as
-    with all callables of a denoiser.
+    Memory is that of a batch of tiles, whatever the image; tiles of several images share a batch.
 
-    Args:
+    Attributes:
         model: its `cond` is a dict, whose "hint" (B, h, w, c) is cut like the latents; all else it gets whole, the rows
-            of the tiles' images. "tiles", of the condition of the result alone, is a `tiling.Tiles`: where they lie.
+            of the tiles' images. "tiles", for this model alone, is a `tiling.Tiles`: where they lie.
         size: height and width of a tile in latent pixels.
         batch: tiles that the network sees at once.
         spread: how a batch lies on the devices; None leaves that to the compiler.
     """
 
-    def blended(params: Any, z: Array, t: Array, cond: dict[str, Any]) -> Array:
+    model: Model
+    size: tuple[int, int]
+    batch: int = 1
+    spread: Sharding | None = None
+
+    def __call__(self, params: Any, z: Array, t: Array, cond: dict[str, Any]) -> Array:
+        """As `Model`."""
         whole = {name: values for name, values in cond.items() if name not in ("hint", "tiles")}
 
         def on_tiles(parts: tuple[Array, Array], image: Array) -> Array:
-            parts = parts if spread is None else jax.lax.with_sharding_constraint(parts, spread)
+            if self.spread is not None:
+                parts = jax.lax.with_sharding_constraint(parts, self.spread)
             rows = {name: _rows(values, image, len(z)) for name, values in whole.items()}
-            out = model(params, parts[0], t[image], rows | {"hint": parts[1]})
+            out = self.model(params, parts[0], t[image], rows | {"hint": parts[1]})
             # Both prompts' outputs side by side, so that they are blended as one.
-            pairs = jnp.moveaxis(out.reshape(batch, -1, *out.shape[1:]), 1, -2)
-            return pairs.reshape(*pairs.shape[:3], -1)
+            return rearrange(out, "(b prompts) h w c -> b h w (prompts c)", b=self.batch)
 
-        out = blend(on_tiles, (z, cond["hint"]), cond["tiles"], size, batch)
-        pairs = jnp.moveaxis(out.reshape(*out.shape[:3], -1, z.shape[-1]), -2, 1)
-        return pairs.reshape(-1, *z.shape[1:])
-
-    return blended
+        out = blend(on_tiles, (z, cond["hint"]), cond["tiles"], self.size, self.batch)
+        return rearrange(out, "b h w (prompts c) -> (b prompts) h w c", c=z.shape[-1])
 
 
 def _paired(cond: Array, uncond: Array) -> Array:
     """(B, ...) of each prompt -> (2 B, ...), an image's two after each other."""
-    return jnp.stack([cond, uncond], axis=1).reshape(-1, *cond.shape[1:])
+    return rearrange([cond, uncond], "prompts b ... -> (b prompts) ...")
 
 
 def _rows(values: Array, image: Array, batch: int) -> Array:
     """The rows of images from (B, ...), or from (2 B, ...) for both prompts."""
-    pairs = values.reshape(batch, -1, *values.shape[1:])[image]
-    return pairs.reshape(-1, *values.shape[1:])
+    pairs = rearrange(values, "(b prompts) ... -> b prompts ...", b=batch)[image]
+    return rearrange(pairs, "b prompts ... -> (b prompts) ...")

@@ -64,6 +64,29 @@ def fidelity_weight(target: Array) -> Array:
     return 1 - jnp.tanh(jnp.repeat(jnp.repeat(blocks, 2, axis=1), 2, axis=2))[..., None]
 
 
+def held(loss: Loss, target: Array, mask: Array | None = None) -> Array:
+    """How far each pixel is held to the target, (B, H, W, 1): `fidelity_weight` times the mask, for 'mse' the mask.
+
+    Args:
+        loss: see `Guidance`.
+        target: (B, H, W, 3) in [-1, 1], H and W even.
+        mask: (B or 1, H, W, 1), at least 0; None is 1 everywhere.
+    """
+    weight = jnp.ones_like(target[..., :1]) if loss == "mse" else fidelity_weight(target)
+    return weight if mask is None else weight * mask
+
+
+def pixel_weight(loss: Loss, target: Array, mask: Array | None = None) -> Array:
+    """The weight of the squared difference of pixels, (B, H, W, 1); arguments as in `held`."""
+    weight = held(loss, target, mask)
+    return jnp.square(weight) if loss == "paper" else weight
+
+
+def latent_weight(loss: Loss, target: Array, size: tuple[int, int], mask: Array | None = None) -> Array:
+    """The same of latents of `size` = (h, w): the means over their pixels, (B, h, w, 1)."""
+    return resize(pixel_weight(loss, target, mask), size, "area")
+
+
 @dataclass(frozen=True)
 class Guidance:
     """One gradient step on the predicted clean latent, through the decoder or, without one, in latent space.
@@ -115,19 +138,13 @@ class Guidance:
         Raises:
             ValueError: in latent space, without `condition`.
         """
-        weight, count = self.fidelity(target, mask), jnp.int32(repeats)
-        weight = jnp.square(weight) if self.loss == "paper" else weight
+        count = jnp.int32(repeats)
         if self.decode is not None:
-            return GuidanceInputs(params, target, weight, count)
+            return GuidanceInputs(params, target, pixel_weight(self.loss, target, mask), count)
         if condition is None:
             raise ValueError("guidance in latent space needs the target's latents; pass `condition`")
-        size = (condition.shape[1], condition.shape[2])
-        return GuidanceInputs(None, condition, resize(weight, size, "area"), count)
-
-    def fidelity(self, target: Array, mask: Array | None = None) -> Array:
-        """W (B, H, W, 1) with the mask, how far each pixel is held to the target; arguments as in `prepare`."""
-        weight = jnp.ones_like(target[..., :1]) if self.loss == "mse" else fidelity_weight(target)
-        return weight if mask is None else weight * mask
+        weight = latent_weight(self.loss, target, (condition.shape[1], condition.shape[2]), mask)
+        return GuidanceInputs(None, condition, weight, count)
 
     def value(self, inputs: GuidanceInputs, x0: Array) -> Array:
         """The loss at the latent x0 (B, h, w, c), float32 scalar.

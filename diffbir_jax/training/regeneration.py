@@ -1,4 +1,4 @@
-"""Stage 2 as the papers train it: IRControlNet learns to regenerate detail (`control_images.py`) from pairs of images."""
+"""Stage 2 as the papers train it: IRControlNet learns to regenerate detail; `control_images.py` has the loss."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -2,24 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from diffbir_jax.data.batches import HostBatch, split
-from diffbir_jax.imaging.bytes import to_bytes
-from diffbir_jax.imaging.colour import wavelet_colour
+from diffbir_jax.data.batches import HostBatch
+from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.metrics.fidelity import psnr, ssim
 from diffbir_jax.models.apply import Params
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration.defaults import default_options
-from diffbir_jax.restoration.generator import Generator, apply_jit
+from diffbir_jax.restoration.generator import Generator
+from diffbir_jax.restoration.image import Request
+from diffbir_jax.restoration.planner import default_plan
+from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.training.report import tile_grid
-from diffbir_jax.training.sources import to_unit
 from diffbir_jax.training.state import Config
 from diffbir_jax.weights.loading import stored
 
@@ -27,6 +25,8 @@ from diffbir_jax.weights.loading import stored
 Validate = Callable[[Params, Params], tuple[dict[str, float], np.ndarray]]
 # Images restored at once: guidance through the decoder keeps the activations of each, beside the training state.
 TOGETHER = 2
+# Any two of them fill a batch, however large they are.
+PIXELS = 2**30
 # Rows of the picture.
 SHOWN = 8
 
@@ -59,12 +59,12 @@ def restoration(
             "(config.data.validation_size)"
         )
     Generator(preset, {}, dtype).check(options)
-    images = {name: batch[name][: sampling.images] for name in ("lq", "hq")}
-    lq, hq = (np.asarray(_bytes(to_unit(images[name]))) for name in ("lq", "hq"))
+    lq, hq = (_bytes(np.asarray(batch[name][: sampling.images])) for name in ("lq", "hq"))
+    preset = replace(preset, min_side=1)
 
     def validate(params: Params, frozen: Params) -> tuple[dict[str, float], np.ndarray]:
         networks = {**stored(rest or {}, dtype), **frozen, **params}
-        stage1, result = restore(Generator(preset, networks, dtype), options, images["lq"])
+        stage1, result = restore(Restorer(preset, networks, dtype), options, lq)
         values = _fidelity(result, hq) | {f"{name}_stage1": x for name, x in _fidelity(stage1, hq).items()}
         return values, tile_grid([column[:SHOWN] / 255.0 for column in (lq, stage1, result, hq)])
 
@@ -81,24 +81,22 @@ def sampling_options(preset: Preset, sampling: Config) -> Options:
     return replace(default_options(preset.name), **{name: x for name, x in given.items() if x is not None})
 
 
-def restore(generator: Generator, options: Options, lq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def restore(restorer: Restorer, options: Options, lq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Take images through both stages at their own size.
 
     Args:
-        generator: the networks, "rm" among them if the preset has one, and "condition" if the control has an encoder.
+        restorer: the networks; its preset enlarges no image.
         options: how to sample.
-        lq: (B, H, W, 3) uint8 or float32 in [0, 1]; sides are multiples of the restoration module's.
+        lq: (B, H, W, 3) uint8.
 
     Returns:
         Stage-1 images and results, (B, H, W, 3) uint8 each.
     """
-    found = []
-    for part in split({"lq": lq, "index": np.arange(len(lq))}, TOGETHER):
-        clean = _stage1(generator, to_unit(part["lq"]))
-        generated = generator.stage2(clean, options, part["index"].tolist())
-        found.append((_bytes(clean), _corrected(generated, clean, generator.preset.colour_levels)))
-    stage1, result = (np.concatenate(parts) for parts in zip(*found))
-    return stage1, result
+    plan = default_plan(restorer.preset, options).with_batch(TOGETHER)
+    requests = [Request(image, index) for index, image in enumerate(lq)]
+    outcomes = restorer.restore_many(requests, 1.0, options, plan=replace(plan, pixels=PIXELS))
+    results = [outcome.all()[0] for outcome in sorted(outcomes, key=lambda outcome: outcome.position)]
+    return np.stack([result.stage1 for result in results]), np.stack([result.image for result in results])
 
 
 def both(losses: Validate, restored: Validate) -> Validate:
@@ -112,22 +110,9 @@ def both(losses: Validate, restored: Validate) -> Validate:
     return validate
 
 
-def _stage1(generator: Generator, lq: jax.Array) -> jax.Array:
-    """(B, H, W, 3) float32 in about [0, 1] of such images."""
-    if generator.preset.rm is None:
-        return lq
-    module = generator.preset.make_rm(generator.dtype)
-    return apply_jit(module, generator.params["rm"], lq).astype(jnp.float32)
-
-
-@partial(jax.jit, static_argnames="levels")
-def _corrected(generated: jax.Array, clean: jax.Array, levels: int) -> jax.Array:
-    """The result, (B, H, W, 3) uint8, of the decoder's output in [-1, 1], in the colours of stage 1."""
-    return _bytes(wavelet_colour((generated + 1.0) / 2.0, clean, levels))
-
-
-def _bytes(images: jax.Array) -> jax.Array:
-    return to_bytes(images, images.shape[1:3])
+def _bytes(images: np.ndarray) -> np.ndarray:
+    """(B, H, W, 3) uint8 of such images, or of float32 in [0, 1]."""
+    return images if images.dtype == np.uint8 else np.stack([to_depth(image, np.uint8) for image in images])
 
 
 def _fidelity(images: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -43,7 +43,7 @@ def test_overshoot_is_clipped(dtype):
 def test_enlarge_takes_rgb_of_files_only():
     assert enlarge(RGB.astype(np.uint16), 2).dtype == np.uint16
     for wrong in (RGB / 255, RGB[..., 0], RGB[..., :2], RGB.astype(np.int16)):
-        with pytest.raises(ValueError, match=r"give \(H, W, 3\) uint8 RGB, or uint16"):
+        with pytest.raises(ValueError, match=r"give \(H, W, 3\) uint8 RGB, uint16 or float32"):
             enlarge(wrong, 2)
     with pytest.raises(ValueError, match="give a larger factor"):
         enlarge(RGB, 0.01)
@@ -61,5 +61,5 @@ def test_to_depth_rounds_and_clips():
     image = np.array([[[-0.1, 0.5 / 255 - 1e-4, 0.5 / 255 + 1e-4, 1.2]]])
     np.testing.assert_array_equal(to_depth(image, np.uint8), [[[0, 0, 1, 255]]])
     assert to_depth(image, "uint16")[0, 0, 3] == 65535
-    with pytest.raises(ValueError, match="float32; use uint8 or uint16"):
-        to_depth(image, np.float32)
+    with pytest.raises(ValueError, match="float64; use uint8, uint16 or float32"):
+        to_depth(image, np.float64)

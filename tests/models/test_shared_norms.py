@@ -11,7 +11,7 @@ import pytest
 from diffbir_jax.imaging.canvas import cut_padded
 from diffbir_jax.imaging.tiling import make_grid
 from diffbir_jax.models.apply import apply
-from diffbir_jax.models.shared_norms import Norms, apply_normed, measure_norms, merge_norms
+from diffbir_jax.models.shared_norms import KnownNorms, Norms, apply_normed, measure_norms, merge_norms
 from tests.micro import MICRO, random_params
 
 VAE = MICRO.make_vae()
@@ -41,7 +41,7 @@ def whole_norms(x: jax.Array, method: str) -> Norms:
 
 @functools.partial(jax.jit, static_argnames="method")
 def tile_norms(x: jax.Array, owned: jax.Array, norms: Norms, exact: jax.Array, method: str) -> Norms:
-    return measure_norms(VAE, PARAMS, x, owned, norms, exact, method)
+    return measure_norms(VAE, PARAMS, x, owned, KnownNorms(norms, exact), method)
 
 
 apply_tile = jax.jit(functools.partial(apply_normed, VAE, PARAMS), static_argnames="method")

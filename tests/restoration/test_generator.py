@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from diffbir_jax.restoration.generator import GUIDANCE_AREA
+from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.guidance import Guidance, Loss
 from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
@@ -17,23 +18,24 @@ from diffbir_jax.sampling.options import Options
 from diffbir_jax.sampling.tables import GUIDANCE_UNIT
 from diffbir_jax.sharding import batch_sharding, make_mesh
 from tests.micro import FEW, GUIDED, MICRO, clean, micro, picture, random_params, text
+from tests.route import reconstruct, sampling, stage2
 
 
 def test_neighbours_do_not_matter() -> None:
-    together = micro().stage2(clean(1, 2), GUIDED, [5, 7])
+    together = stage2(micro(), clean(1, 2), GUIDED, [5, 7])
     for place, index in enumerate([5, 7]):
-        alone = micro().stage2(clean(1 + place), GUIDED, [index])
+        alone = stage2(micro(), clean(1 + place), GUIDED, [index])
         np.testing.assert_allclose(together[place], alone[0], atol=1e-4)
 
 
 def test_noise_tape_equals_keys() -> None:
-    drawn = micro().stage2(clean(1), FEW, [3])
+    drawn = stage2(micro(), clean(1), FEW, [3])
     keys = image_keys(FEW.seed, [3])
     tape = jnp.stack([draw_noise(keys, draw, (1, 6, 6, 4)) for draw in range(1 + FEW.steps)])
-    np.testing.assert_allclose(drawn, micro().stage2(clean(1), FEW, noise=tape), atol=1e-4)
+    np.testing.assert_allclose(drawn, stage2(micro(), clean(1), FEW, noise=tape), atol=1e-4)
     # Each entry but the last is used; the last step has no variance.
     for draw in range(FEW.steps):
-        changed = micro().stage2(clean(1), FEW, noise=tape.at[draw].mul(-1.0))
+        changed = stage2(micro(), clean(1), FEW, noise=tape.at[draw].mul(-1.0))
         assert jnp.abs(drawn - changed).max() > 1e-2
 
 
@@ -47,7 +49,7 @@ def test_start_from_pure_noise_forgets_stage_1() -> None:
 
     def change(start: float, strength: float) -> float:
         options = dataclasses.replace(FEW, start=start, strength=strength)
-        one, two = (restorer.stage2(clean(seed), options) for seed in (1, 2))
+        one, two = (stage2(restorer, clean(seed), options) for seed in (1, 2))
         return float(jnp.abs(one - two).max())
 
     assert change(start=1.0, strength=0.0) == 0.0
@@ -63,7 +65,7 @@ def test_guidance_pulls_towards_stage_1(loss: Loss) -> None:
 
     def distance(scale: float) -> float:
         options = dataclasses.replace(FEW, guidance_scale=scale, guidance_loss=loss)
-        return float(jnp.mean(weight * jnp.square(micro().stage2(clean(1), options) - target)))
+        return float(jnp.mean(weight * jnp.square(stage2(micro(), clean(1), options) - target)))
 
     distances = [distance(scale) for scale in (0.0, 0.1, 0.5, 2.0)]
     assert distances == sorted(distances, reverse=True)
@@ -73,10 +75,10 @@ def test_guidance_pulls_towards_stage_1(loss: Loss) -> None:
 def test_guidance_in_latent_space_pulls_towards_the_condition() -> None:
     """What is left as the scale rises is the autoencoder's image of stage 1."""
     options = dataclasses.replace(FEW, guidance_loss="mse", guidance_space="latent")
-    wanted = micro().reconstruct(clean(1))
+    wanted = reconstruct(micro(), clean(1))
 
     def distance(scale: float) -> float:
-        result = micro().stage2(clean(1), dataclasses.replace(options, guidance_scale=scale))
+        result = stage2(micro(), clean(1), dataclasses.replace(options, guidance_scale=scale))
         return float(jnp.mean(jnp.square(result - wanted)))
 
     distances = [distance(scale) for scale in (0.0, 0.5, 2.0)]
@@ -91,28 +93,26 @@ def test_a_mask_says_where_guidance_holds() -> None:
     scale = 144 / 2 / GUIDANCE_UNIT * GUIDANCE_AREA / 24**2
     mask = jnp.zeros((1, 24, 24, 1)).at[:, :, :12].set(1.0)
     target, keys = 2.0 * clean(1) - 1.0, image_keys(0, [0])
-    arguments = micro().sampling(target, dataclasses.replace(options, guidance_scale=scale), keys, mask=mask)
-    held, free = sample(*arguments), sample(*micro().sampling(target, options, keys))
+    arguments = sampling(micro(), target, dataclasses.replace(options, guidance_scale=scale), keys, mask=mask)
+    held, free = sample(*arguments), sample(*sampling(micro(), target, options, keys))
     condition = arguments[1].cond["hint"]
     np.testing.assert_allclose(held[:, :, :3], condition[:, :, :3], atol=1e-4)
     np.testing.assert_allclose(held[:, :, 3:], free[:, :, 3:], atol=1e-4)
     assert jnp.abs(free[:, :, :3] - condition[:, :, :3]).max() > 0.1
-    with pytest.raises(ValueError, match=r"mask is \(1, 12, 24, 1\); these images need \(1, 24, 24, 1\)"):
-        micro().stage2(clean(1), options, mask=mask[:, :12])
 
 
 def test_guidance_in_a_window_and_repeated() -> None:
     options = dataclasses.replace(GUIDED, guidance_space="latent", guidance_loss="mse")
-    always, never = micro().stage2(clean(1), options), micro().stage2(clean(1), FEW)
+    always, never = stage2(micro(), clean(1), options), stage2(micro(), clean(1), FEW)
     for window, expected in (({"guidance_start": 1}, None), ({"guidance_stop": 500}, never)):
-        result = micro().stage2(clean(1), dataclasses.replace(options, **window))
+        result = stage2(micro(), clean(1), dataclasses.replace(options, **window))
         if expected is None:  # the last step alone, at timestep 0
             assert jnp.abs(result - always).max() > 1e-3 and jnp.abs(result - never).max() > 1e-3
         else:
             np.testing.assert_allclose(result, expected, atol=1e-5)
-    wanted = micro().reconstruct(clean(1))
+    wanted = reconstruct(micro(), clean(1))
     distances = [
-        float(jnp.mean(jnp.square(micro().stage2(clean(1), repeated) - wanted)))
+        float(jnp.mean(jnp.square(stage2(micro(), clean(1), repeated) - wanted)))
         for repeated in (dataclasses.replace(options, guidance_repeats=n) for n in (1, 2, 4))
     ]
     assert distances == sorted(distances, reverse=True)
@@ -120,12 +120,14 @@ def test_guidance_in_a_window_and_repeated() -> None:
 
 def test_the_condition_can_be_noised() -> None:
     """As much as asked for, with noise of the image's own; the start is not touched."""
-    results = [micro().stage2(clean(1), dataclasses.replace(FEW, noise_aug=t)) for t in (0, 1, 400)]
+    results = [stage2(micro(), clean(1), dataclasses.replace(FEW, noise_aug=t)) for t in (0, 1, 400)]
     near, far = (float(jnp.abs(result - results[0]).max()) for result in results[1:])
     assert 0 < near < 0.3 * far
     without_control = dataclasses.replace(FEW, strength=0.0)
     noised = dataclasses.replace(without_control, noise_aug=400)
-    np.testing.assert_array_equal(micro().stage2(clean(1), noised), micro().stage2(clean(1), without_control))
+    np.testing.assert_array_equal(
+        stage2(micro(), clean(1), noised), stage2(micro(), clean(1), without_control)
+    )
 
 
 def test_guidance_off_costs_nothing() -> None:
@@ -136,14 +138,14 @@ def test_guidance_off_costs_nothing() -> None:
 
     def cost(guidance_scale: float) -> float:
         options = dataclasses.replace(FEW, guidance_scale=guidance_scale)
-        denoiser, *arguments = micro().sampling(2.0 * clean(1) - 1.0, options, image_keys(0, [0]))
+        denoiser, *arguments = sampling(micro(), 2.0 * clean(1) - 1.0, options, image_keys(0, [0]))
         compiled = sample.lower(denoiser, *arguments).compile()
         assert (denoiser.guidance is None) == (guidance_scale == 0)
         return flops(compiled)
 
     def plain() -> float:
         """The bare loop: as many calls of the network, and the sums."""
-        denoiser, inputs, x, steps, keys = micro().sampling(2.0 * clean(1) - 1.0, FEW, image_keys(0, [0]))
+        denoiser, inputs, x, steps, keys = sampling(micro(), 2.0 * clean(1) - 1.0, FEW, image_keys(0, [0]))
 
         @jax.jit
         def run(inputs, x, steps, keys):
@@ -180,27 +182,15 @@ def test_an_image_comes_out_alike_in_any_company(sampler: str) -> None:
     1e-4 alone, among five, and on four devices."""
     rounding = 1e-5 if convolutions_round_by_place() else 0.0
     options = dataclasses.replace(GUIDED, sampler=sampler, guidance_scale=0.2)
-    five = micro().stage2(clean(1, 2, 3, 4, 5), options, [11, 12, 13, 14, 15])
-    other = micro().stage2(clean(5, 9, 1, 8, 3), options, [15, 7, 11, 6, 13])
+    five = stage2(micro(), clean(1, 2, 3, 4, 5), options, [11, 12, 13, 14, 15])
+    other = stage2(micro(), clean(5, 9, 1, 8, 3), options, [15, 7, 11, 6, 13])
     for place, there in ((4, 0), (0, 2), (2, 4)):
         np.testing.assert_allclose(five[place], other[there], rtol=0, atol=rounding)
-    np.testing.assert_allclose(micro().stage2(clean(3), options, [13])[0], five[2], atol=1e-4)
+    np.testing.assert_allclose(stage2(micro(), clean(3), options, [13])[0], five[2], atol=1e-4)
     four = clean(1, 2, 3, 4)
-    spread = micro().stage2(jax.device_put(four, batch_sharding(make_mesh())), options, [11, 12, 13, 14])
+    spread = stage2(micro(), jax.device_put(four, batch_sharding(make_mesh())), options, [11, 12, 13, 14])
     assert len(spread.sharding.device_set) == 4
     np.testing.assert_allclose(spread, five[:4], atol=1e-4)
-
-
-def test_tiles() -> None:
-    """Larger than a tile: another result; no larger: the same; longer than a tile one way only: whole, and said."""
-    image = jnp.asarray(picture(128, 128, 3)[None], jnp.float32) / 255.0
-    whole = micro().stage2(image, FEW)
-    tiled = micro().stage2(image, dataclasses.replace(FEW, tile=64, tile_stride=32))
-    assert jnp.abs(tiled - whole).max() > 1e-4
-    assert jnp.abs(tiled - whole).mean() < 0.5
-    np.testing.assert_array_equal(micro().stage2(image, dataclasses.replace(FEW, tile=192)), whole)
-    with pytest.warns(UserWarning, match="of 128x24 is sampled whole: tiles of 64 do not fit"):
-        micro().stage2(image[:, :24], dataclasses.replace(FEW, tile=64))
 
 
 @pytest.mark.parametrize(
@@ -237,7 +227,7 @@ def test_a_start_that_multiplies_errors_is_said(parameterization, sampler, spaci
 def test_text_reaches_the_networks(compilations: list[str]) -> None:
     def run(prompt: float, negative: float, cfg: float) -> jax.Array:
         options = dataclasses.replace(FEW, cfg_scale=cfg)
-        return micro(text=True).stage2(clean(1), options, context=text(prompt, negative))
+        return stage2(micro(text=True), clean(1), options, context=text(prompt, negative))
 
     first = run(0.1, -0.1, 4.0)
     compilations.clear()
@@ -251,9 +241,9 @@ def test_text_reaches_the_networks(compilations: list[str]) -> None:
 def test_prompts_of_a_batch_do_not_mix() -> None:
     """Under classifier-free guidance, of images with strengths of their own."""
     options = dataclasses.replace(FEW, cfg_scale=4.0, strength=0.7)
-    together = micro(text=True).stage2(clean(1, 2), options, [5, 7], context=text(0.1, -0.4))
+    together = stage2(micro(text=True), clean(1, 2), options, [5, 7], context=text(0.1, -0.4))
     for place, index in enumerate([5, 7]):
-        alone = micro(text=True).stage2(clean(1 + place), options, [index], context=text(0.1, -0.4))
+        alone = stage2(micro(text=True), clean(1 + place), options, [index], context=text(0.1, -0.4))
         np.testing.assert_allclose(together[place], alone[0], atol=1e-4)
 
 
@@ -267,14 +257,27 @@ def test_text_is_asked_for() -> None:
 @pytest.mark.parametrize("context, cfg", [(text(0.1, 0.2), 1.0), (None, 4.0)])
 def test_text_is_refused_where_unknown(context: tuple | None, cfg: float) -> None:
     with pytest.raises(ValueError, match="micro knows no text"):
-        micro().stage2(clean(1), dataclasses.replace(FEW, cfg_scale=cfg), context=context)
+        stage2(micro(), clean(1), dataclasses.replace(FEW, cfg_scale=cfg), context=context)
 
 
 # Refusals
 
 
-def test_indices_and_noise_must_fit() -> None:
-    with pytest.raises(ValueError, match="1 indices given for 2 images"):
-        micro().stage2(clean(1, 2), FEW, [0])
-    with pytest.raises(ValueError, match=r"noise is \(2, 1, 6, 6, 4\); .* need \(3, 1, 6, 6, 4\)"):
-        micro().stage2(clean(1), FEW, noise=jnp.zeros((2, 1, 6, 6, 4)))
+def test_noise_must_fit() -> None:
+    tape = np.zeros((3, 6, 6, 4), np.float32)
+    requests = [Request(picture(24, 24), noise=noise) for noise in (tape, tape[:2])]
+    errors = {outcome.position: outcome.error for outcome in micro().restore_many(requests, 1.0, FEW)}
+    assert errors[0] is None
+    assert str(errors[1]) == "noise is (2, 6, 6, 4); this image and these steps need (3, 6, 6, 4)"
+
+
+def test_a_request_can_bring_its_noise() -> None:
+    """What a tape holds takes the place of what is drawn, float images keep their dtype."""
+    image = picture(24, 24, 1).astype(np.float32) / 255
+    tape = np.stack([np.asarray(draw_noise(image_keys(FEW.seed, [3]), i, (1, 6, 6, 4)))[0] for i in range(3)])
+    drawn = micro().restore_one(image, 1.0, FEW, 3).image
+    (outcome,) = micro().restore_many([Request(image, noise=tape)], 1.0, FEW)
+    assert outcome.results[0].image.dtype == np.float32
+    np.testing.assert_allclose(outcome.results[0].image, drawn, atol=1e-5)
+    (other,) = micro().restore_many([Request(image, noise=-tape)], 1.0, FEW)
+    assert np.abs(other.results[0].image - drawn).max() > 1e-2

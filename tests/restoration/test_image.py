@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffbir_jax.restoration.autoencoder import detail_share
 from diffbir_jax.restoration.geometry import measure
 from diffbir_jax.restoration.plan import Plan, StagePlan
-from diffbir_jax.restoration.tile_programs import detail_share
 from diffbir_jax.sampling.guidance import fidelity_weight
 from diffbir_jax.sampling.options import Options
 from tests.micro import FEW, MICRO, micro, picture

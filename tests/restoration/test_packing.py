@@ -14,15 +14,16 @@ from diffbir_jax.imaging.bytes import enlarge, to_float
 from diffbir_jax.imaging.resize import resize
 from diffbir_jax.models.bsrnet import BSRNetConfig
 from diffbir_jax.models.presets import Preset
-from diffbir_jax.restoration import packing
-from diffbir_jax.restoration.generator import guidance_weight
+from diffbir_jax.restoration import autoencoder, diffusion, packing, stage1
+from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.image import Frame, Request
-from diffbir_jax.restoration.packing import Packer
 from diffbir_jax.restoration.plan import Plan, StagePlan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Outcome, Wanted
+from diffbir_jax.sampling.guidance import pixel_weight
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sharding import make_mesh
+from tests import route
 from tests.micro import FEW, GUIDED, MICRO, micro, picture, random_params
 
 # Three of one tile, the last below the preset's least side, which share all programs; two of two tiles, one above the
@@ -169,7 +170,8 @@ def test_a_broken_request_fails_alone() -> None:
     good = requests(SIZES[:2])
     image = good[0].image
     broken = {
-        "image is float32 of shape": Request(image.astype(np.float32)),
+        "image is float64 of shape": Request(image / 255),
+        "image is float32 from .* to .*; floats are in": Request(image.astype(np.float32)),
         r"stage-1 image is uint8 of shape \(24, 38\); give \(h, w, 3\) uint8": Request(
             image, 1, image[..., 0]
         ),
@@ -285,7 +287,7 @@ def test_stage_1_sees_tiles_as_the_whole_image(preset: Preset, upscale: float) -
     plan = dataclasses.replace(make_plan(), rm=StagePlan(32 if preset is SCALED else 64, 16, 4))
     (found,) = images([request], plan=plan, restorer=restorer, upscale=upscale, stage1_only=True)
     given = enlarge(request.image, upscale) if preset is not SCALED else request.image
-    expected = restorer.stage1(to_float(given), (70, 90))
+    expected = resize(route.stage1(restorer, to_float(given)), (70, 90))
     assert found.shape == expected.shape[1:]
     assert psnr(found, 65535 * np.asarray(expected[0]).clip(0, 1)) > 50
 
@@ -294,7 +296,9 @@ def test_small_images_are_enlarged_before_stage_1() -> None:
     """And made small again behind it."""
     (request,) = deep(requests([(20, 40)]))
     (found,) = images([request], stage1_only=True)
-    expected = np.asarray(resize(micro().stage1(to_float(request.image)), (20, 40)))[0]
+    expected = np.asarray(resize(route.stage1(micro(), resize(to_float(request.image), (24, 48))), (20, 40)))[
+        0
+    ]
     assert psnr(found, 65535 * expected.clip(0, 1)) > 60
 
 
@@ -321,22 +325,22 @@ def test_a_stage_may_have_tiles_of_its_own() -> None:
 # Guidance
 
 
-def prepared(request: Request, options: Options) -> tuple[Packer, Frame]:
+def prepared(request: Request, options: Options) -> tuple[Executor, Frame]:
     """An image after the encoder."""
-    packer = Packer(micro(), micro().programs, PLAN, Wanted(options))
+    executor = Executor(micro(), micro().programs, PLAN, Wanted(options))
     frame = Frame(0, request, 1.0, MICRO, PLAN)
-    packer._clean([frame])
-    packer._encode([frame])
-    return packer, frame
+    stage1.clean(executor, [frame])
+    autoencoder.encode(executor, [frame])
+    return executor, frame
 
 
 def test_guidance_weighs_the_pixels_of_a_canvas_as_those_of_the_image() -> None:
     """Its borders are no edges."""
-    packer, frame = prepared(Request(picture(72, 48, 1)), GUIDED)
+    executor, frame = prepared(Request(picture(72, 48, 1)), GUIDED)
     assert frame.shape.canvas == (96, 48)
-    given = packer._conditioned([frame], [frame, frame])
+    given = diffusion.conditioned(executor, [frame], [frame, frame])
     target = jnp.asarray(2.0 * frame.clean_tile(np.zeros(2, int), (72, 48))[None] - 1.0)
-    expected = guidance_weight("w_mse", "rgb", target, jnp.asarray(frame.latent)[None], None)
+    expected = pixel_weight("w_mse", target)
     np.testing.assert_allclose(given.weight[:, :72], jnp.tile(expected, (2, 1, 1, 1)), rtol=0, atol=1e-5)
 
 
@@ -374,7 +378,7 @@ def test_maps_of_tiled_images() -> None:
     clean, held = (
         jnp.asarray(a, jnp.float32)[None] for a in (frame.clean, mask[..., None] / np.float32(255))
     )
-    weight = micro().fidelity(clean, GUIDED, held)
+    weight = route.fidelity(micro(), clean, GUIDED, held)
     expected = 255 * np.asarray(weight[0, ..., 0])
     assert np.abs(found - expected).max() <= 1.5
     assert expected.max() > 100 and not found[:20].any()

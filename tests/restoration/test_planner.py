@@ -98,7 +98,7 @@ def test_programs_ahead_of_time() -> None:
     """One shape after the other, and then none is left to compile."""
     using, images = restorer(), [((16, 16), (16, 16)), ((16, 40), (16, 40)), ((24, 24), (24, 24))]
     found = forecast(images, using=using)
-    assert len(list(compile_all(found.packer, images))) == 2
+    assert len(list(compile_all(found.executor, images))) == 2
     compiled = using.compiled
     for outcome in using.restore_many(
         [Request(picture(*size)) for size, _ in images], 1.0, FEW, plan=found.plan

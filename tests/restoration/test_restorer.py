@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffbir_jax.imaging.resize import at_least, resize
+from diffbir_jax.imaging.canvas import resize_float
+from diffbir_jax.imaging.resize import at_least
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.models.swinir import SwinIRConfig
 from diffbir_jax.models.unet import UNetConfig
@@ -24,6 +25,7 @@ from diffbir_jax.sampling.options import Options
 from diffbir_jax.weights.safetensors import save_weights
 from tests.micro import FEW, GUIDED, MICRO, MICRO_TEXT, clean, micro, picture, random_params
 from tests.models.reference import GOLDEN
+from tests.route import finish
 
 # Against the reference
 
@@ -44,11 +46,11 @@ def test_stage1_pads_and_crops_in_place() -> None:
     params = random_params(MICRO)
     params["rm"]["conv_out"] = jax.tree.map(jnp.zeros_like, params["rm"]["conv_out"])
     restorer = Restorer(MICRO, params)
-    image = jnp.asarray(picture(25, 38)[None], jnp.float32) / 255.0
-    np.testing.assert_allclose(restorer.stage1(image), image, atol=1e-7)
-    small = image[:, :18, :27]
-    assert restorer.stage1(small).shape == (1, 24, 36, 3)
-    np.testing.assert_allclose(restorer.stage1(small), resize(small, (24, 36)), atol=1e-7)
+    image = picture(25, 38).astype(np.float32) / 255
+    np.testing.assert_allclose(restorer.clean_one(image, 1.0).image, image, atol=1e-7)
+    small = image[:18, :27]
+    there_and_back = resize_float(resize_float(small, (24, 36)), (18, 27))
+    np.testing.assert_allclose(restorer.clean_one(small, 1.0).image, there_and_back, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -122,19 +124,14 @@ def test_variants_differ_and_the_first_is_the_only_one() -> None:
 def test_colours_are_those_of_stage_1() -> None:
     """A cast or a brightness slope in the generated image goes; one in stage 1 stays."""
     style, generated = 0.3 + 0.4 * clean(1), 0.8 * clean(2) - 0.4
-    size = (24, 24)
-    plain = micro().finish(generated, style, size).astype(int)
+    plain = finish(micro(), generated, style).astype(int)
     cast = jnp.asarray([0.4, -0.2, 0.1], jnp.float32).reshape(1, 1, 1, 3)
-    assert np.abs(micro().finish(generated + cast, style, size) - plain).max() <= 1
-    tinted = micro().finish(generated, style + cast / 8.0, size)
+    assert np.abs(finish(micro(), generated + cast, style) - plain).max() <= 1
+    tinted = finish(micro(), generated, style + cast / 8.0)
     inside = (plain > 15) & (plain < 240)
     shift = np.broadcast_to(255.0 * np.asarray(cast) / 8.0, plain.shape)
     np.testing.assert_allclose((tinted - plain)[inside], shift[inside], atol=1)
     assert inside.mean() > 0.5
-
-
-def test_finish_resizes() -> None:
-    assert micro().finish(clean(1) - 0.5, clean(1), (12, 16)).shape == (1, 12, 16, 3)
 
 
 # Presets, weights and refusals

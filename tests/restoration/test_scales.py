@@ -9,12 +9,13 @@ from diffbir_jax.imaging.canvas import resize_float
 from diffbir_jax.models.bsrnet import BSRNetConfig
 from diffbir_jax.models.presets import PRESETS, REALESRGAN, Preset
 from diffbir_jax.restoration import planner
+from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.geometry import measure
-from diffbir_jax.restoration.packing import Packer
 from diffbir_jax.restoration.plan import Plan, StagePlan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 from tests.micro import FEW, MICRO, micro, picture, random_params
+from tests.route import stage1
 
 PLAN = Plan(*[StagePlan(64, 32, 4)] * 4)
 RANGED = dataclasses.replace(MICRO, scales=(1.0, 2.0))
@@ -69,7 +70,7 @@ def test_a_network_of_one_scale_works_at_it(upscale: float, scales: tuple[float,
     What a preset for this scale alone makes of it is the result at this scale, resized, which lies in [0, 1].
     """
     restorer, image = enlarging(dataclasses.replace(ENLARGING, scales=scales)), picture(24, 20)
-    full = restorer.stage1(np.pad(image, ((0, 0), (0, 4), (0, 0)), "edge")[None].astype(np.float32) / 255)
+    full = stage1(restorer, np.pad(image, ((0, 0), (0, 4), (0, 0)), "edge")[None].astype(np.float32) / 255)
     size = (round(24 * upscale), round(20 * upscale))
     wanted = resize_float(np.asarray(full)[0, :96, :80], size, clip=scales is not None).clip(0, 1)
     found = restorer.restore([image], upscale)[0]
@@ -93,9 +94,9 @@ def test_the_enlarged_image_and_the_result_are_planned_for() -> None:
 
     def host(preset: Preset, upscale: int) -> int:
         restorer = enlarging(preset) if preset.rm == RRDB else Restorer(preset, micro().params)
-        packer = Packer(restorer, restorer.programs, PLAN, Wanted(FEW, keep=False, stage1_only=True))
+        executor = Executor(restorer, restorer.programs, PLAN, Wanted(FEW, keep=False, stage1_only=True))
         found = measure((256, 256), (256 * upscale, 256 * upscale), preset, PLAN)
-        return planner._host(packer, *found)["rm"]
+        return planner._host(executor, *found)["rm"]
 
     for scales in ((4.0, 4.0), None):
         assert host(dataclasses.replace(ENLARGING, scales=scales), 1) > 6 * 16 * 256**2

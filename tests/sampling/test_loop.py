@@ -7,7 +7,7 @@ import pytest
 
 from diffbir_jax.imaging.tiling import gaussian_weights, make_grid, place_tiles, tile_windows
 from diffbir_jax.sampling.ddpm import spaced_steps
-from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, tiled_model
+from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, TiledModel
 from diffbir_jax.sampling.guidance import Guidance
 from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
 from diffbir_jax.sampling.samplers import make_sampler
@@ -107,7 +107,7 @@ def test_tiles_of_a_network_are_blended(tiled_case):
         out = tile_aware_model(params, z[part], t, cond | {"hint": cond["hint"][part]})
         total[part] += np.asarray(out) * gaussian_weights(8, 8)[..., None]
         weight[part] += gaussian_weights(8, 8)[..., None]
-    blended = tiled_model(tile_aware_model, (8, 8), 3)(params, z, t, cond)
+    blended = TiledModel(tile_aware_model, (8, 8), 3)(params, z, t, cond)
     np.testing.assert_allclose(blended, total / weight, rtol=0, atol=1e-6)
     assert not np.allclose(blended, tile_aware_model(params, z, t, cond), atol=0.01)
 
@@ -124,7 +124,7 @@ def test_sampling_in_tiles(name, tiled_case):
     inputs = DenoiserInputs(params, cond, {"text": -cond["text"]})
     whole, tiles = (
         sample(Denoiser(m, "v"), inputs, z, steps, image_keys(0, [0, 1]))
-        for m in (model, tiled_model(model, (8, 8), 3))
+        for m in (model, TiledModel(model, (8, 8), 3))
     )
     np.testing.assert_allclose(tiles, whole, rtol=0, atol=1e-4)
 

@@ -21,6 +21,7 @@ from diffbir_jax.sampling.loop import image_keys
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.training import prior, sampled
 from diffbir_jax.training.sampled import restoration, sampling_options
+from tests import route
 from tests.micro import FEW, MICRO, MICRO_TEXT, clean, picture, random_params
 from tests.models.reference import away_from_zero
 
@@ -116,8 +117,8 @@ def test_the_second_validation_compiles_nothing(compilations):
 def test_an_encoder_of_the_condition_takes_the_latents_place_for_the_control_alone():
     params, options = random_params(MICRO) | encoder(), dataclasses.replace(GUIDED, guidance_space="rgb")
     target, keys = 3.0 * clean(0, 1) - 1.5, image_keys(0, range(2))  # beyond [-1, 1], as stage 1 may be
-    _, inputs, start, *_ = Generator(MICRO, params).sampling(target, options, keys)
-    _, usual, noised, *_ = Generator(MICRO, random_params(MICRO)).sampling(target, options, keys)
+    _, inputs, start, *_ = route.sampling(Generator(MICRO, params), target, options, keys)
+    _, usual, noised, *_ = route.sampling(Generator(MICRO, random_params(MICRO)), target, options, keys)
     module = MICRO.make_condition()
     hint = jax.jit(module.apply)({"params": params["condition"]}, jnp.clip(target, -1.0, 1.0))
     np.testing.assert_allclose(inputs.cond["hint"], hint, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,151 @@
+"""Stage 2's sampling: latents of the results, for images that lie side by side on canvases of one size."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffbir_jax.restoration.executor import Call, Executor
+from diffbir_jax.restoration.geometry import Shape, stage_grid, tiles_on_canvas
+from diffbir_jax.restoration.image import Frame, padded_whole, stacked
+from diffbir_jax.sampling.guidance import pixel_weight
+from diffbir_jax.sampling.layout import Conditioned, Layout, make_layout
+from diffbir_jax.sampling.loop import image_keys, sample
+
+# One program per shape, instead of one operation after the other.
+_pixel_weight = jax.jit(pixel_weight, static_argnums=0)
+
+
+def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.ndarray]:
+    """Latents of the results, of the padded images; the last variant lets go of what it read."""
+    size = executor.pack_size(frames[0].shape)
+    filled = frames + [frames[-1]] * (size - len(frames))
+    given = conditioned(executor, frames, filled)
+    if variant == executor.wanted.count - 1:
+        for frame in frames:
+            frame.latent, frame.weight, frame.hint, frame.last = None, None, None, True
+    keys = image_keys(executor.wanted.options.seed, [frame.request.index for frame in filled], variant)
+    denoiser, arguments = steered(executor, given, keys, _tape(executor, filled))
+    arguments = _placed(executor, arguments, given.layout is None)
+    z = np.asarray(executor.programs(sample, *arguments, denoiser=denoiser))
+    f = executor.preset.vae.downsample
+    sides = [[side // f for side in frame.sides.padded] for frame in frames]
+    return [canvas[:height, :width] for canvas, (height, width) in zip(z, sides)]
+
+
+def steered(
+    executor: Executor, conditioned: Conditioned, keys: jax.Array, noise: jax.Array | None = None
+) -> tuple[Any, tuple[Any, ...]]:
+    """The denoiser, and the other arguments of `sample`."""
+    whole = conditioned.layout is None
+    denoiser, *arguments = executor.generator.steered(
+        conditioned,
+        executor.wanted.options,
+        keys,
+        executor.context,
+        noise,
+        remat=executor.plan.remat,
+        spread=None if whole else executor.programs.sharding(0),
+    )
+    return denoiser, tuple(arguments)
+
+
+def calls(executor: Executor, shape: Shape) -> list[Call]:
+    """The program that `generate` needs for images of a shape."""
+    f, options, plan = executor.preset.vae.downsample, executor.wanted.options, executor.plan
+    images = executor.pack_size(shape)
+    height, width = (side // f for side in shape.canvas)
+
+    def array(scale: int, channels: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((images, scale * height, scale * width, channels), jnp.float32)
+
+    grid = stage_grid(shape.canvas, shape.sample, plan.sample).scaled(1, f)
+    layout = _layout(executor, shape, [grid], images)
+    rgb = bool(options.guidance_scale) and options.guidance_space == "rgb"
+    latent = array(1, executor.preset.vae.embed_dim)
+    hint = None if executor.generator.encoder is None else latent
+    given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None, hint)
+    denoisers: list[Any] = []
+    # Beforehand: what is computed while tracing must not be kept.
+    executor.context  # noqa: B018
+
+    def arguments(latent: Any, weight: Any, target: Any, hint: Any, keys: jax.Array) -> Any:
+        denoiser, rest = steered(executor, Conditioned(latent, weight, target, layout, hint), keys)
+        denoisers.append(denoiser)
+        return rest
+
+    keys = jax.eval_shape(lambda: image_keys(0, range(images)))
+    inputs, *rest = jax.eval_shape(arguments, *given, keys)
+    params = {name: executor.params[name] for name in ("unet", "control")}
+    placed = _placed(executor, (inputs._replace(params=params), *rest), layout is None)
+    return [(sample, placed, {"denoiser": denoisers[0]})]
+
+
+def check_noise(executor: Executor, frame: Frame) -> None:
+    """Raise ValueError unless the noise of a request fits its latents and the sampler."""
+    if frame.request.noise is None or executor.wanted.stage1_only:
+        return
+    f, channels = executor.preset.vae.downsample, executor.preset.vae.embed_dim
+    count = 1 + executor.generator.calls(executor.wanted.options)
+    needed = (count, *(side // f for side in frame.sides.padded), channels)
+    if frame.request.noise.shape != needed:
+        raise ValueError(f"noise is {frame.request.noise.shape}; this image and these steps need {needed}")
+
+
+def _tape(executor: Executor, frames: list[Frame]) -> jax.Array | None:
+    """The noise of the requests on their canvases, (1 + calls, B, h, w, c); None if it is drawn."""
+    tapes = [frame.request.noise for frame in frames if frame.request.noise is not None]
+    if not tapes:
+        return None
+    height, width = (side // executor.preset.vae.downsample for side in frames[0].shape.canvas)
+    draws = [stacked(list(draw), (height, width)) for draw in zip(*tapes, strict=True)]
+    return jnp.asarray(np.stack(draws))
+
+
+def _placed(executor: Executor, arguments: tuple[Any, ...], whole: bool) -> tuple[Any, ...]:
+    """Put the arguments of `sample` on the devices: each has its images, or its tiles of all of them."""
+    (inputs, x, steps, noise), place, axis = arguments, executor.programs.place, 0 if whole else None
+    guidance = inputs.guidance and inputs.guidance._replace(
+        target=place(inputs.guidance.target, axis),
+        weight=place(inputs.guidance.weight, axis),
+        repeats=place(inputs.guidance.repeats),
+        tiles=place(inputs.guidance.tiles),
+    )
+    cond, uncond = place((inputs.cond, inputs.uncond), axis)
+    inputs = inputs._replace(cond=cond, uncond=uncond, guidance=guidance)
+    per_image = 1 if noise.ndim > 1 else 0  # of a tape, the first axis counts draws
+    return inputs, place(x, axis), place(steps), place(noise, per_image if whole else None)
+
+
+def conditioned(executor: Executor, frames: list[Frame], filled: list[Frame]) -> Conditioned:
+    """What steers the sampling of a pack."""
+    options, f = executor.wanted.options, executor.preset.vae.downsample
+    height, width = filled[0].shape.canvas
+    sides = (height // f, width // f)
+    # On the device once, though the network and guidance read it.
+    latent = jnp.asarray(stacked([frame.latent for frame in filled], sides))
+    encoded = executor.generator.encoder is not None
+    hint = stacked([frame.hint for frame in filled], sides) if encoded else None
+    grids = [frame.grid("sample").scaled(1, f) for frame in frames]
+    layout = _layout(executor, frames[0].shape, grids, len(filled))
+    if options.guidance_space == "latent" or not options.guidance_scale:
+        weight = stacked([frame.weight for frame in filled], sides)
+        return Conditioned(latent, weight, None, layout, hint)
+    # Its borders are repeated to the canvas's: beside zeros they would pass for edges, which guidance spares.
+    targets = [2.0 * padded_whole(frame, frame.clean_tile) - 1.0 for frame in filled]
+    target = stacked(targets, (height, width), "edge")
+    mask = stacked([padded_whole(frame, frame.mask_tile) for frame in filled], (height, width))
+    weight = _pixel_weight(options.guidance_loss, jnp.asarray(target), jnp.asarray(mask))
+    return Conditioned(latent, weight, target, layout, hint)
+
+
+def _layout(executor: Executor, shape: Shape, grids: list[Any], canvases: int) -> Layout | None:
+    """The tiles of images of a shape on their canvases; None if every image is one tile."""
+    count = tiles_on_canvas(shape, executor.plan)
+    if count == 1:
+        return None
+    f = executor.preset.vae.downsample
+    height, width = (side // f for side in shape.canvas)
+    batch = executor.batch("sample", shape)
+    return make_layout(grids, (height, width), canvases * count, batch, f, canvases)

@@ -1,0 +1,112 @@
+"""What every stage needs to run: networks, compiled programs, the plan, and what the caller wants."""
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diffbir_jax.models.apply import Params
+from diffbir_jax.models.presets import Preset
+from diffbir_jax.restoration.compiled import Programs
+from diffbir_jax.restoration.generator import Context, Generator
+from diffbir_jax.restoration.geometry import Shape, check_plan, tiles_on_canvas
+from diffbir_jax.restoration.image import Frame
+from diffbir_jax.restoration.plan import Plan
+from diffbir_jax.restoration.results import Wanted
+from diffbir_jax.restoration.tile_programs import stream
+
+# Tiles per call of a program, where a batch has fewer: each call costs a little.
+STAGED = 4
+# A program as function, arguments (parameters and abstract arrays) and static arguments.
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Runs the programs of the stages.
+
+    Attributes:
+        generator: the networks.
+        programs: compiles the programs and keeps them.
+        plan: how images are cut.
+        wanted: what the caller wants of every image.
+
+    Raises:
+        ValueError: the networks cannot be cut as the plan says, see `check_plan`.
+    """
+
+    generator: Generator
+    programs: Programs
+    plan: Plan
+    wanted: Wanted
+
+    def __post_init__(self) -> None:
+        check_plan(self.plan, self.preset)
+
+    @property
+    def preset(self) -> Preset:
+        """Sizes of the networks."""
+        return self.generator.preset
+
+    @property
+    def params(self) -> dict[str, Params]:
+        """Parameters of the networks."""
+        return self.generator.params
+
+    @functools.cached_property
+    def context(self) -> Context | None:
+        """Embeddings of the prompts; None for networks that read no text."""
+        options = self.wanted.options
+        if self.wanted.context is not None or self.preset.text is None:
+            return self.wanted.context
+        return self.generator.embed(options.pos_prompt), self.generator.embed(options.neg_prompt)
+
+    def detail(self, frame: Frame) -> float:
+        """The share of stage 2's detail in an image's results."""
+        detail = self.wanted.options.detail
+        return self.preset.detail(frame.upscale) if detail is None else detail
+
+    def batch(self, stage: str, shape: Shape) -> int:
+        """How many tiles of images of a shape a stage sees at once."""
+        return self.plan.batch_of(stage, getattr(shape, stage))
+
+    def pack_size(self, shape: Shape) -> int:
+        """How many images of a shape go together: a batch full of tiles, if one image does not fill it."""
+        return max(1, self.batch("sample", shape) // tiles_on_canvas(shape, self.plan))
+
+    def staged(self, stage: str, shape: Shape) -> tuple[int, int]:
+        """Batches per call of a stage's program, and their size."""
+        batch = self.batch(stage, shape)
+        return max(1, STAGED // batch), batch
+
+    def stream(
+        self,
+        call: Any,
+        stage: str,
+        shape: Shape,
+        tiles: Iterable[Any],
+        params: tuple[Any, ...],
+        **static: Any,
+    ) -> Iterator[Any]:
+        """Take tiles through a program, in order.
+
+        Args:
+            call: the program's function, called as call(*params, tiles, used) with the static arguments.
+            stage: name of the stage, for its sizes.
+            shape: of the tiles' images.
+            tiles: trees of numpy arrays.
+            params: what the program takes before the tiles.
+            static: its static arguments.
+        """
+
+        def run(stacked: Any, used: np.ndarray) -> Any:
+            placed = self.programs.place((stacked, used), axis=1)
+            return self.programs(call, *params, *placed, **static)
+
+        return stream(run, tiles, self.staged(stage, shape))
+
+    def abstract_call(self, call: Any, params: tuple[Any, ...], tiles: Any, used: Any, **static: Any) -> Call:
+        """The same program without data."""
+        return call, (*params, *self.programs.place((tiles, used), axis=1)), static

@@ -1,0 +1,44 @@
+"""Stage 1: the restoration module removes the degradation, tile by tile."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffbir_jax.models.apply import Params, apply
+from diffbir_jax.restoration.executor import Call, Executor
+from diffbir_jax.restoration.geometry import Shape
+from diffbir_jax.restoration.image import Frame
+from diffbir_jax.restoration.tile_programs import in_batches
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def clean_tiles(module: Any, params: Params, tiles: Array, used: Array) -> Array:
+    """Stage 1 of tiles (M, K, h, w, 3) in [0, 1]; float32 of the restoration module's scale."""
+    return in_batches(lambda x: apply(module, params, x).astype(jnp.float32), tiles, used)
+
+
+def clean(executor: Executor, frames: list[Frame]) -> None:
+    """Give images of one shape their stage-1 images, and let go of the inputs."""
+    taken = [f for f in frames if executor.preset.rm is not None and f.request.clean is None]
+    if taken:
+        tiles = (tile for frame in taken for tile in frame.lq_tiles())
+        module, params = executor.preset.make_rm(executor.generator.dtype), (executor.params["rm"],)
+        results = executor.stream(clean_tiles, "rm", frames[0].shape, tiles, params, module=module)
+        for frame in taken:
+            frame.take_clean(results)
+    for frame in frames:
+        if frame not in taken:
+            frame.skip_stage1()
+        frame.release()
+
+
+def calls(executor: Executor, shape: Shape) -> list[Call]:
+    """The programs that `clean` needs for images of a shape."""
+    batch = executor.staged("rm", shape)
+    tiles = jax.ShapeDtypeStruct((*batch, *shape.rm, 3), jnp.float32)
+    used = jax.ShapeDtypeStruct(batch, jnp.float32)
+    module = executor.preset.make_rm(executor.generator.dtype)
+    return [executor.abstract_call(clean_tiles, (executor.params["rm"],), tiles, used, module=module)]

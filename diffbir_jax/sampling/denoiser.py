@@ -14,20 +14,20 @@ from diffbir_jax.imaging.tiling import blend
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
 from diffbir_jax.sampling.tables import Level
 
-# (params, z_t (B, h, w, c), t (B,) float32, cond) -> output of z_t's shape. Under classifier-free guidance the entries
-# of `cond` that differ between the prompts have 2 B rows, an image's two after each other, and so has the output: what
-# comes before they are read is computed once for both, and a batch that is split over devices stays where it is.
+# (params, z_t (B, h, w, c), t (B,) float32, cond) -> output of z_t's shape. Under classifier-free guidance the
+# prompt-dependent entries of `cond` have 2 B rows, interleaved (cond, uncond) per image, and so has the output. The
+# layers before these entries are computed once for both prompts, and a batch split over devices needs no transfer.
 Model = Callable[[Any, Array, Array, Any], Array]
 
 
 class DenoiserInputs(NamedTuple):
-    """Everything a denoiser reads besides the noisy latents: values, so new ones do not recompile.
+    """The inputs of a denoiser besides the noisy latents. They are values, so new ones do not recompile.
 
     Attributes:
         params: the network's parameters.
         cond: the network's condition, a dict of arrays with leading axis B.
-        uncond: the entries that are others with the negative prompt; None turns classifier-free guidance off.
-        guidance: of restoration guidance (`Guidance.prepare`); None without.
+        uncond: the entries that differ for the negative prompt; None turns classifier-free guidance off.
+        guidance: inputs of restoration guidance (`Guidance.prepare`); None without guidance.
     """
 
     params: Any
@@ -38,7 +38,7 @@ class DenoiserInputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """D(z_t, t) -> x0, as predicted and as guided. Every sampler sees the network through this.
+    """D(z_t, t) -> x0, predicted and guided. Every sampler calls the network through this.
 
     Attributes:
         model: see `Model`.
@@ -72,7 +72,7 @@ def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) 
     """Network output under classifier-free guidance (Ho & Salimans 2022), as one forward.
 
     Arguments as in `Denoiser.__call__`. Returns uncond + cfg_scale * (cond - uncond), or the conditional
-    output alone where `inputs.uncond` is None; of x's shape and dtype.
+    output alone if `inputs.uncond` is None; of x's shape and dtype.
     """
     t = jnp.broadcast_to(jnp.asarray(level.timestep), x.shape[:1])
     if inputs.uncond is None:
@@ -86,15 +86,16 @@ def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) 
 def tiled_model(model: Model, size: tuple[int, int], batch: int = 1, spread: Sharding | None = None) -> Model:
     """Let a network see the latents in tiles: at every timestep its outputs for all tiles are blended.
 
-    Memory is that of a batch of tiles, whatever the image; tiles of several images share a batch. Keep the result, as
-    with all callables of a denoiser.
+    The memory is that of a batch of tiles for any image. Tiles of several images can share a batch. Keep the returned
+    function, as all callables of a denoiser: a new one compiles again.
 
     Args:
-        model: its `cond` is a dict, whose "hint" (B, h, w, c) is cut like the latents; all else it gets whole, the rows
-            of the tiles' images. "tiles", of the condition of the result alone, is a `tiling.Tiles`: where they lie.
+        model: its `cond` is a dict. "hint" (B, h, w, c) is cut like the latents. The model gets all other entries
+            whole, in the rows of the tiles' images. Only the returned function takes "tiles", a `tiling.Tiles`: their
+            positions.
         size: height and width of a tile in latent pixels.
         batch: tiles that the network sees at once.
-        spread: how a batch lies on the devices; None leaves that to the compiler.
+        spread: placement of a batch on the devices; None leaves it to the compiler.
     """
 
     def blended(params: Any, z: Array, t: Array, cond: dict[str, Any]) -> Array:
@@ -104,7 +105,7 @@ def tiled_model(model: Model, size: tuple[int, int], batch: int = 1, spread: Sha
             parts = parts if spread is None else jax.lax.with_sharding_constraint(parts, spread)
             rows = {name: _rows(values, image, len(z)) for name, values in whole.items()}
             out = model(params, parts[0], t[image], rows | {"hint": parts[1]})
-            # Both prompts' outputs side by side, so that they are blended as one.
+            # Both prompts' outputs lie side by side and are blended as one.
             pairs = jnp.moveaxis(out.reshape(batch, -1, *out.shape[1:]), 1, -2)
             return pairs.reshape(*pairs.shape[:3], -1)
 
@@ -116,7 +117,7 @@ def tiled_model(model: Model, size: tuple[int, int], batch: int = 1, spread: Sha
 
 
 def _paired(cond: Array, uncond: Array) -> Array:
-    """(B, ...) of each prompt -> (2 B, ...), an image's two after each other."""
+    """(B, ...) of each prompt -> (2 B, ...), interleaved per image."""
     return jnp.stack([cond, uncond], axis=1).reshape(-1, *cond.shape[1:])
 
 

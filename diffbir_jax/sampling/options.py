@@ -33,8 +33,8 @@ class Options:
         start_noise: share of that level's noise that is added to the stage-1 latent at the start. 1 is diffusion's; use
             less for a generator of one evaluation that was trained with less (0 to 1).
         detail: share of the generator's detail in the result, 0 to 1: 1 is all of it, 0 the stage-1 image. Flat
-            regions, where the weight W of guidance is near 1, lose theirs first. None is the preset's share for the
-            upscale, see `Preset.detail`.
+            regions, where the weight W of guidance is near 1, lose theirs first (`tile_programs.detail_share`). None is
+            the preset's share for the upscale, see `Preset.detail`.
         guidance_scale: s of region-adaptive guidance at 512x512 pixels; larger is more faithful to stage 1, 0 is off.
         guidance_loss: "w_mse" (the reference), "paper" (weight inside the norm) or "mse" (unweighted).
         guidance_space: "rgb" compares decoded images (the paper), "latent" their latents (a fraction of the cost).

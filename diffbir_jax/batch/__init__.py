@@ -1,1 +1,1 @@
-"""Folders of thousands of images: what there is to do, doing it without losing any, repeating it."""
+"""Runs over folders of thousands of images: find the jobs, do them without losing any, repeat them."""

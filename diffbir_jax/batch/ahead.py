@@ -1,4 +1,4 @@
-"""Threads beside the computation: reading ahead of it and writing behind it, both within bounds of memory."""
+"""Threads beside the computation: they read ahead and write behind, within bounds of memory."""
 
 import os
 import queue
@@ -11,20 +11,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 FILES_AHEAD = 4
-# Of all images held on one side of the computation: 64 million pixels of 8-bit RGB are 192 MB.
+# Limit for all images held on one side of the computation: 64 million pixels of 8-bit RGB are 192 MB.
 PIXELS_HELD = 2**26
 WRITERS = max(2, min(8, os.cpu_count() or 2))
 
 
 class Budget:
-    """Files and pixels that may be held at a time; a single file may be larger than the budget."""
+    """Files and pixels that may be held at once. A single file may be larger than the budget."""
 
     def __init__(self, files: int, pixels: int):
         self._limits, self._held = (files, pixels), [0, 0]
         self._changed, self._closed = threading.Condition(), False
 
     def acquire(self, pixels: int) -> bool:
-        """Wait until one more file of so many pixels has room, and hold it; False if the budget was closed instead."""
+        """Wait until there is room for one more file of `pixels` pixels, and hold it; False if the budget is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._has_room(pixels))
             if not self._closed:
@@ -36,7 +36,7 @@ class Budget:
         return files == 0 or (files < self._limits[0] and held + pixels <= self._limits[1])
 
     def release(self, pixels: int) -> None:
-        """Let go of a file."""
+        """Release a file."""
         with self._changed:
             self._held = [self._held[0] - 1, self._held[1] - pixels]
             self._changed.notify_all()
@@ -51,7 +51,7 @@ class Budget:
 class ReadAhead(Iterator[Result], Generic[Item, Result]):
     """Iterates over `read(item)`, computed in a thread a few items ahead.
 
-    An iterator and not a generator: whoever takes a part of it and fails leaves the rest to be taken.
+    It is an iterator, not a generator: if a consumer fails, another one can take the rest.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class ReadAhead(Iterator[Result], Generic[Item, Result]):
         files: int = FILES_AHEAD,
         held: int = PIXELS_HELD,
     ):
-        """Begin to read.
+        """Start reading.
 
         Args:
             items: what to read.
-            read: reads one; what it raises is raised by `next`, and ends the iteration.
-            pixels: tells the size of a result.
-            files: results held at most, besides one being read.
-            held: their pixels at most, unless a single one is larger.
+            read: reads one item. `next` raises its errors, and an error ends the iteration.
+            pixels: returns the size of a result.
+            files: most results held, besides the one that is being read.
+            held: most pixels held, unless a single result has more.
         """
         self._budget, self._size = Budget(files, held), pixels
         self._queue: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
-        # A daemon: a file system that hangs keeps nobody from leaving.
+        # A daemon: a file system that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, args=(items, read), name="reader", daemon=True)
         self._thread.start()
 
@@ -89,7 +89,7 @@ class ReadAhead(Iterator[Result], Generic[Item, Result]):
             self._queue.put((None, error))
 
     def __next__(self) -> Result:
-        """Return the next result; its pixels no longer count as held."""
+        """Return the next result. Its pixels no longer count as held."""
         result, error = self._queue.get()
         if error is not None:
             self._queue.put((None, error))
@@ -98,29 +98,29 @@ class ReadAhead(Iterator[Result], Generic[Item, Result]):
         self._budget.release(self._size(result))
         return result
 
-    # Not named `close`, which `yield from` calls when it is left early.
+    # Not named `close`: `yield from` calls a method of that name when it is left early.
     def stop(self) -> None:
-        """Stop reading; what was read can still be taken."""
+        """Stop reading; results that are already read can still be taken."""
         self._budget.close()
 
 
 class Writers:
-    """A pool of threads that write; leaving its context waits for what was submitted."""
+    """A pool of threads that write. The context waits at its end for all submitted work."""
 
     def __init__(self, threads: int = WRITERS, held: int = PIXELS_HELD):
-        """Set bounds: two files per thread, and so many pixels unless a single file has more."""
+        """Set the bounds: two files per thread, and `held` pixels unless a single file has more."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="writer")
         self._budget = Budget(2 * threads, held)
         self._bug: BaseException | None = None
 
     def submit(self, work: Callable[[], None], pixels: int) -> None:
-        """Have `work` done as soon as there is room; what an earlier one raised is raised here."""
+        """Run `work` as soon as there is room; raise errors of earlier work here."""
         if self._bug is not None:
             raise self._bug
         try:
             self._budget.acquire(pixels)
         finally:
-            # Ctrl-C while waiting for room: what is computed is written nevertheless.
+            # After Ctrl-C during the wait for room, write the computed result nevertheless.
             self._pool.submit(self._do, work, pixels)
 
     def _do(self, work: Callable[[], None], pixels: int) -> None:
@@ -132,7 +132,7 @@ class Writers:
             self._budget.release(pixels)
 
     def finish(self) -> None:
-        """Wait until all is written; nothing can be submitted any more."""
+        """Wait until everything is written; after that nothing can be submitted."""
         self._pool.shutdown(wait=True)
 
     def __enter__(self) -> "Writers":

@@ -1,4 +1,4 @@
-"""The loop: reading, computing and writing overlap, and whatever happens to one file stays with it."""
+"""The loop: reading, computing and writing overlap, and a fault in one file stays with that file."""
 
 import contextlib
 import functools
@@ -26,16 +26,16 @@ from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.restorer import Outcome, Request, Restored
 from diffbir_jax.sampling.options import Options
 
-# What users can mend; anything else is a bug and ends the run.
+# Errors that users can fix. Any other error is a bug and ends the run.
 EXPECTED = (ImageFileError, ValueError, OSError)
 
 
 class Restores(Protocol):
-    """What restores images, as `Restorer` does."""
+    """An object that restores images, such as `Restorer`."""
 
     @property
     def compiled(self) -> int:
-        """How many programs there are so far."""
+        """Number of compiled programs so far."""
         ...
 
     def restore_many(
@@ -65,22 +65,22 @@ class Driver:
         recorder: Recorder | None,
         plan: Plan | None = None,
     ):
-        """Take what computes, what to make, where to note what became of jobs, what makes sidecars, and the plan."""
+        """Take the restorer, the recipe, the journal of the jobs, the maker of sidecars and the plan."""
         self._restorer, self._recipe, self._plan = restorer, recipe, plan
         self._journal, self._recorder = journal, recorder
-        # With the pipeline, by the position of their requests.
+        # Jobs that the restorer has, by the position of their requests.
         self._pending: dict[int, Loaded] = {}
 
     @property
     def compiled(self) -> int:
-        """How many programs the images took."""
+        """Number of programs that the images took."""
         return self._restorer.compiled
 
     def restore(self, jobs: Sequence[Job]) -> None:
-        """Restore every job, until the first Ctrl-C or SIGTERM, which `Journal.interrupted` then tells.
+        """Restore every job, until the first Ctrl-C or SIGTERM; `Journal.interrupted` tells whether there was one.
 
         Raises:
-            Exception: a bug, once the results so far are written.
+            Exception: a bug, after the results so far are written.
         """
         reading = ReadAhead(jobs, self._load, lambda loaded: loaded.pixels)
         try:
@@ -109,7 +109,7 @@ class Driver:
                 self._fail(loaded.job, outcome.error)
 
     def _outcomes(self, reading: Iterator[Loaded], fidelity: bool) -> Iterator[Outcome]:
-        """Yield what becomes of all that is read; where memory fails the pipeline as a whole, it begins anew."""
+        """Yield the outcome of every job; restart the restorer if it fails for lack of memory."""
         recipe = self._recipe
         while True:
             try:
@@ -137,7 +137,7 @@ class Driver:
             if loaded.request is None:
                 self._fail(loaded.job, loaded.error or RuntimeError("read without a request"))
                 continue
-            # Nothing here refers to the pixels while the pipeline works on them.
+            # Hold no reference to the pixels while the restorer works on them.
             box = [loaded.request]
             self._pending[next(positions)] = loaded.handed_over()
             del loaded
@@ -150,7 +150,7 @@ class Driver:
             return Loaded(job, error=error)
 
     def _write(self, loaded: Loaded, results: Sequence[Restored], seconds: float) -> None:
-        """Write what a job asks for and note that; runs in a thread."""
+        """Write the files of a job and note it; runs in a thread."""
         job = loaded.job
 
         def note(writing: float) -> None:
@@ -178,18 +178,18 @@ class Driver:
 
 
 def is_memory(error: BaseException) -> bool:
-    """Whether memory of the host or of an accelerator did not suffice."""
+    """Whether the host or an accelerator ran out of memory."""
     exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     return exhausted or isinstance(error, MemoryError)
 
 
 def held(restored: Restored) -> int:
-    """Return how many pixels a result keeps in memory."""
+    """Return the number of pixels that a result keeps in memory."""
     return sum(image.shape[0] * image.shape[1] for image in restored if image is not None)
 
 
 class _Leave:
-    """Called once the run ends early: from then on Ctrl-C ends the process at once, and SIGTERM is waited out."""
+    """Called when the run ends early: from then on Ctrl-C ends the process at once and SIGTERM is ignored."""
 
     def __call__(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -199,7 +199,7 @@ class _Leave:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[_Leave]:
-    """Within this context SIGTERM, too, raises KeyboardInterrupt."""
+    """Within this context SIGTERM raises KeyboardInterrupt, too."""
     if threading.current_thread() is not threading.main_thread():
         yield _Leave()
         return

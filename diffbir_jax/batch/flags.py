@@ -35,21 +35,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def given_flags(parser: argparse.ArgumentParser, argv: list[str] | None) -> frozenset[str]:
-    """Return the names of the flags that the command line itself holds, for a parser that has read it already."""
+    """Return the names of the flags on the command line itself. The parser must have read that line already."""
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     return frozenset(vars(parser.parse_args(argv)))
 
 
 def add_input_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare what is read."""
+    """Declare the flags for inputs."""
     add = group.add_argument
     image = "image (PNG, JPEG, WebP, TIFF or BMP, at least 16x16 pixels)"
     add(
         "--input",
         type=Path,
         metavar="FILE|DIR",
-        help=f"{image}, or folder of images, searched with all its subfolders, which results mirror "
+        help=f"{image}, or folder of images; subfolders are searched, and results mirror them "
         "(this, --list or --from-sidecar is required)",
     )
     paths = (
@@ -58,16 +58,16 @@ def add_input_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--list", metavar="FILE|-", help=paths)
     again = (
-        "repeat the run that wrote this .json file beside its result, bit for bit: everything but places comes from "
-        "it; --input, --weights, --stage1 and --fidelity-mask say where things lie now (default: none)"
+        "repeat the run that wrote this .json file beside its result, bit for bit; all settings except paths come from "
+        "it; --input, --weights, --stage1 and --fidelity-mask say where the files are now (default: none)"
     )
     add("--from-sidecar", type=Path, metavar="FILE", help=again)
-    most = "refuse images of more pixels than this, as a guard against decompression bombs"
+    most = "refuse images with more pixels than this, as a guard against decompression bombs"
     add("--max-pixels", type=count, default=MAX_PIXELS, metavar="N", help=f"{most} (default: %(default)s)")
 
 
 def add_output_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare what is written."""
+    """Declare the flags for outputs."""
     add = group.add_argument
     add(
         "--output",
@@ -86,7 +86,7 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
     add("--format", choices=FORMATS, default="png", help=kind)
     add("--quality", type=quality, default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default: 95)")
     depth = (
-        "bits per channel of the results; same: as the input, but 8 in JPEG and WebP, which hold no more; "
+        "bits per channel of the results; same: as the input, but 8 in JPEG and WebP, which allow no more; "
         "maps are always 8 (default: %(default)s)"
     )
     add("--bit-depth", choices=BIT_DEPTHS, default="same", help=depth)
@@ -94,11 +94,11 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
     add("--compare", action="store_true", help=compare)
     stages = "also write the stage-1 image as <stem>_stage1 (default: off)"
     add("--save-stages", action="store_true", help=stages)
-    several = "results per image, each with other noise, <stem>_1 and so on (default: 1, <stem>)"
+    several = "results per image, each with different noise, <stem>_1 and so on (default: 1, <stem>)"
     add("--n-samples", type=count, default=1, metavar="K", help=several)
     deviation = (
         "with --n-samples above 1, also write <stem>_std.png: how much the results differ at each pixel, white from a "
-        "standard deviation of 16 levels; what differs was invented (default: off)"
+        "standard deviation of 16 levels; detail that differs was invented (default: off)"
     )
     add("--std-map", action="store_true", help=deviation)
     sidecar = (
@@ -109,38 +109,38 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def add_run_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare what makes runs over thousands of files dependable, and shares them among hosts."""
+    """Declare the flags for long runs and for sharing them among hosts."""
     add = group.add_argument
-    skip = "leave out inputs all of whose results exist, so that the same command goes on with an interrupted run"
+    skip = "leave out inputs whose results all exist, so the same command continues an interrupted run"
     add("--skip-existing", action="store_true", help=f"{skip} (default: off)")
     report = (
-        "also write the summary as JSON: restored, skipped, failed with reasons, left; host I of several writes "
-        "<stem>.I.json (default: none)"
+        "also write the summary as JSON: restored, skipped, failed with reasons, left; with several hosts, host I "
+        "writes <stem>.I.json (default: none)"
     )
     add("--report", type=Path, metavar="FILE", help=report)
     memory = (
-        "memory to stay within, in GiB, of the process on CPUs, else of a device: sizes of tiles and batches are "
-        "chosen to fit (default: most of what there is)"
+        "memory limit in GiB, of the process on CPUs, of a device otherwise; sizes of tiles and batches are chosen "
+        "to fit (default: most of the memory)"
     )
     add("--memory-gb", type=positive, metavar="X", help=memory)
     add(
         "--plan",
         action="store_true",
-        help="print how images will be cut and the peak of memory, and stop (default: off)",
+        help="print how images will be cut and the peak memory, then stop (default: off)",
     )
-    warm = "compile all that the inputs need into the cache, and stop, so that later runs start at once"
+    warm = "compile all programs for the inputs into the cache, then stop; later runs start at once"
     add("--warmup", action="store_true", help=f"{warm} (default: off)")
     norms = (
-        "how the autoencoder sees an image in tiles: image, as if whole, in a pass per layer; tile, in one, about "
-        "54 dB from it (default: %(default)s)"
+        "statistics for an image in tiles in the autoencoder: image, those of the whole image, one pass per layer; "
+        "tile, those of each tile, one pass, about 54 dB from image (default: %(default)s)"
     )
     add("--vae-norms", choices=("image", "tile"), default="image", help=norms)
-    hosts = "share the work among N hosts, each with its own --host-index; they need not know of each other"
+    hosts = "share the work among N hosts, each with its own --host-index; they need no connection"
     add("--hosts", type=count, metavar="N", help=f"{hosts} (default: 1)")
-    add("--host-index", type=whole, metavar="I", help="which of the --hosts this is, 0 to N-1 (default: 0)")
+    add("--host-index", type=whole, metavar="I", help="index of this host, 0 to N-1 (default: 0)")
     distributed = (
-        "take both numbers from jax.distributed, as clusters and TPU pods set it up; elsewhere with --coordinator, "
-        "--hosts and --host-index (default: off)"
+        "take both numbers from jax.distributed, as clusters and TPU pods set it up; on other machines together with "
+        "--coordinator, --hosts and --host-index (default: off)"
     )
     add("--distributed", action="store_true", help=distributed)
     address = "HOST:PORT of host 0 for --distributed (default: JAX_COORDINATOR_ADDRESS, or the cluster's)"
@@ -148,7 +148,7 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def whole(text: str) -> int:
-    """Read a whole number from 0."""
+    """Read a whole number of at least 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers from 0")
     return int(text)

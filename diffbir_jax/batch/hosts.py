@@ -1,4 +1,4 @@
-"""Sharing the work among hosts, which never wait for each other."""
+"""Sharing the work among hosts. Hosts never wait for each other."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ Job = TypeVar("Job")
 def connect(settings: Settings, coordinator: str | None) -> Settings:
     """Return the settings with the numbers that jax.distributed gives this process.
 
-    Call it before anything runs on a device. Processes meet once, to learn who is who, and part at once: a host that
-    is done early, or breaks down, leaves the others alone.
+    Call it before anything runs on a device. The processes meet once to learn their numbers and then separate: a host
+    that finishes early or breaks down does not affect the others.
 
     Args:
-        settings: the run; where they name several hosts, these numbers are given to jax.distributed.
-        coordinator: HOST:PORT of the first host, by default the cluster's or that of JAX_COORDINATOR_ADDRESS.
+        settings: the run. If it names several hosts, these numbers are given to jax.distributed.
+        coordinator: HOST:PORT of the first host; by default the cluster's or that of JAX_COORDINATOR_ADDRESS.
 
     Raises:
-        FlagError: the processes do not find together.
+        FlagError: the processes do not connect.
     """
     known = coordinator is not None or settings.hosts > 1
     numbers = (settings.hosts, settings.host_index) if known else (None, None)
@@ -40,5 +40,5 @@ def connect(settings: Settings, coordinator: str | None) -> Settings:
 
 
 def share(jobs: Sequence[Job], settings: Settings) -> Sequence[Job]:
-    """Return what this host does of the sorted list of all jobs."""
+    """Return this host's part of the sorted list of all jobs."""
     return jobs[settings.host_index :: settings.hosts]

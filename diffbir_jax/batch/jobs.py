@@ -1,4 +1,4 @@
-"""What there is to do: inputs, what the user made for each, files to write; checked before anything is computed."""
+"""The jobs of a run: inputs, ready-made files for them, files to write; checked before any computation."""
 
 import os
 import sys
@@ -18,15 +18,15 @@ from diffbir_jax.weights.loading import NO_STAGE1, weights_folder
 
 @dataclass(frozen=True)
 class Job:
-    """An input file with all that belongs to it.
+    """An input file with everything that belongs to it.
 
     Attributes:
         path: the input, as the user would write it.
-        name: of the input below the folder that the output folder mirrors.
-        index: chooses the noise.
-        outputs: what to write.
-        clean: its ready-made stage-1 image, or None.
-        mask: its fidelity mask, or None.
+        name: path of the input below the folder that the output folder mirrors.
+        index: selects the noise.
+        outputs: files to write.
+        clean: the input's ready-made stage-1 image, or None.
+        mask: the input's fidelity mask, or None.
     """
 
     path: Path
@@ -38,11 +38,11 @@ class Job:
 
 
 def find_jobs(settings: Settings) -> list[Job]:
-    """Return what there is to do, on all hosts together, sorted by name or in the order of the list.
+    """Return all jobs, of all hosts together, sorted by name or in the order of the list.
 
     Raises:
-        ImageFileError: no image is there, ready-made images or masks are missing, or results would overwrite files of
-            the user's or each other.
+        ImageFileError: there is no image, ready-made images or masks are missing, or results would overwrite files of
+            the user or each other.
     """
     names = find_inputs(settings)
     clean, masks = stage1_images(settings, names), fidelity_masks(settings, names)
@@ -56,7 +56,7 @@ def find_jobs(settings: Settings) -> list[Job]:
 
 
 def check_jobs(jobs: Sequence[Job], settings: Settings) -> None:
-    """Check that all files of the user's are kept and that formats hold the bits; ImageFileError says what is wrong."""
+    """Check that no file of the user is lost and that formats hold the bits; ImageFileError says what is wrong."""
     folders = {real_folder(job.path.parent) for job in jobs}
     for folder in [settings.output, *{job.outputs.results[0].parent for job in jobs}]:
         if real_folder(folder) in folders:
@@ -68,7 +68,7 @@ def check_jobs(jobs: Sequence[Job], settings: Settings) -> None:
 
 
 def check_output(output: Path, folder: Path, what: str) -> None:
-    """Raise ImageFileError if two folders are one."""
+    """Raise ImageFileError if two folders are the same."""
     if real_folder(output) == real_folder(folder):
         raise ImageFileError(
             f"{output}: is the folder of the {what}; give another --output, or originals may be lost"
@@ -76,7 +76,7 @@ def check_output(output: Path, folder: Path, what: str) -> None:
 
 
 def check_depth(jobs: Iterable[Job], recipe: Recipe) -> None:
-    """Raise ImageFileError if formats that are kept cannot hold 16 bits."""
+    """Raise ImageFileError if the formats of the inputs, which are kept, cannot hold 16 bits."""
     bad = [job.path for job in jobs if suffix_of(recipe, job.name) in (".jpg", ".jpeg", ".webp")]
     if recipe.bit_depth == "16" and bad:
         raise ImageFileError(
@@ -85,7 +85,7 @@ def check_depth(jobs: Iterable[Job], recipe: Recipe) -> None:
 
 
 def find_inputs(settings: Settings) -> dict[Path, Path]:
-    """Return every input with its name below the folder that results mirror; ImageFileError if there is none."""
+    """Return every input with its name below the folder that results mirror; ImageFileError if there is no input."""
     if settings.list is not None:
         paths = read_list(settings.list)
         root = Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
@@ -102,7 +102,7 @@ def find_inputs(settings: Settings) -> dict[Path, Path]:
 
 
 def own_folders(settings: Settings) -> list[Path]:
-    """Return the folders that hold no inputs, wherever they lie: results, maps, masks, stage-1 images."""
+    """Return the folders that never hold inputs: results, maps, masks, stage-1 images."""
     made = (settings.guidance_map, settings.fidelity_mask, stage1_folder(settings.recipe))
     return [settings.output, *(folder for folder in made if folder)]
 
@@ -119,7 +119,7 @@ def read_list(source: str) -> list[Path]:
         raise ImageFileError(
             f"{source}: cannot be read ({error.strerror}); give a text file as --list"
         ) from None
-    # Names of files are bytes that need not be UTF-8.
+    # File names are bytes and may not be UTF-8.
     lines = [line.rstrip("\r") for line in os.fsdecode(data).removeprefix("\ufeff").split("\n")]
     paths: dict[str, Path] = {}
     for line in lines:
@@ -131,7 +131,7 @@ def read_list(source: str) -> list[Path]:
 
 
 def stage1_folder(recipe: Recipe) -> Path | None:
-    """Return the folder of ready-made stage-1 images, if --stage1 is one and names no network."""
+    """Return the folder of ready-made stage-1 images, if --stage1 is a folder and not the name of a network."""
     folder = Path(recipe.stage1 or "")
     if not recipe.stage1 or recipe.stage1 == NO_STAGE1 or not folder.is_dir():
         return None
@@ -140,13 +140,13 @@ def stage1_folder(recipe: Recipe) -> Path | None:
 
 
 def stage1_images(settings: Settings, names: dict[Path, Path]) -> dict[Path, Path]:
-    """Return the ready-made stage-1 image of each input, none unless --stage1 is a folder; errors as in `named_as`."""
+    """Return the ready-made stage-1 image of each input; none unless --stage1 is a folder. Errors as in `named_as`."""
     folder = stage1_folder(settings.recipe)
     return {} if folder is None else named_as(names, folder, settings.output, "stage-1 image")
 
 
 def fidelity_masks(settings: Settings, names: dict[Path, Path]) -> dict[Path, Path]:
-    """Return the fidelity mask of each input, none without --fidelity-mask; errors as in `named_as`."""
+    """Return the fidelity mask of each input; none without --fidelity-mask. Errors as in `named_as`."""
     mask = settings.fidelity_mask
     if mask is None:
         return {}
@@ -154,11 +154,11 @@ def fidelity_masks(settings: Settings, names: dict[Path, Path]) -> dict[Path, Pa
 
 
 def named_as(names: dict[Path, Path], folder: Path, output: Path, what: str) -> dict[Path, Path]:
-    """Return the image in `folder` for each input: of the same subfolder and stem.
+    """Return the image in `folder` for each input: the one with the same subfolder and stem.
 
     Raises:
-        ImageFileError: images are missing in the folder or there several times (the first few are listed), or results
-            would overwrite them.
+        ImageFileError: the folder lacks an image or has several for an input (the error lists the first few), or
+            results would overwrite them.
     """
     check_output(output, folder, f"{what}s")
     ready: dict[Path, list[Path]] = defaultdict(list)
@@ -172,13 +172,13 @@ def named_as(names: dict[Path, Path], folder: Path, output: Path, what: str) -> 
 
 
 def noise_index(path: Path) -> int:
-    """Return the index of an image's noise, from its stem: alone or in a folder it comes out alike.
+    """Return the index of an image's noise. It depends only on the stem: the result is the same alone and in a folder.
 
-    Two files of one stem in different subfolders share their noise, which does no harm.
+    Two files with the same stem in different subfolders share their noise, which does no harm.
     """
     return zlib.crc32(os.fsencode(path.stem))
 
 
 def is_done(job: Job) -> bool:
-    """Whether all files that a job writes exist. None of them is ever there by half."""
+    """Whether all files of a job exist. Files appear whole, so existing ones are complete."""
     return all(path.exists() for path in job.outputs.all())

@@ -1,4 +1,4 @@
-"""The memory of a run: the plan that fits it, programs ahead of time, and what the C library keeps."""
+"""The memory of a run: a plan that fits it, compilation ahead of time, and what the C library keeps."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ LYING = (5, 6, 7, 8)
 def planned(
     restorer: Restorer, settings: Settings, jobs: Sequence[Job], record: Mapping[str, Any] | None
 ) -> Plan | None:
-    """Choose the plan of a run, or take that of a sidecar, and print it; compile everything if that is asked for.
+    """Choose the plan of a run and print it, or take that of a sidecar. With --warmup also compile all programs.
 
     Raises:
-        PlanError: none fits the memory.
+        PlanError: no plan fits the memory.
     """
     if record is not None and record["plan"] is not None:
         return plan_from(record["plan"])
@@ -44,14 +44,14 @@ def planned(
 
 
 def wanted(settings: Settings, jobs: Sequence[Job]) -> Wanted:
-    """What is to be made of every image."""
+    """What to make of every image."""
     recipe = settings.recipe
     fidelity = any(job.outputs.weight for job in jobs)
     return Wanted(recipe.options, recipe.n_samples, recipe.keeps_stages, fidelity, recipe.stage1_only)
 
 
 def size_of(job: Job) -> tuple[int, int] | None:
-    """Height and width of an input, from its header; None if it cannot be read, which will be told later."""
+    """Height and width of an input, from its header; None if it cannot be read, which the run reports later."""
     with contextlib.suppress(Exception), Image.open(job.path) as image:
         lying = image.getexif().get(0x0112) in LYING
         return (image.width, image.height) if lying else (image.height, image.width)

@@ -1,4 +1,4 @@
-"""Which files a run writes for an input, and what must not happen among them."""
+"""The files that a run writes for an input, and the checks that they overwrite nothing."""
 
 import functools
 import os
@@ -14,11 +14,11 @@ from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.writing import OUTPUT_SUFFIXES
 
 SUFFIXES: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
-# What `imaging.writing` calls a file until it is whole: process, thread.
+# Name of a file that `files.writing` has not finished: process, thread.
 TEMPORARY = re.compile(r"\.(\d+)-\d+\.tmp")
-# No write takes so long, in seconds.
+# A temporary file of this age in seconds is abandoned.
 STALE = 3600
-# So many names are listed in an error, the rest counted.
+# An error lists this many names and counts the rest.
 NAMED = 5
 
 
@@ -26,12 +26,12 @@ class Outputs(NamedTuple):
     """The files written for an input.
 
     Attributes:
-        results: one per sample; the first is written after everything else, so that it tells of all.
+        results: one per sample. results[0] is written last: if it exists, the job is complete.
         compared: one per sample, or none.
         stage1: the image after stage 1, or None.
-        deviation: how results differ, or None.
+        deviation: the map of differences between the results, or None.
         weight: the guidance map, or None.
-        sidecar: what made them, or None.
+        sidecar: the record of how the results were made, or None.
     """
 
     results: tuple[Path, ...]
@@ -49,7 +49,7 @@ class Outputs(NamedTuple):
 
 
 def suffix_of(recipe: Recipe, name: Path) -> str:
-    """Return the suffix of an input's results; formats that are not written, such as BMP, become PNG."""
+    """Return the suffix of an input's results. Formats that cannot be written, such as BMP, become PNG."""
     if recipe.format != "same":
         return SUFFIXES[recipe.format]
     return name.suffix.lower() if name.suffix.lower() in OUTPUT_SUFFIXES else SUFFIXES["png"]
@@ -60,13 +60,13 @@ def outputs_of(settings: Settings, name: Path, many: bool) -> Outputs:
 
     Args:
         settings: the run.
-        name: of the input below the folder that the output folder mirrors.
-        many: whether there may be several inputs, so that `settings.guidance_map` is a folder.
+        name: path of the input below the folder that the output folder mirrors.
+        many: whether there may be several inputs; then `settings.guidance_map` is a folder.
     """
     recipe, folder, stem = settings.recipe, settings.output / name.parent, name.stem
     suffix = suffix_of(recipe, name)
     numbers = [""] if recipe.n_samples == 1 else [f"_{i + 1}" for i in range(recipe.n_samples)]
-    # With formats kept, a.jpg and a.png may lie side by side.
+    # If formats are kept, a.jpg and a.png may lie side by side.
     noted = f"{name.name}.json" if recipe.format == "same" else f"{stem}.json"
     maps = settings.guidance_map
     return Outputs(
@@ -80,7 +80,7 @@ def outputs_of(settings: Settings, name: Path, many: bool) -> Outputs:
 
 
 def real_folder(folder: Path) -> str:
-    """Return a folder's path without symbolic links; cached, as thousands of files share few folders."""
+    """Return a folder's path without symbolic links; cached, because thousands of files share few folders."""
     return _real_folder(os.path.join(os.getcwd(), folder))
 
 
@@ -90,12 +90,12 @@ def _real_folder(folder: str) -> str:
 
 
 def place(path: Path) -> str:
-    """Return what two paths have in common if they are one file, be it on a file system that ignores case."""
+    """Return a key that is equal for two paths of one file, also on a file system that ignores case."""
     return unicodedata.normalize("NFC", os.path.join(real_folder(path.parent), path.name)).casefold()
 
 
 def check_clashes(written: Iterable[tuple[Path, Outputs]], given: Iterable[Path], settings: Settings) -> None:
-    """Check that nothing is written over an input, over another file of the user's, or twice.
+    """Check that no input and no other file of the user is overwritten, and that no file is written twice.
 
     Args:
         written: every input with the files to write for it.
@@ -103,7 +103,7 @@ def check_clashes(written: Iterable[tuple[Path, Outputs]], given: Iterable[Path]
         settings: the run.
 
     Raises:
-        ImageFileError: it would be; the message names the files and the way out.
+        ImageFileError: a file would be overwritten; the message names the files and a solution.
     """
     kept = {key for path in given for key in (place(path), place(Path(os.path.realpath(path))))}
     owners: dict[str, Path] = {}
@@ -123,7 +123,7 @@ def check_clashes(written: Iterable[tuple[Path, Outputs]], given: Iterable[Path]
 
 
 def clash(first: Path, second: Path, file: Path, settings: Settings) -> str:
-    """Say that files of two inputs have one name, and the way out."""
+    """Return the message for two inputs whose files have the same name, with a solution."""
     outs = ["rename one"]
     if first.stem == second.stem and first.suffix.lower() != second.suffix.lower():
         outs = ["give --format same"] * (settings.recipe.format != "same") + outs
@@ -132,7 +132,7 @@ def clash(first: Path, second: Path, file: Path, settings: Settings) -> str:
 
 
 def some(names: Iterable[object]) -> str:
-    """Return the first few of `names`, and how many there are more."""
+    """Return the first few of `names` and the number of the others."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:NAMED]) + (f" and {len(texts) - NAMED} more" if len(texts) > NAMED else "")
 
@@ -141,8 +141,8 @@ def remove_leftovers(folders: Iterable[Path], alone: bool) -> None:
     """Remove temporary files of runs that were killed while they wrote.
 
     Args:
-        folders: where to look; need not exist.
-        alone: whether all that writes there runs on this machine, so that a process that is not here is dead.
+        folders: where to look; they need not exist.
+        alone: whether all writers to these folders run on this machine. Then a process that is not here is dead.
     """
     for folder in filter(Path.is_dir, folders):
         for file in folder.glob(".*.tmp"):
@@ -160,7 +160,7 @@ def is_stale(file: Path) -> bool:
 
 
 def is_dead(process: int) -> bool:
-    """Whether a process is known to run no more; only POSIX can ask without harm."""
+    """Whether a process is known to have ended. Only POSIX can ask this without harm."""
     if os.name != "posix":
         return False
     try:

@@ -1,4 +1,4 @@
-"""From a job's files to a request of the pipeline, and from its results to files."""
+"""From a job's files to a request to the restorer, and from its results to files."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,21 +18,21 @@ from diffbir_jax.imaging.writing import check_output, write_photo, write_png
 from diffbir_jax.metrics.spread import deviation_map
 from diffbir_jax.restoration.restorer import Request, Restored
 
-# Standard deviation, in levels of 1/255, that the map of what was invented shows as white.
+# The map of invented detail shows this standard deviation, in levels of 1/255, as white.
 WHITE_DEVIATION = 16
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A job with what its files hold.
+    """A job with the contents of its files.
 
     Attributes:
         job: the job.
-        photo: its input; without pixels once they are with the pipeline.
-        request: what the pipeline gets; None as soon as it has it.
-        read_seconds: how long reading took.
-        files: path, SHA-256 and size of what was read, for the sidecar.
-        begin: when the pipeline got it, by `time.perf_counter`.
+        photo: its input, without pixels once the restorer has them.
+        request: the request to the restorer; None as soon as the restorer has it.
+        read_seconds: time that reading took.
+        files: path, SHA-256 and size of the files read, for the sidecar.
+        begin: when the restorer got it, by `time.perf_counter`.
         error: why files cannot be read, or None.
     """
 
@@ -46,11 +46,11 @@ class Loaded:
 
     @property
     def pixels(self) -> int:
-        """How much it holds."""
+        """Number of pixels that it holds."""
         return 0 if self.photo is None else self.photo.pixels.size // 3
 
     def handed_over(self) -> "Loaded":
-        """Return it without the pixels that the pipeline now has."""
+        """Return it without the pixels, which the restorer now has."""
         photo = None if self.photo is None else replace(self.photo, pixels=np.empty((0, 0, 3), np.uint8))
         return replace(self, photo=photo, request=None, begin=time.perf_counter())
 
@@ -59,13 +59,13 @@ def load(job: Job, recipe: Recipe) -> Loaded:
     """Read the files of a job.
 
     Raises:
-        ImageFileError, OSError: one cannot be read.
+        ImageFileError, OSError: a file cannot be read.
     """
     begin = time.perf_counter()
     photo = read_photo(job.path, recipe.max_pixels)
     check_sizes(job, photo, recipe.upscale)
     clean, mask = job.clean and read_image(job.clean), job.mask and read_grey(job.mask)
-    # What is to come out with 16 bits goes in with them; 8 bits are made of the finer result.
+    # A result with 16 bits needs an input with 16 bits; 8-bit files are made from the finer result.
     image = to_depth(photo.pixels, "16") if recipe.bit_depth == "16" else photo.pixels
     request = Request(image, job.index, clean, mask)
     files = {}
@@ -76,7 +76,7 @@ def load(job: Job, recipe: Recipe) -> Loaded:
 
 
 def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
-    """Raise ImageFileError if results will be larger than their formats allow."""
+    """Raise ImageFileError if results are larger than their formats allow."""
     height, width = (round(side * upscale) for side in photo.pixels.shape[:2])
     for path in job.outputs.results:
         check_output(path, height, width)
@@ -90,19 +90,19 @@ def read_grey(path: Path) -> np.ndarray:
 
 
 def to_depth(values: np.ndarray, depth: BitDepth) -> np.ndarray:
-    """Return uint8 or uint16 values with 8 or 16 bits, or as they are: 255 is 65535."""
+    """Return uint8 or uint16 values with 8 or 16 bits, or unchanged; 255 becomes 65535."""
     if depth == "same" or values.dtype == {"8": np.uint8, "16": np.uint16}[depth]:
         return values
     return to_eight(values) if depth == "8" else values.astype(np.uint16) * np.uint16(257)
 
 
 def dressed(pixels: np.ndarray, photo: Photo, depth: BitDepth, transparent: bool = True) -> Photo:
-    """Return an image with its input's metadata, greyness and transparency.
+    """Return an image with the metadata, grayness and transparency of its input.
 
     Args:
         pixels: (H, W, 3) uint8 or uint16.
         photo: the input.
-        depth: of the file.
+        depth: bits of the file.
         transparent: whether to take the input's transparency, resized.
     """
     pixels, alpha = to_depth(pixels, depth), None
@@ -113,7 +113,7 @@ def dressed(pixels: np.ndarray, photo: Photo, depth: BitDepth, transparent: bool
 
 
 def file_depth(path: Path, depth: BitDepth) -> BitDepth:
-    """Return the bits of a result, of which JPEG and WebP hold 8."""
+    """Return the bits of a result; JPEG and WebP hold 8."""
     return "8" if depth == "same" and path.suffix in (".jpg", ".jpeg", ".webp") else depth
 
 
@@ -125,8 +125,8 @@ def write_results(
     Args:
         loaded: the job with its input.
         results: one per sample.
-        recipe: says how to write.
-        note: writes the sidecar; is given the seconds that writing took so far.
+        recipe: formats and files to write.
+        note: writes the sidecar; takes the seconds that writing took so far.
 
     Raises:
         ImageFileError: a file cannot be written.
@@ -151,7 +151,7 @@ def write_results(
 
 
 def write_maps(loaded: Loaded, results: Sequence[Restored]) -> None:
-    """Write how results differ and where guidance held them, if asked for."""
+    """Write the map of differences between results and the guidance map, if the user wants them."""
     outputs = loaded.job.outputs
     if outputs.weight and results[0].fidelity is not None:
         write_png(outputs.weight, results[0].fidelity)

@@ -1,4 +1,4 @@
-"""--from-sidecar: a run that a sidecar describes, once more."""
+"""--from-sidecar: repeat a run that a sidecar describes."""
 
 import argparse
 import dataclasses
@@ -26,10 +26,10 @@ DECIDED = {*RECIPE_FIELDS, *OPTION_FIELDS, "list", "memory_gb", "vae_norms"} - {
 
 
 def recipe_of(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
-    """Return the recipe of the sidecar that the command line names, with places as the flags say, and its record.
+    """Return the recipe of the sidecar on the command line, with paths from the flags, and the sidecar's record.
 
     Raises:
-        FlagError: flags beside --from-sidecar say what the sidecar decides.
+        FlagError: other flags set what the sidecar decides.
         ImageFileError: the sidecar cannot be read or used.
     """
     extra = sorted(f"--{name.replace('_', '-')}" for name in args.given & DECIDED)
@@ -50,12 +50,12 @@ def repeated_job(settings: Settings, record: Mapping[str, Any]) -> Job:
     """Return the job of a sidecar.
 
     Args:
-        settings: the run; where they name no input or mask, it lies where the sidecar says.
+        settings: the run. If it names no input or mask, the sidecar's paths apply.
         record: the sidecar.
 
     Raises:
         FlagError: there is a mask in the settings and none in the sidecar.
-        ImageFileError: a file is missing or is not what it was, or would be overwritten.
+        ImageFileError: a file is missing or has changed, or would be overwritten.
     """
     if settings.fidelity_mask and record["mask"] is None:
         raise FlagError("--fidelity-mask is given, but the sidecar knows no mask; leave it out")
@@ -77,7 +77,7 @@ def find_again(entry: Mapping[str, Any], place: Path | None, what: str) -> Path:
     """Return where a recorded file is: at its own path, or at `place`, a file or a folder.
 
     Raises:
-        ImageFileError: it is not there, or has other bytes.
+        ImageFileError: it is missing, or has other bytes.
     """
     recorded = Path(entry["path"])
     path = recorded if place is None else place / recorded.name if place.is_dir() else place
@@ -91,7 +91,7 @@ def find_again(entry: Mapping[str, Any], place: Path | None, what: str) -> Path:
 
 
 def check_weights(record: Mapping[str, Any], weights: Mapping[str, Path]) -> None:
-    """Raise ImageFileError unless weights files are those of a sidecar; `weights` are the files by network."""
+    """Raise ImageFileError unless the weights files are those of a sidecar; `weights` maps networks to files."""
     found, wanted = weights_record(weights), record["weights"]
     for module in sorted(found.keys() | wanted.keys()):
         digests = [side.get(module, {}).get("sha256") for side in (found, wanted)]
@@ -104,7 +104,7 @@ def check_weights(record: Mapping[str, Any], weights: Mapping[str, Path]) -> Non
 
 
 def differences(record: Mapping[str, Any]) -> str:
-    """Say in which versions and devices this process differs from a sidecar's; empty if in none."""
+    """Return the versions and devices that differ between this process and a sidecar; empty if none differs."""
     now, then = versions() | device(), record["versions"] | record["device"]
     changed = [
         f"{name} {then.get(name)} then, {value} now" for name, value in now.items() if then.get(name) != value

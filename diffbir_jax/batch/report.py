@@ -1,4 +1,4 @@
-"""What a run says: a line per file as it goes, a summary at its end, a report for programs."""
+"""The messages of a run: a line per file, a summary at the end, a report for programs."""
 
 import sys
 import threading
@@ -14,10 +14,10 @@ from diffbir_jax.console.parser import INTERRUPTED
 
 
 class Journal:
-    """Keeps what became of every job and shows it; threads may share it. A context manager, for its progress bar."""
+    """Records and shows the outcome of every job; threads may share it. A context manager, for its progress bar."""
 
     def __init__(self, jobs: Sequence[Job], skipped: Sequence[Job] = ()):
-        """Take what there is to do, and what has been done already."""
+        """Take the jobs to do and the jobs that are already done."""
         self._jobs, self._skipped = jobs, skipped
         self._restored: dict[Job, float] = {}
         self._failed: dict[Job, str] = {}
@@ -37,12 +37,12 @@ class Journal:
         """Note that all files of a job are written; `size` is the result's (height, width)."""
         with self._lock:
             self._restored[job] = seconds
-            # The result that is there last when all goes well, as its name tells of all.
+            # Show the last result: its number tells how many there are.
             tqdm.write(f"{job.outputs.results[-1]}  {size[1]}x{size[0]}  {seconds:.1f} s")
             self._bar.update()
 
     def failed(self, job: Job, reason: str) -> None:
-        """Note why a job failed, with a line on the error stream."""
+        """Note why a job failed, and print the reason to the error stream."""
         with self._lock:
             self._failed[job] = reason
             complain(reason)
@@ -50,12 +50,12 @@ class Journal:
 
     @property
     def left(self) -> list[Job]:
-        """Jobs of which nothing is known yet."""
+        """Jobs without an outcome so far."""
         return [job for job in self._jobs if job not in self._restored and job not in self._failed]
 
     @property
     def exit_code(self) -> int:
-        """0 if all went well, 1 if a job failed, that of an interruption if there was one."""
+        """0 if all jobs succeeded, 1 if one failed, INTERRUPTED after an interruption."""
         return INTERRUPTED if self.interrupted else int(bool(self._failed))
 
     def show(self) -> None:
@@ -70,7 +70,7 @@ class Journal:
             print(f"  {reason}")
 
     def as_record(self) -> dict[str, Any]:
-        """Return the summary as JSON can hold it."""
+        """Return the summary in a form that JSON can hold."""
         return {
             "restored": [
                 {"input": str(job.path), "result": str(job.outputs.results[0]), "seconds": round(seconds, 3)}
@@ -84,10 +84,10 @@ class Journal:
 
 
 def report_path(path: Path, hosts: int, host_index: int) -> Path:
-    """Return where a host writes its report: of several, each into its own file."""
+    """Return where a host writes its report: each of several hosts has its own file."""
     return path if hosts == 1 else path.with_name(f"{path.stem}.{host_index}{path.suffix}")
 
 
 def complain(message: object) -> None:
-    """Print a line to the error stream without tearing the progress bar."""
+    """Print a line to the error stream without breaking the progress bar."""
     tqdm.write(f"sample.py: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A run from its flags to its exit code: find the work, load the networks, restore, say what became of it."""
+"""A run from its flags to its exit code: find the jobs, load the networks, restore, report."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -28,12 +28,12 @@ from diffbir_jax.weights.loading import NO_STAGE1, PRECISIONS, load_params, weig
 
 @dataclass(frozen=True)
 class Work:
-    """What a command line asks for.
+    """The task of a command line.
 
     Attributes:
         settings: the run.
-        jobs: what this host does.
-        record: the sidecar that is repeated, or None.
+        jobs: the jobs of this host.
+        record: the sidecar to repeat, or None.
     """
 
     settings: Settings
@@ -42,10 +42,10 @@ class Work:
 
 
 def find_work(args: argparse.Namespace) -> Work:
-    """Return what a command line asks for, from `batch.flags.parse`.
+    """Return the task of a command line that `batch.flags.parse` has read.
 
     Raises:
-        FlagError: flags contradict each other or are out of range, or processes do not find together.
+        FlagError: flags contradict each other or are out of range, or processes do not connect.
         ImageFileError: there is nothing to restore, or results would overwrite files.
     """
     recipe, record = recipe_of(args) if args.from_sidecar else (None, None)
@@ -57,12 +57,12 @@ def find_work(args: argparse.Namespace) -> Work:
 
 
 def run(work: Work) -> int:
-    """Restore what is to be restored, print what became of it, and return the exit code.
+    """Restore all jobs, print the outcome and return the exit code.
 
     Raises:
         FlagError: the networks cannot use the options.
-        ImageFileError, ValueError, FileNotFoundError: before any image is restored, if none can be.
-        Exception: a bug, once the results so far are written and the summary is printed.
+        ImageFileError, ValueError, FileNotFoundError: no image can be restored; raised before the first one.
+        Exception: a bug, after the results so far are written and the summary is printed.
     """
     settings = work.settings
     done = {job for job in work.jobs if is_done(job)} if settings.skip_existing else set()
@@ -86,9 +86,9 @@ def run(work: Work) -> int:
 
 
 def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journal) -> Driver | None:
-    """Load the networks and make the folders, so that what can fail as a whole fails before hours of work.
+    """Load the networks and make the folders. A failure of the whole run appears here, before hours of work.
 
-    None if the plan or the programs were all that was asked for.
+    Returns None if the user asked only for the plan or the programs.
     """
     settings = work.settings
     recipe = settings.recipe
@@ -112,9 +112,9 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
 
 
 def networks(recipe: Recipe, ready: bool, allow: Allow) -> tuple[Preset, dict[str, Path]]:
-    """Return the preset and the weights files of the networks that run; `ready` stage-1 images need no stage 1.
+    """Return the preset and the weights files of the networks that run. `ready` stage-1 images need no stage 1.
 
-    `allow` is asked before weights are downloaded; errors as in `provide`.
+    `allow` is asked before weights are downloaded. Errors as in `provide`.
     """
     stage1 = NO_STAGE1 if ready else recipe.stage1
     preset = with_stage1(get_preset(recipe.version, recipe.task), stage1, recipe.weights)
@@ -124,7 +124,7 @@ def networks(recipe: Recipe, ready: bool, allow: Allow) -> tuple[Preset, dict[st
 
 
 def load(preset: Preset, recipe: Recipe, modules: Mapping[str, Path]) -> Restorer:
-    """Load networks, for all devices of this host."""
+    """Load the networks, for all devices of this host."""
     dtype, devices = PRECISIONS[recipe.precision], jax.local_devices()
     mesh = make_mesh(devices=devices) if len(devices) > 1 else None
     return Restorer(preset, load_params(preset, recipe.weights, dtype, modules), dtype, mesh)

@@ -1,4 +1,4 @@
-"""The flags of sample.py as typed values: the recipe that a sidecar repeats, and what belongs to one run only."""
+"""The flags of sample.py as typed values: the recipe, which a sidecar repeats, and the settings of a single run."""
 
 import argparse
 import dataclasses
@@ -12,24 +12,24 @@ from diffbir_jax.sampling.options import Options
 
 Format = Literal["png", "jpeg", "webp", "tiff", "same"]
 BitDepth = Literal["same", "8", "16"]
-# Say where the things lie that a sidecar names; all else that a recipe holds is the sidecar's alone.
+# These say where the sidecar's files are now. The sidecar alone decides the rest of a recipe.
 PLACES = ("weights", "stage1")
 
 
 class FlagError(ValueError):
-    """Flags that contradict each other, or a value that no run can use; the message says what to do."""
+    """Contradictory flags, or a value that no run can use; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is made of every image, and how; with the input and the weights it decides all bytes of the results.
+    """How every image is restored. With the input and the weights it decides all bytes of the results.
 
     Attributes:
-        version, task, weights, stage1, stage1_only, precision: the networks, as the flags of these names.
+        version, task, weights, stage1, stage1_only, precision: the networks, as in the flags of these names.
         upscale: output side / input side.
-        n_samples, compare, save_stages, std_map: which files are made, as the flags of these names.
+        n_samples, compare, save_stages, std_map: which files are made, as in the flags of these names.
         format, quality, bit_depth: how results are written.
-        max_pixels: inputs of more pixels fail.
+        max_pixels: inputs with more pixels fail.
         options: how stage 2 samples.
     """
 
@@ -52,7 +52,7 @@ class Recipe:
 
     @property
     def keeps_stages(self) -> bool:
-        """Whether results are written that show stage 1."""
+        """Whether results that show stage 1 are written."""
         return self.compare or self.save_stages
 
 
@@ -61,20 +61,20 @@ class Settings:
     """A run.
 
     Attributes:
-        recipe: what is made of every image.
+        recipe: how every image is restored.
         output: the folder for results.
         input: a file or a folder, or None.
         list: a file of paths, "-" for standard input, or None.
         guidance_map, fidelity_mask: a file or a folder each, or None.
-        skip_existing: whether inputs all of whose results exist are left out.
-        sidecar: whether sidecars are written.
+        skip_existing: whether to leave out inputs whose results all exist.
+        sidecar: whether to write sidecars.
         report: where the summary goes as JSON, or None.
-        memory_gb: GiB of memory that may be taken, or None for what there is.
-        vae_norms: what the autoencoder normalises tiles by.
+        memory_gb: memory limit in GiB, or None for the machine's memory.
+        vae_norms: the statistics by which the autoencoder normalises tiles.
         plan: print the plan and stop.
         warmup: compile all programs and stop.
-        yes: download weights that are not here without asking.
-        hosts, host_index: this run takes every `hosts`-th input, from the one numbered `host_index` on.
+        yes: download missing weights without asking.
+        hosts, host_index: this run takes every `hosts`-th input, starting with number `host_index`.
     """
 
     recipe: Recipe
@@ -98,12 +98,12 @@ class Settings:
 RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe) if field.name != "options")
 RUN_FIELDS = tuple(field.name for field in dataclasses.fields(Settings) if field.name != "recipe")
 OPTION_FIELDS = tuple(field.name for field in dataclasses.fields(Options))
-# What a version that is stage 1 alone has no use for; `tile` cuts its images, too.
+# Fields that mean nothing to a version with stage 1 alone. `tile` is not among them: it cuts stage-1 images, too.
 STAGE2_ONLY = {*OPTION_FIELDS, "stage1", "n_samples", "std_map", "guidance_map", "fidelity_mask"} - {"tile"}
 
 
 def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Settings:
-    """Return the run that a command line asks for, with the recipe of a sidecar or that of the flags.
+    """Return the run of a command line, with the recipe of a sidecar or of the flags.
 
     Raises:
         FlagError: flags contradict each other, or options are out of range.
@@ -119,7 +119,7 @@ def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Set
 
 
 def recipe_from(args: argparse.Namespace) -> Recipe:
-    """Return what the flags say of every image; FlagError for options out of range."""
+    """Return the recipe that the flags describe; FlagError for options out of range."""
     try:
         options = options_from(args)
     except ValueError as error:
@@ -130,7 +130,7 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
 
 
 def check_version(args: argparse.Namespace) -> None:
-    """Raise FlagError for flags that mean nothing to a version that is stage 1 alone."""
+    """Raise FlagError for flags that mean nothing to a version with stage 1 alone."""
     extra = args.given & STAGE2_ONLY
     if extra and get_preset(args.version).stage1_only:
         flags = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in extra))
@@ -138,7 +138,7 @@ def check_version(args: argparse.Namespace) -> None:
 
 
 def check_flags(args: argparse.Namespace, recipe: Recipe) -> None:
-    """Raise FlagError for flags of a recipe that contradict each other."""
+    """Raise FlagError for contradictory flags of a recipe."""
     options = recipe.options
     if recipe.std_map and recipe.n_samples == 1:
         raise FlagError("--std-map compares several results; give --n-samples of at least 2")
@@ -155,7 +155,7 @@ def check_flags(args: argparse.Namespace, recipe: Recipe) -> None:
 
 
 def check_run(args: argparse.Namespace) -> None:
-    """Raise FlagError for contradictions among the flags that say what is read, written and shared."""
+    """Raise FlagError for contradictory flags about reading, writing and sharing."""
     sources = args.given & {"input", "list"}
     if len(sources) > 1:
         raise FlagError("--input and --list are both given; give one of them")
@@ -169,7 +169,7 @@ def check_run(args: argparse.Namespace) -> None:
 
 
 def check_hosts(args: argparse.Namespace) -> None:
-    """Raise FlagError for numbers of hosts that do not fit together."""
+    """Raise FlagError for contradictory numbers of hosts."""
     if args.coordinator and not args.distributed:
         raise FlagError("--coordinator is an address for --distributed; give both or neither")
     if (args.hosts is None) != (args.host_index is None) and args.hosts != 1:
@@ -180,7 +180,7 @@ def check_hosts(args: argparse.Namespace) -> None:
 
 
 def as_record(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as JSON can hold it."""
+    """Return a recipe in a form that JSON can hold."""
     record = dataclasses.asdict(recipe)
     return record | {"weights": None if recipe.weights is None else str(recipe.weights)}
 

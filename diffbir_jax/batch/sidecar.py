@@ -1,4 +1,4 @@
-"""Sidecars: JSON beside a result that says what made it, of what, so that it can be made again bit for bit."""
+"""Sidecars: JSON beside a result that describes how it was made, so that it can be made again bit for bit."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from diffbir_jax.files.digest import weights_record
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import device, versions
 
-# Of the entries and their meaning; raised when an older reader would go wrong.
+# Version of the entries and their meaning. Raise it when an older reader would misread them.
 FORMAT = 1
 ENTRIES = (
     "input",
@@ -32,16 +32,16 @@ ENTRIES = (
 
 
 class Recorder:
-    """Knows what is the same in all sidecars of a run."""
+    """Holds what is the same in all sidecars of a run."""
 
     def __init__(self, recipe: Recipe, preset: str, weights: Mapping[str, Path], plan: Any = None):
         """Take what decides the results.
 
         Args:
-            recipe: what is made of every image.
+            recipe: how every image is restored.
             preset: name of the networks' preset.
             weights: the file of each network that runs.
-            plan: a dataclass that says how work is packed, or None.
+            plan: a dataclass with the plan of the work, or None.
         """
         self._common = {
             "parameters": as_record(recipe),
@@ -50,7 +50,7 @@ class Recorder:
             "versions": versions(),
             "device": device(),
         }
-        # Gigabytes take a while to hash, and the first result a while to compute.
+        # Hashing gigabytes takes a while, and so does the first result: do both at once.
         with_weights = ThreadPoolExecutor(1, thread_name_prefix="weights")
         self._weights = with_weights.submit(weights_record, weights)
         with_weights.shutdown(wait=False)
@@ -60,10 +60,10 @@ class Recorder:
 
         Args:
             loaded: the job.
-            seconds: what took how long.
+            seconds: the time of each part.
 
         Raises:
-            OSError: a weights file cannot be read any more.
+            OSError: a weights file can no longer be read.
         """
         job = loaded.job
         folder, sidecar = job.outputs.results[0].parent, job.outputs.sidecar
@@ -85,7 +85,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """Return the content of a sidecar.
 
     Raises:
-        ImageFileError: it cannot be read, is no sidecar, or of another format.
+        ImageFileError: it cannot be read, is not a sidecar, or has another format.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(
         prog="convert_weights.py",
-        description="Convert published weights to one safetensors file per network, or ours back to PyTorch.",
+        description="Convert published weights to one safetensors file per network, or convert ours back to PyTorch.",
         epilog="Known: Stable Diffusion 2.1, DiffBIR's IRControlNets and its old all-in-one files, SwinIR, BSRNet, "
         "Real-ESRGAN's RRDBNet, SCUNet. The family is recognised from the keys. Exit code: 0 if everything was "
         f"written, 1 if nothing was, 2 for a bad flag, {INTERRUPTED} if interrupted.",
@@ -32,17 +32,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--input", required=True, metavar="X", help=source)
     add("--output", type=Path, required=True, metavar="DIR", help="folder, made if missing (required)")
-    name = "name of the result without suffix; added to the names if there are several networks (default: by the "
-    add("--name", help=name + "published file's name, else by the family)")
+    name = "name of the result without suffix; part of the names of several networks (default: the published "
+    add("--name", help=name + "file's name, otherwise the family)")
     add("--dtype", choices=DTYPES, default="fp32", help="stored precision (default: %(default)s)")
-    add("--overwrite", action="store_true", help="replace files of the same names (default: off)")
+    add("--overwrite", action="store_true", help="replace files with the same names (default: off)")
     back = "write restoration modules and IRControlNet in the reference's layout (FORMAT by default: pth)"
     add("--to-torch", nargs="?", const="pth", choices=FORMATS, metavar="FORMAT", help=back)
     return parser.parse_args(argv)
 
 
 def warn(message: Warning | str, *_: object, **__: object) -> None:
-    """Show a warning as one line, without the place in the code that Python adds."""
+    """Show a warning as one line, without the code location that Python adds."""
     print(f"convert_weights.py: warning: {message}", file=sys.stderr)
 
 

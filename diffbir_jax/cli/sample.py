@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     args = parse(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files need not be text that the terminal can show.
+        # The terminal may not be able to show a file name.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         work = find_work(args)

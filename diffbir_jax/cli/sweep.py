@@ -1,9 +1,9 @@
-"""Train every combination of some settings, one after another; run it again to go on where it stopped.
+"""Train every combination of some settings, one after another; run the same command again to continue a stopped sweep.
 
 python sweep.py --workdir work/sweep --grid 'train.lr=1e-3,1e-4 data.batch_size=4,8' --config configs/bsr.py:tiny
 
-All further flags are those of train.py and hold for all runs. Each run has a folder in the work folder; results.csv and
-results.md there have a row per run with the last and the best validation metrics.
+All other flags are those of train.py and apply to all runs. Each run has a folder in the work folder. results.csv and
+results.md in the work folder have a row per run with the last and the best validation metrics.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.training.grid import Overrides, parse_grid
 from diffbir_jax.training.sweep import FAILED, make_runs, sweep
 
-# The script beside the configurations, which it finds from there.
+# train.py lies beside the configurations and finds them from there.
 TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 def check(arguments: Sequence[str], overrides: Overrides) -> None:
-    """Read the configuration of a run as train.py will, so that no run begins if one cannot.
+    """Read the configuration of a run as train.py does, so that a bad run is found before the first run starts.
 
     Raises:
-        ValueError: it has no such setting, or a value does not fit.
+        ValueError: the config has no such setting, or a value does not fit.
     """
     command = ["sweep.py", *arguments, *(f"--config.{key}={value}" for key, value in overrides.items())]
     values = flags.FlagValues()
@@ -41,7 +41,7 @@ def check(arguments: Sequence[str], overrides: Overrides) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; bad input ends in one line before anything is trained."""
+    """Run the command line; bad input ends with one line before any training."""
     parser = Parser(
         prog="sweep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

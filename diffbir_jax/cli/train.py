@@ -13,21 +13,21 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration of the stage; --config.a.b=v overrides a value."
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of checkpoints, logs and exported weights; resumed if it exists."
+    "workdir", None, "Folder of checkpoints, logs and exported weights; an existing one is resumed."
 )
 
 DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes that train together, as TPU pods and SLURM start them."
+    "distributed", False, "Join several processes that train together, as TPU pods and SLURM start them."
 )
 COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "With --distributed, where no cluster says it: HOST:PORT of process 0."
+    "coordinator", None, "With --distributed, if no cluster provides it: HOST:PORT of process 0."
 )
 HOSTS = flags.DEFINE_integer("hosts", None, "With --coordinator: number of processes.")
-HOST_INDEX = flags.DEFINE_integer("host-index", None, "With --coordinator: which of them this is, from 0 on.")
+HOST_INDEX = flags.DEFINE_integer("host-index", None, "With --coordinator: number of this process, from 0.")
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Read the flags; a setting that the config lacks ends in one line, as bad values do."""
+    """Read the flags; a setting that the config lacks ends with one line, like a bad value."""
     try:
         return flags.FLAGS(argv)
     except AttributeError as error:  # around the KeyError that knows the name
@@ -37,15 +37,15 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def leave(problem: object) -> NoReturn:
-    """End with one line that says what the problem is."""
+    """Exit with one line that states the problem."""
     sys.exit("train.py: " + " ".join(str(problem).split()))
 
 
 def meet() -> None:
-    """Find the other processes, before anything runs on a device.
+    """Connect to the other processes, before anything runs on a device.
 
     Raises:
-        ValueError: they do not find together, or flags do not.
+        ValueError: the processes do not connect, or the flags contradict each other.
     """
     if DISTRIBUTED.value:
         join(COORDINATOR.value, HOSTS.value, HOST_INDEX.value)
@@ -56,7 +56,7 @@ def meet() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Run the loop; bad input ends in a message."""
+    """Run the loop; bad input ends with a message."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file
     try:
         meet()

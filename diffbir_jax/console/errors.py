@@ -1,7 +1,7 @@
-"""Errors as users see them."""
+"""Error messages for users."""
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message, of a list of problems only the first."""
+    """Return an error's message; for a list of problems only the first."""
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(lines[:2]) + (" ..." if len(lines) > 2 else "")

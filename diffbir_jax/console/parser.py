@@ -1,4 +1,4 @@
-"""What the command lines share."""
+"""The argument parser that all command lines share."""
 
 import argparse
 from typing import NoReturn
@@ -8,7 +8,7 @@ INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and that takes no abbreviated flags."""
+    """A parser with one-line errors and without abbreviated flags."""
 
     def __init__(self, **settings: object):
         """Take the settings of `argparse.ArgumentParser`."""

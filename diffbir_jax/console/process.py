@@ -1,4 +1,4 @@
-"""What is set once per process."""
+"""Settings of the process."""
 
 import contextlib
 import ctypes
@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diffbir_jax" / "compiled"
-# Blocks of more bytes go back to the system when they are freed.
+# Freed blocks of more bytes go back to the system.
 RETURNED = 2**20
 M_MMAP_THRESHOLD = -3
 
 
 def configure(precision: str) -> None:
-    """Set what is set once per process."""
+    """Set what a process needs to set once: `precision` and the return of freed memory."""
     return_freed_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -28,8 +28,9 @@ def configure(precision: str) -> None:
 def return_freed_memory() -> None:
     """Keep the GNU C library from holding freed arrays.
 
-    It raises the size from which it returns memory whenever a larger block is freed, up to 32 MiB, and keeps what is
-    smaller for later: with tiles of all sizes a fifth of the process. Elsewhere nothing is to be done.
+    The library returns freed blocks above a size threshold. It raises this threshold, up to 32 MiB, when a larger
+    block is freed, and keeps smaller blocks for later: with tiles of all sizes a fifth of the process. Other C
+    libraries need no setting.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

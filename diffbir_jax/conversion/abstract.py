@@ -1,4 +1,4 @@
-"""Shapes of our networks' parameters, which every conversion is checked against; no memory is used."""
+"""Shapes of our networks' parameters. Every conversion is checked against them; they need no memory."""
 
 import functools
 from typing import Any
@@ -57,7 +57,7 @@ def _shapes(module: Any, *inputs: Any) -> Params:
     return jax.tree.map(lambda x: x, _traced(module, *inputs))  # a copy: the caller may change it
 
 
-# Tracing a large network takes a second, and tests ask for the same one many times.
+# Tracing a large network takes a second, and tests need the same network many times.
 _traced = functools.cache(abstract)
 
 

@@ -1,4 +1,4 @@
-"""The networks that can be converted: for each its key table, and its sizes read off the shapes of a state dict."""
+"""The networks that can be converted: the key table of each, and its sizes, read from the shapes of a state dict."""
 
 import math
 import re
@@ -19,14 +19,14 @@ from diffbir_jax.models.vae import VAEConfig
 
 
 class Shapes:
-    """Shapes of a state dict, asked for with a fallback: what is missing or odd is for the engine to report."""
+    """Shapes of a state dict, with a fallback for each query. The engine reports missing and odd shapes."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
         """Take key -> shape."""
         self._shapes = shapes
 
     def size(self, key: str, axis: int, default: int, multiple: int = 1) -> int:
-        """Length of an axis; `default` if there is none, or if it is 0 or no multiple of `multiple`."""
+        """Length of an axis; `default` if it is missing, 0 or no multiple of `multiple`."""
         shape = self._shapes.get(key, ())
         size = shape[axis] if axis < len(shape) else 0
         return size if size and size % multiple == 0 else default
@@ -60,12 +60,12 @@ class Architecture:
     def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Any, Params]:
         """Sizes of the network in a state dict of these shapes (prefix removed), and the shapes of our parameters.
 
-        Shapes that no network can have give the published sizes: the engine then says what differs.
+        Shapes that no network can have give the published sizes; the engine then reports the differences.
         """
         config = self.sizes(Shapes(shapes))
         try:
             return config, self.abstract(config)
-        except Exception:  # whatever building an impossible network raises
+        except Exception:  # an impossible network can raise anything
             return self.published()
 
     def published(self) -> tuple[Any, Params]:
@@ -74,7 +74,7 @@ class Architecture:
         return config, self.abstract(config)
 
     def describe(self, config: Any) -> dict[str, str]:
-        """The header of a converted file, from which `revive` makes the sizes again."""
+        """The header of a converted file; `revive` makes the sizes from it."""
         return describe(self.family, config)
 
     def revive(self, text: str) -> Any:
@@ -117,7 +117,7 @@ def _scunet_sizes(shapes: Shapes) -> SCUNetConfig:
     dim = shapes.size("m_head.0.weight", 0, default.dim, multiple=16)
     heads = shapes.size("m_body.0.trans_block.msa.relative_position_params", 0, 1)
     side = shapes.size("m_body.0.trans_block.msa.relative_position_params", 1, 2 * default.window - 1)
-    # A decoder level opens with its upsampling, so its blocks count from 1.
+    # A decoder level starts with its upsampling, so its blocks are counted from 1.
     parts = [*((f"m_down{i}", 0) for i in (1, 2, 3)), ("m_body", 0), *((f"m_up{i}", 1) for i in (3, 2, 1))]
     depths = [
         shapes.count(rf"{part}\.(\d+)\.trans_block", default.depths[i] + first) - first
@@ -127,7 +127,7 @@ def _scunet_sizes(shapes: Shapes) -> SCUNetConfig:
 
 
 def unet_sizes(width: int, context: int) -> UNetConfig:
-    """Stable Diffusion 2.1's UNet of another width: state dicts do not tell the number of heads, a divisor does."""
+    """Stable Diffusion 2.1's UNet with another width. State dicts lack the number of heads; a divisor gives it."""
     return replace(
         UNetConfig(), model_channels=width, context_dim=context, num_head_channels=math.gcd(width, 64)
     )
@@ -148,7 +148,7 @@ def vae_sizes(shapes: Shapes) -> VAEConfig:
 
 
 def clip_sizes(shapes: Shapes, words: str, places: str, layers: int) -> CLIPTextConfig:
-    """Sizes of the text tower from the keys of its tables; state dicts do not tell the number of heads."""
+    """Sizes of the text tower from the keys of its tables. State dicts do not contain the number of heads."""
     width = shapes.size(words, 1, CLIPTextConfig.width)
     return CLIPTextConfig(
         width=width,
@@ -160,7 +160,7 @@ def clip_sizes(shapes: Shapes, words: str, places: str, layers: int) -> CLIPText
 
 
 def _clip_sizes(shapes: Shapes) -> CLIPTextConfig:
-    # What comes from a diffusers folder lacks the last block, which is never run, and the projection behind it.
+    # A diffusers folder lacks the last block, which never runs, and the projection after it.
     unused = 0 if shapes.size("model.text_projection", 0, 0) else 1
     blocks = shapes.count(r"model\.transformer\.resblocks\.(\d+)\.", CLIPTextConfig.layers - unused)
     layers = blocks + unused

@@ -1,7 +1,7 @@
 """Stable Diffusion in the layout of diffusers: a folder with `unet/`, `vae/` and `text_encoder/`.
 
-The key tables are those of the original layout with other names on PyTorch's side. Names are made from the Flax paths,
-which tell levels and stages apart as diffusers does.
+The key tables are those of the original layout with other names on PyTorch's side. The names are made from the Flax
+paths, which distinguish levels and stages as diffusers does.
 """
 
 import json
@@ -22,9 +22,9 @@ from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
 
 FOLDERS = ("unet", "vae", "text_encoder")
-# In the names of other copies of the same weights, read only if there is nothing else.
+# Part of the file names of other copies of the same weights. These are read only if there is no other file.
 VARIANT = re.compile(r"\.(fp16|bf16|non_ema)[.-]")
-# Names of the VAE's attention before diffusers 0.18, in which Stable Diffusion 2.1 was published.
+# Names of the VAE's attention before diffusers 0.18; Stable Diffusion 2.1 was published with them.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 # (pattern in the Flax path, name in diffusers), applied in turn; "/" becomes "." at the end.
@@ -82,7 +82,7 @@ def unet_rules(config: UNetConfig) -> Rules:
 
 
 def vae_rules(config: VAEConfig) -> Rules:
-    """`AutoencoderKL` as diffusers' class of the same name, whose attention is made of dense layers."""
+    """`AutoencoderKL` as diffusers' class of the same name, with attention of dense layers."""
     for rule in stable_diffusion.vae_rules(config):
         layout = DENSE if rule.layout is POINTWISE else rule.layout
         yield replace(rule, key=_name(rule, VAE, len(config.ch_mult)), layout=layout)
@@ -104,7 +104,7 @@ def unet_sizes(shapes: Shapes) -> UNetConfig:
 
 
 def clip_sizes(shapes: Shapes) -> CLIPTextConfig:
-    """Sizes of the text tower, which diffusers stores without the block that is never run."""
+    """Sizes of the text tower, which diffusers stores without the block that never runs."""
     embeddings = "text_model.embeddings"
     layers = shapes.count(r"text_model\.encoder\.layers\.(\d+)\.", CLIPTextConfig.layers - 1)
     words, places = f"{embeddings}.token_embedding.weight", f"{embeddings}.position_embedding.weight"
@@ -114,12 +114,12 @@ def clip_sizes(shapes: Shapes) -> CLIPTextConfig:
 def read_folder(path: Path) -> State:
     """One state dict from a diffusers folder; keys begin with "unet.", "vae." and "text_encoder.".
 
-    Older names of the same layers are brought up to date, and the text encoder's queries, keys and values are joined
-    as `in_proj_weight` and `in_proj_bias`.
+    Older names of the same layers become the current ones. The text encoder's queries, keys and values are joined as
+    `in_proj_weight` and `in_proj_bias`.
 
     Raises:
         CheckpointError: a folder or a shard is missing, or a file is damaged.
-        ImportError: there are only .bin files and PyTorch is not installed.
+        ImportError: there are only .bin files, and PyTorch is not installed.
     """
     missing = [name for name in FOLDERS if not (path / name).is_dir()]
     if missing:
@@ -133,12 +133,12 @@ def read_folder(path: Path) -> State:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a network's weights together.
+    """The files that together hold a network's weights.
 
-    Safetensors come before .bin, full precision before variants, and what an index names before what lies there.
+    Safetensors come before .bin, full precision before variants, and files in an index before other files.
 
     Raises:
-        CheckpointError: there is none, or a shard is missing.
+        CheckpointError: there is no such file, or a shard is missing.
     """
     for suffix in ("safetensors", "bin"):
         if found := sorted(folder.glob(f"*.{suffix}")):
@@ -200,12 +200,12 @@ def _modern(key: str) -> str:
 
 
 def _full(key: str) -> str:
-    # transformers 5 leaves this prefix out.
+    # transformers 5 omits this prefix.
     return key if key.startswith("text_") else f"text_model.{key}"
 
 
 def _joined(state: Mapping[str, Stored]) -> State:
-    """Queries, keys and values of each block as the one array that the original layout has."""
+    """Queries, keys and values of each block, joined into one array as in the original layout."""
     joined = dict(state)
     for key in state:
         if found := re.fullmatch(r"(.*\.self_attn)\.q_proj\.(weight|bias)", key):
@@ -218,6 +218,6 @@ def _joined(state: Mapping[str, Stored]) -> State:
 
 def _concatenated(parts: list[Stored]) -> Stored:
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    # One that is no weight must not hide among the others.
+    # An array that is no weight must not hide among the others.
     dtype = next((part.dtype for part in parts if not is_floating(part.dtype)), parts[0].dtype)
     return Stored(shape, dtype, lambda: np.concatenate([np.asarray(part) for part in parts]))

@@ -1,7 +1,7 @@
 """The rule engine: a table of rules turns a PyTorch state dict into Flax parameters and back.
 
-A rule names one tensor on either side, so a table states every key exactly once and can be read as documentation.
-Whatever does not fit (keys that are missing, unexpected, of another shape or no floating numbers) is raised together.
+A rule names one tensor on each side, so a table states every key exactly once and can be read as documentation.
+All mismatches (keys that are missing, unexpected, misshapen or without floating-point numbers) are raised together.
 """
 
 import re
@@ -21,7 +21,7 @@ DAMAGED = "the checkpoint is damaged"
 
 @dataclass(frozen=True)
 class Layout:
-    """How one tensor's axes are ordered: a pair of inverse functions, each a view where that is possible."""
+    """The order of one tensor's axes: a pair of inverse functions, each a view if possible."""
 
     to_flax: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -36,13 +36,13 @@ POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor in both worlds.
+    """One tensor on both sides.
 
     Attributes:
         key: key in the PyTorch state dict.
         path: path in the Flax parameters, joined with "/".
         layout: order of the axes.
-        index: position along a leading axis that only the Flax side has, where it stacks repeated blocks.
+        index: position along a leading axis that only the Flax side has, if it stacks repeated blocks.
     """
 
     key: str
@@ -68,17 +68,17 @@ def convert(
     """Flax parameters from a PyTorch state dict.
 
     Args:
-        state: key -> array of any float dtype, or what numpy reads as one and tells its `shape` and `dtype` before.
+        state: key -> array of any float dtype, or an object with `shape` and `dtype` that numpy can read as an array.
         table: the rules; each key and each element of the target is matched exactly once.
         target: parameters of the network, or their abstract shapes.
         ignore: regular expressions of whole keys that hold no weights.
 
     Returns:
-        nested dict of float32 arrays with the structure and shapes of `target`. They may be views of `state`.
+        nested dict of float32 arrays with the structure and shapes of `target`. They can be views of `state`.
 
     Raises:
-        ConversionError: the table does not cover the target, keys are missing, unexpected, misshapen or no floating
-            numbers, or values are not finite.
+        ConversionError: the table does not cover the target, keys are missing, unexpected, misshapen or without
+            floating-point numbers, or values are not finite.
     """
     check(state, table, target, ignore)
     arrays = {rule: read(state, rule) for rule in table}
@@ -95,7 +95,7 @@ def check(
     ignore: Sequence[str] = (),
     network: str = "the network",
 ) -> None:
-    """Raise what `convert` would raise for these arguments, having looked at no values; `network` is its name."""
+    """Raise the errors of `convert` for these arguments, without reading any values; `network` is its name."""
     shapes = torch_shapes(table, target)
     state = {key: x for key, x in state.items() if not any(re.fullmatch(p, key) for p in ignore)}
     problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in state]
@@ -114,7 +114,7 @@ def check(
 
 
 def by_path(table: Iterable[Rule]) -> dict[str, list[Rule]]:
-    """The rules of each parameter, sorted by path; where blocks are stacked, by position along that axis."""
+    """The rules of each parameter, sorted by path; for stacked blocks, by position along that axis."""
     rules: dict[str, list[Rule]] = {}
     for rule in sorted(table, key=lambda rule: (rule.path, rule.index or 0)):
         rules.setdefault(rule.path, []).append(rule)
@@ -122,19 +122,19 @@ def by_path(table: Iterable[Rule]) -> dict[str, list[Rule]]:
 
 
 def read(state: Mapping[str, Any], rule: Rule) -> np.ndarray:
-    """The float32 array of one rule in Flax's layout: a parameter, or what one block adds to a stacked one."""
+    """The float32 array of one rule in Flax's layout: a parameter, or one block's part of a stacked parameter."""
     return rule.layout.to_flax(np.asarray(state[rule.key]).astype(np.float32, copy=False))
 
 
 def is_floating(dtype: Any) -> bool:
-    """Whether weights can be stored so; numpy alone does not count bfloat16."""
+    """Whether a dtype can hold weights; numpy alone does not count bfloat16."""
     return jnp.issubdtype(dtype, jnp.floating)
 
 
 def not_finite(rule: Rule, array: np.ndarray) -> list[str]:
-    """The problem, if there is one, with the values that `read` gave."""
+    """The problem, if any, with the values that `read` returned."""
     with np.errstate(invalid="ignore"):
-        total = array.sum(dtype=np.float64)  # takes no memory, as a mask would, and cannot overflow
+        total = array.sum(dtype=np.float64)  # needs no memory for a mask, and cannot overflow
     bad = 0 if np.isfinite(total) else np.count_nonzero(~np.isfinite(array))
     return [f"not finite {rule.key}: {bad:,} of {array.size:,} values"] if bad else []
 
@@ -158,7 +158,7 @@ def torch_shapes(table: Sequence[Rule], target: Mapping[str, Any]) -> dict[str, 
     """
     shapes = {path: tuple(x.shape) for path, x in flatten(target).items()}
     _check_coverage(table, shapes)
-    # Arrays without memory of their own: only their shapes pass through the layouts.
+    # Arrays without memory: only their shapes pass through the layouts.
     ghosts = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
     return {rule.key: rule.layout.to_torch(_pick(ghosts[rule.path], rule)).shape for rule in table}
 
@@ -168,7 +168,7 @@ def _pick(array: np.ndarray, rule: Rule) -> np.ndarray:
 
 
 def _join(arrays: list[np.ndarray], rules: list[Rule]) -> np.ndarray:
-    """The parameter whose rules, which `_check_coverage` found complete, gave `arrays`."""
+    """The parameter from the `arrays` of its rules; `_check_coverage` has found the rules complete."""
     return arrays[0] if rules[0].index is None else np.stack(arrays)
 
 
@@ -197,6 +197,6 @@ def _name(where: tuple[str, int | None]) -> str:
 
 
 def raise_all(summary: str, problems: list[str]) -> None:
-    """Raise `ConversionError` with every problem on a line of its own, if there are any."""
+    """Raise `ConversionError` with one problem per line, if there are any."""
     if problems:
         raise ConversionError(f"{summary} ({len(problems)} problems):\n  " + "\n  ".join(problems))

@@ -1,4 +1,4 @@
-"""What a checkpoint can be: one table of families, each recognised by a key that no other has."""
+"""The kinds of checkpoints: one table of families, each recognised by a key that no other family has."""
 
 import re
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ from diffbir_jax.conversion.architectures import (
 )
 from diffbir_jax.conversion.files import CheckpointError
 
-# Schedule tables and averaged copies that training leaves in a Stable Diffusion file; the file of v1 also has a copy
-# of the VAE's encoder for the condition.
+# Schedule tables and averaged copies that training leaves in a Stable Diffusion file. The file of v1 also has a copy of
+# the VAE's encoder for the condition.
 TRAINING_REST = (
     r"betas|logvar|lvlb_weights|posterior_\w+|(\w+_)?alphas_cumprod(_prev)?",
     r"(model_ema|cond_encoder)\..*",
@@ -29,7 +29,7 @@ TRAINING_REST = (
 
 @dataclass(frozen=True)
 class Network:
-    """One network inside a checkpoint: the file it becomes, without suffix, and what its keys begin with."""
+    """One network inside a checkpoint: the name of its file without suffix, and the prefix of its keys."""
 
     stem: str
     prefix: str
@@ -41,9 +41,9 @@ class Family:
     """A layout of checkpoints.
 
     Attributes:
-        title: what people call it.
+        title: its usual name.
         mark: regular expression of a whole key that only this family has.
-        networks: what comes out.
+        networks: the networks in it.
         ignore: regular expressions of whole keys that hold no weights.
     """
 
@@ -56,8 +56,8 @@ class Family:
         """Names of the files to write.
 
         Args:
-            name: the user's choice: the name of a single network, or what is added to the names of several.
-            published: the names that belong to a published file, if it is one.
+            name: the user's choice: the name of a single network, or a part of the names of several.
+            published: the names for a published file, if it is one.
         """
         stems = [network.stem for network in self.networks]
         if name:
@@ -85,7 +85,7 @@ DIFFUSERS = (
     ),
 )
 
-# The first whose mark is found wins.
+# The first family whose mark is found is used.
 FAMILIES = (
     Family(
         "DiffBIR v1, all in one",
@@ -111,7 +111,7 @@ def recognise(keys: Iterable[str]) -> Family:
     """The family of a checkpoint.
 
     Raises:
-        CheckpointError: none fits; the message lists the known ones and some of the keys.
+        CheckpointError: no family fits; the message lists the known ones and some of the keys.
     """
     keys = list(keys)
     for family in FAMILIES:

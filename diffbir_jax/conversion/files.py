@@ -1,4 +1,4 @@
-"""Checkpoint files as key -> array, whatever their format; values are read only when they are asked for."""
+"""Checkpoint files of any format as key -> array. Values are read on demand."""
 
 import importlib
 import pickle
@@ -15,12 +15,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
-# Dicts that hold the weights beside other things; an averaged copy comes before the last iterate.
+# Dicts that hold the weights beside other things; an averaged copy comes before the last one.
 WRAPPERS = ("params_ema", "state_dict", "params", "model")
-# What training tools put before every key: data parallelism, compilation, DiffBIR v1's name of its ControlNet.
+# Prefixes of training tools on every key: data parallelism, compilation, DiffBIR v1's name of its ControlNet.
 PREFIXES = ("module.", "_orig_mod.", "control_model.")
 
-# What numpy can hold, by the name of safetensors and of PyTorch: fp8 and packed types need a scale to mean anything.
+# Types that numpy can hold, by the names in safetensors and PyTorch. fp8 and packed types would need a scale.
 READABLE = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"}
 READABLE |= {
     f"{kind}{bits}": f"{name}{bits}"
@@ -30,12 +30,12 @@ READABLE |= {
 
 
 class CheckpointError(ValueError):
-    """A file is not a checkpoint, is damaged or must not be read; the message says which and what to do."""
+    """A file is not a checkpoint, is damaged or must not be read; the message says which file and what to do."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in a file: numpy reads it when it needs the values and nothing keeps them."""
+    """An array in a file. numpy reads it when it needs the values; nothing keeps them."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -49,17 +49,17 @@ State = dict[str, Stored]
 
 
 def read_tensors(path: Path) -> State:
-    """The bare state dict of a PyTorch or safetensors file: without wrappers and without prefixes common to all keys.
+    """The bare state dict of a PyTorch or safetensors file, without wrappers and without prefixes common to all keys.
 
-    Values are read from the file on demand; only a PyTorch file of the format before version 1.6 is read at once.
+    Values are read from the file on demand. Only a PyTorch file in the format before version 1.6 is read at once.
 
     Raises:
-        CheckpointError: the file is of another format, damaged, of a precision that numpy lacks (fp8), or needs
+        CheckpointError: the file has another format, is damaged, has a precision that numpy lacks (fp8), or needs
             arbitrary unpickling.
         ImportError: a PyTorch file is given and PyTorch is not installed.
         OSError: the file cannot be read.
     """
-    with path.open("rb"):  # whatever the system has against reading it
+    with path.open("rb"):  # raises the system's error, if any
         pass
     if path.suffix.lower() == ".safetensors":
         return _strip(_read_safetensors(path))
@@ -87,7 +87,7 @@ def import_torch() -> ModuleType:
 
 
 def unwrap(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The innermost dict of weights in what a training tool saved."""
+    """The innermost dict of weights in a training tool's file."""
     while True:
         inner = next((loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), Mapping)), None)
         if inner is None:
@@ -153,7 +153,7 @@ def _check_dtypes(path: Path, dtypes: Mapping[str, str], readable: Collection[st
 
 
 def _refusal(message: str) -> str:
-    """Why `weights_only` stopped: something beside tensors, or no pickle at all."""
+    """Why `weights_only` stopped: the file has objects other than tensors, or is no pickle."""
     found = re.search(r"(?:GLOBAL|class|global:?) ([\w.]+\.\w+)", message)
     if found is None:
         return f"is not a PyTorch checkpoint, or it is truncated ({message.splitlines()[0]})"

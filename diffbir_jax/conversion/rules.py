@@ -1,4 +1,4 @@
-"""Rules of single layers, which every key table is made of."""
+"""Rules of single layers; every key table is made from them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

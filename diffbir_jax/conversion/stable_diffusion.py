@@ -1,4 +1,4 @@
-"""Key tables of Stable Diffusion's networks and of the IRControlNet: which PyTorch key is which Flax parameter."""
+"""Key tables of Stable Diffusion's networks and of the IRControlNet: the Flax parameter of each PyTorch key."""
 
 from diffbir_jax.conversion.engine import DENSE, POINTWISE, Rule
 from diffbir_jax.conversion.rules import Rules, conv, dense, norm, stacked
@@ -42,7 +42,7 @@ def unet_rules(config: UNetConfig) -> Rules:
         attends = level in config.attention_levels
         for i in range(per_level):
             key, path = f"output_blocks.{first + i}", f"up_{level}_stage_{i}"
-            # Every decoder block sees concatenated features, so its width always changes.
+            # Every decoder block takes concatenated features, so its width always changes.
             yield from _unet_stage(key, path, config, attends, shortcut=True)
         if level > 0:
             key = f"output_blocks.{first + per_level - 1}.{2 if attends else 1}.conv"
@@ -54,7 +54,7 @@ def unet_rules(config: UNetConfig) -> Rules:
 def clip_rules(config: CLIPTextConfig) -> Rules:
     """`CLIPText` as in the `cond_stage_model.` part of a Stable Diffusion file (prefix removed).
 
-    The Flax side stacks the blocks. The file holds more than is used: see `clip_rest`.
+    The Flax side stacks the blocks. The file holds more than these parameters: see `clip_rest`.
     """
     yield Rule("model.token_embedding.weight", "token_embedding")
     yield Rule("model.positional_embedding", "positional_embedding")
@@ -64,10 +64,10 @@ def clip_rules(config: CLIPTextConfig) -> Rules:
 
 
 def clip_rest(config: CLIPTextConfig) -> tuple[str, ...]:
-    """Regular expressions of the keys beside those of `clip_rules`.
+    """Regular expressions of the keys other than those of `clip_rules`.
 
-    Stable Diffusion reads the penultimate block, so the last one and the projection behind it are never run. Tools that
-    come from a diffusers folder leave both out, and a table of positions in.
+    Stable Diffusion reads the penultimate block, so the last block and the projection after it never run. Files that
+    were made from a diffusers folder lack both and include a table of positions.
     """
     last = rf"model\.transformer\.resblocks\.{config.layers - 1}\..*"
     rest = r"model\.(text_projection|logit_scale|attn_mask|transformer\.text_model\.embeddings\.position_ids)"

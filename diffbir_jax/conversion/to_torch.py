@@ -1,4 +1,4 @@
-"""Our weights back to the reference's checkpoints: restoration modules and IRControlNet, keys and all."""
+"""Convert our weights back to the reference's checkpoints: restoration modules and IRControlNet, with all keys."""
 
 import math
 import warnings
@@ -22,7 +22,7 @@ from diffbir_jax.weights.safetensors import load_weights, read_metadata, write_a
 
 ARCHITECTURES = {kind.family: kind for kind in (CONTROL, SWINIR, BSRNET, SCUNET)}
 FORMATS = ("pth", "safetensors")
-# Tokens per side for which the reference stores SwinIR's attention mask: its `img_size`.
+# The reference's `img_size`: it stores SwinIR's attention mask for this number of tokens per side.
 SWINIR_MASK_SIDE = 64
 
 
@@ -38,13 +38,13 @@ def export_files(
     """Write weights of ours as checkpoints that the reference loads with `load_state_dict(strict=True)`.
 
     Args:
-        source: a safetensors file that `convert_weights.py` or `train.py` wrote, or a folder of them; of a folder,
+        source: a safetensors file that `convert_weights.py` or `train.py` wrote, or a folder of them. From a folder,
             every restoration module and IRControlNet is taken, and a warning names the others.
-        folder: where NAME.pth or NAME.safetensors go; made if missing.
+        folder: the folder for NAME.pth or NAME.safetensors; made if missing.
         file_format: "pth", which needs PyTorch, or "safetensors".
-        name: of the result, by default the source's; for a single file only.
+        name: of the result, by default the source's; only for a single file.
         dtype: stored precision, "float32" or "bfloat16".
-        overwrite: replace files of the same names.
+        overwrite: replace files with the same names.
         progress: show a bar on stderr, if it is a terminal.
 
     Returns:
@@ -54,7 +54,7 @@ def export_files(
         FileExistsError: an output exists and `overwrite` is off; nothing is written.
         FileNotFoundError: there is no such source.
         IsADirectoryError: an output is a folder; nothing is written.
-        ImportError: "pth" is asked for and PyTorch is not installed.
+        ImportError: the format is "pth" and PyTorch is not installed.
         ValueError: nothing in the source has a layout in the reference, a file is damaged, or an output would replace
             a source.
     """
@@ -72,15 +72,15 @@ def export_files(
 
 
 def state_dict(path: Path) -> dict[str, np.ndarray]:
-    """The reference's state dict of one of our files: float32 weights, and the buffers it keeps beside them.
+    """The reference's state dict of one of our files: float32 weights, and the reference's buffers.
 
     Raises:
-        ValueError: the file is damaged, of another architecture, or does not say which.
+        ValueError: the file is damaged, of another architecture, or does not state its architecture.
     """
     kind, config = _described(path)
     try:
         target = kind.abstract(config)
-    except Exception as error:  # whatever building an impossible network raises
+    except Exception as error:  # an impossible network can raise anything
         reason = str(error).split("\n")[0]
         raise ValueError(f"{path}: its header gives sizes that no network has, {config}: {reason}") from error
     state = export(load_weights(path, target), list(kind.rules(config)))
@@ -92,7 +92,8 @@ def swinir_buffers(config: SwinIRConfig) -> dict[str, np.ndarray]:
 
     Returns:
         per block the int64 (window^2, window^2) row of the bias table for each pair of pixels, and for every second
-        block the float32 (windows, window^2, window^2) mask: -100 for pairs that rolling made neighbours, else 0.
+        block the float32 (windows, window^2, window^2) mask: -100 for pairs that are neighbours only after rolling,
+        otherwise 0.
     """
     index, mask = _position_index(config.window), _attention_mask(config.window)
     buffers = {}
@@ -112,7 +113,7 @@ def _position_index(window: int) -> np.ndarray:
 
 
 def _attention_mask(window: int) -> np.ndarray:
-    """Pixels of a rolled image may see each other where they lie in the same of three bands along both axes."""
+    """Pixels of a rolled image may see each other if they lie in the same of three bands along both axes."""
     position = np.arange(SWINIR_MASK_SIDE)
     band = np.digitize(position, [SWINIR_MASK_SIDE - window, SWINIR_MASK_SIDE - window // 2])
     label = (3 * band[:, None] + band).reshape(SWINIR_MASK_SIDE // window, window, -1, window)
@@ -150,7 +151,7 @@ def _described(path: Path) -> tuple[Architecture, Any]:
 
 
 def _kind(path: Path) -> tuple[Architecture, Any] | None:
-    """Architecture and sizes by the file's header: stated there, or those of the preset it was trained with."""
+    """Architecture and sizes from the file's header: those it states, or those of the preset of its training."""
     header = read_metadata(path)
     if _has_encoder(header):
         return None
@@ -173,7 +174,7 @@ def _stated(header: Mapping[str, str]) -> tuple[Architecture, Any] | None:
 
 
 def _trained(header: Mapping[str, str], stem: str) -> tuple[Architecture, Any] | None:
-    """For files that name a preset only: their stage of training, or else their name, tells the network."""
+    """For files that name only a preset: their stage of training, or otherwise their name, gives the network."""
     preset, name = PRESETS.get(header.get("preset", "")), header.get("objective", stem)
     if preset is None or name not in ("rm", "control"):
         return None

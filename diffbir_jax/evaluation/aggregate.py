@@ -1,4 +1,4 @@
-"""Means over images and how sure they are."""
+"""Means over images, with their intervals."""
 
 import math
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ from diffbir_jax.evaluation.result import Summary
 
 RESAMPLES = 10_000
 SEED = 0
-# Numbers drawn at once, at most: 80 MB of indices.
+# Most numbers drawn at once: 80 MB of indices.
 _BLOCK = 10_000_000
 
 
 def resampled_means(values: np.ndarray) -> np.ndarray:
-    """Means of resamples of (N,) values with replacement, as many values each: (10_000,) float64.
+    """Means of resamples of (N,) values with replacement, N values each: (10_000,) float64.
 
-    The draws depend on N alone, so that different scores of the same images see the same resamples.
+    The draws depend only on N, so different scores of the same images use the same resamples.
     """
     rng = np.random.default_rng(SEED)
     rows = max(1, min(RESAMPLES, _BLOCK // len(values)))

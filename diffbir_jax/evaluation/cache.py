@@ -1,4 +1,4 @@
-"""Scores on disk, so that an evaluation goes on where it was stopped and repeats nothing."""
+"""Scores on disk, so that an evaluation continues where it stopped and repeats nothing."""
 
 import json
 import threading
@@ -10,9 +10,9 @@ from diffbir_jax.files.errors import ImageFileError
 
 
 class Outcome(NamedTuple):
-    """What became of scoring: a finite `score`, or None and the `problem`.
+    """The outcome of scoring: a finite `score`, or None and the `problem`.
 
-    One that is `passing`, such as too little memory, is no property of the image: the next run tries again.
+    A `passing` outcome, such as too little memory, is no property of the image: the next run tries again.
     """
 
     score: float | None
@@ -21,13 +21,13 @@ class Outcome(NamedTuple):
 
 
 class Cache:
-    """Outcomes by key, one line of JSON each, appended as they come; threads may share it. A context manager.
+    """Outcomes by key, one line of JSON each, appended as they arrive. Threads may share it. A context manager.
 
-    A line that was torn when a process was killed is passed over, and the next one begins a line of its own.
+    A line that is incomplete because a process was killed is skipped, and the next outcome starts a new line.
     """
 
     def __init__(self, path: Path):
-        """Read `path`, if it exists, and open it to go on.
+        """Read `path`, if it exists, and open it to append.
 
         Raises:
             ImageFileError: it cannot be read or written.
@@ -59,7 +59,7 @@ class Cache:
         return self._known[key]
 
     def put(self, key: str, outcome: Outcome) -> None:
-        """Keep an outcome, in the file too before this returns unless it is passing."""
+        """Keep an outcome. Unless it is passing, it is in the file when this returns."""
         entry = {"key": key, "score": outcome.score, "problem": outcome.problem}
         line = "" if outcome.passing else json.dumps(entry, allow_nan=False) + "\n"
         with self._lock:
@@ -69,7 +69,7 @@ class Cache:
 
 
 def _parse(line: bytes) -> tuple[str, Outcome] | None:
-    """A key and its outcome; None of what is no whole line."""
+    """A key and its outcome; None for an incomplete line."""
     try:
         entry = json.loads(line)
         score = None if entry["score"] is None else float(entry["score"])

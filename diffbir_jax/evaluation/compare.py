@@ -1,4 +1,4 @@
-"""Several results of the same images: what differs, and whether it may be chance."""
+"""Comparison of several results on the same images: the differences, and whether chance can explain them."""
 
 import csv
 import dataclasses
@@ -19,20 +19,20 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Difference:
-    """A run against the first one, in one metric, over the images that both have a score of.
+    """The difference between a run and the first one in one metric, over the images that both have scores for.
 
     Attributes:
         metric: its name.
-        title: as tables have it.
+        title: the metric's title in tables.
         run: name of the run.
-        mean: of the run's scores less the first's.
+        mean: of the run's scores minus the first's.
         low: lower end of the 95 % bootstrap interval of the mean, None for one image.
         high: its upper end.
-        wins: images in which the run is better.
-        count: images.
+        wins: number of images in which the run is better.
+        count: number of images.
         wilcoxon: p of Wilcoxon's signed-rank test (1945) that the differences are symmetric about 0, two-sided,
-            corrected; None where it says nothing: of one image, or where no score differs.
-        ttest: p of the paired t-test, likewise; None also where all differ by the same.
+            corrected; None if the test says nothing: for one image, or if no score differs.
+        ttest: p of the paired t-test, in the same way; None also if all differences are equal.
     """
 
     metric: str
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences to the run called `first`, and what a reader should know."""
+    """Differences to the run called `first`, and notes for the reader."""
 
     first: str
     differences: tuple[Difference, ...]
@@ -57,11 +57,11 @@ class Comparison:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Result]:
-    """Read the results in folders; paths become absolute, and names that occur twice are the folders'.
+    """Read the results in folders. Paths become absolute; names that occur twice become the folders' names.
 
     Raises:
         FileNotFoundError: a folder holds no result.
-        ValueError: its file is none.
+        ValueError: its file is no result.
     """
     results = [read_result(folder / "result.json") for folder in folders]
     names = [result.name for result in results]
@@ -76,7 +76,7 @@ def read_runs(folders: Sequence[Path]) -> list[Result]:
 
 
 def with_files(image: Image, folder: Path) -> Image:
-    """Return an image of the result in `folder` with absolute paths."""
+    """Return an image of the result in `folder`, with absolute paths."""
     files = {key: str(folder.absolute() / path) for key, path in image.files.items()}
     return dataclasses.replace(image, files=files)
 
@@ -84,12 +84,12 @@ def with_files(image: Image, folder: Path) -> Image:
 def compare(results: Sequence[Result]) -> Comparison:
     """Compare all results with the first one.
 
-    Sets as a whole and deviations over seeds are left out: of the former there is one number, and the latter are those
-    of as many seeds as there were. The p of each test are corrected for their number in the table (Holm 1979): if no
-    run differed from the first, the chance that any of them is below 0.05 would be at most 5 %.
+    Scores of whole sets and deviations over seeds are left out: a set has only one number, and a deviation depends on
+    the number of seeds. The p of each test are corrected for their number in the table (Holm 1979): if no run differed
+    from the first, the chance that any p is below 0.05 would be at most 5 %.
 
     Raises:
-        ValueError: fewer than two results, of different images, or scored in different ways.
+        ValueError: there are fewer than two results, or they have different images, or were scored in different ways.
     """
     if len(results) < 2:
         raise ValueError("nothing to compare: give two or more folders that evaluate.py wrote")
@@ -111,7 +111,7 @@ def compare(results: Sequence[Result]) -> Comparison:
 
 
 def check_comparable(a: Result, b: Result) -> None:
-    """Raise ValueError if two results are of different images, or scored in different ways."""
+    """Raise ValueError if two results have different images, or were scored in different ways."""
     names_a, names_b = ({image.name for image in result.images} for result in (a, b))
     if names_a != names_b:
         told = [
@@ -135,7 +135,7 @@ def check_comparable(a: Result, b: Result) -> None:
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Correct p values for their number (Holm 1979); None is no test and stays."""
+    """Correct p values for their number (Holm 1979); None stands for no test and stays None."""
     order = sorted((p, i) for i, p in enumerate(ps) if p is not None)
     corrected: list[float | None] = [None] * len(ps)
     highest = 0.0
@@ -146,7 +146,7 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 
 
 def paired_tests(differences: np.ndarray) -> tuple[float | None, float | None]:
-    """p of Wilcoxon's and of the t-test that (N,) differences are about 0; None where a test says nothing."""
+    """p of Wilcoxon's and of the t-test that (N,) differences are about 0; None if a test says nothing."""
     if len(differences) < 2 or not differences.any():
         return None, None
     wilcoxon = float(stats.wilcoxon(differences).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
@@ -172,7 +172,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Return differences as CSV, in full precision, empty where there is none."""
+    """Return differences as CSV, in full precision; missing values are empty."""
     file = io.StringIO()
     names = [field.name for field in dataclasses.fields(Difference)]
     writer = csv.DictWriter(file, names, lineterminator="\n")
@@ -186,7 +186,7 @@ def _has_scores(result: Result, name: str) -> bool:
 
 
 def _difference(first: Result, other: Result, name: str) -> Difference:
-    """The difference of two results in one metric, its p not yet corrected."""
+    """The difference of two results in one metric, with its p not yet corrected."""
     before = {image.name: image.scores.get(name) for image in first.images}
     pairs = [(before[image.name], image.scores.get(name)) for image in other.images]
     differences = np.array([b - a for a, b in pairs if a is not None and b is not None], np.float64)
@@ -199,7 +199,7 @@ def _difference(first: Result, other: Result, name: str) -> Difference:
 
 
 def _notes(first: Result, other: Result) -> list[str]:
-    """What two results that can be compared differ in, beside what they are results of."""
+    """Differences of two comparable results in versions and protocol, without scoring and folders."""
     kinds = (("versions", first.versions, other.versions), ("protocol", first.protocol, other.protocol))
     notes = []
     for what, a, b in kinds:

@@ -18,24 +18,25 @@ from diffbir_jax.evaluation.tables import DEVIATION
 from diffbir_jax.files.folders import make_folder
 from diffbir_jax.metrics.spread import global_deviation
 
-# Folder of the report's pictures, in that of the evaluation.
+# Folder of the report's pictures, inside the evaluation's folder.
 REPORT = "report"
 COLOURS = "RGB in 8 bits: 16 bits rounded, gray repeated, alpha over white; Y of ITU-R BT.601 in 16 to 235, not rounded"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is to be evaluated.
+    """The input of an evaluation.
 
     Attributes:
-        name: of the result, the row's title in tables.
+        name: of the result; the row's title in tables.
         preds: folders of results of the same images, one per seed.
         output: folder of the evaluation; files in it keep scores for the next time.
-        metrics: columns, in order; of several folders, deviations over seeds follow, of all metrics but "set" ones.
+        metrics: columns, in order. With several folders, deviations over seeds follow, of all metrics except "set"
+            ones.
         gt: folder of ground truths.
-        lq: folder of the images that were restored, which reports show.
+        lq: folder of the images that were restored; reports show them.
         setup: of the metrics.
-        protocol: what scores depend on beside what is named here; JSON.
+        protocol: further settings that scores depend on; JSON.
     """
 
     name: str
@@ -51,10 +52,10 @@ class Evaluation:
 def evaluate(evaluation: Evaluation) -> Result:
     """Score all images, through `output`/cache.jsonl, and write `output`/result.json.
 
-    Files of the same content are scored once, and results of the same files are equal byte for byte.
+    Files with the same content are scored once. Results of the same files are equal byte for byte.
 
     Raises:
-        ImageFileError: images do not match or cannot be read, or `output` cannot be written; before anything is scored.
+        ImageFileError: images do not match or cannot be read, or `output` cannot be written; raised before any scoring.
     """
     output = evaluation.output
     make_folder(output)
@@ -69,7 +70,7 @@ def evaluate(evaluation: Evaluation) -> Result:
 
 
 def _assemble(evaluation: Evaluation, cases: Sequence[Case], scorers: Scorers, cache: Cache) -> Result:
-    """Collect what the cache knows."""
+    """Collect the scores in the cache."""
     images = tuple(_image(case, scorers.ready, cache, evaluation.output) for case in cases)
     ready = [scorer.metric for scorer in scorers.ready] if len(evaluation.preds) > 1 else []
     columns = _columns(evaluation.metrics, deviating=ready)
@@ -115,7 +116,7 @@ def _image(case: Case, scorers: Sequence[Scorer], cache: Cache, folder: Path) ->
 
 
 def _over_seeds(outcomes: Sequence[Outcome]) -> tuple[Outcome, Outcome]:
-    """Mean and standard deviation over seeds; a seed without score leaves neither."""
+    """Mean and standard deviation over seeds; without a score for every seed there is neither."""
     scores = [each.score for each in outcomes if each.score is not None]
     if len(scores) < len(outcomes):
         problem = next(each for each in outcomes if each.problem is not None)
@@ -127,7 +128,7 @@ def _over_seeds(outcomes: Sequence[Outcome]) -> tuple[Outcome, Outcome]:
 def _sets(
     cases: Sequence[Case], scorers: Sequence[Scorer], cache: Cache
 ) -> tuple[dict[str, Summary], dict[str, str]]:
-    """Scores of "set" metrics, and why there are none."""
+    """Scores of "set" metrics, and the reasons for missing ones."""
     scores: dict[str, Summary] = {}
     failed: dict[str, str] = {}
     for scorer in scorers:
@@ -141,7 +142,7 @@ def _sets(
 
 
 def _protocol(evaluation: Evaluation, cases: Sequence[Case], scorers: Sequence[Scorer]) -> dict[str, Any]:
-    """Return what scores depend on; results with the same "scoring" can be compared."""
+    """Return the settings that scores depend on; results with the same "scoring" can be compared."""
     truths = "".join(case.digests[case.gt] for case in cases if case.gt is not None)
     folders = {"gt": evaluation.gt, "lq": evaluation.lq}
     return {

@@ -9,9 +9,9 @@ from diffbir_jax.evaluation.metric import Metric
 from diffbir_jax.evaluation.registry import GROUPS, METRICS, select
 from diffbir_jax.evaluation.suites.flags import SUITE_ONLY, add_suite_flags
 
-# What evaluate.py can be asked for, one at a time.
+# The modes of evaluate.py, one at a time.
 MODES = ("pred", "suite", "compare")
-# The modes that a flag goes with, of those that do not go with all.
+# The modes of each flag that does not fit all modes.
 FITTING = {
     **dict.fromkeys(("gt", "lq", "crop_border", "name"), ("pred",)),
     **dict.fromkeys(("metrics", "metric_weights"), ("pred", "suite")),
@@ -20,11 +20,11 @@ FITTING = {
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; exit with 2 and one line if it makes no sense."""
+    """Read the command line; exit with 2 and one line if it is invalid."""
     parser = Parser(
         prog="evaluate.py",
-        description="Score restored images by metrics whose protocol is part of the result, and compare results.",
-        epilog="The same command goes on with an interrupted evaluation. Exit code: 0 if every metric has a score, 1 "
+        description="Score restored images by metrics with a recorded protocol, and compare results.",
+        epilog="The same command continues an interrupted evaluation. Exit code: 0 if every metric has a score, 1 "
         "if one has none (with --suite, only if methods, metrics or weights of Real-ESRGAN were named) or images do "
         f"not match, 2 for a bad flag, {INTERRUPTED} if interrupted.",
     )
@@ -39,7 +39,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def check_mode(parser: Parser, args: argparse.Namespace) -> None:
-    """Exit with one line unless there is one mode, and every flag goes with it."""
+    """Exit with one line unless there is exactly one mode and every flag fits it."""
     modes = [mode for mode in MODES if getattr(args, mode)]
     if len(modes) != 1:
         given = " and ".join(f"--{mode}" for mode in modes) or "none"
@@ -53,24 +53,24 @@ def check_mode(parser: Parser, args: argparse.Namespace) -> None:
 
 
 def add_folder_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare which images are scored."""
+    """Declare the flags for images."""
     add = group.add_argument
     pred = (
-        "folder of results, searched with all its subfolders; or several folders of results for the same images, one "
-        "per seed: then scores are means over seeds, and their deviations over seeds are columns, too"
+        "folder of results, with all its subfolders; or several folders of results for the same images, one per seed: "
+        "then scores are means over seeds, and their deviations over seeds are further columns"
     )
     add("--pred", type=Path, nargs="+", metavar="DIR", help=pred)
     gt = (
-        "folder of ground truths, named as the results but for their suffixes (default: none, for metrics that need "
+        "folder of ground truths, with the names of the results but any suffix (default: none, for metrics that need "
         "none)"
     )
     add("--gt", type=Path, metavar="DIR", help=gt)
-    lq = "folder of the images that were restored, named likewise, to be seen in the report (default: none)"
+    lq = "folder of the images that were restored, with the same names, for the report (default: none)"
     add("--lq", type=Path, metavar="DIR", help=lq)
 
 
 def add_scoring_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare how they are scored."""
+    """Declare the flags for scoring."""
     add = group.add_argument
     metrics = (
         f"metrics or groups of them, with commas: {', '.join(METRICS)}; groups: {', '.join(GROUPS)} "
@@ -81,21 +81,21 @@ def add_scoring_flags(group: argparse._ArgumentGroup) -> None:
     add("--crop-border", type=pixels, metavar="N", help=crop)
     weights = "folder of the networks of learned metrics (default: none)"
     add("--metric-weights", type=Path, metavar="DIR", help=weights)
-    name = "the row's title in tables (default: the folder's name; of several, that of the folder around the first)"
+    name = "the row's title in tables (default: the folder's name; for several, the first one's parent)"
     add("--name", metavar="TEXT", help=name)
 
 
 def add_compare_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare which results are compared."""
+    """Declare the flags for comparing results."""
     runs = (
-        "folders that evaluate.py wrote, of the same images: differences to the first, with bootstrap intervals, "
+        "folders that evaluate.py wrote, for the same images: differences to the first, with bootstrap intervals, "
         "Wilcoxon's signed-rank test and the paired t-test, corrected for their number"
     )
     group.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help=runs)
 
 
 def add_output_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare what is written."""
+    """Declare the flags for outputs."""
     output = (
         "folder for result.json, images.csv, table.md, table.tex, report.html and the cache of scores; made if missing "
         "(required with --pred and --suite; by default, --compare only prints)"
@@ -103,12 +103,12 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--output", type=Path, metavar="DIR", help=output)
     intervals = "write the 95 % bootstrap interval of each mean into tables (default: on)"
     group.add_argument("--intervals", action=argparse.BooleanOptionalAction, default=True, help=intervals)
-    report = "write report.html, with the images to look at (default: on)"
+    report = "write report.html, a page that shows the images (default: on)"
     group.add_argument("--report", action=argparse.BooleanOptionalAction, default=True, help=report)
 
 
 def metric_names(text: str) -> tuple[Metric, ...]:
-    """Read names with commas between them."""
+    """Read names separated by commas."""
     try:
         return select([name.strip() for name in text.split(",") if name.strip()])
     except ValueError as error:
@@ -116,7 +116,7 @@ def metric_names(text: str) -> tuple[Metric, ...]:
 
 
 def pixels(text: str) -> int:
-    """Read a whole number from 0."""
+    """Read a whole number of at least 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers from 0")
     return int(text)

@@ -1,6 +1,6 @@
-"""Face identity similarity: the cosine between what a face recognition network, ArcFace, sees in two images.
+"""Face identity similarity: the cosine between the embeddings of two images by ArcFace, a face recognition network.
 
-The network is a local ONNX file, run by OpenCV; none comes with a package. Deng et al., "ArcFace: Additive Angular
+The network is a local ONNX file, run by OpenCV; no package contains one. Deng et al., "ArcFace: Additive Angular
 Margin Loss for Deep Face Recognition", 2019.
 """
 
@@ -18,8 +18,8 @@ REMEDY = (
     "Put there, under this name, an ArcFace network of 112x112 aligned RGB faces in [-1, 1] in ONNX format, such as "
     "w600k_r50.onnx of InsightFace's buffalo_l (non-commercial research only)"
 )
-# Eyes, nose and corners of the mouth, as x + iy: where FFHQ's alignment has them in 512x512 pixels, and ArcFace's in
-# 112x112.
+# Eyes, nose and corners of the mouth, as x + iy: their positions in FFHQ's alignment in 512x512 pixels, and in
+# ArcFace's in 112x112.
 FFHQ_SIDE, ARCFACE_SIDE = 512, 112
 FFHQ = np.array(
     [192.98 + 239.95j, 318.90 + 240.19j, 256.63 + 314.02j, 201.26 + 371.41j, 313.09 + 371.15j], np.complex128
@@ -30,9 +30,9 @@ ARCFACE = np.array(
 
 
 def aligned(image: np.ndarray) -> np.ndarray:
-    """Cut from a face in FFHQ's alignment what ArcFace expects: turned, scaled and moved by least squares.
+    """Cut ArcFace's input from a face in FFHQ's alignment: rotated, scaled and shifted by least squares.
 
-    No landmarks are looked for: a restored face that hides them would otherwise be judged on another part of the image.
+    No landmarks are detected: for a restored face that hides them, detection would choose another part of the image.
 
     Args:
         image: (S, S, 3) uint8.
@@ -49,7 +49,7 @@ def aligned(image: np.ndarray) -> np.ndarray:
             f"identity: {height}x{width} given; faces must be square, aligned as FFHQ and CelebA-HQ are"
         )
     points = FFHQ * (height / FFHQ_SIDE)
-    # A similarity is z -> a z + b in the complex plane.
+    # A similarity transform is z -> a z + b in the complex plane.
     (a, b), *_ = np.linalg.lstsq(np.stack([points, np.ones(5)], 1), ARCFACE, rcond=None)
     matrix = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
     return cv2.warpAffine(image, matrix, (ARCFACE_SIDE, ARCFACE_SIDE))

@@ -1,7 +1,7 @@
-"""LPIPS and DISTS: how far two images are apart in the features of an ImageNet classifier.
+"""LPIPS and DISTS: the distance of two images in the features of an ImageNet classifier.
 
-Both give what their authors' PyTorch packages give, `lpips` 0.1.4 (version 0.1) and `DISTS_pytorch` 0.1, on images as
-they are: nothing is resized or cropped. Each image size is compiled once.
+Both agree with their authors' PyTorch packages, `lpips` 0.1.4 (version 0.1) and `DISTS_pytorch` 0.1, on unchanged
+images: nothing is resized or cropped. Each image size is compiled once.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from diffbir_jax.models.backbones import VGG16, AlexNet, hann_pool
 from diffbir_jax.models.lpips import Backbone, feature_distance, lpips_shapes, unit_features
 from diffbir_jax.weights.safetensors import load_weights
 
-# Of images in [0, 1]. LPIPS has its own figures for [-1, 1], which are close to these.
+# For images in [0, 1]. LPIPS has its own figures for [-1, 1], which are close to these.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Stems of files.
+# File names without suffix.
 LPIPS_ALEX, LPIPS_VGG, DISTS = "lpips_alex", "lpips_vgg", "dists"
 # The image itself is DISTS's first stage.
 DISTS_CHANNELS = 3 + sum(VGG16.CHANNELS)
@@ -38,8 +38,8 @@ def lpips(net: Backbone, params: Params, images: Array) -> Array:
     """Return the learned perceptual distance of two images, see `models.lpips`.
 
     Args:
-        net: what computes the features.
-        params: as `lpips_shapes` has them.
+        net: the network that computes the features.
+        params: in the structure of `lpips_shapes`.
         images: (2, H, W, 3) in [0, 1], float32.
 
     Returns:
@@ -53,13 +53,13 @@ def lpips(net: Backbone, params: Params, images: Array) -> Array:
 def dists(features: Params, params: Params, images: Array) -> Array:
     """Return the distance of two images in structure and texture.
 
-    Ding et al., "Image Quality Assessment: Unifying Structure and Texture Similarity", 2020: for every channel of the
-    image and of VGG16's stages (with `hann_pool`), the similarity of means over pixels (texture, weight alpha) and of
-    covariances (structure, weight beta), as SSIM has them over windows.
+    Ding et al., "Image Quality Assessment: Unifying Structure and Texture Similarity", 2020. For every channel of the
+    image and of VGG16's stages (with `hann_pool`): the similarity of means over pixels (texture, weight alpha) and of
+    covariances (structure, weight beta). SSIM has the same factors over windows.
 
     Args:
         features: parameters of `VGG16`.
-        params: "alpha" and "beta", as `dists_shapes` has them; scaled here to a sum of 1.
+        params: "alpha" and "beta", in the structure of `dists_shapes`; scaled here to a sum of 1.
         images: (2, H, W, 3) in [0, 1], float32.
 
     Returns:
@@ -73,10 +73,10 @@ def dists(features: Params, params: Params, images: Array) -> Array:
 
 
 def _similarities(pair: Array) -> tuple[Array, Array]:
-    """Of means and of covariances by channel, each (C,), of two maps (2, H, W, C)."""
+    """Similarities of means and of covariances by channel, each (C,), of two maps (2, H, W, C)."""
     constant = 1e-6
     mean = pair.mean((1, 2))
-    # Centred first, unlike the authors' covariance: the difference of two means rounds to more than the constant.
+    # Centred first, unlike the authors' covariance: the rounding of a difference of means exceeds the constant.
     centred = pair - mean[:, None, None]
     variance, covariance = jnp.square(centred).mean((1, 2)), centred.prod(0).mean((0, 1))
     texture = (2 * mean[0] * mean[1] + constant) / (jnp.square(mean).sum(0) + constant)
@@ -90,7 +90,7 @@ def _channels(values: tuple[float, float, float]) -> Array:
 def _pairwise(
     distance: Callable[[Array], Array], name: str, side: int = 1
 ) -> Callable[[np.ndarray, np.ndarray], float]:
-    """What scores two images (H, W, 3) uint8; raises ValueError where shapes differ or a side is below `side`."""
+    """A function that scores two images (H, W, 3) uint8; ValueError for different shapes or a side below `side`."""
 
     def score(image: np.ndarray, reference: np.ndarray) -> float:
         if image.shape != reference.shape or min(image.shape[:2]) < side:
@@ -98,7 +98,7 @@ def _pairwise(
                 f"{name}: shapes {image.shape} and {reference.shape} given; both must be (H, W, 3) with "
                 f"H, W >= {side}"
             )
-        # Accelerators multiply float32 in fewer bits unless told otherwise.
+        # By default accelerators multiply float32 with fewer bits.
         with jax.default_matmul_precision("highest"):
             return float(distance(jnp.asarray(np.stack([image, reference]), jnp.float32) / 255))
 

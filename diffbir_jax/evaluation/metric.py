@@ -1,4 +1,4 @@
-"""What a metric is: a name, what it compares, and a loader of the function that scores."""
+"""The metric type: a name, the kind of comparison, and a loader of the scoring function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,18 +8,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 # "reference" scores an image against its ground truth, "single" an image alone, "set" all images against all ground
-# truths at once, "spread" several results of one image.
+# truths, "spread" several results of one image.
 Kind = Literal["reference", "single", "set", "spread"]
 Better = Literal["higher", "lower"]
 
 
 class UnavailableError(Exception):
-    """A metric cannot run here; the message says what is missing and how to give it."""
+    """A metric that cannot run here; the message says what is missing and how to get it."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What loading a metric may depend on; what changes scores is part of the protocol.
+    """Inputs of a metric's loader. Those that change scores are part of the protocol.
 
     Attributes:
         crop: pixels along every edge that PSNR and SSIM leave out.
@@ -31,7 +31,7 @@ class Setup:
 
 
 class SetScore(NamedTuple):
-    """A metric of two sets of images, in two steps, so that an image is looked at once.
+    """A metric of two sets of images, in two steps, so that each image is processed once.
 
     Attributes:
         features: (H, W, 3) uint8 -> (D,) float64.
@@ -47,18 +47,18 @@ class Metric:
     """One column of a table.
 
     Attributes:
-        name: as flags and files have it.
-        title: as tables have it.
-        kind: what it compares; see `load`.
+        name: its name in flags and files.
+        title: its title in tables.
+        kind: the kind of comparison; see `load`.
         better: whether higher or lower is better.
-        load: returns what scores: of a "reference" metric (image, ground truth) -> float, of a "single" one (image) ->
-            float, of images (H, W, 3) uint8; of a "set" metric a `SetScore`; of a "spread" metric (images of one input)
-            -> float. Raises UnavailableError where packages or weights are missing.
-        version: of the implementation: raised when scores change, so that cached ones are not taken for them.
-        files: the files in `Setup.weights` that it reads, whose checksums a result carries: the stems of .safetensors
-            files, whole names of others.
-        packages: beyond this project's own, whose versions a result carries.
-        cropped: whether `Setup.crop` matters.
+        load: returns the scoring function, on images (H, W, 3) uint8. "reference": (image, ground truth) -> float;
+            "single": (image) -> float; "set": a `SetScore`; "spread": (images of one input) -> float. Raises
+            UnavailableError if packages or weights are missing.
+        version: of the implementation. Raise it when scores change, so that cached scores are not reused.
+        files: files in `Setup.weights` that it reads; a result carries their checksums. Stems of .safetensors files,
+            whole names of others.
+        packages: packages other than this project's own; a result carries their versions.
+        cropped: whether it uses `Setup.crop`.
     """
 
     name: str

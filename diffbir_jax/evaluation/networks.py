@@ -1,4 +1,4 @@
-"""What metrics that run a network share: where its weights lie, and taking turns with it."""
+"""Shared code of metrics that run a network: the path of the weights, and a lock."""
 
 import functools
 import threading
@@ -16,12 +16,12 @@ def weights_file(setup: Setup, name: str, remedy: str) -> Path:
     """Return the path of `name` in the folder of weights.
 
     Args:
-        setup: whose `weights` is the folder.
+        setup: its `weights` is the folder.
         name: name of the file.
         remedy: how to get it, a sentence without its full stop.
 
     Raises:
-        UnavailableError: no folder was given, or it has no such file; the message ends with `remedy`.
+        UnavailableError: no folder was given, or the file is not in it; the message ends with `remedy`.
     """
     if setup.weights is None:
         raise UnavailableError(
@@ -34,9 +34,9 @@ def weights_file(setup: Setup, name: str, remedy: str) -> Path:
 
 
 def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
-    """Return `function` such that threads wait for each other.
+    """Return `function` with a lock: one thread at a time.
 
-    One image keeps all cores busy, several would take the memory of several, and some networks keep what they computed.
+    One image keeps all cores busy, several would take the memory of several, and some networks keep their activations.
     """
     lock = threading.Lock()
 

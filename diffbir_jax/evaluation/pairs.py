@@ -1,4 +1,4 @@
-"""Which predictions belong to which ground truths, found out and checked before anything is scored."""
+"""Matching of predictions and ground truths, checked before any scoring."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,20 +12,20 @@ from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.listing import find_images
 from diffbir_jax.imaging.reading import read_image
 
-# Names that a message lists before it only counts.
+# A message lists this many names and counts the rest.
 SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image as it is evaluated.
+    """One image of an evaluation.
 
     Attributes:
         name: path below the folder without the suffix, with "/".
         preds: its results, one per seed.
         gt: its ground truth, or None.
-        lq: what it was restored from, or None.
-        digests: SHA-256 of the files of `preds` and `gt`; of checked cases.
+        lq: the input of the restoration, or None.
+        digests: SHA-256 of the files of `preds` and `gt`; only in checked cases.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Case:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one result, so that there is a deviation over seeds."""
+        """Whether there is more than one result, and so a deviation over seeds."""
         return len(self.preds) > 1
 
 
@@ -54,14 +54,14 @@ def find_cases(
         preds: folders of results of the same images, one per seed.
         gt: folder of ground truths.
         lq: folder of the images that were restored; may hold others, too.
-        exclude: folders in these that are left out, such as that of the evaluation; so are pictures of reports.
+        exclude: subfolders to leave out, such as that of the evaluation. Pictures of reports are also left out.
 
     Returns:
         The cases, sorted by name.
 
     Raises:
-        ImageFileError: a folder is missing, empty or given for two seeds, or names are ambiguous or differ; all names
-            that do not are told of at once.
+        ImageFileError: a folder is missing, empty or given for two seeds, or names are ambiguous or differ; the error
+            covers all names that differ.
     """
     if len({folder.resolve() for folder in preds}) < len(preds):
         raise ImageFileError("--pred names a folder twice; give one folder per seed")
@@ -109,7 +109,7 @@ Size = tuple[int, int]
 
 
 def _look(case: Case) -> tuple[list[Size], dict[Path, str]] | ImageFileError:
-    """(Height, width) and digests of a case's files, or why one cannot be read."""
+    """(Height, width) and digests of a case's files, or the error if one cannot be read."""
     try:
         sizes = [read_image(path).shape[:2] for path in case.scored]
         return sizes, {path: sha256(path) for path in case.scored}  # pyright: ignore[reportReturnType]
@@ -118,7 +118,7 @@ def _look(case: Case) -> tuple[list[Size], dict[Path, str]] | ImageFileError:
 
 
 def _odd_size(case: Case, sizes: Sequence[Size]) -> str:
-    """Tell of the first file whose size is not that of the ground truth (of the first result, without one)."""
+    """Describe the first file with another size than the ground truth (without one: than the first result)."""
     wanted = sizes[-1] if case.gt is not None else sizes[0]
     for path, size in zip(case.preds, sizes):
         if size != wanted:
@@ -139,7 +139,7 @@ def _by_name(folder: Path, exclude: Iterable[Path]) -> dict[str, Path]:
 
 
 def _lack(what: str, names: set[str], folder: Path) -> str:
-    """Tell of names that have no file in a folder."""
+    """Describe the names that have no file in a folder."""
     images = "1 image has" if len(names) == 1 else f"{len(names)} images have"
     return f"{images} no {what} in {folder} ({_few(sorted(names))})"
 

@@ -1,8 +1,8 @@
-"""MUSIQ, MANIQA, CLIP-IQA and FID, as the package pyiqa computes them, on weights given as local files.
+"""MUSIQ, MANIQA, CLIP-IQA and FID, computed by the package pyiqa on weights in local files.
 
-pyiqa is optional and imported only here, when one of its metrics is asked for; its licence, PolyForm Noncommercial
-1.0.0, allows non-commercial use only. Left alone it downloads what it needs. Here it may not: a missing file is
-reported with the address that pyiqa's own tables have. Checked with pyiqa 0.1.16.
+pyiqa is optional and imported only here, when one of its metrics is needed. Its licence, PolyForm Noncommercial 1.0.0,
+allows only non-commercial use. By default pyiqa downloads its weights. Here it must not: a missing file is reported
+with the address in pyiqa's own tables. Checked with pyiqa 0.1.16.
 """
 
 import importlib
@@ -29,14 +29,14 @@ INCEPTION_SIDE = 299
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights of one metric of pyiqa lie, and where pyiqa's tables say that they come from.
+    """The weights of one metric of pyiqa: their place, and their address in pyiqa's tables.
 
     Attributes:
         metric: pyiqa's name of the metric.
         file: name in the folder of weights.
         module: below `pyiqa.archs`, the module with the address.
         table: its variable: the address, or a dict of addresses.
-        key: of the dict; "" where there is none.
+        key: of the dict; "" if there is no dict.
         options: further arguments of `pyiqa.create_metric`.
     """
 
@@ -48,7 +48,7 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def address(self) -> str:
-        """Return the address that pyiqa would download from.
+        """Return the address from which pyiqa would download.
 
         Raises:
             UnavailableError: pyiqa cannot be imported.
@@ -75,10 +75,10 @@ FID = Source("fid", "inception_fid.pth", "inception", "FID_WEIGHTS_URL")
 
 
 def import_part(name: str) -> Any:
-    """Import pyiqa or a module of it or of what it brings.
+    """Import pyiqa, a module of it, or a module that it installs.
 
     Raises:
-        UnavailableError: it, or something that it needs, is not installed.
+        UnavailableError: it, or a package that it needs, is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -92,7 +92,7 @@ def fill(network: Any, path: Path) -> None:
     """Load every parameter of a PyTorch module from a file, without arbitrary unpickling.
 
     Raises:
-        UnavailableError: the file is damaged, not to be trusted or of another network.
+        UnavailableError: the file is damaged, not trustworthy or for another network.
     """
     torch = import_part("torch")
     with reported(path):
@@ -102,7 +102,7 @@ def fill(network: Any, path: Path) -> None:
 
 @contextmanager
 def reported(path: Path) -> Iterator[None]:
-    """Turn what reading `path` as weights may end in into UnavailableError."""
+    """Turn errors of reading `path` as weights into UnavailableError."""
     try:
         yield
     except (CheckpointError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
@@ -111,7 +111,7 @@ def reported(path: Path) -> Iterator[None]:
 
 
 def create(source: Source, **options: Any) -> Any:
-    """Return pyiqa's metric without weights of its own."""
+    """Return pyiqa's metric, which does not load weights itself."""
     return import_part("pyiqa").create_metric(source.metric, **source.options, **options)
 
 
@@ -126,21 +126,21 @@ def _load_filled(
 
 
 def _no_vit() -> AbstractContextManager[Any]:
-    """MANIQA asks timm for trained weights of its ViT, which its own file replaces: timm makes it without them."""
+    """MANIQA asks timm for a trained ViT, but its own file has these weights: let timm make the ViT without them."""
     timm = import_part("timm")
     plain = timm.create_model
     return patch.object(timm, "create_model", lambda name, pretrained: plain(name, pretrained=False))
 
 
 def _load_clipiqa(setup: Setup) -> Callable[[np.ndarray], float]:
-    # In place of the name of a backbone CLIP's loader takes a path.
+    # CLIP's loader takes a path in place of the name of a backbone.
     path = CLIPIQA.path(setup)
     with reported(path):
         return _single(create(CLIPIQA, backbone=str(path)))
 
 
 def _single(metric: Any) -> Callable[[np.ndarray], float]:
-    """A score of (H, W, 3) uint8."""
+    """A function that scores (H, W, 3) uint8."""
     torch = import_part("torch")
 
     def score(image: np.ndarray) -> float:
@@ -168,7 +168,7 @@ def _load_fid(setup: Setup) -> SetScore:
 
 
 def clean_resized(image: np.ndarray) -> np.ndarray:
-    """Resize for Inception-v3 as clean-fid does: Pillow's antialiased bicubic, without rounding in between.
+    """Resize for Inception-v3 as clean-fid does: Pillow's antialiased bicubic, without intermediate rounding.
 
     Parmar et al., "On Aliased Resizing and Surprising Subtleties in GAN Evaluation", 2022.
 

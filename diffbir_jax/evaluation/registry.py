@@ -1,4 +1,4 @@
-"""The metrics by name, and the groups of names that flags know."""
+"""The metrics by name, and the groups of names in flags."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -49,10 +49,10 @@ GROUPS = {"fast": tuple(m.name for m in PLAIN if m.kind != "spread"), "all": tup
 
 
 def select(names: Iterable[str]) -> tuple[Metric, ...]:
-    """Return metrics by their names or those of groups, each once, in the order given.
+    """Return metrics by their names or those of groups, each once, in the given order.
 
     Raises:
-        ValueError: a name is neither a metric's nor a group's, or there is none.
+        ValueError: a name is neither a metric nor a group, or there is no name.
     """
     given: Sequence[str] = list(names)
     if unknown := [name for name in given if name not in METRICS and name not in GROUPS]:

@@ -1,4 +1,4 @@
-"""What a run's `result.json` holds: scores by image, their means with intervals, and everything that they depend on."""
+"""The content of a run's `result.json`: scores by image, means with intervals, and everything they depend on."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ KINDS = ("reference", "single", "set", "spread")
 
 @dataclass(frozen=True)
 class Column:
-    """A metric as a result carries it: `title`, `better` ("higher" or "lower"), `kind` and `version`, see `Metric`."""
+    """A metric in a result: `title`, `better` ("higher" or "lower"), `kind` and `version`, see `Metric`."""
 
     title: str
     better: str
@@ -26,9 +26,9 @@ class Summary:
 
     Attributes:
         mean: of the scores that are finite numbers.
-        low: lower end of the 95 % bootstrap interval of the mean, None where there is none (of a set, or of one image).
+        low: lower end of the 95 % bootstrap interval of the mean, None if there is no interval (a set, or one image).
         high: its upper end.
-        count: images that it is of.
+        count: number of images in the mean.
     """
 
     mean: float
@@ -43,10 +43,10 @@ class Image:
 
     Attributes:
         name: below the folder, with "/".
-        scores: by metric; None where a metric failed, whose reason is in `problems`.
-        files: "pred", "gt" and "lq" as far as they are known: paths, relative to the result's folder where they lie
-            below it, absolute elsewhere.
-        problems: why scores are missing, by metric.
+        scores: by metric; None if a metric failed, with the reason in `problems`.
+        files: paths of "pred", "gt" and "lq" if known, relative to the result's folder for files below it, absolute for
+            others.
+        problems: reasons for missing scores, by metric.
     """
 
     name: str
@@ -60,14 +60,14 @@ class Result:
     """One evaluated set of images.
 
     Attributes:
-        name: of the method or the folder, the row's title in tables.
+        name: of the method or the folder; the row's title in tables.
         protocol: everything that scores depend on: crop, suite, seeds, sampler, ...; JSON.
         versions: of Python, packages and this project, by name.
         checksums: of weights files, by name.
         columns: metrics by name, in the table's order.
         images: all images, sorted by name.
         summary: by metric.
-        unavailable: metrics that were asked for and could not run, with the reason.
+        unavailable: requested metrics that could not run, with the reason.
     """
 
     name: str
@@ -89,11 +89,11 @@ def write_result(result: Result, path: Path) -> None:
 
 
 def read_result(path: Path) -> Result:
-    """Read what `write_result` wrote.
+    """Read a file that `write_result` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no result, or of another format.
+        ValueError: it is no result, or has another format.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no result at {path}: give the folder that evaluate.py wrote (--output)")
@@ -112,7 +112,7 @@ def read_result(path: Path) -> Result:
 
 
 def _check(result: Result) -> None:
-    """Raise TypeError or ValueError for what `write_result` never writes."""
+    """Raise TypeError or ValueError for content that `write_result` never writes."""
     if not isinstance(result.name, str) or not isinstance(result.protocol, dict):
         raise TypeError("name and protocol must be a text and a table")
     if odd := [
@@ -130,7 +130,7 @@ def _check(result: Result) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Replace numbers that JSON lacks."""
+    """Replace numbers that JSON cannot hold."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

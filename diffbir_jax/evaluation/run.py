@@ -19,7 +19,7 @@ from diffbir_jax.files.writing import replace_file
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what a command line asks for, from `flags.parse`; return the exit code.
+    """Do the task of a command line that `flags.parse` has read; return the exit code.
 
     Raises:
         ImageFileError, ValueError, FileNotFoundError: images or results do not match or cannot be read.
@@ -42,7 +42,7 @@ def run_folders(args: argparse.Namespace) -> int:
 
 
 def run_suites(args: argparse.Namespace) -> int:
-    """Run a suite, and print the tables; what could not run counts only where names asked for it."""
+    """Run a suite, and print the tables. A method or metric that cannot run is a failure only if the flags name it."""
     lacking, asked = False, args.methods or args.metrics or args.realesrgan
     for folder, results in run_suite(suite_run(args)).items():
         located = [_located(result, folder / name) for name, result in results.items()]
@@ -54,7 +54,7 @@ def run_suites(args: argparse.Namespace) -> int:
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    """Compare results, print the tables, and write them where there is an output folder."""
+    """Compare results, print the tables, and write them if there is an output folder."""
     results, output = read_runs(args.compare), args.output
     comparison = compare(results)
     text = comparison_markdown(comparison)
@@ -75,8 +75,8 @@ def publish(results: Sequence[Result], folder: Path, args: argparse.Namespace) -
 
     Args:
         results: a row each; files are absolute or relative to `folder`.
-        folder: exists.
-        args: `intervals`, whether tables have them, and `report`, whether there is to be a report.html.
+        folder: must exist.
+        args: `intervals`: whether tables have them; `report`: whether to write report.html.
     """
     text = write_tables(results, folder, args.intervals)
     if args.report:
@@ -85,12 +85,12 @@ def publish(results: Sequence[Result], folder: Path, args: argparse.Namespace) -
 
 
 def default_metrics(truths: bool) -> tuple[Metric, ...]:
-    """Return the fast metrics, without ground truths those that need none."""
+    """Return the fast metrics; without ground truths only those that need none."""
     return tuple(metric for metric in select(["fast"]) if truths or metric.kind == "single")
 
 
 def default_name(preds: Sequence[Path]) -> str:
-    """Return the name of the folder, of several seeds' that of the one around the first."""
+    """Return the name of the folder; for several seeds, that of the first one's parent."""
     first = preds[0].resolve()
     return first.name if len(preds) == 1 else first.parent.name
 

@@ -31,11 +31,11 @@ class Scorer:
     """A metric that is ready to score.
 
     Attributes:
-        metric: which.
-        function: what its `load` returned.
+        metric: the metric.
+        function: the result of its `load`.
         checksums: CRC-32 of the weights files that it read, by name.
-        versions: of what computes, by name.
-        crop: see `Setup`; 0 where it does not matter.
+        versions: of the packages that compute, by name.
+        crop: see `Setup`; 0 if the metric does not use it.
     """
 
     metric: Metric
@@ -46,24 +46,24 @@ class Scorer:
 
     @functools.cached_property
     def stamp(self) -> str:
-        """A digest of everything but images that scores depend on."""
+        """A digest of everything that scores depend on, except images."""
         own = [self.metric.name, self.metric.version, self.crop]
         return _digest([own, dict(self.checksums), dict(self.versions)])
 
     def key(self, case: Case, paths: Sequence[Path]) -> str:
-        """Return the name under which a cache has the score of these files of a case."""
+        """Return the cache's key for the score of these files of a case."""
         return _digest([self.stamp, *(case.digests[path] for path in paths)])
 
 
 class Scorers(NamedTuple):
-    """The metrics that can run, and why others cannot, by name."""
+    """The metrics that can run, and the reasons why others cannot, by name."""
 
     ready: tuple[Scorer, ...]
     unavailable: dict[str, str]
 
 
 def load_scorers(metrics: Sequence[Metric], setup: Setup, like: Case) -> Scorers:
-    """Load metrics for cases such as `like`: with or without ground truth, of one or several seeds."""
+    """Load metrics for cases such as `like`: with or without ground truth, with one or several seeds."""
     ready: list[Scorer] = []
     unavailable: dict[str, str] = {}
     for metric in metrics:
@@ -81,13 +81,13 @@ def load_scorers(metrics: Sequence[Metric], setup: Setup, like: Case) -> Scorers
 
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
-    """Return the versions of what computes, and of further packages, by name."""
+    """Return the versions of the packages that compute, and of further packages, by name."""
     own = {"scipy": scipy.__version__, "opencv": cv2.__version__}
     return sidecar.versions() | own | {package: version(package) for package in packages}
 
 
 def lacks(kind: Kind, case: Case) -> str:
-    """Tell what a metric of this kind needs that there is none of; "" if it can run."""
+    """Return what a metric of this kind needs and the case lacks; "" if it can run."""
     if kind in ("reference", "set") and case.gt is None:
         return "needs --gt"
     if kind == "spread" and not case.several:
@@ -96,12 +96,12 @@ def lacks(kind: Kind, case: Case) -> str:
 
 
 def fill(cases: Sequence[Case], scorers: Sequence[Scorer], cache: Cache, threads: int | None = None) -> None:
-    """Score what the cache does not hold: first image by image, then whole sets.
+    """Score everything that the cache does not hold: first image by image, then whole sets.
 
     Args:
         cases: checked ones.
-        scorers: by what.
-        cache: receives the scores, each at once.
+        scorers: the metrics.
+        cache: receives each score at once.
         threads: images at a time; by default one per core, at most 8.
     """
     alone = [scorer for scorer in scorers if scorer.metric.kind != "set"]
@@ -128,7 +128,7 @@ def fill(cases: Sequence[Case], scorers: Sequence[Scorer], cache: Cache, threads
 
 
 def inputs(kind: Kind, case: Case) -> list[tuple[Path, ...]]:
-    """The files of a case that one score is of: a tuple per seed, but one of all seeds for a "spread" metric."""
+    """The files of a case for each score: a tuple per seed, but one of all seeds for a "spread" metric."""
     if kind == "spread":
         return [case.preds]
     if kind == "reference" and case.gt is not None:
@@ -154,9 +154,9 @@ def _fill_case(case: Case, scorers: Sequence[Scorer], cache: Cache) -> None:
 
 
 def attempt(function: Callable[..., float], *arguments: Any) -> Outcome:
-    """Score; what the metric cannot do with these images (ValueError) is a problem, not an error.
+    """Score. If the metric cannot handle these images (ValueError), the outcome is a problem, not an error.
 
-    So is what a network's library raises, but for another time it may not.
+    Errors of a network's library also give a problem, but a passing one.
     """
     try:
         score = float(function(*arguments))
@@ -168,7 +168,7 @@ def attempt(function: Callable[..., float], *arguments: Any) -> Outcome:
 
 
 def _fill_sets(cases: Sequence[Case], scorer: Scorer, cache: Cache) -> None:
-    """Score the set of each seed; features of ground truths are computed once."""
+    """Score the set of each seed; the features of ground truths are computed once."""
     function: SetScore = scorer.function
     missing = [(seed, key) for seed, key in enumerate(set_keys(cases, scorer)) if key not in cache]
     if not missing:
@@ -185,7 +185,7 @@ def _fill_sets(cases: Sequence[Case], scorer: Scorer, cache: Cache) -> None:
 
 
 def _checksum(setup: Setup, name: str) -> str:
-    """CRC-32 of a file that a metric has read: of a safetensors file, named by its stem, the values' only."""
+    """CRC-32 of a file that a metric has read; for a safetensors file, named by its stem, of its values only."""
     folder = Path() if setup.weights is None else setup.weights.expanduser()
     if "." in name:
         return f"{zlib.crc32((folder / name).read_bytes()):08x}"

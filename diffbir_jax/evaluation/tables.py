@@ -10,10 +10,10 @@ from typing import NamedTuple
 from diffbir_jax.evaluation.result import Column, Image, Result
 from diffbir_jax.files.writing import replace_file
 
-# Decimals that images of one set differ in, by metric.
+# Decimals in which images of one set differ, by metric.
 DIGITS = {"psnr": 2, "psnr_y": 2, "musiq": 2, "fid": 2, "niqe": 3, "spectral": 3, "energy": 3}
 USUAL_DIGITS = 4
-# What the name of a metric's standard deviation over seeds ends in; its mean is the global one of Sun et al. 2024.
+# Suffix of the name of a metric's standard deviation over seeds; its mean is G-STD of Sun et al. 2024.
 DEVIATION = "_gstd"
 SPREADS = "Standard deviations over the results of one image: G-STD of the score, L-STD of pixels in [0, 1]. "
 _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
@@ -24,7 +24,7 @@ _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
 
 
 class Cell(NamedTuple):
-    """A value as it is printed, its interval ("" without), whether it is the best, and the number of a note or 0."""
+    """A printed value, its interval ("" for none), whether it is the best, and the number of its note, or 0."""
 
     value: str
     interval: str = ""
@@ -34,7 +34,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Methods against metrics: `rows` of a name and a cell per column; `notes` that cells refer to, from 1."""
+    """Methods against metrics: `rows` of a name and a cell per column; cells refer to `notes` by numbers from 1."""
 
     columns: Sequence[Column]
     rows: Sequence[tuple[str, Sequence[Cell]]]
@@ -49,14 +49,14 @@ def digits(name: str) -> int:
 
 
 def all_columns(results: Sequence[Result]) -> dict[str, Column]:
-    """Return the columns of all results by name, in the order in which they come up."""
+    """Return the columns of all results by name, in order of first appearance."""
     return {name: column for result in results for name, column in result.columns.items()}
 
 
 def make_tables(results: Sequence[Result], intervals: bool = True) -> list[Table]:
-    """Return the means of results, a row each; the best of several are marked, equal ones alike.
+    """Return the means of results, a row each. The best of several is marked, and so are all equal to it.
 
-    What has no mean is "-" with a note of the reason, and a mean that lacks images has a note, too.
+    A missing mean is "-" with a note of the reason. A mean that lacks images has a note, too.
 
     Returns:
         The table of scores and, if there are results of several seeds, that of their deviations over seeds.
@@ -84,7 +84,7 @@ def _table(results: Sequence[Result], columns: dict[str, Column], intervals: boo
 
 
 def markdown(table: Table) -> str:
-    """Return a table as Markdown, its notes below."""
+    """Return a table as Markdown, with its notes below."""
 
     def show(cell: Cell) -> str:
         value = f"**{cell.value}**" if cell.best else cell.value
@@ -101,7 +101,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return a table as a LaTeX tabular that needs no package, its notes below."""
+    """Return a table as a LaTeX tabular that needs no package, with its notes below."""
 
     def show(cell: Cell) -> str:
         value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
@@ -128,7 +128,7 @@ def latex(table: Table) -> str:
 
 
 def images_csv(results: Sequence[Result]) -> str:
-    """Return a line per method and image: scores in full precision, empty where there is none, and why."""
+    """Return a line per method and image: scores in full precision, or empty with the reason."""
     columns = all_columns(results)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -158,7 +158,7 @@ def write_tables(results: Sequence[Result], folder: Path, intervals: bool = True
 
 
 def escape(text: str) -> str:
-    """Return text as LaTeX shows it."""
+    """Return text escaped for LaTeX."""
     return "".join(_LATEX.get(char, char) for char in text)
 
 
@@ -174,7 +174,7 @@ def _cell(name: str, result: Result, best: str | None, note: int, intervals: boo
 
 
 def _best(name: str, column: Column, results: Sequence[Result]) -> str | None:
-    """The best mean as it is printed, of several that are of as many images: others had an easier task."""
+    """The best mean as printed, among means of the most images: means of fewer images had an easier task."""
     found = [result.summary[name] for result in results if name in result.summary]
     most = max((each.count for each in found), default=0)
     means = [each.mean for each in found if each.count == most]
@@ -183,7 +183,7 @@ def _best(name: str, column: Column, results: Sequence[Result]) -> str | None:
 
 
 def _remark(name: str, result: Result) -> str:
-    """Why a mean is missing or of fewer images than there are; "" if it is whole."""
+    """The reason why a mean is missing or lacks images; "" if it is complete."""
     lacking = [image for image in result.images if image.scores.get(name) is None]
     if name in result.unavailable:
         return f"not run: {result.unavailable[name]}"

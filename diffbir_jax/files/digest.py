@@ -1,4 +1,4 @@
-"""SHA-256 of files, by which a sidecar knows them again."""
+"""SHA-256 of files; a sidecar recognises files by it."""
 
 import functools
 import hashlib
@@ -24,7 +24,7 @@ def sha256(path: Path) -> str:
 
 
 def known_sha256(path: Path) -> str:
-    """As `sha256`, but computed once per process for a file that keeps its path, size and time of change."""
+    """Like `sha256`, but computed once per process while a file keeps its path, size and modification time."""
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 

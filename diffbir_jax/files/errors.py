@@ -2,4 +2,4 @@
 
 
 class ImageFileError(Exception):
-    """An image file that cannot be read or written; the message names it, says why and what to do."""
+    """An image file that cannot be read or written; the message names the file, the reason and what to do."""

@@ -7,10 +7,10 @@ from diffbir_jax.files.errors import ImageFileError
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, before anything is computed for it.
+    """Make a folder for results before any computation.
 
     Raises:
-        ImageFileError: that fails, or files cannot be written there.
+        ImageFileError: the folder cannot be made, or files cannot be written to it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

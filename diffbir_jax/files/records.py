@@ -1,4 +1,4 @@
-"""Records: what computed something, as JSON."""
+"""Records as JSON: which versions and device computed something."""
 
 import json
 import platform
@@ -18,7 +18,7 @@ PACKAGES = {name: name for name in ("jax", "jaxlib", "numpy")} | {
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record as JSON; whoever looks at `path` finds the old file, or the new one, never half of it.
+    """Write a record as JSON; readers of `path` see the old file or the new one, never a partial file.
 
     Raises:
         ImageFileError: it cannot be written.
@@ -27,13 +27,13 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
+    """Return the versions of the packages that compute."""
     return {name: version(package) for name, package in PACKAGES.items()} | {
         "Python": platform.python_version()
     }
 
 
 def device() -> dict[str, Any]:
-    """Return what it computes on: of this process, as other hosts work by themselves."""
+    """Return the device of this process; other hosts work independently."""
     kinds = sorted({device.device_kind for device in jax.local_devices()})
     return {"backend": jax.default_backend(), "kind": ", ".join(kinds), "count": jax.local_device_count()}

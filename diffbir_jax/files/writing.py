@@ -1,4 +1,4 @@
-"""Writing files so that nobody finds half of one."""
+"""Writing files so that readers never see a partial file."""
 
 import contextlib
 import os
@@ -9,12 +9,12 @@ from diffbir_jax.files.errors import ImageFileError
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file; whoever looks at `path` finds the old one, or the new one, never half of it.
+    """Write a file; readers of `path` see the old file or the new one, never a partial file.
 
     Raises:
         ImageFileError: it cannot be written.
     """
-    # Short, since a path may be as long as the system allows; hidden, so that no listing shows it.
+    # A short name, because a path may already have the system's maximal length; hidden, so no listing shows it.
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

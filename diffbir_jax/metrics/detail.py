@@ -1,7 +1,7 @@
-"""Is there as much fine detail as in the ground truth, and is it where it should be?
+"""Metrics of fine detail: its amount and its place, compared with the ground truth.
 
-PSNR rewards blur. *Spectral distance* compares the amount of high frequencies, but plain noise can
-lower it; *local energy correlation* compares where they are, and noise lowers that. Read them together.
+PSNR rewards blur. *Spectral distance* compares the amount of high frequencies, but plain noise can lower it. *Local
+energy correlation* compares their places, and noise lowers it. Read them together.
 Images are (H, W, 3) RGB, uint8 or float in [0, 1].
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from diffbir_jax.metrics.fidelity import as_float, as_float_pair, gaussian_blur
 
 _LUMA = np.array([0.299, 0.587, 0.114])
-# Rounding to 8 bits leaves errors of power (1/255)^2 / 12 = 1.3e-6: what lies below is not in the image.
+# Rounding to 8 bits leaves errors of power (1/255)^2 / 12 = 1.3e-6; lower power is not in the image.
 _POWER_FLOOR = 1e-8
 _ENERGY_FLOOR = 1e-6
 _CELL = 8
@@ -23,7 +23,7 @@ def radial_log_power(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Power is |FFT|^2 / sum(window^2) of the mean-free image under a Hann window, so white noise of
     variance s^2 has power s^2 everywhere. Without the window, the jump between opposite edges would
-    leak into all frequencies and hide how little a blurred image holds. A bin collects the frequencies
+    leak into all frequencies and hide the low power of a blurred image. A bin collects the frequencies
     whose radius in cycles per pixel rounds to one multiple of 1 / min(H, W); radii above 0.5 (the
     corners) belong to no bin.
 
@@ -93,7 +93,7 @@ def local_energy_correlation(image: np.ndarray, reference: np.ndarray) -> float:
         reference: ground truth, like `image`.
 
     Returns:
-        A number in [-1, 1], 1 for equal images; 0 where either image has the same energy in every cell.
+        A number in [-1, 1], 1 for equal images; 0 if either image has the same energy in every cell.
 
     Raises:
         ValueError: different shapes, or an image smaller than 8x8.
@@ -105,11 +105,11 @@ def local_energy_correlation(image: np.ndarray, reference: np.ndarray) -> float:
 
 
 def grid_ratio(images: Sequence[np.ndarray], period: int) -> float:
-    """Gradient energy across the lines of a grid, relative to elsewhere: 1 where no grid shows.
+    """Gradient energy across the lines of a grid, relative to other places: 1 if no grid shows.
 
     The energy is the mean squared difference of neighbouring luma values, along both axes. Lines lie between pixels
-    `period` k - 1 and `period` k. Energies are averaged over all images before they are divided, so that images with
-    strong edges count more.
+    `period` k - 1 and `period` k. Energies are averaged over all images before the division, so images with strong
+    edges count more.
 
     Args:
         images: (H, W, 3) each, uint8 or float in [0, 1], sides of more than `period` pixels.
@@ -132,7 +132,7 @@ def grid_ratio(images: Sequence[np.ndarray], period: int) -> float:
 
 
 def _line_energies(luma: np.ndarray, period: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each axis, the squared differences on the grid's lines and elsewhere, flat."""
+    """For each axis, the squared differences on the grid's lines and at other places, flat."""
     for axis in (0, 1):
         squares = np.moveaxis(np.square(np.diff(luma, axis=axis)), axis, 0)
         on = np.arange(1, len(squares) + 1) % period == 0

@@ -1,4 +1,4 @@
-"""PSNR and SSIM: how close an image is to its ground truth, pixel by pixel and window by window.
+"""PSNR and SSIM: the distance of an image to its ground truth, by pixels and by windows.
 
 Images are (H, W) or (H, W, C) arrays, uint8 or float in [0, 1].
 """
@@ -66,7 +66,7 @@ def psnr(image: np.ndarray, reference: np.ndarray, *, y_only: bool = False, crop
     Args:
         image: (H, W, C), uint8 or float in [0, 1].
         reference: ground truth, like `image`.
-        y_only: compare the BT.601 Y channel of RGB images only, as it lies in [16, 235] / 255, for the same peak.
+        y_only: compare only the BT.601 Y channel of RGB images, in [16, 235] / 255, for the same peak.
         crop: pixels left out along every edge.
 
     Raises:
@@ -78,7 +78,7 @@ def psnr(image: np.ndarray, reference: np.ndarray, *, y_only: bool = False, crop
 
 
 def gaussian_blur(image: np.ndarray, sigma: float = 1.5, radius: int = 5) -> np.ndarray:
-    """Gaussian average over (2 radius + 1)^2 windows, where they fit: (H - 2 radius, W - 2 radius, ...)."""
+    """Gaussian average over (2 radius + 1)^2 windows inside the image: (H - 2 radius, W - 2 radius, ...)."""
     x = np.arange(-radius, radius + 1)
     kernel = np.exp(-(x**2) / (2 * sigma**2))
     kernel /= kernel.sum()
@@ -137,7 +137,7 @@ def similarity_maps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _compared(
     image: np.ndarray, reference: np.ndarray, y_only: bool, crop: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What PSNR and SSIM look at."""
+    """The arrays that PSNR and SSIM compare."""
     a, b = (crop_border(each, crop) for each in as_float_pair(image, reference))
     if not y_only:
         return a, b

@@ -6,16 +6,16 @@ import numpy as np
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Squared Frechet distance of the Gaussians fitted to two sets of features (Dowson & Landau 1982).
 
-    |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) of means and sample covariances; FID (Heusel et al. 2017) where
-    the features are those of Inception-v3. With centred features A and B of n and m rows, the trace of the root is the
-    sum of the singular values of A B^T / sqrt((n - 1)(m - 1)): no root of a matrix that may be singular is taken.
+    |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) of means and sample covariances. With the features of Inception-v3
+    it is FID (Heusel et al. 2017). With centred features A and B of n and m rows, the trace of the root is the sum of
+    the singular values of A B^T / sqrt((n - 1)(m - 1)). So no root of a possibly singular matrix is needed.
 
     Args:
         a: (N, D) features of the first set, a row per image.
         b: (M, D) of the second.
 
-    N and M should exceed D, else the covariances are singular and the distance says more about how many images there
-    are than about what is on them: it falls as either set grows, so compare distances of sets of one size only.
+    N and M should exceed D. Otherwise the covariances are singular, and the distance depends more on the number of
+    images than on their content. It falls as either set grows, so compare only distances of sets of the same size.
 
     Returns:
         A number from 0, 0 for equal sets.

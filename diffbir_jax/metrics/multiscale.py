@@ -4,17 +4,17 @@ import numpy as np
 
 from diffbir_jax.metrics.fidelity import as_float_pair, similarity_maps
 
-# Of the scales, from the finest to the coarsest: how much they matter to human observers, as the paper measured it.
+# Weights of the scales, from the finest to the coarsest: their importance to human observers, measured in the paper.
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def ms_ssim(image: np.ndarray, reference: np.ndarray) -> float:
-    """Multi-scale structural similarity (Wang, Simoncelli, Bovik 2003) at five scales, each half the size before.
+    """Multi-scale structural similarity (Wang, Simoncelli, Bovik 2003) at five scales; each halves the previous one.
 
-    Windows and constants are those of `ssim`. Contrast and structure count at every scale, the means at the coarsest
-    only; each scale is averaged over its windows, negative averages count as 0, and their weighted product is averaged
-    over the channels. Equal to `ms_ssim` of the package pytorch-msssim, which also fixes how an odd side is halved: the
-    image gets a row of zeros in front.
+    Windows and constants are those of `ssim`. Contrast and structure count at every scale, the means only at the
+    coarsest. Each scale is averaged over its windows; negative averages count as 0. The weighted product is averaged
+    over the channels. Equal to `ms_ssim` of the package pytorch-msssim. As there, an odd side gets a row of zeros in
+    front before it is halved.
 
     Args:
         image: (H, W) or (H, W, C), uint8 or float in [0, 1]; both sides above 160 pixels, so that a window fits into
@@ -45,7 +45,7 @@ def ms_ssim(image: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _halve(image: np.ndarray) -> np.ndarray:
-    """Averages of 2x2 pixels, after a row or column of zeros where a side is odd."""
+    """Averages of 2x2 pixels, after a row or column of zeros if a side is odd."""
     padding = [(side % 2, 0) for side in image.shape[:2]] + [(0, 0)] * (image.ndim - 2)
     image = np.pad(image, padding)
     return (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4

@@ -1,4 +1,4 @@
-"""NIQE: how far the statistics of an image lie from those of natural pictures, without a ground truth.
+"""NIQE: distance of an image's statistics from those of natural pictures, without a ground truth.
 
 "Making a 'Completely Blind' Image Quality Analyzer" (Mittal, Soundararajan, Bovik 2013). Lower is better. The
 statistics of natural pictures in niqe.npz are the authors': mean and covariance of 36 features.
@@ -15,24 +15,24 @@ from scipy.special import gamma
 from diffbir_jax.metrics.fidelity import as_float, crop_border, rgb_to_ycbcr
 
 _BLOCK = 96
-# Keys' cubic kernel (a = -1/2) of twice the width at the eight pixels around the middle of two.
+# Keys' cubic kernel (a = -1/2), widened to twice its width, at the eight pixels around the middle of two.
 _HALVING = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256
-# Of the products of neighbours: to the right, below, and both diagonals.
+# Neighbours in the products: to the right, below, and both diagonals.
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
 def niqe(image: np.ndarray, *, crop: int = 0, convert_to: Literal["y", "gray"] = "y") -> float:
     """Natural image quality evaluator (Mittal et al. 2013), as BasicSR's `calculate_niqe`.
 
-    Distance of two multivariate Gaussians, of the features of the image's blocks of 96x96 pixels and of natural
-    pictures. Rows and columns that fill no block are left out. Features that have no value in a block, as in a flat
-    one, do not count to the mean, nor does the block to the covariance.
+    Distance of two multivariate Gaussians: one of the features of the image's 96x96 blocks, one of natural pictures.
+    Rows and columns that fill no block are left out. Features without a value in a block, as in a flat one, do not
+    count in the mean, and the block does not count in the covariance.
 
     Args:
-        image: (H, W) grey or (H, W, 3) RGB, uint8 or float in [0, 1].
+        image: (H, W) gray or (H, W, 3) RGB, uint8 or float in [0, 1].
         crop: pixels left out along every edge.
-        convert_to: what a colour image is reduced to before it is rounded to 8 bits: "y", the BT.601 Y channel in
-            [16, 235], or "gray", 0.299 R + 0.587 G + 0.114 B in [0, 255].
+        convert_to: reduction of a colour image before it is rounded to 8 bits: "y", the BT.601 Y channel in [16, 235],
+            or "gray", 0.299 R + 0.587 G + 0.114 B in [0, 255].
 
     Returns:
         A number from 0, lower for more natural images: about 2 to 6 for photographs.
@@ -63,7 +63,7 @@ def niqe(image: np.ndarray, *, crop: int = 0, convert_to: Literal["y", "gray"] =
 def _levels(image: np.ndarray, convert_to: str) -> np.ndarray:
     """(H, W) or (H, W, 3) -> (H, W) float64, whole numbers in [0, 255].
 
-    Single precision until they are rounded, as in BasicSR: of the sums that end in a half, it decides which go up.
+    Single precision before rounding, as in BasicSR: the precision decides which sums that end in a half are rounded up.
     """
     image = as_float(image).astype(np.float32)
     if image.ndim != 2 and image.shape[2:] != (3,):
@@ -91,7 +91,7 @@ def _image_features(luma: np.ndarray) -> np.ndarray:
 
 
 def _halve(luma: np.ndarray) -> np.ndarray:
-    """Halve even sides as MATLAB's imresize: antialiased bicubic, edges mirrored."""
+    """Halve even sides as MATLAB's imresize does: antialiased bicubic, edges mirrored."""
     return _halve_rows(_halve_rows(luma).T).T
 
 
@@ -103,7 +103,7 @@ def _halve_rows(luma: np.ndarray) -> np.ndarray:
 def _normalised(luma: np.ndarray) -> np.ndarray:
     """Mean-subtracted contrast-normalised coefficients, under 7x7 Gaussian windows of sigma 7/6, edges repeated.
 
-    In single precision, as BasicSR has it: it decides which areas are so flat that their coefficients are 0, and the
+    In single precision, as in BasicSR. The precision decides which areas are flat enough for coefficients of 0, and the
     fits count signs.
     """
     luma = luma.astype(np.float32)
@@ -121,10 +121,10 @@ def _block_features(coefficients: np.ndarray, size: int) -> np.ndarray:
 
     Args:
         coefficients: (H, W), sides multiples of `size`.
-        size: a block's side; neighbours across its edge are those of the opposite edge.
+        size: side of a block; neighbours across its edge are those of the opposite edge.
 
     Returns:
-        (blocks, 18); NaN where a fit lacks values of one sign.
+        (blocks, 18); NaN if a fit lacks values of one sign.
     """
     rows, columns = (side // size for side in coefficients.shape)
     blocks = coefficients.reshape(rows, size, columns, size).swapaxes(1, 2).reshape(-1, size, size)
@@ -140,15 +140,15 @@ def _block_features(coefficients: np.ndarray, size: int) -> np.ndarray:
 def _fit(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Asymmetric generalised Gaussians by moment matching: (blocks, h, w) -> shape, left and right scale of each.
 
-    The shape is sought in steps of 0.001, as the authors do. Without values of both signs scales are NaN and the shape
-    is 0.2, the first, as that of their search.
+    The shape is searched in steps of 0.001, as by the authors. Without values of both signs the scales are NaN and the
+    shape is 0.2, the first value of the search.
     """
     left, right = (_deviation(blocks, sign) for sign in (-1, 1))
     ratio = left / right
     wanted = np.abs(blocks).mean(axis=(1, 2)) ** 2 / np.maximum(np.mean(blocks**2, axis=(1, 2)), 1e-300)
     wanted *= (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
     shapes, ratios = _shapes()
-    # The ratio rises with the shape, so that the nearest is one of two neighbours.
+    # The ratio rises with the shape, so the nearest value is one of two neighbours.
     above = np.clip(np.searchsorted(ratios, wanted), 1, len(ratios) - 1)
     nearest = above - (wanted - ratios[above - 1] <= ratios[above] - wanted)
     shape = shapes[np.where(np.isnan(wanted), 0, nearest)]
@@ -157,7 +157,7 @@ def _fit(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _deviation(blocks: np.ndarray, sign: int) -> np.ndarray:
-    """Root mean square of the values of one sign in each block; NaN where there are none."""
+    """Root mean square of the values of one sign in each block; NaN if there are none."""
     of_sign = sign * blocks > 0
     count = of_sign.sum(axis=(1, 2))
     total = np.sum(blocks**2 * of_sign, axis=(1, 2))

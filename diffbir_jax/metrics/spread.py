@@ -1,4 +1,4 @@
-"""How much several results for one image differ: stability over seeds."""
+"""Differences between several results for one image: stability over seeds."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def deviation_map(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Standard deviation at each pixel, over the images and as the root of the mean square over the channels.
+    """Standard deviation over the images at each pixel: the root of the mean square over the channels.
 
     Args:
         images: at least two, (H, W, C) uint8 each.
@@ -24,8 +24,8 @@ def deviation_map(images: Sequence[np.ndarray]) -> np.ndarray:
 def local_deviation(images: Sequence[np.ndarray]) -> float:
     """L-STD of CCSR (Sun et al. 2024): the standard deviation of every pixel's channels over the seeds, averaged.
 
-    Of the population, so divided by the number of images, as the authors' evaluation has it (`deviation_map` divides by
-    one less). Theirs leaves out 4 pixels along every edge; here the whole image counts.
+    It is the population's deviation, divided by the number of images, as in the authors' evaluation (`deviation_map`
+    divides by one less). The authors leave out 4 pixels along every edge; here the whole image counts.
 
     Args:
         images: results for one input from at least two seeds, (H, W, C) uint8 each.
@@ -42,7 +42,7 @@ def local_deviation(images: Sequence[np.ndarray]) -> float:
 def global_deviation(scores: np.ndarray) -> float:
     """G-STD of CCSR (Sun et al. 2024): the standard deviation of a metric over the seeds, averaged over the images.
 
-    Of the population, so divided by the number of seeds, as the authors' evaluation has it.
+    It is the population's deviation, divided by the number of seeds, as in the authors' evaluation.
 
     Args:
         scores: (images, seeds) of one metric, with at least two seeds.

@@ -9,7 +9,7 @@ Params = dict[str, Any]
 
 
 def init(module: nn.Module, key: jax.Array, *args: Any) -> Params:
-    """Return freshly initialised float32 parameters of `module` for inputs like `args`."""
+    """Return initial float32 parameters of `module` for inputs like `args`."""
     return dict(module.init(key, *args)["params"])
 
 

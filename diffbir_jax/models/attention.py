@@ -18,16 +18,16 @@ def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_sc
         q: (B, Nq, heads, D) queries.
         k: (B, Nk, heads, D) keys, same dtype as `q`.
         v: (B, Nk, heads, D) values, same dtype as `q`.
-        backend: "chunked" walks over heads and blocks of queries and never holds a large score matrix; "xla"
-            and "cudnn" are those of `jax.nn.dot_product_attention` ("cudnn" wants 16-bit inputs on a GPU);
-            "auto" is "chunked" on CPUs and "xla" elsewhere.
-        max_scores: how many query-key scores the chunked backend holds at once, 16 MiB by default.
+        backend: "chunked" processes heads and blocks of queries in turn and never holds a large score matrix; "xla"
+            and "cudnn" are those of `jax.nn.dot_product_attention` ("cudnn" needs 16-bit inputs on a GPU);
+            "auto" is "chunked" on CPUs and "xla" on other devices.
+        max_scores: most query-key scores that the chunked backend holds at once, 16 MiB by default.
 
     Returns:
         (B, Nq, heads, D) in the dtype of `q`.
 
     Raises:
-        ValueError: unknown backend, or shapes that do not fit together.
+        ValueError: unknown backend, or shapes that do not match.
     """
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
@@ -44,9 +44,9 @@ def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_sc
 
 
 def _chunked(q: Array, k: Array, v: Array, max_scores: int) -> Array:
-    """All at once if that is small, else one head and one block of queries at a time.
+    """All scores at once if they are few, otherwise one head and one block of queries at a time.
 
-    CPUs run plain matrix products faster than batched ones, hence the loop over heads. The backward pass
+    CPUs run plain matrix products faster than batched ones, so the code loops over heads. The backward pass
     recomputes each block's scores.
     """
     batch, length, heads, dim = q.shape
@@ -66,7 +66,7 @@ def _chunked(q: Array, k: Array, v: Array, max_scores: int) -> Array:
 
 
 def _block(q: Array, k: Array, v: Array) -> Array:
-    """Attention of (..., n, D) pre-scaled queries; normalised after the product with v."""
+    """Attention of (..., n, D) pre-scaled queries, normalised after the product with v."""
     scores = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     out = jnp.einsum("...qk,...kd->...qd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)

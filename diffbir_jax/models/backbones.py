@@ -1,4 +1,4 @@
-"""ImageNet classifiers whose features measure how alike two images look: AlexNet and VGG16, without their heads.
+"""ImageNet classifiers whose features measure the similarity of images: AlexNet and VGG16, without their heads.
 
 Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, and Simonyan and Zisserman, "Very
 Deep Convolutional Networks for Large-Scale Image Recognition", 2014, with the sizes and borders of torchvision, whose
@@ -19,7 +19,7 @@ VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 51
 
 
 class Layer(NamedTuple):
-    """A convolution and its ReLU; `pooled` says whether maxima over 3x3 pixels at stride 2 come before it."""
+    """A convolution and its ReLU; `pooled`: a 3x3 maximum with stride 2 comes first."""
 
     features: int
     kernel: int
@@ -45,7 +45,7 @@ class AlexNet(nn.Module):
     """
 
     CHANNELS: ClassVar = tuple(layer.features for layer in ALEXNET_LAYERS)
-    SIDE: ClassVar = 31  # the last maximum needs 3 of its pixels
+    SIDE: ClassVar = 31  # the last maximum needs 3 pixels
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -75,7 +75,7 @@ class VGG16(nn.Module):
     """The convolutions of VGG16.
 
     Attributes:
-        pool: what halves the resolution between stages: maxima over 2x2 pixels in VGG16 itself.
+        pool: halves the resolution between stages; 2x2 maxima in the original VGG16.
         dtype: compute dtype.
     """
 
@@ -93,7 +93,7 @@ class VGG16(nn.Module):
 
         Returns:
             Five arrays (B, h, w, C) of `dtype`, not negative, with C of `CHANNELS` and h, w 1, 1/2, 1/4, 1/8 and 1/16
-            of H, W, rounded as `pool` does.
+            of H, W, rounded as by `pool`.
         """
         x, features = image, []
         for i, stage in enumerate(VGG16_STAGES):
@@ -105,7 +105,7 @@ class VGG16(nn.Module):
 
 
 def hann_pool(x: Array) -> Array:
-    """Halve the resolution without aliasing: the root of squares averaged by a Hann window, as DISTS does.
+    """Halve the resolution without aliasing: the square root of squares averaged by a Hann window, as in DISTS.
 
     Hénaff and Simoncelli, "Geodesics of Learned Representations", 2016. The window is (1, 2, 1) / 4 along each axis,
     with a border of zeros.

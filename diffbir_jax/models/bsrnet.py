@@ -29,17 +29,17 @@ class BSRNetConfig:
 
     @property
     def multiple(self) -> int:
-        """Sides of the input are multiples of it."""
+        """Sides of the input are multiples of this."""
         return 1
 
     @property
     def upsamplings(self) -> int:
-        """How often the output doubles the resolution."""
+        """Number of doublings of the resolution at the output."""
         return self.scale.bit_length() - 1
 
 
 class BSRNet(nn.Module):
-    """Degraded image to clean image of `config.scale` times its sides."""
+    """Degraded image to clean image with `config.scale` times the sides."""
 
     config: BSRNetConfig = BSRNetConfig()
     dtype: DTypeLike = jnp.float32
@@ -61,7 +61,7 @@ class BSRNet(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=config.num_blocks,
-            unroll=config.num_blocks,  # a tenth faster on CPUs than slicing the weights in a loop
+            unroll=config.num_blocks,  # 10 % faster on CPUs than slicing the weights in a loop
         )
         x, _ = blocks(config.growth, dtype, name="blocks")(features, None)
         x = features + conv(config.num_feat, name="conv_body", dtype=dtype)(x)
@@ -88,10 +88,10 @@ class ResidualInResidualBlock(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each of which sees all features before it, and a damped residual.
+    """Five convolutions and a damped residual. Each convolution sees all features before it.
 
-    What they see of the block's input is convolved at once for all five: that is a wider convolution, which runs
-    faster, and less to concatenate.
+    One convolution applies all five kernels' parts for the block's input. It is wider and therefore faster, and less
+    has to be concatenated.
     """
 
     growth: int

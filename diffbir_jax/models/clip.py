@@ -18,7 +18,7 @@ class CLIPTextConfig:
     Attributes:
         width: channels of the embeddings.
         heads: attention heads.
-        layers: blocks of the trained tower; the last one is not run, see `CLIPText`.
+        layers: blocks of the trained tower; the last one does not run, see `CLIPText`.
         vocab: size of the vocabulary.
         tokens: length of every sequence.
     """
@@ -33,7 +33,7 @@ class CLIPTextConfig:
 class CLIPText(nn.Module):
     """Tokens to one embedding each.
 
-    Stable Diffusion 2 takes them from the penultimate block, through the final normalisation.
+    The embeddings come from the penultimate block, through the final normalisation, as in Stable Diffusion 2.
     """
 
     config: CLIPTextConfig = CLIPTextConfig()
@@ -50,7 +50,7 @@ class CLIPText(nn.Module):
             float32 (B, config.tokens, config.width).
 
         Raises:
-            ValueError: the sequences are of another length.
+            ValueError: the sequences have another length.
         """
         config = self.config
         if tokens.shape[1] != config.tokens:

@@ -39,8 +39,8 @@ class IRControlNet(nn.Module):
                 `context_dim`.
 
         Returns:
-            one array per skip connection of the UNet, highest resolution first, then one for the
-            middle block; in the compute dtype, with as many rows as those.
+            one array per skip connection of the UNet, highest resolution first, then one for the middle block; in the
+            compute dtype, with the same number of rows.
 
         Raises:
             ValueError: the channels of the hint, a size or the context does not fit.
@@ -56,10 +56,10 @@ class IRControlNet(nn.Module):
 
 
 class ConditionEncoder(nn.Module):
-    """The convolutional encoder of ControlNet's hints (Zhang et al. 2023), trained along with the control.
+    """The convolutional encoder of ControlNet's hints (Zhang et al. 2023), trained together with the control.
 
-    Its last convolution starts at random, since the control's weights for the hint start at zero: of two factors that
-    are zero, neither would ever get a gradient.
+    Its last convolution starts at random, because the control's weights for the hint start at zero. If both factors
+    were zero, neither would get a gradient.
     """
 
     channels: int = 4
@@ -71,11 +71,11 @@ class ConditionEncoder(nn.Module):
         """Encode.
 
         Args:
-            image: (B, H, W, 3) in about [-1, 1], clipped to that; H and W are multiples of `downsample`, a power of
-                two.
+            image: (B, H, W, 3) in about [-1, 1], clipped to that range; H and W are multiples of `downsample`, a power
+                of two.
 
         Returns:
-            float32 (B, H/downsample, W/downsample, channels), in the place of a latent.
+            float32 (B, H/downsample, W/downsample, channels), used in place of a latent.
         """
         x = nn.silu(conv(HINT_WIDTHS[0], name="conv_in", dtype=self.dtype)(jnp.clip(image, -1.0, 1.0)))
         for level in range(self.downsample.bit_length() - 1):
@@ -86,7 +86,7 @@ class ConditionEncoder(nn.Module):
 
 
 def init_from_unet(unet_params: Mapping[str, Any], hint_channels: int = 4) -> dict[str, Any]:
-    """Parameters of an `IRControlNet` that starts as a copy of a UNet and changes nothing yet.
+    """Parameters of an `IRControlNet` that starts as a copy of a UNet and has no effect yet.
 
     The first convolution's weights for the hint are zero, and so are the zero convolutions.
 
@@ -95,7 +95,7 @@ def init_from_unet(unet_params: Mapping[str, Any], hint_channels: int = 4) -> di
         hint_channels: channels of the hint.
 
     Returns:
-        new parameters; arrays that are not altered are shared with `unet_params`.
+        new parameters; unchanged arrays are shared with `unet_params`.
     """
     encoder: dict[str, Any] = jax.tree.map(lambda x: x, dict(unet_params["encoder"]))
     kernel = encoder["conv_in"]["kernel"]

@@ -22,7 +22,7 @@ class DiscriminatorConfig:
     """Shape of a `PatchDiscriminator`.
 
     Attributes:
-        ch: width of the first layer, doubled by every further one up to eight times.
+        ch: width of the first layer; every further layer doubles it, up to eight times `ch`.
         layers: strided convolutions; each halves the resolution. With three, the convolutions
             behind a logit see 70x70 pixels.
     """

@@ -1,7 +1,7 @@
-"""Discriminator head on the features of a frozen network, as vision-aided GANs have it.
+"""Discriminator head on the features of a frozen network, as in vision-aided GANs.
 
 Kumari et al., "Ensembling Off-the-shelf Models for GAN Training", 2022, in the form that HYPIR trains: maps of several
-resolutions from a ConvNeXt of CLIP, and its pooled vector. All layers are meant for `models.spectral`.
+resolutions from a ConvNeXt of CLIP, and its pooled vector. All layers are for use with `models.spectral`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MIN_SIDE = 4
 
 
 class FeatureDiscriminator(nn.Module):
-    """One small network per level, from features to logits; the levels share nothing.
+    """One small network per level, from features to logits; the levels share no weights.
 
     Attributes:
         width: channels between the two layers of a level.
@@ -48,7 +48,7 @@ class FeatureDiscriminator(nn.Module):
         ]
 
     def _map(self, x: Array, name: str) -> Array:
-        """Each of two strided convolutions sees a smoothed map, so that the stride folds no detail back."""
+        """Two strided convolutions, each on a smoothed map, so that the stride causes no aliasing."""
         if min(x.shape[1:3]) < MIN_SIDE:
             raise ValueError(
                 f"FeatureDiscriminator: a map of {x.shape[1]}x{x.shape[2]} given, sides must be at least {MIN_SIDE}: "
@@ -78,7 +78,7 @@ def smooth(x: Array, padding: int) -> Array:
 
 
 def _smooth(x: Array, axis: int) -> Array:
-    """Sums of slices: XLA's convolution of single channels is slow on CPUs."""
+    """Sums of slices, because XLA's convolution of single channels is slow on CPUs."""
     length = x.shape[axis] - 3
     first, second, third, fourth = (lax.slice_in_dim(x, i, i + length, axis=axis) for i in range(4))
     return (first + 3 * (second + third) + fourth) / 8

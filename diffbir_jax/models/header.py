@@ -1,4 +1,4 @@
-"""What the header of a weights file says of its network, so that the file alone can rebuild it."""
+"""The description of a network in the header of its weights file; with it the file alone can rebuild the network."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ def describe(family: str, config: Any) -> dict[str, str]:
 
 
 def revive(kind: type, text: str) -> Any:
-    """Return the sizes, of the dataclass `kind`, that `describe` stored as `config`.
+    """Return the sizes, as the dataclass `kind`, that `describe` stored as `config`.
 
     Raises:
         ValueError: the text is not such a description.

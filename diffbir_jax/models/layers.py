@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from diffbir_jax.models.platform import target_platform
 
 Norm = Literal["group", "layer"]
-# Channels from which on `_tap_products` pays, measured on two cores.
+# `_tap_products` is faster from this number of channels, measured on two cores.
 WIDE = 48
 _Convolution = Callable[[Array, Array], Array]
 
@@ -22,7 +22,7 @@ _Convolution = Callable[[Array, Array], Array]
 class GroupNorm(nn.Module):
     """Group normalisation (Wu and He 2018) with float32 statistics.
 
-    The group count is the largest divisor of 32 that also divides the channel count, thus 32 for every
+    The group count is the largest divisor of 32 that also divides the channel count; it is 32 for every
     published network.
     """
 
@@ -45,9 +45,9 @@ class GroupNorm(nn.Module):
     def moments(self, x: Array) -> tuple[Array, Array]:
         """Mean and variance (B, C) of each channel of (B, ..., C), over its pixels, float32.
 
-        A method of its own, so that others can take its place (`shared_norms`).
+        It is a separate method so that other statistics can replace it (`shared_norms`).
         """
-        # Per-channel moments first: whole rows of channels are what XLA reduces fast on CPUs.
+        # Per-channel moments first, because XLA reduces whole rows of channels fast on CPUs.
         pixels = tuple(range(1, x.ndim - 1))
         y = x.astype(jnp.float32)
         mean = y.mean(pixels)
@@ -55,13 +55,13 @@ class GroupNorm(nn.Module):
 
 
 def group_moments(mean: Array, variance: Array, groups: int) -> tuple[Array, Array]:
-    """Means and variances (B, C) of channels to those of the groups they belong to, in their places."""
+    """Means and variances (B, C) of channels -> those of their groups, at each channel's place."""
     centre = _group_mean(mean, groups)
     return centre, _group_mean(variance + jnp.square(mean - centre), groups)
 
 
 def _spread(x: Array, ndim: int) -> Array:
-    """(B, C) -> (B, 1, ..., 1, C) of `ndim` axes."""
+    """(B, C) -> (B, 1, ..., 1, C) with `ndim` axes."""
     return x.reshape(x.shape[0], *(1,) * (ndim - 2), x.shape[1])
 
 
@@ -92,8 +92,8 @@ def norm(kind: Norm, *, name: str, dtype: DTypeLike, epsilon: float = 1e-5) -> G
     """The normalisation of a convolutional block.
 
     Args:
-        kind: "group", over the whole image, as the published networks; or "layer", over the channels of each pixel:
-            then a pixel depends on its surroundings only, and tiles need no statistics of the whole image.
+        kind: "group", over the whole image, as in the published networks; or "layer", over the channels of each pixel:
+            then a pixel depends only on its surroundings, and tiles need no statistics of the whole image.
         name: of the module.
         dtype: compute dtype.
         epsilon: of the group normalisation.
@@ -148,7 +148,7 @@ def conv(
         name: name of the submodule.
         stride: step along both axes.
         padding: pixels (before, after) along both axes; by default (size - 1) / 2 on each side.
-        zero: start from zero weights, so that the branch it ends first adds nothing.
+        zero: start from zero weights, so that the branch that ends with this convolution adds nothing at first.
         upsample: repeat each pixel along both axes first; for `size` 3, `stride` 1 and the default padding.
         dtype: compute dtype; parameters stay float32.
     """
@@ -157,7 +157,7 @@ def conv(
 
 
 def convolve(x: Array, kernel: Array, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Array:
-    """Convolution in the formulation that `target_platform` runs fastest; equal up to the order of summation.
+    """Convolution in the form that is fastest on `target_platform`; equal up to the order of summation.
 
     Args:
         x: (B, H, W, C).
@@ -178,9 +178,9 @@ def convolve(x: Array, kernel: Array, stride: int = 1, padding: tuple[int, int] 
 def upsample_convolve(x: Array, kernel: Array) -> Array:
     """3x3 convolution of an image whose pixels were repeated along both axes, in four ninths of the products.
 
-    An output pixel sees only 2x2 different ones, which 2x2 depends on whether its row and column are even: the taps
+    An output pixel sees only 2x2 different pixels; which ones depends on whether its row and column are even. The taps
     that fall on the same pixel are added up first (Shi et al. 2016, "Is the deconvolution layer the same as a
-    convolutional layer?"). On CPUs, and where there are enough pixels to pay for the additions.
+    convolutional layer?"). Used on CPUs, if there are enough pixels to pay for the additions.
 
     Args:
         x: (B, H, W, C).
@@ -212,7 +212,7 @@ def _phased_convolve(x: Array, kernel: Array) -> Array:
 
 
 def _phases(kernel: Array, axis: int) -> tuple[Array, Array]:
-    """What three taps over repeated pixels do to the pixels before repetition: at even and at odd positions."""
+    """Effect of three taps over repeated pixels on the original pixels: at even and at odd positions."""
     before, here, after = jnp.split(kernel, 3, axis)
     return jnp.concatenate([before, here + after], axis), jnp.concatenate([before + here, after], axis)
 
@@ -225,11 +225,11 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int], be
 
 
 def _small_convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
-    """The same for CPUs.
+    """The same as `_convolve`, for CPUs.
 
-    There XLA splits a convolution among threads by blocks of columns and of output channels, which leaves cores idle
-    unless there are many of both. An additional row, cut off again, keeps it from doing so: it then splits by pixels.
-    Where the kernel holds more numbers than the image's patches do, one product of the two reads the kernel only once.
+    XLA splits a convolution among threads by blocks of columns and of output channels. This leaves cores idle unless
+    there are many of both. An additional row, cut off again, makes XLA split by pixels instead. If the kernel has more
+    numbers than the image's patches, one product of the two reads the kernel only once.
     """
     size, features = kernel.shape[0], kernel.shape[3]
     height, width = ((side + sum(padding) - size) // stride + 1 for side in x.shape[1:3])
@@ -244,7 +244,7 @@ def _small_convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, in
 def _with_gradients_of(
     plain: _Convolution, fast: _Convolution, kernel_gradient: Callable[[Array, Array, Array], Array | None]
 ) -> _Convolution:
-    """`fast` with the gradients of `plain`, its equal; `kernel_gradient` may know a faster one of the kernel."""
+    """`fast` with the gradients of the equal function `plain`; `kernel_gradient` may give the kernel's one faster."""
     function = jax.custom_vjp(fast)
 
     def backward(inputs: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
@@ -261,10 +261,10 @@ def _with_gradients_of(
 def _tap_products(
     x: Array, kernel: Array, cotangent: Array, stride: int, padding: tuple[int, int]
 ) -> Array | None:
-    """The kernel's gradient as a product per tap; None where XLA's own is faster.
+    """The kernel's gradient as a product per tap; None if XLA's own gradient is faster.
 
-    XLA's is a convolution by a kernel as large as the image. On CPUs, products of (channels, pixels) and (pixels,
-    features) take less time for 1x1 kernels, and for others from 48 channels on both sides.
+    XLA's gradient is a convolution by a kernel as large as the image. On CPUs, products of (channels, pixels) and
+    (pixels, features) take less time for 1x1 kernels, and for other kernels from 48 channels on both sides.
     """
     size, _, channels, features = kernel.shape
     if size > 1 and min(channels, features) < WIDE:
@@ -279,7 +279,7 @@ def _tap_products(
 
 
 def _patches(x: Array, size: int, stride: int, padding: tuple[int, int]) -> Array:
-    """(B, H, W, C) -> (B, h, w, size^2 C), what the kernel sees at each output pixel."""
+    """(B, H, W, C) -> (B, h, w, size^2 C), the kernel's input at each output pixel."""
     x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     height, width = ((side - size) // stride + 1 for side in x.shape[1:3])
     rows = [x[:, i : i + stride * (height - 1) + 1 : stride] for i in range(size)]
@@ -327,5 +327,5 @@ def depth_to_space(x: Array, patch: int) -> Array:
 
 
 def repeat_batch(x: Array, batch: int) -> Array:
-    """(B, ...) -> (batch, ...), a multiple of B: each row several times, so that all stay on the device of theirs."""
+    """(B, ...) -> (batch, ...), a multiple of B: each row is repeated in place, so all copies stay on its device."""
     return x if len(x) == batch else jnp.repeat(x, batch // len(x), axis=0)

@@ -32,7 +32,7 @@ def relu6(x: jax.Array) -> jax.Array:
 class DepthwiseConv(nn.Module):
     """3x3 depthwise convolution as nine shifted multiply-adds, with a zero border of 1.
 
-    XLA's grouped convolution is 10 to 20 times slower on CPUs, its gradient most of all.
+    XLA's grouped convolution is 10 to 20 times slower on CPUs, and its gradient is the slowest part.
     """
 
     stride: int = 1
@@ -56,7 +56,7 @@ class DepthwiseConv(nn.Module):
 class InvertedResidual(nn.Module):
     """Widen by a 1x1 convolution, filter each channel, project by a linear 1x1 convolution.
 
-    The input is added where the shapes are equal.
+    The input is added if the shapes are equal.
     """
 
     features: int
@@ -79,7 +79,7 @@ class MobileNetV2(nn.Module):
     """The convolutional part of MobileNetV2 at width 1, up to its last bottleneck.
 
     Attributes:
-        stages: how many of the seven stages to run.
+        stages: number of stages to run, up to seven.
         dtype: compute dtype.
     """
 

@@ -1,4 +1,4 @@
-"""Named presets: every size of every network, and the file that holds its weights, in one table."""
+"""Named presets: one table with every size of every network and the files of its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,11 +25,11 @@ class RestorationFamily(NamedTuple):
     """A kind of restoration module.
 
     Attributes:
-        config: dataclass of its sizes, with the properties `multiple` (what input sides are multiples of, in pixels)
-            and `scale` (output side / input side).
+        config: dataclass of its sizes, with the properties `multiple` (input sides are multiples of it, in pixels) and
+            `scale` (output side / input side).
         module: the network, called as module(config, dtype).
-        enlarge_first: whether a small image is enlarged to the preset's `min_side` before the network instead of after
-            it, as the reference does for SwinIR.
+        enlarge_first: whether a small image is enlarged to the preset's `min_side` before the network, as the reference
+            does for SwinIR, and not after it.
     """
 
     config: type
@@ -51,7 +51,7 @@ def family_of(config: RestorationConfig) -> str:
 
 
 def describe_restoration(config: RestorationConfig) -> dict[str, str]:
-    """Return what the header of a weights file says of a restoration module: `family` and `config` (JSON)."""
+    """Return the description of a restoration module for its weights file's header: `family` and `config` (JSON)."""
     return describe(family_of(config), config)
 
 
@@ -59,7 +59,7 @@ def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
     """Return the configuration that `describe_restoration` wrote.
 
     Raises:
-        ValueError: the header names no known family, or sizes that it does not have.
+        ValueError: the header names no known family, or sizes that the family does not have.
     """
     family = header.get("family", "")
     if family not in RESTORATION_FAMILIES:
@@ -73,7 +73,7 @@ def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
 class Files(NamedTuple):
     """Stems of the files that hold a preset's weights, `<stem>.safetensors` each.
 
-    `condition` is beside controls alone that were trained with an encoder of the condition (`ConditionEncoder`).
+    `condition` lies only beside controls that were trained with an encoder of the condition (`ConditionEncoder`).
     """
 
     rm: str = "rm"
@@ -90,25 +90,26 @@ class Preset:
 
     Attributes:
         name: key in `PRESETS`.
-        rm: configuration of the restoration module; its type says which one. None: there is none, stage 1 only resizes.
+        rm: configuration of the restoration module; its type selects the network. None: no module, stage 1 only
+            resizes.
         vae: of the autoencoder.
-        unet: of the diffusion prior and of the IRControlNet that steers it; with a `context_dim`, they read text.
+        unet: of the diffusion prior and of the IRControlNet that controls it; with a `context_dim`, they read text.
         text: of the text encoder; None: text embeddings come from the caller, or there is no text.
-        files: where the weights lie.
+        files: names of the weights files.
         parameterization: what the prior predicts, "eps" or "v".
         zero_terminal_snr: whether the last timestep is pure noise.
         min_side: images are enlarged until their shorter side has this many pixels in stage 1.
         multiple: sides of stage-1 images are padded to multiples of this many pixels before stage 2.
-        tile: images of longer sides are restored in tiles of so many pixels (a multiple of 64), unless told otherwise.
+        tile: images with longer sides are restored in tiles of this many pixels (a multiple of 64) by default.
         padding: "edge" (repeat the border) or "constant" (zeros, as the reference).
-        colour_levels: wavelet levels of the colour correction; what varies over more than about 2^levels pixels comes
-            from stage 1 (5 as the reference; 2 leaves a small generator only what x4 downsampling has destroyed).
+        colour_levels: wavelet levels of the colour correction. Structure larger than about 2^levels pixels comes from
+            stage 1 (5 as in the reference; 2 leaves a small generator only the detail that x4 downsampling destroys).
         scales: the least and the largest upscale that the networks were trained for. Beyond them, images pass through
-            the stages at the nearest one and the result is resized. None: any upscale, as the reference.
-        all_detail_from: the upscale from which on results have all of stage 2's detail by default, see `detail`. 1: at
-            any upscale, as the reference.
-        meant_from: below this upscale the preset makes images worse, and says so; 0: never.
-        stage1_only: there is no stage 2; `vae` and `unet` then mean nothing.
+            the stages at the nearest one and the result is resized. None: any upscale, as in the reference.
+        all_detail_from: from this upscale on, results have all of stage 2's detail by default, see `detail`. 1: at any
+            upscale, as in the reference.
+        meant_from: below this upscale the preset makes images worse and warns; 0: never.
+        stage1_only: there is no stage 2; `vae` and `unet` then have no meaning.
     """
 
     name: str
@@ -131,26 +132,26 @@ class Preset:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Names of the networks it has: keys of the parameters and of `files`."""
+        """Names of the preset's networks: keys of the parameters and of `files`."""
         if self.stage1_only:
             return () if self.rm is None else ("rm",)
         absent = {name for name in ("rm", "text") if getattr(self, name) is None} | {"condition"}
         return tuple(name for name in Files._fields if name not in absent)
 
     def detail(self, upscale: float) -> float:
-        """The share of stage 2's detail that results have by default at an upscale (above 0), in [0, 1].
+        """The default share of stage 2's detail in results at an upscale (above 0), in [0, 1].
 
-        It rises with the upscale: an image that is only noisy still has its detail, and stage 1 keeps that; one that
-        was reduced has lost it.
+        It rises with the upscale. An image that is only noisy still has its detail, and stage 1 keeps it. A reduced
+        image has lost its detail.
         """
         if self.all_detail_from <= 1.0:
             return 1.0
         return min(1.0, max(0.0, (upscale - 1.0) / (self.all_detail_from - 1.0)))
 
     def header(self, module: str) -> dict[str, str]:
-        """Return what the header of a weights file says of one of `modules`, so that the file is known by any name.
+        """Return the header entries of a weights file for one of `modules`, so that any file name can be recognised.
 
-        Restoration modules and IRControlNets are files that one takes elsewhere; the others say nothing.
+        Restoration modules and IRControlNets are files that users move; other networks have no entries.
         """
         if module == "rm" and self.rm is not None:
             return describe_restoration(self.rm)
@@ -181,7 +182,7 @@ class Preset:
         return IRControlNet(self.unet, self.vae.embed_dim, dtype, remat)
 
     def make_condition(self, dtype: Any = jnp.float32) -> ConditionEncoder:
-        """Return the small encoder of the stage-1 image that may take the autoencoder's place."""
+        """Return the small encoder of the stage-1 image that can replace the autoencoder's encoder."""
         return ConditionEncoder(self.vae.embed_dim, self.vae.downsample, dtype)
 
     def make_text(self, dtype: Any = jnp.float32) -> CLIPText:
@@ -229,8 +230,8 @@ TINY = Preset(
     meant_from=3.0,
 )
 
-# One evaluation of the UNet. Its latents are twice as fine as those of `tiny`, and nothing is normalised over the whole
-# image. Both stages were trained for scales 1 to 4.
+# One evaluation of the UNet. Its latents are twice as fine as those of `tiny`, and no layer is normalised over the
+# whole image. Both stages were trained for scales 1 to 4.
 ONE_STEP = replace(
     TINY,
     name="one-step",
@@ -243,8 +244,8 @@ ONE_STEP = replace(
     all_detail_from=4.0,
 )
 
-# DiffBIR as published (the reference's choice of files): SwinIR, BSRNet or SCUNet before Stable Diffusion 2.1 base,
-# which v2.1 replaces by a fine-tune to v and zero terminal SNR.
+# DiffBIR as published, with the reference's choice of files: SwinIR, BSRNet or SCUNet before Stable Diffusion 2.1 base.
+# v2.1 replaces the latter by a fine-tune to v and zero terminal SNR.
 V1 = Preset(
     name="v1",
     rm=SwinIRConfig(),
@@ -275,7 +276,7 @@ REALESRGAN = replace(
 )
 
 PRESETS = {preset.name: preset for preset in (TINY, ONE_STEP, V1, V2, V2_1, REALESRGAN)}
-# Where a task differs from the preset as it stands in `PRESETS`.
+# Presets for tasks that differ from the entry in `PRESETS`.
 VARIANTS: dict[tuple[str, Task], Preset] = {
     ("v1", "face"): replace(V1, files=Files(rm="swinir_face", control="control_face")),
     ("v2", "face"): replace(V2, rm=SwinIRConfig(), files=V2.files._replace(rm="swinir_face")),
@@ -285,10 +286,10 @@ VARIANTS: dict[tuple[str, Task], Preset] = {
 
 
 def get_preset(name: str, task: Task = "sr") -> Preset:
-    """Return a preset by name, as it does a task.
+    """Return a preset by name, for a task.
 
     Raises:
-        ValueError: if there is none of that name, or no such task.
+        ValueError: there is no preset with that name, or no such task.
     """
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} given, allowed are {', '.join(PRESETS)}")

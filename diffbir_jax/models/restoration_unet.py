@@ -1,6 +1,6 @@
 """The restoration module of the `tiny` preset: a plain residual U-Net on unshuffled pixels.
 
-Convolutions that are wide at low resolution are what a CPU trains fastest: they run at most of the speed of a matrix
+A CPU trains convolutions fastest if they are wide at low resolution: these run at most of the speed of a matrix
 product. docs/tiny.md has the measurements behind the other choices.
 """
 
@@ -41,17 +41,17 @@ class RestorationUNetConfig:
         return 1
 
 
-# Typical size of what degradation takes away, so that weights and gradients are of order one.
+# Typical size of the residual that degradation removes, so that weights and gradients are of order one.
 RESIDUAL_SCALE = 0.1
-# Side of the window, in unshuffled blocks, whose mean counts as local.
+# Side of the window of the local mean, in unshuffled blocks.
 WINDOW = 5
 
 
 def local_mean(x: jax.Array) -> jax.Array:
-    """(B, H, W, C) -> its mean over the part inside x of a window around each place, of the same shape.
+    """(B, H, W, C) -> mean over the part inside x of a window around each place, of the same shape.
 
-    As `nn.avg_pool` without padding in the count; that one sums ones over the whole image to count, which XLA does
-    while it compiles, for seconds where the image is large.
+    This equals `nn.avg_pool` without padding in the count. To count, that function sums ones over the whole image; XLA
+    does this at compile time, which takes seconds for a large image.
     """
     total = nn.pooling.pool(x, 0.0, jax.lax.add, (WINDOW, WINDOW), (1, 1), "SAME")
     rows, columns = (jnp.asarray(_places_in_window(side), x.dtype) for side in x.shape[1:3])
@@ -59,7 +59,7 @@ def local_mean(x: jax.Array) -> jax.Array:
 
 
 def _places_in_window(side: int) -> np.ndarray:
-    """For each place on a line of `side` places, how many of the window around it are on the line."""
+    """For each place on a line of `side` places, the number of places of its window that are on the line."""
     before, reach = np.arange(side), WINDOW // 2
     return 1 + np.minimum(before, reach) + np.minimum(before[::-1], reach)
 
@@ -98,8 +98,8 @@ class ResidualBlock(nn.Module):
 class RestorationUNet(nn.Module):
     """Degradation removal by a two-level U-Net that predicts the residual to its input.
 
-    The pixel unshuffle follows Real-ESRGAN (Wang et al., 2021). What tells noise from detail is small beside the local
-    mean, so the mean is subtracted first.
+    The pixel unshuffle follows Real-ESRGAN (Wang et al., 2021). The difference between noise and detail is small beside
+    the local mean, so the mean is subtracted first.
     """
 
     config: RestorationUNetConfig
@@ -129,7 +129,7 @@ class RestorationUNet(nn.Module):
         x = conv(4 * fine, 1, name="up", dtype=self.dtype)(x)
         x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=2, q=2) + skip
         x = self._blocks(x, fine, cfg.blocks[2], "decoder")
-        # Starting at zero, the untrained module returns its input.
+        # With zero weights the untrained module returns its input.
         x = conv(3 * cfg.unshuffle**2, zero=True, name="conv_out", dtype=self.dtype)(x)
         x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=cfg.unshuffle, q=cfg.unshuffle)
         return lq.astype(jnp.float32) + RESIDUAL_SCALE * x.astype(jnp.float32)

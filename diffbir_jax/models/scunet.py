@@ -17,7 +17,7 @@ class SCUNetConfig:
 
     Attributes:
         dim: channels at full resolution; every level below has twice as many.
-        depths: blocks of the three encoder levels, the body and the three decoder levels; every second one shifts its
+        depths: blocks of the three encoder levels, the body and the three decoder levels; every second block shifts its
             windows.
         head_dim: channels of an attention head; it divides `dim / 2`.
         window: side of the attention windows.
@@ -30,7 +30,7 @@ class SCUNetConfig:
 
     @property
     def multiple(self) -> int:
-        """Sides of the input are multiples of it; the network pads."""
+        """Sides of the input are multiples of this; the network pads."""
         return 1
 
     @property
@@ -88,7 +88,7 @@ class SCUNet(nn.Module):
 
 
 class SwinConvBlock(nn.Module):
-    """One half of the channels through two convolutions, the other through a Swin block, mixed before and after."""
+    """Half of the channels pass two convolutions, the other half a Swin block; both are mixed before and after."""
 
     config: SCUNetConfig
     shift: int

@@ -1,10 +1,11 @@
 """Group normalisation of an image that a network sees in tiles: by the statistics of the whole image.
 
 A tile normalised by its own statistics differs from the same part of the whole image. So passes over all tiles measure
-what the image has in every layer: the first one, with tiles normalised by their own, tells it of the first layer, whose
-input is what it would be in the whole image; the next one takes that for granted and tells it of the second, and so on.
-After as many passes as there are layers, a tile is normalised as the image would be. Fewer do not pay: a layer that is
-normalised by what the image has there, after one that was not, is worse off than by its own (docs/large.md).
+the image's statistics in every layer. In the first pass tiles use their own statistics. It measures the first layer,
+whose input is the same as in the whole image. The next pass uses this measurement and measures the second layer, and so
+on. After one pass per layer, a tile is normalised as the image would be. Fewer passes give worse results: if a layer
+uses the image's statistics after a layer that did not, the result is worse than with the tile's own statistics
+(docs/large.md).
 """
 
 import itertools
@@ -19,7 +20,7 @@ from jax import Array
 from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.layers import GroupNorm, upsample_nearest
 
-# Mean and variance (B, C) float32 of what enters each group normalisation, numbered in the order in which they run.
+# Mean and variance (B, C) float32 of the input of each group normalisation, numbered in their order of execution.
 Norms = dict[str, tuple[Any, Any]]
 # Each pass stops after the layer it measures; four stop points keep the number of programs small.
 GROUPS = 4
@@ -49,7 +50,7 @@ def measure_norms(
     """Statistics of tiles in the group normalisations of a module.
 
     Args:
-        module: its group normalisations see images, of sides that are multiples of those of `owned`.
+        module: its group normalisations see images whose sides are multiples of those of `owned`.
         params: its parameters.
         x: (B, ...), the module's argument, one tile each.
         owned: (B, h, w, 1), 1 where a pixel is counted in this tile, 0 where another one counts it.
@@ -58,7 +59,7 @@ def measure_norms(
         stop: measure the first `stop` only, so that what follows them is not computed; by default all.
 
     Returns:
-        those of the pixels that each tile owns.
+        statistics of the pixels that each tile owns.
     """
     found: Norms = {}
 
@@ -75,12 +76,12 @@ def measure_norms(
 
 
 def first_norms(norms: Norms, stop: int) -> Norms:
-    """The first `stop` of them."""
+    """The first `stop` statistics."""
     return {key: norms[key] for key in sorted(norms)[:stop]}
 
 
 def stops(count: int) -> list[int]:
-    """For each of `count` passes, how many normalisations it computes: few different numbers, each a program."""
+    """For each of `count` passes, the number of normalisations it computes. Few different numbers mean few programs."""
     group = -(-count // GROUPS)
     return [min(count, (number // group + 1) * group) for number in range(count)]
 
@@ -88,14 +89,14 @@ def stops(count: int) -> list[int]:
 def apply_normed(
     module: nn.Module, params: Params, x: Array, norms: Norms | None = None, method: str | None = None
 ) -> Any:
-    """Apply a module to tiles by their images' statistics; without any, each by its own. Else as `measure_norms`."""
+    """Apply a module to tiles by their images' statistics, or without `norms` by their own. Else as `measure_norms`."""
     if norms is None:
         return apply(module, params, x, method=method)
     return _intercepted(lambda number, own, _: norms[_key(number)], module, params, x, method)
 
 
 def _key(number: int) -> str:
-    """JAX sorts the keys of trees: this keeps their order."""
+    """Key of a normalisation. JAX sorts the keys of trees, and this form keeps their order."""
     return f"{number:03d}"
 
 
@@ -106,7 +107,7 @@ def _intercepted(
     x: Array,
     method: str | None,
 ) -> Any:
-    """Apply a module whose normalisations take moments(number, their own, their input)."""
+    """Apply a module whose normalisations use moments(number, own moments, input)."""
     count = itertools.count()
 
     def intercept(call: Callable[..., Any], args: tuple, kwargs: dict, context: Any) -> Any:
@@ -120,11 +121,11 @@ def _intercepted(
 
 
 def merge_norms(parts: Sequence[Norms], share: np.ndarray) -> Norms:
-    """Statistics (C,) of an image.
+    """Merge the statistics of tiles into those (C,) of an image.
 
     Args:
         parts: those of its tiles, arrays (C,).
-        share: (T,), what part of the image's pixels each tile owns; sums to 1.
+        share: (T,), share of the image's pixels that each tile owns; sums to 1.
     """
     stacked = {key: [np.stack(a) for a in zip(*(part[key] for part in parts))] for key in parts[0]}
     return {key: _merged(mean, variance, share) for key, (mean, variance) in stacked.items()}

@@ -1,8 +1,8 @@
 """Spectral normalisation (Miyato et al., "Spectral Normalization for GANs", 2018) of a tree of parameters.
 
-A kernel is seen as a matrix of inputs by outputs and divided by an estimate of its largest singular value. The estimate
-is v W u with two vectors that power iteration improves, one step per training step. The vectors are state: the caller
-carries them from step to step and stores them beside the parameters.
+A kernel is treated as a matrix of inputs by outputs and divided by an estimate of its largest singular value. The
+estimate is v W u. Power iteration improves the two vectors, one step per training step. The vectors are state: the
+caller carries them from step to step and stores them beside the parameters.
 
     state = power_iteration(params, state)                      # training only
     logits = apply(discriminator, normalised(params, state), features)
@@ -44,7 +44,7 @@ def power_iteration(params: Params, state: SpectralState) -> SpectralState:
         state: as from `init_spectral`.
 
     Returns:
-        The new state, a constant to differentiation.
+        The new state; it is a constant in differentiation.
     """
     if "kernel" not in params:
         return {name: power_iteration(params[name], part) for name, part in state.items()}
@@ -54,11 +54,11 @@ def power_iteration(params: Params, state: SpectralState) -> SpectralState:
 
 
 def normalised(params: Params, state: SpectralState) -> Params:
-    """Divide every kernel by its spectral norm as `state` estimates it; the estimate has a gradient, too.
+    """Divide every kernel by its spectral norm, estimated from `state`; the estimate has a gradient, too.
 
     Args:
         params: nested dict; kernels (..., I, O) of any float dtype.
-        state: as from `power_iteration`, or as stored.
+        state: from `power_iteration`, or a stored one.
 
     Returns:
         Parameters of the same structure; normalised kernels are float32.

@@ -33,8 +33,8 @@ class SwinBlock(nn.Module):
 class WindowAttention(nn.Module):
     """Self-attention inside square windows, with a learnt bias per relative position.
 
-    Windows are small, so all scores of a window are held at once. In a rolled image, pixels from opposite borders
-    share a window; they must not see each other.
+    Windows are small, so all scores of a window are held at once. In a rolled image a window can have pixels from
+    opposite borders; these must not see each other.
     """
 
     heads: int
@@ -75,7 +75,7 @@ class WindowAttention(nn.Module):
 
 
 def _regions(height: int, width: int, window: int, shift: int) -> np.ndarray:
-    """(windows, window^2) labels of a rolled image's pixels: equal where they were neighbours before rolling."""
+    """(windows, window^2) labels of a rolled image's pixels: equal for pixels that were neighbours before the roll."""
 
     def bands(length: int) -> np.ndarray:
         position = np.arange(length)

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from diffbir_jax.models.layers import LayerNorm, conv, space_to_depth
 from diffbir_jax.models.swin import SwinBlock
 
-# Mean colour of DIV2K, which the published weights expect to be subtracted.
+# Mean colour of DIV2K; the published weights expect inputs without it.
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
@@ -20,13 +20,13 @@ class SwinIRConfig:
 
     Attributes:
         embed_dim: channels of the transformer.
-        num_layers: residual groups of Swin blocks, each closed by a convolution.
-        depth: Swin blocks per group; every second one shifts its windows.
+        num_layers: residual groups of Swin blocks; each ends with a convolution.
+        depth: Swin blocks per group; every second block shifts its windows.
         num_heads: attention heads.
         window: side of the attention windows.
         mlp_ratio: width of the feed-forward layers in multiples of `embed_dim`.
-        unshuffle: side of the pixel blocks folded into channels at the input; the output undoes it by
-            nearest-neighbour upsampling and convolutions. A power of two.
+        unshuffle: side of the pixel blocks folded into channels at the input. At the output, nearest-neighbour
+            upsampling and convolutions undo it. A power of two.
         num_feat: channels of those convolutions.
     """
 
@@ -41,7 +41,7 @@ class SwinIRConfig:
 
     @property
     def multiple(self) -> int:
-        """Sides of the input are multiples of it."""
+        """Sides of the input are multiples of this."""
         return self.unshuffle * self.window
 
     @property
@@ -51,7 +51,7 @@ class SwinIRConfig:
 
     @property
     def upsamplings(self) -> int:
-        """How often the output doubles the resolution."""
+        """Number of doublings of the resolution at the output."""
         return self.unshuffle.bit_length() - 1
 
 
@@ -72,7 +72,7 @@ class SwinIR(nn.Module):
             float32 (B, H, W, 3), about [0, 1].
 
         Raises:
-            ValueError: H or W is not such a multiple.
+            ValueError: H or W is no such multiple.
         """
         config, dtype = self.config, self.dtype
         if lq.shape[1] % config.multiple or lq.shape[2] % config.multiple:

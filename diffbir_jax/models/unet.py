@@ -28,13 +28,13 @@ class UNetConfig:
         in_channels: channels of the noisy latent.
         out_channels: channels of the prediction.
         model_channels: channels of the first level.
-        channel_mult: multiple of `model_channels` per level; all levels but the last halve the resolution.
+        channel_mult: multiple of `model_channels` per level; all levels except the last halve the resolution.
         num_res_blocks: residual blocks per encoder level (the decoder has one more).
-        attention_levels: levels whose residual blocks precede a transformer each; the middle always has one.
+        attention_levels: levels with a transformer after each residual block; the middle always has one.
         num_head_channels: channels per attention head.
         context_dim: channels of the text embedding; None leaves out cross-attention.
         transformer_depth: transformer blocks after one residual block.
-        norm: what the convolutions are normalised by, see `layers.norm`; "group" for the published networks.
+        norm: normalisation of the convolutions, see `layers.norm`; "group" for the published networks.
     """
 
     in_channels: int = 4
@@ -50,7 +50,7 @@ class UNetConfig:
 
     @property
     def downsample(self) -> int:
-        """Latent pixels per pixel of the lowest level; sides of the input are multiples of it."""
+        """Latent pixels per pixel of the lowest level; sides of the input are multiples of this."""
         return 2 ** (len(self.channel_mult) - 1)
 
 
@@ -73,9 +73,9 @@ class UNet(nn.Module):
         Args:
             x: (B, h, w, in_channels) noisy latent; h and w are multiples of `config.downsample`.
             t: (B,) timesteps.
-            context: (B n, tokens, context_dim) embeddings of n texts per latent, those of the first latent first; what
-                does not depend on the text is computed once. None if the configuration has no `context_dim`.
-            control: what an `IRControlNet` returns, added to the skip connections and to the middle's output.
+            context: (B n, tokens, context_dim) embeddings of n texts per latent, those of the first latent first. The
+                layers that do not depend on the text are computed once. None if the configuration has no `context_dim`.
+            control: output of an `IRControlNet`, added to the skip connections and to the middle's output.
 
         Returns:
             float32 (B n, h, w, out_channels), in the order of the context.
@@ -120,8 +120,8 @@ class UNetEncoder(nn.Module):
 
         Returns:
             the skip connections from the highest resolution to the lowest, the middle block's output and the
-            timestep embedding (B, 4 model_channels), all in the compute dtype. What comes before the first transformer
-            has B rows, all after it B n.
+            timestep embedding (B, 4 model_channels), all in the compute dtype. Outputs before the first transformer
+            have B rows, all later ones B n.
 
         Raises:
             ValueError: a size or the context does not fit the configuration.
@@ -165,7 +165,7 @@ def _stage(module: "UNet | UNetEncoder") -> type["Stage"]:
 
 
 class Stage(nn.Module):
-    """A residual block and, where the configuration puts one, a spatial transformer."""
+    """A residual block and, if the configuration has one here, a spatial transformer."""
 
     config: UNetConfig
     multiple: int
@@ -183,7 +183,7 @@ class Stage(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two normalised 3x3 convolutions with the timestep added between them, beside a shortcut."""
+    """Two normalised 3x3 convolutions with the timestep added between them, and a shortcut."""
 
     features: int
     dtype: DTypeLike
@@ -224,7 +224,7 @@ class SpatialTransformer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention if there is a context, gated feed-forward; normalised before each."""
+    """Self-attention, cross-attention if there is a context, and a gated feed-forward; normalised before each."""
 
     head_channels: int
     dtype: DTypeLike

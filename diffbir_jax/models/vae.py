@@ -17,18 +17,18 @@ class VAEConfig:
 
     Attributes:
         ch: channels of the first level.
-        ch_mult: multiple of `ch` at each level; every level but the last halves the resolution.
+        ch_mult: multiple of `ch` at each level; every level except the last halves the resolution.
         num_res_blocks: residual blocks per encoder level (the decoder has one more).
         z_channels: channels inside the bottleneck.
         embed_dim: channels of the latent.
         in_channels: channels of the image.
         scale_factor: multiplies a latent to give it about unit variance; applied by the caller.
         patch_size: side of the pixel blocks that are folded into channels before the first convolution and
-            unfolded after the last. 1 for the published networks; more spares CPUs the full resolution.
+            unfolded after the last. 1 for the published networks; larger values avoid full-resolution layers on CPUs.
         mid_attention: whether the middle blocks have self-attention.
-        shortcut: add linear maps from each image patch to its latent and back, beside the networks (as the residual
-            autoencoding of DC-AE, Chen et al. 2024): a small autoencoder then starts as good as a linear one.
-        norm: what the convolutions are normalised by, see `layers.norm`; "group" for the published networks.
+        shortcut: add linear maps from each image patch to its latent and back, parallel to the networks (as the
+            residual autoencoding of DC-AE, Chen et al. 2024). A small autoencoder then starts as good as a linear one.
+        norm: normalisation of the convolutions, see `layers.norm`; "group" for the published networks.
     """
 
     ch: int = 128
@@ -52,7 +52,7 @@ class VAEConfig:
 class AutoencoderKL(nn.Module):
     """Convolutional autoencoder with a diagonal Gaussian posterior.
 
-    `encode` and `decode` are the methods to `apply`; calling the module does both, which `init` needs.
+    Apply it with the methods `encode` and `decode`; calling the module does both, which `init` needs.
     With `remat`, the backward pass recomputes the inside of each residual block.
     """
 
@@ -87,7 +87,7 @@ class AutoencoderKL(nn.Module):
             `scale_factor`; the log-variance is clipped to [-30, 20].
 
         Raises:
-            ValueError: H or W is not such a multiple.
+            ValueError: H or W is no such multiple.
         """
         factor = self.config.downsample
         if image.shape[1] % factor or image.shape[2] % factor:
@@ -131,7 +131,7 @@ class Encoder(nn.Module):
             for i in range(config.num_res_blocks):
                 x = block(config.ch * multiple, dtype, config.norm, name=f"down_{level}_block_{i}")(x)
             if level + 1 < len(config.ch_mult):
-                # Stable Diffusion pads only after the last row and column here.
+                # Stable Diffusion pads here only after the last row and column.
                 name = f"down_{level}_downsample"
                 x = conv(x.shape[-1], stride=2, padding=(0, 1), name=name, dtype=dtype)(x)
         x = Middle(config.mid_attention, dtype, self.remat, config.norm, name="mid")(x)
@@ -182,7 +182,7 @@ class Middle(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised 3x3 convolutions beside a shortcut."""
+    """Two normalised 3x3 convolutions and a shortcut."""
 
     features: int
     dtype: DTypeLike

@@ -1,4 +1,4 @@
-"""Samplers on the chain that the network was trained with: spaced DDPM; DDIM, from no fresh noise to DDPM's."""
+"""Samplers on the chain that the network was trained with: spaced DDPM, and DDIM with any share of fresh noise."""
 
 from typing import Unpack
 
@@ -27,20 +27,22 @@ def spaced_steps(span: Span, **scales: Unpack[Scales]) -> LinearStep:
         LinearStep of (num_steps,) arrays.
 
     Raises:
-        ValueError: more steps than timesteps, start_timestep outside of the schedule, or an unknown spacing.
+        ValueError: more steps than timesteps, start_timestep outside the schedule, or an unknown spacing.
     """
     return _chain(make_stops(span, _both_ends), 1.0, **scales)
 
 
 def ddim_steps(span: Span, *, eta: float = 0.0, **scales: Unpack[Scales]) -> LinearStep:
-    """Table of DDIM (Song et al. 2021, equation 12), x0 and the noise implied by it collected into z_t and x0.
+    """Table of DDIM (Song et al. 2021, equation 12), solved for the coefficients of z_t and x0.
 
     With eta 1 these are the coefficients of spaced DDPM on the same timesteps. From pure noise the uniform spacing is
-    the reference's: `ddim_timesteps`, ending at timestep 0 with a little noise left (3 %). The reference knows no start
-    further down, and its only step would be the cleanest one: both go by `space_timesteps` here, to x0.
+    the reference's: `ddim_timesteps`, which ends at timestep 0 with a little noise left (3 %). The reference has no
+    later start, and its single step would be the cleanest timestep. In both cases the timesteps here are those of
+    `space_timesteps`, down to x0.
 
     Args:
-        span: what to sample. From pure noise and uniformly, the number of rows can be larger than num_steps.
+        span: the part of the schedule to sample. With uniform spacing from pure noise there can be more rows than
+            num_steps.
         eta: share of fresh noise: 0 is deterministic, 1 is DDPM.
         scales: see `Scales`.
 
@@ -48,7 +50,7 @@ def ddim_steps(span: Span, *, eta: float = 0.0, **scales: Unpack[Scales]) -> Lin
         LinearStep of arrays of one length, num_steps in most cases.
 
     Raises:
-        ValueError: as `spaced_steps`.
+        ValueError: as in `spaced_steps`.
     """
     return _chain(make_stops(span, _ddim_uniform), eta, **scales)
 
@@ -56,8 +58,8 @@ def ddim_steps(span: Span, *, eta: float = 0.0, **scales: Unpack[Scales]) -> Lin
 def ddim_timesteps(num_timesteps: int, num_steps: int) -> np.ndarray:
     """Timesteps 1, 1 + stride, 1 + 2 stride, ... with stride = num_timesteps // num_steps, as in the reference.
 
-    That is up to twice as many as asked for where the stride does not come out even. The reference fails where the
-    stride leads over the end; here the last timestep takes that place.
+    If num_steps does not divide num_timesteps, there are up to twice as many as requested. The reference fails if the
+    stride leads past the end; here the last timestep takes that place.
 
     Returns:
         (N,) int32, falling to 1.
@@ -80,7 +82,7 @@ def _ddim_uniform(span: Span) -> Stops:
 
 
 def _chain(stops: Stops, eta: float, **scales: Unpack[Scales]) -> LinearStep:
-    """Draws from q(z_next | z_t, x0), their variance scaled by eta^2 (Song et al. 2021)."""
+    """Draws from q(z_next | z_t, x0) with the variance scaled by eta^2 (Song et al. 2021)."""
     alphas_cumprod = 1 / (1 + stops.sigmas**2)
     here, after = alphas_cumprod[:-1], alphas_cumprod[1:]
     variance = eta**2 * (1 - after) / (1 - here) * (1 - here / after)

@@ -22,13 +22,13 @@ Model = Callable[[Any, Array, Array, Any], Array]
 
 
 class DenoiserInputs(NamedTuple):
-    """Everything a denoiser reads besides the noisy latents: values, so new ones do not recompile.
+    """The inputs of a denoiser besides the noisy latents. They are values, so new ones do not recompile.
 
     Attributes:
         params: the network's parameters.
         cond: the network's condition, a dict of arrays with leading axis B.
-        uncond: the entries that are others with the negative prompt; None turns classifier-free guidance off.
-        guidance: of restoration guidance (`Guidance.prepare`); None without.
+        uncond: the entries that differ for the negative prompt; None turns classifier-free guidance off.
+        guidance: inputs of restoration guidance (`Guidance.prepare`); None without guidance.
     """
 
     params: Any
@@ -39,7 +39,7 @@ class DenoiserInputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """D(z_t, t) -> x0, as predicted and as guided. Every sampler sees the network through this.
+    """D(z_t, t) -> x0, predicted and guided. Every sampler calls the network through this.
 
     Attributes:
         model: see `Model`.
@@ -73,7 +73,7 @@ def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) 
     """Network output under classifier-free guidance (Ho & Salimans 2022), as one forward.
 
     Arguments as in `Denoiser.__call__`. Returns uncond + cfg_scale * (cond - uncond), or the conditional
-    output alone where `inputs.uncond` is None; of x's shape and dtype.
+    output alone if `inputs.uncond` is None; of x's shape and dtype.
     """
     t = jnp.broadcast_to(jnp.asarray(level.timestep), x.shape[:1])
     if inputs.uncond is None:
@@ -95,7 +95,7 @@ class TiledModel:
             of the tiles' images. "tiles", for this model alone, is a `tiling.Tiles`: where they lie.
         size: height and width of a tile in latent pixels.
         batch: tiles that the network sees at once.
-        spread: how a batch lies on the devices; None leaves that to the compiler.
+        spread: placement of a batch on the devices; None leaves it to the compiler.
     """
 
     model: Model

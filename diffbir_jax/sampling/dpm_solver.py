@@ -1,8 +1,8 @@
 """DPM-Solver++: exponential integrators on the predicted x0 (Lu et al. 2022), in log sigma.
 
-Published for x = x0 + sigma * noise (Karras et al. 2022) or for z_t, which is the same. The stochastic ones take their
-noise from one Brownian path, normalised on each step's interval. Increments of such a path over intervals that do not
-overlap are independent: standard normal noise for each step has the same law.
+Published for x = x0 + sigma * noise (Karras et al. 2022) or for z_t, which is equivalent. The published stochastic
+solvers take their noise from one Brownian path, normalised on each step's interval. Increments of such a path over
+disjoint intervals are independent, so standard normal noise for each step has the same distribution.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from diffbir_jax.sampling.timesteps import (
     stops_at,
 )
 
-# (log sigma steps (n,), the same stretched by the fresh noise) -> weights (k, n) of how the k predictions before the
-# latest differ from it.
+# (log sigma steps (n,), the same stretched by the fresh noise) -> weights (k, n) of the differences of the k earlier
+# predictions to the latest one.
 _Weights = Callable[[np.ndarray, np.ndarray], np.ndarray]
-# Beyond this sigma the published solver sees no schedule: its logarithm grows too fast there.
+# The published solver does not use the schedule beyond this sigma, because its logarithm grows too fast there.
 _LAST_SIGMA = np.exp(5.1)
 # With fewer steps the published solver ends with a step of first order.
 _FEW_STEPS = 10
@@ -35,8 +35,8 @@ _FEW_STEPS = 10
 def dpmpp_m2_steps(span: Span, **scales: Unpack[Scales]) -> LinearStep:
     """Table of the multistep DPM-Solver++ of second order as its authors publish it (Lu et al. 2022, algorithm 2).
 
-    It is `dpmpp_2m_steps` on other stops. From the uniform spacing these are evenly spread fractional timesteps down to
-    timestep 0, where it ends with a little noise left (3 %), as in the reference.
+    It is `dpmpp_2m_steps` on other stops. The uniform spacing gives evenly spread fractional timesteps down to timestep
+    0, where the sampler ends with a little noise left (3 %), as in the reference.
 
     Args:
         span: what to sample.
@@ -61,7 +61,7 @@ def dpmpp_2m_steps(span: Span, **scales: Unpack[Scales]) -> LinearStep:
 def dpmpp_2m_sde_steps(
     span: Span, *, eta: float = 1.0, s_noise: float = 1.0, **scales: Unpack[Scales]
 ) -> LinearStep:
-    """Table of DPM-Solver++(2M) SDE, the midpoint variant: second order, from the last two predictions, fresh noise.
+    """Table of DPM-Solver++(2M) SDE, the midpoint variant: second order, from the last two predictions, with noise.
 
     Args:
         span: what to sample.
@@ -83,7 +83,7 @@ def dpmpp_3m_sde_steps(
 ) -> LinearStep:
     """Table of DPM-Solver++(3M) SDE: third order, from the last three predictions, with fresh noise.
 
-    The first two steps and the last know less and are of lower order.
+    The first two steps and the last have fewer predictions and are of lower order.
 
     Arguments and errors as in `dpmpp_2m_sde_steps`. Returns (num_steps,) arrays that look back on two x0s.
     """
@@ -93,7 +93,7 @@ def dpmpp_3m_sde_steps(
 def dpmpp_2s_ancestral_steps(
     span: Span, *, eta: float = 1.0, s_noise: float = 1.0, **scales: Unpack[Scales]
 ) -> LinearStep:
-    """Table of DPM-Solver++(2S) with ancestral noise: the prediction half-way in log sigma is used for the whole step.
+    """Table of DPM-Solver++(2S) with ancestral noise: the prediction half-way in log sigma serves the whole step.
 
     Args:
         span: what to sample.
@@ -118,9 +118,9 @@ def dpmpp_2s_ancestral_steps(
 def dpmpp_sde_steps(
     span: Span, *, eta: float = 1.0, s_noise: float = 1.0, **scales: Unpack[Scales]
 ) -> LinearStep:
-    """Table of the stochastic DPM-Solver++ of second order: as `dpmpp_2s_ancestral_steps`, with noise half-way too.
+    """Table of the stochastic DPM-Solver++ of second order: `dpmpp_2s_ancestral_steps` with noise half-way, too.
 
-    Arguments, returns and errors as there.
+    Arguments, returns and errors as in that function.
     """
     stops = edm_stops(span)
     here, after = stops.sigmas[:-2], stops.sigmas[1:-1]
@@ -134,8 +134,9 @@ def dpmpp_sde_steps(
 def _solver_uniform(span: Span) -> Stops:
     """The published solver's stops: the logarithm of the signal is linear between training timesteps.
 
-    It leaves out timesteps that are nearly pure noise and, from pure noise, names the others as if they were all. With
-    zero terminal SNR (986 are left of 1,000) that tells the network up to 1.4 % too much, as in the reference.
+    It leaves out timesteps that are nearly pure noise. From pure noise it numbers the others as if they were all. With
+    zero terminal SNR 986 of 1,000 are left, so the timestep given to the network is up to 1.4 % too high, as in the
+    reference.
     """
     schedule, start = span.schedule, covered_timesteps(span)
     if start == 1:
@@ -160,15 +161,15 @@ def _multistep(
     """Table of an exponential multistep method.
 
     Args:
-        stops: where the steps begin and end.
+        stops: start and end of each step.
         eta: share of fresh noise.
         weights: of the earlier predictions, in x.
         s_noise: factor on the noise.
-        last_first: whether the last step uses the latest prediction alone; one to sigma 0 always does.
+        last_first: whether the last step uses only the latest prediction; a step to sigma 0 always does.
         scales: see `Scales`.
     """
     here, after = stops.sigmas[:-1], stops.sigmas[1:]
-    # A step to sigma 0 is endless in log sigma; what it leads to is x0.
+    # log(sigma) diverges at sigma = 0. A step to it ends at x0.
     ends = after == 0
     h = np.log(here / np.where(ends, here, after))
     reach = (1 + eta) * h
@@ -190,14 +191,14 @@ def _third_order(h: np.ndarray, reach: np.ndarray) -> np.ndarray:
     """Weights (2, n) of the two predictions before the latest.
 
     They are the integral of reach exp(-reach (1 - u)), u from 0 to 1 along the step, times the parabola through the
-    predictions; its second difference counts half of that, as in the published code.
+    predictions. Its second difference counts half of the parabola's, as in the published code.
 
     Args:
         h: (n,) steps in log sigma.
         reach: (n,) the same, stretched by the fresh noise.
     """
     index = np.arange(len(h))
-    # Steps before the first do not matter: their differences weigh nothing. Nor does one to sigma 0, whose h is 0.
+    # Steps before the first do not matter: their differences have weight 0. Neither does a step to sigma 0, with h = 0.
     h, reach = (np.where(length > 0, length, 1.0) for length in (h, reach))
     back_1, back_2 = (np.where(index < k, 1.0, np.roll(h, k) / h) for k in (1, 2))
     phi_1 = -np.expm1(-reach)

@@ -1,6 +1,6 @@
 """Samplers of the probability-flow ODE dx/dsigma = (x - x0) / sigma, x = x0 + sigma * noise (Karras et al. 2022).
 
-All go by `timesteps.edm_stops`, whose last step leads to sigma 0, thus to the predicted x0.
+All use `timesteps.edm_stops`, whose last step leads to sigma 0, that is, to the predicted x0.
 """
 
 from typing import Unpack
@@ -11,7 +11,7 @@ from diffbir_jax.sampling.pairs import PairSteps, pair_table
 from diffbir_jax.sampling.tables import LinearStep, Scales, SigmaRows, sigma_table
 from diffbir_jax.sampling.timesteps import Span, edm_stops
 
-# Predictions that the linear multistep method looks back on beside the latest, whatever its order.
+# Earlier predictions that the linear multistep method uses, for any order.
 LMS_LOOKBACK = 3
 
 
@@ -28,9 +28,9 @@ def euler_steps(
 
     Args:
         span: what to sample.
-        s_churn: noise to add over the whole run: each step first raises sigma by up to s_churn / num_steps of itself
+        s_churn: noise to add over the whole run. Before each step, sigma rises by a share of up to s_churn / num_steps
             (at most 41 %).
-        s_tmin, s_tmax: sigmas between which noise is added.
+        s_tmin, s_tmax: range of sigmas in which noise is added.
         s_noise: factor on that noise.
         scales: see `Scales`.
 
@@ -50,7 +50,7 @@ def euler_steps(
 def euler_ancestral_steps(
     span: Span, *, eta: float = 1.0, s_noise: float = 1.0, **scales: Unpack[Scales]
 ) -> LinearStep:
-    """Table of Euler's method with ancestral noise: a step goes below its end, and noise leads up to it again.
+    """Table of Euler's method with ancestral noise: a step goes below its end, and noise leads back up to it.
 
     Args:
         span: what to sample.
@@ -58,7 +58,7 @@ def euler_ancestral_steps(
         s_noise: factor on the noise.
         scales: see `Scales`.
 
-    Returns, raises: as `euler_steps`.
+    Returns, raises: as in `euler_steps`.
     """
     stops = edm_stops(span)
     here, after = stops.sigmas[:-1], stops.sigmas[1:]
@@ -133,15 +133,15 @@ def lms_steps(span: Span, *, order: int = 4, **scales: Unpack[Scales]) -> Linear
 
     Args:
         span: what to sample.
-        order: slopes used, 1 (Euler's method) to 4; the first steps have fewer.
+        order: number of slopes, 1 (Euler's method) to 4; the first steps have fewer.
         scales: see `Scales`.
 
-    Returns, raises: as `euler_steps`.
+    Returns, raises: as in `euler_steps`.
     """
     stops = edm_stops(span)
     sigmas = stops.sigmas
     weights = np.stack([multistep_weights(sigmas, i, order) for i in range(span.num_steps)], axis=1)
-    # A slope is (x - x0) / sigma, at the sigmas of the row and of those before it.
+    # A slope is (x - x0) / sigma, at the sigmas of this row and of earlier rows.
     slopes = [weight / np.roll(sigmas[:-1], k) for k, weight in enumerate(weights)]
     latest, earlier = slopes[0], tuple(slopes[1:])
     rows = SigmaRows(
@@ -151,15 +151,15 @@ def lms_steps(span: Span, *, order: int = 4, **scales: Unpack[Scales]) -> Linear
 
 
 def churned(sigmas: np.ndarray, s_churn: float, s_tmin: float, s_tmax: float) -> np.ndarray:
-    """Sigmas (N,) after the noise that Karras et al. 2022, algorithm 2, adds before each of N steps."""
+    """Sigmas (N,) after the noise that Karras et al. 2022, algorithm 2, add before each of N steps."""
     gamma = min(s_churn / len(sigmas), np.sqrt(2) - 1)
     return sigmas * (1 + gamma * ((s_tmin <= sigmas) & (sigmas <= s_tmax)))
 
 
 def ancestral(here: np.ndarray, after: np.ndarray, eta: float) -> tuple[np.ndarray, np.ndarray]:
-    """How far down an ancestral step goes, and the deviation of the noise that leads up to its end.
+    """Sigma at the low point of an ancestral step, and the deviation of the noise that leads up to the step's end.
 
-    With eta 1 noise and slope contribute as in DDPM; with 0 there is no noise.
+    With eta 1 noise and slope contribute as in DDPM; with eta 0 there is no noise.
     """
     up = np.minimum(after, eta * after * np.sqrt(1 - (after / here) ** 2))
     return np.sqrt(after**2 - up**2), up

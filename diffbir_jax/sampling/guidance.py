@@ -1,6 +1,6 @@
 """Region-adaptive restoration guidance (DiffBIR, section 3.3): pull the latent towards the stage-1 image.
 
-Flat regions are pulled hard, because there the stage-1 image is right; textured ones are left to the generator.
+Flat regions get a strong pull, because the stage-1 image is right there. Textured regions are left to the generator.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ Space = Literal["rgb", "latent"]
 
 
 class GuidanceInputs(NamedTuple):
-    """What guidance reads while sampling; made by `Guidance.prepare`.
+    """What guidance reads during sampling; made by `Guidance.prepare`.
 
     Attributes:
         params: parameters of the decoder.
         target: (B, H, W, 3) in [-1, 1], the stage-1 image; in latent space (B, h, w, c), its latents.
         weight: (B, H, W, 1), weight of the squared difference; in latent space (B, h, w, 1).
         repeats: int32 scalar, gradient steps per prediction.
-        tiles: where the tiles lie in the target that the decoder sees one batch at a time; None decodes whole.
+        tiles: positions of the tiles in the target, which the decoder sees one batch at a time; None decodes whole.
     """
 
     params: Any
@@ -89,20 +89,19 @@ def latent_weight(loss: Loss, target: Array, size: tuple[int, int], mask: Array 
 
 @dataclass(frozen=True)
 class Guidance:
-    """One gradient step on the predicted clean latent, through the decoder or, without one, in latent space.
+    """A gradient step on the predicted clean latent, through the decoder or, without a decoder, in latent space.
 
-    In latent space all components of a latent are pulled alike, which costs next to nothing; through the decoder each
-    is pulled as far as it is seen, brightness first and fine detail least.
+    In latent space all components of a latent get the same pull, and the cost is negligible. Through the decoder each
+    component moves in proportion to its visibility: brightness first, fine detail least.
 
     Attributes:
         decode: (params, z0) -> image; z0 (B, h, w, c) as the sampler sees it (scaled),
-            image (B, H, W, 3) in [-1, 1]. Its activations are held for one backward pass at a time, whatever the
-            number of steps; a decoder that recomputes its blocks (remat) holds fewer. None compares latents instead of
-            images.
-        loss: the loss is the mean over H, W, C of weight * (D(z0) - target)^2, summed over the batch. The
-            weight is 1 for 'mse', W for 'w_mse' (the reference implementation), W^2 for 'paper' (W inside
-            the norm), W being `fidelity_weight` times the mask, if there is one (for 'mse' the mask alone).
-        tile: height and width of a tile in latent pixels, where `GuidanceInputs.tiles` is given.
+            image (B, H, W, 3) in [-1, 1]. Its activations are held for one backward pass at a time, for any number of
+            steps; a decoder that recomputes its blocks (remat) holds fewer. None compares latents instead of images.
+        loss: the loss is the mean over H, W, C of weight * (D(z0) - target)^2, summed over the batch. The weight is
+            1 for 'mse', W for 'w_mse' (the reference implementation), W^2 for 'paper' (W inside the norm). W is
+            `fidelity_weight` times the mask, if there is one (for 'mse' the mask alone).
+        tile: height and width of a tile in latent pixels, used with `GuidanceInputs.tiles`.
         batch: tiles that are decoded at once.
 
     Raises:
@@ -126,13 +125,13 @@ class Guidance:
         mask: Array | None = None,
         repeats: int = 1,
     ) -> GuidanceInputs:
-        """Compute the weight once, ahead of the scan.
+        """Compute the weight once, before the scan.
 
         Args:
             params: parameters of the decoder.
             target: (B, H, W, 3) in [-1, 1], H and W even.
             condition: (B, h, w, c), latents of the target as the sampler sees them (scaled); used in latent space.
-            mask: (B or 1, H, W, 1), at least 0, a factor on W: where it is 0 there is no guidance.
+            mask: (B or 1, H, W, 1), at least 0, a factor on W: at 0 there is no guidance.
             repeats: gradient steps per prediction, each of the full length.
 
         Raises:
@@ -149,8 +148,8 @@ class Guidance:
     def value(self, inputs: GuidanceInputs, x0: Array) -> Array:
         """The loss at the latent x0 (B, h, w, c), float32 scalar.
 
-        In tiles, each pixel's squared error is the mean of those of the tiles that show it, by their weights: the same
-        where they agree, and every tile's part of the gradient is its own, so that one tile is held at a time.
+        In tiles, each pixel's squared error is the weighted mean over the tiles that show it. This is the same if the
+        tiles agree. Every tile has its own part of the gradient, so one tile is held at a time.
         """
         if inputs.tiles is not None and self.decode is not None:
             return self._tiled_value(inputs, inputs.tiles, x0)
@@ -180,12 +179,12 @@ class Guidance:
         return total / (height * width * channels)
 
     def __call__(self, inputs: GuidanceInputs, x0: Array, strength: Array) -> Array:
-        """Return x0 - strength * gradient of the loss, `inputs.repeats` times over.
+        """Return x0 - strength * gradient of the loss, applied `inputs.repeats` times.
 
         Args:
             inputs: decoder parameters, target, weight and repeats.
             x0: (B, h, w, c) predicted clean latents.
-            strength: scalar step length; where it is 0, neither decoder nor gradient is computed.
+            strength: scalar step length; at 0 neither decoder nor gradient is computed.
         """
 
         def step(_: Array, x0: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Canvases of latents that images lie on: what steers their sampling, and the tiles that the diffusion model sees."""
+"""Canvases of latents with images on them: the inputs that control their sampling, and the diffusion model's tiles."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,13 +7,13 @@ from diffbir_jax.imaging.tiling import Grid, Tiles, place_tiles
 
 
 class Layout(NamedTuple):
-    """Tiles that the diffusion model sees of canvases of latents.
+    """Tiles in which the diffusion model sees canvases of latents.
 
     Attributes:
         size: height and width of a tile in latent pixels.
-        batch: tiles that it sees at once.
-        tiles: where they lie on the latents.
-        pixels: the same on the images, for guidance through the decoder.
+        batch: tiles that the model sees at once.
+        tiles: their positions on the latents.
+        pixels: their positions on the images, for guidance through the decoder.
     """
 
     size: tuple[int, int]
@@ -30,10 +30,10 @@ def make_layout(
     Args:
         grids: one per image, in latent pixels, with tiles of one size.
         sides: height and width of the canvases in latent pixels.
-        count: tiles that there is room for; rounded up to a multiple of `batch`.
+        count: room for this many tiles; rounded up to a multiple of `batch`.
         batch: tiles that the model sees at once.
         downsample: pixels per latent pixel.
-        canvases: how many there are; 0 for one per image.
+        canvases: number of canvases; 0 for one per image.
     """
     canvases = canvases or len(grids)
     count = -(-count // batch) * batch
@@ -48,14 +48,14 @@ def make_layout(
 
 
 class Conditioned(NamedTuple):
-    """What steers sampling.
+    """The inputs that control sampling.
 
     Attributes:
         latent: (B, h, w, c), scaled latents of the stage-1 images.
-        weight: of guidance: (B, h, w, 1), or (B, H, W, 1) where decoded images are compared.
-        target: (B, H, W, 3) stage-1 images in [-1, 1]; needed where decoded images are compared.
+        weight: of guidance: (B, h, w, 1), or (B, H, W, 1) if decoded images are compared.
+        target: (B, H, W, 3) stage-1 images in [-1, 1]; needed if decoded images are compared.
         layout: tiles; None samples whole.
-        hint: (B, h, w, c), what the control sees in place of the latent; None: the latent.
+        hint: (B, h, w, c), the control's input in place of the latent; None: the latent.
     """
 
     latent: Any

@@ -10,20 +10,21 @@ from jax import Array
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
 from diffbir_jax.sampling.tables import Level, LinearStep
 
-# z_t, then the latents and the predictions of earlier rows, the latest first; (B, h, w, c) float32 each.
+# z_t, then the latents and the predictions of earlier rows, the latest first; each (B, h, w, c) float32.
 Carry = tuple[Array, tuple[Array, ...], tuple[Array, ...]]
 
 
 def image_keys(seed: int, indices: Sequence[int], variant: int = 0) -> Array:
-    """A random key per image, from its index rather than from its place in a batch.
+    """A random key per image, from its index and not from its place in a batch.
 
     Args:
         seed: of the whole run.
         indices: index of each image of the batch within the run, each at least 0.
-        variant: number of the result among several of the same images, at least 0; the first is the one without others.
+        variant: number of the result among several of the same images, at least 0. The first is the one of a run with
+            a single result.
 
     Returns:
-        (B,) typed keys: an image draws the same noise whatever it is batched with.
+        (B,) typed keys. An image draws the same noise in any batch.
     """
     key = jax.random.key(seed)
     key = jax.random.fold_in(key, variant) if variant else key
@@ -36,7 +37,7 @@ def draw_noise(keys: Array, draw: int | Array, shape: tuple[int, ...]) -> Array:
 
     Args:
         keys: (B,) typed keys, one per image.
-        draw: which draw of these keys; `sample` uses 1 + the row's number, 0 is free for the start.
+        draw: number of the draw of these keys; `sample` uses 1 + the row's number, 0 is free for the start.
         shape: (B, h, w, c).
     """
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, draw), shape[1:]))(keys)
@@ -46,9 +47,9 @@ def draw_noise(keys: Array, draw: int | Array, shape: tuple[int, ...]) -> Array:
 def sample(denoiser: Denoiser, inputs: DenoiserInputs, x: Array, steps: LinearStep, noise: Array) -> Array:
     """Run a sampler from noisy latents to clean ones, as one `lax.scan`.
 
-    Compiled once per denoiser, set of shapes, number of rows and how far a method looks back: seeds, scales, prompts,
-    timesteps and parameters are values, and so is the sampler among its like. Keep the denoiser's callables: new
-    function objects compile anew.
+    It is compiled once per denoiser, set of shapes, number of rows and number of earlier rows that a method uses.
+    Seeds, scales, prompts, timesteps and parameters are values, and so is the choice among samplers that look back
+    equally far. Keep the denoiser's callables: new function objects compile again.
 
     Args:
         denoiser: network and guidance, as callables.
@@ -88,14 +89,14 @@ def linear_step(
     """One row of a table; `LinearStep` has the equation.
 
     Args:
-        denoise: (z_t, level) -> (x0, x0 moved by guidance). What is remembered is x0 as predicted: guidance moves the
-            next latents once, and no later row takes part of it back.
-        carry: what is known.
+        denoise: (z_t, level) -> (x0, x0 moved by guidance). The row remembers x0 without guidance: guidance moves the
+            next latents once, and no later row undoes a part of it.
+        carry: known latents and predictions.
         step: scalars of this row.
         noise: standard normal, shape of z_t.
 
     Returns:
-        as much of what is known as before, the oldest forgotten.
+        as many latents and predictions as before, without the oldest.
     """
     x, earlier_x, earlier_x0 = carry
     if step.churn is not None:

@@ -1,4 +1,4 @@
-"""What a user chooses about sampling."""
+"""The user's choices for sampling."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -9,7 +9,7 @@ from diffbir_jax.sampling.timesteps import Spacing
 
 TIMESTEPS = 1000
 MAX_SEED = 2**32 - 1
-# Sides of diffusion tiles are multiples of what the UNet halves in pixels, their offsets of one latent.
+# Sides of diffusion tiles are multiples of the UNet's downsampling in pixels, their offsets multiples of one latent.
 TILE_MULTIPLE, STRIDE_MULTIPLE = 64, 8
 StartPoint = Literal["noise", "cond"]
 CHOICES = {"start_point": StartPoint, "spacing": Spacing}
@@ -24,40 +24,41 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Options:
-    """How stage 2 samples. New numbers do not recompile, save for `steps` and for turning a scale on or off.
+    """How stage 2 samples. New numbers do not recompile, except for `steps` and for turning a scale on or off.
 
     Attributes:
         steps: sampling steps (1 to 1000 `start`).
-        start: share of the noise schedule to begin at: 1 starts from pure noise, less from the stage-1 latent noised
+        start: share of the noise schedule at which sampling starts: 1 is pure noise, less is the stage-1 latent noised
             to that level (0 < start <= 1).
-        start_noise: share of that level's noise which is added to the stage-1 latent, where sampling begins with it: 1
-            is diffusion's, less is for a generator of one evaluation that was trained so (0 to 1).
-        detail: share of the generator's detail in the result: 1 is all of it, 0 the stage-1 image; flat regions, where
-            the weight W of guidance is near 1, lose theirs first, see `stages.detail_share` (0 to 1). None is what the
-            preset has for the upscale, see `Preset.detail`.
+        start_noise: share of that level's noise that is added to the stage-1 latent at the start. 1 is diffusion's; use
+            less for a generator of one evaluation that was trained with less (0 to 1).
+        detail: share of the generator's detail in the result, 0 to 1: 1 is all of it, 0 the stage-1 image. Flat
+            regions, where the weight W of guidance is near 1, lose theirs first (`tile_programs.detail_share`). None is
+            the preset's share for the upscale, see `Preset.detail`.
         guidance_scale: s of region-adaptive guidance at 512x512 pixels; larger is more faithful to stage 1, 0 is off.
         guidance_loss: "w_mse" (the reference), "paper" (weight inside the norm) or "mse" (unweighted).
         guidance_space: "rgb" compares decoded images (the paper), "latent" their latents (a fraction of the cost).
-        guidance_start: guide at timesteps below this one only (0 to 1000).
-        guidance_stop: guide at this timestep and above only (0 to 1000).
+        guidance_start: guide only at timesteps below this one (0 to 1000).
+        guidance_stop: guide only at this timestep and above (0 to 1000).
         guidance_repeats: gradient steps per prediction (1 to 100).
-        strength: factor on the control tensors (1 as trained).
+        strength: factor on the control tensors (1 as in training).
         cfg_scale: classifier-free guidance scale (1 is off; needs a preset with text).
-        seed: of the noise (0 to 2^32 - 1); an image draws the same noise in any company.
+        seed: of the noise (0 to 2^32 - 1); an image draws the same noise in any batch.
         sampler: a name in `samplers.SAMPLERS`.
-        start_point: what sampling with `start` 1 begins with: "noise", or "cond", the stage-1 latent noised to the
-            last timestep.
+        start_point: start of sampling with `start` 1: "noise", or "cond", the stage-1 latent noised to the last
+            timestep.
         spacing: how the steps are spread: "uniform" (the reference), "trailing", "karras" or "exponential"; see
             `timesteps.Span`.
         eta: share of fresh noise in each step (0 to 1). This and the next five belong to some samplers only
-            (`samplers.settings_of`); None is the sampler's own.
-        s_churn: noise added over the whole run, as a multiple of the noise that is there.
-        s_tmin: least noise level at which `s_churn` adds any.
+            (`samplers.settings_of`); None is the sampler's default.
+        s_churn: noise added over the whole run, as a multiple of the present noise.
+        s_tmin: least noise level at which `s_churn` adds noise.
         s_tmax: largest such level.
-        s_noise: factor on all noise but the start's.
+        s_noise: factor on all noise except the start's.
         order: slopes that edm_lms uses (1 to 4).
-        noise_aug: noise the condition to this timestep (0 to 999), as v2.1 was trained with below 200; 0 leaves it.
-        rescale_cfg: let the classifier-free guidance scale rise from 1 to 1 + cfg_scale on the way.
+        noise_aug: noise the condition to this timestep (0 to 999). v2.1 was trained with timesteps below 200; 0 adds
+            none.
+        rescale_cfg: let the classifier-free guidance scale rise from 1 to 1 + cfg_scale during sampling.
         pos_prompt: text to sample towards.
         neg_prompt: text to sample away from.
         tile: side of the diffusion tiles in pixels (a multiple of 64); None leaves it to the plan.
@@ -123,12 +124,12 @@ class Options:
 
     @property
     def settings(self) -> dict[str, float]:
-        """The sampler's own settings, where they are not its defaults."""
+        """The sampler's own settings that differ from its defaults."""
         return {name: getattr(self, name) for name in SETTINGS if getattr(self, name) is not None}
 
     @property
     def timesteps(self) -> int:
-        """How many of the schedule's timesteps sampling covers, the cleanest ones (1 to 1000)."""
+        """Number of the schedule's timesteps that sampling covers, the cleanest ones (1 to 1000)."""
         return max(1, round(self.start * TIMESTEPS))
 
     @property

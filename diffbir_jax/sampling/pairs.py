@@ -1,4 +1,4 @@
-"""Methods that call the network twice per step: a look ahead, then the step itself from where it began."""
+"""Methods that call the network twice per step: a look-ahead, then the step itself from its start."""
 
 from typing import NamedTuple, Unpack
 
@@ -15,9 +15,9 @@ class PairSteps(NamedTuple):
     x_next = coef_x * x + (1 - coef_x) * x0_mid + coef_first * (x0 - x0_mid) + deviation * noise'.
 
     Attributes:
-        mid: sigmas at which the network is called again, on x_mid.
+        mid: sigmas of the second call of the network, on x_mid.
         mid_x, coef_x, coef_first: the coefficients.
-        mid_deviation, deviation: of the noise.
+        mid_deviation, deviation: standard deviations of the noise.
     """
 
     mid: np.ndarray
@@ -37,13 +37,13 @@ def pair_table(
     before: np.ndarray | None = None,
     **scales: Unpack[Scales],
 ) -> LinearStep:
-    """The table, two rows per step. The last step, to sigma 0, is the predicted x0 in any method: one row.
+    """The table, two rows per step. The last step, to sigma 0, is one row in any method: the predicted x0.
 
     Args:
-        stops: where the steps begin and end, and which timestep belongs to a sigma.
-        here: (N,) sigmas at which the network is called first.
+        stops: start and end of each step, and the timestep of each sigma.
+        here: (N,) sigmas of the first call of the network.
         steps: the coefficients.
-        s_noise: factor on all noise but the start's.
+        s_noise: factor on all noise except the start's.
         before: (N,) sigmas before the churn that leads to `here`; None without churn.
         scales: see `Scales`.
 
@@ -60,11 +60,11 @@ def pair_table(
         earlier_x=(_alternate(0 * here, steps.coef_x),),
         before=None if before is None else _alternate(before, steps.mid),
     )
-    # A step is guided once, where it ends: guidance of the look-ahead would come back multiplied by the correction.
+    # A step is guided once, at its end: the correction would multiply guidance of the look-ahead.
     reach = _alternate(np.append(np.full_like(after, np.inf), 1.0), signal_of(after) * (1 - steps.coef_x))
     return sigma_table(rows, stops.timestep_of(rows.here), s_noise=s_noise, reach=reach, **scales)
 
 
 def _alternate(first: np.ndarray, second: np.ndarray | float) -> np.ndarray:
-    """(N,) and (N - 1,), or a number, -> (2 N - 1,): one of each in turn."""
+    """(N,) and (N - 1,), or a number, -> (2 N - 1,): alternating."""
     return np.insert(first, np.arange(1, len(first)), second)

@@ -44,7 +44,7 @@ SAMPLERS: dict[str, Callable[..., LinearStep]] = {
     "edm_dpm++_2m_sde": dpmpp_2m_sde_steps,
     "edm_dpm++_3m_sde": dpmpp_3m_sde_steps,
 }
-# Settings that some samplers have, with the values allowed.
+# Settings that some samplers have, with the allowed values.
 SETTINGS = {
     "eta": (0.0, 1.0),
     "s_churn": (0.0, np.inf),
@@ -59,7 +59,7 @@ def settings_of(name: str) -> dict[str, float]:
     """Return the settings of a sampler and their defaults.
 
     Raises:
-        ValueError: there is no sampler of that name.
+        ValueError: there is no sampler with that name.
     """
     if name not in SAMPLERS:
         raise ValueError(f"sampler is {name!r}; use one of {tuple(SAMPLERS)}")
@@ -84,17 +84,17 @@ def check_settings(name: str, settings: Mapping[str, float]) -> None:
 def make_sampler(
     name: str, span: Span, settings: Mapping[str, float] | None = None, **scales: Unpack[Scales]
 ) -> LinearStep:
-    """Build the table that makes `loop.sample` a sampler.
+    """Build the table of a sampler for `loop.sample`.
 
     Args:
         name: one of `SAMPLERS`.
-        span: what to sample, in how many steps.
-        settings: what to change of `settings_of(name)`.
+        span: the part of the schedule to sample, and the number of steps.
+        settings: changes to `settings_of(name)`.
         scales: see `Scales`.
 
     Returns:
         the table. Its length and structure depend on the name and on num_steps, and for ddim on whether there is a
-        start_timestep; all else is values.
+        start_timestep; everything else is values.
 
     Raises:
         ValueError: unknown name, spacing or setting, or a value out of range.

@@ -1,8 +1,8 @@
-"""What a sampler needs at each of its steps: tables of scalars, computed on the host in float64.
+"""A sampler as a table of scalars, computed on the host in float64.
 
-A sampler is a table here. Each row is one call of the network, after which the next latents are a linear combination
-of what is known; samplers differ in the coefficients alone, and `loop.sample` scans the rows of any of them. Where a
-method calls the network twice per step, a step is two rows, the second of which looks back at the latents of the first.
+Each row is one call of the network, after which the next latents are a linear combination of known values. Samplers
+differ only in the coefficients, and `loop.sample` scans the rows of any of them. If a method calls the network twice
+per step, a step has two rows; the second row looks back at the latents of the first.
 """
 
 from typing import NamedTuple, TypedDict, Unpack
@@ -10,15 +10,15 @@ from typing import NamedTuple, TypedDict, Unpack
 import jax
 import numpy as np
 
-# Unit of the guidance scale, as in the reference implementation.
+# Unit of the guidance scale, the same as in the reference implementation.
 GUIDANCE_UNIT = 3000.0
 
-# NumPy in a table, JAX inside the scan.
+# NumPy arrays in a table, JAX arrays inside the scan.
 Values = np.ndarray | jax.Array
 
 
 class Level(NamedTuple):
-    """A point on the noise schedule: what the denoiser needs to know there. Scalars, or (N,) in a table.
+    """A point on the noise schedule, as the denoiser needs it. Scalars, or (N,) in a table.
 
     Attributes:
         timestep: float32, the network's timestep, fractions included.
@@ -40,7 +40,7 @@ class Churn(NamedTuple):
 
     Attributes:
         coef_x: float32, coefficient of z_t.
-        variance: float32, of the noise; 0 where there is none.
+        variance: float32, variance of the noise; 0 for none.
     """
 
     coef_x: Values
@@ -48,19 +48,20 @@ class Churn(NamedTuple):
 
 
 class LinearStep(NamedTuple):
-    """One call of the network and what is made of it; scalars, or (N,) of each in a table.
+    """One call of the network and the update after it; scalars, or (N,) of each in a table.
 
-    z_next = coef_x0 * x0 + coef_x * z_t + sqrt(variance) * noise, in spaced DDPM a draw from q(z_prev | z_t, x0).
-    Methods that look back add earlier_x0 * (earlier x0 - x0) and earlier_x * earlier z_t, for all that they remember.
+    z_next = coef_x0 * x0 + coef_x * z_t + sqrt(variance) * noise; in spaced DDPM this is a draw from q(z_prev | z_t,
+    x0). Methods that look back add earlier_x0 * (earlier x0 - x0) and earlier_x * earlier z_t, for all earlier rows
+    they use.
 
     Attributes:
-        level: where the network is called.
-        coef_x0: float32, coefficient of the x0 predicted here; of all predictions, where they are equal.
+        level: the point at which the network is called.
+        coef_x0: float32, coefficient of the x0 predicted here; of all predictions if they are equal.
         coef_x: float32, coefficient of z_t.
-        variance: float32, variance of the fresh noise; 0 where a step leads to x0.
+        variance: float32, variance of the fresh noise; 0 if the step leads to x0.
         earlier_x0: float32 each, for the predictions of earlier rows, the latest first.
-        earlier_x: float32 each, for the latents of earlier rows, likewise.
-        churn: noise added to z_t first; None in methods without.
+        earlier_x: float32 each, for the latents of earlier rows, the latest first.
+        churn: noise added to z_t first; None in methods without churn.
     """
 
     level: Level
@@ -73,14 +74,14 @@ class LinearStep(NamedTuple):
 
 
 class Scales(TypedDict, total=False):
-    """What all samplers' tables take alike.
+    """Arguments that all samplers' tables share.
 
     Attributes:
         cfg_scale: scale of classifier-free guidance; 1, the default, is none.
         rescale_cfg: see `cfg_scales`. Default: no.
         guidance_scale: the paper's s: guidance moves the end of a step by 3000 s times the gradient, see `make_level`.
             0, the default, turns guidance off.
-        guidance_window: (low, high): guide where low <= timestep < high only. Default: everywhere.
+        guidance_window: (low, high): guide only where low <= timestep < high. Default: everywhere.
     """
 
     cfg_scale: float
@@ -94,15 +95,15 @@ def make_level(
 ) -> Level:
     """Table of the points at which a sampler calls the network.
 
-    Guidance subtracts a step times the gradient from the predicted x0, and the sampler turns x0 into z_next with the
-    coefficient `reach`; the step is 3000 s / reach, so that z_next moves by 3000 s whatever the sampler and its number
-    of steps. In spaced DDPM `reach` is the posterior mean's coefficient of x0, as in the reference; where a method
-    looks back it is what z_next answers to a shift of all predictions, `LinearStep.coef_x0`.
+    Guidance subtracts a step times the gradient from the predicted x0. The sampler turns x0 into z_next with the
+    coefficient `reach`. The step is 3000 s / reach, so z_next moves by 3000 s for every sampler and number of steps. In
+    spaced DDPM `reach` is the posterior mean's coefficient of x0, as in the reference. For methods that look back it is
+    the derivative of z_next with respect to a shift of all predictions, `LinearStep.coef_x0`.
 
     Args:
         timesteps: (N,) the network's timesteps.
         signal: (N,) coefficient of x0 in z_t; the noise's is sqrt(1 - signal^2).
-        reach: (N,) coefficient of x0 in the mean of z_next, above 0; infinite where there shall be no guidance.
+        reach: (N,) coefficient of x0 in the mean of z_next, above 0; infinite for no guidance.
         scales: see `Scales`.
 
     Returns:
@@ -139,17 +140,17 @@ def cfg_scales(scale: float, timesteps: np.ndarray, *, rescale: bool = False) ->
 
 
 class SigmaRows(NamedTuple):
-    """A table in x = x0 + sigma * noise, the variable in which most methods are published; (N,) float64 each.
+    """A table in x = x0 + sigma * noise, in which most methods are published; (N,) float64 each.
 
-    As in `LinearStep`, but x0 needs no coefficient: where all images shift by one value so do x and the predictions,
-    hence coef_x0 is 1 - coef_x - (the sum of earlier_x).
+    As in `LinearStep`, but x0 needs no coefficient: if all images shift by one value, x and the predictions shift by
+    it, too. So coef_x0 is 1 - coef_x - (the sum of earlier_x).
 
     Attributes:
-        here: sigmas at which the network is called.
+        here: sigmas of the calls of the network.
         after: sigmas of x_next.
         coef_x, earlier_x0, earlier_x: see `LinearStep`.
         deviation: of the fresh noise.
-        before: sigmas before the churn that leads to `here`; None in methods without.
+        before: sigmas before the churn that leads to `here`; None in methods without churn.
     """
 
     here: np.ndarray
@@ -174,18 +175,18 @@ def sigma_table(
     reach: np.ndarray | None = None,
     **scales: Unpack[Scales],
 ) -> LinearStep:
-    """The table in z = x / sqrt(1 + sigma^2), whose numbers stay near 1 and which the network sees as they are.
+    """The table in z = x / sqrt(1 + sigma^2). These numbers stay near 1, and the network takes them unchanged.
 
     Args:
-        rows: the same in x.
+        rows: the same table in x.
         timesteps: (N,) of the rows.
-        s_noise: factor on all noise but the start's.
+        s_noise: factor on all noise except the start's.
         reach: see `make_level`; by default coef_x0.
         scales: see `Scales`.
     """
     here, after = signal_of(rows.here), signal_of(rows.after)
     coef_x0 = after * (1 - rows.coef_x - sum(rows.earlier_x))
-    # Rows before the first do not exist: what they would count for is 0.
+    # Rows before the first do not exist, so their coefficients are 0.
     earlier_x = (after * b / np.roll(here, k) for k, b in enumerate(rows.earlier_x, start=1))
     return LinearStep(
         make_level(timesteps, here, coef_x0 if reach is None else reach, **scales),

@@ -1,4 +1,4 @@
-"""Where on the noise schedule a sampler stops, computed on the host in float64, from the noisiest to the cleanest."""
+"""The points on the noise schedule that a sampler visits, from the noisiest to the cleanest; float64 on the host."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from diffbir_jax.diffusion.schedule import Schedule
 Spacing = Literal["uniform", "trailing", "karras", "exponential"]
 # Noise level of pure noise for methods that divide by the signal, as in the reference.
 MAX_SIGMA = 1e4
-# Karras et al. 2022, table 1: the level that sampling begins at (where the schedule goes beyond), and the exponent.
+# Karras et al. 2022, table 1: the first level of sampling (if the schedule goes beyond), and the exponent.
 KARRAS_SIGMA, KARRAS_RHO = 80.0, 7.0
 
 
 class Span(NamedTuple):
-    """What is to be sampled: a part of a schedule, in so many steps.
+    """The part of a schedule to sample, and the number of steps.
 
     Attributes:
         schedule: the noise schedule that the network was trained with.
         num_steps: sampling steps, 1 to the number of timesteps covered.
-        start_timestep: cover only the first `start_timestep` training timesteps, for a start from a latent that was
-            noised to timestep start_timestep - 1. None: all, from pure noise.
+        start_timestep: cover only the first `start_timestep` training timesteps, to start from a latent that was noised
+            to timestep start_timestep - 1. None: all, from pure noise.
         spacing: how the steps are spread. "uniform": evenly over the timesteps, in each sampler's own way (the
             reference's); "trailing": evenly, and always from the very last timestep (Lin et al. 2023), better for few
-            steps; "karras": sigma^(1/7) evenly (Karras et al. 2022), more steps where there is little noise;
-            "exponential": log sigma evenly.
+            steps; "karras": sigma^(1/7) evenly (Karras et al. 2022), more steps at low noise; "exponential": log sigma
+            evenly.
     """
 
     schedule: Schedule
@@ -40,9 +40,9 @@ class Stops:
     """The points that a sampler visits, and its end.
 
     Attributes:
-        timesteps: (N + 1,) float64, what the network is told; the last is never used.
-        sigmas: (N + 1,) float64, falling, noise over signal; the last is where sampling ends: 0 is x0.
-        timestep_of: sigmas in between (n,) -> their timesteps (n,).
+        timesteps: (N + 1,) float64, the timesteps given to the network; the last is never used.
+        sigmas: (N + 1,) float64, falling, noise over signal. Sampling ends at the last one: 0 is x0.
+        timestep_of: sigmas between the stops (n,) -> their timesteps (n,).
     """
 
     timesteps: np.ndarray
@@ -51,7 +51,7 @@ class Stops:
 
 
 def make_stops(span: Span, uniform: Callable[[Span], Stops]) -> Stops:
-    """The stops that a span asks for; `uniform` makes those of the sampler's own.
+    """The stops of a span; `uniform` makes those of the sampler's own spacing.
 
     Raises:
         ValueError: unknown spacing, or start_timestep or num_steps out of range.
@@ -70,10 +70,10 @@ def make_stops(span: Span, uniform: Callable[[Span], Stops]) -> Stops:
 
 
 def covered_timesteps(span: Span) -> int:
-    """How many of the schedule's timesteps sampling covers, the cleanest ones; by default all.
+    """Number of the schedule's timesteps that sampling covers, the cleanest ones; by default all.
 
     Raises:
-        ValueError: start_timestep is outside of the schedule, or there are more steps than that.
+        ValueError: start_timestep is outside the schedule, or there are more steps than timesteps.
     """
     total = span.schedule.num_timesteps
     start = total if span.start_timestep is None else span.start_timestep
@@ -93,13 +93,13 @@ def stops_at(schedule: Schedule, timesteps: np.ndarray, end: float = 0.0) -> Sto
 
 
 def schedule_sigmas(schedule: Schedule) -> np.ndarray:
-    """Noise over signal at every timestep, (T,) rising; infinite where there is no signal."""
+    """Noise over signal at every timestep, (T,) rising; infinite at zero signal."""
     with np.errstate(divide="ignore"):
         return np.sqrt((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod)
 
 
 def interpolated_timestep(schedule: Schedule, sigmas: np.ndarray) -> np.ndarray:
-    """Timesteps, fractions included, at which the schedule has these sigmas; the first or last beyond its range."""
+    """Timesteps, with fractions, at which the schedule has these sigmas; the first or last beyond its range."""
     finite = np.minimum(schedule_sigmas(schedule), MAX_SIGMA)
     return np.interp(np.log(sigmas), np.log(finite), np.arange(schedule.num_timesteps))
 
@@ -111,14 +111,14 @@ def space_timesteps(num_timesteps: int, num_steps: int) -> np.ndarray:
 
     Args:
         num_timesteps: timesteps to choose from, 0 to num_timesteps - 1.
-        num_steps: how many to choose, 1 to num_timesteps.
+        num_steps: number of timesteps to choose, 1 to num_timesteps.
 
     Returns:
         (num_steps,) int32, falling from num_timesteps - 1 to 0.
     """
     if num_steps == 1:
         return np.array([num_timesteps - 1], np.int32)
-    # Adding the stride up, rather than multiplying, keeps the rounding of halves that trained models met.
+    # Repeated addition of the stride rounds halves as in the training of published models; multiplication would not.
     stride = (num_timesteps - 1) / (num_steps - 1)
     return np.rint(np.cumsum([0.0] + [stride] * (num_steps - 1))).astype(np.int32)[::-1]
 
@@ -135,14 +135,14 @@ def _edm_uniform(span: Span) -> Stops:
 def edm_stops(span: Span, uniform: Callable[[Span], Stops] = _edm_uniform) -> Stops:
     """Stops of the samplers that work on x = x0 + sigma * noise (Karras et al. 2022).
 
-    From pure noise the uniform spacing sets the first sigma to 1e4, about infinity, whatever the schedule says there,
-    and a sigma in between has the timestep of the nearest stop: both as in the reference. The other spacings begin
-    where the schedule does ("trailing": at 1e4 where there is no signal; the others at 80 at most) and interpolate
-    timesteps.
+    From pure noise the uniform spacing sets the first sigma to 1e4, about infinity, for every schedule, and a sigma
+    between the stops has the timestep of the nearest stop. Both are as in the reference. The other spacings start where
+    the schedule does and interpolate timesteps; "trailing" starts at 1e4 if there is no signal, the others at 80 at
+    most.
 
     Args:
-        span: what to sample.
-        uniform: stops of the uniform spacing, if not those.
+        span: the part of the schedule to sample.
+        uniform: stops of the uniform spacing, if other than these.
 
     Raises:
         ValueError: see `make_stops`.
@@ -160,9 +160,9 @@ def _trailing(span: Span) -> Stops:
 def _ramp(
     span: Span, forward: Callable[[np.ndarray], np.ndarray], back: Callable[[np.ndarray], np.ndarray]
 ) -> Stops:
-    """Stops at equal distances of forward(sigma), from the noise that is there or, where it is nearly all, from 80.
+    """Stops at equal distances of forward(sigma), from the schedule's noise, but from 80 at most.
 
-    Pure noise differs from that by an eightieth of x0. From sigmas beyond, a step is so long that methods which form
+    Pure noise differs from sigma 80 by an eightieth of x0. From larger sigmas a step is so long that methods with
     slopes at its far end multiply their errors by thousands.
     """
     schedule, known = span.schedule, schedule_sigmas(span.schedule)

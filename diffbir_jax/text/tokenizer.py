@@ -1,8 +1,8 @@
 """The tokenizer of CLIP (Radford et al. 2021): byte-pair encoding of cleaned, lower-case text.
 
-The tokens are those of open_clip, which Stable Diffusion 2.1's text tower was trained with. Its cleaning repairs what a
-wrong decoding did to the text (`ftfy`): curly quotes become straight ones, full-width letters plain ones, "cafÃ©"
-becomes "café". Prompts copied from web pages would be read differently without it.
+The tokens are those of open_clip, which Stable Diffusion 2.1's text tower was trained with. Its cleaning repairs damage
+from a wrong decoding of the text (`ftfy`): curly quotes become straight ones, full-width letters plain ones, "cafÃ©"
+becomes "café". Without it, prompts copied from web pages would give other tokens.
 """
 
 import gzip
@@ -23,10 +23,10 @@ from tokenizers.pre_tokenizers import Sequence as Steps
 LENGTH = 77
 START, END = 49406, 49407
 SPECIAL = {"<start_of_text>": START, "<end_of_text>": END}
-# Only the file's first merges are in use: with 256 bytes, 256 last bytes of words and the above they make 49408 tokens.
+# Only the file's first merges are used: with 256 bytes, 256 word-final bytes and the special tokens they make 49408.
 MERGES = 49408 - 2 * 256 - len(SPECIAL)
-# Contractions, runs of letters, single digits, runs of anything else. In the original, which ignores case, a long s is
-# an s, and U+0345, the combining form of the letter iota, falls between the classes.
+# Contractions, runs of letters, single digits, runs of anything else. As in the original, which ignores case, a long s
+# counts as s, and U+0345, the combining form of the letter iota, belongs to no class.
 WORDS = r"<[sſ]tart_of_text>|<end_of_text>|'[sſ]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
 
 
@@ -37,11 +37,11 @@ def tokenize(texts: Sequence[str]) -> np.ndarray:
         texts: prompts in any language, of any length.
 
     Returns:
-        int32 (B, 77): a start token, the text's, an end token, zeros. A longer text is cut so that the end token
-        comes last, and a warning shows what was cut.
+        int32 (B, 77): a start token, the text's tokens, an end token, zeros. A longer text is cut so that the end token
+        comes last, and a warning shows the part that was cut.
 
     Raises:
-        TypeError: one string is given instead of several.
+        TypeError: a single string is given.
     """
     if isinstance(texts, str):
         raise TypeError(f"a sequence of prompts is expected; put the one given into a list: [{texts!r}]")
@@ -53,7 +53,7 @@ def tokenize(texts: Sequence[str]) -> np.ndarray:
 
 
 def _clean(text: str) -> str:
-    """Repaired, without HTML entities (even those escaped twice), single-spaced, in lower case."""
+    """Text repaired, without HTML entities (even doubly escaped ones), single-spaced, in lower case."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
@@ -71,7 +71,7 @@ def _encode(text: str) -> list[int]:
 
 
 def _tokens(text: str) -> Iterator[tuple[int, int, int]]:
-    """Each token with the position of its word in the text and its own, in bytes, in the word."""
+    """Each token with the position of its word in the text and its own position in the word, in bytes."""
     splitter, merger = _load()
     for word, (start, _) in splitter.pre_tokenize_str(text):
         if word in SPECIAL:
@@ -80,13 +80,13 @@ def _tokens(text: str) -> Iterator[tuple[int, int, int]]:
             byte = 0
             for token in merger.tokenize(word):
                 yield token.id, start, byte
-                # The word's bytes are a character each; `token.offsets` count how those are encoded.
+                # Each byte of the word is one character; `token.offsets` count the bytes of those characters.
                 byte += len(token.value.removesuffix("</w>"))
 
 
 @lru_cache(maxsize=1)
 def _load() -> tuple[PreTokenizer, BPE]:
-    """What splits a text into words of bytes, and what merges the bytes of a word into tokens."""
+    """The splitter of a text into words of bytes, and the merger of a word's bytes into tokens."""
     path = files("diffbir_jax.text") / "bpe_simple_vocab_16e6.txt.gz"
     with path.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8") as lines:
         merges = [(left, right) for left, right in map(str.split, islice(lines, 1, 1 + MERGES))]

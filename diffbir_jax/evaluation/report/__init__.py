@@ -1,4 +1,4 @@
-"""The page of an evaluation: tables, plots, and images behind a slider, the worst first."""
+"""The page of an evaluation: tables, plots, and images behind a slider, worst first."""
 
 from diffbir_jax.evaluation.report.page import write_report
 

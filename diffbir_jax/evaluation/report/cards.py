@@ -1,4 +1,4 @@
-"""An image on the page: two of its pictures behind a slider, its scores by method, and what went wrong."""
+"""An image on the page: two of its pictures behind a slider, its scores by method, and its problems."""
 
 from collections.abc import Sequence
 from html import escape
@@ -9,15 +9,15 @@ from diffbir_jax.evaluation.report.sheet import Sheet
 
 
 def card(sheet: Sheet, case: int, pictures: Sequence[Picture | None]) -> str:
-    """Return an <article> whose script, style and print are the page's.
+    """Return an <article>; the page has its script, style and print rules.
 
     Args:
         sheet: of all images.
-        case: the image's place in it.
-        pictures: by `sheet.panes`.
+        case: index of the image in the sheet.
+        pictures: in the order of `sheet.panes`.
     """
     name = escape(sheet.images[case])
-    # The input may be smaller by a rounded factor: what methods made of it has the shape that counts.
+    # The input may be smaller by a rounded factor, so the shape of the methods' results is used.
     size = next((picture for picture in reversed(pictures) if picture), Picture("", 2, 3))
     sides = "".join(_side(sheet, case, pictures, side) for side in ("left", "right"))
     return (
@@ -72,7 +72,7 @@ def _problems(sheet: Sheet, case: int) -> str:
 
 
 def _thumbs(sheet: Sheet, case: int, pictures: Sequence[Picture | None]) -> str:
-    """Show all pictures of an image small: links to them, which the script turns into a choice of the right side."""
+    """Show all pictures of an image small, as links. The script turns a click into a choice of the right side."""
     thumbs = "".join(
         _thumb(pane.title, i, picture) for i, (pane, picture) in enumerate(zip(sheet.panes, pictures))
     )

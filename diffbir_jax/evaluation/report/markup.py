@@ -6,7 +6,7 @@ from typing import Any
 
 
 def heading(title: str, better: str) -> str:
-    """Return a metric's title with an arrow to where it is better, "higher" or "lower"."""
+    """Return a metric's title with an arrow in the direction of better values, "higher" or "lower"."""
     return (
         f'{escape(title)}&nbsp;<abbr title="{better} is better">{"↑" if better == "higher" else "↓"}</abbr>'
     )
@@ -21,5 +21,5 @@ def options(titles: Mapping[Any, str], chosen: Any = None) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun, of which the plural has an s."""
+    """Return a number with its noun; the plural has an s."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,4 +1,4 @@
-"""What the page says of all images: the protocol, means by method, what could not be computed, plots."""
+"""The part of the page about all images: the protocol, means by method, missing scores, plots."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from diffbir_jax.evaluation.report.strips import strip_plot
 
 
 def lead(sheet: Sheet) -> str:
-    """Say in a paragraph what the numbers are."""
+    """Describe the numbers in a paragraph."""
     suite = sheet.results[0].protocol.get("suite", {}).get("name")
     of_suite = f" of suite {escape(suite)}" if suite else ""
     several = len(sheet.methods) > 1
@@ -23,7 +23,7 @@ def lead(sheet: Sheet) -> str:
 
 
 def details(sheet: Sheet) -> str:
-    """Tabulate everything that scores depend on; rows in which methods differ are marked."""
+    """Tabulate everything that scores depend on; rows with differences between methods are marked."""
     groups = {
         "Protocol": [_flat(result.protocol) for result in sheet.results],
         "Versions": [_flat(result.versions) for result in sheet.results],
@@ -47,14 +47,14 @@ def summary(sheet: Sheet) -> str:
 
 
 def unavailable(sheet: Sheet) -> str:
-    """List what could not be computed, with the reason."""
+    """List the scores that could not be computed, with the reason."""
     found = sheet.shared([result.unavailable for result in sheet.results])
     rows = "".join(f"<li><b>{escape(metric)}</b>: {escape(reason)}</li>" for metric, reason in found)
     return f'<div class="note"><p>Not computed:</p><ul>{rows}</ul></div>' if rows else ""
 
 
 def plots(sheet: Sheet, cases: Sequence[int]) -> str:
-    """Draw a strip plot per metric but deviations over seeds; dots of `cases`, places in `sheet.images`, lead there."""
+    """Draw a strip plot per metric, without deviations over seeds; dots of `cases`, indices of images, are links."""
     metrics = [metric for metric in sheet.scores if sheet.columns[metric].kind != "spread"]
     return "".join(_plot(sheet, metric, cases) for metric in metrics)
 

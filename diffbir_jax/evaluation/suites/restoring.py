@@ -1,4 +1,4 @@
-"""A method's images, on disk: made where they are missing, kept where the same recipe made them."""
+"""A method's images on disk: made if missing, kept if the same recipe made them."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ RECIPE = "recipe.json"
 
 
 def recipe(suite: Suite, images: Images, method: Method) -> dict[str, Any]:
-    """Return everything that decides a method's images, as JSON has it.
+    """Return everything that decides a method's images, as JSON.
 
     Raises:
         FileNotFoundError, OSError: weights are missing or cannot be read.
@@ -46,7 +46,7 @@ def recipe(suite: Suite, images: Images, method: Method) -> dict[str, Any]:
 
 
 def check_recipe(folder: Path, wanted: Mapping[str, Any]) -> None:
-    """Raise ValueError if a folder holds images that another recipe made."""
+    """Raise ValueError if a folder holds images of another recipe."""
     path = folder / RECIPE
     if not path.is_file():
         if any(folder.rglob("*.png")):
@@ -67,16 +67,16 @@ def check_recipe(folder: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def result_folders(method: Method, folder: Path) -> tuple[Path, ...]:
-    """Return the folders of a method's images, one per seed, of its folder."""
+    """Return the folders of a method's images, one per seed, inside its folder."""
     return tuple(folder / f"seed{seed}" for seed in method.seeds) or (folder,)
 
 
 def restore_images(images: Images, method: Method, folder: Path, wanted: Mapping[str, Any]) -> None:
-    """Make what is missing of a method's images: `folder`[/seed<k>]/<name>.png, with the recipe beside them.
+    """Make the missing images of a method: `folder`[/seed<k>]/<name>.png, with the recipe beside them.
 
     Args:
-        images: what is restored.
-        method: by what.
+        images: the inputs.
+        method: the method.
         folder: of the method.
         wanted: its `recipe`.
 

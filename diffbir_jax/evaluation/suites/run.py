@@ -1,4 +1,4 @@
-"""A suite from its file to its results: find the images, restore them by every method, score what they made."""
+"""A suite from its file to its results: find the images, restore them by every method, score the results."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ from diffbir_jax.files.folders import make_folder
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """What is to be run.
+    """The settings of a suite run.
 
     Attributes:
         suite: the suite.
-        networks: what stage 1 and DiffBIR run.
-        output: folder of everything that is made: `<dataset>/<method>` holds images, their recipe and their result.
-        data: where the images lie, see `find_datasets`.
+        networks: the networks of stage 1 and DiffBIR.
+        output: folder of all results: `<dataset>/<method>` holds images, their recipe and their result.
+        data: folder of the images, see `find_datasets`.
         datasets: names of datasets, all by default.
         methods: names of methods, all by default.
-        realesrgan: where Real-ESRGAN's weights are, see `realesrgan_method`.
-        metrics: instead of the suite's.
+        realesrgan: path of Real-ESRGAN's weights, see `realesrgan_method`.
+        metrics: replace the suite's.
         weights: folder of the networks of metrics, or None.
     """
 
@@ -46,7 +46,7 @@ class SuiteRun:
 
 @dataclass(frozen=True)
 class Job:
-    """A method on a dataset: its folder and, of a method that can run, its recipe."""
+    """A method on a dataset: its folder and, if the method can run, its recipe."""
 
     images: Images
     method: Method
@@ -55,15 +55,15 @@ class Job:
 
 
 def run_suite(run: SuiteRun) -> dict[Path, dict[str, Result]]:
-    """Restore and score; what is there already is kept, so that an interrupted run goes on.
+    """Restore and score. Existing results are kept, so that an interrupted run continues.
 
     Returns:
-        for the folder of each dataset, a result per method by its name, which is the folder that its files are relative
-        to. A method that could not run has a result without images that says why of every metric.
+        for the folder of each dataset, a result per method by its name, which is also the folder that its files are
+        relative to. A method that could not run has a result without images, with the reason for every metric.
 
     Raises:
-        ValueError, FileNotFoundError, ImageFileError: before anything runs, if images or weights are missing, or if the
-            output holds what another recipe made.
+        ValueError, FileNotFoundError, ImageFileError: before the run, if images or weights are missing, or if the
+            output holds results of another recipe.
     """
     metrics = run.metrics or select(run.suite.metrics)
     jobs = find_jobs(run)
@@ -78,7 +78,7 @@ def run_suite(run: SuiteRun) -> dict[Path, dict[str, Result]]:
 
 
 def find_jobs(run: SuiteRun) -> list[Job]:
-    """Return all that is to do, dataset by dataset; errors as in `run_suite`."""
+    """Return all jobs, dataset by dataset; errors as in `run_suite`."""
     methods = select_methods(make_methods(run.suite, run.networks, run.realesrgan), run.methods)
     found = find_datasets(run.suite, run.data, run.datasets)
     return [_job(run, images, method) for images in found for method in methods]
@@ -110,7 +110,7 @@ def _scored(run: SuiteRun, job: Job, metrics: Sequence[Metric]) -> Result:
 
 
 def _summary(suite: Suite, images: Images) -> dict[str, Any]:
-    """What a result says of the suite."""
+    """The description of the suite in a result."""
     names = ("name", "version", "title", "task", "upscale", "crop", "colour", "bicubic")
     dataset = dataclasses.asdict(images.dataset) | {"found": len(images.cases)}
     return {name: getattr(suite, name) for name in names} | {"dataset": dataset}

@@ -1,4 +1,4 @@
-"""Suite files: small versioned TOML files beside this module that pin what is evaluated, and how."""
+"""Suite files: small versioned TOML files beside this module that pin inputs, methods and scoring."""
 
 import dataclasses
 import tomllib
@@ -15,7 +15,7 @@ from diffbir_jax.sampling.options import Options
 FOLDER = Path(__file__).parent
 DEFAULT = "default"
 Method = Literal["bicubic", "nlm_lanczos", "rm", "diffbir", "realesrgan"]
-# What each entry stands for; so far there is one way each, which every result names.
+# The allowed values of each entry. So far there is one each; every result states it.
 Colour = Literal["srgb-8bit, y-bt601"]
 Bicubic = Literal["pillow"]
 
@@ -25,9 +25,9 @@ class Dataset:
     """A published set of images.
 
     Attributes:
-        name: its folder below `--data`, or below the suite's own if that ships it: inputs in `lq`, ground truths in
-            `gt`, by the same names.
-        images: how many it has.
+        name: its folder below `--data`, or below the suite's own if the suite ships it: inputs in `lq`, ground truths
+            in `gt`, with the same names.
+        images: number of images.
         truths: whether it has ground truths.
         published: where to get it.
     """
@@ -40,7 +40,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Point:
-    """How one version of the networks samples; "default" is what `restoration/defaults.py` has for it.
+    """How one version of the networks samples; "default" is its value in `restoration/defaults.py`.
 
     Attributes:
         sampler, steps, cfg_scale: as in `Options`.
@@ -53,7 +53,7 @@ class Point:
     guidance_scales: tuple[float | Literal["default"], ...]
 
     def options(self, version: str) -> list[Options]:
-        """Return the options of each guidance scale, every value resolved.
+        """Return the options of each guidance scale, with every default filled in.
 
         Raises:
             ValueError: a value is out of range.
@@ -67,24 +67,24 @@ class Point:
 
 @dataclass(frozen=True)
 class Suite:
-    """What a suite file says.
+    """The content of a suite file.
 
     Attributes:
         name: of the file.
         version: raised when anything changes that scores depend on.
         title: in one line.
-        task: decides among the networks of a version.
+        task: selects among the networks of a version.
         upscale: side of results / side of inputs.
         crop: pixels along every edge that PSNR and SSIM leave out.
         colour: the colours that are compared.
-        bicubic: whose bicubic filter the row of that name is, and what enlarges inputs before stage 1.
+        bicubic: the implementation of the bicubic row, which also enlarges inputs before stage 1.
         metrics: names, or groups of them.
-        methods: what is compared; `diffbir` is a row per guidance scale.
-        seeds: of sampling: all at the default guidance scale, whose results are compared for their stability, the
-            first at the others.
-        datasets: what is restored.
+        methods: the methods to compare; `diffbir` is a row per guidance scale.
+        seeds: of sampling. The default guidance scale uses all, and their results are compared for stability; other
+            scales use the first.
+        datasets: the images to restore.
         versions: how each version of the networks samples.
-        sha256: of files below the suite's folder, by path, where it ships its images.
+        sha256: of files below the suite's folder, by path, if it ships its images.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Suite:
 
     @property
     def shipped(self) -> Path | None:
-        """The folder of its images, None if they are to be had elsewhere."""
+        """The folder of its images; None if others publish them."""
         return FOLDER / self.name if self.sha256 else None
 
 
@@ -131,7 +131,7 @@ def read_suite(name: str, folder: Path = FOLDER) -> Suite:
 
 
 def _check(suite: Suite) -> None:
-    """Raise ValueError for values that no run could use."""
+    """Raise ValueError for values that no run can use."""
     if unknown := sorted(suite.versions.keys() - {*with_stage2()}):
         raise ValueError(f"versions: {unknown[0]!r} given, allowed are {', '.join(with_stage2())}")
     if not (suite.datasets and suite.methods and suite.metrics and suite.seeds):
@@ -149,7 +149,7 @@ def _check(suite: Suite) -> None:
 
 
 def _fill(kind: type, table: Any, where: str) -> Any:
-    """Return the dataclass `kind` of a table of the file; `where` tells which."""
+    """Return a table of the file as the dataclass `kind`; `where` names the table."""
     if not isinstance(table, Mapping):
         raise ValueError(f"{where or 'the file'} is {table!r}, wanted is a table")
     hints, fields = get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
@@ -166,7 +166,7 @@ def _fill(kind: type, table: Any, where: str) -> Any:
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    """Return a value of the file as `hint` has it."""
+    """Return a value of the file as the type `hint`."""
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
         return _fill(hint, value, where)  # pyright: ignore[reportArgumentType]
@@ -189,7 +189,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _told(hint: Any) -> str:
-    """Say what a type hint allows."""
+    """Describe the values that a type hint allows."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(_told(each) for each in args)

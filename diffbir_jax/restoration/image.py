@@ -1,4 +1,4 @@
-"""An image on its way through the stages: its sides, its tiles, and what the host holds of it."""
+"""An image on its way through the stages: its tiles, and the arrays that the host holds."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -38,18 +38,18 @@ class Request(NamedTuple):
 
 
 class Frame:
-    """One image. Arrays are released as soon as no later stage needs them.
+    """One image in work. Each stage releases the arrays that no later stage needs.
 
     Attributes:
         position: of the request.
         depth: dtype of the input and of results.
         upscaled: the input, enlarged; empty once it is not needed any more.
-        clean: (*work, 3) in about [0, 1] after stage 1, float32; of images in tiles float16, 80 dB from it.
+        clean: (*work, 3) in about [0, 1] after stage 1: float32, or float16 for tiled images (80 dB PSNR to float32).
         latent: (h, w, c) of the padded image, scaled.
         weight: (h, w, 1) of guidance in latent space.
-        hint: (h, w, c), what the control sees in place of the latent; without channels if it sees that.
-        last: whether no other result is to follow, so that the next one may take stage 1's place.
-        gray: whether the input has no colour: then no stage may add any.
+        hint: (h, w, c), the input of the control; without channels if the control sees the latent.
+        last: whether the next result is the last one; it may then overwrite the stage-1 image.
+        gray: whether the input has no colour; then no stage may add colour.
         upscale: output side divided by input side.
         error: why it failed, or None.
     """
@@ -104,13 +104,13 @@ class Frame:
         return self.upscaled if inside else resize_bytes(self.request.image, self.sides.trained)
 
     def skip_stage1(self) -> None:
-        """Take what is there for stage 1's result."""
+        """Use the request's stage-1 image, or without one the enlarged input."""
         ready = self.request.clean
         image = self._at_trained() if ready is None else ready
         self.clean = resize_float(from_depth(image), self.sides.work)
 
     def release(self) -> None:
-        """Let go of the input."""
+        """Release the input."""
         nothing = np.zeros((0, 0, 3), self.depth)
         self.request, self.upscaled = self.request._replace(image=nothing, clean=None), nothing
 

@@ -1,4 +1,4 @@
-"""Which sizes of tiles and batches fit the memory, by the compiler's analysis of the programs themselves."""
+"""Choose sizes of tiles and batches that fit the memory, by the compiler's analysis of the programs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,17 +21,17 @@ from diffbir_jax.restoration.plan import Plan, StagePlan
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.sampling.options import Options
 
-# Tile sizes that are tried, as shares of the preset's.
+# Tile sizes to try, as shares of the preset's tile.
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)
 # Most tiles in a batch per device, and pixels of a batch that keep a device busy (docs/large.md has measurements).
 MOST, PIXELS = {"cpu": 4}, {"cpu": 2**17}
-# Of what a process or device has left, this share is planned with: allocators and other threads take some.
+# The share of the free memory that plans may use: allocators and other threads need some.
 USABLE = 0.9
 
 
-# What a program takes on CPUs beside its arrays; measured.
+# Memory of a program on CPUs without its arrays; measured.
 PROGRAM = 15 * 2**20
-# What a process on CPUs gains by running its programs for the first time, beside their arrays; measured.
+# Memory that a process on CPUs gains when it first runs its programs, without their arrays; measured.
 RUNTIME = 100 * 2**20
 
 
@@ -46,10 +46,10 @@ class Forecast(NamedTuple):
         executor: carries out the plan.
         shape: of the images that take most.
         stages: bytes of each stage's program on one device: what it reads (without parameters), returns, and holds.
-        base: bytes that are held throughout: parameters and, on CPUs, what the process had before.
-        host: bytes of images that the host holds.
-        peak: bytes at most, of the process on CPUs, else of a device.
-        budget: bytes that there are.
+        base: bytes that are held all the time: parameters and, on CPUs, the memory of the process before the run.
+        host: bytes of the images on the host.
+        peak: largest number of bytes, of the process on CPUs, else of a device.
+        budget: bytes that are available.
     """
 
     executor: Executor
@@ -80,7 +80,7 @@ class Forecast(NamedTuple):
 
 
 def default_plan(preset: Preset, options: Options, devices: int = 1) -> Plan:
-    """The plan that does not look at the memory: tiles of the preset's or the options' size, one per device."""
+    """The plan that ignores the memory: tiles of the preset's or the options' size, one per device."""
     tile, stride = options.tiling or (preset.tile, preset.tile // 2)
     return _plan(preset, tile, stride, min(tile, preset.tile), devices)
 
@@ -149,7 +149,7 @@ def make_plan(
 
 
 def _hopeless(least: Forecast, plan: Plan) -> bool:
-    """Whether a plan will not fit by far, since memory goes with the tiles' areas."""
+    """Whether a plan is far too large; memory is about proportional to the area of a tile."""
     share = (plan.sample.tile / least.plan.sample.tile) ** 2
     return least.base + 0.5 * share * (least.peak - least.base) > least.budget
 
@@ -157,7 +157,7 @@ def _hopeless(least: Forecast, plan: Plan) -> bool:
 def forecast(
     executor: Executor, images: Sequence[tuple[tuple[int, int], tuple[int, int]]], budget: int
 ) -> Forecast:
-    """What the images that take most will take under the executor's plan."""
+    """The memory of the most expensive images under the executor's plan."""
     measured = {measure(*image, executor.preset, executor.plan) for image in images}
     sides, shape = max(measured, key=lambda found: _weight(*found))
     stages = {name: analyse(executor, name, shape) for name in _stages(executor)}
@@ -173,9 +173,9 @@ def forecast(
 
 
 def _company(sides: Sequence[Sides], shapes: int, images: int) -> int:
-    """Bytes that a run of many images holds beside the pack that is computed: programs, and images that wait.
+    """Extra memory of a run over many images: cached programs and queued images (bytes).
 
-    Images are read ahead, wait for others of their shape, and wait to be written, within bounds.
+    Images wait in three bounded queues: read ahead, for others of their shape, and to be written.
     """
     if images == 1:
         return 0
@@ -201,7 +201,7 @@ def resident() -> int:
 
 
 def available() -> int:
-    """Bytes that may be taken: of the device or, on CPUs, of the machine, with what this process has already."""
+    """Bytes that a run may use: of the device or, on CPUs, of the machine, including the memory of this process."""
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(USABLE * stats["bytes_limit"])
@@ -213,9 +213,9 @@ def available() -> int:
 
 
 def analyse(executor: Executor, stage: str, shape: Shape) -> int:
-    """Bytes on one device that the largest of a stage's programs takes for images of a shape, parameters apart.
+    """Memory of a stage's largest program for images of a shape: bytes on one device, without parameters.
 
-    They are compiled for that and kept for the run.
+    The programs are compiled for that and kept for the run.
     """
     taken = []
     for function, arguments, static in abstract_calls(executor, stage, shape):
@@ -239,7 +239,7 @@ def _stages(executor: Executor) -> tuple[str, ...]:
 
 
 def _weight(sides: Sides, shape: Shape) -> tuple[int, int]:
-    """What decides which images take most."""
+    """The order in which images need more memory."""
     return shape.sample[0] * shape.sample[1], sides.work[0] * sides.work[1]
 
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from diffbir_jax.console.errors import UserError
+
 TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
 # Dicts that hold the weights beside other things; an averaged copy comes before the last iterate.
 WRAPPERS = ("params_ema", "state_dict", "params", "model")
@@ -29,7 +31,7 @@ READABLE |= {
 }
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A file is not a checkpoint, is damaged or must not be read; the message says which and what to do."""
 
 

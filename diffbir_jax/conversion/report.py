@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffbir_jax.console.errors import UserError
+
 REPORT = "report.json"
 
 
@@ -63,9 +65,9 @@ def read_report(folder: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it") from error
+        raise UserError(f"{path} is damaged ({error}): remove it") from error
     if not isinstance(report, dict):
-        raise ValueError(f"{path} is no report of a conversion: remove it or choose another --output")
+        raise UserError(f"{path} is no report of a conversion: remove it or choose another --output")
     return report
 
 

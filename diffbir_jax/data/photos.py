@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.data.crops import augment, scaled
 from diffbir_jax.data.degradation import Degradation
@@ -57,7 +58,7 @@ def _decode(path: Path) -> np.ndarray:
     try:
         return np.asarray(Image.open(path).convert("RGB"))
     except OSError as error:
-        raise ValueError(f"{path} is not a readable photo ({error}): remove it from the folder.") from error
+        raise UserError(f"{path} is not a readable photo ({error}): remove it from the folder.") from error
 
 
 def detail(image: np.ndarray) -> float:

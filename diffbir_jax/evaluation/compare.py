@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.evaluation.aggregate import interval
 from diffbir_jax.evaluation.result import Image, Result, read_result
 from diffbir_jax.evaluation.tables import digits
@@ -92,7 +93,7 @@ def compare(results: Sequence[Result]) -> Comparison:
         ValueError: fewer than two results, of different images, or scored in different ways.
     """
     if len(results) < 2:
-        raise ValueError("nothing to compare: give two or more folders that evaluate.py wrote")
+        raise UserError("nothing to compare: give two or more folders that evaluate.py wrote")
     first = results[0]
     for other in results[1:]:
         check_comparable(first, other)
@@ -117,7 +118,7 @@ def check_comparable(a: Result, b: Result) -> None:
         told = [
             f"only in {r.name}: {_few(x)}" for r, x in ((a, names_a - names_b), (b, names_b - names_a)) if x
         ]
-        raise ValueError(
+        raise UserError(
             f"{a.name} and {b.name} are of different images ({'; '.join(told)}); evaluate the same"
         )
     one, other = (dict(result.protocol.get("scoring", {})) for result in (a, b))
@@ -129,7 +130,7 @@ def check_comparable(a: Result, b: Result) -> None:
     ]
     odd += [f"{x} is {metrics[0][x]} and {v}" for x, v in metrics[1].items() if metrics[0].get(x, v) != v]
     if odd:
-        raise ValueError(
+        raise UserError(
             f"{a.name} and {b.name} were scored in different ways: {'; '.join(odd)}; evaluate both alike"
         )
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffbir_jax.console.errors import UserError
+
 FORMAT = 1
 KINDS = ("reference", "single", "set", "spread")
 
@@ -108,7 +110,7 @@ def read_result(path: Path) -> Result:
         _check(result)
         return result
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no result of evaluate.py in format {FORMAT}: {error}") from error
+        raise UserError(f"{path} is no result of evaluate.py in format {FORMAT}: {error}") from error
 
 
 def _check(result: Result) -> None:
@@ -126,7 +128,7 @@ def _check(result: Result) -> None:
     if not all(value is None or isinstance(value, int | float) for value in (*scores, *means)):
         raise TypeError("scores must be numbers")
     if unknown := result.summary.keys() - result.columns.keys():
-        raise ValueError(f"{', '.join(sorted(unknown))} have a mean and no column")
+        raise UserError(f"{', '.join(sorted(unknown))} have a mean and no column")
 
 
 def _plain(value: Any) -> Any:

@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.bytes import DEPTHS
 
 
-def not_finite(stage: str, dtype: Any) -> ValueError:
+def not_finite(stage: str, dtype: Any) -> UserError:
     """Return the error for a stage that computed NaN or infinity in `dtype`, which bytes would show as black."""
-    return ValueError(
+    return UserError(
         f"{stage} gave NaN or infinity in {np.dtype(dtype).name}; use --precision bf16 or fp32 and scales that "
         "are less extreme, and if it stays, convert the weights anew: a file is damaged"
     )
@@ -22,7 +23,7 @@ def check_proportions(given: np.ndarray, image: np.ndarray, what: str) -> None:
     """
     (h, w), (height, width) = given.shape[:2], image.shape[:2]
     if abs(h * width - w * height) > height + width:
-        raise ValueError(
+        raise UserError(
             f"the {what} is {w}x{h}, of other proportions than the input of {width}x{height}; "
             "make it from this input, uncropped, at any scale"
         )
@@ -32,6 +33,6 @@ def check_layout(given: np.ndarray, like: tuple[int, ...], what: str) -> None:
     """Raise ValueError unless `given` is (h, w, *like) in 8 or 16 bits; `what` names it in the message."""
     if given.dtype not in DEPTHS or given.ndim != 2 + len(like) or given.shape[2:] != like:
         allowed = ", ".join(("h", "w", *map(str, like)))
-        raise ValueError(
+        raise UserError(
             f"the {what} is {given.dtype} of shape {given.shape}; give ({allowed}) uint8, or uint16"
         )

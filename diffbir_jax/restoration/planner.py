@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.models.shared_norms import first_norms, stops
 from diffbir_jax.restoration.compiled import KEPT, Programs
@@ -38,7 +39,7 @@ PROGRAM = 15 * 2**20
 RUNTIME = 100 * 2**20
 
 
-class PlanError(ValueError):
+class PlanError(UserError):
     """No plan fits the memory; the message says what would."""
 
 

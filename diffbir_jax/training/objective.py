@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.training.state import Config, LossFn, Params
 
@@ -45,5 +46,5 @@ def make_objective(config: Config) -> Objective:
         ValueError: if there is no such stage.
     """
     if config.objective not in STAGES:
-        raise ValueError(f"config.objective is {config.objective!r}, allowed are {', '.join(STAGES)}.")
+        raise UserError(f"config.objective is {config.objective!r}, allowed are {', '.join(STAGES)}.")
     return importlib.import_module(f"diffbir_jax.training.{STAGES[config.objective]}").make(config)

@@ -16,6 +16,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches, HostBatch
 from diffbir_jax.models.apply import Params
 from diffbir_jax.sharding import batch_sharding, make_mesh, replicated
@@ -103,7 +104,7 @@ def pool_batches(
     """
     data, path = config.data, Path(config.data.cache).expanduser()
     if data.pool < data.batch_size:
-        raise ValueError(
+        raise UserError(
             f"config.data.pool is {data.pool}, must be at least the batch size {data.batch_size}."
         )
     wanted = _made_for(config, made_from)
@@ -113,7 +114,7 @@ def pool_batches(
     stored = dict(np.load(path))
     made_for = str(stored.pop(MADE_FOR, "something else"))
     if made_for != wanted:
-        raise ValueError(
+        raise UserError(
             f"{path} was made for ({made_for}), this run needs ({wanted}): delete it or change config.data.cache."
         )
     broken = dict(json.loads(str(stored.pop(BROKEN, "[]")))) if is_first() else {}

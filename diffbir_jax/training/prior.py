@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import split
 from diffbir_jax.diffusion.schedule import (
     Schedule,
@@ -95,7 +96,7 @@ def diffusion_loss(
         ValueError: gamma is not above 0.
     """
     if min_snr is not None and not min_snr > 0:
-        raise ValueError(f"min_snr is {min_snr}, must be above 0 (5 in the paper), or None for no weights")
+        raise UserError(f"min_snr is {min_snr}, must be above 0 (5 in the paper), or None for no weights")
 
     def loss(params: dict, frozen: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         times, noises = jax.random.split(key)

@@ -1,4 +1,4 @@
-"""Stage 2 as the papers train it: IRControlNet learns to regenerate detail (`control_images.py`) from pairs of images."""
+"""Stage 2 as the papers train it: IRControlNet learns detail from pairs of images (`control_images.py`)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import Params, init
 from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.presets import Preset, get_preset
@@ -90,7 +91,7 @@ def _files(config: Config, preset: Preset, names: list[str]) -> dict[str, Path]:
 def _batches(config: Config, preset: Preset) -> tuple[Tokenized, Tokenized]:
     """Training and held-out batches, captions as tokens."""
     if config.data.captions and preset.text is None:
-        raise ValueError(f"preset {preset.name} reads no text: set config.data.captions to None")
+        raise UserError(f"preset {preset.name} reads no text: set config.data.captions to None")
     train, held_out = training_batches(config, whole=bool(config.data.get("cache")))
     return Tokenized(train), Tokenized(held_out)
 
@@ -128,7 +129,7 @@ def _start(config: Config, preset: Preset, options: Stage2Options, unet: Params)
     """What is trained, float32, as it is before the first step."""
     start, keys = config.model.control.init, jax.random.split(jax.random.key(config.seed))
     if start not in STARTS:
-        raise ValueError(f"config.model.control.init is {start!r}, allowed are {', '.join(STARTS)}")
+        raise UserError(f"config.model.control.init is {start!r}, allowed are {', '.join(STARTS)}")
     params = {"control": init_from_unet(unet, preset.vae.embed_dim)}
     if start == "scratch":
         params["control"] = init(preset.make_control(), keys[0], *_control_inputs(preset))

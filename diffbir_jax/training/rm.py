@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import abstract, apply, init
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.training.objective import Objective
@@ -29,7 +30,7 @@ def make(config: Config) -> Objective:
         ValueError: another loss.
     """
     if config.loss not in LOSSES:
-        raise ValueError(f"config.loss is {config.loss!r}, allowed are {', '.join(LOSSES)}.")
+        raise UserError(f"config.loss is {config.loss!r}, allowed are {', '.join(LOSSES)}.")
     module, floor = get_preset(config.preset).make_rm(), config.get("floor", 1e-6)
     train, held_out = training_batches(config)
     sample = to_unit(held_out(0)["lq"])

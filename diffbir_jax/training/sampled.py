@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import HostBatch, split
 from diffbir_jax.imaging.bytes import to_bytes
 from diffbir_jax.imaging.colour import wavelet_colour
@@ -54,7 +55,7 @@ def restoration(
     """
     options, held = sampling_options(preset, sampling), len(batch["lq"])
     if not 1 <= sampling.images <= held:
-        raise ValueError(
+        raise UserError(
             f"config.sampling.images is {sampling.images}, allowed are 0 to {held}, the held-out images that there are "
             "(config.data.validation_size)"
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.training.state import Config
 
 COUNTS = {
@@ -17,12 +18,12 @@ def check_config(config: Config) -> None:
         ValueError: there are such settings; the message lists them.
     """
     if "objective" not in config:
-        raise ValueError(
+        raise UserError(
             "this configuration describes data alone, as it names no config.objective: look at it with "
             "python -m diffbir_jax.data.preview"
         )
     if problems := [*_problems(config), *_problems_of_watching(config.train)]:
-        raise ValueError("; ".join(problems))
+        raise UserError("; ".join(problems))
 
 
 def _problems(config: Config) -> Iterator[str]:

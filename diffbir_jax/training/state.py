@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import Params
 
 Config = Any  # ml_collections.ConfigDict, whose attributes no type checker can know
@@ -56,7 +57,7 @@ def learning_rate(config: Config) -> optax.Schedule:
     peaks = [config.lr, *(peak for _, peak in getattr(config, "lr_steps", ()))]
     starts = [int(step) for step, _ in getattr(config, "lr_steps", ())]
     if starts != sorted(set(starts)):
-        raise ValueError(f"config.train.lr_steps begin at {starts}, must be in ascending order")
+        raise UserError(f"config.train.lr_steps begin at {starts}, must be in ascending order")
     ratios = {step: after / before for step, before, after in zip(starts, peaks, peaks[1:])}
     drops = optax.piecewise_constant_schedule(1.0, ratios)
     return lambda count: curve(count) * drops(count)
@@ -111,7 +112,7 @@ def gradients(loss_fn: LossFn, accumulate: int = 1) -> Callable:
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     if accumulate < 1:
-        raise ValueError(f"config.train.accumulate is {accumulate}, must be at least 1")
+        raise UserError(f"config.train.accumulate is {accumulate}, must be at least 1")
     if accumulate == 1:
         return value_and_grad
 
@@ -132,7 +133,7 @@ def _parts(batch: Batch, count: int) -> Batch:
     """(B, ...) -> (count, B / count, ...) of each array."""
     size = len(next(iter(batch.values())))
     if size % count:
-        raise ValueError(
+        raise UserError(
             f"config.train.accumulate is {count}, must divide the batch of {size} (config.data.batch_size)"
         )
     return {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.training.grid import Overrides, run_name
 from diffbir_jax.training.table import write_tables
 from diffbir_jax.training.writers import LINES, read_lines
@@ -66,7 +67,7 @@ def make_runs(grid: Sequence[Overrides], workdir: Path, arguments: Sequence[str]
     if not path.exists():
         path.write_text(json.dumps(list(arguments)) + "\n", "utf-8")
     if (before := json.loads(path.read_text("utf-8"))) != list(arguments):
-        raise ValueError(
+        raise UserError(
             f"{workdir} is of a sweep with the arguments {before}, given are {list(arguments)}: give a new --workdir"
         )
     return [Run(overrides, workdir / run_name(overrides)) for overrides in grid]

@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
+from diffbir_jax.console.errors import UserError
+
 LINES = "metrics.jsonl"
 
 
@@ -90,7 +92,7 @@ class WandB:
         try:
             self._wandb = importlib.import_module("wandb")
         except ImportError as error:
-            raise ValueError(
+            raise UserError(
                 f"config.train.wandb is {project!r}, but wandb is not installed: pip install wandb, or set it to None"
             ) from error
         path = workdir / "wandb.txt"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffbir_jax.console.errors import EXPECTED
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.weights.file import WeightFile
 from diffbir_jax.weights.places import default_folder, fetch, find
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             progress = flags.verb == "fetch" and not flags.quiet
             print(fetch(name, folder=flags.folder, offline=offline, progress=progress))
-        except (OSError, ValueError) as error:
+        except EXPECTED as error:
             print(error, file=sys.stderr)
             failed = True
         except KeyboardInterrupt:

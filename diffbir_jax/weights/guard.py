@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from diffbir_jax.console.errors import UserError
+
 try:
     import fcntl
 except ImportError:  # Windows: nothing keeps two downloads apart
@@ -28,7 +30,7 @@ def read_record(folder: Path) -> dict[str, str]:
         if not (isinstance(record, dict) and all(isinstance(digest, str) for digest in record.values())):
             raise ValueError("no table of names and checksums")
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged ({error}): mend it, or remove it and the next download counts as the first."
         ) from error
     return record

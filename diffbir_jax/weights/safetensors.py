@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from diffbir_jax.console.errors import UserError
+
 # What files store, by the name of numpy (and of ml_dtypes, which jax brings) and of safetensors.
 STORED_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64"}
 
@@ -124,7 +126,7 @@ def load_weights(path: str | Path, like: dict[str, Any]) -> dict[str, Any]:
         flat = {key: file.get_tensor(key).astype(np.float32, copy=False) for key in file.keys()}  # noqa: SIM118
     problems = mismatches(flat, flatten(like))
     if problems:
-        raise ValueError(
+        raise UserError(
             f"{path} does not fit the model ({len(problems)} problems):\n  " + "\n  ".join(problems)
         )
     return unflatten(flat)
@@ -171,7 +173,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
         with safe_open(path, "np") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a safetensors file ({error}): give one written by train.py or convert_weights.py."
         ) from error
 

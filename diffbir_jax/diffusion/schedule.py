@@ -33,7 +33,6 @@ class Schedule:
         return len(self.alphas_cumprod)
 
 
-@functools.cache
 def make_schedule(
     *,
     zero_terminal_snr: bool = False,
@@ -63,6 +62,18 @@ def make_schedule(
         raise ValueError("zero_terminal_snr=True needs parameterization='v': pure noise and eps hide x0")
     if num_timesteps < 2:
         raise ValueError(f"num_timesteps is {num_timesteps}; a schedule needs at least 2")
+    return _schedule(bool(zero_terminal_snr), parameterization, num_timesteps, beta_start, beta_end)
+
+
+@functools.cache
+def _schedule(
+    zero_terminal_snr: bool,
+    parameterization: Parameterization,
+    num_timesteps: int,
+    beta_start: float,
+    beta_end: float,
+) -> Schedule:
+    """One object per schedule; positional, since the cache takes other orders of keywords for other arguments."""
     betas = np.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=np.float64) ** 2
     alphas_cumprod = np.cumprod(1 - betas)
     if zero_terminal_snr:

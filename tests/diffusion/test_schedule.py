@@ -40,7 +40,11 @@ def test_target_determines_x0_and_noise(param):
 
 
 def test_equal_arguments_give_the_same_object():
-    assert ds.make_schedule() is ds.make_schedule()
+    """However they are given: left out or not, in any order, as a number or NumPy's."""
+    plain = ds.make_schedule()
+    assert plain is ds.make_schedule(parameterization="eps", zero_terminal_snr=False)
+    assert plain is ds.make_schedule(zero_terminal_snr=False, parameterization="eps")
+    assert plain is ds.make_schedule(num_timesteps=np.int64(1000), beta_end=0.012)
     assert ds.make_schedule() is not ds.make_schedule(parameterization="v")
 
 

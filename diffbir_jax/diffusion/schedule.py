@@ -143,17 +143,3 @@ def predict_x0(
     if parameterization == "eps":
         return (x - noise * output) / signal
     return signal * x - noise * output
-
-
-def predict_eps(
-    parameterization: Parameterization, x: jax.Array, output: jax.Array, signal: jax.Array, noise: jax.Array
-) -> jax.Array:
-    """Noise implied by the network's output. Arguments as in `predict_x0`; returns an array of x's shape."""
-    if parameterization == "eps":
-        return output
-    return signal * output + noise * x
-
-
-def eps_from_x0(x: jax.Array, x0: jax.Array, signal: jax.Array, noise: jax.Array) -> jax.Array:
-    """Noise that, with the clean latents `x0`, makes up z_t = `x`; `noise` > 0, shapes as in `predict_x0`."""
-    return (x - signal * x0) / noise

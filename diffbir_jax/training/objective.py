@@ -8,7 +8,8 @@ import numpy as np
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
-from diffbir_jax.training.state import Config, LossFn, Params
+from diffbir_jax.training.config import Config
+from diffbir_jax.training.state import LossFn, Params
 
 # Stage -> module of this package whose `make(config)` returns its Objective.
 STAGES = {name: name for name in ("rm", "vae", "decoder", "prior", "regeneration", "one_step")} | {

@@ -20,8 +20,9 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches, HostBatch
 from diffbir_jax.models.apply import Params
 from diffbir_jax.sharding import batch_sharding, make_mesh, replicated
+from diffbir_jax.training.config import Config
 from diffbir_jax.training.distributed import is_first
-from diffbir_jax.training.state import Batch, Config
+from diffbir_jax.training.state import Batch
 
 # Settings of `config.data` that change neither crops nor what is made of them.
 INDIFFERENT = ("batch_size", "cache", "workers", "threads", "ahead", "max_broken", "keep_decoded")

@@ -17,10 +17,11 @@ from diffbir_jax.diffusion.schedule import (
 )
 from diffbir_jax.models.apply import apply, init
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.training.config import Config
 from diffbir_jax.training.latents import latent_batches
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
-from diffbir_jax.training.state import Config, LossFn
+from diffbir_jax.training.state import LossFn
 
 # Timesteps, as shares of T, at which the held-out loss is reported.
 VALIDATION_TIMES = (0.1, 0.25, 0.4, 0.7)

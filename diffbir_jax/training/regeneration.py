@@ -10,13 +10,13 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import Params, init
 from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.presets import Preset, get_preset
+from diffbir_jax.training.config import Config, optional
 from diffbir_jax.training.control_images import Stage2, Stage2Options, abstract_frozen, make_stage2
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.pool import Encoder, LatentBatches, pool_batches
 from diffbir_jax.training.prior import validation
 from diffbir_jax.training.sampled import both, restoration
 from diffbir_jax.training.sources import Tokenized, training_batches
-from diffbir_jax.training.state import Config
 from diffbir_jax.weights.loading import abstract_params, stored, weight_files, with_stage1
 from diffbir_jax.weights.safetensors import checksum, load_weights
 
@@ -46,7 +46,7 @@ def make(config: Config) -> Objective:
     weights = _load(config, preset, list(abstract_frozen(preset, options)))
     train, held_out = images = _batches(config, preset)
     params, frozen, examples = _start(config, preset, options, weights["unet"]), weights, held_out(0)
-    if config.data.get("cache"):
+    if optional(config.data, "data.cache"):
         train, held_out = _encoded(config, preset, options, stage2, weights, images)
         frozen = {"unet": weights["unet"]}
 
@@ -92,7 +92,7 @@ def _batches(config: Config, preset: Preset) -> tuple[Tokenized, Tokenized]:
     """Training and held-out batches, captions as tokens."""
     if config.data.captions and preset.text is None:
         raise UserError(f"preset {preset.name} reads no text: set config.data.captions to None")
-    train, held_out = training_batches(config, whole=bool(config.data.get("cache")))
+    train, held_out = training_batches(config, whole=bool(optional(config.data, "data.cache")))
     return Tokenized(train), Tokenized(held_out)
 
 
@@ -110,7 +110,7 @@ def _encoded(
     made_from |= {"condition": options.condition, "precision": options.precision}
     sources = zip(("training", "held_out"), images, strict=True)
     made_from |= {name: _origin(batches) for name, batches in sources}
-    shared = () if config.data.get("captions") else ("context",)
+    shared = () if optional(config.data, "data.captions") else ("context",)
 
     def encoder() -> Encoder:
         frozen = stored({name: weights[name] for name in used}, options.dtype)

@@ -19,9 +19,9 @@ from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.restoration.generator import Generator, apply_jit
 from diffbir_jax.sampling.options import Options
+from diffbir_jax.training.config import Section
 from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.sources import to_unit
-from diffbir_jax.training.state import Config
 from diffbir_jax.weights.loading import stored
 
 # (EMA params, frozen) -> (metrics, picture (H, W, 3) uint8), as `Objective.validate`.
@@ -33,7 +33,7 @@ SHOWN = 8
 
 
 def restoration(
-    preset: Preset, dtype: Any, sampling: Config, batch: HostBatch, rest: dict[str, Params] | None = None
+    preset: Preset, dtype: Any, sampling: Section, batch: HostBatch, rest: dict[str, Params] | None = None
 ) -> Validate:
     """Return the validation that restores held-out images as `sample.py` does, but for enlarging small ones.
 
@@ -72,7 +72,7 @@ def restoration(
     return validate
 
 
-def sampling_options(preset: Preset, sampling: Config) -> Options:
+def sampling_options(preset: Preset, sampling: Section) -> Options:
     """Return the preset's operating point with what is given of `steps`, `guidance_scale` and `cfg_scale`.
 
     Raises:

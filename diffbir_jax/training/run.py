@@ -17,6 +17,7 @@ from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.position import position_of
 from diffbir_jax.training.report import Report
 from diffbir_jax.training.state import Params, TrainState, learning_rate
+from diffbir_jax.training.writers import EXPORT
 from diffbir_jax.weights.safetensors import save_weights
 
 
@@ -73,7 +74,7 @@ class Run:
 
     def export(self, state: TrainState, workdir: Path) -> None:
         """Write the weights of `state`, and those of the best one, into folders of `workdir`."""
-        self._write(state, workdir / "export")
+        self._write(state, workdir / EXPORT)
         if self.best is not None and self.best.checkpoints.latest is not None:
             self._write(self.best.checkpoints.restore(state), workdir / "export_best")
 

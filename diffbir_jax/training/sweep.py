@@ -17,7 +17,7 @@ from tqdm import tqdm
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.training.grid import Overrides, run_name
 from diffbir_jax.training.table import write_tables
-from diffbir_jax.training.writers import LINES, read_lines
+from diffbir_jax.training.writers import EXPORT, LINES, read_lines
 
 # What became of a run.
 DONE, FAILED, STOPPED, WAITING = "done", "failed", "stopped", "waiting"
@@ -125,10 +125,8 @@ def _judge(run: Run, code: int, begin: int) -> None:
         run.note(FAILED, f"killed by {signal.Signals(-code).name}")
     elif code:
         run.note(FAILED, last)
-    elif "stopped and saved at step" in text:
-        run.note(STOPPED)
     else:
-        run.note(DONE)
+        run.note(DONE if (run.folder / EXPORT).exists() else STOPPED)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from tensorboardX import SummaryWriter
 
 from diffbir_jax.console.errors import UserError
 
-LINES = "metrics.jsonl"
+# In the work folder of a run: its numbers, and the weights, which are there only once the last step is done.
+LINES, EXPORT = "metrics.jsonl", "export"
 
 
 class Writer(Protocol):

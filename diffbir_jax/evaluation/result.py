@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.writing import replace_file
 
 FORMAT = 1
 KINDS = ("reference", "single", "set", "spread")
@@ -85,9 +86,7 @@ class Result:
 def write_result(result: Result, path: Path) -> None:
     """Write `result` as JSON, whole or not at all; numbers that are not finite are null."""
     text = json.dumps({"format": FORMAT} | _plain(asdict(result)), indent=1, allow_nan=False)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n", "utf-8")
-    partial.replace(path)
+    replace_file(path, (text + "\n").encode())
 
 
 def read_result(path: Path) -> Result:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches, HostBatch
+from diffbir_jax.files.writing import replacing
 from diffbir_jax.models.apply import Params
 from diffbir_jax.sharding import batch_sharding, make_mesh, replicated
 from diffbir_jax.training.config import Config
@@ -136,14 +137,10 @@ def _made_for(config: Config, made_from: Mapping[str, str]) -> str:
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz file that is there as a whole or not at all, whoever else is writing it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes of other machines may have the same number.
     partial = path.with_name(f"{path.name}.{jax.process_index()}-{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, partial) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _wait(path: Path, seconds: float = 1.0) -> None:

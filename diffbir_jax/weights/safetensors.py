@@ -3,18 +3,18 @@
 import hashlib
 import json
 import math
-import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.writing import replacing
 
 # What files store, by the name of numpy (and of ml_dtypes, which jax brings) and of safetensors.
 STORED_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64"}
@@ -85,10 +85,9 @@ def write_arrays(
         ValueError: the parts do not add up to the shapes, or a dtype is not allowed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     header, sizes = _header(shapes, dtypes, metadata)
     digest, written = hashlib.sha256(header), Counter[str]()
-    with _replacing(path) as file:
+    with replacing(path, path.with_name(f"{path.name}.partial")) as file:
         file.write(header)
         for key, part in parts:
             values = np.ascontiguousarray(part, dtypes[key]).reshape(-1).view(np.uint8)
@@ -150,19 +149,6 @@ def _existing(path: str | Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: train them first or give another file.")
     return path
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends without an error, and vanishes otherwise."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

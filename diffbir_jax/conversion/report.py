@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.tables import aligned
 
 REPORT = "report.json"
 
@@ -42,12 +43,7 @@ def format_table(entries: Sequence[Entry]) -> str:
     """A line per file, under a header."""
     head = ("module", "arrays", "parameters", "dtype", "sha256")
     rows = [(e.module, f"{e.arrays:,}", f"{e.parameters:,}", e.dtype, e.sha256) for e in entries]
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    aligned = [
-        [cell.rjust(w) if i in (1, 2) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
-        for row in (head, *rows)
-    ]
-    return "\n".join("  ".join(row).rstrip() for row in aligned)
+    return aligned([head, *rows], right=(1, 2))
 
 
 def read_report(folder: Path) -> dict[str, Any]:

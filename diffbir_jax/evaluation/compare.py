@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.tables import markdown_table
 from diffbir_jax.evaluation.aggregate import interval
 from diffbir_jax.evaluation.result import Image, Result, read_result
 from diffbir_jax.evaluation.tables import digits
@@ -158,14 +159,14 @@ def paired_tests(differences: np.ndarray) -> tuple[float | None, float | None]:
 def comparison_markdown(comparison: Comparison) -> str:
     """Return differences as Markdown."""
     head = ["metric", "run", "difference", "95 % interval", "wins", "Wilcoxon p", "t-test p"]
-    lines = [head, ["---", "---", "---:", "---:", "---:", "---:", "---:"]]
+    lines: list[list[str]] = []
     for each in comparison.differences:
         places = digits(each.metric)
         ends = "-" if each.low is None else f"[{each.low:+.{places}f}, {each.high:+.{places}f}]"
         mean, wins = f"{each.mean:+.{places}f}", f"{each.wins}/{each.count}"
         ps = (_p(each.wilcoxon), _p(each.ttest))
         lines.append([each.title, each.run.replace("|", r"\|"), mean, ends, wins, *ps])
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = markdown_table(head, lines, right=range(2, len(head)))
     said = (
         f"Differences to {comparison.first}; wins are images in which the run is better; p corrected by Holm."
     )

@@ -52,7 +52,7 @@ class Stopwatch:
 
     def restart(self, flops: float | None = None) -> None:
         """Take the next step to begin now; `flops`, if given, is what each takes on one device."""
-        self._flops = flops or self._flops
+        self._flops = self._flops if flops is None else flops
         self._last = time.perf_counter()
 
     def step(self) -> None:
@@ -74,7 +74,7 @@ class Stopwatch:
         mean = float(np.mean(seconds))
         values = {"images_per_second": self._batch / mean}
         values |= {f"step_seconds_p{p}": float(np.percentile(seconds, p)) for p in (50, 90, 99)}
-        if self._peak and self._flops:
+        if self._peak and self._flops is not None:
             values["mfu"] = self._flops / mean / (1e12 * self._peak)
         return values
 

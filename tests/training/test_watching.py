@@ -67,7 +67,7 @@ def test_lines_tell_of_every_step(tmp_path):
             <= line["train/step_seconds_p90"]
             <= line["train/step_seconds_p99"]
         )
-        assert line["train/mfu"] > 0
+        assert line["train/mfu"] == 0.0  # the step of this model multiplies no matrices
     assert [steps[i]["train/lr"] for i in (0, 1)] == [0.0, pytest.approx(0.01)]  # one step of warm-up
     assert {line["step"]: line["validation/psnr"] for line in lines if "validation/psnr" in line} == PSNR
 

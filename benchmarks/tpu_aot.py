@@ -20,11 +20,11 @@ import jax
 from jax.experimental import topologies
 
 from benchmarks.collectives import collectives
-from benchmarks.flops import count
 from benchmarks.pod_programs import Program, sampling, training_step
 from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.sharding import make_mesh
+from diffbir_jax.training.flops import count
 
 
 class Chip(NamedTuple):

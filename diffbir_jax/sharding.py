@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from diffbir_jax.console.errors import UserError
+
 AXES = ("data", "fsdp")
 Rules = Sequence[tuple[str, tuple[str | None, ...]]]
 
@@ -28,7 +30,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     count = len(devices)
     data = count // max(fsdp, 1) if data == -1 else data
     if fsdp < 1 or data * fsdp != count:
-        raise ValueError(
+        raise UserError(
             f"mesh {data} x {fsdp} (data x fsdp) does not cover {count} devices: change config.mesh."
         )
     return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
@@ -80,7 +82,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     """
     size = len(next(iter(batch.values()))) * jax.process_count()
     if size % mesh.size:
-        raise ValueError(
+        raise UserError(
             f"batch of {size} on {mesh.size} devices: config.data.batch_size must be a multiple of {mesh.size}."
         )
     arrays = {name: values for name, values in batch.items() if values.dtype.kind not in "US"}

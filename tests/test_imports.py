@@ -12,10 +12,10 @@ PACKAGE = "diffbir_jax"
 
 FLOOR = {"console", "diffusion", "files", "imaging", "metrics"}
 ROOMS = {
-    **{room: set() for room in ("console", "diffusion", "metrics")},
-    "files": {"console"},
-    "imaging": {"files"},
-    "models": {"imaging", "metrics"},
+    **{room: set() for room in ("console", "diffusion")},
+    **{room: {"console"} for room in ("files", "metrics")},
+    "imaging": {"console", "files"},
+    "models": {"console", "imaging", "metrics"},
     "sampling": FLOOR,
     "data": FLOOR,
     "text": FLOOR,

@@ -11,12 +11,12 @@ import pytest
 
 from benchmarks import pod_programs, tpu_aot
 from benchmarks.collectives import Traffic, collectives
-from benchmarks.flops import count
 from benchmarks.pod_programs import Program, sampling, training_step
 from benchmarks.tpu_aot import HEADER, Case, Results, largest, measures, needed, projected, row
 from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sharding import make_mesh
+from diffbir_jax.training.flops import count
 from tests.training.micro import MICRO
 
 PRESET = dataclasses.replace(

@@ -19,15 +19,12 @@ from diffbir_jax.batch.photos import Loaded, load, write_results
 from diffbir_jax.batch.report import Journal
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.batch.sidecar import Recorder
-from diffbir_jax.console.errors import one_line
+from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import write_record
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.restorer import Outcome, Request, Restored
 from diffbir_jax.sampling.options import Options
-
-# Errors that users can fix. Any other error is a bug and ends the run.
-EXPECTED = (ImageFileError, ValueError, OSError)
 
 
 class Restores(Protocol):

@@ -17,6 +17,7 @@ from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repe
 from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
 from diffbir_jax.batch.sidecar import Recorder
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.folders import make_folder
 from diffbir_jax.files.records import write_record
 from diffbir_jax.models.presets import Preset, get_preset
@@ -134,5 +135,5 @@ def check_options(restorer: Restorer, recipe: Recipe) -> None:
     """Raise FlagError if the networks cannot use the options."""
     try:
         restorer.check(recipe.options)
-    except ValueError as error:
+    except UserError as error:
         raise FlagError(str(error)) from None

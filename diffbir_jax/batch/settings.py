@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.presets import Task, get_preset
 from diffbir_jax.restoration.flags import options_from
 from diffbir_jax.sampling.options import Options
@@ -16,8 +17,8 @@ BitDepth = Literal["same", "8", "16"]
 PLACES = ("weights", "stage1")
 
 
-class FlagError(ValueError):
-    """Contradictory flags, or a value that no run can use; the message says what to do."""
+class FlagError(UserError):
+    """Flags that contradict each other, or a value that no run can use; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     """Return the recipe that the flags describe; FlagError for options out of range."""
     try:
         options = options_from(args)
-    except ValueError as error:
+    except UserError as error:
         raise FlagError(str(error)) from None
     values = {name: getattr(args, name) for name in RECIPE_FIELDS}
     values["stage1_only"] |= get_preset(args.version).stage1_only
@@ -198,7 +199,7 @@ def from_record(record: dict[str, Any]) -> Recipe:
     ]
     if missing or unknown:
         wrong = "lacks" if missing else "has unknown"
-        raise ValueError(
+        raise UserError(
             f"{wrong} parameters {', '.join(missing or sorted(unknown))}; it is of another version"
         )
     weights = record["weights"]

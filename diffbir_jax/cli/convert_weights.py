@@ -5,6 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from diffbir_jax.console.errors import EXPECTED
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.conversion.from_torch import convert_file
 from diffbir_jax.conversion.report import format_table
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             entries = export_files(args.input, args.output, args.to_torch, **more)
         else:
             entries = convert_file(args.input, args.output, published=PUBLISHED, **more)
-    except (OSError, ValueError, ImportError) as error:
+    except (*EXPECTED, ImportError) as error:
         print(f"convert_weights.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

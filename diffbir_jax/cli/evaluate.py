@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from diffbir_jax.batch.drive import EXPECTED
-from diffbir_jax.console.errors import one_line
+from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.console.process import configure
 from diffbir_jax.evaluation.flags import parse

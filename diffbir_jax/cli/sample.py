@@ -4,12 +4,11 @@ import io
 import sys
 from typing import NoReturn
 
-from diffbir_jax.batch.drive import EXPECTED
 from diffbir_jax.batch.flags import parse
 from diffbir_jax.batch.report import complain
 from diffbir_jax.batch.run import find_work, run
 from diffbir_jax.batch.settings import FlagError
-from diffbir_jax.console.errors import one_line
+from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.console.process import configure
 

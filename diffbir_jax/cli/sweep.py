@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from diffbir_jax.console.errors import EXPECTED, UserError
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.training.grid import Overrides, parse_grid
 from diffbir_jax.training.sweep import FAILED, make_runs, sweep
@@ -35,9 +36,9 @@ def check(arguments: Sequence[str], overrides: Overrides) -> None:
     try:
         values(command)
     except AttributeError as error:  # around the KeyError that knows the name
-        raise ValueError(f"no such setting in the config: {error.args[0].args[0]}") from error
+        raise UserError(f"no such setting in the config: {error.args[0].args[0]}") from error
     except (flags.Error, TypeError) as error:
-        raise ValueError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             check(arguments, overrides)
         runs = make_runs(grid, workdir, arguments)
         sweep(runs, workdir, [sys.executable, str(TRAIN), *arguments])
-    except (OSError, ValueError) as error:
+    except EXPECTED as error:
         sys.exit("sweep.py: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
         print("sweep.py: stopped; run the same command again to go on.", file=sys.stderr)

@@ -6,6 +6,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.training.distributed import join
 from diffbir_jax.training.loop import DivergedError, train
 
@@ -50,7 +51,7 @@ def meet() -> None:
     if DISTRIBUTED.value:
         join(COORDINATOR.value, HOSTS.value, HOST_INDEX.value)
     elif (COORDINATOR.value, HOSTS.value, HOST_INDEX.value) != (None, None, None):
-        raise ValueError(
+        raise UserError(
             "--coordinator, --hosts and --host-index are for --distributed: give it, or none of them"
         )
 
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> None:
         train(CONFIG.value, str(WORKDIR.value))
     except (OSError, DivergedError) as error:
         leave(error)
-    except ValueError as error:
+    except UserError as error:
         sys.exit(f"train.py: {error}")  # may be a list, a problem per line
     except KeyboardInterrupt:
         leave("stopped before the first step, so there is nothing to save.")

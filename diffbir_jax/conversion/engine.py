@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.weights.safetensors import flatten, unflatten
 
 Params = dict[str, Any]
@@ -55,7 +56,7 @@ class Rule:
         return replace(self, key=key_prefix + self.key, path=path_prefix + self.path)
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError):
     """A state dict does not fit the table; the message lists every problem."""
 
 

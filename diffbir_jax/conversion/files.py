@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from diffbir_jax.console.errors import UserError
+
 TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
 # Dicts that hold the weights beside other things; an averaged copy comes before the last one.
 WRAPPERS = ("params_ema", "state_dict", "params", "model")
@@ -29,8 +31,8 @@ READABLE |= {
 }
 
 
-class CheckpointError(ValueError):
-    """A file is not a checkpoint, is damaged or must not be read; the message says which file and what to do."""
+class CheckpointError(UserError):
+    """A file is not a checkpoint, is damaged or must not be read; the message says which and what to do."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from diffbir_jax.console.errors import UserError
+
 
 def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Sequence[Path] = ()) -> None:
     """Check that files with these names may be written into `folder`, and that none is one of `sources`.
@@ -20,10 +22,10 @@ def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Se
         raise NotADirectoryError(f"--output {folder} is a file: give a folder, which is made if missing")
     for name in names:
         if Path(name).name != name or name.startswith("."):
-            raise ValueError(f"{name!r} is no name of a file: give --name without folders")
+            raise UserError(f"{name!r} is no name of a file: give --name without folders")
     if lost := {(folder / name).resolve() for name in names} & {path.resolve() for path in sources}:
         listed = ", ".join(map(str, sorted(lost)))
-        raise ValueError(
+        raise UserError(
             f"{listed} would be replaced while it is read: give another --output or another --name"
         )
     if folders := [str(folder / name) for name in names if (folder / name).is_dir()]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.tables import aligned
+
 REPORT = "report.json"
 
 
@@ -40,12 +43,7 @@ def format_table(entries: Sequence[Entry]) -> str:
     """A line per file, under a header."""
     head = ("module", "arrays", "parameters", "dtype", "sha256")
     rows = [(e.module, f"{e.arrays:,}", f"{e.parameters:,}", e.dtype, e.sha256) for e in entries]
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    aligned = [
-        [cell.rjust(w) if i in (1, 2) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
-        for row in (head, *rows)
-    ]
-    return "\n".join("  ".join(row).rstrip() for row in aligned)
+    return aligned([head, *rows], right=(1, 2))
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -63,9 +61,9 @@ def read_report(folder: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it") from error
+        raise UserError(f"{path} is damaged ({error}): remove it") from error
     if not isinstance(report, dict):
-        raise ValueError(f"{path} is no report of a conversion: remove it or choose another --output")
+        raise UserError(f"{path} is no report of a conversion: remove it or choose another --output")
     return report
 
 

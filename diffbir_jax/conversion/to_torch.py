@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.conversion.abstract import abstract_controlnet
 from diffbir_jax.conversion.architectures import BSRNET, CONTROL, SCUNET, SWINIR, Architecture
 from diffbir_jax.conversion.engine import export
@@ -61,7 +62,7 @@ def export_files(
     source, folder = Path(source).expanduser(), Path(folder).expanduser()
     files = _exportable(source)
     if name and len(files) > 1:
-        raise ValueError(f"one --name for {len(files)} files: give one file as --input")
+        raise UserError(f"one --name for {len(files)} files: give one file as --input")
     names = [f"{name or path.stem}.{file_format}" for path in files]
     check_names(folder, names, overwrite, files)
     if file_format == "pth":
@@ -82,7 +83,7 @@ def state_dict(path: Path) -> dict[str, np.ndarray]:
         target = kind.abstract(config)
     except Exception as error:  # an impossible network can raise anything
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{path}: its header gives sizes that no network has, {config}: {reason}") from error
+        raise UserError(f"{path}: its header gives sizes that no network has, {config}: {reason}") from error
     state = export(load_weights(path, target), list(kind.rules(config)))
     return state | (swinir_buffers(config) if kind is SWINIR else {})
 
@@ -128,7 +129,7 @@ def _exportable(source: Path) -> list[Path]:
     found = {path: _kind(path) is not None for path in sorted(source.glob("*.safetensors"))}
     files, others = ([path for path in found if found[path] is taken] for taken in (True, False))
     if not files:
-        raise ValueError(f"{source} holds no restoration module and no IRControlNet as .safetensors of ours")
+        raise UserError(f"{source} holds no restoration module and no IRControlNet as .safetensors of ours")
     if others:
         left_out = ", ".join(path.name for path in others)
         warnings.warn(f"left out, without a layout in the reference: {left_out}", stacklevel=3)
@@ -138,13 +139,13 @@ def _exportable(source: Path) -> list[Path]:
 def _described(path: Path) -> tuple[Architecture, Any]:
     found = _kind(path)
     if found is None and _has_encoder(read_metadata(path)):
-        raise ValueError(
+        raise UserError(
             f"{path}: the reference has no control that reads the output of an encoder trained along; export one that "
             "was trained with config.model.control.condition=vae"
         )
     if found is None:
         known = ", ".join(ARCHITECTURES)
-        raise ValueError(
+        raise UserError(
             f"{path} has no layout in the reference, or does not say its family; known are {known}"
         )
     return found
@@ -158,7 +159,7 @@ def _kind(path: Path) -> tuple[Architecture, Any] | None:
     try:
         return _stated(header) or _trained(header, path.stem)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def _has_encoder(header: Mapping[str, str]) -> bool:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.example import BrokenExampleError
 from diffbir_jax.imaging.bytes import resize_bytes
 
@@ -43,9 +44,9 @@ class Crop:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"the crop's kind is {self.kind!r}, allowed are {', '.join(KINDS)}.")
+            raise UserError(f"the crop's kind is {self.kind!r}, allowed are {', '.join(KINDS)}.")
         if self.size < 1:
-            raise ValueError(f"the crop's size is {self.size}, must be at least 1.")
+            raise UserError(f"the crop's size is {self.size}, must be at least 1.")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the crop (size, size, 3) uint8 of `image` (H, W, 3) uint8, all draws being from `rng`.

@@ -6,8 +6,10 @@ from typing import Protocol
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """A data set that cannot be used; the message says what was given and what to do."""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.decoding import pixels
 from diffbir_jax.data.degradation import Degraded
 from diffbir_jax.data.example import BrokenExampleError, DataError, Source
@@ -48,9 +49,9 @@ class Items:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"the seed is {self.seed}, must be in [0, 2**32).")
+            raise UserError(f"the seed is {self.seed}, must be in [0, 2**32).")
         if self.dtype not in DTYPES:
-            raise ValueError(f"the dtype is {self.dtype!r}, allowed are {', '.join(DTYPES)}.")
+            raise UserError(f"the dtype is {self.dtype!r}, allowed are {', '.join(DTYPES)}.")
         if not len(self.source):
             raise DataError("the data source holds no example: check its path and what it was prepared from.")
 

@@ -14,6 +14,7 @@ import grain
 import numpy as np
 from absl import flags, logging
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches, HostBatch, prefetch
 from diffbir_jax.data.example import DataError
 from diffbir_jax.data.items import Item, Items
@@ -72,7 +73,7 @@ class Loader(Batches):
         if not 0 <= self.max_broken <= 1:
             problems.append(f"data.max_broken is {self.max_broken}, must be in [0, 1]")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise UserError("; ".join(problems))
 
     def __call__(self, step: int) -> HostBatch:
         """Return this host's part of batch `step`, made here and now; what was broken is logged.

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.data.crops import augment, scaled
 from diffbir_jax.data.degradation import Degradation
 from diffbir_jax.imaging.bytes import resize_bytes, to_depth
+from diffbir_jax.imaging.reading import read_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -39,9 +39,11 @@ class CropConfig:
 def load_photos(folder: str | Path) -> list[np.ndarray]:
     """Decode every photo of `folder` into memory, in name order, as (H, W, 3) uint8 RGB arrays.
 
+    They are read as inputs are (`imaging.reading.read_image`): upright, transparency over white, 16 bits rounded to 8.
+
     Raises:
         FileNotFoundError: if the folder holds no photo.
-        ValueError: if a file cannot be decoded.
+        ImageFileError: if a file cannot be decoded, or a side is below 16 pixels.
     """
     paths = sorted(p for p in Path(folder).expanduser().glob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
@@ -50,14 +52,7 @@ def load_photos(folder: str | Path) -> list[np.ndarray]:
             "--config.data.folder=DIR, or build the training set with scripts/build_photos.py"
         )
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(_decode, paths))
-
-
-def _decode(path: Path) -> np.ndarray:
-    try:
-        return np.asarray(Image.open(path).convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{path} is not a readable photo ({error}): remove it from the folder.") from error
+        return list(pool.map(read_image, paths))
 
 
 def detail(image: np.ndarray) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.captions import CaptionConfig, choose
 from diffbir_jax.data.crops import Crop
 from diffbir_jax.data.decoded import Decoded
@@ -53,9 +54,9 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
         ValueError: a setting is not allowed.
     """
     if unknown := sorted(data.keys() - set(SETTINGS)):
-        raise ValueError(f"config.data has no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
+        raise UserError(f"config.data has no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
     if missing := [name for name in REQUIRED if name not in data]:
-        raise ValueError(f"config.data lacks {', '.join(missing)}")
+        raise UserError(f"config.data lacks {', '.join(missing)}")
     source = make_source(data["source"])
     if data.get("validation"):
         train, held_out = source, make_source(data["validation"])
@@ -83,7 +84,7 @@ def _kept(source: Source, data: Mapping[str, Any]) -> Source:
     """`source`, or what keeps its images decoded."""
     room = data.get("keep_decoded") or 0
     if room < 0:
-        raise ValueError(f"data.keep_decoded is {room}, must be at least 0 (MiB)")
+        raise UserError(f"data.keep_decoded is {room}, must be at least 0 (MiB)")
     return Decoded(source, int(room * 2**20)) if room else source
 
 

@@ -33,7 +33,6 @@ class Schedule:
         return len(self.alphas_cumprod)
 
 
-@functools.cache
 def make_schedule(
     *,
     zero_terminal_snr: bool = False,
@@ -63,6 +62,18 @@ def make_schedule(
         raise ValueError("zero_terminal_snr=True needs parameterization='v': pure noise and eps hide x0")
     if num_timesteps < 2:
         raise ValueError(f"num_timesteps is {num_timesteps}; a schedule needs at least 2")
+    return _schedule(bool(zero_terminal_snr), parameterization, num_timesteps, beta_start, beta_end)
+
+
+@functools.cache
+def _schedule(
+    zero_terminal_snr: bool,
+    parameterization: Parameterization,
+    num_timesteps: int,
+    beta_start: float,
+    beta_end: float,
+) -> Schedule:
+    """One object per schedule; positional, since the cache takes other orders of keywords for other arguments."""
     betas = np.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=np.float64) ** 2
     alphas_cumprod = np.cumprod(1 - betas)
     if zero_terminal_snr:
@@ -132,17 +143,3 @@ def predict_x0(
     if parameterization == "eps":
         return (x - noise * output) / signal
     return signal * x - noise * output
-
-
-def predict_eps(
-    parameterization: Parameterization, x: jax.Array, output: jax.Array, signal: jax.Array, noise: jax.Array
-) -> jax.Array:
-    """Noise implied by the network's output. Arguments as in `predict_x0`; returns an array of x's shape."""
-    if parameterization == "eps":
-        return output
-    return signal * output + noise * x
-
-
-def eps_from_x0(x: jax.Array, x0: jax.Array, signal: jax.Array, noise: jax.Array) -> jax.Array:
-    """Noise that, with the clean latents `x0`, makes up z_t = `x`; `noise` > 0, shapes as in `predict_x0`."""
-    return (x - signal * x0) / noise

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.tables import markdown_table
 from diffbir_jax.evaluation.aggregate import interval
 from diffbir_jax.evaluation.result import Image, Result, read_result
 from diffbir_jax.evaluation.tables import digits
@@ -92,7 +94,7 @@ def compare(results: Sequence[Result]) -> Comparison:
         ValueError: there are fewer than two results, or they have different images, or were scored in different ways.
     """
     if len(results) < 2:
-        raise ValueError("nothing to compare: give two or more folders that evaluate.py wrote")
+        raise UserError("nothing to compare: give two or more folders that evaluate.py wrote")
     first = results[0]
     for other in results[1:]:
         check_comparable(first, other)
@@ -117,7 +119,7 @@ def check_comparable(a: Result, b: Result) -> None:
         told = [
             f"only in {r.name}: {_few(x)}" for r, x in ((a, names_a - names_b), (b, names_b - names_a)) if x
         ]
-        raise ValueError(
+        raise UserError(
             f"{a.name} and {b.name} are of different images ({'; '.join(told)}); evaluate the same"
         )
     one, other = (dict(result.protocol.get("scoring", {})) for result in (a, b))
@@ -129,7 +131,7 @@ def check_comparable(a: Result, b: Result) -> None:
     ]
     odd += [f"{x} is {metrics[0][x]} and {v}" for x, v in metrics[1].items() if metrics[0].get(x, v) != v]
     if odd:
-        raise ValueError(
+        raise UserError(
             f"{a.name} and {b.name} were scored in different ways: {'; '.join(odd)}; evaluate both alike"
         )
 
@@ -157,14 +159,14 @@ def paired_tests(differences: np.ndarray) -> tuple[float | None, float | None]:
 def comparison_markdown(comparison: Comparison) -> str:
     """Return differences as Markdown."""
     head = ["metric", "run", "difference", "95 % interval", "wins", "Wilcoxon p", "t-test p"]
-    lines = [head, ["---", "---", "---:", "---:", "---:", "---:", "---:"]]
+    lines: list[list[str]] = []
     for each in comparison.differences:
         places = digits(each.metric)
         ends = "-" if each.low is None else f"[{each.low:+.{places}f}, {each.high:+.{places}f}]"
         mean, wins = f"{each.mean:+.{places}f}", f"{each.wins}/{each.count}"
         ps = (_p(each.wilcoxon), _p(each.ttest))
         lines.append([each.title, each.run.replace("|", r"\|"), mean, ends, wins, *ps])
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = markdown_table(head, lines, right=range(2, len(head)))
     said = (
         f"Differences to {comparison.first}; wins are images in which the run is better; p corrected by Holm."
     )

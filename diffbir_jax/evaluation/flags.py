@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.evaluation.metric import Metric
 from diffbir_jax.evaluation.registry import GROUPS, METRICS, select
@@ -111,7 +112,7 @@ def metric_names(text: str) -> tuple[Metric, ...]:
     """Read names separated by commas."""
     try:
         return select([name.strip() for name in text.split(",") if name.strip()])
-    except ValueError as error:
+    except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

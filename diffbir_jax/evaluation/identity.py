@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.evaluation.metric import Metric, Setup, UnavailableError
 from diffbir_jax.evaluation.networks import one_at_a_time, weights_file
 
@@ -45,7 +46,7 @@ def aligned(image: np.ndarray) -> np.ndarray:
     """
     height, width = image.shape[:2]
     if height != width:
-        raise ValueError(
+        raise UserError(
             f"identity: {height}x{width} given; faces must be square, aligned as FFHQ and CelebA-HQ are"
         )
     points = FFHQ * (height / FFHQ_SIDE)

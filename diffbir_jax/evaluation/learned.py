@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.evaluation.metric import Metric, Setup, UnavailableError
 from diffbir_jax.evaluation.networks import one_at_a_time, weights_file
 from diffbir_jax.models.apply import Params, apply
@@ -94,7 +95,7 @@ def _pairwise(
 
     def score(image: np.ndarray, reference: np.ndarray) -> float:
         if image.shape != reference.shape or min(image.shape[:2]) < side:
-            raise ValueError(
+            raise UserError(
                 f"{name}: shapes {image.shape} and {reference.shape} given; both must be (H, W, 3) with "
                 f"H, W >= {side}"
             )
@@ -120,7 +121,7 @@ def _params(setup: Setup, stem: str, like: dict[str, Any], remedy: str) -> dict[
     path = weights_file(setup, f"{stem}.safetensors", remedy)
     try:
         return load_weights(path, like)
-    except ValueError as error:
+    except UserError as error:
         raise UnavailableError(f"{str(error).splitlines()[0].rstrip(':')}. {remedy}") from error
 
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.evaluation.identity import IDENTITY
 from diffbir_jax.evaluation.learned import LEARNED
 from diffbir_jax.evaluation.metric import Metric, Setup
@@ -22,7 +23,7 @@ def _psnr(setup: Setup, y_only: bool) -> Pairwise:
     def score(image: np.ndarray, reference: np.ndarray) -> float:
         value = psnr(image, reference, y_only=y_only, crop=setup.crop)
         if value == float("inf"):
-            raise ValueError("identical images" + " in Y" * y_only)
+            raise UserError("identical images" + " in Y" * y_only)
         return value
 
     return score
@@ -57,8 +58,8 @@ def select(names: Iterable[str]) -> tuple[Metric, ...]:
     given: Sequence[str] = list(names)
     if unknown := [name for name in given if name not in METRICS and name not in GROUPS]:
         allowed = f"{', '.join(METRICS)}; or groups: {', '.join(GROUPS)}"
-        raise ValueError(f"no such metric: {', '.join(unknown)}; allowed are {allowed}")
+        raise UserError(f"no such metric: {', '.join(unknown)}; allowed are {allowed}")
     if not given:
-        raise ValueError(f"no metric given; allowed are {', '.join(METRICS)}; or groups: {', '.join(GROUPS)}")
+        raise UserError(f"no metric given; allowed are {', '.join(METRICS)}; or groups: {', '.join(GROUPS)}")
     wanted = [each for name in given for each in GROUPS.get(name, (name,))]
     return tuple(METRICS[name] for name in dict.fromkeys(wanted))

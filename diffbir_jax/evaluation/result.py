@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.writing import replace_file
+
 FORMAT = 1
 KINDS = ("reference", "single", "set", "spread")
 
@@ -83,9 +86,7 @@ class Result:
 def write_result(result: Result, path: Path) -> None:
     """Write `result` as JSON, whole or not at all; numbers that are not finite are null."""
     text = json.dumps({"format": FORMAT} | _plain(asdict(result)), indent=1, allow_nan=False)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n", "utf-8")
-    partial.replace(path)
+    replace_file(path, (text + "\n").encode())
 
 
 def read_result(path: Path) -> Result:
@@ -108,7 +109,7 @@ def read_result(path: Path) -> Result:
         _check(result)
         return result
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no result of evaluate.py in format {FORMAT}: {error}") from error
+        raise UserError(f"{path} is no result of evaluate.py in format {FORMAT}: {error}") from error
 
 
 def _check(result: Result) -> None:
@@ -126,7 +127,7 @@ def _check(result: Result) -> None:
     if not all(value is None or isinstance(value, int | float) for value in (*scores, *means)):
         raise TypeError("scores must be numbers")
     if unknown := result.summary.keys() - result.columns.keys():
-        raise ValueError(f"{', '.join(sorted(unknown))} have a mean and no column")
+        raise UserError(f"{', '.join(sorted(unknown))} have a mean and no column")
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.evaluation.compare import compare, comparison_csv, comparison_markdown, read_runs, with_files
 from diffbir_jax.evaluation.evaluate import Evaluation, evaluate
 from diffbir_jax.evaluation.metric import Metric, Setup
@@ -62,7 +63,7 @@ def run_compare(args: argparse.Namespace) -> int:
         print(*map(markdown, make_tables(results, args.intervals)), text, sep="\n", end="")
         return 0
     if (output / "result.json").exists():
-        raise ValueError(f"{output} holds a result of its own; give another --output")
+        raise UserError(f"{output} holds a result of its own; give another --output")
     make_folder(output)
     replace_file(output / "compare.md", text.encode("utf-8", "backslashreplace"))
     replace_file(output / "compare.csv", comparison_csv(comparison).encode("utf-8", "backslashreplace"))

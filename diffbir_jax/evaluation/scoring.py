@@ -19,9 +19,11 @@ import scipy
 from tqdm import tqdm
 
 from diffbir_jax.batch import sidecar
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.evaluation.cache import Cache, Outcome
 from diffbir_jax.evaluation.metric import Kind, Metric, SetScore, Setup, UnavailableError
 from diffbir_jax.evaluation.pairs import Case
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.reading import read_image
 from diffbir_jax.weights.safetensors import checksum
 
@@ -154,15 +156,20 @@ def _fill_case(case: Case, scorers: Sequence[Scorer], cache: Cache) -> None:
 
 
 def attempt(function: Callable[..., float], *arguments: Any) -> Outcome:
-    """Score. If the metric cannot handle these images (ValueError), the outcome is a problem, not an error.
+    """Score; what the metric cannot do with these images (UserError) is a problem, not an error.
 
-    Errors of a network's library also give a problem, but a passing one.
+    So is what a network's library raises, but for another time it may not.
+
+    Raises:
+        ImageFileError: an image cannot be read.
     """
     try:
         score = float(function(*arguments))
-    except ValueError as error:
+    except ImageFileError:
+        raise
+    except UserError as error:
         return Outcome(None, " ".join(str(error).split()))
-    except (RuntimeError, AssertionError, MemoryError, cv2.error) as error:
+    except (RuntimeError, ValueError, AssertionError, MemoryError, cv2.error) as error:
         return Outcome(None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", passing=True)
     return Outcome(score) if math.isfinite(score) else Outcome(None, f"the score is {score}")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from diffbir_jax.console.tables import markdown_table
 from diffbir_jax.evaluation.result import Column, Image, Result
 from diffbir_jax.files.writing import replace_file
 
@@ -94,9 +95,8 @@ def markdown(table: Table) -> str:
         "method",
         *(f"{column.title} {'↑' if column.better == 'higher' else '↓'}" for column in table.columns),
     ]
-    lines = [head, ["---", *("---:" for _ in table.columns)]]
-    lines += [[name.replace("|", r"\|"), *map(show, cells)] for name, cells in table.rows]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{table.caption}\n"
+    lines = [[name.replace("|", r"\|"), *map(show, cells)] for name, cells in table.rows]
+    text = markdown_table(head, lines, right=range(1, len(head))) + f"\n{table.caption}\n"
     return text + "".join(f"\n({number}) {note}\n" for number, note in enumerate(table.notes, 1))
 
 

@@ -1,5 +1,7 @@
 """Errors about files."""
 
+from diffbir_jax.console.errors import UserError
 
-class ImageFileError(Exception):
-    """An image file that cannot be read or written; the message names the file, the reason and what to do."""
+
+class ImageFileError(UserError):
+    """An image file that cannot be read or written; the message names it, says why and what to do."""

@@ -3,9 +3,35 @@
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from diffbir_jax.files.errors import ImageFileError
+
+
+@contextlib.contextmanager
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a new file, which takes the place of `path` when the block ends without an error, and vanishes otherwise.
+
+    Args:
+        path: the file; its folder is made if missing.
+        temporary: the new file until then, in the same folder. A name that stays the same lets the next run write over
+            what a killed one left. By default each thread has one of its own, for one file at a time.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # Short, since a path may be as long as the system allows; hidden, so that no listing shows it.
+    temporary = temporary or path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -14,15 +40,9 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         ImageFileError: it cannot be written.
     """
-    # A short name, because a path may already have the system's maximal length; hidden, so no listing shows it.
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.write(data)
     except OSError as error:
         reason = error.strerror or error
         raise ImageFileError(f"{path}: cannot be written ({reason}); choose another output folder") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

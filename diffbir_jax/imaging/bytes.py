@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 from PIL import Image
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.resize import resize
 
 DEPTHS = (np.uint8, np.uint16)
@@ -23,12 +24,12 @@ def enlarge(image: np.ndarray, upscale: float) -> np.ndarray:
         ValueError: another shape or dtype, or `upscale` is not positive or leaves no pixel.
     """
     if image.dtype not in DTYPES or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
+        raise UserError(
             f"image is {image.dtype} of shape {image.shape}; give (H, W, 3) uint8 RGB, uint16 or float32"
         )
     size = (round(image.shape[0] * upscale), round(image.shape[1] * upscale))
     if upscale <= 0 or min(size) < 1:
-        raise ValueError(
+        raise UserError(
             f"upscale is {upscale} for an image of {image.shape[1]}x{image.shape[0]}; give a larger factor"
         )
     return resize_bytes(image, size)

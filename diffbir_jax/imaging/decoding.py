@@ -7,6 +7,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
+from types import TracebackType
 from typing import NamedTuple
 
 import cv2
@@ -28,8 +29,6 @@ _SIGNATURES = {
     "BMP": rb"BM",
 }
 FORMATS = "PNG, JPEG, WebP, TIFF or BMP"
-# The limit of Pillow, its warnings and the log level of OpenCV are settings of the process.
-_LOCK = threading.Lock()
 
 
 class Decoded(NamedTuple):
@@ -56,7 +55,7 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
         ImageFileError: too small or too large, cut off, or of no use; the message lacks the path.
         Exception: almost anything else, if the file is damaged.
     """
-    with _undisturbed():
+    with _undisturbed:
         try:
             return _decode_tiff(data, max_pixels) if kind == "TIFF" else _decode(data, kind, max_pixels)
         except UnidentifiedImageError:
@@ -119,11 +118,34 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
+class _Undisturbed:
+    """A context in which no limit but ours applies, and no library prints what becomes one error of ours.
+
+    The limit of Pillow, its warnings and the log levels of OpenCV and tifffile belong to the process. Threads share the
+    context: the first that enters changes the settings, the last that leaves sets them back, and all decode at once.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._settings = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._settings.enter_context(_silenced())
+            self._inside += 1
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._settings.close()
+
+
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let no limit but ours apply, and no library print what becomes one error of ours."""
+def _silenced() -> Iterator[None]:
+    """Settings of the process within `_Undisturbed`."""
     opencv, tifffile = cv2.utils.logging, logging.getLogger("tifffile")
-    with _LOCK, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         level = opencv.setLogLevel(opencv.LOG_LEVEL_SILENT)
@@ -134,3 +156,6 @@ def _undisturbed() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
             opencv.setLogLevel(level)
             tifffile.disabled = disabled
+
+
+_undisturbed = _Undisturbed()

@@ -9,22 +9,6 @@ from diffbir_jax.files.errors import ImageFileError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
-def list_images(folder: str | os.PathLike) -> list[Path]:
-    """The image files of a folder, sorted by name.
-
-    Files are chosen by suffix; hidden files and files of subfolders are left out.
-
-    Raises:
-        ImageFileError: the folder is missing, is a file, may not be read, or holds no image file.
-    """
-    folder = _folder(folder)
-    try:
-        paths = sorted(path for path in folder.iterdir() if _is_image(path))
-    except OSError as error:
-        raise _unlisted(error) from None
-    return _some(paths, folder)
-
-
 def find_images(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike] = ()) -> list[Path]:
     """The image files of a folder and of all folders in it, sorted by path.
 

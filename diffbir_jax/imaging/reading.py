@@ -88,6 +88,8 @@ def _load(path: Path) -> tuple[str, bytes]:
                 raise ImageFileError(f"{path}: is empty (0 bytes); copy or download it again")
             if kind := kind_of(head):
                 return kind, head + file.read()
+    except ImageFileError:
+        raise
     except FileNotFoundError:
         raise ImageFileError(f"{path}: no such file; check the path") from None
     except IsADirectoryError:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffbir_jax.console.errors import UserError
+
 Method = Literal["bicubic_antialias", "bicubic", "bilinear", "area"]
 
 
@@ -33,7 +35,7 @@ def resize(image: Array, size: tuple[int, int], method: Method = "bicubic_antial
     if method not in get_args(Method):
         raise ValueError(f"resize method is {method!r}; use one of {get_args(Method)}")
     if min(size) < 1:
-        raise ValueError(f"cannot resize to {size[0]}x{size[1]}; both sides must be at least 1")
+        raise UserError(f"cannot resize to {size[0]}x{size[1]}; both sides must be at least 1")
     if image.shape[-3:-1] == tuple(size):
         return image
     rows = jnp.asarray(resize_matrix(image.shape[-3], size[0], method), image.dtype)

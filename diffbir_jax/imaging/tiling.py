@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from diffbir_jax.console.errors import UserError
+
 # Variance of the weights, in units of the squared side of a tile.
 VARIANCE = 0.01
 
@@ -27,9 +29,9 @@ def tile_starts(length: int, size: int, stride: int) -> np.ndarray:
         ValueError: a tile is longer than the axis, or the stride is not in [1, size].
     """
     if not 1 <= size <= length:
-        raise ValueError(f"tiles of {size} do not fit into {length}; use smaller tiles or none")
+        raise UserError(f"tiles of {size} do not fit into {length}; use smaller tiles or none")
     if not 1 <= stride <= size:
-        raise ValueError(f"tiles of {size} given a stride of {stride}; allowed are 1 to {size}")
+        raise UserError(f"tiles of {size} given a stride of {stride}; allowed are 1 to {size}")
     starts = np.arange(0, length - size + 1, stride)
     return np.union1d(starts, length - size).astype(np.int32)
 

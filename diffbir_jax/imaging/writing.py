@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.writing import replace_file
 from diffbir_jax.imaging.encoding import encode_jpeg, encode_png, encode_tiff, encode_webp
@@ -99,7 +100,7 @@ def _check(photo: Photo, quality: int) -> None:
         given = pixels.shape if alpha is None else f"{pixels.shape} with alpha {alpha.shape}"
         raise ValueError(f"the photo has shape {given}; give (H, W, 3), and (H, W) for alpha")
     if not 1 <= quality <= 100:
-        raise ValueError(f"quality is {quality}; allowed are 1 to 100, and 95 loses little")
+        raise UserError(f"quality is {quality}; allowed are 1 to 100, and 95 loses little")
 
 
 def _samples(photo: Photo, grey: bool, opaque: bool) -> np.ndarray:

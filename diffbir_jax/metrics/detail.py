@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.metrics.fidelity import as_float, as_float_pair, gaussian_blur
 
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -123,7 +124,7 @@ def grid_ratio(images: Sequence[np.ndarray], period: int) -> float:
     """
     if period < 2 or any(min(image.shape[:2]) <= period for image in images):
         shapes = ", ".join(str(image.shape[:2]) for image in images)
-        raise ValueError(
+        raise UserError(
             f"a grid of period {period} in images of {shapes}: give at least 2, and larger images"
         )
     energies = [part for image in images for part in _line_energies(as_float(image) @ _LUMA, period)]
@@ -142,5 +143,5 @@ def _line_energies(luma: np.ndarray, period: int) -> Iterator[tuple[np.ndarray, 
 def _luma_pair(image: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = as_float_pair(image, reference)
     if a.ndim != 3 or a.shape[-1] != 3 or min(a.shape[:2]) < _CELL:
-        raise ValueError(f"need RGB images (H, W, 3) of at least {_CELL}x{_CELL} pixels, got {a.shape}")
+        raise UserError(f"need RGB images (H, W, 3) of at least {_CELL}x{_CELL} pixels, got {a.shape}")
     return a @ _LUMA, b @ _LUMA

@@ -5,6 +5,8 @@ Images are (H, W) or (H, W, C) arrays, uint8 or float in [0, 1].
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
+
 # ITU-R BT.601 for video: rows R, G, B; columns Y, Cb, Cr; 8-bit levels, Y in [16, 235].
 _YCBCR = np.array([[65.481, -37.797, 112.0], [128.553, -74.203, -93.786], [24.966, 112.0, -18.214]])
 _YCBCR_OFFSET = np.array([16.0, 128.0, 128.0])
@@ -35,7 +37,7 @@ def as_float_pair(image: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray,
         ValueError: shapes that differ.
     """
     if np.shape(image) != np.shape(reference):
-        raise ValueError(f"image {np.shape(image)} and reference {np.shape(reference)} must have one shape")
+        raise UserError(f"image {np.shape(image)} and reference {np.shape(reference)} must have one shape")
     return as_float(image), as_float(reference)
 
 
@@ -52,7 +54,7 @@ def crop_border(image: np.ndarray, crop: int) -> np.ndarray:
     """
     height, width = image.shape[:2]
     if not 0 <= 2 * crop < min(height, width):
-        raise ValueError(
+        raise UserError(
             f"crop={crop} leaves nothing of an image of {height}x{width} pixels; give 0 or a small number"
         )
     return image[crop : height - crop, crop : width - crop]
@@ -108,7 +110,7 @@ def ssim(image: np.ndarray, reference: np.ndarray, *, y_only: bool = False, crop
     """
     a, b = _compared(image, reference, y_only, crop)
     if min(a.shape[:2]) < 11:
-        raise ValueError(
+        raise UserError(
             f"SSIM needs at least 11x11 pixels, the image has {a.shape[0]}x{a.shape[1]} with crop={crop}"
         )
     luminance, structure = similarity_maps(a, b)
@@ -142,5 +144,5 @@ def _compared(
     if not y_only:
         return a, b
     if a.shape[2:] != (3,):
-        raise ValueError(f"a Y channel needs RGB images (H, W, 3), got {np.shape(image)}; give y_only=False")
+        raise UserError(f"a Y channel needs RGB images (H, W, 3), got {np.shape(image)}; give y_only=False")
     return rgb_to_ycbcr(a)[..., 0], rgb_to_ycbcr(b)[..., 0]

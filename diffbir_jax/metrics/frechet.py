@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
+
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Squared Frechet distance of the Gaussians fitted to two sets of features (Dowson & Landau 1982).
@@ -25,7 +27,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """
     (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
     if mean_a.shape != mean_b.shape:
-        raise ValueError(
+        raise UserError(
             f"sets of {mean_a.size} and {mean_b.size} features per image cannot be compared; use one network"
         )
     common = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
@@ -37,10 +39,10 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N, D) -> the mean (D,), and R (min(N, D), D) with R^T R the covariance."""
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < 2:
-        raise ValueError(
+        raise UserError(
             f"a set of features has shape {features.shape}; (N, D) with two or more images N is needed"
         )
     if not np.isfinite(features).all():
-        raise ValueError("features must be finite; some are infinite or no numbers")
+        raise UserError("features must be finite; some are infinite or no numbers")
     mean = features.mean(axis=0)
     return mean, np.asarray(np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r"))

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.metrics.fidelity import as_float_pair, similarity_maps
 
 # Weights of the scales, from the finest to the coarsest: their importance to human observers, measured in the paper.
@@ -30,7 +31,7 @@ def ms_ssim(image: np.ndarray, reference: np.ndarray) -> float:
     """
     a, b = as_float_pair(image, reference)
     if min(a.shape[:2]) <= 160:
-        raise ValueError(
+        raise UserError(
             f"MS-SSIM needs more than 160 pixels along both sides for its five scales, the image has "
             f"{a.shape[0]}x{a.shape[1]}"
         )

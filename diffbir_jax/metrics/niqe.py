@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from scipy.special import gamma
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.metrics.fidelity import as_float, crop_border, rgb_to_ycbcr
 
 _BLOCK = 96
@@ -44,14 +45,14 @@ def niqe(image: np.ndarray, *, crop: int = 0, convert_to: Literal["y", "gray"] =
     luma = crop_border(_levels(image, convert_to), crop)
     rows, columns = (side // _BLOCK for side in luma.shape)
     if rows * columns < 2:
-        raise ValueError(
+        raise UserError(
             f"NIQE needs two blocks of {_BLOCK}x{_BLOCK} pixels, so at least {_BLOCK}x{2 * _BLOCK}; with crop={crop} "
             f"the image has {luma.shape[0]}x{luma.shape[1]}"
         )
     features = _image_features(luma[: rows * _BLOCK, : columns * _BLOCK])
     whole = features[~np.isnan(features).any(axis=1)]
     if len(whole) < 2:
-        raise ValueError(
+        raise UserError(
             f"NIQE needs two blocks that are not flat; of {len(features)} blocks {len(whole)} are not"
         )
     mean, covariance = _natural_model()
@@ -67,9 +68,9 @@ def _levels(image: np.ndarray, convert_to: str) -> np.ndarray:
     """
     image = as_float(image).astype(np.float32)
     if image.ndim != 2 and image.shape[2:] != (3,):
-        raise ValueError(f"NIQE needs an image (H, W) or (H, W, 3), got {image.shape}")
+        raise UserError(f"NIQE needs an image (H, W) or (H, W, 3), got {image.shape}")
     if convert_to not in ("y", "gray"):
-        raise ValueError(f"convert_to is {convert_to!r}; use 'y' or 'gray'")
+        raise UserError(f"convert_to is {convert_to!r}; use 'y' or 'gray'")
     if image.ndim == 3 and convert_to == "y":
         image = rgb_to_ycbcr(image)[..., 0].astype(np.float32)
     elif image.ndim == 3:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
+
 
 def deviation_map(images: Sequence[np.ndarray]) -> np.ndarray:
     """Standard deviation over the images at each pixel: the root of the mean square over the channels.
@@ -55,11 +57,9 @@ def global_deviation(scores: np.ndarray) -> float:
     """
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 2 or scores.shape[0] < 1 or scores.shape[1] < 2:
-        raise ValueError(
-            f"scores have shape {scores.shape}; (images, seeds) with two or more seeds is needed"
-        )
+        raise UserError(f"scores have shape {scores.shape}; (images, seeds) with two or more seeds is needed")
     if not np.isfinite(scores).all():
-        raise ValueError("scores must be finite; leave out images that have none for some seed")
+        raise UserError("scores must be finite; leave out images that have none for some seed")
     return float(scores.std(axis=1).mean())
 
 
@@ -67,7 +67,7 @@ def _stack(images: Sequence[np.ndarray]) -> np.ndarray:
     """Two or more images of one shape as one array."""
     shapes = {image.shape for image in images}
     if len(images) < 2 or len(shapes) != 1:
-        raise ValueError(
+        raise UserError(
             f"{len(images)} images of shapes {sorted(shapes)} given; two or more of one shape are needed"
         )
     return np.stack(images)

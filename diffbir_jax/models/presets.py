@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
 from diffbir_jax.models.clip import CLIPText, CLIPTextConfig
 from diffbir_jax.models.controlnet import ConditionEncoder, IRControlNet
@@ -63,7 +64,7 @@ def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
     """
     family = header.get("family", "")
     if family not in RESTORATION_FAMILIES:
-        raise ValueError(
+        raise UserError(
             f"family {family!r} given, allowed are {', '.join(RESTORATION_FAMILIES)}; convert the file anew with "
             "convert_weights.py"
         )
@@ -292,9 +293,9 @@ def get_preset(name: str, task: Task = "sr") -> Preset:
         ValueError: there is no preset with that name, or no such task.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset {name!r} given, allowed are {', '.join(PRESETS)}")
+        raise UserError(f"preset {name!r} given, allowed are {', '.join(PRESETS)}")
     if task not in TASKS:
-        raise ValueError(f"task {task!r} given, allowed are {', '.join(TASKS)}")
+        raise UserError(f"task {task!r} given, allowed are {', '.join(TASKS)}")
     return VARIANTS.get((name, task), PRESETS[name])
 
 

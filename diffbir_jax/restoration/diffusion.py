@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.geometry import Shape, stage_grid, tiles_on_canvas
 from diffbir_jax.restoration.image import Frame, padded_whole, stacked
@@ -90,7 +91,7 @@ def check_noise(executor: Executor, frame: Frame) -> None:
     count = 1 + executor.generator.calls(executor.wanted.options)
     needed = (count, *(side // f for side in frame.sides.padded), channels)
     if frame.request.noise.shape != needed:
-        raise ValueError(f"noise is {frame.request.noise.shape}; this image and these steps need {needed}")
+        raise UserError(f"noise is {frame.request.noise.shape}; this image and these steps need {needed}")
 
 
 def _tape(executor: Executor, frames: list[Frame]) -> jax.Array | None:

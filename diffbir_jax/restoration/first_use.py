@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.conversion.from_torch import convert_file
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.weights import REGISTRY, MissingWeightsError, WeightFile, fetch, find
@@ -63,7 +64,7 @@ def check(file: WeightFile, path: Path) -> None:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != file.sha256:
-        raise ValueError(
+        raise UserError(
             f"{path}: its SHA-256 is {digest}, that of {file.name} is {file.sha256}; remove or replace it"
         )
 

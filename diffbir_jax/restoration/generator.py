@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.diffusion.schedule import make_schedule, q_sample
 from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.controlnet import ConditionEncoder
@@ -66,12 +67,12 @@ class Generator:
                 stacklevel=2,
             )
         if text and context is None and self.preset.text is None:
-            raise ValueError(
+            raise UserError(
                 f"preset {name} needs text and has no text encoder: pass embeddings as `context` to Restorer.restore"
             )
         prompts = options.pos_prompt or options.neg_prompt
         if not text and (context is not None or options.cfg_scale != 1.0 or prompts):
-            raise ValueError(
+            raise UserError(
                 f"preset {name} knows no text: leave out prompts and `context`, and keep cfg_scale at 1"
             )
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.resize import at_least
 from diffbir_jax.imaging.tiling import Grid, make_grid
 from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, family_of
@@ -75,7 +76,7 @@ def check_plan(plan: Plan, preset: Preset) -> None:
     for name, (multiple, step) in steps.items():
         tile, overlap, _ = getattr(plan, name)
         if tile < 1 or tile % multiple or not 0 <= overlap < tile or overlap % step:
-            raise ValueError(
+            raise UserError(
                 f"the plan has tiles of {tile} that overlap by {overlap} for {name}; preset {preset.name} needs "
                 f"multiples of {multiple} that overlap by less, in multiples of {step}"
             )

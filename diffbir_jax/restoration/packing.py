@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.restoration import autoencoder, diffusion, stage1
 from diffbir_jax.restoration.compiled import Programs
 from diffbir_jax.restoration.executor import Executor
@@ -54,7 +55,7 @@ class Packer:
             )
             diffusion.check_noise(executor, frame)
             return frame
-        except (ValueError, MemoryError) as error:
+        except (UserError, MemoryError) as error:
             return Outcome(position, error=error)
 
     def _full(self, waiting: dict[Any, list[Frame]]) -> Any:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration import autoencoder, diffusion, stage1
 from diffbir_jax.restoration.compiled import KEPT, Programs
@@ -35,7 +36,7 @@ PROGRAM = 15 * 2**20
 RUNTIME = 100 * 2**20
 
 
-class PlanError(ValueError):
+class PlanError(UserError):
     """No plan fits the memory; the message says what would."""
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.resize import resize
 from diffbir_jax.imaging.tiling import Tiles, batches, cut, gaussian_weights
 
@@ -115,7 +116,7 @@ class Guidance:
 
     def __post_init__(self):
         if self.loss not in get_args(Loss):
-            raise ValueError(f"guidance loss is {self.loss!r}; use one of {get_args(Loss)}")
+            raise UserError(f"guidance loss is {self.loss!r}; use one of {get_args(Loss)}")
 
     def prepare(
         self,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.sampling.guidance import Loss, Space
 from diffbir_jax.sampling.samplers import SETTINGS, check_settings
 from diffbir_jax.sampling.timesteps import Spacing
@@ -97,25 +98,25 @@ class Options:
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
         if not 0.0 < self.start <= 1.0:
-            raise ValueError(f"start is {self.start}; allowed are shares of the schedule in (0, 1]")
+            raise UserError(f"start is {self.start}; allowed are shares of the schedule in (0, 1]")
         for name, share in (("start_noise", self.start_noise), ("detail", self.detail)):
             if share is not None and not 0.0 <= share <= 1.0:
-                raise ValueError(f"{name} is {share}; allowed are shares from 0 to 1")
+                raise UserError(f"{name} is {share}; allowed are shares from 0 to 1")
         for name in ("guidance_scale", "strength", "cfg_scale"):
             if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are finite numbers of at least 0")
+                raise UserError(f"{name} is {getattr(self, name)}; allowed are finite numbers of at least 0")
         if not 1 <= self.steps <= self.timesteps:
-            raise ValueError(
+            raise UserError(
                 f"steps is {self.steps}; allowed with start {self.start:g} are 1 to {self.timesteps}"
             )
         for name, kind in CHOICES.items():
             if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {get_args(kind)}")
+                raise UserError(f"{name} is {getattr(self, name)!r}; use one of {get_args(kind)}")
         for name, (low, high) in RANGES.items():
             if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are {low} to {high}")
+                raise UserError(f"{name} is {getattr(self, name)}; allowed are {low} to {high}")
         if self.guidance_stop >= self.guidance_start:
-            raise ValueError(
+            raise UserError(
                 f"guidance_stop is {self.guidance_stop} and guidance_start {self.guidance_start}: there is no timestep "
                 "between; sampling goes from 1000 to 0, so start must be larger"
             )
@@ -142,12 +143,12 @@ class Options:
     def _check_tiles(self) -> None:
         if self.tiling is None:
             if self.tile_stride is not None:
-                raise ValueError(f"tile_stride is {self.tile_stride} without tiles; give `tile` as well")
+                raise UserError(f"tile_stride is {self.tile_stride} without tiles; give `tile` as well")
             return
         tile, stride = self.tiling
         if tile < TILE_MULTIPLE or tile % TILE_MULTIPLE:
-            raise ValueError(f"tile is {tile}; allowed are multiples of {TILE_MULTIPLE} pixels")
+            raise UserError(f"tile is {tile}; allowed are multiples of {TILE_MULTIPLE} pixels")
         if not 0 < stride <= tile or stride % STRIDE_MULTIPLE:
-            raise ValueError(
+            raise UserError(
                 f"tile_stride is {stride}; allowed are multiples of {STRIDE_MULTIPLE} pixels up to the tile's {tile}"
             )

@@ -6,6 +6,7 @@ from typing import Unpack
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.sampling.ddpm import ddim_steps, spaced_steps
 from diffbir_jax.sampling.dpm_solver import (
     dpmpp_2m_sde_steps,
@@ -62,7 +63,7 @@ def settings_of(name: str) -> dict[str, float]:
         ValueError: there is no sampler with that name.
     """
     if name not in SAMPLERS:
-        raise ValueError(f"sampler is {name!r}; use one of {tuple(SAMPLERS)}")
+        raise UserError(f"sampler is {name!r}; use one of {tuple(SAMPLERS)}")
     parameters = inspect.signature(SAMPLERS[name]).parameters
     return {key: parameters[key].default for key in SETTINGS if key in parameters}
 
@@ -73,12 +74,12 @@ def check_settings(name: str, settings: Mapping[str, float]) -> None:
     for key, value in settings.items():
         if key not in own:
             having = tuple(other for other in SAMPLERS if key in settings_of(other))
-            raise ValueError(
+            raise UserError(
                 f"{key} is {value}, but sampler {name!r} has none; leave it out, or use one of {having}"
             )
         low, high = SETTINGS[key]
         if not low <= value <= high:
-            raise ValueError(f"{key} is {value}; allowed are numbers in [{low:g}, {high:g}]")
+            raise UserError(f"{key} is {value}; allowed are numbers in [{low:g}, {high:g}]")
 
 
 def make_sampler(

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.diffusion.schedule import Schedule
 
 Spacing = Literal["uniform", "trailing", "karras", "exponential"]
@@ -57,7 +58,7 @@ def make_stops(span: Span, uniform: Callable[[Span], Stops]) -> Stops:
         ValueError: unknown spacing, or start_timestep or num_steps out of range.
     """
     if span.spacing not in get_args(Spacing):
-        raise ValueError(f"spacing is {span.spacing!r}; use one of {get_args(Spacing)}")
+        raise UserError(f"spacing is {span.spacing!r}; use one of {get_args(Spacing)}")
     covered_timesteps(span)
     return {
         "uniform": uniform,
@@ -78,9 +79,9 @@ def covered_timesteps(span: Span) -> int:
     total = span.schedule.num_timesteps
     start = total if span.start_timestep is None else span.start_timestep
     if not 1 <= start <= total:
-        raise ValueError(f"start_timestep is {start}; allowed are 1 to {total}")
+        raise UserError(f"start_timestep is {start}; allowed are 1 to {total}")
     if not 1 <= span.num_steps <= start:
-        raise ValueError(f"{span.num_steps} sampling steps given; allowed are 1 to {start}")
+        raise UserError(f"{span.num_steps} sampling steps given; allowed are 1 to {start}")
     return start
 
 

@@ -12,6 +12,8 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from diffbir_jax.console.errors import UserError
+
 Kind = Literal["sigmoid", "hinge"]
 Losses = dict[Kind, Callable[[jax.Array], jax.Array]]
 REAL_LABEL = 0.8
@@ -75,7 +77,7 @@ def fake_loss(logits: Sequence[jax.Array], *, kind: Kind = "sigmoid") -> jax.Arr
 def _summed(logits: Sequence[jax.Array], losses: Losses, kind: Kind) -> jax.Array:
     """The mean loss of each image at each level, added up over the levels."""
     if kind not in losses:
-        raise ValueError(f"kind is {kind!r}, allowed are {', '.join(get_args(Kind))}")
+        raise UserError(f"kind is {kind!r}, allowed are {', '.join(get_args(Kind))}")
     if not logits:
         raise ValueError("no logits given: at least one level is needed")
     levels = [losses[kind](x.astype(jnp.float32)).reshape(len(x), -1).mean(1) for x in logits]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.distributed import agreed
 from diffbir_jax.training.state import TrainState
@@ -45,7 +46,7 @@ class Best:
             ValueError: the validation has no such metric.
         """
         if self._name not in values:
-            raise ValueError(
+            raise UserError(
                 f"config.train.keep_best is {self._rule!r}, the validation has {', '.join(sorted(values))}"
             )
         value = agreed(values[self._name])
@@ -61,7 +62,7 @@ class Best:
             return None
         record = self.checkpoints.position() or {}
         if record.get("rule") != self._rule:
-            raise ValueError(
+            raise UserError(
                 f"{self._folder} holds the best by {record.get('rule')}, config.train.keep_best is {self._rule!r}: set "
                 "it back, or move the folder away"
             )

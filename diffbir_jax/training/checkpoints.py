@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.weights.safetensors import mismatches
 
 # Items of a checkpoint: arrays, under the name that Orbax gives to a sole item, as which they were once stored; and the
@@ -70,7 +71,7 @@ class Checkpoints:
         stored: Any = self._manager.item_metadata(step)[STATE]
         problems = mismatches(_leaves(stored.tree), _leaves(like))
         if problems:
-            raise ValueError(
+            raise UserError(
                 f"checkpoint {self._folder / str(step)} is of another model ({len(problems)} problems; give a "
                 "new --workdir):\n  " + "\n  ".join(problems)
             )

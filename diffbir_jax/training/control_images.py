@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.diffusion.schedule import Schedule, make_schedule, q_sample
 from diffbir_jax.models.apply import Params, abstract, apply
 from diffbir_jax.models.presets import Preset
@@ -54,11 +55,9 @@ class Stage2Options:
     def __post_init__(self) -> None:
         for name, kind in (("condition", Condition), ("precision", Precision)):
             if getattr(self, name) not in get_args(kind):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}, allowed are {', '.join(get_args(kind))}"
-                )
+                raise UserError(f"{name} is {getattr(self, name)!r}, allowed are {', '.join(get_args(kind))}")
         if not 0 <= self.noise_aug <= 1000:
-            raise ValueError(f"noise_aug is {self.noise_aug}, must be a timestep, 0 to 1000")
+            raise UserError(f"noise_aug is {self.noise_aug}, must be a timestep, 0 to 1000")
 
     @property
     def dtype(self) -> Any:
@@ -94,7 +93,7 @@ def make_stage2(preset: Preset, options: Stage2Options) -> Stage2:
         ValueError: the preset's restoration module enlarges images.
     """
     if preset.rm is not None and preset.rm.scale != 1:
-        raise ValueError(
+        raise UserError(
             f"the restoration module of preset {preset.name} enlarges by {preset.rm.scale}; stage 2 is trained with "
             "one that keeps the size, such as SwinIR: give its file as config.weights.rm"
         )

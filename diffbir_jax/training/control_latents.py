@@ -10,10 +10,10 @@ from diffbir_jax.diffusion.schedule import make_schedule
 from diffbir_jax.models.apply import abstract, apply
 from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.training.config import Config
 from diffbir_jax.training.latents import latent_batches
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.prior import diffusion_loss, validation
-from diffbir_jax.training.state import Config
 from diffbir_jax.weights.safetensors import load_weights
 
 

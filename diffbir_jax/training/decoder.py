@@ -15,12 +15,12 @@ from diffbir_jax.models.apply import Params, abstract, apply, init
 from diffbir_jax.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.models.vae import AutoencoderKL
+from diffbir_jax.training.config import Config
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.perceptual import load_features, perceptual_loss
 from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.rm import mean_psnr
 from diffbir_jax.training.sources import to_signed, training_batches
-from diffbir_jax.training.state import Config
 from diffbir_jax.training.vae import reconstruction_terms, weighted_sum
 from diffbir_jax.weights.safetensors import load_weights
 

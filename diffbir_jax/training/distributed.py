@@ -7,6 +7,7 @@ import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from jax.sharding import Mesh
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import HostBatch
 from diffbir_jax.sharding import replicated
 
@@ -24,16 +25,16 @@ def join(coordinator: str | None = None, hosts: int | None = None, index: int | 
         ValueError: numbers that make no sense, or the processes do not find together.
     """
     if (hosts is None) != (index is None):
-        raise ValueError(
+        raise UserError(
             "--hosts and --host-index belong together: give both, or none where the cluster knows"
         )
     if hosts is not None and index is not None and not 0 <= index < hosts:
-        raise ValueError(f"--host-index is {index}; allowed with --hosts {hosts} are 0 to {hosts - 1}")
+        raise UserError(f"--host-index is {index}; allowed with --hosts {hosts} are 0 to {hosts - 1}")
     try:
         jax.distributed.initialize(coordinator, hosts, index)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"--distributed: {reason}; give --coordinator HOST:PORT, --hosts and --host-index"
         ) from error
 
@@ -57,7 +58,7 @@ def own_rows(batch: HostBatch, size: int) -> HostBatch:
     if length * count == size:
         return batch
     if length != size or size % count:
-        raise ValueError(
+        raise UserError(
             f"a batch of {length}, config.data.batch_size is {size}: it must be a multiple of {count} processes"
         )
     part = size // count

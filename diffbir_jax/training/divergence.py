@@ -4,6 +4,8 @@ from collections import deque
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
+
 # Losses at log lines: the median is of the last so many, and says something from so many on.
 WINDOW, ENOUGH = 100, 5
 
@@ -52,7 +54,7 @@ class LossGuard:
         if median is None:
             return []
         if median <= 0:
-            raise ValueError(
+            raise UserError(
                 f"config.train.diverged_above is {self._above:g} times the median loss, which is {median:.4g}: this "
                 "needs losses above 0, set it to None"
             )

@@ -4,6 +4,8 @@ import itertools
 import re
 import zlib
 
+from diffbir_jax.console.errors import UserError
+
 Overrides = dict[str, str]
 # Commas outside of brackets and quotes, and spaces likewise, separate.
 VALUE = r"(?:\([^()]*\)|\[[^\[\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,()\[\]'\"])+"
@@ -27,12 +29,12 @@ def parse_grid(text: str) -> list[Overrides]:
     while at < len(text) or not text:
         match = AXIS.match(text, at)
         if match is None:
-            raise ValueError(
+            raise UserError(
                 f"--grid: cannot read {text[at:]!r}; allowed is 'KEY=VALUE,VALUE KEY=VALUE,VALUE'"
             )
         key, values = match["key"], re.findall(VALUE, match["values"])
         if key in axes or len(set(values)) < len(values):
-            raise ValueError(f"--grid: {key} or one of its values is there twice: {match[0].strip()!r}")
+            raise UserError(f"--grid: {key} or one of its values is there twice: {match[0].strip()!r}")
         axes[key], at = values, match.end()
     return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
 

@@ -6,9 +6,10 @@ import numpy as np
 
 from diffbir_jax.models.apply import Params, abstract, apply
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.training.config import Config
 from diffbir_jax.training.pool import Encoder, LatentBatches, pool_batches
 from diffbir_jax.training.sources import to_signed, to_unit, training_batches
-from diffbir_jax.training.state import Batch, Config
+from diffbir_jax.training.state import Batch
 from diffbir_jax.weights.safetensors import checksum, load_weights
 
 

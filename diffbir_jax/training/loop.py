@@ -11,6 +11,7 @@ from diffbir_jax.data.batches import Batches
 from diffbir_jax.sharding import batch_sharding, make_mesh, prefetch_to_device, replicated, tree_shardings
 from diffbir_jax.training.best import Best
 from diffbir_jax.training.checkpoints import Checkpoints
+from diffbir_jax.training.config import Config, optional
 from diffbir_jax.training.distributed import is_first, own_rows
 from diffbir_jax.training.divergence import DivergedError
 from diffbir_jax.training.objective import Objective, make_objective
@@ -19,7 +20,7 @@ from diffbir_jax.training.report import Report
 from diffbir_jax.training.run import Run
 from diffbir_jax.training.settings import check_config
 from diffbir_jax.training.speed import Profiler, Stopwatch, compile_step
-from diffbir_jax.training.state import Config, Params, TrainState, init_state, make_optimizer, make_step
+from diffbir_jax.training.state import Params, TrainState, init_state, make_optimizer, make_step
 from diffbir_jax.training.stopping import stop_requested
 from diffbir_jax.training.writers import open_writers
 
@@ -113,7 +114,7 @@ def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState,
 def _open_checkpoints(stack: ExitStack, workdir: Path, config: Config) -> tuple[Checkpoints, Best | None]:
     """The newest checkpoints, and the best one if that is asked for."""
     checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", config.train.keep))
-    rule = config.train.get("keep_best")
+    rule = optional(config.train, "train.keep_best")
     return checkpoints, stack.enter_context(Best(workdir / "best", rule)) if rule else None
 
 
@@ -128,13 +129,13 @@ def _resumed(state: TrainState, checkpoints: Checkpoints, batches: Batches) -> T
 def _open_report(workdir: Path, first: int, config: Config) -> Report:
     """The report of the first process; the others' are silent."""
     options = config.train
-    writers = open_writers(workdir, first, options.get("wandb")) if is_first() else []
-    clock = Stopwatch(config.data.batch_size, options.get("peak_tflops"))
+    writers = open_writers(workdir, first, optional(options, "train.wandb")) if is_first() else []
+    clock = Stopwatch(config.data.batch_size, optional(options, "train.peak_tflops"))
     return Report(workdir, first, options.steps, clock, writers)
 
 
 def _open_profiler(workdir: Path, config: Config) -> Profiler:
-    return Profiler(workdir / "profile", config.train.get("profile") if is_first() else None)
+    return Profiler(workdir / "profile", optional(config.train, "train.profile") if is_first() else None)
 
 
 def _count(params: Params) -> int:

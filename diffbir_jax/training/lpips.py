@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import Params
 from diffbir_jax.models.backbones import VGG16, AlexNet
 from diffbir_jax.models.lpips import Backbone, feature_distance, lpips_shapes, unit_features
@@ -64,5 +65,5 @@ def lpips_loss(
 
 def _network(net: Net, dtype: DTypeLike = jnp.float32) -> Backbone:
     if net not in NETS:
-        raise ValueError(f"net is {net!r}, allowed are {', '.join(NETS)}")
+        raise UserError(f"net is {net!r}, allowed are {', '.join(NETS)}")
     return NETS[net](dtype=dtype)

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
-from diffbir_jax.training.state import Config, LossFn, Params
+from diffbir_jax.training.config import Config
+from diffbir_jax.training.state import LossFn, Params
 
 # Stage -> module of this package whose `make(config)` returns its Objective.
 STAGES = {name: name for name in ("rm", "vae", "decoder", "prior", "regeneration", "one_step")} | {
@@ -45,5 +47,5 @@ def make_objective(config: Config) -> Objective:
         ValueError: if there is no such stage.
     """
     if config.objective not in STAGES:
-        raise ValueError(f"config.objective is {config.objective!r}, allowed are {', '.join(STAGES)}.")
+        raise UserError(f"config.objective is {config.objective!r}, allowed are {', '.join(STAGES)}.")
     return importlib.import_module(f"diffbir_jax.training.{STAGES[config.objective]}").make(config)

@@ -20,6 +20,7 @@ from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from diffbir_jax.models.presets import Preset, get_preset
 from diffbir_jax.text.tokenizer import tokenize
+from diffbir_jax.training.config import Config, optional
 from diffbir_jax.training.decoder import ENCODER, gradient_ratio, hinge
 from diffbir_jax.training.lpips import load_lpips, lpips_loss
 from diffbir_jax.training.objective import Objective
@@ -27,7 +28,7 @@ from diffbir_jax.training.perceptual import load_features, perceptual_loss
 from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.rm import mean_psnr
 from diffbir_jax.training.sources import to_signed, to_unit
-from diffbir_jax.training.state import Batch, Config
+from diffbir_jax.training.state import Batch
 from diffbir_jax.training.taught import taught_batches
 from diffbir_jax.training.vae import reconstruction_terms, weighted_sum
 from diffbir_jax.weights.loading import PRECISIONS
@@ -62,7 +63,7 @@ def make(config: Config) -> Objective:
         ValueError: a setting is not allowed, or a file does not fit.
     """
     preset = get_preset(config.preset)
-    networks = make_networks(preset, PRECISIONS[config.get("precision", "fp32")], config.get("remat", False))
+    networks = make_networks(preset, PRECISIONS[optional(config, "precision")], optional(config, "remat"))
     discriminator = PatchDiscriminator(DiscriminatorConfig(**config.discriminator))
     train, held_out = taught_batches(config)
     sample = held_out(0)
@@ -268,7 +269,7 @@ def starting_weights(
     z, t = jnp.zeros(z.shape), jnp.zeros(1, jnp.int32)
     dim = networks.unet.config.context_dim
     inputs = (z, t) if dim is None else (z, t, jnp.zeros((1, 77, dim)))
-    unet = _loaded(weights.get("unet"), networks.unet, keys[0], *inputs)
+    unet = _loaded(optional(weights, "weights.unet"), networks.unet, keys[0], *inputs)
     frozen = {
         "rm": load_weights(weights.rm, abstract(networks.rm, image)),
         "vae": {k: vae[k] for k in ENCODER if k in vae},
@@ -280,7 +281,7 @@ def starting_weights(
     params = {
         "vae": {k: v for k, v in vae.items() if k not in ENCODER},
         "unet": unet,
-        "control": _loaded_control(weights.get("control"), networks.control, unet, z, *inputs),
+        "control": _loaded_control(optional(weights, "weights.control"), networks.control, unet, z, *inputs),
     }
     if config.loss.get("adversarial"):
         params["discriminator"] = init(discriminator, keys[2], image)

@@ -16,11 +16,14 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches, HostBatch
+from diffbir_jax.files.writing import replacing
 from diffbir_jax.models.apply import Params
 from diffbir_jax.sharding import batch_sharding, make_mesh, replicated
+from diffbir_jax.training.config import Config
 from diffbir_jax.training.distributed import is_first
-from diffbir_jax.training.state import Batch, Config
+from diffbir_jax.training.state import Batch
 
 # Settings of `config.data` that change neither crops nor what is made of them.
 INDIFFERENT = ("batch_size", "cache", "workers", "threads", "ahead", "max_broken", "keep_decoded")
@@ -103,7 +106,7 @@ def pool_batches(
     """
     data, path = config.data, Path(config.data.cache).expanduser()
     if data.pool < data.batch_size:
-        raise ValueError(
+        raise UserError(
             f"config.data.pool is {data.pool}, must be at least the batch size {data.batch_size}."
         )
     wanted = _made_for(config, made_from)
@@ -113,7 +116,7 @@ def pool_batches(
     stored = dict(np.load(path))
     made_for = str(stored.pop(MADE_FOR, "something else"))
     if made_for != wanted:
-        raise ValueError(
+        raise UserError(
             f"{path} was made for ({made_for}), this run needs ({wanted}): delete it or change config.data.cache."
         )
     broken = dict(json.loads(str(stored.pop(BROKEN, "[]")))) if is_first() else {}
@@ -134,14 +137,10 @@ def _made_for(config: Config, made_from: Mapping[str, str]) -> str:
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz file that is there as a whole or not at all, whoever else is writing it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes of other machines may have the same number.
     partial = path.with_name(f"{path.name}.{jax.process_index()}-{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, partial) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _wait(path: Path, seconds: float = 1.0) -> None:

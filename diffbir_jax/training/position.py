@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.training.distributed import gathered
 
@@ -41,7 +42,7 @@ def resume(batches: Batches, saved: dict[str, Any] | None) -> None:
         if before.get(name) != now.get(name)
     ]
     if changes:
-        raise ValueError(
+        raise UserError(
             f"the data of this run changed since its checkpoint: {'; '.join(changes)}. Set them back, or begin anew "
             "with a new --workdir"
         )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import split
 from diffbir_jax.diffusion.schedule import (
     Schedule,
@@ -16,10 +17,11 @@ from diffbir_jax.diffusion.schedule import (
 )
 from diffbir_jax.models.apply import apply, init
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.training.config import Config
 from diffbir_jax.training.latents import latent_batches
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
-from diffbir_jax.training.state import Config, LossFn
+from diffbir_jax.training.state import LossFn
 
 # Timesteps, as shares of T, at which the held-out loss is reported.
 VALIDATION_TIMES = (0.1, 0.25, 0.4, 0.7)
@@ -95,7 +97,7 @@ def diffusion_loss(
         ValueError: gamma is not above 0.
     """
     if min_snr is not None and not min_snr > 0:
-        raise ValueError(f"min_snr is {min_snr}, must be above 0 (5 in the paper), or None for no weights")
+        raise UserError(f"min_snr is {min_snr}, must be above 0 (5 in the paper), or None for no weights")
 
     def loss(params: dict, frozen: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         times, noises = jax.random.split(key)

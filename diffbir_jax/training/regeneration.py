@@ -1,4 +1,4 @@
-"""Stage 2 as the papers train it: IRControlNet learns to regenerate detail; `control_images.py` has the loss."""
+"""Stage 2 as the papers train it: IRControlNet learns detail from pairs of images (`control_images.py`)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,16 +6,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import Params, init
 from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.presets import Preset, get_preset
+from diffbir_jax.training.config import Config, optional
 from diffbir_jax.training.control_images import Stage2, Stage2Options, abstract_frozen, make_stage2
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.pool import Encoder, LatentBatches, pool_batches
 from diffbir_jax.training.prior import validation
 from diffbir_jax.training.sampled import both, restoration
 from diffbir_jax.training.sources import Tokenized, training_batches
-from diffbir_jax.training.state import Config
 from diffbir_jax.weights.loading import abstract_params, stored, weight_files, with_stage1
 from diffbir_jax.weights.safetensors import checksum, load_weights
 
@@ -45,7 +46,7 @@ def make(config: Config) -> Objective:
     weights = _load(config, preset, list(abstract_frozen(preset, options)))
     train, held_out = images = _batches(config, preset)
     params, frozen, examples = _start(config, preset, options, weights["unet"]), weights, held_out(0)
-    if config.data.get("cache"):
+    if optional(config.data, "data.cache"):
         train, held_out = _encoded(config, preset, options, stage2, weights, images)
         frozen = {"unet": weights["unet"]}
 
@@ -90,8 +91,8 @@ def _files(config: Config, preset: Preset, names: list[str]) -> dict[str, Path]:
 def _batches(config: Config, preset: Preset) -> tuple[Tokenized, Tokenized]:
     """Training and held-out batches, captions as tokens."""
     if config.data.captions and preset.text is None:
-        raise ValueError(f"preset {preset.name} reads no text: set config.data.captions to None")
-    train, held_out = training_batches(config, whole=bool(config.data.get("cache")))
+        raise UserError(f"preset {preset.name} reads no text: set config.data.captions to None")
+    train, held_out = training_batches(config, whole=bool(optional(config.data, "data.cache")))
     return Tokenized(train), Tokenized(held_out)
 
 
@@ -109,7 +110,7 @@ def _encoded(
     made_from |= {"condition": options.condition, "precision": options.precision}
     sources = zip(("training", "held_out"), images, strict=True)
     made_from |= {name: _origin(batches) for name, batches in sources}
-    shared = () if config.data.get("captions") else ("context",)
+    shared = () if optional(config.data, "data.captions") else ("context",)
 
     def encoder() -> Encoder:
         frozen = stored({name: weights[name] for name in used}, options.dtype)
@@ -128,7 +129,7 @@ def _start(config: Config, preset: Preset, options: Stage2Options, unet: Params)
     """What is trained, float32, as it is before the first step."""
     start, keys = config.model.control.init, jax.random.split(jax.random.key(config.seed))
     if start not in STARTS:
-        raise ValueError(f"config.model.control.init is {start!r}, allowed are {', '.join(STARTS)}")
+        raise UserError(f"config.model.control.init is {start!r}, allowed are {', '.join(STARTS)}")
     params = {"control": init_from_unet(unet, preset.vae.embed_dim)}
     if start == "scratch":
         params["control"] = init(preset.make_control(), keys[0], *_control_inputs(preset))

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import abstract, apply, init
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.training.config import Config, optional
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.sources import to_unit, training_batches
-from diffbir_jax.training.state import Config
 from diffbir_jax.weights.safetensors import load_weights
 
 # Of each image's mean squared error. Its logarithm (NAFNet, Chen et al., 2022) is the PSNR up to a factor: easy and
@@ -29,11 +30,11 @@ def make(config: Config) -> Objective:
         ValueError: another loss.
     """
     if config.loss not in LOSSES:
-        raise ValueError(f"config.loss is {config.loss!r}, allowed are {', '.join(LOSSES)}.")
-    module, floor = get_preset(config.preset).make_rm(), config.get("floor", 1e-6)
+        raise UserError(f"config.loss is {config.loss!r}, allowed are {', '.join(LOSSES)}.")
+    module, floor = get_preset(config.preset).make_rm(), optional(config, "floor")
     train, held_out = training_batches(config)
     sample = to_unit(held_out(0)["lq"])
-    start = config.get("weights", {}).get("rm")
+    start = optional(optional(config, "weights"), "weights.rm")
     params = (
         load_weights(start, abstract(module, sample[:1]))
         if start

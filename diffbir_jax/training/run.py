@@ -10,12 +10,14 @@ from jax.sharding import Mesh
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.training.best import Best
 from diffbir_jax.training.checkpoints import Checkpoints
+from diffbir_jax.training.config import Config, optional
 from diffbir_jax.training.distributed import is_first, local
 from diffbir_jax.training.divergence import LossGuard
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.position import position_of
 from diffbir_jax.training.report import Report
-from diffbir_jax.training.state import Config, Params, TrainState, learning_rate
+from diffbir_jax.training.state import Params, TrainState, learning_rate
+from diffbir_jax.training.writers import EXPORT
 from diffbir_jax.weights.safetensors import save_weights
 
 
@@ -45,7 +47,7 @@ class Run:
     _guard: LossGuard = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._guard = LossGuard(self.config.train.get("diverged_above"))
+        self._guard = LossGuard(optional(self.config.train, "train.diverged_above"))
 
     def after(self, step: int, state: TrainState, metrics: dict[str, jax.Array], stopped: bool) -> None:
         """Log, save and validate, as far as it is time for that.
@@ -72,7 +74,7 @@ class Run:
 
     def export(self, state: TrainState, workdir: Path) -> None:
         """Write the weights of `state`, and those of the best one, into folders of `workdir`."""
-        self._write(state, workdir / "export")
+        self._write(state, workdir / EXPORT)
         if self.best is not None and self.best.checkpoints.latest is not None:
             self._write(self.best.checkpoints.restore(state), workdir / "export_best")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import HostBatch
 from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.metrics.fidelity import psnr, ssim
@@ -17,8 +18,8 @@ from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.planner import default_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.options import Options
+from diffbir_jax.training.config import Section
 from diffbir_jax.training.report import tile_grid
-from diffbir_jax.training.state import Config
 from diffbir_jax.weights.loading import stored
 
 # (EMA params, frozen) -> (metrics, picture (H, W, 3) uint8), as `Objective.validate`.
@@ -32,7 +33,7 @@ SHOWN = 8
 
 
 def restoration(
-    preset: Preset, dtype: Any, sampling: Config, batch: HostBatch, rest: dict[str, Params] | None = None
+    preset: Preset, dtype: Any, sampling: Section, batch: HostBatch, rest: dict[str, Params] | None = None
 ) -> Validate:
     """Return the validation that restores held-out images as `sample.py` does, but for enlarging small ones.
 
@@ -54,7 +55,7 @@ def restoration(
     """
     options, held = sampling_options(preset, sampling), len(batch["lq"])
     if not 1 <= sampling.images <= held:
-        raise ValueError(
+        raise UserError(
             f"config.sampling.images is {sampling.images}, allowed are 0 to {held}, the held-out images that there are "
             "(config.data.validation_size)"
         )
@@ -71,7 +72,7 @@ def restoration(
     return validate
 
 
-def sampling_options(preset: Preset, sampling: Config) -> Options:
+def sampling_options(preset: Preset, sampling: Section) -> Options:
     """Return the preset's operating point with what is given of `steps`, `guidance_scale` and `cfg_scale`.
 
     Raises:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from diffbir_jax.training.state import Config
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.training.config import Config, Train, optional
 
 COUNTS = {
     "train": ("steps", "log_every", "eval_every", "checkpoint_every", "keep"),
@@ -17,12 +18,12 @@ def check_config(config: Config) -> None:
         ValueError: there are such settings; the message lists them.
     """
     if "objective" not in config:
-        raise ValueError(
+        raise UserError(
             "this configuration describes data alone, as it names no config.objective: look at it with "
             "python -m diffbir_jax.data.preview"
         )
     if problems := [*_problems(config), *_problems_of_watching(config.train)]:
-        raise ValueError("; ".join(problems))
+        raise UserError("; ".join(problems))
 
 
 def _problems(config: Config) -> Iterator[str]:
@@ -40,12 +41,13 @@ def _problems(config: Config) -> Iterator[str]:
             yield f"config.train.{name} is {shares}, must be in [0, 1)"
 
 
-def _problems_of_watching(options: Config) -> Iterator[str]:
+def _problems_of_watching(options: Train) -> Iterator[str]:
     """What is wrong with settings that may be missing or None."""
     for name, least in {"diverged_above": 1, "peak_tflops": 0}.items():
-        if (value := options.get(name)) is not None and not value > least:
+        if (value := optional(options, f"train.{name}")) is not None and not value > least:
             yield f"config.train.{name} is {value}, must be above {least}, or None"
-    if (steps := options.get("profile")) is not None and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+    steps, rule = (optional(options, f"train.{name}") for name in ("profile", "keep_best"))
+    if steps is not None and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
         yield f"config.train.profile is {tuple(steps)}, must be the first and the last step to trace, or None"
-    if (rule := options.get("keep_best")) is not None and rule.rpartition(":")[2] not in ("min", "max"):
+    if rule is not None and rule.rpartition(":")[2] not in ("min", "max"):
         yield f"config.train.keep_best is {rule!r}, must be a validation metric with :min or :max, or None"

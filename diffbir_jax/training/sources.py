@@ -12,7 +12,7 @@ from diffbir_jax.data.batches import Batches, HostBatch
 from diffbir_jax.data.degradation import make_degradation
 from diffbir_jax.data.photos import CropConfig, PairBatches, load_photos
 from diffbir_jax.text.tokenizer import tokenize
-from diffbir_jax.training.state import Config
+from diffbir_jax.training.config import Config, Section, optional
 
 # One photo of every so many is held out of training, beginning at the offset (or at the last photo of a small set).
 HELD_OUT_EVERY, HELD_OUT_OFFSET = 16, 11
@@ -102,15 +102,15 @@ def photo_batches(config: Config) -> tuple[PairBatches, PairBatches]:
     )
 
 
-def _split(data: Config) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _split(data: Section) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Photos to train on and photos held out, from a folder each, or from one folder."""
     photos = load_photos(data.folder)
-    if data.get("held_out"):
+    if optional(data, "data.held_out"):
         return photos, load_photos(data.held_out)
     first = min(HELD_OUT_OFFSET, len(photos) - 1)
     kept = [p for i, p in enumerate(photos) if (i - first) % HELD_OUT_EVERY] or photos
     return kept, photos[first::HELD_OUT_EVERY]
 
 
-def _plain(config: Config) -> dict:
+def _plain(config: Section) -> dict:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffbir_jax.training.flops import count
+
 # Dense bfloat16 TFLOP/s of one device by `device_kind`, as their makers publish them.
 PEAK_TFLOPS = {
     "TPU v2": 22.5,
@@ -25,16 +27,17 @@ PEAK_TFLOPS = {
 }
 
 
-def compile_step(step: Callable, *arguments: Any) -> tuple[Callable, float | None]:
+def compile_step(step: Callable, *arguments: Any) -> tuple[Callable, float]:
     """Compile a jitted step for its arguments.
 
     Returns:
-        The program, and how many FLOPs one device does in it, by XLA's count: what is computed twice (remat) counts
-        twice, and the body of a loop once. None where XLA does not count.
+        The program, and how many FLOPs one device does in it, if all that hold arguments do as much. They are those of
+        products (`flops.count`): what is computed twice (remat) counts twice, and the body of a loop, such as the parts
+        of a batch that is accumulated, as often as it runs. XLA's own count has it once.
     """
-    program = step.lower(*arguments).compile()
-    cost = program.cost_analysis() or {}
-    return program, cost.get("flops")
+    traced: Any = step.trace(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
+    devices = max(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(arguments))
+    return traced.lower().compile(), count(traced.jaxpr).total / devices
 
 
 class Stopwatch:
@@ -49,7 +52,7 @@ class Stopwatch:
 
     def restart(self, flops: float | None = None) -> None:
         """Take the next step to begin now; `flops`, if given, is what each takes on one device."""
-        self._flops = flops or self._flops
+        self._flops = self._flops if flops is None else flops
         self._last = time.perf_counter()
 
     def step(self) -> None:
@@ -71,7 +74,7 @@ class Stopwatch:
         mean = float(np.mean(seconds))
         values = {"images_per_second": self._batch / mean}
         values |= {f"step_seconds_p{p}": float(np.percentile(seconds, p)) for p in (50, 90, 99)}
-        if self._peak and self._flops:
+        if self._peak and self._flops is not None:
             values["mfu"] = self._flops / mean / (1e12 * self._peak)
         return values
 

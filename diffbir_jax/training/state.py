@@ -1,15 +1,16 @@
 """The training state and the one jitted step that every objective shares."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import Params
+from diffbir_jax.training.config import OPTIONAL, Optimizer
 
-Config = Any  # ml_collections.ConfigDict, whose attributes no type checker can know
 Batch = dict[str, jax.Array]
 LossFn = Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -32,7 +33,7 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
+def make_optimizer(config: Optimizer) -> optax.GradientTransformation:
     """AdamW with linear warm-up, cosine decay and global-norm clipping.
 
     Args:
@@ -43,7 +44,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
 
 
-def learning_rate(config: Config) -> optax.Schedule:
+def learning_rate(config: Optimizer) -> optax.Schedule:
     """Return the learning rate by optimizer step.
 
     Args:
@@ -53,10 +54,11 @@ def learning_rate(config: Config) -> optax.Schedule:
     curve = optax.warmup_cosine_decay_schedule(
         0.0, config.lr, config.warmup, max(config.steps, config.warmup + 1), config.lr * config.final_lr
     )
-    peaks = [config.lr, *(peak for _, peak in getattr(config, "lr_steps", ()))]
-    starts = [int(step) for step, _ in getattr(config, "lr_steps", ())]
+    changes = getattr(config, "lr_steps", OPTIONAL["train.lr_steps"])
+    peaks = [config.lr, *(peak for _, peak in changes)]
+    starts = [int(step) for step, _ in changes]
     if starts != sorted(set(starts)):
-        raise ValueError(f"config.train.lr_steps begin at {starts}, must be in ascending order")
+        raise UserError(f"config.train.lr_steps begin at {starts}, must be in ascending order")
     ratios = {step: after / before for step, before, after in zip(starts, peaks, peaks[1:])}
     drops = optax.piecewise_constant_schedule(1.0, ratios)
     return lambda count: curve(count) * drops(count)
@@ -111,7 +113,7 @@ def gradients(loss_fn: LossFn, accumulate: int = 1) -> Callable:
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     if accumulate < 1:
-        raise ValueError(f"config.train.accumulate is {accumulate}, must be at least 1")
+        raise UserError(f"config.train.accumulate is {accumulate}, must be at least 1")
     if accumulate == 1:
         return value_and_grad
 
@@ -132,7 +134,7 @@ def _parts(batch: Batch, count: int) -> Batch:
     """(B, ...) -> (count, B / count, ...) of each array."""
     size = len(next(iter(batch.values())))
     if size % count:
-        raise ValueError(
+        raise UserError(
             f"config.train.accumulate is {count}, must divide the batch of {size} (config.data.batch_size)"
         )
     return {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}

@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.training.grid import Overrides, run_name
 from diffbir_jax.training.table import write_tables
-from diffbir_jax.training.writers import LINES, read_lines
+from diffbir_jax.training.writers import EXPORT, LINES, read_lines
 
 # What became of a run.
 DONE, FAILED, STOPPED, WAITING = "done", "failed", "stopped", "waiting"
@@ -66,7 +67,7 @@ def make_runs(grid: Sequence[Overrides], workdir: Path, arguments: Sequence[str]
     if not path.exists():
         path.write_text(json.dumps(list(arguments)) + "\n", "utf-8")
     if (before := json.loads(path.read_text("utf-8"))) != list(arguments):
-        raise ValueError(
+        raise UserError(
             f"{workdir} is of a sweep with the arguments {before}, given are {list(arguments)}: give a new --workdir"
         )
     return [Run(overrides, workdir / run_name(overrides)) for overrides in grid]
@@ -124,10 +125,8 @@ def _judge(run: Run, code: int, begin: int) -> None:
         run.note(FAILED, f"killed by {signal.Signals(-code).name}")
     elif code:
         run.note(FAILED, last)
-    elif "stopped and saved at step" in text:
-        run.note(STOPPED)
     else:
-        run.note(DONE)
+        run.note(DONE if (run.folder / EXPORT).exists() else STOPPED)
 
 
 @contextmanager

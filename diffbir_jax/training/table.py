@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffbir_jax.console.tables import markdown_table
+
 PREFIX = "validation/"
 # Of metrics whose names begin like this the lowest is the best, of all others the highest.
 LOWER_IS_BETTER = ("loss", "lpips", "dists", "niqe", "fid", "spectral")
@@ -26,8 +28,8 @@ def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     full = [[{**row, "reason": why}.get(name, "") for name in columns] for row, why in zip(cells, reasons)]
     with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns, *full])
-    lines = [columns, ["---"] * len(columns), *([_short(cell) for cell in row] for row in full)]
-    (folder / "results.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines), "utf-8")
+    table = markdown_table(columns, [[_short(cell) for cell in row] for row in full])
+    (folder / "results.md").write_text(table, "utf-8")
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, Cell]:

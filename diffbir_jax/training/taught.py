@@ -7,8 +7,8 @@ import numpy as np
 
 from diffbir_jax.data.batches import Batches, HostBatch
 from diffbir_jax.imaging.bytes import resize_bytes
+from diffbir_jax.training.config import Config, optional
 from diffbir_jax.training.sources import training_batches
-from diffbir_jax.training.state import Config
 
 
 def taught_batches(config: Config) -> tuple[Batches, Batches]:
@@ -19,7 +19,7 @@ def taught_batches(config: Config) -> tuple[Batches, Batches]:
             from its files.
     """
     train, held_out = training_batches(config)
-    if not config.data.get("teacher"):
+    if not optional(config.data, "data.teacher"):
         return Untaught(train), held_out
     samples = load_samples(config.data.teacher)
     count = round(config.data.taught * config.data.batch_size)

@@ -1,5 +1,7 @@
 """The autoencoder of latent diffusion: reconstruction and a small KL (Rombach et al., 2022)."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +10,11 @@ from einops import rearrange
 from diffbir_jax.models.apply import Params, apply, init
 from diffbir_jax.models.layers import space_to_depth
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.training.config import Config, Section
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.rm import mean_psnr
 from diffbir_jax.training.sources import to_signed, training_batches
-from diffbir_jax.training.state import Config
 
 
 def make(config: Config) -> Objective:
@@ -129,6 +131,6 @@ def kl(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     return 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
 
 
-def weighted_sum(weights: Config, terms: dict[str, jax.Array]) -> jax.Array:
+def weighted_sum(weights: Section | Mapping[str, float], terms: dict[str, jax.Array]) -> jax.Array:
     """Return the sum of the loss terms, each times the weight of its name."""
     return jnp.stack([weights[name] * value for name, value in terms.items()]).sum()

@@ -13,7 +13,10 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-LINES = "metrics.jsonl"
+from diffbir_jax.console.errors import UserError
+
+# In the work folder of a run: its numbers, and the weights, which are there only once the last step is done.
+LINES, EXPORT = "metrics.jsonl", "export"
 
 
 class Writer(Protocol):
@@ -90,7 +93,7 @@ class WandB:
         try:
             self._wandb = importlib.import_module("wandb")
         except ImportError as error:
-            raise ValueError(
+            raise UserError(
                 f"config.train.wandb is {project!r}, but wandb is not installed: pip install wandb, or set it to None"
             ) from error
         path = workdir / "wandb.txt"

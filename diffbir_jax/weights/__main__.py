@@ -5,7 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffbir_jax.console.errors import EXPECTED
 from diffbir_jax.console.parser import INTERRUPTED, Parser
+from diffbir_jax.console.tables import aligned
 from diffbir_jax.weights.file import WeightFile
 from diffbir_jax.weights.places import default_folder, fetch, find
 from diffbir_jax.weights.registry import NEEDED, REGISTRY, needed, needed_by
@@ -60,8 +62,7 @@ def row(file: WeightFile, folder: Path | None) -> tuple[str, ...]:
 def table(folder: Path | None) -> str:
     """Return the registry as aligned text."""
     rows = [HEADER, *(row(file, folder) for file in REGISTRY.values())]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(cells, widths)).rstrip() for cells in rows)
+    return aligned(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             progress = flags.verb == "fetch" and not flags.quiet
             print(fetch(name, folder=flags.folder, offline=offline, progress=progress))
-        except (OSError, ValueError) as error:
+        except EXPECTED as error:
             print(error, file=sys.stderr)
             failed = True
         except KeyboardInterrupt:

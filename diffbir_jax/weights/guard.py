@@ -1,10 +1,12 @@
 """What keeps the folder of weights sound: the checksums first seen, no web page among them, one download at a time."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.writing import replacing
 
 try:
     import fcntl
@@ -28,7 +30,7 @@ def read_record(folder: Path) -> dict[str, str]:
         if not (isinstance(record, dict) and all(isinstance(digest, str) for digest in record.values())):
             raise ValueError("no table of names and checksums")
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged ({error}): mend it, or remove it and the next download counts as the first."
         ) from error
     return record
@@ -36,9 +38,8 @@ def read_record(folder: Path) -> dict[str, str]:
 
 def write_record(folder: Path, record: dict[str, str]) -> None:
     """Write what `read_record` reads, atomically."""
-    partial = folder / f"{RECORD}.partial"
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / RECORD)
+    with replacing(folder / RECORD) as file:
+        file.write((json.dumps(record, indent=2) + "\n").encode())
 
 
 def looks_like_weights(path: Path, name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import Params, abstract
 from diffbir_jax.models.presets import Preset, restoration_config
 from diffbir_jax.weights import default_folder
@@ -44,7 +45,7 @@ def with_stage1(preset: Preset, choice: str | None, folder: str | Path | None = 
     if choice is None:
         return preset
     if not choice:
-        raise ValueError(f"stage 1 is '', allowed are {NO_STAGE1}, a name, a .safetensors file or a folder")
+        raise UserError(f"stage 1 is '', allowed are {NO_STAGE1}, a name, a .safetensors file or a folder")
     if choice == NO_STAGE1:
         return dataclasses.replace(preset, rm=None)
     named = weights_folder(preset, folder) / f"{choice}.safetensors"
@@ -57,7 +58,7 @@ def with_stage1(preset: Preset, choice: str | None, folder: str | Path | None = 
     try:
         config = restoration_config(read_metadata(path))
     except ValueError as error:
-        raise ValueError(f"{path}: is no restoration module: {error}") from None
+        raise UserError(f"{path}: is no restoration module: {error}") from None
     stem = str(path.absolute()).removesuffix(".safetensors")
     return dataclasses.replace(preset, rm=config, files=preset.files._replace(rm=stem))
 

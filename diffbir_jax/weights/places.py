@@ -4,6 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.weights.download import from_mirrors
 from diffbir_jax.weights.file import WeightFile
 from diffbir_jax.weights.registry import REGISTRY
@@ -83,7 +84,7 @@ def fetch(
 
 def _registered(name: str) -> WeightFile:
     if name not in REGISTRY:
-        raise ValueError(f"no published file {name!r}: choose from {', '.join(REGISTRY)}.")
+        raise UserError(f"no published file {name!r}: choose from {', '.join(REGISTRY)}.")
     return REGISTRY[name]
 
 
@@ -110,7 +111,7 @@ def _given(file: WeightFile, path: Path) -> Path:
 def _sized(file: WeightFile, path: Path) -> Path:
     size = path.stat().st_size
     if file.size not in (None, size):
-        raise ValueError(f"{path} has {size:,} bytes, {file.name} has {file.size:,}: remove or replace it.")
+        raise UserError(f"{path} has {size:,} bytes, {file.name} has {file.size:,}: remove or replace it.")
     return path
 
 

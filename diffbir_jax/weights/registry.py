@@ -1,5 +1,6 @@
 """The table of published files. Where each size, checksum and mirror was found: docs/weights.md."""
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.weights.file import Package, WeightFile
 
 OPENRAIL = "CreativeML Open RAIL++-M"
@@ -232,9 +233,9 @@ def needed(version: str, task: str) -> list[WeightFile]:
     """
     tasks = NEEDED.get(version)
     if tasks is None:
-        raise ValueError(f"no version {version!r}: choose from {', '.join(NEEDED)}.")
+        raise UserError(f"no version {version!r}: choose from {', '.join(NEEDED)}.")
     if task not in tasks:
-        raise ValueError(f"no task {task!r}: choose from {', '.join(tasks)}.")
+        raise UserError(f"no task {task!r}: choose from {', '.join(tasks)}.")
     return [REGISTRY[name] for name in tasks[task]]
 
 

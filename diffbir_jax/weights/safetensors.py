@@ -3,16 +3,18 @@
 import hashlib
 import json
 import math
-import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.writing import replacing
 
 # What files store, by the name of numpy (and of ml_dtypes, which jax brings) and of safetensors.
 STORED_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64"}
@@ -83,10 +85,9 @@ def write_arrays(
         ValueError: the parts do not add up to the shapes, or a dtype is not allowed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     header, sizes = _header(shapes, dtypes, metadata)
     digest, written = hashlib.sha256(header), Counter[str]()
-    with _replacing(path) as file:
+    with replacing(path, path.with_name(f"{path.name}.partial")) as file:
         file.write(header)
         for key, part in parts:
             values = np.ascontiguousarray(part, dtypes[key]).reshape(-1).view(np.uint8)
@@ -124,7 +125,7 @@ def load_weights(path: str | Path, like: dict[str, Any]) -> dict[str, Any]:
         flat = {key: file.get_tensor(key).astype(np.float32, copy=False) for key in file.keys()}  # noqa: SIM118
     problems = mismatches(flat, flatten(like))
     if problems:
-        raise ValueError(
+        raise UserError(
             f"{path} does not fit the model ({len(problems)} problems):\n  " + "\n  ".join(problems)
         )
     return unflatten(flat)
@@ -151,19 +152,6 @@ def _existing(path: str | Path) -> Path:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends without an error, and vanishes otherwise."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
     """An open safetensors file."""
     path = _existing(path)
@@ -171,7 +159,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
         with safe_open(path, "np") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a safetensors file ({error}): give one written by train.py or convert_weights.py."
         ) from error
 

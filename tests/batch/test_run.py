@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffbir_jax.batch import ahead, drive
 from diffbir_jax.batch.jobs import noise_index
+from diffbir_jax.console.errors import UserError
 from tests.batch.fake import Fake
 from tests.command import call, complaint, save, written
 from tests.micro import picture
@@ -122,20 +124,29 @@ def test_memory_may_fail_again(fake: Fake, capsys) -> None:
 def test_what_the_pipeline_refuses(fake: Fake, capsys) -> None:
     for name in "ab":
         save(Path(f"in/{name}.png"))
-    fake.errors[index("b")] = ValueError("upscale is 0.01")
+    fake.errors[index("b")] = UserError("upscale is 0.01")
     assert restore() == 1
     assert complaint(capsys) == "sample.py: in/b.png: upscale is 0.01\n"
     assert written() == ["a.json", "a.png"]
 
 
+def wrong_shape() -> Exception:
+    """What JAX raises for shapes that do not fit: a ValueError that no user can mend."""
+    with pytest.raises(ValueError) as caught:
+        jnp.broadcast_to(jnp.ones(2), (3,))
+    return caught.value
+
+
 @pytest.mark.parametrize("raised", [False, True])
-def test_bugs_show_their_traceback(fake: Fake, capsys, raised: bool) -> None:
+@pytest.mark.parametrize("bug", [KeyError("a bug"), wrong_shape()], ids=["key", "shape"])
+def test_bugs_show_their_traceback(fake: Fake, capsys, bug: Exception, raised: bool) -> None:
     """After what was computed is written and the rest named."""
     for name in "abcd":
         save(Path(f"in/{name}.png"))
-    (fake.raises if raised else fake.errors)[index("c")] = KeyError("a bug")
-    with pytest.raises(KeyError, match="a bug"):
+    (fake.raises if raised else fake.errors)[index("c")] = bug
+    with pytest.raises(type(bug)) as caught:
         restore("--no-sidecar", "--report", "r.json")
+    assert caught.value is bug
     assert written() == ["a.png", "b.png", "d.png"]
     streams = capsys.readouterr()
     assert "stopped by an error, 1 of 4 images left" in streams.err

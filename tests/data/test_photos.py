@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -5,6 +6,7 @@ from PIL import Image
 
 from diffbir_jax.data.degradation import FirstOrder
 from diffbir_jax.data.photos import CropConfig, PairBatches, detail, load_photos, random_crop
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.training.sources import HELD_OUT_EVERY, photo_batches
 
 
@@ -21,12 +23,30 @@ def batches(degradation=None, seed=0, photos=None):
 
 def test_photos_are_read_in_name_order(tmp_path):
     for name, level in (("b.png", 2), ("a.PNG", 1), ("c.webp", 3)):
-        Image.new("RGB", (5, 4), (level,) * 3).save(tmp_path / name, lossless=True)
-    Image.new("L", (5, 4), 9).save(tmp_path / "grey.png")
+        Image.new("RGB", (20, 16), (level,) * 3).save(tmp_path / name, lossless=True)
+    Image.new("L", (20, 16), 9).save(tmp_path / "grey.png")
     (tmp_path / "notes.txt").write_text("no photo")
     photos = load_photos(tmp_path)
     assert [int(p[0, 0, 0]) for p in photos] == [1, 2, 3, 9]
-    assert {(p.shape, p.dtype.name) for p in photos} == {((4, 5, 3), "uint8")}
+    assert {(p.shape, p.dtype.name) for p in photos} == {((16, 20, 3), "uint8")}
+
+
+def test_photos_are_what_viewers_show(tmp_path):
+    """Turned by EXIF's orientation, transparency over white, 16 bits rounded to 8."""
+    rgb = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=exif)
+    alpha = np.full((16, 24, 1), 255, np.uint8)
+    alpha[:, :8] = 0
+    Image.fromarray(np.concatenate([rgb, alpha], axis=2)).save(tmp_path / "b.png")
+    deep = rgb.astype(np.uint16) * 257 + np.where(rgb < 255, 128, 0).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "c.png"), deep[..., ::-1])
+    turned, over_white, rounded = load_photos(tmp_path)
+    np.testing.assert_array_equal(turned, np.rot90(rgb, -1))
+    np.testing.assert_array_equal(over_white, np.where(alpha > 0, rgb, 255))
+    # 128 of 257 steps above a level still round to it; to cut the lower 8 bits off would not.
+    np.testing.assert_array_equal(rounded, rgb)
 
 
 @pytest.mark.parametrize("folder", ["", "absent"])
@@ -36,9 +56,9 @@ def test_a_folder_without_photos_says_what_to_do(tmp_path, folder):
 
 
 def test_an_unreadable_photo_is_named(tmp_path):
-    Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
+    Image.new("RGB", (20, 16)).save(tmp_path / "a.png")
     (tmp_path / "broken.jpg").write_bytes(b"not a jpeg")
-    with pytest.raises(ValueError, match=r"broken\.jpg is not a readable photo"):
+    with pytest.raises(ImageFileError, match=r"broken\.jpg: is not a PNG, JPEG, .* image; convert it"):
         load_photos(tmp_path)
 
 

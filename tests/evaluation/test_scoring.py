@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.evaluation import scoring
 from diffbir_jax.evaluation.evaluate import Evaluation, evaluate
 from diffbir_jax.evaluation.metric import Metric, SetScore, Setup, UnavailableError
 from diffbir_jax.evaluation.registry import select
 from diffbir_jax.evaluation.result import Result, read_result
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.metrics.spread import global_deviation, local_deviation
 from diffbir_jax.weights.safetensors import checksum
 from tests.evaluation.folders import Counted, fill_folder, save
@@ -225,7 +227,7 @@ def test_sets_are_scored_as_a_whole_and_kept(folders: Path):
 
 def test_a_set_that_cannot_be_scored_is_told(folders: Path):
     def distance(a: np.ndarray, b: np.ndarray) -> float:
-        raise ValueError("3 images are too few")
+        raise UserError("3 images are too few")
 
     metric = Metric(
         "set", "SET", "set", "lower", lambda setup: SetScore(lambda image: image.mean((0, 1)), distance)
@@ -233,6 +235,17 @@ def test_a_set_that_cannot_be_scored_is_told(folders: Path):
     result = score(folders, [metric])
     assert result.unavailable == {"set": "3 images are too few"}
     assert result.summary == {}
+
+
+def test_an_unreadable_image_of_a_set_ends_the_run(folders: Path):
+    """It is an error of the user, but none of the metric's: nothing is kept of it."""
+
+    def features(image: np.ndarray) -> np.ndarray:
+        raise ImageFileError("b.png: is damaged")
+
+    metric = Metric("set", "SET", "set", "lower", lambda setup: SetScore(features, lambda a, b: 0.0))
+    with pytest.raises(ImageFileError, match="is damaged"):
+        score(folders, [metric])
 
 
 def test_the_protocol_names_folders_without_their_places(folders: Path):

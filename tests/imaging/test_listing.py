@@ -5,7 +5,7 @@ import os
 import pytest
 
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.listing import find_images, list_images
+from diffbir_jax.imaging.listing import find_images
 
 
 def touch(folder, *names):
@@ -18,17 +18,12 @@ def names(paths, folder):
     return [str(path.relative_to(folder)) for path in paths]
 
 
-def test_list_images(tmp_path):
-    touch(tmp_path, "b.PNG", "a.jpg", "c.webp", "e.TIFF", "f.bmp", "notes.txt", ".hidden.png", "sub/g.png")
-    (tmp_path / "d.png").mkdir()
-    assert names(list_images(tmp_path), tmp_path) == ["a.jpg", "b.PNG", "c.webp", "e.TIFF", "f.bmp"]
-
-
 def test_find_images(tmp_path):
     touch(tmp_path, "z.png", "b/c/d.JPEG", "b/a.tif", ".cache/x.png", "b/.x.png", "out/z.png", "b/out/y.webp")
-    touch(tmp_path, "notes.md", "b/c/d.gif")
+    touch(tmp_path, "notes.md", "b/c/d.gif", "e.TIFF", "f.bmp")
+    (tmp_path / "d.png").mkdir()
     found = find_images(tmp_path, exclude=[tmp_path / "b" / ".." / "out", tmp_path / "nowhere"])
-    assert names(found, tmp_path) == ["b/a.tif", "b/c/d.JPEG", "b/out/y.webp", "z.png"]
+    assert names(found, tmp_path) == ["b/a.tif", "b/c/d.JPEG", "b/out/y.webp", "e.TIFF", "f.bmp", "z.png"]
 
 
 def test_links(tmp_path):
@@ -42,15 +37,14 @@ def test_links(tmp_path):
     assert names(find_images(inputs), inputs) == ["a.png", "c.png"]
 
 
-@pytest.mark.parametrize("listing", [list_images, find_images])
-def test_errors(tmp_path, listing):
+def test_errors(tmp_path):
     with pytest.raises(ImageFileError, match="holds no image file; put files ending in .png"):
-        listing(tmp_path)
+        find_images(tmp_path)
     with pytest.raises(ImageFileError, match="no such folder"):
-        listing(tmp_path / "nowhere")
+        find_images(tmp_path / "nowhere")
     touch(tmp_path, "a.png")
     with pytest.raises(ImageFileError, match="is a file, not a folder"):
-        listing(tmp_path / "a.png")
+        find_images(tmp_path / "a.png")
 
 
 def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS
@@ -248,7 +249,7 @@ def script():
         (KeyboardInterrupt(), "train.py: stopped before the first step, so there is nothing to save."),
         (DivergedError("loss is nan"), "train.py: loss is nan"),
         (OSError("no\n space"), "train.py: no space"),
-        (ValueError("2 problems:\n  a\n  b"), "train.py: 2 problems:\n  a\n  b"),
+        (UserError("2 problems:\n  a\n  b"), "train.py: 2 problems:\n  a\n  b"),
     ],
 )
 def test_the_command_ends_in_a_message(script, monkeypatch, error, line):
@@ -262,6 +263,18 @@ def test_the_command_ends_in_a_message(script, monkeypatch, error, line):
     with pytest.raises(SystemExit) as end:
         script.main([])
     assert end.value.code == line  # printed to stderr, with exit status 1
+
+
+def test_a_bug_of_the_loop_keeps_its_traceback(script, monkeypatch):
+    def fail(*_):
+        raise ValueError("shapes (2,) and (3,)")
+
+    monkeypatch.setattr(script, "CONFIG", SimpleNamespace(value=None))
+    monkeypatch.setattr(script, "WORKDIR", SimpleNamespace(value=None))
+    monkeypatch.setattr(script, "meet", lambda: None)
+    monkeypatch.setattr(script, "train", fail)
+    with pytest.raises(ValueError, match="shapes"):
+        script.main([])
 
 
 def test_the_command_says_where_photos_come_from(script, monkeypatch, tmp_path):

@@ -23,11 +23,14 @@ folder, lr = Path(sys.argv[2]), float(sys.argv[3].split("=")[1])
 with (folder / "calls").open("a") as file:
     file.write("x")
 def stop(*_):
-    print("stopped and saved at step 2: go on")
+    print("saved at step 2")
     sys.exit(0)
 signal.signal(signal.SIGTERM, stop)
 if lr == 3:
     os.kill(os.getpid(), signal.SIGKILL)
+if lr == 6:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
 if lr == 4:
     sys.exit("train.py: loss is nan at step 2")
 if lr == 5 and not (folder / "metrics.jsonl").exists():
@@ -35,6 +38,8 @@ if lr == 5 and not (folder / "metrics.jsonl").exists():
     time.sleep(60)
 values = [{"step": s, "validation/psnr": p, "validation/loss": lr / s} for s, p in ((2, 30.25), (4, 20.0))]
 (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in values))
+(folder / "export").mkdir(exist_ok=True)
+print("the prompt was: stopped and saved at step 1")
 """
 
 
@@ -98,6 +103,12 @@ def test_an_interrupted_sweep_goes_on(tmp_path):
     assert [row["state"] for row in rows(tmp_path)] == ["done", "stopped", "waiting"]
     run(tmp_path, "lr=2,5,1")
     assert [(row["state"], row["step"]) for row in rows(tmp_path)] == [("done", "4")] * 3
+
+
+def test_a_run_that_stops_by_itself_is_not_done(tmp_path):
+    """A cluster may tell train.py alone to stop; weights are exported after the last step only, whatever logs say."""
+    run(tmp_path, "lr=6,2")
+    assert [(row["state"], row["reason"]) for row in rows(tmp_path)] == [("stopped", ""), ("done", "")]
 
 
 def test_a_folder_of_another_sweep_is_refused(tmp_path):

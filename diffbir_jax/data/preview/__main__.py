@@ -12,6 +12,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
+from diffbir_jax.console.errors import EXPECTED
 from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.data.preview.pairs import show, time_loader, time_stages
 from diffbir_jax.data.setup import make_loaders
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
     """Run the command; bad input ends in one line."""
     try:
         run(CONFIG.value.to_dict(), Path(OUT.value).expanduser())
-    except (OSError, ValueError) as error:
+    except EXPECTED as error:
         sys.exit("preview: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

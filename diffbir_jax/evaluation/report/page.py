@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.evaluation.report import overview
 from diffbir_jax.evaluation.report.cards import card
 from diffbir_jax.evaluation.report.markup import count, options
@@ -39,7 +40,7 @@ def write_report(results: Sequence[Result], folder: Path, *, cases: int = 100) -
         ImageFileError: the page or a copy cannot be written.
     """
     if cases < 0:
-        raise ValueError(f"cases is {cases}; give how many images get pictures at most, 0 or more")
+        raise UserError(f"cases is {cases}; give how many images get pictures at most, 0 or more")
     sheet = Sheet(tuple(results))
     pictures = copy_pictures(sheet, sheet.cases(cases), folder)
     path = folder / "report.html"

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.evaluation.result import Column, Image, Result
 
 # Metrics that model human judgement, those with ground truths first. The first computed one orders the images.
@@ -42,13 +43,13 @@ class Sheet:
     def __post_init__(self) -> None:
         """Raise ValueError if there is no result, or if the results have different images."""
         if not self.results:
-            raise ValueError("no result given; a report needs one or more")
+            raise UserError("no result given; a report needs one or more")
         first = self.results[0]
         for other in self.results[1:]:
             apart = sorted(set(self.images) ^ {image.name for image in other.images})
             if apart:
                 some = ", ".join(apart[:3]) + (", ..." if len(apart) > 3 else "")
-                raise ValueError(
+                raise UserError(
                     f"{first.name} and {other.name} are not of the same images: {len(apart)} are in one only "
                     f"({some}); evaluate both on the same images, or report them apart"
                 )

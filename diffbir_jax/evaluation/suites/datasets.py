@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.evaluation.pairs import Case, find_cases
 from diffbir_jax.evaluation.suites.spec import Dataset, Suite
 from diffbir_jax.files.digest import sha256
@@ -43,9 +44,9 @@ def find_datasets(suite: Suite, data: Path | None, names: Sequence[str] | None =
     """
     if unknown := sorted(set(names or ()) - {dataset.name for dataset in suite.datasets}):
         allowed = ", ".join(dataset.name for dataset in suite.datasets)
-        raise ValueError(f"--datasets: {unknown[0]!r} given, allowed with --suite {suite.name} are {allowed}")
+        raise UserError(f"--datasets: {unknown[0]!r} given, allowed with --suite {suite.name} are {allowed}")
     if suite.shipped and data is not None:
-        raise ValueError(f"--data is {data}, but suite {suite.name} ships its images: leave it out")
+        raise UserError(f"--data is {data}, but suite {suite.name} ships its images: leave it out")
     chosen = [dataset for dataset in suite.datasets if names is None or dataset.name in names]
     root = suite.shipped or data
     _check_folders(suite, chosen, root)
@@ -66,7 +67,7 @@ def _check_folders(suite: Suite, datasets: Iterable[Dataset], root: Path | None)
     if wanted:
         told = "; ".join(f"{what}, from {source}" for what, source in wanted.items())
         given = "give --data DIR with" if root is None else "make"
-        raise ValueError(
+        raise UserError(
             f"suite {suite.name} lacks images, {given} these folders (of so many images), or choose others by "
             f"--datasets: {told}"
         )
@@ -78,7 +79,7 @@ def _check_sums(suite: Suite) -> None:
         path = suite.shipped / name if suite.shipped else Path(name)
         if not path.is_file() or sha256(path) != digest:
             wrong = "is not the file that the suite names" if path.is_file() else "is missing"
-            raise ValueError(f"{path} {wrong} (SHA-256 {digest}): install diffbir_jax anew")
+            raise UserError(f"{path} {wrong} (SHA-256 {digest}): install diffbir_jax anew")
 
 
 def _found(dataset: Dataset, folder: Path) -> Images:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.conversion.from_torch import convert_file
 from diffbir_jax.evaluation.suites.spec import Suite
 from diffbir_jax.imaging.bytes import enlarge, to_bytes, to_float
@@ -108,7 +109,7 @@ class Networks:
         for outcome in run(requests(), upscale, options, keep=False, stage1_only=options is None):
             if outcome.error is not None:
                 place, kind = order[outcome.position] + 1, type(outcome.error).__name__
-                raise ValueError(
+                raise UserError(
                     f"image {place} in order of names: {kind}: {outcome.error}"
                 ) from outcome.error
             yield order[outcome.position], outcome.results[0].image
@@ -143,7 +144,7 @@ def select_methods(methods: Sequence[Method], names: Sequence[str] | None) -> li
     """
     known = dict.fromkeys(name for method in methods for name in (method.kind, method.name))
     if unknown := [name for name in names or () if name not in known]:
-        raise ValueError(f"--methods: {unknown[0]!r} given, allowed are {', '.join(known)}")
+        raise UserError(f"--methods: {unknown[0]!r} given, allowed are {', '.join(known)}")
     return [method for method in methods if names is None or {method.kind, method.name} & set(names)]
 
 
@@ -187,7 +188,7 @@ def stage1_method(networks: Networks, upscale: int) -> Method:
 def diffbir_methods(suite: Suite, networks: Networks) -> list[Method]:
     """Both stages, a row per guidance scale; ValueError as in `make_methods`."""
     if networks.version not in suite.versions:
-        raise ValueError(
+        raise UserError(
             f"--version is {networks.version}; suite {suite.name} says how to sample for {', '.join(suite.versions)}"
         )
     default = default_options(networks.version).guidance_scale
@@ -258,7 +259,7 @@ def load_realesrgan(path: Path) -> Restore:
             path = Path(folder) / f"{REALESRGAN}.safetensors"
         config = restoration_config(read_metadata(path))
         if not isinstance(config, BSRNetConfig):
-            raise ValueError(f"{path} holds a {type(config).__name__}; --realesrgan takes an RRDBNet")
+            raise UserError(f"{path} holds a {type(config).__name__}; --realesrgan takes an RRDBNet")
         module = BSRNet(config)
         params = load_weights(path, abstract(module, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)))
 

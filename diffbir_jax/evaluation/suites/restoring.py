@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.evaluation.scoring import versions
 from diffbir_jax.evaluation.suites.datasets import Images
 from diffbir_jax.evaluation.suites.methods import Method
@@ -50,18 +51,18 @@ def check_recipe(folder: Path, wanted: Mapping[str, Any]) -> None:
     path = folder / RECIPE
     if not path.is_file():
         if any(folder.rglob("*.png")):
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds images, but no {RECIPE} that says what made them: give a new --output"
             )
         return
     try:
         found = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): give a new --output") from None
+        raise UserError(f"{path} is damaged ({error}): give a new --output") from None
     told = sorted(_differences(found, wanted))
     if told:
         more = " and more" if len(told) > 3 else ""
-        raise ValueError(
+        raise UserError(
             f"{folder} holds images of another recipe (of other {', '.join(told[:3])}{more}): give a new --output"
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.presets import Task, with_stage2
 from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.sampling.options import Options
@@ -121,25 +122,25 @@ def read_suite(name: str, folder: Path = FOLDER) -> Suite:
     """
     path = folder / f"{name}.toml"
     if not path.is_file():
-        raise ValueError(f"suite {name!r} given, allowed are {', '.join(suite_names(folder))}")
+        raise UserError(f"suite {name!r} given, allowed are {', '.join(suite_names(folder))}")
     try:
         suite = _fill(Suite, tomllib.loads(path.read_text("utf-8")) | {"name": name}, "")
         _check(suite)
     except ValueError as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     return suite
 
 
 def _check(suite: Suite) -> None:
     """Raise ValueError for values that no run can use."""
     if unknown := sorted(suite.versions.keys() - {*with_stage2()}):
-        raise ValueError(f"versions: {unknown[0]!r} given, allowed are {', '.join(with_stage2())}")
+        raise UserError(f"versions: {unknown[0]!r} given, allowed are {', '.join(with_stage2())}")
     if not (suite.datasets and suite.methods and suite.metrics and suite.seeds):
-        raise ValueError("datasets, methods, metrics and seeds need an entry each")
+        raise UserError("datasets, methods, metrics and seeds need an entry each")
     for name in ("upscale", "crop"):
         least = int(name == "upscale")
         if getattr(suite, name) < least:
-            raise ValueError(
+            raise UserError(
                 f"{name} is {getattr(suite, name)}; allowed are whole numbers of at least {least}"
             )
     for version, point in suite.versions.items():
@@ -151,16 +152,16 @@ def _check(suite: Suite) -> None:
 def _fill(kind: type, table: Any, where: str) -> Any:
     """Return a table of the file as the dataclass `kind`; `where` names the table."""
     if not isinstance(table, Mapping):
-        raise ValueError(f"{where or 'the file'} is {table!r}, wanted is a table")
+        raise UserError(f"{where or 'the file'} is {table!r}, wanted is a table")
     hints, fields = get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
     absent = dataclasses.MISSING
     needed = {name for name, f in fields.items() if f.default is f.default_factory is absent}
     unknown, missing = sorted(table.keys() - fields.keys()), sorted(needed - table.keys())
     at = f"{where}: " if where else ""
     if unknown:
-        raise ValueError(f"{at}unknown entry {unknown[0]!r}, allowed are {', '.join(fields)}")
+        raise UserError(f"{at}unknown entry {unknown[0]!r}, allowed are {', '.join(fields)}")
     if missing:
-        raise ValueError(f"{at}no entry {', '.join(missing)}")
+        raise UserError(f"{at}no entry {', '.join(missing)}")
     prefix = f"{where}." if where else ""
     return kind(**{name: _typed(value, hints[name], prefix + name) for name, value in table.items()})
 
@@ -176,7 +177,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return {key: _typed(each, args[1], f"{where}.{key}") for key, each in value.items()}
     if _fits(value, hint):
         return value
-    raise ValueError(f"{where} is {value!r}, wanted is {_told(hint)}")
+    raise UserError(f"{where} is {value!r}, wanted is {_told(hint)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,11 +1,11 @@
-"""The count of FLOPs that benchmarks compare the compiler's with."""
+"""The count of FLOPs that `train/mfu` is made of, and that benchmarks compare the compiler's with."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from benchmarks.flops import Flops, count
+from diffbir_jax.training.flops import Flops, count
 
 
 def counted(function, *shapes) -> Flops:

@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffbir_jax.imaging.bytes import resize_bytes
+from diffbir_jax.imaging.bytes import resize_bytes, to_depth
 from diffbir_jax.imaging.canvas import from_depth
-from diffbir_jax.models.presets import PRESETS, Preset
+from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.parity import networks
 from diffbir_jax.parity.case import PIPELINE, Arrays, Case, Values, matching, nchw
+from diffbir_jax.restoration import autoencoder, diffusion, stage1
+from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.image import Frame, Request
-from diffbir_jax.restoration.packing import Packer
-from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.planner import default_plan
 from diffbir_jax.restoration.restorer import Restorer
-from diffbir_jax.restoration.results import Restored, Wanted
+from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.sampling.options import Options
 
 TEXT = Options(
@@ -49,8 +49,7 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
 
         def first(golden: Arrays, name: str = name) -> Values:
             rm = {"rm": networks.weights(PATHS[name].rm, "small", salt)}
-            clean = inside(name, golden, restorer(PATHS[name], rm), stage1_only=True).image
-            return {f"{name}|clean_every6": nchw(clean[None, ::6, ::6])}
+            return stage_1(name, golden, restorer(PATHS[name], rm))
 
         def whole(golden: Arrays, name: str = name) -> Values:
             return whole_path(name, golden, restorer(PATHS[name], all_weights(PATHS[name], salt)))
@@ -75,23 +74,16 @@ def all_weights(path: Path, salt: str) -> dict:
     return {part: networks.weights(name, "small", salt) for part, name in _parts(path).items()}
 
 
-def make_plan(preset: Preset, options: Options) -> Plan:
-    """Only the diffusion model sees tiles, if the options say so, as in the reference."""
-    whole = default_plan(preset, replace(options, tile=None, tile_stride=None))
-    return replace(whole, sample=default_plan(preset, options).sample)
-
-
-def inside(
-    name: str, golden: Arrays, restorer: Restorer, noise: np.ndarray | None = None, stage1_only: bool = False
-) -> Restored:
-    """What the users' pipeline has before it rounds and resizes: float32, of stage 2's size."""
+def begin(name: str, golden: Arrays, restorer: Restorer) -> tuple[Executor, Frame]:
+    """The users' pipeline for one photo; only the diffusion model sees tiles, as in the reference."""
     preset, options = restorer.preset, PATHS[name].options
-    plan = make_plan(preset, options)
+    whole = default_plan(preset, replace(options, tile=None, tile_stride=None))
+    plan = replace(whole, sample=default_plan(preset, options).sample)
+    noise = _noise(name, golden) if f"{name}|noise_seed" in golden else None
     request = Request(from_depth(photo(name, golden)), noise=noise)
-    frame = Frame(0, request, _upscale(name, golden), preset, plan)
-    frame.sides = frame.sides._replace(output=frame.sides.work, trained=frame.sides.work)
-    packer = Packer(restorer, restorer.programs, plan, Wanted(options, stage1_only=stage1_only))
-    return packer.results([frame])[0][0]
+    upscale = float(golden[f"{name}|out_size"][0] / golden[f"{name}|input_size"][0])
+    executor = Executor(restorer, restorer.programs, plan, Wanted(options))
+    return executor, Frame(0, request, upscale, preset, plan)
 
 
 def photo(name: str, golden: Arrays) -> np.ndarray:
@@ -99,19 +91,28 @@ def photo(name: str, golden: Arrays) -> np.ndarray:
     return resize_bytes(golden["lq"], _sides(golden[f"{name}|input_size"]))
 
 
+def stage_1(name: str, golden: Arrays, restorer: Restorer) -> Values:
+    """Every 6th pixel of the stage-1 image (1, 3, h, w) in about [0, 1]."""
+    executor, frame = begin(name, golden, restorer)
+    stage1.clean(executor, [frame])
+    return {f"{name}|clean_every6": nchw(frame.clean[None, ::6, ::6])}
+
+
 def whole_path(name: str, golden: Arrays, restorer: Restorer) -> Values:
     """Every 6th pixel of the decoded sample (1, 3, h, w) in [-1, 1], and every 3rd of the picture, uint8."""
-    options, noise = PATHS[name].options, _noise(name, golden)
+    executor, frame = begin(name, golden, restorer)
+    stage1.clean(executor, [frame])
+    autoencoder.encode(executor, [frame])
+    latents = diffusion.generate(executor, [frame], 0)
+    (picture,) = autoencoder.decode(executor, [frame], latents)
+    # The sample: before its colours are corrected, of stage 2's size.
+    frame.sides = frame.sides._replace(output=frame.sides.work, trained=frame.sides.work)
     uncorrected = Restorer(replace(restorer.preset, colour_levels=0), restorer.params)
-    sample = 2.0 * inside(name, golden, uncorrected, noise).image - 1.0
-    requests, plan = [Request(photo(name, golden), noise=noise)], make_plan(restorer.preset, options)
-    (outcome,) = restorer.restore_many(requests, _upscale(name, golden), options, plan=plan)
-    picture = outcome.all()[0].image
-    return {f"{name}|sample_every6": nchw(sample[None, ::6, ::6]), f"{name}|out_every3": picture[::3, ::3]}
-
-
-def _upscale(name: str, golden: Arrays) -> float:
-    return float(golden[f"{name}|out_size"][0] / golden[f"{name}|input_size"][0])
+    (sample,) = autoencoder.decode(replace(executor, generator=uncorrected), [frame], latents)
+    return {
+        f"{name}|sample_every6": nchw(2.0 * sample[None, ::6, ::6] - 1.0),
+        f"{name}|out_every3": to_depth(picture[::3, ::3], np.uint8),
+    }
 
 
 def _parts(path: Path) -> dict[str, str]:

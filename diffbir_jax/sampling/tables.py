@@ -100,6 +100,14 @@ def make_level(
     spaced DDPM `reach` is the posterior mean's coefficient of x0, as in the reference. For methods that look back it is
     the derivative of z_next with respect to a shift of all predictions, `LinearStep.coef_x0`.
 
+    An example with s = 0.001, so that every z_next moves by 3 times the gradient. The first row carries half of x0 into
+    z_next, so x0 must move twice as far. The third row is the first call of a step of two calls: it is not guided. The
+    last row ends at x0 itself.
+
+    >>> reach = np.array([0.5, 0.25, np.inf, 1.0])
+    >>> make_level(np.array([750, 500, 250, 0]), np.full(4, 0.6), reach, guidance_scale=0.001).guidance.tolist()
+    [6.0, 12.0, 0.0, 3.0]
+
     Args:
         timesteps: (N,) the network's timesteps.
         signal: (N,) coefficient of x0 in z_t; the noise's is sqrt(1 - signal^2).

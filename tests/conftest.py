@@ -33,6 +33,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker of tests that `make test` leaves to `make test-tools`."""
+    config.addinivalue_line("markers", "tools: compiles at length for a tool of benchmarks; make test-tools")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of tools, unless -m names them or the command line names one of them."""
+    if "tools" in config.option.markexpr or any("::" in given for given in config.args):
+        return
+    tools = [item for item in items if item.get_closest_marker("tools")]
+    config.hook.pytest_deselected(items=tools)
+    items[:] = [item for item in items if item not in tools]
+
+
 @pytest.fixture
 def compilations() -> Iterator[list[str]]:
     """Names of the functions compiled since the test began (or since it cleared the list)."""

@@ -18,7 +18,7 @@ def hold(images: int) -> None:
     """Let no run of this process get the verdicts beyond the first `images`."""
 
     def held(*arguments: object) -> Iterator[Verdict]:
-        with closing(verdicts(*arguments)) as found:  # pyright: ignore[reportArgumentType]
+        with closing(verdicts(*arguments)) as found:
             yield from itertools.islice(found, images)
             while True:
                 time.sleep(0.01)

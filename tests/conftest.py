@@ -31,6 +31,8 @@ from tests.micro import MICRO, MICRO_TEXT, random_params  # noqa: E402
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+# The tests' programs are small, and those of one file more than a run has: what was let go of would be traced again.
+compiled.KEPT = 96
 
 
 def pytest_configure(config: pytest.Config) -> None:

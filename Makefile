@@ -14,11 +14,12 @@ TORCH ?= torch==2.13.0
 PEERS := .venv-peers
 PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint peers parity bench clean
+.PHONY: help demo test test-tools lint peers parity bench clean
 
 help:
 	@echo "make demo   restore the pictures of assets/demo into out/demo"
 	@echo "make test   run the tests"
+	@echo "make test-tools  run the tests that compile at length for the tools in benchmarks/"
 	@echo "make lint   ruff and pyright"
 	@echo "make peers  compare the networks with their PyTorch peers"
 	@echo "make parity compare every number with the golden values in GOLDEN (about 5 GB of memory)"
@@ -30,6 +31,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
+# They compile the programs of a pod, which takes minutes: for changes to sharding, to these programs or to benchmarks/.
+test-tools: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m tools
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -31,6 +31,22 @@ from tests.micro import MICRO, MICRO_TEXT, random_params  # noqa: E402
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+# The tests' programs are small, and those of one file more than a run has: what was let go of would be traced again.
+compiled.KEPT = 96
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker of tests that `make test` leaves to `make test-tools`."""
+    config.addinivalue_line("markers", "tools: compiles at length for a tool of benchmarks; make test-tools")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of tools, unless -m names them or the command line names one of them."""
+    if "tools" in config.option.markexpr or any("::" in given for given in config.args):
+        return
+    tools = [item for item in items if item.get_closest_marker("tools")]
+    config.hook.pytest_deselected(items=tools)
+    items[:] = [item for item in items if item not in tools]
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 import json
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import conversion_memory
 from benchmarks.conversion_memory import CASES, main, measure
 from tests.conversion import small
 
@@ -27,9 +30,29 @@ def test_a_table_with_a_line_per_case(tmp_path, capsys, case):
     assert list(folder.iterdir()) == []
 
 
-def test_what_is_measured():
+# Has an array, says so, and ends when it is told to.
+HOLDER = """
+import sys, time
+from pathlib import Path
+folder, x = Path(sys.argv[1]), bytearray(b"1") * 200_000_000
+(folder / "held").touch()
+while not (folder / "seen").exists():
+    time.sleep(0.01)
+"""
+
+
+def test_what_is_measured(tmp_path, monkeypatch):
     """An array counts as long as it lives; a mapped file, the program's own here, counts for the peak only."""
-    peak, private = measure(
-        [sys.executable, "-c", "import time; x = bytearray(b'1') * 200_000_000; time.sleep(0.3)"]
-    )
+    looked = []
+
+    def pause(seconds):
+        """Between two looks: after one at a program that has its array, it may end."""
+        looked.append((tmp_path / "held").exists())
+        if sum(looked) == 2:
+            (tmp_path / "seen").touch()
+        sleep(seconds)
+
+    sleep = time.sleep
+    monkeypatch.setattr(conversion_memory, "time", SimpleNamespace(sleep=pause))
+    peak, private = measure([sys.executable, "-c", HOLDER, str(tmp_path)])
     assert 200e6 < private < peak < 300e6

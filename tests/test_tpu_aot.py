@@ -13,9 +13,10 @@ from benchmarks import pod_programs, tpu_aot
 from benchmarks.collectives import Traffic, collectives
 from benchmarks.pod_programs import Program, sampling, training_step
 from benchmarks.tpu_aot import HEADER, Case, Results, largest, measures, needed, projected, row
+from configs import bsr
 from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.sampling.options import Options
-from diffbir_jax.sharding import make_mesh
+from diffbir_jax.sharding import make_mesh, tree_shardings
 from diffbir_jax.training.flops import count
 from tests.training.micro import MICRO
 
@@ -43,6 +44,21 @@ def compiled(program: Program) -> dict[str, Any]:
     return measures(program.function.lower(*program.arguments).compile())
 
 
+def test_the_state_is_split_over_chips_as_asked_for() -> None:
+    """Without compiling: what a device holds of parameters, optimizer state and EMA."""
+    rules = bsr.get_config().sharding_rules
+    for mesh, least, most in ((make_mesh(), 1.0, 1.0), (make_mesh(fsdp=4), 0.25, 0.5)):
+        state = training_step(PRESET, mesh, 4, remat=False).arguments[0]
+        tree = (state.params, state.ema, state.opt_state)
+        parts = jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(where.shard_shape(leaf.shape), leaf.dtype),
+            tree,
+            tree_shardings(tree, mesh, rules),
+        )
+        assert least <= bytes_of(parts) / bytes_of(tree) <= most
+
+
+@pytest.mark.tools
 def test_data_parallel_training_sends_gradients_and_nothing_else() -> None:
     program = training_step(PRESET, make_mesh(), 4, remat=False)
     found = compiled(program)
@@ -56,6 +72,7 @@ def test_data_parallel_training_sends_gradients_and_nothing_else() -> None:
     assert found["arguments"] == pytest.approx(expected, rel=0.001)
 
 
+@pytest.mark.tools
 def test_fsdp_splits_the_state_and_gathers_what_trains() -> None:
     program = training_step(PRESET, make_mesh(fsdp=4), 4, remat=False)
     found = compiled(program)
@@ -71,6 +88,7 @@ def test_recomputing_costs_products() -> None:
     assert counts[0] < counts[1] < 1.5 * counts[0]
 
 
+@pytest.mark.tools
 def test_sampling_sends_nothing() -> None:
     """Each device restores its images with both prompts and guidance; weights are whole on all."""
     assert compiled(sampling(PRESET, make_mesh(), 4))["collectives"] == {}

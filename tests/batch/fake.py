@@ -1,13 +1,15 @@
 """A restorer without networks, for what is about files, threads and signals.
 
-As a program it is sample.py with that restorer: `python -m tests.batch.fake SECONDS_PER_IMAGE FLAGS`.
+As a program it is sample.py with that restorer, which goes no further than so many images before the file `go` is
+there: `python -m tests.batch.fake IMAGES FLAGS`.
 """
 
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -23,13 +25,13 @@ class Fake:
     Attributes:
         errors: what outcomes hold, by the index of the noise.
         raises: what it raises in place of an outcome, by the index of the noise.
-        seconds: that an image takes.
+        before: called before each image, with how many were seen.
         seen: every request with the options.
     """
 
     errors: Mapping[int, Exception] = field(default_factory=dict)
     raises: Mapping[int, BaseException] = field(default_factory=dict)
-    seconds: float = 0.0
+    before: Callable[[int], None] = lambda seen: None
     seen: list[tuple[Request, float, Options]] = field(default_factory=list)
 
     compiled = 0
@@ -43,7 +45,7 @@ class Fake:
         numbered = enumerate(requests)
         while pair := list(itertools.islice(numbered, 2)):
             for position, request in reversed(pair):
-                time.sleep(self.seconds)
+                self.before(len(self.seen))
                 self.seen.append((request, upscale, options))
                 if request.index in self.raises:
                     raise self.raises[request.index]
@@ -64,9 +66,19 @@ def results(request: Request, upscale: float, options: Options, count: int) -> I
         yield Restored(large // 2 + large.dtype.type(change), stage1, large, large[..., 0].astype(np.uint8))
 
 
+def hold(images: int) -> Callable[[int], None]:
+    """A pause after so many images, until somebody makes the file `go`: a test then knows how far a run has come."""
+
+    def wait(seen: int) -> None:
+        while seen >= images and not Path("go").exists():
+            time.sleep(0.01)
+
+    return wait
+
+
 if __name__ == "__main__":
     from diffbir_jax.cli import sample
 
-    run.load = lambda *_: Fake(seconds=float(sys.argv[1]))
+    run.load = lambda *_: Fake(before=hold(int(sys.argv[1])))
     run.planned = lambda *_: None
     sample.main(sys.argv[2:])

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -201,8 +202,10 @@ def test_a_second_ctrl_c_ends_at_once(fake: Fake, monkeypatch) -> None:
     handlers, before = [], signal.getsignal(signal.SIGINT)
 
     def write(*_: object) -> None:
-        time.sleep(0.1)
-        handlers.append(signal.getsignal(signal.SIGINT))
+        limit = time.monotonic() + 60
+        while (now := signal.getsignal(signal.SIGINT)) is not signal.SIG_DFL and time.monotonic() < limit:
+            time.sleep(0.01)
+        handlers.append(now)
 
     monkeypatch.setattr(drive, "write_results", write)
     for name in "abc":
@@ -215,16 +218,17 @@ def test_a_second_ctrl_c_ends_at_once(fake: Fake, monkeypatch) -> None:
 
 def test_ctrl_c_while_the_last_are_written(fake: Fake, capsys, monkeypatch) -> None:
     """They are waited for before the summary."""
-    calls = []
+    calls, interrupted = [], threading.Event()
 
     def finish(writers: ahead.Writers) -> None:
         calls.append(1)
         if len(calls) == 1:
+            interrupted.set()
             raise KeyboardInterrupt
         writers._pool.shutdown(wait=True)
 
     monkeypatch.setattr(ahead.Writers, "finish", finish)
-    monkeypatch.setattr(drive, "write_results", lambda *_: time.sleep(0.1))
+    monkeypatch.setattr(drive, "write_results", lambda *_: interrupted.wait(60) and None)
     for name in "abc":
         save(Path(f"in/{name}.png"))
     assert restore("--no-sidecar") == 130

@@ -27,7 +27,7 @@ def test_prefetch_works_ahead_but_not_far():
 
     ahead = prefetch(source, 0, 100, depth=3)
     next(ahead)
-    assert third.wait(5)
+    assert third.wait(300)
     ahead.close()
     assert asked == [0, 1, 2, 3]
 

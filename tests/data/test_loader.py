@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,27 +215,34 @@ if __name__ == "__main__":
     iterator = loader(Levels(40), workers=2).iterate(0, 10**9)
     next(iterator)
     print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    input()
     while True:
         next(iterator)
+        print(flush=True)
 """
+# More batches than workers have made before they are asked.
+MANY = 300
 
 
 def test_a_killed_run_leaves_no_process(tmp_path):
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True)
-    assert run.stdout is not None
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    run = subprocess.Popen([sys.executable, script], env=environment, **pipes)
+    assert run.stdin is not None and run.stdout is not None
     workers = [psutil.Process(int(pid)) for pid in run.stdout.readline().split()]
     assert len(workers) == 2
     for worker in workers:  # Ctrl-C in a terminal reaches all: the main process decides
         worker.send_signal(signal.SIGINT)
         worker.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    run.stdin.write("go on\n")
+    run.stdin.flush()
+    assert all(run.stdout.readline() for _ in range(MANY))
     assert all(worker.is_running() for worker in workers)
     run.kill()
     run.communicate()
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=300)
     assert not alive
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from diffbir_jax.imaging.resize import resize, resize_matrix
 from diffbir_jax.parity.runner import misses
+from tests.draws import uniform
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 METHODS = ("bicubic_antialias", "bicubic", "bilinear", "area")
@@ -29,7 +30,7 @@ def test_keeps_constants_and_size(method):
 
 
 def test_single_image_and_jit():
-    images = jax.random.uniform(jax.random.key(0), (2, 48, 60, 3))
+    images = uniform(0, (2, 48, 60, 3))
     out = jax.jit(lambda x: resize(x, (24, 30)))(images[1])
     np.testing.assert_allclose(out, resize(images, (24, 30))[1], rtol=0, atol=1e-6)
 

@@ -146,7 +146,7 @@ def with_gradients(function: Any, x: jax.Array, kernel: jax.Array, weights: jax.
 
 def test_layer_normalisation_looks_at_single_pixels() -> None:
     """A change elsewhere changes nothing here; group normalisation would."""
-    x = jax.random.normal(jax.random.key(0), (1, 4, 4, 8))
+    x = normal(0, (1, 4, 4, 8))
     other = x.at[0, 3, 3].add(5.0)
     for kind, same in (("layer", True), ("group", False)):
         module = norm(kind, name="norm", dtype=jnp.float32)

@@ -25,6 +25,9 @@ TINY = UNetConfig(
     num_head_channels=8,
     context_dim=None,
 )
+WORDY = dataclasses.replace(TINY, context_dim=8)
+# A gradient takes longest to compile, and one level has all kinds of layers but those that change the size.
+ONE_LEVEL = dataclasses.replace(TINY, channel_mult=(1,), attention_levels=(0,))
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +50,11 @@ def inputs(golden, *hint):
     return [golden[key] for key in ("latent", *hint, "timesteps", "context")]
 
 
-@functools.cache
-def compiled(dtype):
-    return jax.jit(UNet(UNET, dtype).apply)
-
-
-def run(params, golden, control, dtype=jnp.float32):
-    return compiled(dtype)({"params": params}, *inputs(golden), control)
+@pytest.fixture(scope="module")
+def run(unet_params, golden):
+    """The large UNet as a function of the controls."""
+    unet = jax.jit(UNet(UNET).apply)
+    return lambda controls: unet({"params": unet_params}, *inputs(golden), controls)
 
 
 def test_control_parity(controls, golden):
@@ -62,20 +63,14 @@ def test_control_parity(controls, golden):
     assert max(errors) <= 1e-4
 
 
-def test_unet_parity(unet_params, controls, golden):
+def test_unet_parity(run, controls, golden):
     """Controls of zero spare a second compilation; below, a test compares them with none at all."""
     zeros = jax.tree.map(jnp.zeros_like, controls)
-    assert relative_error(run(unet_params, golden, zeros), golden["unet_out"]) <= 1e-4
+    assert relative_error(run(zeros), golden["unet_out"]) <= 1e-4
 
 
-def test_controlled_parity(unet_params, controls, golden):
-    assert relative_error(run(unet_params, golden, controls), golden["controlled_out"]) <= 1e-4
-
-
-def test_bfloat16_stays_close(unet_params, controls, golden):
-    out = run(unet_params, golden, controls, jnp.bfloat16)
-    assert out.dtype == jnp.float32
-    assert 1e-5 < relative_error(out, golden["controlled_out"]) < 0.05
+def test_controlled_parity(run, controls, golden):
+    assert relative_error(run(controls), golden["controlled_out"]) <= 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +105,15 @@ def test_control_starts_as_a_copy_that_changes_nothing(tiny):
 
 
 def test_control_learns_from_its_first_step(tiny):
-    params, x, t = tiny
+    _, x, t = tiny
+    params = away_from_zero(abstract_unet(ONE_LEVEL))
     copy = init_from_unet(params, hint_channels=3)
 
     @jax.jit
     @jax.grad
     def gradient(copy):
-        control = IRControlNet(TINY, 3).apply({"params": copy}, x, x, t)
-        return jnp.square(UNet(TINY).apply({"params": params}, x, t, None, control)).mean()
+        control = IRControlNet(ONE_LEVEL, 3).apply({"params": copy}, x, x, t)
+        return jnp.square(UNet(ONE_LEVEL).apply({"params": params}, x, t, None, control)).mean()
 
     first = gradient(copy)
     assert all(jnp.abs(g["kernel"]).max() > 0 for name, g in first.items() if name.startswith("zero_conv"))
@@ -141,24 +137,44 @@ def test_without_text_there_is_no_cross_attention(tiny):
         UNet(TINY).apply({"params": params}, x, t, jnp.ones((2, 5, 7)))
 
 
-def test_several_texts_share_what_does_not_depend_on_them():
-    """Two texts for each of two latents give what copies of the latents give, in fewer operations."""
-    config = dataclasses.replace(TINY, context_dim=8)
+@pytest.fixture(scope="module")
+def wordy():
+    """Parameters of a small UNet and IRControlNet with text, and inputs: two latents with two texts each."""
     shapes = [(2, 4, 4, 3), (2, 4, 4, 4), (4, 5, 8)]
     x, hint, texts = (normal(i, shape) for i, shape in enumerate(shapes))
-    t, unet, control = jnp.array([700.0, 3.0]), UNet(config), IRControlNet(config)
+    t, unet, control = jnp.array([700.0, 3.0]), UNet(WORDY), IRControlNet(WORDY)
     params = [
         away_from_zero(jax.eval_shape(unet.init, jax.random.key(0), x, t, texts[:2])["params"]),
         away_from_zero(jax.eval_shape(control.init, jax.random.key(0), x, hint, t, texts[:2])["params"]),
     ]
+    return params, (x, hint, t), texts
 
-    def run(params, x, hint, t, texts):
-        controls = control.apply({"params": params[1]}, x, hint, t, texts)
-        return unet.apply({"params": params[0]}, x, t, texts, controls)
 
-    once = (x, hint, t)
+def controlled(params, x, hint, t, texts, dtype=jnp.float32):
+    controls = IRControlNet(WORDY, dtype=dtype).apply({"params": params[1]}, x, hint, t, texts)
+    return UNet(WORDY, dtype).apply({"params": params[0]}, x, t, texts, controls)
+
+
+@pytest.fixture(scope="module")
+def shared(wordy):
+    """The program for two texts per latent."""
+    params, once, texts = wordy
+    return jax.jit(controlled).lower(params, *once, texts).compile()
+
+
+def test_bfloat16_stays_close(wordy, shared):
+    """Of all kinds of layers, in a network that compiles soon; in float32 they are held to the goldens above."""
+    params, once, texts = wordy
+    half = jax.jit(functools.partial(controlled, dtype=jnp.bfloat16))(params, *once, texts)
+    assert half.dtype == jnp.float32
+    assert 1e-5 < relative_error(half, shared(params, *once, texts)) < 0.05
+
+
+def test_several_texts_share_what_does_not_depend_on_them(wordy, shared):
+    """Two texts for each of two latents give what copies of the latents give, in fewer operations."""
+    params, once, texts = wordy
     twice = [jnp.repeat(a, 2, axis=0) for a in once]
-    shared, copied = (jax.jit(run).lower(params, *a, texts).compile() for a in (once, twice))
+    copied = jax.jit(controlled).lower(params, *twice, texts).compile()
     together = shared(params, *once, texts)
     assert together.shape == (4, 4, 4, 2)
     assert jnp.abs(together[0] - together[2]).max() > 1e-2 and jnp.abs(together[0] - together[1]).max() > 1e-4
@@ -166,7 +182,7 @@ def test_several_texts_share_what_does_not_depend_on_them():
     flops, at_most = (compiled.cost_analysis()["flops"] for compiled in (shared, copied))  # pyright: ignore[reportOptionalSubscript]
     assert flops < 0.95 * at_most
     with pytest.raises(ValueError, match="3 contexts given for 2 latents; give as many for each"):
-        jax.eval_shape(run, params, *once, jnp.zeros((3, 5, 8)))
+        jax.eval_shape(controlled, params, *once, jnp.zeros((3, 5, 8)))
 
 
 def test_rematerialisation_can_be_chosen(tiny):

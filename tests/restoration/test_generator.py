@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sampling.tables import GUIDANCE_UNIT
 from diffbir_jax.sharding import batch_sharding, make_mesh
+from diffbir_jax.training.flops import count
+from tests.draws import normal
 from tests.micro import FEW, GUIDED, MICRO, clean, micro, picture, random_params, text
 from tests.route import reconstruct, sampling, stage2
 
@@ -131,19 +133,15 @@ def test_the_condition_can_be_noised() -> None:
 
 
 def test_guidance_off_costs_nothing() -> None:
-    """The program of a scale of 0 is the one of a denoiser that has no guidance, to the operation."""
+    """The program of a scale of 0 has the products of a denoiser that has no guidance, and no others."""
 
-    def flops(compiled: Any) -> float:
-        return compiled.cost_analysis()["flops"]
-
-    def cost(guidance_scale: float) -> float:
+    def cost(guidance_scale: float) -> int:
         options = dataclasses.replace(FEW, guidance_scale=guidance_scale)
         denoiser, *arguments = sampling(micro(), 2.0 * clean(1) - 1.0, options, image_keys(0, [0]))
-        compiled = sample.lower(denoiser, *arguments).compile()
         assert (denoiser.guidance is None) == (guidance_scale == 0)
-        return flops(compiled)
+        return count(sample.trace(denoiser, *arguments).jaxpr).total
 
-    def plain() -> float:
+    def plain() -> int:
         """The bare loop: as many calls of the network, and the sums."""
         denoiser, inputs, x, steps, keys = sampling(micro(), 2.0 * clean(1) - 1.0, FEW, image_keys(0, [0]))
 
@@ -159,16 +157,15 @@ def test_guidance_off_costs_nothing() -> None:
 
             return jax.lax.scan(body, x, (jnp.arange(2), steps))[0]
 
-        return flops(run.lower(inputs, x, steps, keys).compile())
+        return count(run.trace(inputs, x, steps, keys).jaxpr).total
 
-    assert cost(0.0) == pytest.approx(plain(), rel=1e-3)
+    assert cost(0.0) == plain() > 0
     assert cost(1.0) > 1.1 * cost(0.0)
 
 
 def convolutions_round_by_place() -> bool:
     """Whether the rows at the end of a product are added up in another order, as some CPUs' kernels do."""
-    keys = jax.random.split(jax.random.key(0))
-    images, kernel = jax.random.normal(keys[0], (5, 8, 8, 8)), jax.random.normal(keys[1], (3, 3, 8, 8))
+    images, kernel = normal(0, (5, 8, 8, 8)), normal(1, (3, 3, 8, 8))
     filtered, turned = (
         jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         for x in (images, images[::-1])

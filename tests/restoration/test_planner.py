@@ -1,13 +1,16 @@
 """Plans: what fits the memory, and that a forecast is of the programs that run."""
 
 import dataclasses
+import math
 
 import numpy as np
 import psutil
 import pytest
 
 from diffbir_jax.restoration import compiled, planner
+from diffbir_jax.restoration.geometry import Shape
 from diffbir_jax.restoration.image import Request
+from diffbir_jax.restoration.packing import Packer
 from diffbir_jax.restoration.planner import (
     RUNTIME,
     PlanError,
@@ -28,6 +31,17 @@ TILED = dataclasses.replace(FEW, tile=64)
 def restorer() -> Restorer:
     """One that has compiled nothing."""
     return Restorer(MICRO, micro().params)
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stage takes, in place of compiling it: 100 bytes per pixel of its batch; and nothing was there before."""
+
+    def bytes_of(packer: Packer, stage: str, shape: Shape) -> int:
+        return 100 * packer.batch(stage, shape) * math.prod(getattr(shape, stage))
+
+    monkeypatch.setattr(planner, "analyse", bytes_of)
+    monkeypatch.setattr(planner, "resident", lambda: 0)
 
 
 def forecast(images=(IMAGE,), memory: int | None = None, options=FEW, using: Restorer | None = None):
@@ -55,14 +69,23 @@ def test_a_forecast_adds_up() -> None:
     assert found.stages.keys() == {"rm", "encode", "sample", "decode"}
     assert min(found.stages[name] for name in ("rm", "encode", "decode")) > 2 * 3 * 4 * 512 * 512
     assert found.peak > found.base + max(found.stages.values()) > psutil.Process().memory_info().rss / 2
-    many = forecast([IMAGE, ((16, 40), (16, 40)), ((512, 512), (512, 512))])
-    assert many.peak - many.base > found.peak - found.base + 3 * 512 * 512
     lines = found.lines()
     assert len(lines) == 6 and "512x512" in lines[1] and "predicted" in lines[-1]
 
 
-def test_less_memory_makes_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "resident", lambda: 0)
+def test_images_that_wait_take_memory(table: None) -> None:
+    """Beside those of the pack that is computed, by the one plan."""
+    large, plan = ((512, 512), (512, 512)), default_plan(MICRO, FEW)
+    packer = Packer(restorer(), restorer().programs, plan, Wanted(FEW))
+    found, many = (
+        planner.forecast(packer, images, 2**40) for images in ([large], [IMAGE, ((16, 40), (16, 40)), large])
+    )
+    assert many.stages == found.stages
+    assert many.peak > found.peak + 3 * 512 * 512
+
+
+def test_less_memory_makes_smaller_tiles(table: None) -> None:
+    """By what stages take; that these numbers are those of the programs is tested above."""
     using = Restorer(dataclasses.replace(MICRO, tile=256), micro().params)
 
     def planned(memory: int) -> planner.Forecast:
@@ -76,7 +99,7 @@ def test_less_memory_makes_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> Non
     assert smaller.plan.sample.tile < 256 and smaller.peak <= tight
 
 
-def test_no_memory_is_said_at_once() -> None:
+def test_no_memory_is_said_at_once(table: None) -> None:
     """With what would do."""
     with pytest.raises(PlanError, match=r"do not suffice: the smallest plan, .* give --memory-gb \d+\.\d"):
         forecast(memory=2**20)

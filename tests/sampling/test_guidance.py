@@ -15,11 +15,12 @@ from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs, fidelity_weight
 from diffbir_jax.sampling.tables import GUIDANCE_UNIT, Level
+from tests.draws import normal, uniform
 from tests.golden.weights import fill
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "guidance.npz")
-Z0 = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
-TARGET = jnp.tanh(jax.random.normal(jax.random.key(1), (2, 4, 6, 3)))
+Z0 = normal(0, (2, 4, 6, 3))
+TARGET = jnp.tanh(normal(1, (2, 4, 6, 3)))
 
 
 def nhwc(array: np.ndarray) -> jax.Array:
@@ -77,7 +78,7 @@ def test_weight_is_high_in_flat_regions_only():
 
 def test_closed_form_of_a_linear_decoder():
     """With W = 1 and D(z) = z A, the step is z - s * 2/(HWC) * (z A - target) A^T."""
-    matrix = jax.random.normal(jax.random.key(2), (3, 3))
+    matrix = normal(2, (3, 3))
     guidance = Guidance(linear_decode, "mse")
     moved = guidance(guidance.prepare(matrix, TARGET), Z0, jnp.float32(5))
     expected = Z0 - 5 * 2 / (4 * 6 * 3) * (Z0 @ matrix - TARGET) @ matrix.T
@@ -95,8 +96,8 @@ def test_losses(loss, power):
 @pytest.mark.parametrize("loss, power", [("mse", 0), ("w_mse", 1), ("paper", 2)])
 def test_closed_form_in_latent_space(loss, power):
     """The step is z - s * 2/(hwc) * W (z - c), W averaged over the pixels of each latent."""
-    image = jax.random.uniform(jax.random.key(5), (2, 16, 24, 3), minval=-1.0)
-    condition = jax.random.normal(jax.random.key(6), Z0.shape)
+    image = uniform(5, (2, 16, 24, 3), -1.0)
+    condition = normal(6, Z0.shape)
     guidance = Guidance(None, loss)
     moved = guidance(guidance.prepare(None, image, condition), Z0, jnp.float32(5))
     weight = (fidelity_weight(image) ** power).reshape(2, 4, 4, 6, 4, 1).mean((2, 4))
@@ -152,10 +153,9 @@ def on_canvases(batch: int) -> tuple[GuidanceInputs, jax.Array]:
     count = sum(len(grid.starts) for grid in grids)
     pixels = (SCALE * CANVAS[0], SCALE * CANVAS[1])
     tiles: Tiles = place_tiles(grids, pixels, -(-(count + batch) // batch) * batch)
-    keys = jax.random.split(jax.random.key(8), 3)
-    z0 = jax.random.normal(keys[0], (3, *CANVAS, 3))
-    target = jnp.tanh(jax.random.normal(keys[1], (3, *pixels, 3)))
-    weight = jax.random.uniform(keys[2], (3, *pixels, 1))
+    z0 = normal(8, (3, *CANVAS, 3))
+    target = jnp.tanh(normal(9, (3, *pixels, 3)))
+    weight = uniform(10, (3, *pixels, 1))
     return GuidanceInputs(jnp.eye(3) + 0.2, target, weight, jnp.int32(1), tiles), z0
 
 

@@ -12,13 +12,14 @@ from diffbir_jax.sampling.guidance import Guidance
 from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
 from diffbir_jax.sampling.samplers import make_sampler
 from diffbir_jax.sampling.timesteps import Span
+from tests.draws import normal
 from tests.sampling.toy import SCHEDULES, toy_model
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def test_noise_does_not_depend_on_the_batch():
-    image = jax.random.normal(jax.random.key(1), (5, 4, 4, 2))
+    image = normal(1, (5, 4, 4, 2))
     cond = {"image": image, "text": jnp.ones((5, 1, 1, 1))}
     steps = spaced_steps(Span(SCHEDULES["v"], 3))
 
@@ -92,7 +93,7 @@ def tile_aware_model(params: jax.Array, z: jax.Array, t: jax.Array, cond: dict) 
 @pytest.fixture(scope="module")
 def tiled_case():
     """Parameters, latents (2, 10, 14, 3), timesteps and condition for `tile_aware_model`."""
-    z, hint = jax.random.normal(jax.random.key(0), (2, 2, 10, 14, 3))
+    z, hint = normal(0, (2, 2, 10, 14, 3))
     grid = make_grid((10, 14), (8, 8), (4, 4))
     # Six of 18 places stay empty; batches of three tiles hold those of both images.
     cond = {"hint": hint, "text": jnp.ones((2, 1, 1, 1)), "tiles": place_tiles([grid] * 2, (10, 14), 18)}

@@ -1,4 +1,4 @@
-"""What the choice of sampler, start point and tiles may be; others: tests/restoration/test_restorer.py."""
+"""What sampler, start point and tiles may be; ranges of the others: tests/restoration/test_restorer.py."""
 
 import pytest
 

@@ -7,9 +7,11 @@ step 47, `micro.py:rm@47@SIGTERM` sends itself another signal then.
 import importlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
+from jax._src import distributed
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -128,6 +130,22 @@ def _die_at(last: int, number: signal.Signals) -> None:
     def mortal(self: PairBatches, step: int) -> dict[str, np.ndarray]:
         if step == last:
             os.kill(os.getpid(), number)
+            _wait_until_all_are_told()
         return call(self, step)
 
     PairBatches.__call__ = mortal
+
+
+def _wait_until_all_are_told() -> None:
+    """Of several processes, let each have got the word that one is to stop: otherwise they train on for a second or so.
+
+    JAX says nothing of that; these are the keys of its service by which the processes choose the step to stop after.
+    """
+    client = distributed.global_state.client
+    if client is not None:
+        client.blocking_key_value_get("RECEIVED_PREEMPTION_NOTICE", 300_000)
+        while (
+            len(client.key_value_dir_get("PREEMPTION_CURRENT_COUNTER/"))
+            < distributed.global_state.num_processes
+        ):
+            time.sleep(0.05)

@@ -7,7 +7,7 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.resize import at_least
 from diffbir_jax.imaging.tiling import Grid, make_grid
 from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, family_of
-from diffbir_jax.restoration.plan import Plan, StagePlan, canvas, fitted
+from diffbir_jax.restoration.plan import FINE_FROM, Plan, StagePlan, canvas, fitted
 
 
 class Shape(NamedTuple):
@@ -54,9 +54,7 @@ def measure(image: Sequence[int], output: tuple[int, int], preset: Preset, plan:
     trained = _in_range(height, output[0], preset), _in_range(width, output[1], preset)
     work = at_least(trained, preset.min_side)
     lq, multiple = _lq_sides((height, width), trained, work, preset)
-    rm = [
-        _fitted_lq(side, plan.rm.tile, multiple, 1 if preset.rm is None else preset.rm.scale) for side in lq
-    ]
+    rm = [_fitted_lq(side, plan.rm.tile, multiple, preset) for side in lq]
     axes = [fitted(side, plan.sample.tile, preset.multiple) for side in work]
     padded = (axes[0][0], axes[1][0])
     sizes = {name: _tile_size(padded, getattr(plan, name).tile) for name in ("encode", "sample", "decode")}
@@ -82,8 +80,16 @@ def check_plan(plan: Plan, preset: Preset) -> None:
             )
 
 
-def _fitted_lq(side: int, tile: int, multiple: int, scale: int) -> tuple[int, int]:
-    """As `fitted`; for modules that enlarge, what counts as a small side is their output's."""
+def _fitted_lq(side: int, tile: int, multiple: int, preset: Preset) -> tuple[int, int]:
+    """As `fitted`, for stage 1.
+
+    What counts as a small side is the module's output. The published versions pad with zeros, which a restoration
+    module sees as a dark border, so they get no more padding than the reference: a program per size of small images.
+    """
+    scale = 1 if preset.rm is None else preset.rm.scale
+    if preset.padding == "constant" and scale * side < FINE_FROM and side <= tile:
+        padded = min(-(-side // multiple) * multiple, tile)
+        return padded, padded
     padded, size = fitted(scale * side, scale * tile, scale * multiple)
     return padded // scale, size // scale
 

@@ -11,18 +11,18 @@ from configs.common import everyday, one_step_config
 
 def get_config() -> ConfigDict:
     """Return the configuration."""
-    config = one_step_config("one_step", crop=128, batch_size=8, steps=20_000, lr=1e-3)
+    config = one_step_config("one_step", crop=96, batch_size=8, steps=20_000, lr=5e-4)
     # At scale 1 stage 1 alone is the default: more of what stage 2 is for.
     del config.data.degradation
     config.data.degradation = ConfigDict(everyday((0.1, 0.3, 0.4, 0.15, 0.02, 0.03)))
     config.data.teacher = "work/teacher"
-    config.data.taught = 0.5  # share of a batch that the teacher restored
+    config.data.taught = 0.6  # share of a batch that the teacher restored
     config.timestep = 399
     config.noise = 0.1  # of that timestep's noise, so that results differ from seed to seed
     config.weights = ConfigDict(
         {
             "rm": "work/rm/export/rm.safetensors",
-            "vae": "work/vae/export/vae.safetensors",
+            "vae": "work/vae/start.safetensors",
             "unet": placeholder(str),
             "control": placeholder(str),
             "perceptual": "work/mobilenet_v2.safetensors",
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
             "teacher_l1": 1.0,
             "teacher_gradient": 0.7,
             "perceptual": 0.3,
-            "lpips": 0.6,
+            "lpips": 0.5,
             "fidelity": 0.5,
             "grid": 0.3,
             "adversarial": 0.0,

@@ -3,8 +3,10 @@
     python scripts/train_one_step.py work
 
 `work` holds what the other scripts prepared (docs/one_step.md): photos/train, photos/held_out, teacher,
-mobilenet_v2.safetensors and metrics/lpips_alex.safetensors. Each stage writes checkpoints: after a stop, the same
-command goes on where the run ended. `--share 0.1` takes a tenth of every stage's steps, to see that all of it works.
+realesrgan/realesrgan-x4plus.safetensors, mobilenet_v2.safetensors and metrics/lpips_alex.safetensors.
+
+Each stage writes checkpoints: after a stop, the same command goes on where the run ended. `--share 0.1` takes a tenth
+of every stage's steps, to see that all of it works.
 """
 
 import argparse
@@ -31,10 +33,17 @@ def overrides(stage: str, work: Path, share: float) -> list[str]:
     if stage == "one_step":
         settings["data.teacher"] = work / "teacher"
         settings["weights.rm"] = work / "rm/export/rm.safetensors"
-        settings["weights.vae"] = work / "vae/export/vae.safetensors"
+        settings["weights.vae"] = work / "vae/start.safetensors"
         settings["weights.perceptual"] = work / "mobilenet_v2.safetensors"
         settings["weights.lpips"] = work / "metrics/lpips_alex.safetensors"
     return [f"--config.{name}={value}" for name, value in settings.items()]
+
+
+def start_decoder(work: Path) -> int:
+    """Give the autoencoder its decoder; return the exit status."""
+    names = ("realesrgan/realesrgan-x4plus.safetensors", "vae/export/vae.safetensors", "photos/train")
+    files = [str(work / name) for name in (*names, "vae/start.safetensors")]
+    return subprocess.run([sys.executable, "scripts/start_decoder.py", *files]).returncode
 
 
 def main() -> int:
@@ -46,6 +55,8 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0, help="share of each stage's steps (default: 1)")
     args = parser.parse_args()
     for stage in STAGES:
+        if stage == "one_step" and (status := start_decoder(args.work)):
+            return status
         target = args.work / stage
         command = [
             sys.executable,

@@ -104,11 +104,14 @@ class Preset:
         tile: images with longer sides are restored in tiles of this many pixels (a multiple of 64) by default.
         padding: "edge" (repeat the border) or "constant" (zeros, as the reference).
         colour_levels: wavelet levels of the colour correction. Structure larger than about 2^levels pixels comes from
-            stage 1 (5 as in the reference; 2 leaves a small generator only the detail that x4 downsampling destroys).
+            stage 1 (5 as in the reference; 2 leaves a small generator only the detail that x4 downsampling destroys; 0:
+            no correction).
         scales: the least and the largest upscale that the networks were trained for. Beyond them, images pass through
             the stages at the nearest one and the result is resized. None: any upscale, as in the reference.
         all_detail_from: from this upscale on, results have all of stage 2's detail by default, see `detail`. 1: at any
             upscale, as in the reference.
+        detail_gain: factor on the detail that stage 2 adds to stage 1. Pixel losses let a generator of one step add too
+            little; 1: as it comes, as in the reference.
         meant_from: below this upscale the preset makes images worse and warns; 0: never.
         stage1_only: there is no stage 2; `vae` and `unet` then have no meaning.
     """
@@ -128,6 +131,7 @@ class Preset:
     colour_levels: int = 5
     scales: tuple[float, float] | None = None
     all_detail_from: float = 1.0
+    detail_gain: float = 1.0
     meant_from: float = 0.0
     stage1_only: bool = False
 
@@ -236,13 +240,25 @@ TINY = Preset(
 ONE_STEP = replace(
     TINY,
     name="one-step",
-    vae=replace(TINY.vae, ch=16, ch_mult=(1, 4), z_channels=32, embed_dim=32, patch_size=2, norm="layer"),
-    unet=replace(TINY.unet, in_channels=32, out_channels=32, channel_mult=(1, 2, 2), norm="layer"),
+    vae=replace(
+        TINY.vae,
+        ch=16,
+        ch_mult=(1, 4),
+        z_channels=32,
+        embed_dim=32,
+        patch_size=2,
+        norm="layer",
+        dense_blocks=3,
+    ),
+    unet=replace(
+        TINY.unet, in_channels=32, out_channels=32, model_channels=32, channel_mult=(1, 2, 2), norm="layer"
+    ),
     parameterization="eps",
     zero_terminal_snr=False,
     meant_from=0.0,
     scales=(1.0, 4.0),
     all_detail_from=4.0,
+    detail_gain=1.25,
 )
 
 # DiffBIR as published, with the reference's choice of files: SwinIR, BSRNet or SCUNet before Stable Diffusion 2.1 base.

@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from diffbir_jax.models.attention import attention
+from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
 from diffbir_jax.models.layers import GroupNorm, Norm, conv, depth_to_space, norm, space_to_depth
 
 
@@ -29,6 +30,8 @@ class VAEConfig:
         shortcut: add linear maps from each image patch to its latent and back, parallel to the networks (as the
             residual autoencoding of DC-AE, Chen et al. 2024). A small autoencoder then starts as good as a linear one.
         norm: normalisation of the convolutions, see `layers.norm`; "group" for the published networks.
+        dense_blocks: with a number above 0, the decoder is an RRDBNet (`BSRNet`) with this many blocks. It works at the
+            latent's resolution and enlarges at its end; it has no shortcut.
     """
 
     ch: int = 128
@@ -42,6 +45,7 @@ class VAEConfig:
     mid_attention: bool = True
     shortcut: bool = False
     norm: Norm = "group"
+    dense_blocks: int = 0
 
     @property
     def downsample(self) -> int:
@@ -64,13 +68,19 @@ class AutoencoderKL(nn.Module):
         """Create the networks that `encode` and `decode` share."""
         config = self.config
         self.encoder = Encoder(config, self.dtype, self.remat)
-        self.decoder = Decoder(config, self.dtype, self.remat)
+        self.decoder = self._decoder()
         self.quant_conv = nn.Conv(2 * config.embed_dim, (1, 1), dtype=self.dtype)
         self.post_quant_conv = nn.Conv(config.z_channels, (1, 1), dtype=self.dtype)
         if config.shortcut:
             patch = config.in_channels * config.downsample**2
             self.to_latent = nn.Dense(2 * config.embed_dim, dtype=self.dtype)
             self.to_patch = nn.Dense(patch, dtype=self.dtype)
+
+    def _decoder(self) -> nn.Module:
+        config = self.config
+        if not config.dense_blocks:
+            return Decoder(config, self.dtype, self.remat)
+        return BSRNet(BSRNetConfig(num_blocks=config.dense_blocks, scale=config.downsample), self.dtype)
 
     def __call__(self, image: Array) -> Array:
         """Reconstruction of `image` through the posterior's mean; shapes and range as in `encode`."""
@@ -109,6 +119,8 @@ class AutoencoderKL(nn.Module):
             float32 (B, h downsample, w downsample, in_channels), about [-1, 1].
         """
         image = self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
+        if self.config.dense_blocks:
+            return 2.0 * image - 1.0  # RRDBNets draw in [0, 1]
         if self.config.shortcut:
             image = image + depth_to_space(self.to_patch(z), self.config.downsample).astype(jnp.float32)
         return image

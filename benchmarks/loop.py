@@ -58,7 +58,7 @@ class Repeated(Batches):
 class Bare:
     """The jitted step alone."""
 
-    def __init__(self, config: ConfigDict, objective: Objective):
+    def __init__(self, config: Any, objective: Objective):
         """Place the state and a batch."""
         mesh = make_mesh(**config.mesh)
         self._state, self._step = loop.place(objective, mesh, config)
@@ -124,7 +124,7 @@ def settings(folder: Path, windows: int) -> dict[str, ConfigDict]:
     return configs
 
 
-def measure(config: ConfigDict, make: Callable[[ConfigDict], Objective]) -> Turns:
+def measure(config: Any, make: Callable[[Any], Objective]) -> Turns:
     """Turns of the loop and of the bare step."""
     turns = Turns(Bare(config, make_objective(config)))
     after, workdir = turns.after(Run.after), tempfile.TemporaryDirectory()
@@ -133,7 +133,7 @@ def measure(config: ConfigDict, make: Callable[[ConfigDict], Objective]) -> Turn
     return turns
 
 
-def ready(config: ConfigDict) -> Objective:
+def ready(config: Any) -> Objective:
     """The objective with batches that cost nothing."""
     objective = make_objective(config)
     return replace(objective, batches=Repeated(objective.batches))
@@ -142,7 +142,7 @@ def ready(config: ConfigDict) -> Objective:
 WAYS = {"loop, batches ready": ready, "loop": make_objective}
 
 
-def row(title: str, config: ConfigDict) -> str:
+def row(title: str, config: Any) -> str:
     """A row of the table."""
     found = [measure(config, make) for make in WAYS.values()]
     bare = np.median([turn[0] / TURN for turns in found for turn in turns.alone])

@@ -49,6 +49,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in tools]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def memory_of_a_file() -> Iterator[None]:
+    """Release the programs of each file of tests: those of all files would take gigabytes."""
+    yield
+    compiled._COMPILED.clear()
+    jax.clear_caches()
+
+
 @pytest.fixture
 def compilations() -> Iterator[list[str]]:
     """Names of the functions compiled since the test began (or since it cleared the list)."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh
@@ -49,7 +50,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     check_config(config)
     workdir = Path(workdir).expanduser()
     workdir.mkdir(parents=True, exist_ok=True)
-    objective, mesh = make_objective(config), make_mesh(**config.mesh)
+    objective, mesh = make_objective(config), make_mesh(**cast(Any, config.mesh))
     state, step_fn = place(objective, mesh, config)
     frozen, last = jax.device_put(objective.frozen, replicated(mesh)), int(config.train.steps)
     with ExitStack() as stack:

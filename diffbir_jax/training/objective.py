@@ -12,8 +12,14 @@ from diffbir_jax.training.config import Config
 from diffbir_jax.training.state import LossFn, Params
 
 # Stage -> module of this package whose `make(config)` returns its Objective.
-STAGES = {name: name for name in ("rm", "vae", "decoder", "prior", "regeneration", "one_step")} | {
-    "control": "control_latents"
+STAGES = {
+    "rm": "rm",
+    "vae": "vae",
+    "decoder": "decoder",
+    "prior": "prior",
+    "control": "control_latents",
+    "regeneration": "regeneration",
+    "one_step": "one_step",
 }
 
 

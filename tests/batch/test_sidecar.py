@@ -51,7 +51,7 @@ def test_what_a_sidecar_holds(made: Path) -> None:
     assert (record["mask"]["path"], record["clean"]["path"]) == ("masks/s/a.png", "clean/s/a.png")
     assert sorted(record["outputs"]) == [name for name in written("out/s") if not name.endswith("json")]
     assert record["parameters"]["options"]["seed"] == 5 and record["parameters"]["upscale"] == 2.0
-    assert record["preset"] == "tiny" and record["device"]["backend"] == "cpu"
+    assert record["preset"] == "one-step" and record["device"]["backend"] == "cpu"
     assert set(record["weights"]) == {"vae", "unet", "control"}, "stage 1 was ready"
     assert {"read", "compute", "write"} == set(record["seconds"])
     assert record["date"].endswith("+00:00")

@@ -220,8 +220,8 @@ def test_products_are_exact_in_fp32_alone(
 
 def test_upscale_defaults_to_4() -> None:
     args = parse(["--input", "a", "--output", "b"])
-    assert (args.version, args.upscale) == ("tiny", 4.0)
-    assert options_from(args) == DEFAULTS["tiny"]
+    assert (args.version, args.upscale) == ("one-step", 4.0)
+    assert options_from(args) == DEFAULTS["one-step"]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ reference = jax.jit(jax.nn.dot_product_attention)
 
 
 def qkv(batch, queries, keys, heads, dim, dtype=jnp.float32):
-    rng = np.random.default_rng(0)
-    shapes = [(batch, n, heads, dim) for n in (queries, keys, keys)]
-    return tuple(jnp.asarray(3 * rng.standard_normal(shape, np.float32), dtype) for shape in shapes)
+    rngs = jax.random.split(jax.random.key(0), 3)
+    return tuple(
+        3 * jax.random.normal(rng, (batch, n, heads, dim), dtype)
+        for rng, n in zip(rngs, (queries, keys, keys))
+    )
 
 
 # All at once, one head at a time, whole blocks, a remainder; more or fewer keys than queries.

@@ -8,9 +8,9 @@ import psutil
 import pytest
 
 from diffbir_jax.restoration import compiled, planner
+from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.geometry import Shape
 from diffbir_jax.restoration.image import Request
-from diffbir_jax.restoration.packing import Packer
 from diffbir_jax.restoration.planner import (
     RUNTIME,
     PlanError,
@@ -37,8 +37,8 @@ def restorer() -> Restorer:
 def table(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a stage takes, in place of compiling it: 100 bytes per pixel of its batch; and nothing was there before."""
 
-    def bytes_of(packer: Packer, stage: str, shape: Shape) -> int:
-        return 100 * packer.batch(stage, shape) * math.prod(getattr(shape, stage))
+    def bytes_of(executor: Executor, stage: str, shape: Shape) -> int:
+        return 100 * executor.batch(stage, shape) * math.prod(getattr(shape, stage))
 
     monkeypatch.setattr(planner, "analyse", bytes_of)
     monkeypatch.setattr(planner, "resident", lambda: 0)
@@ -76,9 +76,10 @@ def test_a_forecast_adds_up() -> None:
 def test_images_that_wait_take_memory(table: None) -> None:
     """Beside those of the pack that is computed, by the one plan."""
     large, plan = ((512, 512), (512, 512)), default_plan(MICRO, FEW)
-    packer = Packer(restorer(), restorer().programs, plan, Wanted(FEW))
+    executor = Executor(restorer(), restorer().programs, plan, Wanted(FEW))
     found, many = (
-        planner.forecast(packer, images, 2**40) for images in ([large], [IMAGE, ((16, 40), (16, 40)), large])
+        planner.forecast(executor, images, 2**40)
+        for images in ([large], [IMAGE, ((16, 40), (16, 40)), large])
     )
     assert many.stages == found.stages
     assert many.peak > found.peak + 3 * 512 * 512

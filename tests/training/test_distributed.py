@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def script():
-    return importlib.import_module("train")
+    return importlib.import_module("diffbir_jax.cli.train")
 
 
 def config(folder):

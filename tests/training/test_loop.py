@@ -242,7 +242,7 @@ def test_the_command_names_an_unknown_setting(tmp_path):
 
 @pytest.fixture(scope="module")
 def script():
-    return importlib.import_module("train")
+    return importlib.import_module("diffbir_jax.cli.train")
 
 
 @pytest.mark.parametrize(

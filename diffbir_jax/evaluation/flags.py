@@ -102,7 +102,7 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
         "(required with --pred and --suite; by default, --compare only prints)"
     )
     group.add_argument("--output", type=Path, metavar="DIR", help=output)
-    intervals = "write the 95 % bootstrap interval of each mean into tables (default: on)"
+    intervals = "write the 95 %% bootstrap interval of each mean into tables (default: on)"
     group.add_argument("--intervals", action=argparse.BooleanOptionalAction, default=True, help=intervals)
     report = "write report.html, a page that shows the images (default: on)"
     group.add_argument("--report", action=argparse.BooleanOptionalAction, default=True, help=report)

@@ -165,3 +165,9 @@ def test_ctrl_c_says_how_to_go_on(here: Path, capsys: pytest.CaptureFixture, mon
     monkeypatch.chdir(here)
     monkeypatch.setattr(evaluate, "configure", lambda precision: None)
     assert call(*command) == 0
+
+
+def test_help_explains_every_flag(capsys):
+    with pytest.raises(SystemExit) as exit:
+        evaluate.main(["--help"])
+    assert exit.value.code == 0 and "95 % bootstrap" in " ".join(capsys.readouterr().out.split())

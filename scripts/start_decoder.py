@@ -6,8 +6,8 @@
     python scripts/start_decoder.py work/realesrgan/realesrgan-x4plus.safetensors work/vae/export/vae.safetensors \\
         work/photos/train work/vae/start.safetensors
 
-Most blocks of a deep residual network change little, so a few of them still draw what all did, if badly; training mends
-that in minutes, where a new network takes days. The first convolution expects an image of a quarter of the sides. It
+A few blocks of a residual network still draw what all drew, if badly; training mends that in minutes, where a new network
+takes days. The first convolution expects an image of a quarter of the sides. It
 is put behind the linear map from latents to such images that fits the photos best. Real-ESRGAN is BSD-3-Clause (Xintao
 Wang and others).
 """
@@ -32,7 +32,8 @@ from diffbir_jax.training.sources import to_signed
 from diffbir_jax.weights.safetensors import load_weights, save_weights, unflatten
 
 IMAGE = jnp.zeros((1, 64, 64, 3))
-# With these three of the 23 blocks, untrained, held-out crops were nearest to the truth in LPIPS.
+# The first, the second and the last of 23. Blocks from both ends were better than three neighbours (docs/one_step.md);
+# other choices of three from both ends were not compared.
 BLOCKS = (0, 1, 22)
 
 

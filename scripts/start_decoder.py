@@ -6,10 +6,9 @@
     python scripts/start_decoder.py work/realesrgan/realesrgan-x4plus.safetensors work/vae/export/vae.safetensors \\
         work/photos/train work/vae/start.safetensors
 
-A few blocks of a residual network still draw what all drew, if badly; training mends that in minutes, where a new network
-takes days. The first convolution expects an image of a quarter of the sides. It
-is put behind the linear map from latents to such images that fits the photos best. Real-ESRGAN is BSD-3-Clause (Xintao
-Wang and others).
+A few blocks of a residual network still draw what all drew, if badly; training mends that in minutes, where a new
+network takes days. The first convolution expects an image of a quarter of the sides. It is put behind the linear map
+from latents to such images that fits the photos best. Real-ESRGAN is BSD-3-Clause (Xintao Wang and others).
 """
 
 import argparse

@@ -183,8 +183,7 @@ def encode(executor: Executor, frames: list[Frame]) -> None:
 
 def decode(executor: Executor, frames: list[Frame], latents: list[np.ndarray]) -> list[np.ndarray]:
     """The results of latents, one per image of one shape."""
-    shares = [np.float32(executor.detail(frame)) for frame in frames]
-    blended = any(share != 1.0 for share in shares)
+    shares = [np.float32(executor.detail(frame.upscale)) for frame in frames]
     of = {frame.position: (z, share) for frame, z, share in zip(frames, latents, shares)}
 
     def tiles(frame: Frame) -> Iterator[dict[str, Any]]:
@@ -195,7 +194,7 @@ def decode(executor: Executor, frames: list[Frame], latents: list[np.ndarray]) -
                 "z": _latent_tile(executor, z, start, grid.size),
                 "clean": frame.clean_tile(start, grid.size),
             }
-            yield tile | {"detail": share} if blended else tile
+            yield tile | {"detail": share} if executor.blends else tile
 
     return _through(executor, frames, _decoder(executor), tiles, Frame.take_image)
 
@@ -219,7 +218,9 @@ def calls(executor: Executor, stage: HalfName, shape: Shape) -> list[Call]:
 
     used = jax.ShapeDtypeStruct(batch, jnp.float32)
     image = {"image": array(3), "mask": array(1)}
-    tile = image if stage == "encode" else {"z": array(channels, f), "clean": array(3)}
+    latent = {"z": array(channels, f), "clean": array(3)}
+    share = {"detail": used} if executor.blends else {}
+    tile = image if stage == "encode" else latent | share
 
     def call(function: Any, tiles: Any, static: dict[str, Any]) -> Call:
         return executor.abstract_call(function, (half.params,), tiles, used, **static)

@@ -88,8 +88,8 @@ class Programs:
     def _lies(self, leaf: Any) -> Any:
         """How an array lies on the devices; None where that is the default device."""
         sharding = getattr(leaf, "sharding", None)
-        alone = sharding is not None and self.mesh is None and len(sharding.device_set) == 1
-        return None if alone else sharding
+        default = sharding is not None and sharding.device_set == {jax.local_devices()[0]}
+        return None if self.mesh is None and default else sharding
 
     def __call__(self, function: Any, *args: Any, **static: Any) -> Any:
         """Call a jitted function through its program; arguments as in `get`."""

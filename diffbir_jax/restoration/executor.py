@@ -12,7 +12,6 @@ from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration.compiled import Programs
 from diffbir_jax.restoration.generator import Context, Generator
 from diffbir_jax.restoration.geometry import Shape, check_plan, tiles_on_canvas
-from diffbir_jax.restoration.image import Frame
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.restoration.tile_programs import stream
@@ -63,10 +62,21 @@ class Executor:
             return self.wanted.context
         return self.generator.embed(options.pos_prompt), self.generator.embed(options.neg_prompt)
 
-    def detail(self, frame: Frame) -> float:
-        """The share of stage 2's detail in an image's results."""
+    def detail(self, upscale: float) -> float:
+        """The share of stage 2's detail in the results of images at an upscale."""
         detail = self.wanted.options.detail
-        return self.preset.detail(frame.upscale) if detail is None else detail
+        return self.preset.detail(upscale) if detail is None else detail
+
+    def needs_stage2(self, upscales: Iterable[float]) -> bool:
+        """Whether results at any of these upscales show more than stage 1."""
+        shown = self.wanted.with_fidelity or any(map(self.detail, upscales))
+        return not self.wanted.stage1_only and shown
+
+    @property
+    def blends(self) -> bool:
+        """Whether results may have a share of the detail: the decoder's program is then another one."""
+        detail = self.wanted.options.detail
+        return self.preset.all_detail_from > 1.0 if detail is None else detail != 1.0
 
     def batch(self, stage: str, shape: Shape) -> int:
         """How many tiles of images of a shape a stage sees at once."""

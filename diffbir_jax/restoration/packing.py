@@ -85,7 +85,7 @@ class Packer:
         """Take images of one shape through all stages; the variants of each."""
         upscaled = [frame.upscaled if self.wanted.keep else NOTHING for frame in frames]
         stage1.clean(self.executor, frames)
-        if not self._needs_stage2(frames):
+        if not self.executor.needs_stage2(frame.upscale for frame in frames):
             images = [frame.shown_clean() for frame in frames]
             return [[Restored(image, image, up)] for image, up in zip(images, upscaled)]
         clean = [frame.shown_clean() if self.wanted.keep else NOTHING for frame in frames]
@@ -99,7 +99,3 @@ class Packer:
             for variants, image, stage_1, up, shown in zip(results, images, clean, upscaled, maps):
                 variants.append(Restored(image, stage_1, up, shown))
         return results
-
-    def _needs_stage2(self, frames: list[Frame]) -> bool:
-        detail = any(self.executor.detail(frame) for frame in frames)
-        return not self.wanted.stage1_only and (self.wanted.with_fidelity or detail)

@@ -55,7 +55,8 @@ class Plan:
 
 STAGES = ("rm", "encode", "sample", "decode")
 # Sides below this are rounded up to halves of an octave, others to eighths. That costs tiny 0.03 to 0.06 dB of PSNR on
-# images of 136 and 160 pixels; the published versions see no smaller ones than 512.
+# images of 136 and 160 pixels. Stage 2 of the published versions sees no smaller ones than 512; for their stage 1 see
+# `geometry.measure`.
 FINE_FROM = 512
 # Canvases of latents hold images of several tiles: padding there costs next to nothing.
 CANVASES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)

@@ -161,7 +161,7 @@ def forecast(
     """The memory of the most expensive images under the executor's plan."""
     measured = {measure(*image, executor.preset, executor.plan) for image in images}
     sides, shape = max(measured, key=lambda found: _weight(*found))
-    stages = {name: analyse(executor, name, shape) for name in _stages(executor)}
+    stages = {name: analyse(executor, name, shape) for name in _stages(executor, images)}
     host, params = _host(executor, sides, shape), _params_bytes(executor)
     if jax.default_backend() == "cpu":
         base = resident()
@@ -191,7 +191,7 @@ def compile_all(
     """Compile all programs that images need, shape by shape; `images` as in `make_plan`."""
     shapes = {measure(*image, executor.preset, executor.plan)[1] for image in images}
     for shape in sorted(shapes):
-        for name in _stages(executor):
+        for name in _stages(executor, images):
             analyse(executor, name, shape)
         yield shape
 
@@ -234,9 +234,11 @@ def abstract_calls(executor: Executor, stage: str, shape: Shape) -> list[Call]:
     return autoencoder.calls(executor, "encode" if stage == "encode" else "decode", shape)
 
 
-def _stages(executor: Executor) -> tuple[str, ...]:
+def _stages(executor: Executor, images: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> tuple[str, ...]:
+    """The stages that run; small images may be rounded to a little more than their upscale."""
     first = () if executor.preset.rm is None else ("rm",)
-    return first if executor.wanted.stage1_only else (*first, "encode", "sample", "decode")
+    upscales = (max(out / side for side, out in zip(*image)) for image in images)
+    return (*first, "encode", "sample", "decode") if executor.needs_stage2(upscales) else first
 
 
 def _weight(sides: Sides, shape: Shape) -> tuple[int, int]:

@@ -61,7 +61,8 @@ def restoration(
         )
     Generator(preset, {}, dtype).check(options)
     lq, hq = (_bytes(np.asarray(batch[name][: sampling.images])) for name in ("lq", "hq"))
-    preset = replace(preset, min_side=1)
+    # Stage 2 is what is judged: it runs on small images, and also where users would get stage 1 alone.
+    preset = replace(preset, min_side=1, meant_from=0.0, all_detail_from=1.0)
 
     def validate(params: Params, frozen: Params) -> tuple[dict[str, float], np.ndarray]:
         networks = {**stored(rest or {}, dtype), **frozen, **params}

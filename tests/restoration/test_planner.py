@@ -152,3 +152,14 @@ def test_programs_in_memory_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         np.testing.assert_array_equal(using.restore([picture(16, 16)], options=FEW)[0].image, wanted.image)
         assert len(using.programs.compiled) <= 2 and using.compiled == 4
+
+
+def test_a_share_of_the_detail_is_planned_for_and_none_needs_no_stage_2() -> None:
+    """Nothing else is compiled in the run, and at upscale 1 only stage 1."""
+    preset = dataclasses.replace(MICRO, all_detail_from=4.0)
+    for upscale, programs in ((1, 1), (2, 4)):
+        using, size = Restorer(preset, micro().params), (24 * upscale, 24 * upscale)
+        found = forecast([((24, 24), size)], using=using)
+        assert using.compiled == programs == len(found.stages)
+        (outcome,) = using.restore_many([Request(picture(24, 24))], upscale, FEW, plan=found.plan)
+        assert outcome.error is None and using.compiled == programs

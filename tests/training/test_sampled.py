@@ -83,6 +83,15 @@ def test_images_are_restored_as_by_sample_py():
     assert np.abs(columns[1][0].astype(int) - columns[2][0]).max() > 10
 
 
+def test_stage_2_is_judged_where_users_would_get_stage_1_alone(recwarn):
+    """A preset that leaves detail out at a photo's own size, or warns of it."""
+    preset = dataclasses.replace(MICRO, all_detail_from=4.0, meant_from=3.0)
+    usual, frozen = parted()
+    values, _ = restoration(preset, jnp.float32, sampling(), batch())(usual, frozen)
+    assert values == validated()[0] and values["psnr"] != values["psnr_stage1"]
+    assert not [warning for warning in recwarn if "spoils" in str(warning.message)]
+
+
 def test_networks_that_the_step_lacks_are_given_beside():
     usual, frozen = parted()
     unet = {"unet": frozen.pop("unet")}

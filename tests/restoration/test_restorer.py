@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from diffbir_jax.imaging.canvas import resize_float
+from diffbir_jax.imaging.colour import wavelet_colour
 from diffbir_jax.imaging.resize import at_least
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.models.swinir import SwinIRConfig
@@ -120,6 +121,16 @@ def test_variants_differ_and_the_first_is_the_only_one() -> None:
     np.testing.assert_array_equal(first.image, micro().restore_one(image, 1, FEW, 3).image)
     assert (first.image != second.image).any()
     np.testing.assert_array_equal(first.stage1, second.stage1)
+
+
+def test_results_are_corrected_by_the_wavelets_of_the_preset() -> None:
+    """What `wavelet_colour` makes of results without correction; tests below say what that is."""
+    image = picture(24, 24, 1).astype(np.float32) / 255
+    raw = Restorer(dataclasses.replace(MICRO, colour_levels=0), micro().params).restore_one(image, 1.0, FEW)
+    found = micro().restore_one(image, 1.0, FEW)
+    expected = wavelet_colour(jnp.asarray(raw.image), jnp.asarray(raw.stage1), MICRO.colour_levels)
+    np.testing.assert_allclose(found.image, expected, atol=1e-5)
+    assert np.abs(found.image - raw.image).max() > 1e-2
 
 
 def test_colours_are_those_of_stage_1() -> None:

@@ -176,9 +176,12 @@ def detail_share(clean: Array, detail: Array) -> Array:
 
 
 def encode(executor: Executor, frames: list[Frame]) -> None:
-    """Give images of one shape their latents, the weight of guidance and the control's hint."""
-    take = functools.partial(Frame.take_latent, hint=executor.generator.encoder is not None)
-    _through(executor, frames, _encoder(executor), _image_tiles, take)
+    """Give images of one shape their latents, the weight of guidance, the control's hint, and what they start from."""
+    half, hint = _encoder(executor), executor.generator.encoder is not None
+    _through(executor, frames, half, _image_tiles, functools.partial(Frame.take_latent, hint=hint))
+    if executor.starts_from_input:
+        # By the same program: what it makes of the input besides the latent is ignored.
+        _through(executor, frames, half, _start_tiles, functools.partial(Frame.take_start, hint=hint))
 
 
 def decode(executor: Executor, frames: list[Frame], latents: list[np.ndarray]) -> list[np.ndarray]:
@@ -269,6 +272,12 @@ def _image_tiles(frame: Frame) -> Iterator[dict[str, Any]]:
     grid = frame.grid("encode")
     for start in grid.starts:
         yield {"image": frame.clean_tile(start, grid.size), "mask": frame.mask_tile(start, grid.size)}
+
+
+def _start_tiles(frame: Frame) -> Iterator[dict[str, Any]]:
+    grid = frame.grid("encode")
+    for start in grid.starts:
+        yield {"image": frame.start_tile(start, grid.size), "mask": frame.mask_tile(start, grid.size)}
 
 
 def _latent_tile(executor: Executor, z: np.ndarray, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -73,6 +73,11 @@ class Executor:
         return not self.wanted.stage1_only and shown
 
     @property
+    def starts_from_input(self) -> bool:
+        """Whether sampling starts from the latents of the inputs."""
+        return self.wanted.options.start_point == "input"
+
+    @property
     def blends(self) -> bool:
         """Whether results may have a share of the detail: the decoder's program is then another one."""
         detail = self.wanted.options.detail

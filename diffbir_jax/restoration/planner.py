@@ -272,13 +272,14 @@ def _host(executor: Executor, sides: Sides, shape: Shape) -> dict[str, int]:
     # What is resized is there as well, and one channel of it as float32.
     before = (blended + 4) * _area(enlarged) if enlarged != sides.work else 0
     hint = 0 if executor.generator.encoder is None else config.embed_dim
-    latents = 4 * (config.embed_dim + 1 + hint) * pixels // config.downsample**2
+    start = config.embed_dim if executor.starts_from_input else 0
+    latents = 4 * (config.embed_dim + 1 + hint + start) * pixels // config.downsample**2
     lq, result = 3 * _area(sides.lq) * depth, 3 * final * depth
     after = 0 if sides.work == sides.output else 4 * pixels + 12 * final
     whole = shape.sample == shape.canvas
     held = {
         "rm": lq + clean + (result + max(before, after) if wanted.stage1_only else before),
-        "encode": clean + latents,
+        "encode": clean + latents + (3 * depth * pixels if start else 0),
         "sample": clean + latents,
         "decode": clean + 2 * latents + (result if whole or after else 0) + after,
     }

@@ -29,10 +29,11 @@ def clean(executor: Executor, frames: list[Frame]) -> None:
         results = executor.stream(clean_tiles, "rm", frames[0].shape, tiles, params, module=module)
         for frame in taken:
             frame.take_clean(results)
+    keep = executor.starts_from_input and executor.needs_stage2(frame.upscale for frame in frames)
     for frame in frames:
         if frame not in taken:
             frame.skip_stage1()
-        frame.release()
+        frame.release(keep)
 
 
 def calls(executor: Executor, shape: Shape) -> list[Call]:

@@ -56,6 +56,7 @@ class Conditioned(NamedTuple):
         target: (B, H, W, 3) stage-1 images in [-1, 1]; needed if decoded images are compared.
         layout: tiles; None samples whole.
         hint: (B, h, w, c), the control's input in place of the latent; None: the latent.
+        start: (B, h, w, c), what sampling starts from in place of the latent; None: the latent.
     """
 
     latent: Any
@@ -63,3 +64,4 @@ class Conditioned(NamedTuple):
     target: Any = None
     layout: Layout | None = None
     hint: Any = None
+    start: Any = None

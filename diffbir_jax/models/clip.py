@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from diffbir_jax.models.layers import LayerNorm
+from diffbir_jax.models.layers import Dense, Layer, LayerNorm
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CLIPTextConfig:
     tokens: int = 77
 
 
-class CLIPText(nn.Module):
+class CLIPText(Layer):
     """Tokens to one embedding each.
 
     The embeddings come from the penultimate block, through the final normalisation, as in Stable Diffusion 2.
@@ -85,8 +85,8 @@ class CLIPBlock(nn.Module):
         y = self._dense(4 * channels, "fc1")(LayerNorm(self.dtype, name="norm2")(x))
         return x + self._dense(channels, "fc2")(nn.gelu(y, approximate=False)), None
 
-    def _dense(self, features: int, name: str) -> nn.Dense:
-        return nn.Dense(features, dtype=self.dtype, name=name)
+    def _dense(self, features: int, name: str) -> Dense:
+        return Dense(features, dtype=self.dtype, name=name)
 
 
 def _causal_attention(q: Array, k: Array, v: Array) -> Array:

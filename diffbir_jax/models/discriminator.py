@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffbir_jax.models.layers import GroupNorm
+from diffbir_jax.models.layers import GroupNorm, PlainConv
 
 MAX_WIDENING = 8
 
@@ -63,6 +63,6 @@ class PatchDiscriminator(nn.Module):
             x = nn.leaky_relu(GroupNorm(dtype=self.dtype, name=f"norm_{i}")(x), 0.2)
         return self._conv(1, 1, "conv_out")(x).astype(jnp.float32)
 
-    def _conv(self, features: int, stride: int, name: str) -> nn.Conv:
+    def _conv(self, features: int, stride: int, name: str) -> PlainConv:
         init = nn.initializers.normal(0.02)
-        return nn.Conv(features, (4, 4), stride, padding=1, dtype=self.dtype, kernel_init=init, name=name)
+        return PlainConv(features, (4, 4), stride, padding=1, dtype=self.dtype, kernel_init=init, name=name)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from diffbir_jax.models.layers import conv
+from diffbir_jax.models.layers import Dense, conv
 
 # Shorter sides leave no logit.
 MIN_SIDE = 4
@@ -59,8 +59,8 @@ class FeatureDiscriminator(nn.Module):
         return last(smooth(nn.leaky_relu(wide(smooth(x, 2)), 0.2), 1))
 
     def _vector(self, x: Array, name: str) -> Array:
-        x = nn.leaky_relu(nn.Dense(self.width, dtype=self.dtype, name=f"{name}_in")(x), 0.2)
-        return nn.Dense(1, dtype=self.dtype, name=f"{name}_out")(x)
+        x = nn.leaky_relu(Dense(self.width, dtype=self.dtype, name=f"{name}_in")(x), 0.2)
+        return Dense(1, dtype=self.dtype, name=f"{name}_out")(x)
 
 
 def smooth(x: Array, padding: int) -> Array:

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from diffbir_jax.models.attention import attention
 from diffbir_jax.models.layers import (
+    Dense,
     GroupNorm,
     LayerNorm,
     Norm,
@@ -128,10 +129,10 @@ class UNetEncoder(nn.Module):
         """
         config, dtype = self.config, self.dtype
         _check_inputs(config, x, context)
-        embedding = nn.Dense(4 * config.model_channels, dtype=dtype, name="time_1")(
+        embedding = Dense(4 * config.model_channels, dtype=dtype, name="time_1")(
             timestep_embedding(t, config.model_channels)
         )
-        embedding = nn.Dense(4 * config.model_channels, dtype=dtype, name="time_2")(nn.silu(embedding))
+        embedding = Dense(4 * config.model_channels, dtype=dtype, name="time_2")(nn.silu(embedding))
         stage = _stage(self)
         x = conv(config.model_channels, name="conv_in", dtype=dtype)(x)
         skips = [x]
@@ -194,7 +195,7 @@ class ResBlock(nn.Module):
         """(B, h, w, C), (B, E) -> (B, h, w, features)."""
         y = nn.silu(norm(self.norm, name="norm1", dtype=self.dtype)(x))
         y = conv(self.features, name="conv1", dtype=self.dtype)(y)
-        time = nn.Dense(self.features, dtype=self.dtype, name="time")(nn.silu(embedding))
+        time = Dense(self.features, dtype=self.dtype, name="time")(nn.silu(embedding))
         y = y + repeat_batch(time, len(y))[:, None, None]
         y = nn.silu(norm(self.norm, name="norm2", dtype=self.dtype)(y))
         y = conv(self.features, zero=True, name="conv2", dtype=self.dtype)(y)
@@ -215,11 +216,11 @@ class SpatialTransformer(nn.Module):
         channels = x.shape[-1]
         x = x if context is None else repeat_batch(x, len(context))
         y = GroupNorm(1e-6, self.dtype, name="norm")(x).reshape(x.shape[0], -1, channels)
-        y = nn.Dense(channels, dtype=self.dtype, name="proj_in")(y)
+        y = Dense(channels, dtype=self.dtype, name="proj_in")(y)
         for i in range(self.config.transformer_depth):
             y = TransformerBlock(self.config.num_head_channels, self.dtype, name=f"block_{i}")(y, context)
         zeros = nn.initializers.zeros
-        y = nn.Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj_out")(y)
+        y = Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj_out")(y)
         return x + y.reshape(x.shape)
 
 
@@ -255,11 +256,11 @@ class Attention(nn.Module):
             raise ValueError(f"{channels} channels do not divide into heads of {self.head_channels}")
 
         def project(name: str, y: Array) -> Array:
-            y = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(y)
+            y = Dense(channels, use_bias=False, dtype=self.dtype, name=name)(y)
             return y.reshape(*y.shape[:2], -1, self.head_channels)
 
         y = attention(project("q", x), project("k", source), project("v", source))
-        return nn.Dense(channels, dtype=self.dtype, name="out")(y.reshape(x.shape))
+        return Dense(channels, dtype=self.dtype, name="out")(y.reshape(x.shape))
 
 
 class GatedFeedForward(nn.Module):
@@ -271,6 +272,6 @@ class GatedFeedForward(nn.Module):
     def __call__(self, x: Array) -> Array:
         """(B, N, C) -> (B, N, C)."""
         channels = x.shape[-1]
-        y = nn.Dense(8 * channels, dtype=self.dtype, name="in")(x)
+        y = Dense(8 * channels, dtype=self.dtype, name="in")(x)
         y, gate = jnp.split(y, 2, axis=-1)
-        return nn.Dense(channels, dtype=self.dtype, name="out")(y * nn.gelu(gate, approximate=False))
+        return Dense(channels, dtype=self.dtype, name="out")(y * nn.gelu(gate, approximate=False))

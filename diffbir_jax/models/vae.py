@@ -9,7 +9,16 @@ from jax.typing import DTypeLike
 
 from diffbir_jax.models.attention import attention
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
-from diffbir_jax.models.layers import GroupNorm, Norm, conv, depth_to_space, norm, space_to_depth
+from diffbir_jax.models.layers import (
+    Dense,
+    GroupNorm,
+    Norm,
+    PlainConv,
+    conv,
+    depth_to_space,
+    norm,
+    space_to_depth,
+)
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,12 @@ class AutoencoderKL(nn.Module):
         config = self.config
         self.encoder = Encoder(config, self.dtype, self.remat)
         self.decoder = self._decoder()
-        self.quant_conv = nn.Conv(2 * config.embed_dim, (1, 1), dtype=self.dtype)
-        self.post_quant_conv = nn.Conv(config.z_channels, (1, 1), dtype=self.dtype)
+        self.quant_conv = PlainConv(2 * config.embed_dim, (1, 1), dtype=self.dtype)
+        self.post_quant_conv = PlainConv(config.z_channels, (1, 1), dtype=self.dtype)
         if config.shortcut:
             patch = config.in_channels * config.downsample**2
-            self.to_latent = nn.Dense(2 * config.embed_dim, dtype=self.dtype)
-            self.to_patch = nn.Dense(patch, dtype=self.dtype)
+            self.to_latent = Dense(2 * config.embed_dim, dtype=self.dtype)
+            self.to_patch = Dense(patch, dtype=self.dtype)
 
     def _decoder(self) -> nn.Module:
         config = self.config
@@ -222,6 +231,6 @@ class AttentionBlock(nn.Module):
         """(B, h, w, C) -> (B, h, w, C)."""
         batch, height, width, channels = x.shape
         y = GroupNorm(1e-6, self.dtype, name="norm")(x).reshape(batch, height * width, 1, channels)
-        q, k, v = (nn.Dense(channels, dtype=self.dtype, name=name)(y) for name in "qkv")
-        y = nn.Dense(channels, dtype=self.dtype, name="proj_out")(attention(q, k, v))
+        q, k, v = (Dense(channels, dtype=self.dtype, name=name)(y) for name in "qkv")
+        y = Dense(channels, dtype=self.dtype, name="proj_out")(attention(q, k, v))
         return x + y.reshape(x.shape)

@@ -48,6 +48,7 @@ RESTORATION_FAMILIES = {
 
 def family_of(config: RestorationConfig) -> str:
     """Return the name of a restoration module's family."""
+    # `is`, not isinstance: a subclass would be another family.
     return next(name for name, family in RESTORATION_FAMILIES.items() if type(config) is family.config)
 
 
@@ -140,6 +141,7 @@ class Preset:
         """Names of the preset's networks: keys of the parameters and of `files`."""
         if self.stage1_only:
             return () if self.rm is None else ("rm",)
+        # The condition's encoder belongs to a control's file, not to the preset.
         absent = {name for name in ("rm", "text") if getattr(self, name) is None} | {"condition"}
         return tuple(name for name in Files._fields if name not in absent)
 
@@ -149,6 +151,7 @@ class Preset:
         It rises with the upscale. An image that is only noisy still has its detail, and stage 1 keeps it. A reduced
         image has lost its detail.
         """
+        # The formula below would divide by 0.
         if self.all_detail_from <= 1.0:
             return 1.0
         return min(1.0, max(0.0, (upscale - 1.0) / (self.all_detail_from - 1.0)))
@@ -212,6 +215,7 @@ TINY = Preset(
         embed_dim=16,
         scale_factor=1.0,
         patch_size=4,
+        # The cost of attention grows with the square of the pixels: too slow on CPUs.
         mid_attention=False,
         shortcut=True,
     ),
@@ -312,6 +316,7 @@ def get_preset(name: str, task: Task = "sr") -> Preset:
         raise UserError(f"preset {name!r} given, allowed are {', '.join(PRESETS)}")
     if task not in TASKS:
         raise UserError(f"task {task!r} given, allowed are {', '.join(TASKS)}")
+    # A task without a variant uses the preset as it is.
     return VARIANTS.get((name, task), PRESETS[name])
 
 

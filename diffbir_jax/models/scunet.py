@@ -98,6 +98,7 @@ class SwinConvBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         """(B, h, w, C) -> (B, h, w, C)."""
         channels, config = x.shape[-1], self.config
+        # Convolutions model near structure and attention far structure; each sees half of the channels.
         near, far = jnp.split(nn.Dense(channels, dtype=self.dtype, name="mix_in")(x), 2, axis=-1)
         y = nn.relu(self._conv(channels // 2, "conv1")(near))
         near = near + self._conv(channels // 2, "conv2")(y)

@@ -85,6 +85,7 @@ class SwinIR(nn.Module):
         groups = nn.scan(
             SwinGroup, variable_axes={"params": 0}, split_rngs={"params": True}, length=config.num_layers
         )
+        # One traced group for all of them: compile time does not grow with their number.
         x, _ = groups(config, dtype, name="groups")(x, None)
         x = conv(config.embed_dim, name="conv_after_body", dtype=dtype)(LayerNorm(dtype, name="norm")(x))
         return self._reconstruct(x + shallow) + mean

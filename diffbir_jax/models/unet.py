@@ -92,6 +92,7 @@ class UNet(nn.Module):
             x = x + control[-1].astype(dtype)
         for level, multiple in reversed(list(enumerate(config.channel_mult))):
             for i in range(config.num_res_blocks + 1):
+                # Skips from before the first transformer have one row per latent, later ones one per text.
                 x = jnp.concatenate([x, repeat_batch(skips.pop(), len(x))], axis=-1)
                 transformer = level in config.attention_levels
                 stage = _stage(self)(config, multiple, transformer, dtype, name=f"up_{level}_stage_{i}")
@@ -144,6 +145,7 @@ class UNetEncoder(nn.Module):
             if level + 1 < len(config.channel_mult):
                 x = conv(x.shape[-1], stride=2, name=f"down_{level}_downsample", dtype=dtype)(x)
                 skips.append(x)
+        # The middle always has a transformer, at the lowest resolution, where it is cheapest.
         x = stage(config, multiple, True, dtype, name="mid_stage_0")(x, embedding, context)
         x = stage(config, multiple, False, dtype, name="mid_stage_1")(x, embedding, context)
         return skips, x, embedding
@@ -197,6 +199,7 @@ class ResBlock(nn.Module):
         time = nn.Dense(self.features, dtype=self.dtype, name="time")(nn.silu(embedding))
         y = y + repeat_batch(time, len(y))[:, None, None]
         y = nn.silu(norm(self.norm, name="norm2", dtype=self.dtype)(y))
+        # Zero start: an untrained block is the identity (Ho et al. 2020).
         y = conv(self.features, zero=True, name="conv2", dtype=self.dtype)(y)
         if x.shape[-1] != self.features:
             x = conv(self.features, 1, name="shortcut", dtype=self.dtype)(x)
@@ -213,6 +216,7 @@ class SpatialTransformer(nn.Module):
     def __call__(self, x: Array, context: Array | None) -> Array:
         """(B, h, w, C), (B n, tokens, context_dim) -> (B n, h, w, C)."""
         channels = x.shape[-1]
+        # From here on rows differ by text. Repeating later than at the input saves the first layers' work.
         x = x if context is None else repeat_batch(x, len(context))
         y = GroupNorm(1e-6, self.dtype, name="norm")(x).reshape(x.shape[0], -1, channels)
         y = nn.Dense(channels, dtype=self.dtype, name="proj_in")(y)
@@ -271,6 +275,7 @@ class GatedFeedForward(nn.Module):
     def __call__(self, x: Array) -> Array:
         """(B, N, C) -> (B, N, C)."""
         channels = x.shape[-1]
+        # Twice the width, because half of it is the gate.
         y = nn.Dense(8 * channels, dtype=self.dtype, name="in")(x)
         y, gate = jnp.split(y, 2, axis=-1)
         return nn.Dense(channels, dtype=self.dtype, name="out")(y * nn.gelu(gate, approximate=False))

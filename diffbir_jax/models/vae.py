@@ -106,6 +106,7 @@ class AutoencoderKL(nn.Module):
         moments = self.quant_conv(self.encoder(image)).astype(jnp.float32)
         if self.config.shortcut:
             moments = moments + self.to_latent(space_to_depth(image, factor)).astype(jnp.float32)
+        # Clipped as in latent diffusion: exp of the log-variance stays finite.
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 

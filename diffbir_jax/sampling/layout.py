@@ -36,6 +36,7 @@ def make_layout(
         canvases: number of canvases; 0 for one per image.
     """
     canvases = canvases or len(grids)
+    # Whole batches only, so that one compiled program serves any number of tiles.
     count = -(-count // batch) * batch
     pixels = [grid.scaled(downsample) for grid in grids]
     height, width = (side * downsample for side in sides)

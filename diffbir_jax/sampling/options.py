@@ -120,6 +120,7 @@ class Options:
                 f"guidance_stop is {self.guidance_stop} and guidance_start {self.guidance_start}: there is no timestep "
                 "between; sampling goes from 1000 to 0, so start must be larger"
             )
+        # A setting that the sampler ignores would mislead, so it is an error.
         check_settings(self.sampler, self.settings)
         self._check_tiles()
 

@@ -100,6 +100,7 @@ def read_result(path: Path) -> Result:
         raise FileNotFoundError(f"no result at {path}: give the folder that evaluate.py wrote (--output)")
     try:
         found = json.loads(path.read_text("utf-8"))
+        # Another format would be misread without an error.
         if found.pop("format") != FORMAT:
             raise ValueError("another format")
         columns = {name: Column(**column) for name, column in found.pop("columns").items()}
@@ -124,6 +125,7 @@ def _check(result: Result) -> None:
         raise ValueError("images occur twice")
     scores = [score for image in result.images for score in image.scores.values()]
     means = [value for s in result.summary.values() for value in (s.mean, s.low, s.high)]
+    # JSON reads 1.0 and 1 as different types; both are numbers.
     if not all(value is None or isinstance(value, int | float) for value in (*scores, *means)):
         raise TypeError("scores must be numbers")
     if unknown := result.summary.keys() - result.columns.keys():

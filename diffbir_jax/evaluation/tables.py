@@ -78,6 +78,7 @@ def _table(results: Sequence[Result], columns: dict[str, Column], intervals: boo
         cells = []
         for name in columns:
             reason = _remark(name, result)
+            # Equal reasons share a note.
             note = notes.setdefault(reason, len(notes) + 1) if reason else 0
             cells.append(_cell(name, result, best[name], note, intervals))
         rows.append((result.name, cells))
@@ -207,6 +208,7 @@ def _caption(results: Sequence[Result], intervals: bool) -> str:
     images = " or ".join(map(str, counts or [0])) + (" image" if counts == [1] else " images")
     seeds = max(result.protocol.get("results_per_image", 1) for result in results)
     several = f", of up to {seeds} results each" * (seeds > 1)
+    # The crop changes PSNR and SSIM, so a table must state it.
     crops = sorted({result.protocol.get("scoring", {}).get("crop", 0) for result in results if result.images})
     crop = "; border crop " + " or ".join(map(str, crops)) if any(crops) else ""
     return f"Means over {images}{several}" + ", in brackets 95 % bootstrap intervals" * intervals + crop + "."

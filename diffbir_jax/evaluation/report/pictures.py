@@ -53,6 +53,7 @@ def copy_pictures(sheet: Sheet, cases: Sequence[int], folder: Path) -> dict[int,
         rows = tqdm(pool.map(copied, cases), "report", len(cases), unit="image", leave=False, disable=None)
         found = dict(zip(cases, rows))
     written = {picture.address for pictures in found.values() for picture in pictures if picture}
+    # Only files with names of our own pattern are removed: the folder may hold others.
     for path in _stale(folder / "report", written):
         path.unlink()
     return found

@@ -98,6 +98,7 @@ class Networks:
         Raises:
             ValueError: an image cannot be restored.
         """
+        # Results may arrive in another order than the requests, so positions are mapped back.
         order: list[int] = []
 
         def requests() -> Iterator[Request]:
@@ -198,6 +199,7 @@ def diffbir_methods(suite: Suite, networks: Networks) -> list[Method]:
         note = "no guidance" if scale == 0 else f"guidance {scale:g}"
         record = {name: value for name, value in dataclasses.asdict(options).items() if name != "seed"}
 
+        # The default argument binds this loop's options; a closure would see the last ones.
         def load(options: Options = options) -> Restore:
             def restore(images: Iterable[Indexed], seed: int) -> Iterator[Indexed]:
                 return networks.restore(images, suite.upscale, dataclasses.replace(options, seed=seed))
@@ -212,6 +214,7 @@ def diffbir_methods(suite: Suite, networks: Networks) -> list[Method]:
                 {"version": networks.version, "task": networks.task, "options": record},
                 load,
                 networks.files,
+                # Stability over seeds is measured once; for all scales it would multiply the time.
                 suite.seeds if scale == default else suite.seeds[:1],
             )
         )
@@ -255,6 +258,7 @@ def load_realesrgan(path: Path) -> Restore:
     """
     with tempfile.TemporaryDirectory() as folder:
         if path.suffix != ".safetensors":
+            # Converted to a temporary folder: the user's file stays alone.
             convert_file(path, folder, name=REALESRGAN)
             path = Path(folder) / f"{REALESRGAN}.safetensors"
         config = restoration_config(read_metadata(path))

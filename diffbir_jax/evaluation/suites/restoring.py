@@ -29,6 +29,7 @@ def recipe(suite: Suite, images: Images, method: Method) -> dict[str, Any]:
     Raises:
         FileNotFoundError, OSError: weights are missing or cannot be read.
     """
+    # By content, so that a changed input is noticed.
     names = [(case.name, known_sha256(case.preds[0])) for case in images.cases]
     return {
         "format": FORMAT,
@@ -95,6 +96,7 @@ def restore_images(images: Images, method: Method, folder: Path, wanted: Mapping
     left = sum(map(len, todo.values()))
     if not left:
         return
+    # Before the first image: an interrupted run must be recognised.
     write_record(folder / RECIPE, wanted)
     total, title = len(folders) * len(images.cases), f"{images.dataset.name}: {method.title}"
     with tqdm(total=total, initial=total - left, desc=title, unit="image", disable=None) as bar:

@@ -144,6 +144,7 @@ def _check(suite: Suite) -> None:
                 f"{name} is {getattr(suite, name)}; allowed are whole numbers of at least {least}"
             )
     for version, point in suite.versions.items():
+        # Called for its checks: a wrong value must not appear after hours of restoring.
         point.options(version)
     for seed in suite.seeds:
         Options(seed=seed)
@@ -186,6 +187,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, each) for each in get_args(hint))
     if origin is Literal:
         return value in get_args(hint)
+    # `type` instead of isinstance, because True is an int.
     return type(value) in ((int, float) if hint is float else (hint,))
 
 

@@ -22,7 +22,7 @@ class Entry:
         arrays: number of arrays in it.
         parameters: number of values in the arrays.
         dtype: their stored precision.
-        sha256: of the file.
+        sha256: SHA-256 of the file.
         details: further facts for report.json.
     """
 

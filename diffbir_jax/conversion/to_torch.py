@@ -43,7 +43,7 @@ def export_files(
             every restoration module and IRControlNet is taken, and a warning names the others.
         folder: the folder for NAME.pth or NAME.safetensors; made if missing.
         file_format: "pth", which needs PyTorch, or "safetensors".
-        name: of the result, by default the source's; only for a single file.
+        name: name of the result, by default the source's; only for a single file.
         dtype: stored precision, "float32" or "bfloat16".
         overwrite: replace files with the same names.
         progress: show a bar on stderr, if it is a terminal.

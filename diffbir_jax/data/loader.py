@@ -172,7 +172,7 @@ class Loader(Batches):
             first = "; ".join(list(self.broken.values())[:3])
             raise DataError(
                 f"{len(self.broken)} of {seen} examples are broken, more than data.max_broken = {self.max_broken:g} "
-                f"allows: {first}. Take them out or prepare the data set anew"
+                f"allows: {first}. Remove them or prepare the data set again"
             )
 
 

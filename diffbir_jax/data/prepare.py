@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(flags)
     except BrokenProcessPool:
-        print("a process was killed, perhaps for want of memory; give fewer --workers", file=sys.stderr)
+        print("a process was killed, perhaps because memory ran out; give fewer --workers", file=sys.stderr)
     except (DataError, ImageFileError, OSError) as error:
         print(error, file=sys.stderr)
     except KeyboardInterrupt:

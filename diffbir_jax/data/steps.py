@@ -120,7 +120,7 @@ class Resize:
 
     Attributes:
         scale: smallest and largest factor, around 1. Sides are rounded down, to at least one pixel.
-        probabilities: of enlarging (a factor above 1), reducing (below 1) and keeping.
+        probabilities: probabilities of enlarging (a factor above 1), reducing (below 1) and keeping.
         modes: interpolations (`operations.MODES`), equally likely.
         of_target: True: the factor applies to the target's sides. False: to the image's sides.
     """

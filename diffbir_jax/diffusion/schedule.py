@@ -21,7 +21,7 @@ class Schedule:
 
     Attributes:
         alphas_cumprod: (T,) float64, signal_t^2, falling from about 1 to 0 (exactly, with zero terminal SNR).
-        parameterization: what the network predicts, 'eps' (the noise) or 'v' (signal * eps - noise * x0).
+        parameterization: the network's prediction, 'eps' (the noise) or 'v' (signal * eps - noise * x0).
     """
 
     alphas_cumprod: np.ndarray
@@ -118,7 +118,7 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: jax.Array, noise: jax.Array) 
 
 
 def training_target(schedule: Schedule, x0: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
-    """What the network should predict at z_t: the noise, or v (Salimans & Ho 2022).
+    """Return the target of the network at z_t: the noise, or v (Salimans & Ho 2022).
 
     Arguments as in `q_sample`; returns an array of x0's shape.
     """
@@ -134,7 +134,7 @@ def predict_x0(
     """Clean latents implied by the network's output.
 
     Args:
-        parameterization: what `output` is, 'eps' or 'v'.
+        parameterization: the kind of `output`, 'eps' or 'v'.
         x: (B, H, W, C) noisy latents z_t.
         output: network output, shape of x.
         signal: coefficient of x0 in z_t, scalar or (B, 1, 1, 1); above 0 for 'eps'.

@@ -27,7 +27,7 @@ class Difference:
         metric: its name.
         title: the metric's title in tables.
         run: name of the run.
-        mean: of the run's scores minus the first's.
+        mean: mean of the run's scores minus the first run's.
         low: lower end of the 95 % bootstrap interval of the mean, None for one image.
         high: its upper end.
         wins: number of images in which the run is better.

@@ -28,14 +28,14 @@ class Evaluation:
     """The input of an evaluation.
 
     Attributes:
-        name: of the result; the row's title in tables.
+        name: name of the result; the row's title in tables.
         preds: folders of results of the same images, one per seed.
         output: folder of the evaluation; files in it keep scores for the next time.
         metrics: columns, in order. With several folders, deviations over seeds follow, of all metrics except "set"
             ones.
         gt: folder of ground truths.
         lq: folder of the images that were restored; reports show them.
-        setup: of the metrics.
+        setup: setup of the metrics.
         protocol: further settings that scores depend on; JSON.
     """
 

@@ -36,7 +36,7 @@ class Source:
         file: name in the folder of weights.
         module: below `pyiqa.archs`, the module with the address.
         table: its variable: the address, or a dict of addresses.
-        key: of the dict; "" if there is no dict.
+        key: key in the dict; "" if there is no dict.
         options: further arguments of `pyiqa.create_metric`.
     """
 

@@ -28,7 +28,7 @@ class Summary:
     """A mean over images.
 
     Attributes:
-        mean: of the scores that are finite numbers.
+        mean: mean of the scores that are finite numbers.
         low: lower end of the 95 % bootstrap interval of the mean, None if there is no interval (a set, or one image).
         high: its upper end.
         count: number of images in the mean.
@@ -63,10 +63,10 @@ class Result:
     """One evaluated set of images.
 
     Attributes:
-        name: of the method or the folder; the row's title in tables.
+        name: name of the method or the folder; the row's title in tables.
         protocol: everything that scores depend on: crop, suite, seeds, sampler, ...; JSON.
-        versions: of Python, packages and this project, by name.
-        checksums: of weights files, by name.
+        versions: versions of Python, packages and this project, by name.
+        checksums: checksums of weights files, by name.
         columns: metrics by name, in the table's order.
         images: all images, sorted by name.
         summary: by metric.

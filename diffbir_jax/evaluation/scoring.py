@@ -36,7 +36,7 @@ class Scorer:
         metric: the metric.
         function: the result of its `load`.
         checksums: CRC-32 of the weights files that it read, by name.
-        versions: of the packages that compute, by name.
+        versions: versions of the packages that compute, by name.
         crop: see `Setup`; 0 if the metric does not use it.
     """
 
@@ -132,7 +132,7 @@ def fill(cases: Sequence[Case], scorers: Sequence[Scorer], cache: Cache, threads
 
 
 def inputs(kind: Kind, case: Case) -> list[tuple[Path, ...]]:
-    """The files of a case for each score: a tuple per seed, but one of all seeds for a "spread" metric."""
+    """Return the files of a case for each score: a tuple per seed; for a "spread" metric one tuple of all seeds."""
     if kind == "spread":
         return [case.preds]
     if kind == "reference" and case.gt is not None:
@@ -159,9 +159,9 @@ def _fill_case(case: Case, scorers: Sequence[Scorer], cache: Cache) -> None:
 
 
 def attempt(function: Callable[..., float], *arguments: Any) -> Outcome:
-    """Score; what the metric cannot do with these images (UserError) is a problem, not an error.
+    """Score images. A UserError means that the metric cannot score these images; it becomes a problem of the outcome.
 
-    So is what a network's library raises, but for another time it may not.
+    Errors of a network's library become problems too, but passing ones: the next run tries again.
 
     Raises:
         ImageFileError: an image cannot be read.

@@ -127,7 +127,7 @@ def _with_opencv(data: bytes) -> np.ndarray:
     # OpenCV turns TIFF upright by itself.
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
-        raise ImageFileError("is damaged, or compressed in a way that cannot be read; save it anew, as PNG")
+        raise ImageFileError("is damaged, or compressed in a way that cannot be read; save it again as PNG")
     return from_bgr(array)
 
 

@@ -66,7 +66,7 @@ def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
     family = header.get("family", "")
     if family not in RESTORATION_FAMILIES:
         raise UserError(
-            f"family {family!r} given, allowed are {', '.join(RESTORATION_FAMILIES)}; convert the file anew with "
+            f"family {family!r} given, allowed are {', '.join(RESTORATION_FAMILIES)}; convert the file again with "
             "convert_weights.py"
         )
     return revive(RESTORATION_FAMILIES[family].config, header.get("config", ""))
@@ -75,7 +75,7 @@ def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
 class Files(NamedTuple):
     """Stems of the files that hold a preset's weights, `<stem>.safetensors` each.
 
-    `condition` lies only beside controls that were trained with an encoder of the condition (`ConditionEncoder`).
+    `condition` exists only beside controls that were trained with an encoder of the condition (`ConditionEncoder`).
     """
 
     rm: str = "rm"
@@ -94,11 +94,11 @@ class Preset:
         name: key in `PRESETS`.
         rm: configuration of the restoration module; its type selects the network. None: no module, stage 1 only
             resizes.
-        vae: of the autoencoder.
-        unet: of the diffusion prior and of the IRControlNet that controls it; with a `context_dim`, they read text.
-        text: of the text encoder; None: text embeddings come from the caller, or there is no text.
+        vae: configuration of the autoencoder.
+        unet: configuration of the diffusion prior and of its IRControlNet; with a `context_dim`, they read text.
+        text: configuration of the text encoder; None: text embeddings come from the caller, or there is no text.
         files: names of the weights files.
-        parameterization: what the prior predicts, "eps" or "v".
+        parameterization: the prior's prediction, "eps" or "v".
         zero_terminal_snr: whether the last timestep is pure noise.
         min_side: images are enlarged until their shorter side has this many pixels in stage 1.
         multiple: sides of stage-1 images are padded to multiples of this many pixels before stage 2.
@@ -113,7 +113,7 @@ class Preset:
             upscale, as in the reference.
         detail_gain: factor on the detail that stage 2 adds to stage 1. Pixel losses let a generator of one step add too
             little; 1: as it comes, as in the reference.
-        meant_from: below this upscale the preset makes images worse and warns; 0: never.
+        meant_from: below this upscale the preset makes images worse, and a run warns; 0: never.
         stage1_only: there is no stage 2; `vae` and `unet` then have no meaning.
     """
 

@@ -27,10 +27,10 @@ GROUPS = 4
 
 
 class KnownNorms(NamedTuple):
-    """Statistics of an image that are known already.
+    """Known statistics of an image.
 
     Attributes:
-        norms: of its normalisations.
+        norms: statistics of its normalisations.
         exact: (B,) int32, how many of the first of them are final; the others are estimates.
     """
 
@@ -55,7 +55,7 @@ def measure_norms(
         x: (B, ...), the module's argument, one tile each.
         owned: (B, h, w, 1), 1 where a pixel is counted in this tile, 0 where another one counts it.
         known: statistics of the image; None in the first pass.
-        method: of the module; by default its call.
+        method: method of the module; by default its call.
         stop: measure the first `stop` only, so that what follows them is not computed; by default all.
 
     Returns:
@@ -126,7 +126,7 @@ def merge_norms(parts: Sequence[Norms], share: np.ndarray) -> Norms:
     """Merge the statistics of tiles into those (C,) of an image.
 
     Args:
-        parts: those of its tiles, arrays (C,).
+        parts: statistics of its tiles, arrays (C,).
         share: (T,), share of the image's pixels that each tile owns; sums to 1.
     """
     stacked = {key: [np.stack(a) for a in zip(*(part[key] for part in parts))] for key in parts[0]}

@@ -43,7 +43,7 @@ class Denoiser:
 
     Attributes:
         model: see `Model`.
-        parameterization: what the model's output means, 'eps' or 'v'.
+        parameterization: the kind of the model's output, 'eps' or 'v'.
         guidance: restoration guidance; None for none.
     """
 

@@ -165,7 +165,7 @@ def _multistep(
     Args:
         stops: start and end of each step.
         eta: share of fresh noise.
-        weights: of the earlier predictions, in x.
+        weights: weights of the earlier predictions, in x.
         s_noise: factor on the noise.
         last_first: whether the last step uses only the latest prediction; a step to sigma 0 always does.
         scales: see `Scales`.

@@ -20,7 +20,7 @@ Space = Literal["rgb", "latent"]
 
 
 class GuidanceInputs(NamedTuple):
-    """What guidance reads during sampling; made by `Guidance.prepare`.
+    """The inputs of guidance during sampling; made by `Guidance.prepare`.
 
     Attributes:
         params: parameters of the decoder.

@@ -18,7 +18,7 @@ def image_keys(seed: int, indices: Sequence[int], variant: int = 0) -> Array:
     """A random key per image, from its index and not from its place in a batch.
 
     Args:
-        seed: of the whole run.
+        seed: seed of the whole run.
         indices: index of each image of the batch within the run, each at least 0.
         variant: number of the result among several of the same images, at least 0. The first is the one of a run with
             a single result.
@@ -54,7 +54,7 @@ def sample(denoiser: Denoiser, inputs: DenoiserInputs, x: Array, steps: LinearSt
 
     Args:
         denoiser: network and guidance, as callables.
-        inputs: what they read.
+        inputs: their inputs.
         x: (B, h, w, c) float32, z_t at the first of the rows: `draw_noise(keys, 0, shape)` for a start from pure noise.
         steps: the sampler's table, of (N,) arrays in sampling order.
         noise: (B,) keys (`image_keys`), or the noise itself: (N, B, h, w, c), one entry per row.

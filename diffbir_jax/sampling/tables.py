@@ -157,7 +157,7 @@ class SigmaRows(NamedTuple):
         here: sigmas of the calls of the network.
         after: sigmas of x_next.
         coef_x, earlier_x0, earlier_x: see `LinearStep`.
-        deviation: of the fresh noise.
+        deviation: standard deviation of the fresh noise.
         before: sigmas before the churn that leads to `here`; None in methods without churn.
     """
 

@@ -30,7 +30,7 @@ def generator_loss(logits: Sequence[jax.Array], *, kind: Kind = "sigmoid") -> ja
     """Return what the generator minimises.
 
     Args:
-        logits: of generated images, an array (B, ...) per level, any float dtype; higher means real.
+        logits: logits of generated images, an array (B, ...) per level, any float dtype; higher means real.
         kind: "sigmoid", the cross entropy with the label of real images, or "hinge", the negative logit.
 
     Returns:
@@ -49,7 +49,7 @@ def discriminator_loss(
 
     Args:
         real: logits of real images, an array (B, ...) per level, any float dtype.
-        fake: logits of as many generated images, likewise.
+        fake: logits of the same number of generated images, with the same shapes.
         kind: "sigmoid" (cross entropy) or "hinge" (Lim and Ye, "Geometric GAN", 2017).
 
     Returns:

@@ -84,7 +84,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
             stopped = stop(step)
             run.after(step, state, metrics, stopped)
             if stopped:
-                report.say(f"stopped and saved at step {step}: run the same command again to go on.")
+                report.say(f"stopped and saved at step {step}: run the same command again to continue.")
                 break
         if int(state.step) >= last:
             run.export(state, workdir)

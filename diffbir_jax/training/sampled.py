@@ -89,7 +89,7 @@ def restore(restorer: Restorer, options: Options, lq: np.ndarray) -> tuple[np.nd
 
     Args:
         restorer: the networks; its preset enlarges no image.
-        options: how to sample.
+        options: sampling options.
         lq: (B, H, W, 3) uint8.
 
     Returns:

@@ -97,7 +97,7 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
 
     Args:
         path: the file; `path` with `.partial` is written over.
-        records: what `pack` returns.
+        records: records made by `pack`.
 
     Raises:
         OSError: it cannot be written.

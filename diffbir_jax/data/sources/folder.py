@@ -48,7 +48,7 @@ class FileSource:
 def folder(path: str) -> FileSource:
     """Make a source of the images in a folder and all folders below it, by name.
 
-    Files are chosen by suffix (`imaging.listing.SUFFIXES`), whatever its case; hidden ones are left out.
+    Files are chosen by suffix (`imaging.listing.SUFFIXES`), in upper or lower case; hidden files are left out.
 
     Args:
         path: the folder, or a URL of one.

@@ -12,7 +12,7 @@ def card(sheet: Sheet, case: int, pictures: Sequence[Picture | None]) -> str:
     """Return an <article>; the page has its script, style and print rules.
 
     Args:
-        sheet: of all images.
+        sheet: sheet of all images.
         case: index of the image in the sheet.
         pictures: in the order of `sheet.panes`.
     """

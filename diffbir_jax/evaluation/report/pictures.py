@@ -37,7 +37,7 @@ def copy_pictures(sheet: Sheet, cases: Sequence[int], folder: Path) -> dict[int,
     Args:
         sheet: its images have files, relative to `folder` or absolute.
         cases: indices of `sheet.images`.
-        folder: of the page.
+        folder: folder of the page.
 
     Returns:
         The pictures of each case in the order of `sheet.panes`; None if the file is missing or cannot be read.

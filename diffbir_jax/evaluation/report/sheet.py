@@ -134,7 +134,7 @@ class Sheet:
         """Order images by a metric, worst first and those without a score last.
 
         Args:
-            metric: of `scores`; None keeps the order.
+            metric: a key of `scores`; None keeps the order.
             method: index of the method whose scores count; None takes the worst of all methods' for each image.
 
         Returns:

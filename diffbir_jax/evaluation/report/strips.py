@@ -39,7 +39,7 @@ def strip_plot(sheet: Sheet, metric: str, cases: Sequence[int]) -> str:
 
     Args:
         sheet: its methods are the rows.
-        metric: of `sheet.scores`.
+        metric: a key of `sheet.scores`.
         cases: indices of images that the page shows.
 
     Returns:

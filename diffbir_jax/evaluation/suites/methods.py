@@ -50,7 +50,7 @@ class Method:
         settings: everything except inputs, weights and seeds that decides its images; JSON.
         load: returns the restoring function.
         files: returns the weights files that it reads, by name; raises FileNotFoundError if any is missing.
-        seeds: of its results; empty for a single result.
+        seeds: seeds of its results; empty for a single result.
         unavailable: why it cannot run; "" if it can.
     """
 

@@ -79,7 +79,7 @@ def restore_images(images: Images, method: Method, folder: Path, wanted: Mapping
     Args:
         images: the inputs.
         method: the method.
-        folder: of the method.
+        folder: folder of the method.
         wanted: its `recipe`.
 
     Raises:

@@ -71,7 +71,7 @@ class Suite:
     """The content of a suite file.
 
     Attributes:
-        name: of the file.
+        name: name of the file, without its suffix.
         version: raised when anything changes that scores depend on.
         title: in one line.
         task: selects among the networks of a version.
@@ -81,11 +81,11 @@ class Suite:
         bicubic: the implementation of the bicubic row, which also enlarges inputs before stage 1.
         metrics: names, or groups of them.
         methods: the methods to compare; `diffbir` is a row per guidance scale.
-        seeds: of sampling. The default guidance scale uses all, and their results are compared for stability; other
-            scales use the first.
+        seeds: seeds of sampling. The default guidance scale uses all of them, and their results are compared for
+            stability; other scales use the first.
         datasets: the images to restore.
         versions: how each version of the networks samples.
-        sha256: of files below the suite's folder, by path, if it ships its images.
+        sha256: SHA-256 of files below the suite's folder, by path, if it ships its images.
     """
 
     name: str

@@ -123,6 +123,7 @@ def _unshuffled_conv(factor: int) -> Layout:
 
     def to_flax(x: np.ndarray) -> np.ndarray:
         out, channels, height, width = x.shape
+        # Axes: (out, C, row, column, height, width) -> (height, width, row, column, C, out).
         x = x.reshape(out, -1, factor, factor, height, width).transpose(4, 5, 2, 3, 1, 0)
         return x.reshape(height, width, channels, out)
 

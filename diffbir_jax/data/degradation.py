@@ -297,4 +297,5 @@ def make_degradation(config: Mapping[str, Any]) -> Degradation:
 
 
 def _noise(gaussian_probability: float, *kinds: tuple[str, GaussianNoise | PoissonNoise]) -> OneOf:
+    # Gaussian or Poisson noise, never both, as in Real-ESRGAN.
     return OneOf(kinds, (gaussian_probability, 1 - gaussian_probability))

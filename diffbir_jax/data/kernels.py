@@ -147,7 +147,9 @@ def draw_kernel(rng: np.random.Generator, config: Kernels) -> tuple[np.ndarray, 
     if kind.endswith("aniso"):
         drawn |= {"sigma_y": sigma_y, "theta": theta}
     else:
+        # Isotropic kinds have one deviation; the numbers drawn for the second axis are not used.
         sigma_y, theta = sigma_x, 0.0
+    # Three deviations hold nearly all of a Gaussian's weight.
     drawn["size"] = size = size or 2 * int(np.ceil(3 * max(sigma_x, sigma_y))) + 1
     if kind in ("iso", "aniso"):
         return gaussian_kernel(size, sigma_x, sigma_y, theta), drawn

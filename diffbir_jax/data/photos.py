@@ -51,6 +51,7 @@ def load_photos(folder: str | Path) -> list[np.ndarray]:
             f"no photo ({', '.join(sorted(SUFFIXES))}) in {folder!s}: give a folder with photos by "
             "--config.data.folder=DIR, or build the training set with scripts/build_photos.py"
         )
+    # Decoding releases Python's lock, so threads use all cores.
     with ThreadPoolExecutor() as pool:
         return list(pool.map(read_image, paths))
 

@@ -52,6 +52,7 @@ def config_of(given: str) -> dict[str, Any]:
     Raises:
         DataError: it begins with "{" but is no JSON.
     """
+    # The suffix decides the kind; anything without a known one is a folder.
     if not given.startswith("{"):
         return {"kind": KINDS.get(Path(given).suffix.lower(), "folder"), "path": given}
     try:
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse(argv)
     try:
         return run(flags)
+    # Linux kills the largest process when memory runs out, without an error of its own.
     except BrokenProcessPool:
         print("a process was killed, perhaps because memory ran out; give fewer --workers", file=sys.stderr)
     except (DataError, ImageFileError, OSError) as error:

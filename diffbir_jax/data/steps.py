@@ -38,6 +38,7 @@ class Context:
     def note(self, **drawn: float | int | str | bool) -> None:
         """Record the parameters that a step drew."""
         if self.name:
+            # A name is part of every key, because a step may occur several times.
             self.record.update({f"{self.name}.{key}": value for key, value in drawn.items()})
 
     def named(self, name: str) -> "Context":
@@ -145,6 +146,7 @@ class Resize:
         """Resize."""
         low, high = self.scale
         ends: tuple[Range, ...] = ((1.0, high), (low, 1.0), 1.0)
+        # First up, down or keep, then a factor: both directions are equally covered.
         scale = uniform(context.rng, ranges.choose(context.rng, ends, self.probabilities))
         mode = ranges.choose(context.rng, self.modes)
         context.note(scale=scale, mode=mode)
@@ -223,6 +225,7 @@ class SensorNoise:
         """Add noise."""
         rng = context.rng
         shot = ranges.log_uniform(rng, self.shot)
+        # The relation of read noise to shot noise that Brooks et al. measured on real cameras.
         read = float(np.exp(rng.normal(2.18 * np.log(shot) + 1.20, 0.26)))
         # The brightest light is exposed to about 0.8 of the range. A gain of at least 1 never clips light.
         exposure = 1 / min(1.0, max(0.4, rng.normal(0.8, 0.1)))

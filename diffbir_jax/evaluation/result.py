@@ -85,6 +85,7 @@ class Result:
 
 def write_result(result: Result, path: Path) -> None:
     """Write `result` as JSON, whole or not at all; numbers that are not finite are null."""
+    # allow_nan=False: a NaN that slipped through must fail here, not in a reader.
     text = json.dumps({"format": FORMAT} | _plain(asdict(result)), indent=1, allow_nan=False)
     replace_file(path, (text + "\n").encode())
 

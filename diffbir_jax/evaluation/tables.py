@@ -65,6 +65,7 @@ def make_tables(results: Sequence[Result], intervals: bool = True) -> list[Table
     scores, spreads = {}, {}
     for name, column in all_columns(results).items():
         (spreads if column.kind == "spread" else scores)[name] = column
+    # Rows without several seeds have no deviations and would be empty.
     steady = [result for result in results if spreads.keys() & result.columns.keys()]
     tables = [_table(results, scores, intervals)]
     return [*tables, _table(steady, spreads, intervals, SPREADS)] if steady else tables
@@ -179,6 +180,7 @@ def _best(name: str, column: Column, results: Sequence[Result]) -> str | None:
     found = [result.summary[name] for result in results if name in result.summary]
     most = max((each.count for each in found), default=0)
     means = [each.mean for each in found if each.count == most]
+    # The printed text is compared later, so that values which look equal are all bold.
     choose = max if column.better == "higher" else min
     return f"{choose(means):.{digits(name)}f}" if len(means) > 1 else None
 

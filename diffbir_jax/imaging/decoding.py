@@ -73,6 +73,7 @@ def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
         image.load()
         tags = image_tags(image)
         icc = image.info.get("icc_profile")
+        # Bit depth and colour type of the header. Pillow keeps 16 bits only for plain gray (type 0).
         if kind == "PNG" and data[24] == 16 and data[25] != 0:
             samples = _deep_png(data)
         else:
@@ -148,6 +149,7 @@ def _silenced() -> Iterator[None]:
     opencv, tifffile = cv2.utils.logging, logging.getLogger("tifffile")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # Our own limit (`max_pixels`) is checked from the header; Pillow's would override --max-pixels.
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         level = opencv.setLogLevel(opencv.LOG_LEVEL_SILENT)
         tifffile.disabled, disabled = True, tifffile.disabled

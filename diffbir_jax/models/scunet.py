@@ -68,6 +68,7 @@ class SCUNet(nn.Module):
             skips.append(x)
         x = self._blocks(x, 3, "body")
         for level in (2, 1, 0):
+            # Skips are added, not concatenated; twice the channels become 2x2 pixels of half as many.
             x = self._dense(2 * x.shape[-1], f"up_{level}_upsample")(x + skips.pop())
             x = self._blocks(depth_to_space(x, 2), 6 - level, f"up_{level}")
         x = self._conv(3, "conv_last")(x + skips.pop())

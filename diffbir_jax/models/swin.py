@@ -22,6 +22,7 @@ class SwinBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(B, h, w, C) -> (B, h, w, C)."""
+        # A shift by half a window lets neighbouring windows exchange information in every second block.
         y = jnp.roll(LayerNorm(self.dtype, name="norm1")(x), (-self.shift, -self.shift), (1, 2))
         y = WindowAttention(self.heads, self.window, self.shift, self.dtype, name="attention")(y)
         x = x + jnp.roll(y, (self.shift, self.shift), (1, 2))

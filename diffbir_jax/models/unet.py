@@ -89,6 +89,7 @@ class UNet(nn.Module):
             if len(control) != len(skips) + 1:
                 raise ValueError(f"got {len(control)} controls; this UNet takes {len(skips) + 1}")
             skips = [skip + added.astype(dtype) for skip, added in zip(skips, control)]
+            # Controls enter only the decoder, so the encoder computes what it was trained for.
             x = x + control[-1].astype(dtype)
         for level, multiple in reversed(list(enumerate(config.channel_mult))):
             for i in range(config.num_res_blocks + 1):
@@ -156,6 +157,7 @@ def _check_inputs(config: UNetConfig, x: Array, context: Array | None) -> None:
     if height % config.downsample or width % config.downsample:
         raise ValueError(f"input is {height}x{width}; pad both sides to multiples of {config.downsample}")
     given = None if context is None else context.shape[-1]
+    # A missing text would otherwise fail deep in the network, with a message about shapes.
     if given != config.context_dim:
         raise ValueError(f"context has {given} channels; this configuration takes {config.context_dim}")
     if context is not None and len(context) % len(x):
@@ -163,6 +165,7 @@ def _check_inputs(config: UNetConfig, x: Array, context: Array | None) -> None:
 
 
 def _stage(module: "UNet | UNetEncoder") -> type["Stage"]:
+    # Per stage: only the inputs of stages are kept, and one stage at a time is recomputed.
     return nn.remat(Stage) if module.remat else Stage
 
 

@@ -69,6 +69,7 @@ class AutoencoderKL(nn.Module):
         config = self.config
         self.encoder = Encoder(config, self.dtype, self.remat)
         self.decoder = self._decoder()
+        # Twice the latent's channels: mean and log-variance.
         self.quant_conv = nn.Conv(2 * config.embed_dim, (1, 1), dtype=self.dtype)
         self.post_quant_conv = nn.Conv(config.z_channels, (1, 1), dtype=self.dtype)
         if config.shortcut:
@@ -80,6 +81,7 @@ class AutoencoderKL(nn.Module):
         config = self.config
         if not config.dense_blocks:
             return Decoder(config, self.dtype, self.remat)
+        # The latent has 1/downsample of the image's sides, so the RRDBNet enlarges by that factor.
         return BSRNet(BSRNetConfig(num_blocks=config.dense_blocks, scale=config.downsample), self.dtype)
 
     def __call__(self, image: Array) -> Array:

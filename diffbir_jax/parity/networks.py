@@ -161,6 +161,7 @@ def _cldm(make: Make, network: Networks, _: str) -> Iterator[Case]:
     def unet(golden: Arrays) -> Values:
         return {"unet_out": nchw(network("unet")(*inputs(golden, unet_inputs)))}
 
+    # The controls are computed first and their network released, so both are never in memory together.
     def controlled(golden: Arrays) -> Values:
         added = network("controlnet")(*inputs(golden, control_inputs))
         return {"controlled_out": nchw(network("unet")(*inputs(golden, unet_inputs), added))}

@@ -123,6 +123,7 @@ def adamw_changes(
 
 def norms(gradient: dict[str, np.ndarray], names: np.ndarray) -> np.ndarray:
     """Return (N,) float64 norms of the gradients of the parameters `names`."""
+    # float64: sums of a million squares lose digits in float32.
     return np.array([np.linalg.norm(gradient[name].astype(np.float64)) for name in names])
 
 

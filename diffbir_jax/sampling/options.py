@@ -115,6 +115,7 @@ class Options:
         for name, (low, high) in RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} is {getattr(self, name)}; allowed are {low} to {high}")
+        # An empty window would turn guidance off without a message.
         if self.guidance_stop >= self.guidance_start:
             raise UserError(
                 f"guidance_stop is {self.guidance_stop} and guidance_start {self.guidance_start}: there is no timestep "

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 
+# Protocols, because ConfigDict has no static fields: with them the type checker knows the settings.
 class Section(Protocol):
     """Settings by attribute and by name, like an `ml_collections.ConfigDict`; each stage adds its own."""
 

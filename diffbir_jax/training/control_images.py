@@ -53,6 +53,7 @@ class Stage2Options:
     precision: Precision = "fp32"
     remat: bool = False
 
+    # Typed literals are not checked at run time, and these values come from the command line.
     def __post_init__(self) -> None:
         for name, kind in (("condition", Condition), ("precision", Precision)):
             if getattr(self, name) not in get_args(kind):
@@ -93,6 +94,7 @@ def make_stage2(preset: Preset, options: Stage2Options) -> Stage2:
     Raises:
         ValueError: the preset's restoration module enlarges images.
     """
+    # Batches hold hq and lq of one size, so an enlarging module has no matching condition.
     if preset.rm is not None and preset.rm.scale != 1:
         raise UserError(
             f"the restoration module of preset {preset.name} enlarges by {preset.rm.scale}; stage 2 is trained with "

@@ -40,6 +40,7 @@ def count(jaxpr: Jaxpr | ClosedJaxpr) -> Flops:
             inner = [count(each) for each in _inside(equation.params)]
             merge = max if name == "cond" else sum
             found = Flops(*(merge(column) for column in zip(*inner, strict=True))) if inner else Flops(0, 0)
+        # Only `scan` states its number of iterations.
         total += found.total * (equation.params["length"] if name == "scan" else 1)
         once += found.once
     return Flops(total, once)

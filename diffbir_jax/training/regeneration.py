@@ -46,6 +46,7 @@ def make(config: Config) -> Objective:
     """
     preset, options = _preset(config), _options(config)
     stage2 = make_stage2(preset, options)
+    # On the host: of a pool's encoders, only what a step needs goes to the devices.
     weights = _load(config, preset, list(abstract_frozen(preset, options)))
     train, held_out = images = _batches(config, preset)
     params, frozen, examples = _start(config, preset, options, weights["unet"]), weights, held_out(0)
@@ -111,6 +112,7 @@ def _encoded(
     """Return training and held-out batches of `images` that are encoded once, see `pool_batches`."""
     used = [name for name in weights if name != "unet"]
     made_from = {name: checksum(path) for name, path in sorted(_files(config, preset, used).items())}
+    # These change the encodings, so a pool of other values must be refused.
     made_from |= {"condition": options.condition, "precision": options.precision}
     sources = zip(("training", "held_out"), images, strict=True)
     made_from |= {name: _origin(batches) for name, batches in sources}

@@ -53,6 +53,7 @@ def make(config: Config) -> Objective:
         batch = held_out(0)
         lq, hq = np.asarray(to_unit(batch["lq"])), np.asarray(to_unit(batch["hq"]))
         out = np.clip(np.asarray(restore(params, lq)), 0, 1)
+        # The same loss as in training, but of clipped images, as users see them.
         error = LOSSES[config.loss](jnp.mean(jnp.square(out - hq), axis=(1, 2, 3)), floor)
         values = {
             "loss": float(jnp.mean(error)),

@@ -82,11 +82,13 @@ class Run:
     def _log(self, step: int, metrics: dict[str, jax.Array]) -> None:
         values = {name: float(value) for name, value in metrics.items()}
         self._guard.check(values, step, self.saved)
+        # optax counts from 0: the first update uses the rate at 0.
         rate = learning_rate(self.config.train)(step - 1)
         self.report.scalars(step, values | {"lr": float(np.asarray(rate))})
 
     def _validate(self, step: int, state: TrainState) -> None:
         ema, frozen = (local(tree, self.mesh) for tree in (state.ema, self.frozen))
+        # The EMA, because it is what the run exports.
         values, grid = self.objective.validate(ema, frozen)
         self.report.scalars(step, values, "validation")
         self.report.grid(step, grid)

@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.verb == "list":
         print(table(flags.folder))
         return 0
+    # `path` only looks up a file; a download would be a surprise.
     offline = flags.verb == "path" or flags.offline
     failed = False
     for name in wanted(flags):

@@ -150,6 +150,7 @@ def _matching(pattern: str, suffixes: Sequence[str]) -> list[str]:
         raise DataError(
             f"{pattern}: no file matches; give files, globs or folders of *{', *'.join(suffixes)}"
         )
+    # fsspec returns remote names without their protocol, but later reads need it.
     return found if isinstance(system, LocalFileSystem) else [system.unstrip_protocol(name) for name in found]
 
 

@@ -75,6 +75,7 @@ def _remote(path: str) -> list[str]:
         system, root = locate(path)
         found = system.find(root)
     names = (name[len(root) :].lstrip("/") for name in found)
+    # Sorted by parts, the order of a local folder: "a/b" before "a.b".
     parts = sorted(name.split("/") for name in names if name.lower().endswith(SUFFIXES))
     images = ["/".join(each) for each in parts if not any(part.startswith(".") for part in each)]
     if not images:

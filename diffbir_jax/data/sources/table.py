@@ -48,6 +48,7 @@ class TableSource:
         table = arrow.concat_tables([_read(file, wanted) for file in files])
         if not len(table):
             raise DataError(f"{files[0]}: no row of {len(files)} table(s) has a path in column {path_column}")
+        # One chunk: access by row is then direct, without a search for the chunk.
         self._columns = {name: table[name].combine_chunks() for name in table.column_names}
         self._root = folder_of(files[0]) if root is None else root
         check_some_exist(self._root, self._columns["path"].to_pylist(), files[0])

@@ -95,6 +95,7 @@ def _mean(sheet: Sheet, metric: str, method: int) -> str:
     # A mean of fewer images is not comparable, so the cell says so.
     if found.count != len(sheet.images):
         notes.append(f"of {count(found.count, 'image')}")
+    # Only means over the most images compete; the others had an easier task.
     shown = f"<b>{text}</b>" if text == sheet.best_of(metric, sheet.whole_means(metric)) else text
     return f"<td>{shown}{''.join(f'<small>{note}</small>' for note in notes)}</td>"
 

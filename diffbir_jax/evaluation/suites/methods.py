@@ -127,6 +127,7 @@ def make_methods(suite: Suite, networks: Networks, realesrgan: Path | None = Non
     Raises:
         ValueError: the suite does not say how the version samples, or a value is out of range.
     """
+    # Functions, so that a suite without a method needs none of its files.
     makers: dict[str, Callable[[], list[Method]]] = {
         "bicubic": lambda: [bicubic_method(suite.upscale)],
         "nlm_lanczos": lambda: [nlm_method(suite.upscale)],

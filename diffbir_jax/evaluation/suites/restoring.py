@@ -42,6 +42,7 @@ def recipe(suite: Suite, images: Images, method: Method) -> dict[str, Any]:
         "settings": dict(method.settings),
         "seeds": list(method.seeds),
         "weights": {name: known_sha256(path) for name, path in method.files().items()},
+        # Packages and the kind of device change pixels, so they are part of the recipe.
         "versions": versions(),
         "backend": jax.default_backend(),
     }

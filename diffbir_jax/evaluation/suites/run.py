@@ -103,6 +103,7 @@ def _scored(run: SuiteRun, job: Job, metrics: Sequence[Metric]) -> Result:
     preds = result_folders(job.method, job.folder)
     if len(preds) > 1:
         metrics = tuple(dict.fromkeys((*metrics, *select(["lstd"]))))
+    # The suite fixes the crop: its scores must be comparable with published ones.
     setup = Setup(run.suite.crop, run.weights)
     return evaluate(
         Evaluation(

@@ -133,6 +133,7 @@ def read_suite(name: str, folder: Path = FOLDER) -> Suite:
 
 def _check(suite: Suite) -> None:
     """Raise ValueError for values that no run can use."""
+    # Stage-1 presets have no sampler, so a suite cannot set one for them.
     if unknown := sorted(suite.versions.keys() - {*with_stage2()}):
         raise UserError(f"versions: {unknown[0]!r} given, allowed are {', '.join(with_stage2())}")
     if not (suite.datasets and suite.methods and suite.metrics and suite.seeds):

@@ -106,7 +106,6 @@ def _check(photo: Photo, quality: int) -> None:
 def _samples(photo: Photo, grey: bool, opaque: bool) -> np.ndarray:
     """Return the samples to write: (H, W, C) of the photo's dtype, C as in `encode_png`."""
     colours = over_white(photo) if opaque else photo.pixels
-    # The channels may differ slightly after restoration, so brightness is computed, not copied.
     if grey:
         colours = np.rint(colours @ _LUMA).astype(colours.dtype)[..., None]
     if opaque or photo.alpha is None:

@@ -22,9 +22,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(
         prog="python -m diffbir_jax.data.prepare",
-        description="Turn images into ArrayRecord shards to train from: all that decode in full, are large enough and "
-        "are no duplicates, with their captions. The same command goes on where a run was stopped.",
-        epilog="Exit code: 0; 1 if no image was kept, the input is of no use or the output cannot be written; "
+        description="Write images and their captions to ArrayRecord shards for training. It keeps images that decode "
+        "in full, are large enough and are no duplicates. The same command continues an interrupted run.",
+        epilog="Exit code: 0; 1 if no image was kept, the input cannot be used or the output cannot be written; "
         "2 for a bad flag; 130 after Ctrl-C.",
     )
     defaults = Settings()
@@ -32,13 +32,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     example = '{"kind": "table", "path": "a.csv", "root": "photos"}'
     parser.add_argument("--input", nargs="+", required=True, help=f"{inputs} '{example}' (docs/data.md)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the shards")
-    about = "pixels that the shorter side must have (default: %(default)s)"
+    about = "least length of the shorter side, in pixels (default: %(default)s)"
     parser.add_argument("--min-side", type=int, default=defaults.min_side, metavar="N", help=about)
     about = "input images per shard (default: %(default)s)"
     parser.add_argument("--shard-size", type=int, default=defaults.shard_size, metavar="N", help=about)
-    about = "what file names begin with (default: %(default)s)"
+    about = "first part of the shards' file names (default: %(default)s)"
     parser.add_argument("--name", default=defaults.name, help=about)
-    about = "processes that check images; 0: none beside this one (default: %(default)s, one per core)"
+    about = "processes that check images; 0: check in this process (default: %(default)s, one per core)"
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help=about)
     flags = parser.parse_args(argv)
     if flags.workers < 0:
@@ -47,11 +47,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def config_of(given: str) -> dict[str, Any]:
-    """Return the configuration of the source that an `--input` stands for.
+    """Return the source configuration of an `--input`.
 
     Raises:
-        DataError: it begins like JSON and is none.
+        DataError: it begins with "{" but is no JSON.
     """
+    # The suffix decides the kind; anything without a known one is a folder.
     if not given.startswith("{"):
         return {"kind": KINDS.get(Path(given).suffix.lower(), "folder"), "path": given}
     try:
@@ -61,7 +62,7 @@ def config_of(given: str) -> dict[str, Any]:
 
 
 def summary(manifest: dict[str, Any], output: Path) -> str:
-    """Return in one line what became of the images."""
+    """Return one line with the numbers of kept and rejected images."""
     faults = ", ".join(f"{count:,} {fault}" for fault, count in manifest["rejected"].items())
     rejected = f"; rejected {faults} ({output / REJECTED})" if faults else ""
     shards = len(manifest["shards"])
@@ -69,9 +70,10 @@ def summary(manifest: dict[str, Any], output: Path) -> str:
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Do what the command line says; returns the exit code, raises as `make_source` and `prepare` do."""
+    """Run the command line; return the exit code. Raises the errors of `make_source` and `prepare`."""
     settings = Settings(flags.name, flags.min_side, flags.shard_size)
     configs = [config_of(given) for given in flags.input]
+    # One source for all inputs, so that duplicates between them are found.
     source = make_source({"kind": "concat", "sources": configs})
     manifest = prepare(source, flags.output, settings, flags.workers)
     print(summary(manifest, flags.output))
@@ -85,8 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse(argv)
     try:
         return run(flags)
+    # Linux kills the largest process when memory runs out, without an error of its own.
     except BrokenProcessPool:
-        print("a process was killed, perhaps for want of memory; give fewer --workers", file=sys.stderr)
+        print("a process was killed, perhaps because memory ran out; give fewer --workers", file=sys.stderr)
     except (DataError, ImageFileError, OSError) as error:
         print(error, file=sys.stderr)
     except KeyboardInterrupt:

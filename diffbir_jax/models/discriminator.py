@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from diffbir_jax.models.layers import GroupNorm, PlainConv
 
+# Widths stop doubling here, as in PatchGAN: deeper layers would hold most parameters.
 MAX_WIDENING = 8
 
 
@@ -56,6 +57,7 @@ class PatchDiscriminator(nn.Module):
                 f"PatchDiscriminator: {image.shape[1]}x{image.shape[2]} given, {cfg.layers} layers need "
                 f"sides of at least {4 * 2**cfg.layers}: use larger crops or fewer layers."
             )
+        # The first layer has no normalisation (Isola et al.), so the image's level and contrast stay visible.
         x = nn.leaky_relu(self._conv(cfg.ch, 2, "conv_in")(image), 0.2)
         for i in range(1, cfg.layers + 1):
             width = cfg.ch * min(2**i, MAX_WIDENING)

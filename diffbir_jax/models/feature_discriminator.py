@@ -43,6 +43,7 @@ class FeatureDiscriminator(nn.Module):
             ValueError: a map is too small to leave a logit.
         """
         return [
+            # Losses are computed in float32 whatever the compute dtype.
             (self._map if x.ndim == 4 else self._vector)(x, f"level_{i}").astype(jnp.float32)
             for i, x in enumerate(features)
         ]

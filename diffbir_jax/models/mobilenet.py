@@ -46,6 +46,7 @@ class DepthwiseConv(Layer):
         _, height, width, channels = x.shape
         kernel = self.param("kernel", nn.initializers.normal(1 / 3), (3, 3, channels)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,)).astype(self.dtype)
+        # Explicit padding: with stride 2 and even sides, SAME would pad only after the image, unlike PyTorch.
         padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
         out = bias.reshape(1, 1, 1, -1)
         for i in range(3):
@@ -74,6 +75,7 @@ class InvertedResidual(nn.Module):
             h = relu6(PlainConv(self.expansion * x.shape[-1], (1, 1), dtype=self.dtype, name="expand")(h))
         h = relu6(DepthwiseConv(self.stride, self.dtype, name="depthwise")(h))
         h = PlainConv(self.features, (1, 1), dtype=self.dtype, name="project")(h)
+        # Linear output, no activation: ReLU6 would destroy information in few channels (linear bottleneck).
         return x + h if h.shape == x.shape else h
 
 

@@ -68,6 +68,7 @@ class SCUNet(nn.Module):
             skips.append(x)
         x = self._blocks(x, 3, "body")
         for level in (2, 1, 0):
+            # Skips are added, not concatenated; twice the channels become 2x2 pixels of half as many.
             x = self._dense(2 * x.shape[-1], f"up_{level}_upsample")(x + skips.pop())
             x = self._blocks(depth_to_space(x, 2), 6 - level, f"up_{level}")
         x = self._conv(3, "conv_last")(x + skips.pop())
@@ -98,6 +99,7 @@ class SwinConvBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         """(B, h, w, C) -> (B, h, w, C)."""
         channels, config = x.shape[-1], self.config
+        # Convolutions model near structure and attention far structure; each sees half of the channels.
         near, far = jnp.split(Dense(channels, dtype=self.dtype, name="mix_in")(x), 2, axis=-1)
         y = nn.relu(self._conv(channels // 2, "conv1")(near))
         near = near + self._conv(channels // 2, "conv2")(y)

@@ -22,6 +22,7 @@ class SwinBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(B, h, w, C) -> (B, h, w, C)."""
+        # A shift by half a window lets neighbouring windows exchange information in every second block.
         y = jnp.roll(LayerNorm(self.dtype, name="norm1")(x), (-self.shift, -self.shift), (1, 2))
         y = WindowAttention(self.heads, self.window, self.shift, self.dtype, name="attention")(y)
         x = x + jnp.roll(y, (self.shift, self.shift), (1, 2))
@@ -57,6 +58,7 @@ class WindowAttention(Layer):
         if self.shift:
             apart = jnp.asarray(_regions(height, width, side, self.shift))
             apart = apart[:, :, None] != apart[:, None, :]
+            # -100 as in the reference: finite, and exp(-100) is 0 beside any other weight.
             scores = scores + jnp.where(apart, -100.0, 0.0)[None, :, None]
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         y = jnp.einsum("bwhqk,bwkhd->bwqhd", weights, v).reshape(x.shape)
@@ -69,6 +71,7 @@ class WindowAttention(Layer):
         init = nn.initializers.truncated_normal(0.02)
         table = self.param("relative_position_bias", init, ((2 * side - 1) ** 2, self.heads))
         position = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2)
+        # Offsets start at 0 to index the table, whose rows are (row offset, column offset).
         offset = position[:, None] - position[None] + side - 1
         table = table.astype(jnp.float32)
         return table[offset[..., 0] * (2 * side - 1) + offset[..., 1]].transpose(2, 0, 1)

@@ -78,6 +78,7 @@ class AutoencoderKL(nn.Module):
         config = self.config
         self.encoder = Encoder(config, self.dtype, self.remat)
         self.decoder = self._decoder()
+        # Twice the latent's channels: mean and log-variance.
         self.quant_conv = PlainConv(2 * config.embed_dim, (1, 1), dtype=self.dtype)
         self.post_quant_conv = PlainConv(config.z_channels, (1, 1), dtype=self.dtype)
         if config.shortcut:
@@ -89,6 +90,7 @@ class AutoencoderKL(nn.Module):
         config = self.config
         if not config.dense_blocks:
             return Decoder(config, self.dtype, self.remat)
+        # The latent has 1/downsample of the image's sides, so the RRDBNet enlarges by that factor.
         return BSRNet(BSRNetConfig(num_blocks=config.dense_blocks, scale=config.downsample), self.dtype)
 
     def __call__(self, image: Array) -> Array:
@@ -115,6 +117,7 @@ class AutoencoderKL(nn.Module):
         moments = self.quant_conv(self.encoder(image)).astype(jnp.float32)
         if self.config.shortcut:
             moments = moments + self.to_latent(space_to_depth(image, factor)).astype(jnp.float32)
+        # Clipped as in latent diffusion: exp of the log-variance stays finite.
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 

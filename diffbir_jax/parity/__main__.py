@@ -1,8 +1,8 @@
 """Compare this package with the reference implementation: python -m diffbir_jax.parity --golden DIR.
 
-DIR holds golden files (*.npz) and meta.json; those of one-step methods may lie in a folder `onestep` beside it. Every
-one is looked at; what no check knows is reported as unknown.
-Exit status: 0 if all that ran agrees, 1 if anything misses, 2 if the command or the folder cannot be used.
+DIR holds golden files (*.npz) and meta.json. Files of one-step methods may be in a folder `onestep` beside DIR. All
+files are read, and keys that no check uses are reported as unknown.
+Exit status: 0 if all cases that ran agree, 1 if any misses, 2 if the command or the folder cannot be used.
 """
 
 import json
@@ -20,7 +20,7 @@ from diffbir_jax.parity.suite import ParityError, Suite, collect
 
 PASS, MISS, ABSENT = "pass", "MISS", "not implemented"
 KEYS_SHOWN = 6
-# The whole set where it lies beside the checkout, else the part that the tests need.
+# The whole set if it is beside the checkout, otherwise the part that the tests need.
 DEFAULTS = (Path("../shared/golden"), Path("tests/golden"))
 
 
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     rows = _run(suite)
     if args.json:
+        # Written after all cases; the folder was checked before, so a long run does not end in vain.
         args.json.write_text(json.dumps(_report(suite, rows), indent=1) + "\n", encoding="utf-8")
     return 1 if any(row["result"] == MISS for row in rows) else 0
 
@@ -81,7 +82,7 @@ def _list(suite: Suite) -> None:
 
 
 def _run(suite: Suite) -> list[dict]:
-    """Run every case, printing the table line by line."""
+    """Run every case and print the table line by line; full-size cases take minutes."""
     width = max((len(case.label) for case in suite.cases), default=4)
     print(
         f"{'case':{width}}  {'max error':>9}  {'tolerance':>9}  {'result':6}  {'time':>7}  {'peak memory':>11}"
@@ -91,6 +92,7 @@ def _run(suite: Suite) -> list[dict]:
         result = run_case(case, suite.folder) if case.compute else None
         rows.append(_row(case, result))
         if result:
+            # Flushed, because the next case may take minutes.
             print(f"{case.label:{width}}  {_line(case, result, rows[-1])}".rstrip(), flush=True)
     _print_absent(suite)
     _print_unknown(suite)
@@ -102,7 +104,7 @@ def _run(suite: Suite) -> list[dict]:
 
 
 def _row(case: Case, result: Result | None) -> dict:
-    """One case for machines; JSON knows neither inf nor nan, so these are strings."""
+    """Return one case for JSON. Infinities and NaN become strings, because JSON has neither."""
     row = {"case": case.label, "tolerance": case.limit.value, "outputs": list(case.outputs)}
     if result is None:
         return row | {"result": ABSENT}
@@ -112,7 +114,8 @@ def _row(case: Case, result: Result | None) -> dict:
 
 
 def _line(case: Case, result: Result, row: dict) -> str:
-    """The columns after the name."""
+    """Format the columns after the name."""
+    # A case that failed has no error, but the table needs a number.
     error = case.worst(result.errors)[1] if result.errors else float("nan")
     memory = "" if result.peak_bytes is None else _gigabytes(result.peak_bytes)
     columns = [
@@ -126,7 +129,7 @@ def _line(case: Case, result: Result, row: dict) -> str:
 
 
 def _print_absent(suite: Suite) -> None:
-    """One line per file: what is known and has nothing here to be checked against."""
+    """Print one line per file with its known cases that this package does not implement."""
     absent: dict[str, list[Case]] = {}
     for case in suite.cases:
         if case.compute is None:

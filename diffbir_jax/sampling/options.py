@@ -116,11 +116,13 @@ class Options:
         for name, (low, high) in RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} is {getattr(self, name)}; allowed are {low} to {high}")
+        # An empty window would turn guidance off without a message.
         if self.guidance_stop >= self.guidance_start:
             raise UserError(
                 f"guidance_stop is {self.guidance_stop} and guidance_start {self.guidance_start}: there is no timestep "
                 "between; sampling goes from 1000 to 0, so start must be larger"
             )
+        # A setting that the sampler ignores would mislead, so it is an error.
         check_settings(self.sampler, self.settings)
         self._check_tiles()
 

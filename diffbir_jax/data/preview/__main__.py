@@ -1,7 +1,7 @@
-"""What a configuration trains on: python -m diffbir_jax.data.preview --config configs/bsr.py --out grid.png
+"""Show the training data of a configuration: python -m diffbir_jax.data.preview --config configs/bsr.py --out grid.png
 
-Writes pairs of target (left) and input (right) as a picture and prints what was drawn for each. Values of the
-configuration are overridden as for train.py: --config.data.source.path=photos.
+It writes a picture of pairs, target (left) and input (right), and prints the random parameters of each. Settings are
+overridden as in train.py: --config.data.source.path=photos.
 """
 
 import sys
@@ -17,17 +17,17 @@ from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.data.preview.pairs import show, time_loader, time_stages
 from diffbir_jax.data.setup import make_loaders
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration whose `data` is shown.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration whose `data` to show.")
 OUT = flags.DEFINE_string("out", "grid.png", "Picture to write.")
 NUMBER = flags.DEFINE_integer("number", 8, "Pairs in the picture.", lower_bound=1)
-FIRST = flags.DEFINE_integer("first", 0, "Place of the first one in the order of training.", lower_bound=0)
+FIRST = flags.DEFINE_integer("first", 0, "Position of the first pair in training order.", lower_bound=0)
 STATS = flags.DEFINE_bool("stats", False, "Also time examples, one by one and through the loader.")
-TIMED = flags.DEFINE_integer("timed", 64, "How many examples --stats times.", lower_bound=1)
+TIMED = flags.DEFINE_integer("timed", 64, "Number of examples that --stats times.", lower_bound=1)
 HELD_OUT = flags.DEFINE_bool("held_out", False, "Show the examples held out of training instead.")
 
 
 def run(config: Mapping[str, Any], out: Path) -> None:
-    """Show what `config` trains on, as the flags ask.
+    """Show the training data of `config`, as the flags ask.
 
     Raises:
         DataError: the data cannot be used.

@@ -19,7 +19,7 @@ from diffbir_jax.batch.photos import Loaded, load, write_results
 from diffbir_jax.batch.report import Journal
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.batch.sidecar import Recorder
-from diffbir_jax.console.errors import EXPECTED, one_line
+from diffbir_jax.console.errors import EXPECTED, as_flags, one_line
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import write_record
 from diffbir_jax.restoration.plan import Plan
@@ -169,7 +169,7 @@ class Driver:
             self._journal.failed(job, f"{job.path}: {advice}")
         elif isinstance(error, EXPECTED):
             named = isinstance(error, ImageFileError)
-            self._journal.failed(job, str(error) if named else f"{job.path}: {one_line(error)}")
+            self._journal.failed(job, as_flags(str(error)) if named else f"{job.path}: {one_line(error)}")
         else:
             raise error
 

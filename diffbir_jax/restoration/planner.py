@@ -144,8 +144,8 @@ def make_plan(
     assert least is not None
     raise PlanError(
         f"{least.budget / 2**30:.2f} GiB of memory do not suffice: the smallest plan, tiles of "
-        f"{least.plan.sample.tile} pixels, takes {least.peak / 2**30:.2f} GiB; give --memory-gb "
-        f"{least.peak / 2**30 + 0.05:.1f} if there is so much, else a lower --upscale or --precision bf16"
+        f"{least.plan.sample.tile} pixels, takes {least.peak / 2**30:.2f} GiB; give `memory_gb` "
+        f"{least.peak / 2**30 + 0.05:.1f} if there is so much, else a lower `upscale` or `precision` bf16"
     )
 
 

@@ -352,7 +352,8 @@ def _stream(
     function: Any,
     static: dict[str, Any],
 ) -> Iterator[Any]:
-    count = _count(frames, half.stage)
+    # Passes that only measure are no progress: the time of each half is counted once.
+    count = None if function is measure_tiles else _count(frames, half.stage)
     return executor.stream(function, half.stage, frames[0].shape, tiles, (half.params,), count, **static)
 
 

@@ -103,7 +103,7 @@ class Executor:
         shape: Shape,
         tiles: Iterable[Any],
         params: tuple[Any, ...],
-        total: int,
+        total: int | None,
         **static: Any,
     ) -> Iterator[Any]:
         """Take tiles through a program, in order, and tell the caller how far that is.
@@ -114,7 +114,7 @@ class Executor:
             shape: of the tiles' images.
             tiles: trees of numpy arrays.
             params: what the program takes before the tiles.
-            total: number of tiles.
+            total: number of tiles; None to tell the caller nothing.
             static: its static arguments.
         """
 
@@ -122,15 +122,20 @@ class Executor:
             placed = self.programs.place((stacked, used), axis=1)
             return self.programs(call, *params, *placed, **static)
 
-        self.tell(stage, 0, total)
-        for done, tile in enumerate(stream(run, tiles, self.staged(stage, shape)), start=1):
-            self.tell(stage, done, total)
-            yield tile
+        results = stream(run, tiles, self.staged(stage, shape))
+        return results if total is None else self._told(results, stage, shape, total)
 
-    def tell(self, stage: str, done: int, total: int) -> None:
+    def _told(self, results: Iterator[Any], stage: str, shape: Shape, total: int) -> Iterator[Any]:
+        self.tell(stage, shape, 0, total)
+        for done, result in enumerate(results, start=1):
+            self.tell(stage, shape, done, total)
+            yield result
+
+    def tell(self, stage: str, shape: Shape, done: int, total: int) -> None:
         """Tell the caller how many of a stage's tiles are computed."""
         if self.wanted.listen is not None:
-            self.wanted.listen(Progress(stage, done, total))
+            height, width = getattr(shape, stage)
+            self.wanted.listen(Progress(stage, done, total, height * width))
 
     def abstract_call(self, call: Any, params: tuple[Any, ...], tiles: Any, used: Any, **static: Any) -> Call:
         """The same program without data."""

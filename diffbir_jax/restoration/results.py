@@ -72,11 +72,13 @@ class Progress(NamedTuple):
         stage: "rm", "encode", "sample" or "decode".
         done: tiles that are computed; sampling computes all tiles in one call.
         total: tiles of the pack in this stage.
+        pixels: of a tile.
     """
 
     stage: str
     done: int
     total: int
+    pixels: int
 
 
 class Wanted(NamedTuple):

@@ -11,7 +11,7 @@ from diffbir_jax.imaging.bytes import DTYPES
 def not_finite(stage: str, dtype: Any) -> UserError:
     """Return the error for a stage that computed NaN or infinity in `dtype`; as bytes these would be black."""
     return UserError(
-        f"{stage} gave NaN or infinity in {np.dtype(dtype).name}; use --precision bf16 or fp32 and scales that "
+        f"{stage} gave NaN or infinity in {np.dtype(dtype).name}; use `precision` bf16 or fp32 and scales that "
         "are less extreme, and if it remains, convert the weights again: a file is damaged"
     )
 

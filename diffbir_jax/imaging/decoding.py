@@ -112,7 +112,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageFileError(
             f"is {width}x{height} = {width * height} pixels, more than the limit of {max_pixels}; "
-            "crop or shrink it, or raise --max-pixels if you trust it"
+            "crop or shrink it, or raise `max_pixels` if you trust it"
         )
     if min(width, height) < MIN_SIDE:
         raise ImageFileError(

@@ -206,7 +206,8 @@ def maps(executor: Executor, frames: list[Frame]) -> list[np.ndarray]:
     """How far guidance holds each pixel of the results, (*output) uint8 each."""
     tiles = (tile for frame in frames for tile in _image_tiles(frame))
     loss = executor.wanted.options.guidance_loss
-    results = executor.stream(weigh_tiles, "encode", frames[0].shape, tiles, (), loss=loss)
+    count = _count(frames, "encode")
+    results = executor.stream(weigh_tiles, "encode", frames[0].shape, tiles, (), count, loss=loss)
     return [frame.take_map(results) for frame in frames]
 
 
@@ -351,7 +352,13 @@ def _stream(
     function: Any,
     static: dict[str, Any],
 ) -> Iterator[Any]:
-    return executor.stream(function, half.stage, frames[0].shape, tiles, (half.params,), **static)
+    # Passes that only measure are no progress: the time of each half is counted once.
+    count = None if function is measure_tiles else _count(frames, half.stage)
+    return executor.stream(function, half.stage, frames[0].shape, tiles, (half.params,), count, **static)
+
+
+def _count(frames: list[Frame], stage: HalfName) -> int:
+    return sum(len(frame.grid(stage).starts) for frame in frames)
 
 
 def _measuring(executor: Executor, half: Half, stop: int | None) -> dict[str, Any]:

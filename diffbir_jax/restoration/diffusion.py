@@ -30,7 +30,10 @@ def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.n
     keys = image_keys(executor.wanted.options.seed, [frame.request.index for frame in filled], variant)
     denoiser, arguments = steered(executor, given, keys, _tape(executor, filled))
     arguments = _placed(executor, arguments, given.layout is None)
+    count = tiles_on_canvas(frames[0].shape, executor.plan) * len(frames)
+    executor.tell("sample", frames[0].shape, 0, count)
     z = np.asarray(executor.programs(sample, *arguments, denoiser=denoiser))
+    executor.tell("sample", frames[0].shape, count, count)
     f = executor.preset.vae.downsample
     sides = [[side // f for side in frame.sides.padded] for frame in frames]
     return [canvas[:height, :width] for canvas, (height, width) in zip(z, sides)]

@@ -63,17 +63,17 @@ class Generator:
         if self._multiplies_errors(options):
             warnings.warn(
                 f"{options.sampler} with {options.spacing} spacing begins at a noise level of 10,000 and multiplies "
-                f"the first errors of preset {name}: choose --spacing karras, or another sampler",
+                f"the first errors of preset {name}: choose `spacing` karras, or another sampler",
                 stacklevel=2,
             )
         if text and context is None and self.preset.text is None:
             raise UserError(
-                f"preset {name} needs text and has no text encoder: pass embeddings as `context` to Restorer.restore"
+                f"preset {name} needs text and has no text encoder: pass embeddings to Restorer.restore(context=...)"
             )
         prompts = options.pos_prompt or options.neg_prompt
         if not text and (context is not None or options.cfg_scale != 1.0 or prompts):
             raise UserError(
-                f"preset {name} knows no text: leave out prompts and `context`, and keep cfg_scale at 1"
+                f"preset {name} knows no text: leave out prompts and embeddings, and keep `cfg_scale` at 1"
             )
 
     def _multiplies_errors(self, options: Options) -> bool:

@@ -26,7 +26,8 @@ def clean(executor: Executor, frames: list[Frame]) -> None:
     if taken:
         tiles = (tile for frame in taken for tile in frame.lq_tiles())
         module, params = executor.preset.make_rm(executor.generator.dtype), (executor.params["rm"],)
-        results = executor.stream(clean_tiles, "rm", frames[0].shape, tiles, params, module=module)
+        count = sum(len(frame.rm_grid().starts) for frame in taken)
+        results = executor.stream(clean_tiles, "rm", frames[0].shape, tiles, params, count, module=module)
         for frame in taken:
             frame.take_clean(results)
     keep = executor.starts_from_input and executor.needs_stage2(frame.upscale for frame in frames)

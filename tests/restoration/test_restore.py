@@ -1,6 +1,7 @@
-"""Restoring in one call: every kind of picture comes back as it was given."""
+"""Restoring in one call: every kind of picture comes back as it was given. All results have one size."""
 
 import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +15,17 @@ from diffbir_jax import Options, Restorer, restore
 from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.restoration import restore as module
+from diffbir_jax.restoration.defaults import DEFAULTS
 from diffbir_jax.restoration.pictures import take
 from diffbir_jax.restoration.planner import default_plan
 from diffbir_jax.restoration.results import Progress, Wanted
+from tests.command import save
 from tests.micro import FEW, MICRO, micro, picture
 
-SMALL = picture(24, 32)
-ALPHA = np.zeros((24, 32), np.uint8)
-ALPHA[:, 16:] = 255
+NOTEBOOK = Path(__file__).parents[2] / "examples" / "restore.ipynb"
+SMALL = picture(32, 48)
+ALPHA = np.zeros((32, 48), np.uint8)
+ALPHA[:, 24:] = 255
 
 
 def unplanned(restorer: Restorer, programs: Any, sizes: Any, wanted: Wanted, memory: int | None) -> Any:
@@ -34,7 +38,8 @@ def unplanned(restorer: Restorer, programs: Any, sizes: Any, wanted: Wanted, mem
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small network in place of any version: what comes back depends on the picture alone."""
     monkeypatch.setattr(module, "loaded", lambda *args: micro())
-    monkeypatch.setattr(module, "default_options", lambda version: FEW)
+    for version in ("one-step", "micro"):
+        monkeypatch.setitem(DEFAULTS, version, FEW)
     monkeypatch.setattr(module, "make_plan", unplanned)
 
 
@@ -64,7 +69,7 @@ def pillow(mode: str) -> Image.Image:
 )
 def test_pillow_images_of_all_modes(mode: str, back: str) -> None:
     found = restore(pillow(mode), upscale=1)
-    assert found.mode == back and found.size == (32, 24)
+    assert found.mode == back and found.size == (48, 32)
 
 
 @pytest.mark.parametrize("channels", [None, 1, 2, 3, 4])
@@ -94,17 +99,17 @@ def test_the_result_is_that_of_the_restorer() -> None:
 
 def test_transparency_is_resized_and_hidden_colours_do_not_show() -> None:
     hidden = np.dstack([SMALL, ALPHA])
-    hidden[:, :16, :3] = 0
+    hidden[:, :24, :3] = 0
     found = restore(hidden, upscale=1.5, memory_gb=0.5)
-    assert found.shape == (36, 48, 4)
-    np.testing.assert_array_equal(found[..., 3][:, ::47], [[0, 255]] * 36)
+    assert found.shape == (48, 72, 4)
+    np.testing.assert_array_equal(found[..., 3][:, ::71], [[0, 255]] * 48)
 
 
 def test_several_pictures_of_different_kinds_come_back_in_order(tmp_path: Path) -> None:
     Image.fromarray(SMALL).save(tmp_path / "a.png")
     found = restore([tmp_path / "a.png", SMALL[..., 0], Image.fromarray(SMALL)], upscale=1)
     assert [type(each) for each in found] == [Image.Image, np.ndarray, Image.Image]
-    assert found[0].size == (32, 24) and found[1].shape == (24, 32) and found[2].size == (32, 24)
+    assert found[0].size == (48, 32) and found[1].shape == (32, 48) and found[2].size == (48, 32)
     assert restore([]) == []
 
 
@@ -114,7 +119,7 @@ def test_a_file_comes_back_upright_with_profile_and_density(tmp_path: Path) -> N
     path = tmp_path / "a.jpg"
     Image.fromarray(SMALL).save(path, exif=exif, dpi=(300, 300))
     found = restore(str(path), upscale=1)
-    assert found.size == (24, 32)
+    assert found.size == (32, 48)
     file = io.BytesIO()
     found.save(file, "JPEG", exif=found.info["exif"])
     again = Image.open(file)
@@ -159,7 +164,7 @@ def test_arguments_that_cannot_be_used_are_named(given: dict, message: str) -> N
     "bad, message",
     [
         (SMALL.astype(np.int64), "int64 of shape"),
-        (SMALL[None], r"uint8 of shape \(1, 24, 32, 3\)"),
+        (SMALL[None], r"uint8 of shape \(1, 32, 48, 3\)"),
         (3, "the picture is a int; give Pillow's image"),
     ],
 )
@@ -185,9 +190,9 @@ def test_numbers_without_a_clear_range_are_refused() -> None:
 
 def test_what_is_shown_is_short() -> None:
     restored = micro().restore(SMALL, 1.0, FEW)
-    assert repr(restored) == "Restored(32x24, uint8)"
+    assert repr(restored) == "Restored(48x32, uint8)"
     assert repr(micro()).startswith("Restorer(micro, ") and len(repr(micro())) < 60
-    assert Image.open(io.BytesIO(restored._repr_png_())).size == (32, 24)
+    assert Image.open(io.BytesIO(restored._repr_png_())).size == (48, 32)
 
 
 def test_messages_name_arguments_and_commands_flags() -> None:
@@ -201,3 +206,16 @@ def test_the_package_offers_three_names() -> None:
     assert Options().steps and Restorer.load
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         diffbir_jax.nothing  # noqa: B018
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cell by cell; its last line is what a notebook shows as a picture."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Restorer, "load", classmethod(lambda cls: micro()))
+    save(Path("photo.png"), (16, 24))
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, Any] = {}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), NOTEBOOK.name, "exec"), names)
+    assert names["restored"].size == (48, 32) and names["softer"].shape == (32, 48, 3)
+    assert names["both"]._repr_png_().startswith(b"\x89PNG") and np.any(names["both"].stage1)

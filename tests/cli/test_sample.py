@@ -335,5 +335,5 @@ def test_exit_code_of_the_process(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert (
         done.stderr
-        == "sample.py: none.png: no such file or folder; give an image or a folder of images as --input\n"
+        == "diffbir restore: none.png: no such file or folder; give an image or a folder of images as --input\n"
     )

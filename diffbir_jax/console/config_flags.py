@@ -59,12 +59,7 @@ def explained(parser: Parser, args: argparse.Namespace) -> str:
     if args.config is None:
         rows = [f"  {name:14}{text}" for name, text in configurations.names().items()]
         return "\n".join([parser.format_help(), "configurations:", *rows])
-    try:
-        rows = [
-            f"  {row}" for row in configurations.settings(configurations.read(args.config, (), args.photos))
-        ]
-    except UserError as error:
-        parser.refuse(error)
+    rows = [f"  {row}" for row in configurations.settings(read_config(parser, args, ()))]
     return "\n".join([parser.format_help(), f"settings of {args.config}:", *rows])
 
 

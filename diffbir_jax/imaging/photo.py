@@ -17,11 +17,13 @@ class Metadata:
         exif: a TIFF structure (it begins with II or MM, without JPEG's "Exif" in front), or None.
         xmp: a packet of XML, or None.
         icc: the profile that pixels are to be seen through, or None for sRGB.
+        dpi: pixels per inch, horizontally and vertically, as the file says beside EXIF, or None.
     """
 
     exif: bytes | None = None
     xmp: bytes | None = None
     icc: bytes | None = None
+    dpi: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

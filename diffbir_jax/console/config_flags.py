@@ -51,7 +51,8 @@ def setting_like(word: str, given: str | None) -> str:
     except (UserError, ImportError):
         return ""
     like = [key for key in keys if key.rpartition(".")[2] == name.lstrip("-").replace("-", "_")]
-    return f"no option {name}; did you mean {like[0]}=VALUE?" if like else ""
+    meant = " or ".join(f"{key}=VALUE" for key in sorted(like, key=lambda key: ".train." not in key))
+    return f"no option {name}; did you mean {meant}?" if like else ""
 
 
 def explained(parser: Parser, args: argparse.Namespace) -> str:

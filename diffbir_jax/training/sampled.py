@@ -35,7 +35,7 @@ SHOWN = 8
 def restoration(
     preset: Preset, dtype: Any, sampling: Section, batch: HostBatch, rest: dict[str, Params] | None = None
 ) -> Validate:
-    """Return the validation that restores held-out images as `sample.py` does, but for enlarging small ones.
+    """Return the validation that restores held-out images as `diffbir restore` does, but for enlarging small ones.
 
     Noise is that of the seed of the options and of each image's place in the batch, so it is always the same.
 

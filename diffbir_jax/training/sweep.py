@@ -57,7 +57,7 @@ def make_runs(grid: Sequence[Overrides], workdir: Path, arguments: Sequence[str]
     Args:
         grid: the combinations.
         workdir: of the sweep; made if it is not there.
-        arguments: those of train.py that all runs share, kept in `workdir`/sweep.json.
+        arguments: those of diffbir train that all runs share, kept in `workdir`/sweep.json.
 
     Raises:
         ValueError: `workdir` is of a sweep with other arguments.

@@ -279,6 +279,7 @@ def test_a_bug_of_the_loop_keeps_its_traceback(script, monkeypatch):
 def test_the_command_says_where_photos_come_from(script, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "meet", lambda args: None)
     with pytest.raises(
-        SystemExit, match=r"^diffbir train: no photo .*photos: give a folder .*build_photos\.py$"
+        SystemExit,
+        match=r"^diffbir train: no photo .*photos: give a folder .*build_photos\.py of the source code$",
     ):
         script.run(config(tmp_path), SimpleNamespace(workdir=str(tmp_path / "run")))

@@ -66,12 +66,16 @@ def join_inputs(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(
             f"{args.paths[0]} and --input {args.input} are both given; name all inputs without --input"
         )
+    args.given -= {"paths"}
     if len(args.paths) == 1:
         args.input, args.paths = args.paths[0], []
-        args.given = args.given - {"paths"} | {"input"}
-    for path in [args.input, *args.paths]:
-        if path is not None and not path.exists():
-            parser.refuse(f"{path}: no such file or folder; give an image or a folder of images")
+    args.given |= {name for name in ("input", "paths") if getattr(args, name)}
+
+
+def missing_input(args: argparse.Namespace) -> str:
+    """Return what is wrong if an input is not there, else ""; without importing JAX."""
+    paths = [path for path in (args.input, *args.paths) if path is not None and not path.exists()]
+    return f"{paths[0]}: no such file or folder; give an image or a folder of images" if paths else ""
 
 
 def given_flags(parser: Parser, argv: Sequence[str] | None) -> frozenset[str]:

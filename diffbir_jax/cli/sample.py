@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from diffbir_jax.batch.flags import make_parser, parse
+from diffbir_jax.batch.flags import make_parser, missing_input, parse
 from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.parser import INTERRUPTED
 
@@ -15,6 +15,8 @@ __all__ = ["main", "make_parser"]
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     args = parse(argv)
+    if problem := missing_input(args):
+        make_parser().refuse(problem)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The terminal may not be able to show a file name.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,8 +1,10 @@
 """Train every combination of some settings: diffbir sweep --workdir DIR --grid 'KEY=VALUE,VALUE' --config NAME."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from diffbir_jax.console import configurations
 from diffbir_jax.console.config_flags import add_config_flags, parse
@@ -48,12 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         from diffbir_jax.training.settings import check_photos
 
         grid = parse_grid(args.grid)
-        for overrides in grid:
-            settings = [f"--config.{key}={value}" for key, value in overrides.items()]
-            check_photos(configurations.read(args.config, [*words, *settings], args.photos))
+        for config in [read(args, words, overrides) for overrides in grid]:
+            check_photos(config)
     except EXPECTED as error:
         parser.refuse(error)
     run(parser, grid, workdir, arguments)
+
+
+def read(args: argparse.Namespace, words: Sequence[str], overrides: dict[str, str]) -> Any:
+    """Return the configuration of a run, so that a bad run is found before the first run starts."""
+    settings = [f"--config.{key}={value}" for key, value in overrides.items()]
+    return configurations.read(args.config, [*words, *settings], args.photos)
 
 
 def run(parser: Parser, grid: Sequence[dict[str, str]], workdir: Path, arguments: Sequence[str]) -> None:

@@ -1,14 +1,25 @@
 """Packages that only some programs need, and the extra of this package that brings them."""
 
 import importlib.util
+import sys
 
 from diffbir_jax.console.errors import UserError
 
 # Extra -> modules that it brings.
-EXTRAS = {
-    "train": ("absl", "grain", "ml_collections", "optax", "orbax.checkpoint", "tensorboardX"),
-    "data": ("pyarrow",),
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "train": (
+        "absl",
+        "fsspec",
+        "grain",
+        "ml_collections",
+        "msgpack",
+        "optax",
+        "orbax.checkpoint",
+        "tensorboardX",
+    ),
 }
+# Not built for Windows.
+EXTRAS["train"] += ("array_record",) * (sys.platform != "win32")
 
 
 class MissingExtraError(UserError):

@@ -39,12 +39,12 @@ class Parser(argparse.ArgumentParser):
         """Read a command line; the first word that means nothing ends the process with one line."""
         known, unknown = self.parse_known_args(args, namespace)
         words = next((action for action in self._actions if action.nargs == "*"), None)
-        if words and not any(word.startswith("-") for word in unknown):
+        if unknown and (words is None or any(word.startswith("-") for word in unknown)):
+            self.error(self.explain(unknown[0]))
+        if unknown and words is not None:
             # argparse takes positional words from one place only, before or after a flag.
             read: Any = words.type or str
             setattr(known, words.dest, [*getattr(known, words.dest, ()), *map(read, unknown)])
-        elif unknown:
-            self.error(self.explain(unknown[0]))
         return known
 
     def format_help(self) -> str:

@@ -9,7 +9,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from diffbir_jax.console.numbers import count, whole
+from diffbir_jax.console.extras import MissingExtraError, require
+from diffbir_jax.console.numbers import integer, whole
 from diffbir_jax.console.pages import page
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.data.example import DataError
@@ -37,9 +38,9 @@ def make_parser() -> Parser:
         "-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the shards"
     )
     about = "pixels that the shorter side must have (default: %(default)s)"
-    parser.add_argument("--min-side", type=count, default=defaults.min_side, metavar="N", help=about)
+    parser.add_argument("--min-side", type=integer, default=defaults.min_side, metavar="N", help=about)
     about = "input images per shard (default: %(default)s)"
-    parser.add_argument("--shard-size", type=count, default=defaults.shard_size, metavar="N", help=about)
+    parser.add_argument("--shard-size", type=integer, default=defaults.shard_size, metavar="N", help=about)
     about = "what file names begin with (default: %(default)s)"
     parser.add_argument("--name", default=defaults.name, help=about)
     about = "processes that check images; 0: none beside this one (default: %(default)s, one per core)"
@@ -83,7 +84,12 @@ def run(flags: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    flags = make_parser().parse_args(argv)
+    parser = make_parser()
+    flags = parser.parse_args(argv)
+    try:
+        require("train")
+    except MissingExtraError as error:
+        parser.refuse(error)
     try:
         return run(flags)
     except BrokenProcessPool:

@@ -35,6 +35,9 @@ def _problems(config: Config) -> Iterator[str]:
         for name in names:
             if config[part][name] < 1:
                 yield f"config.{part}.{name} is {config[part][name]}, must be at least 1"
+    size = config.data.validation_size
+    if "sampling" in config and not 0 <= config.sampling.images <= size:
+        yield f"config.sampling.images is {config.sampling.images}, must be in 0..{size}, config.data.validation_size"
     for name in ("lr", "clip"):
         if not options[name] > 0:
             yield f"config.train.{name} is {options[name]}, must be above 0"

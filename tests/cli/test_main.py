@@ -49,6 +49,7 @@ MISTAKES = [
     ("resotre photo.png -o out", "no command 'resotre'; did you mean diffbir restore?"),
     ("photo.png -o out", "to restore photos: diffbir restore photo.png -o DIR"),
     ("restore phoot.png -o out", "phoot.png: no such file or folder; give an image or a folder of images"),
+    ("restore -o out", "nothing to restore: name a photo or a folder"),
     ("restore photo.png", "--output is missing: give the folder for the results, -o DIR"),
     ("restore photo.png -o out --inptu x", "no option --inptu; did you mean --input?"),
     ("restore photo.png -o out --gt photos", "no option --gt; it belongs to diffbir evaluate"),
@@ -151,7 +152,7 @@ def test_a_flag_means_the_same_in_every_program():
             for option in action.option_strings:
                 kinds[option][name] = (action.nargs == 0, isinstance(action.const, bool))
     # The help with the settings of a configuration is no action that ends the process.
-    kinds.pop("-h"), kinds.pop("--help")
+    del kinds["-h"], kinds["--help"]
     several = {option: programs for option, programs in kinds.items() if len(set(programs.values())) > 1}
     assert not several
 

@@ -14,12 +14,13 @@ TORCH ?= torch==2.13.0
 PEERS := .venv-peers
 PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-tools lint peers parity bench clean
+.PHONY: help demo test test-tools wheel-test lint peers parity bench clean
 
 help:
 	@echo "make demo   restore the pictures of assets/demo into out/demo"
 	@echo "make test   run the tests"
 	@echo "make test-tools  run the tests that compile at length for the tools in benchmarks/"
+	@echo "make wheel-test  build the wheel, install it in a clean environment and use it in an empty folder (1 GB in TMPDIR)"
 	@echo "make lint   ruff and pyright"
 	@echo "make peers  compare the networks with their PyTorch peers"
 	@echo "make parity compare every number with the golden values in GOLDEN (about 5 GB of memory)"
@@ -27,7 +28,7 @@ help:
 	@echo "make clean  remove .venv, caches and out/"
 
 demo: $(VENV)/.installed
-	$(BIN)/python sample.py --input assets/demo --output out/demo --compare
+	$(BIN)/diffbir restore assets/demo -o out/demo --compare
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
@@ -35,6 +36,9 @@ test: $(VENV)/.installed-test
 # They compile the programs of a pod, which takes minutes: for changes to sharding, to these programs or to benchmarks/.
 test-tools: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m tools
+
+wheel-test:
+	PYTHON=$(PYTHON) .ci/wheel
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -46,7 +50,7 @@ peers: $(PEERS)/.installed
 	DIFFBIR_PEERS=1 $(PEERS)/bin/python -m pytest tests/peers $$(grep -rl --include='*.py' 'importorskip("torch")' tests)
 
 parity: $(VENV)/.installed
-	$(BIN)/python -m diffbir_jax.parity --golden $(GOLDEN)
+	$(BIN)/diffbir parity --golden $(GOLDEN)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.tiny
@@ -77,9 +81,9 @@ $(VENV)/bin/python:
 	$(PYTHON) is %d.%d: make PYTHON=/path/to/python3" % v[:2])'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "No virtual environment: Debian and Ubuntu need python3-venv."; exit 1; }
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml setup.py | $(VENV)/bin/python
 	@echo "Installing into $(VENV); the first time takes a minute."
-	$(PIP) --editable .
+	$(PIP) --editable '.[train]'
 	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python

@@ -1,6 +1,6 @@
-"""Score restored images: python evaluate.py --pred DIR --gt DIR --output DIR. See --help."""
+"""Score restored images: the same as diffbir evaluate."""
 
-from diffbir_jax.cli.evaluate import main
+from diffbir_jax.cli.main import start
 
 if __name__ == "__main__":
-    main()
+    start("evaluate")

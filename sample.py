@@ -1,6 +1,6 @@
-"""Restore photographs: python sample.py --input FILE_OR_DIR --output DIR. See --help."""
+"""Restore photographs: the same as diffbir restore."""
 
-from diffbir_jax.cli.sample import main
+from diffbir_jax.cli.main import start
 
 if __name__ == "__main__":
-    main()
+    start("restore")

@@ -1,6 +1,6 @@
-"""Train every combination of some settings: python sweep.py --workdir DIR --grid 'KEY=VALUE,VALUE' --config FILE."""
+"""Train every combination of some settings: the same as diffbir sweep."""
 
-from diffbir_jax.cli.sweep import main
+from diffbir_jax.cli.main import start
 
 if __name__ == "__main__":
-    main()
+    start("sweep")

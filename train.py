@@ -1,6 +1,6 @@
-"""Train one stage: python train.py --config configs/tiny_rm.py --workdir work/rm [--config.train.steps=100 ...]."""
+"""Train one stage: the same as diffbir train."""
 
-from diffbir_jax.cli.train import run
+from diffbir_jax.cli.main import start
 
 if __name__ == "__main__":
-    run()
+    start("train")

@@ -58,6 +58,6 @@ def check_variant(variant: str) -> bool:
     """
     if variant not in ("", "tiny"):
         raise ValueError(
-            f"the variant is {variant!r}, allowed are none and tiny: --config configs/NAME.py:tiny"
+            f"no variant {variant!r}; give none, or NAME:tiny for networks that train on a laptop"
         )
     return variant == "tiny"

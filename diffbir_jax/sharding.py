@@ -70,6 +70,14 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 
 
+def check_batch(size: int, mesh: Mesh) -> None:
+    """Raise UserError if a batch of so many images cannot be split over all devices."""
+    if size % mesh.size:
+        raise UserError(
+            f"batch of {size} on {mesh.size} devices: config.data.batch_size must be a multiple of {mesh.size}."
+        )
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     """Put a host batch on the devices, split along its leading axis; strings stay on the host.
 
@@ -80,11 +88,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     Raises:
         ValueError: if the batch size is not a multiple of the number of devices.
     """
-    size = len(next(iter(batch.values()))) * jax.process_count()
-    if size % mesh.size:
-        raise UserError(
-            f"batch of {size} on {mesh.size} devices: config.data.batch_size must be a multiple of {mesh.size}."
-        )
+    check_batch(len(next(iter(batch.values()))) * jax.process_count(), mesh)
     arrays = {name: values for name, values in batch.items() if values.dtype.kind not in "US"}
     placed = jax.make_array_from_process_local_data(batch_sharding(mesh), arrays)
     return batch | placed

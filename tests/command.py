@@ -37,6 +37,6 @@ def written(folder: str = "out") -> list[str]:
 def complaint(capsys: pytest.CaptureFixture) -> str:
     """What was written to the error stream, which must be one line."""
     error = capsys.readouterr().err
-    assert error.startswith("sample.py: ")
+    assert error.startswith("diffbir restore: ")
     assert error.count("\n") == 1
     return error

@@ -24,7 +24,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from diffbir_jax.models.presets import PRESETS  # noqa: E402
-from diffbir_jax.restoration import compiled  # noqa: E402
+from diffbir_jax.restoration import compiled, names  # noqa: E402
 from diffbir_jax.restoration.defaults import DEFAULTS  # noqa: E402
 from diffbir_jax.sampling.options import Options  # noqa: E402
 from diffbir_jax.weights import loading  # noqa: E402
@@ -88,10 +88,11 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def inputs(tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder for inputs, with the small presets known to sample.py."""
+    """An empty folder for inputs, with the small presets known to diffbir restore."""
     for preset in (MICRO, MICRO_TEXT):
         monkeypatch.setitem(PRESETS, preset.name, preset)
         monkeypatch.setitem(DEFAULTS, preset.name, Options(steps=2, start=0.5))
+    monkeypatch.setattr(names, "VERSIONS", [*names.VERSIONS, MICRO.name, MICRO_TEXT.name])
     monkeypatch.setattr(loading, "PRETRAINED", pretrained)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()

@@ -28,16 +28,18 @@ ROOMS["restoration"] = LOWER
 ROOMS["training"] = LOWER - {"conversion"} | {"restoration"}
 ROOMS["batch"] = LOWER | {"restoration"}
 ROOMS["evaluation"] = ROOMS["batch"] | {"batch"}
-ROOMS["cli"] = ROOMS["evaluation"] | {"evaluation", "training"}
-# Checks everything; nothing imports it.
-ROOMS["parity"] = set(ROOMS) - {"cli"}
+# Checks everything.
+ROOMS["parity"] = set(ROOMS)
+# Starts every program.
+ROOMS["cli"] = set(ROOMS)
+ROOMS["__main__"] = {"cli"}
 # Libraries that only the named rooms may import.
-# Commands read configurations; the preview of data is one.
+# Commands read configurations by one reader.
 CONFINED = {
     "flax": {"models"},
     "torch": {"conversion"},
     "tensorflow": set(),
-    "ml_collections": {"cli", "data"},
+    "ml_collections": {"console"},
 }
 
 MODULES = sorted((ROOT / PACKAGE).rglob("*.py"))

@@ -156,7 +156,7 @@ def test_what_is_not_implemented_is_reported(folder, capsys):
     text = capsys.readouterr().out
     assert f"not implemented, samplers (1 values): {name}\n" in text
     assert "0 pass, 0 MISS, 1 not implemented, 0 unknown keys;" in text
-    assert run(folder, "--list", "--only", "samplers:*") == 0
+    assert run(folder, "--cases", "--only", "samplers:*") == 0
     assert capsys.readouterr().out == f"samplers:{name}  (not implemented)\n"
 
 
@@ -174,7 +174,7 @@ def test_one_step_values_lie_beside_the_folder_or_in_it(tmp_path, capsys):
         shutil.copy(GOLDEN / name, inner)
     shutil.copy(GOLDEN / "losses.npz", beside / "onestep_small.npz")
     wanted = ["losses:gan|sigmoid", "losses:gan|hinge", "losses:head|eval", "losses:head|train", "losses:vsd"]
-    assert run(inner, "--list", "--only", "losses*") == 0
+    assert run(inner, "--cases", "--only", "losses*") == 0
     assert capsys.readouterr().out.split() == wanted
     assert run(inner, "--only", "losses:gan*") == 0
     assert len(lines(capsys, "losses:gan")) == 2
@@ -191,22 +191,22 @@ def test_the_default_folder_is_the_makefiles(tmp_path, monkeypatch, capsys):
     assert choice and choice.groups() == tuple(map(str, DEFAULTS))
     monkeypatch.chdir(GOLDEN.parents[1])
     monkeypatch.setattr("diffbir_jax.parity.__main__.DEFAULTS", (tmp_path / "absent", Path("tests/golden")))
-    assert main(["--list", "--only", "vae_small:encode"]) == 0
+    assert main(["--cases", "--only", "vae_small:encode"]) == 0
     assert capsys.readouterr().out == "vae_small:encode\n"
 
 
 def test_list(capsys):
     for pattern in ("vae_*", "vae_small", "vae_*:*code"):
-        assert run(GOLDEN, "--list", "--only", pattern) == 0
+        assert run(GOLDEN, "--cases", "--only", pattern) == 0
         assert capsys.readouterr().out.splitlines() == ["vae_small:encode", "vae_small:decode"]
 
 
 def test_small_leaves_out_full_size(folder, capsys):
     for name in ("small", "full"):
         shutil.copy(GOLDEN / "scunet_small.npz", folder / f"scunet_{name}.npz")
-    assert run(folder, "--list", "--only", "scunet*") == 0
+    assert run(folder, "--cases", "--only", "scunet*") == 0
     assert capsys.readouterr().out.split() == ["scunet_full:out", "scunet_small:out"]
-    assert run(folder, "--list", "--only", "scunet*", "--small") == 0
+    assert run(folder, "--cases", "--only", "scunet*", "--small") == 0
     assert capsys.readouterr().out.split() == ["scunet_small:out"]
 
 

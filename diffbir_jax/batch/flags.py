@@ -1,20 +1,37 @@
-"""The flags of sample.py: files, long runs and, from `restoration/flags.py`, networks and sampling."""
+"""The flags of `diffbir restore`: files, long runs and, from `restoration/flags.py`, networks and sampling."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from diffbir_jax.console.numbers import count, positive, quality, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.imaging.photo import MAX_PIXELS
 from diffbir_jax.restoration.flags import add_guidance_flags, add_network_flags, add_stage2_flags
 
+# What a photographer needs: --help shows these, --help-all every flag.
+BASIC = (
+    "paths",
+    "output",
+    "upscale",
+    "detail",
+    "version",
+    "format",
+    "quality",
+    "compare",
+    "seed",
+    "skip_existing",
+)
 FORMATS = ("png", "jpeg", "webp", "tiff", "same")
 BIT_DEPTHS = ("same", "8", "16")
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = Parser(
-        prog="sample.py",
+        prog="diffbir restore",
+        usage="diffbir restore PHOTO|FOLDER ... -o DIR [options]",
+        basic=BASIC,
         description="Restore photographs of unknown degradation: stage 1 cleans, stage 2 regenerates detail.",
         epilog="Exit code: 0 if every image was restored or skipped, 1 if some or all were not, 2 for a bad flag, "
         f"{INTERRUPTED} if interrupted.",
@@ -25,16 +42,43 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_network_flags(parser.add_argument_group("networks"))
     add_stage2_flags(parser.add_argument_group("stage 2"))
     add_guidance_flags(parser.add_argument_group("guidance and control"))
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser()
     args = parser.parse_args(argv)
     args.given = given_flags(parser, argv)
-    if not args.given & {"input", "list", "from_sidecar"}:
-        parser.error("nothing to restore: give --input FILE|DIR, --list FILE or --from-sidecar FILE")
+    join_inputs(parser, args)
+    if not args.given & {"input", "paths", "list", "from_sidecar"}:
+        parser.error(
+            "nothing to restore: name a photo or a folder, or give --list FILE or --from-sidecar FILE"
+        )
     if args.output is None:
-        parser.error("--output is missing: give the folder for the results")
+        parser.error("--output is missing: give the folder for the results, -o DIR")
     return args
 
 
-def given_flags(parser: argparse.ArgumentParser, argv: list[str] | None) -> frozenset[str]:
+def join_inputs(parser: Parser, args: argparse.Namespace) -> None:
+    """Make one input of the words without a flag and --input, or several: `args.input` or `args.paths`."""
+    if args.paths and args.input:
+        parser.error(
+            f"{args.paths[0]} and --input {args.input} are both given; name all inputs without --input"
+        )
+    args.given -= {"paths"}
+    if len(args.paths) == 1:
+        args.input, args.paths = args.paths[0], []
+    args.given |= {name for name in ("input", "paths") if getattr(args, name)}
+
+
+def missing_input(args: argparse.Namespace) -> str:
+    """Return what is wrong if an input is not there, else ""; without importing JAX."""
+    paths = [path for path in (args.input, *args.paths) if path is not None and not path.exists()]
+    return f"{paths[0]}: no such file or folder; give an image or a folder of images" if paths else ""
+
+
+def given_flags(parser: Parser, argv: Sequence[str] | None) -> frozenset[str]:
     """Return the names of the flags on the command line itself. The parser must have read that line already."""
     for action in parser._actions:
         action.default = argparse.SUPPRESS
@@ -44,16 +88,14 @@ def given_flags(parser: argparse.ArgumentParser, argv: list[str] | None) -> froz
 def add_input_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for inputs."""
     add = group.add_argument
-    image = "image (PNG, JPEG, WebP, TIFF or BMP, at least 16x16 pixels)"
-    add(
-        "--input",
-        type=Path,
-        metavar="FILE|DIR",
-        help=f"{image}, or folder of images; subfolders are searched, and results mirror them "
-        "(this, --list or --from-sidecar is required)",
+    image = (
+        "images (PNG, JPEG, WebP, TIFF or BMP, at least 16x16 pixels) or a folder of images; subfolders are searched, "
+        "and results mirror them (this, --list or --from-sidecar is required)"
     )
+    add("paths", type=Path, nargs="*", metavar="PHOTO", help=image)
+    add("--input", type=Path, metavar="FILE|DIR", help="one PHOTO, with a flag (default: none)")
     paths = (
-        "instead of --input: a text file of image paths, one per line, or - for standard input; results mirror the "
+        "instead of PHOTO: a text file of image paths, one per line, or - for standard input; results mirror the "
         "folders below the paths' common parent; a missing file fails alone (default: none)"
     )
     add("--list", metavar="FILE|-", help=paths)
@@ -70,6 +112,7 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for outputs."""
     add = group.add_argument
     add(
+        "-o",
         "--output",
         type=Path,
         metavar="DIR",
@@ -90,9 +133,9 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
         "maps are always 8 (default: %(default)s)"
     )
     add("--bit-depth", choices=BIT_DEPTHS, default="same", help=depth)
-    compare = "also write <stem>_compare: input | stage 1 | result (default: off)"
+    compare = "also write <stem>_compare, one picture of input | stage 1 | result (default: off)"
     add("--compare", action="store_true", help=compare)
-    stages = "also write the stage-1 image as <stem>_stage1 (default: off)"
+    stages = "also write the stage-1 image as <stem>_stage1, a file of its own (default: off)"
     add("--save-stages", action="store_true", help=stages)
     several = "results per image, each with different noise, <stem>_1 and so on (default: 1, <stem>)"
     add("--n-samples", type=count, default=1, metavar="K", help=several)
@@ -111,7 +154,7 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
 def add_run_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for long runs and for sharing them among hosts."""
     add = group.add_argument
-    skip = "leave out inputs whose results all exist, so the same command continues an interrupted run"
+    skip = "leave out inputs whose results all exist: the same command continues a run that ended early"
     add("--skip-existing", action="store_true", help=f"{skip} (default: off)")
     report = (
         "also write the summary as JSON: restored, skipped, failed with reasons, left; with several hosts, host I "
@@ -120,7 +163,7 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
     add("--report", type=Path, metavar="FILE", help=report)
     memory = (
         "memory limit in GiB, of the process on CPUs, of a device otherwise; sizes of tiles and batches are chosen "
-        "to fit (default: most of the memory)"
+        "to fit, and --tile sets the size of stage 2's tiles by hand (default: most of the memory)"
     )
     add("--memory-gb", type=positive, metavar="X", help=memory)
     add(
@@ -145,35 +188,3 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
     add("--distributed", action="store_true", help=distributed)
     address = "HOST:PORT of host 0 for --distributed (default: JAX_COORDINATOR_ADDRESS, or the cluster's)"
     add("--coordinator", metavar="ADDRESS", help=address)
-
-
-def whole(text: str) -> int:
-    """Read a whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers from 0")
-    return int(text)
-
-
-def quality(text: str) -> int:
-    """Read a quality of JPEG and WebP."""
-    if not text.isdecimal() or not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers from 1 to 100")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    """Read a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are finite numbers above 0")
-    return value
-
-
-def count(text: str) -> int:
-    """Read a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers above 0")
-    return int(text)

@@ -46,7 +46,8 @@ def find_jobs(settings: Settings) -> list[Job]:
     """
     names = find_inputs(settings)
     clean, masks = stage1_images(settings, names), fidelity_masks(settings, names)
-    many = settings.list is not None or (settings.input is not None and settings.input.is_dir())
+    many = settings.list is not None or bool(settings.paths)
+    many |= settings.input is not None and settings.input.is_dir()
     jobs = [
         Job(path, name, noise_index(path), outputs_of(settings, name, many), clean.get(path), masks.get(path))
         for path, name in names.items()
@@ -86,8 +87,8 @@ def check_depth(jobs: Iterable[Job], recipe: Recipe) -> None:
 
 def find_inputs(settings: Settings) -> dict[Path, Path]:
     """Return every input with its name below the folder that results mirror; ImageFileError if there is no input."""
-    if settings.list is not None:
-        paths = read_list(settings.list)
+    if settings.list is not None or settings.paths:
+        paths = read_list(settings.list) if settings.list is not None else expanded(settings)
         root = Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
         return {path: Path(os.path.abspath(path)).relative_to(root) for path in paths}
     path = settings.input
@@ -99,6 +100,15 @@ def find_inputs(settings: Settings) -> dict[Path, Path]:
         return {path: Path(path.name)}
     check_output(settings.output, path, "inputs")
     return {found: found.relative_to(path) for found in find_images(path, own_folders(settings))}
+
+
+def expanded(settings: Settings) -> list[Path]:
+    """Return the files among several inputs and the images in their folders, each once; ImageFileError as elsewhere."""
+    found: dict[str, Path] = {}
+    for path in settings.paths:
+        inside = find_images(path, own_folders(settings)) if path.is_dir() else [path]
+        found.update((os.path.abspath(file), file) for file in inside)
+    return list(found.values())
 
 
 def own_folders(settings: Settings) -> list[Path]:

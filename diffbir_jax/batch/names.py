@@ -14,6 +14,8 @@ from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.writing import OUTPUT_SUFFIXES
 
 SUFFIXES: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
+# What the names of pictures beside a result end in; they are no results themselves.
+ASIDE = ("_compare", "_stage1", "_std")
 # Name of a file that `files.writing` has not finished: process, thread.
 TEMPORARY = re.compile(r"\.(\d+)-\d+\.tmp")
 # A temporary file of this age in seconds is abandoned.

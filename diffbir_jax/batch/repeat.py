@@ -22,7 +22,7 @@ from diffbir_jax.files.digest import sha256, weights_record
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import device, versions
 
-DECIDED = {*RECIPE_FIELDS, *OPTION_FIELDS, "list", "memory_gb", "vae_norms"} - {*PLACES}
+DECIDED = {*RECIPE_FIELDS, *OPTION_FIELDS, "paths", "list", "memory_gb", "vae_norms"} - {*PLACES}
 
 
 def recipe_of(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
@@ -32,7 +32,8 @@ def recipe_of(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
         FlagError: other flags set what the sidecar decides.
         ImageFileError: the sidecar cannot be read or used.
     """
-    extra = sorted(f"--{name.replace('_', '-')}" for name in args.given & DECIDED)
+    flags = {"paths": "several inputs"}
+    extra = sorted(flags.get(name, f"--{name.replace('_', '-')}") for name in args.given & DECIDED)
     if extra:
         raise FlagError(f"--from-sidecar decides {', '.join(extra)}; leave that out")
     record = read_record(args.from_sidecar)

@@ -119,4 +119,4 @@ def report_path(path: Path, hosts: int, host_index: int) -> Path:
 
 def complain(message: object) -> None:
     """Print a line to the error stream without breaking the progress bar."""
-    tqdm.write(f"sample.py: {message}", file=sys.stderr)
+    tqdm.write(f"diffbir restore: {message}", file=sys.stderr)

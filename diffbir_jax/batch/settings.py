@@ -1,7 +1,8 @@
-"""The flags of sample.py as typed values: the recipe, which a sidecar repeats, and the settings of a single run."""
+"""The flags of `diffbir restore` as typed values: the recipe, which a sidecar repeats, and the run."""
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +66,7 @@ class Settings:
         recipe: how every image is restored.
         output: the folder for results.
         input: a file or a folder, or None.
+        paths: several files or folders instead, or none.
         list: a file of paths, "-" for standard input, or None.
         guidance_map, fidelity_mask: a file or a folder each, or None.
         skip_existing: whether to leave out inputs whose results all exist.
@@ -81,6 +83,7 @@ class Settings:
     recipe: Recipe
     output: Path
     input: Path | None = None
+    paths: Sequence[Path] = ()
     list: str | None = None
     guidance_map: Path | None = None
     fidelity_mask: Path | None = None
@@ -157,10 +160,9 @@ def check_flags(args: argparse.Namespace, recipe: Recipe) -> None:
 
 def check_run(args: argparse.Namespace) -> None:
     """Raise FlagError for contradictory flags about reading, writing and sharing."""
-    sources = args.given & {"input", "list"}
-    if len(sources) > 1:
-        raise FlagError("--input and --list are both given; give one of them")
-    many = args.list is not None or (args.input is not None and args.input.is_dir())
+    if args.list is not None and (args.input is not None or args.paths):
+        raise FlagError("an input and --list are both given; give one of them")
+    many = args.list is not None or bool(args.paths) or (args.input is not None and args.input.is_dir())
     if args.guidance_map and (args.guidance_map.suffix.lower() == ".png") == many:
         wanted = "a folder for several inputs" if many else "a .png file for a single input"
         raise FlagError(f"--guidance-map is {args.guidance_map}; give {wanted}")

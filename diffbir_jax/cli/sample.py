@@ -1,24 +1,31 @@
-"""Restore photographs: python sample.py --input FILE_OR_DIR --output DIR. See --help."""
+"""Restore photographs: diffbir restore PHOTO -o DIR. See --help."""
 
 import io
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
-from diffbir_jax.batch.flags import parse
-from diffbir_jax.batch.report import complain
-from diffbir_jax.batch.run import find_work, run
-from diffbir_jax.batch.settings import FlagError
+from diffbir_jax.batch.flags import make_parser, missing_input, parse
 from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.parser import INTERRUPTED
-from diffbir_jax.console.process import configure
+
+__all__ = ["main", "make_parser"]
 
 
-def main(argv: list[str] | None = None) -> NoReturn:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     args = parse(argv)
+    if problem := missing_input(args):
+        make_parser().refuse(problem)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The terminal may not be able to show a file name.
         sys.stdout.reconfigure(errors="backslashreplace")
+    # JAX takes seconds to import: not before the flags are read.
+    from diffbir_jax.batch.report import complain
+    from diffbir_jax.batch.run import find_work, run
+    from diffbir_jax.batch.settings import FlagError
+    from diffbir_jax.console.process import configure
+
     try:
         work = find_work(args)
         configure(work.settings.recipe.precision)

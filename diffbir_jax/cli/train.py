@@ -1,76 +1,100 @@
-"""Train one stage: python train.py --config configs/tiny_rm.py --workdir work/rm [--config.train.steps=100 ...]."""
+"""Train one stage: diffbir train --config bsr:tiny --workdir work/bsr [--config.train.steps=100 ...]."""
 
+import argparse
 import sys
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from diffbir_jax.console.config_flags import add_config_flags, parse, read_config
+from diffbir_jax.console.errors import EXPECTED, UserError
+from diffbir_jax.console.numbers import whole
+from diffbir_jax.console.parser import Parser
 
-from diffbir_jax.console.errors import UserError
-from diffbir_jax.training.distributed import join
-from diffbir_jax.training.loop import DivergedError, train
-
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration of the stage; --config.a.b=v overrides a value."
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of checkpoints, logs and exported weights; an existing one is resumed."
-)
-
-DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join several processes that train together, as TPU pods and SLURM start them."
-)
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "With --distributed, if no cluster provides it: HOST:PORT of process 0."
-)
-HOSTS = flags.DEFINE_integer("hosts", None, "With --coordinator: number of processes.")
-HOST_INDEX = flags.DEFINE_integer("host-index", None, "With --coordinator: number of this process, from 0.")
+PROG = "diffbir train"
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Read the flags; a setting that the config lacks ends with one line, like a bad value."""
-    try:
-        return flags.FLAGS(argv)
-    except AttributeError as error:  # around the KeyError that knows the name
-        return leave(f"no such setting in the config: {error.args[0].args[0]}")
-    except flags.Error as error:
-        return leave(error)
+def make_parser() -> Parser:
+    """Return the parser of the command line, all but the settings of the configuration."""
+    parser = Parser(
+        prog=PROG,
+        usage=f"{PROG} --config NAME[:VARIANT]|FILE --workdir DIR [--photos DIR] [--config.KEY=VALUE ...]",
+        description="Train one stage. The same command resumes a run that was stopped. With --config, --help lists "
+        "the settings of that configuration.",
+        epilog="Exit code: 0, 1 if the run failed, 2 for a bad flag, setting or folder.",
+        add_help=False,
+    )
+    add_config_flags(parser)
+    workdir = "folder of checkpoints, logs and exported weights; one that exists is resumed (required)"
+    parser.add_argument("--workdir", metavar="DIR", help=workdir)
+    add_process_flags(parser.add_argument_group("several processes"))
+    return parser
 
 
-def leave(problem: object) -> NoReturn:
-    """Exit with one line that states the problem."""
-    sys.exit("train.py: " + " ".join(str(problem).split()))
+def add_process_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare how several processes meet."""
+    add = group.add_argument
+    distributed = (
+        "join several processes that train together, as TPU pods and SLURM start them (default: off)"
+    )
+    add("--distributed", action="store_true", help=distributed)
+    coordinator = "with --distributed, if no cluster provides it: HOST:PORT of process 0"
+    add("--coordinator", metavar="ADDRESS", help=coordinator)
+    add("--hosts", type=whole, metavar="N", help="with --coordinator: number of processes")
+    add("--host-index", type=whole, metavar="I", help="with --coordinator: number of this process, from 0")
 
 
-def meet() -> None:
+def meet(args: argparse.Namespace) -> None:
     """Connect to the other processes, before anything runs on a device.
 
     Raises:
-        ValueError: the processes do not connect, or the flags contradict each other.
+        UserError: the processes do not connect, or the flags contradict each other.
     """
-    if DISTRIBUTED.value:
-        join(COORDINATOR.value, HOSTS.value, HOST_INDEX.value)
-    elif (COORDINATOR.value, HOSTS.value, HOST_INDEX.value) != (None, None, None):
+    if args.distributed:
+        from diffbir_jax.training.distributed import join
+
+        join(args.coordinator, args.hosts, args.host_index)
+    elif (args.coordinator, args.hosts, args.host_index) != (None, None, None):
         raise UserError(
             "--coordinator, --hosts and --host-index are for --distributed: give it, or none of them"
         )
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and train."""
+    parser = make_parser()
+    args, words = parse(parser, argv)
+    if args.workdir is None:
+        parser.refuse("--workdir is missing: give the folder for checkpoints and weights, --workdir DIR")
+    config = read_config(parser, args, words)
+    # Without JAX, which takes seconds to import: what is wrong with the settings is known before.
+    from diffbir_jax.training.settings import check_config, check_photos
+
+    try:
+        check_config(config)
+        check_photos(config)
+    except EXPECTED as error:
+        parser.refuse(error)
+    run(config, args)
+
+
+def run(config: Any, args: argparse.Namespace) -> None:
     """Run the loop; bad input ends with a message."""
+    from absl import logging
+
+    from diffbir_jax.training.loop import DivergedError, train
+
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file
     try:
-        meet()
-        train(CONFIG.value, str(WORKDIR.value))
+        meet(args)
+        train(config, args.workdir)
     except (OSError, DivergedError) as error:
         leave(error)
     except UserError as error:
-        sys.exit(f"train.py: {error}")  # may be a list, a problem per line
+        sys.exit(f"{PROG}: {error}")  # may be a list, a problem per line
     except KeyboardInterrupt:
         leave("stopped before the first step, so there is nothing to save.")
 
 
-def run() -> None:
-    """Read the command line and train."""
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=parse)
+def leave(problem: object) -> NoReturn:
+    """Exit with one line that states the problem."""
+    sys.exit(f"{PROG}: {' '.join(str(problem).split())}")

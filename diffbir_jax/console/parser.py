@@ -1,19 +1,114 @@
 """The argument parser that all command lines share."""
 
 import argparse
-from typing import NoReturn
+import difflib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, ClassVar, NoReturn
 
 # Exit code after Ctrl-C.
 INTERRUPTED = 130
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser with one-line errors and without abbreviated flags."""
+def no_owner(option: str) -> Sequence[str]:
+    """Return no program: a parser alone does not know the others."""
+    return ()
 
-    def __init__(self, **settings: object):
-        """Take the settings of `argparse.ArgumentParser`."""
-        super().__init__(**{"allow_abbrev": False} | settings)  # pyright: ignore[reportArgumentType]
+
+class Parser(argparse.ArgumentParser):
+    """A parser with one-line errors and without abbreviated flags.
+
+    Attributes:
+        owners: returns the programs that have an option, for errors. The command `diffbir` sets it.
+    """
+
+    owners: ClassVar[Callable[[str], Sequence[str]]] = staticmethod(no_owner)
+
+    def __init__(self, *, basic: Collection[str] = (), **settings: Any):
+        """Take the settings of `argparse.ArgumentParser`.
+
+        Args:
+            basic: dest of the options that --help shows; --help-all shows every one. Empty: --help shows every one.
+            settings: as in `argparse.ArgumentParser`.
+        """
+        super().__init__(**{"allow_abbrev": False, "formatter_class": wide} | settings)
+        self._basic = basic
+        if basic:
+            self.add_argument("--help-all", action=HelpAll, help="explain all options, in groups")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Read a command line; the first word that means nothing ends the process with one line."""
+        known, unknown = self.parse_known_args(args, namespace)
+        words = next((action for action in self._actions if action.nargs == "*"), None)
+        if unknown and (words is None or any(word.startswith("-") for word in unknown)):
+            self.error(self.explain(unknown[0]))
+        if unknown and words is not None:
+            # argparse takes positional words from one place only, before or after a flag.
+            read: Any = words.type or str
+            setattr(known, words.dest, [*getattr(known, words.dest, ()), *map(read, unknown)])
+        return known
+
+    def format_help(self) -> str:
+        """Return the help of the basic options."""
+        basic = {"help", "help_all", *self._basic}
+        return self._format([action for action in self._actions if self._basic and action.dest not in basic])
+
+    def format_all(self) -> str:
+        """Return the help of every option."""
+        return self._format(())
+
+    def _format(self, hidden: Collection[argparse.Action]) -> str:
+        """Return the help without some options; texts that are functions are called for it."""
+        texts: dict[argparse.Action, Any] = {action: action.help for action in self._actions}
+        for action, text in texts.items():
+            action.help = argparse.SUPPRESS if action in hidden else text() if callable(text) else text
+        try:
+            return super().format_help()
+        finally:
+            for action, text in texts.items():
+                action.help = text
+
+    def explain(self, word: str) -> str:
+        """Return what is wrong with a word that the parser does not know, and what to type instead."""
+        if not word.startswith("-"):
+            return f"{word!r} is not expected here; names of options begin with --"
+        name = word.partition("=")[0]
+        if near := difflib.get_close_matches(name, list(options_of(self)), n=1, cutoff=0.75):
+            return f"no option {name}; did you mean {near[0]}?"
+        owners = type(self).owners(name)
+        return f"no option {name}" + (f"; it belongs to {' and '.join(owners)}" if owners else "")
 
     def error(self, message: str) -> NoReturn:
         """Print `message` without the usage and exit with 2."""
-        self.exit(2, f"{self.prog}: {message}; --help explains every flag\n")
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def refuse(self, problem: object) -> NoReturn:
+        """Print a problem that says what to do by itself and exit with 2."""
+        self.exit(2, f"{self.prog}: {' '.join(str(problem).split())}\n")
+
+
+class HelpAll(argparse.Action):
+    """Prints the help of every option and ends the process."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None):
+        """Take what `add_argument` gives; the option has no value."""
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Print the help."""
+        assert isinstance(parser, Parser)
+        print(parser.format_all(), end="")
+        parser.exit()
+
+
+def wide(prog: str) -> argparse.HelpFormatter:
+    """Return argparse's formatter with a wider column for the options' names."""
+    return argparse.HelpFormatter(prog, max_help_position=28)
+
+
+def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the names of a parser's options, those of its verbs included."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from options_of(verb)

@@ -84,7 +84,7 @@ def import_torch() -> ModuleType:
     except ImportError as error:
         raise ImportError(
             "PyTorch is needed to read and write .ckpt, .pth, .pt and .bin files and is not installed: "
-            "pip install --editable '.[convert]' in the clone (.safetensors files do without)"
+            "pip install 'diffbir-jax[convert]' (.safetensors files do without)"
         ) from error
 
 

@@ -49,7 +49,8 @@ def load_photos(folder: str | Path) -> list[np.ndarray]:
     if not paths:
         raise FileNotFoundError(
             f"no photo ({', '.join(sorted(SUFFIXES))}) in {folder!s}: give a folder with photos by "
-            "--config.data.folder=DIR, or build the training set with scripts/build_photos.py"
+            "--photos DIR (or --config.data.folder=DIR), or build the training set with "
+            "scripts/build_photos.py of the source code"
         )
     # Decoding releases Python's lock, so threads use all cores.
     with ThreadPoolExecutor() as pool:

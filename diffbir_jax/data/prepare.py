@@ -1,4 +1,4 @@
-"""python -m diffbir_jax.data.prepare --input FOLDER|LIST|TABLE... --output DIR: see --help."""
+"""diffbir data prepare --input FOLDER|LIST|TABLE... --output DIR: see --help."""
 
 import argparse
 import json
@@ -9,6 +9,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from diffbir_jax.console.extras import MissingExtraError, require
+from diffbir_jax.console.numbers import integer, whole
+from diffbir_jax.console.pages import page
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.data.example import DataError
 from diffbir_jax.data.preparing import REJECTED, Settings, prepare
@@ -18,32 +21,31 @@ from diffbir_jax.files.errors import ImageFileError
 KINDS = {".txt": "list", ".parquet": "table", ".csv": "table", ".tar": "tar", ".array_record": "array_record"}
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = Parser(
-        prog="python -m diffbir_jax.data.prepare",
-        description="Write images and their captions to ArrayRecord shards for training. It keeps images that decode "
-        "in full, are large enough and are no duplicates. The same command continues an interrupted run.",
-        epilog="Exit code: 0; 1 if no image was kept, the input cannot be used or the output cannot be written; "
+        prog="diffbir data prepare",
+        description="Turn images into ArrayRecord shards to train from: all that decode in full, are large enough and "
+        "are no duplicates, with their captions. The same command goes on where a run was stopped.",
+        epilog="Exit code: 0; 1 if no image was kept, the input is of no use or the output cannot be written; "
         "2 for a bad flag; 130 after Ctrl-C.",
     )
     defaults = Settings()
     inputs = "folder; list (.txt); table (.parquet, .csv); shards (.tar, .array_record); or any source as JSON, such as"
     example = '{"kind": "table", "path": "a.csv", "root": "photos"}'
-    parser.add_argument("--input", nargs="+", required=True, help=f"{inputs} '{example}' (docs/data.md)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the shards")
-    about = "least length of the shorter side, in pixels (default: %(default)s)"
-    parser.add_argument("--min-side", type=int, default=defaults.min_side, metavar="N", help=about)
+    parser.add_argument("--input", nargs="+", required=True, help=f"{inputs} '{example}' ({page('data')})")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the shards"
+    )
+    about = "pixels that the shorter side must have (default: %(default)s)"
+    parser.add_argument("--min-side", type=integer, default=defaults.min_side, metavar="N", help=about)
     about = "input images per shard (default: %(default)s)"
-    parser.add_argument("--shard-size", type=int, default=defaults.shard_size, metavar="N", help=about)
-    about = "first part of the shards' file names (default: %(default)s)"
+    parser.add_argument("--shard-size", type=integer, default=defaults.shard_size, metavar="N", help=about)
+    about = "what file names begin with (default: %(default)s)"
     parser.add_argument("--name", default=defaults.name, help=about)
-    about = "processes that check images; 0: check in this process (default: %(default)s, one per core)"
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help=about)
-    flags = parser.parse_args(argv)
-    if flags.workers < 0:
-        parser.error(f"--workers is {flags.workers}; give 0 or more")
-    return flags
+    about = "processes that check images; 0: none beside this one (default: %(default)s, one per core)"
+    parser.add_argument("--workers", type=whole, default=os.cpu_count() or 1, metavar="N", help=about)
+    return parser
 
 
 def config_of(given: str) -> dict[str, Any]:
@@ -84,7 +86,12 @@ def run(flags: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    flags = parse(argv)
+    parser = make_parser()
+    flags = parser.parse_args(argv)
+    try:
+        require("train")
+    except MissingExtraError as error:
+        parser.refuse(error)
     try:
         return run(flags)
     # Linux kills the largest process when memory runs out, without an error of its own.

@@ -11,7 +11,7 @@ from diffbir_jax.data.captions import CaptionConfig, choose
 from diffbir_jax.data.crops import Crop
 from diffbir_jax.data.decoded import Decoded
 from diffbir_jax.data.degradation import make_degradation
-from diffbir_jax.data.example import Source
+from diffbir_jax.data.example import DataError, Source
 from diffbir_jax.data.items import Items
 from diffbir_jax.data.loader import Loader
 from diffbir_jax.data.recipe import build
@@ -33,6 +33,8 @@ SETTINGS = (
 DRAWS = 2
 REQUIRED = ("source", "crop", "batch_size", "validation_size")
 HELD_OUT_EVERY = 16
+# Crops of a held-out example in a validation batch, at most: more of a few photos say nothing new.
+CROPS_EACH = 8
 
 
 def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int = 1) -> tuple[Loader, Loader]:
@@ -41,11 +43,12 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
     Args:
         data: `config.data` as plain data:
             `source`: see `make_source`.
-            `validation`, another source; or `held_out_every`, N: every N-th example is held out (default 16).
+            `validation`, another source; or `held_out_every`, N: every N-th example is held out (default 16), of fewer
+                than N the last one.
             `crop` (`kind`, `size`, `scale`), `flip` and `rotate`: see `Crop`.
             `degradation`: see `make_degradation`; or None.
             `captions`: fields of CaptionConfig; or None.
-            `dtype`; `batch_size`; `validation_size`, images in a validation batch.
+            `dtype`; `batch_size`; `validation_size`, images in a validation batch, at most 8 crops of an example.
             `keep_decoded`: MiB of decoded training images that each process keeps in memory (default 0).
             `workers`, `threads`, `ahead` and `max_broken`: see `Loader`.
         seed: seed of all random draws.
@@ -60,12 +63,7 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
         raise UserError(f"config.data has no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
     if missing := [name for name in REQUIRED if name not in data]:
         raise UserError(f"config.data lacks {', '.join(missing)}")
-    source = make_source(data["source"])
-    if data.get("validation"):
-        train, held_out = source, make_source(data["validation"])
-    else:
-        every = data.get("held_out_every") or HELD_OUT_EVERY
-        train, held_out = (Split(source, every, part) for part in (False, True))
+    train, held_out = _parts(data)
     degradation, captions = data.get("degradation"), data.get("captions")
     make = {
         "crop": build(
@@ -79,9 +77,24 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
     settings["recipe"] = _digest({name: data.get(name) for name in RECIPE} | {"draws": DRAWS})
     return (
         Loader(Items(_kept(train, data), seed=seed, **make), data["batch_size"], host, hosts, **settings),
-        # Another seed than training, so that validation does not share its crops and degradations.
-        Loader(Items(held_out, seed=seed + 1, **make), data["validation_size"], **settings),
+        Loader(Items(held_out, seed=seed + 1, **make), _validation_size(data, held_out), **settings),
     )
+
+
+def _parts(data: Mapping[str, Any]) -> tuple[Source, Source]:
+    """What is trained on, and what is held out: at least one example, however few there are."""
+    source = make_source(data["source"])
+    if data.get("validation"):
+        return source, make_source(data["validation"])
+    if len(source) < 2:
+        raise DataError("data.source holds one example; give at least 2, as one is held out to validate on")
+    every = min(data.get("held_out_every") or HELD_OUT_EVERY, len(source))
+    return Split(source, every, False), Split(source, every, True)
+
+
+def _validation_size(data: Mapping[str, Any], held_out: Source) -> int:
+    """Images in a validation batch: what the settings say, or less if few examples are held out."""
+    return min(data["validation_size"], CROPS_EACH * len(held_out))
 
 
 def _kept(source: Source, data: Mapping[str, Any]) -> Source:

@@ -94,7 +94,7 @@ def compare(results: Sequence[Result]) -> Comparison:
         ValueError: there are fewer than two results, or they have different images, or were scored in different ways.
     """
     if len(results) < 2:
-        raise UserError("nothing to compare: give two or more folders that evaluate.py wrote")
+        raise UserError("nothing to compare: give two or more folders that diffbir evaluate wrote")
     first = results[0]
     for other in results[1:]:
         check_comparable(first, other)

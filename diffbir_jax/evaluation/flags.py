@@ -1,17 +1,26 @@
-"""The flags of evaluate.py."""
+"""The flags of `diffbir evaluate`; JAX, which the metrics need, is imported only to name or read them."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.numbers import whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
-from diffbir_jax.evaluation.metric import Metric
-from diffbir_jax.evaluation.registry import GROUPS, METRICS, select
 from diffbir_jax.evaluation.suites.flags import SUITE_ONLY, add_suite_flags
 
-# The modes of evaluate.py, one at a time.
-MODES = ("pred", "suite", "compare")
+if TYPE_CHECKING:
+    from diffbir_jax.evaluation.metric import Metric
+
+# What is evaluated, one at a time.
+MODES = ("pred", "suite", "runs")
+# Flags of `diffbir restore` that one may expect here.
+ELSEWHERE = {
+    "--compare": "to compare runs give --runs RUN RUN",
+    "--input": "give the folder of results as --pred DIR",
+    "--report": "it is written unless --no-page is given",
+}
 # The modes of each flag that does not fit all modes.
 FITTING = {
     **dict.fromkeys(("gt", "lq", "crop_border", "name"), ("pred",)),
@@ -20,10 +29,19 @@ FITTING = {
 }
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; exit with 2 and one line if it is invalid."""
-    parser = Parser(
-        prog="evaluate.py",
+class EvaluateParser(Parser):
+    """A parser that knows which flags have other names here."""
+
+    def explain(self, word: str) -> str:
+        """Return what to type instead of a word."""
+        name = word.partition("=")[0]
+        return f"no option {name}; {ELSEWHERE[name]}" if name in ELSEWHERE else super().explain(word)
+
+
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = EvaluateParser(
+        prog="diffbir evaluate",
         description="Score restored images by metrics with a recorded protocol, and compare results.",
         epilog="The same command continues an interrupted evaluation. Exit code: 0 if every metric has a score, 1 "
         "if one has none (with --suite, only if methods, metrics or weights of Real-ESRGAN were named) or images do "
@@ -34,9 +52,31 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_suite_flags(parser.add_argument_group("suites"))
     add_compare_flags(parser.add_argument_group("comparison"))
     add_output_flags(parser.add_argument_group("files out"))
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; exit with 2 and one line if it is invalid."""
+    parser = make_parser()
     args = parser.parse_args(argv)
     check_mode(parser, args)
+    check_folders(parser, args)
     return args
+
+
+def check_folders(parser: Parser, args: argparse.Namespace) -> None:
+    """Exit with one line if a folder that is read is not there."""
+    named = {
+        "pred": args.pred or (),
+        "gt": [args.gt],
+        "lq": [args.lq],
+        "runs": args.runs or (),
+        "data": [args.data],
+    }
+    for flag, folders in named.items():
+        for folder in folders:
+            if folder is not None and not folder.is_dir():
+                parser.refuse(f"{folder}: no such folder; give one as --{flag} DIR")
 
 
 def check_mode(parser: Parser, args: argparse.Namespace) -> None:
@@ -50,8 +90,8 @@ def check_mode(parser: Parser, args: argparse.Namespace) -> None:
         if getattr(args, flag) is not None and modes[0] not in fitting:
             wanted = " or ".join(f"--{mode}" for mode in fitting)
             parser.error(f"--{flag.replace('_', '-')} goes with {wanted}, not with --{modes[0]}")
-    if not args.compare and args.output is None:
-        parser.error("--output is missing: give the folder for the result")
+    if not args.runs and args.output is None:
+        parser.error("--output is missing: give the folder for the result, -o DIR")
 
 
 def add_folder_flags(group: argparse._ArgumentGroup) -> None:
@@ -74,13 +114,18 @@ def add_folder_flags(group: argparse._ArgumentGroup) -> None:
 def add_scoring_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for scoring."""
     add = group.add_argument
-    metrics = (
-        f"metrics or groups of them, with commas: {', '.join(METRICS)}; groups: {', '.join(GROUPS)} "
-        "(default: those of fast that --gt or its absence allows)"
-    )
-    add("--metrics", type=metric_names, metavar="NAME,...", help=metrics)
+
+    def metrics() -> str:
+        from diffbir_jax.evaluation.registry import GROUPS, METRICS
+
+        return (
+            f"metrics or groups of them, with commas: {', '.join(METRICS)}; groups: {', '.join(GROUPS)} "
+            "(default: those of fast that --gt or its absence allows)"
+        )
+
+    add("--metrics", type=metric_names, metavar="NAME,...", help=metrics)  # pyright: ignore[reportArgumentType]
     crop = "pixels left out along every edge in PSNR and SSIM; often the upscaling factor (default: 0)"
-    add("--crop-border", type=pixels, metavar="N", help=crop)
+    add("--crop-border", type=whole, metavar="N", help=crop)
     weights = "folder of the networks of learned metrics (default: none)"
     add("--metric-weights", type=Path, metavar="DIR", help=weights)
     name = "the row's title in tables (default: the folder's name; for several, the first one's parent)"
@@ -90,36 +135,31 @@ def add_scoring_flags(group: argparse._ArgumentGroup) -> None:
 def add_compare_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for comparing results."""
     runs = (
-        "folders that evaluate.py wrote, for the same images: differences to the first, with bootstrap intervals, "
+        "folders that diffbir evaluate wrote, for the same images: differences to the first, with bootstrap intervals, "
         "Wilcoxon's signed-rank test and the paired t-test, corrected for their number"
     )
-    group.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help=runs)
+    group.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help=runs)
 
 
 def add_output_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for outputs."""
     output = (
         "folder for result.json, images.csv, table.md, table.tex, report.html and the cache of scores; made if missing "
-        "(required with --pred and --suite; by default, --compare only prints)"
+        "(required with --pred and --suite; by default, --runs only prints)"
     )
-    group.add_argument("--output", type=Path, metavar="DIR", help=output)
+    group.add_argument("-o", "--output", type=Path, metavar="DIR", help=output)
     intervals = "write the 95 %% bootstrap interval of each mean into tables (default: on)"
     group.add_argument("--intervals", action=argparse.BooleanOptionalAction, default=True, help=intervals)
-    report = "write report.html, a page that shows the images (default: on)"
-    group.add_argument("--report", action=argparse.BooleanOptionalAction, default=True, help=report)
+    page = "write report.html, a page that shows the images (default: on)"
+    group.add_argument("--page", action=argparse.BooleanOptionalAction, default=True, help=page)
 
 
-def metric_names(text: str) -> tuple[Metric, ...]:
+def metric_names(text: str) -> "tuple[Metric, ...]":
     """Read names separated by commas."""
+    from diffbir_jax.evaluation.registry import select
+
     try:
         return select([name.strip() for name in text.split(",") if name.strip()])
     # argparse shows only its own error type as one line.
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def pixels(text: str) -> int:
-    """Read a whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are whole numbers from 0")
-    return int(text)

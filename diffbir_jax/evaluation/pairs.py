@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from diffbir_jax.batch.names import ASIDE
 from diffbir_jax.files.digest import sha256
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.listing import find_images
@@ -51,7 +52,8 @@ def find_cases(
     """Match images of several folders, subfolders included, by their paths without suffixes.
 
     Args:
-        preds: folders of results of the same images, one per seed.
+        preds: folders of results of the same images, one per seed. Pictures that `diffbir restore` writes beside its
+            results are left out, unless there are ground truths of their names.
         gt: folder of ground truths.
         lq: folder of the images that were restored; may hold others, too.
         exclude: subfolders to leave out, such as that of the evaluation. Pictures of reports are also left out.
@@ -67,8 +69,8 @@ def find_cases(
     if len({folder.resolve() for folder in preds}) < len(preds):
         raise ImageFileError("--pred names a folder twice; give one folder per seed")
     left_out = list(exclude)
-    results = [_by_name(folder, left_out) for folder in preds]
     truths, inputs = (_by_name(folder, left_out) if folder else {} for folder in (gt, lq))
+    results = [_without_asides(_by_name(folder, left_out), truths) for folder in preds]
     names = set(truths).union(*results)
     wanted = [*(("prediction", folder, files) for folder, files in zip(preds, results))]
     wanted += [
@@ -140,6 +142,16 @@ def _by_name(folder: Path, exclude: Iterable[Path]) -> dict[str, Path]:
         told = _few([" and ".join(path.relative_to(folder).as_posix() for path in paths) for paths in double])
         raise ImageFileError(f"{folder}: names without suffixes must differ: {told}; keep one of each")
     return {name: paths[0] for name, paths in files.items()}
+
+
+def _without_asides(files: Mapping[str, Path], truths: Mapping[str, Path]) -> dict[str, Path]:
+    """Return results without the comparisons, stage-1 images and maps that lie beside them."""
+
+    def aside(name: str) -> bool:
+        ends = (name.removesuffix(end) for end in ASIDE if name.endswith(end))
+        return any(stem in files or f"{stem}_1" in files for stem in ends)
+
+    return {name: path for name, path in files.items() if name in truths or not aside(name)}
 
 
 def _lack(what: str, names: set[str], folder: Path) -> str:

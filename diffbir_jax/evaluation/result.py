@@ -98,7 +98,9 @@ def read_result(path: Path) -> Result:
         ValueError: it is no result, or has another format.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no result at {path}: give the folder that evaluate.py wrote (--output)")
+        raise FileNotFoundError(
+            f"no result at {path}: give the folder that diffbir evaluate wrote (--output)"
+        )
     try:
         found = json.loads(path.read_text("utf-8"))
         # Another format would be misread without an error.
@@ -111,7 +113,7 @@ def read_result(path: Path) -> Result:
         _check(result)
         return result
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no result of evaluate.py in format {FORMAT}: {error}") from error
+        raise UserError(f"{path} is no result of diffbir evaluate in format {FORMAT}: {error}") from error
 
 
 def _check(result: Result) -> None:

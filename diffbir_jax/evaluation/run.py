@@ -1,4 +1,4 @@
-"""evaluate.py from its flags to its exit code."""
+"""`diffbir evaluate` from its flags to its exit code."""
 
 import argparse
 import dataclasses
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ImageFileError, ValueError, FileNotFoundError: images or results do not match or cannot be read.
     """
-    if args.compare:
+    if args.runs:
         return run_compare(args)
     return run_suites(args) if args.suite else run_folders(args)
 
@@ -58,7 +58,7 @@ def run_suites(args: argparse.Namespace) -> int:
 
 def run_compare(args: argparse.Namespace) -> int:
     """Compare results, print the tables, and write them if there is an output folder."""
-    results, output = read_runs(args.compare), args.output
+    results, output = read_runs(args.runs), args.output
     comparison = compare(results)
     text = comparison_markdown(comparison)
     if output is None:
@@ -80,10 +80,10 @@ def publish(results: Sequence[Result], folder: Path, args: argparse.Namespace) -
     Args:
         results: a row each; files are absolute or relative to `folder`.
         folder: must exist.
-        args: `intervals`: whether tables have them; `report`: whether to write report.html.
+        args: `intervals`: whether tables have them; `page`: whether to write report.html.
     """
     text = write_tables(results, folder, args.intervals)
-    if args.report:
+    if args.page:
         write_report([_located(result, folder) for result in results if result.images], folder)
     return text
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging import tiff
 from diffbir_jax.imaging.completeness import DAMAGED, check_complete
-from diffbir_jax.imaging.metadata import ICC, XMP, carried, image_tags, orientation_of
+from diffbir_jax.imaging.metadata import ICC, XMP, carried, image_dpi, image_tags, orientation_of
 from diffbir_jax.imaging.photo import MIN_SIDE, Metadata
 from diffbir_jax.imaging.samples import from_bgr, from_pillow, upright
 
@@ -78,7 +78,7 @@ def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
             samples = _deep_png(data)
         else:
             samples, icc = from_pillow(image, icc)
-        metadata = carried(tags, image.info.get("xmp"), icc)
+        metadata = carried(tags, image.info.get("xmp"), icc, image_dpi(image))
     return Decoded(upright(samples, orientation_of(tags)), metadata)
 
 

@@ -6,13 +6,21 @@ Pillow writes 8 bits. Of 16-bit images it writes only gray, so this module build
 import io
 import struct
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.metadata import ICC, XMP, parse_exif
+from diffbir_jax.imaging.metadata import (
+    ICC,
+    XMP,
+    exif_with_resolution,
+    parse_exif,
+    with_resolution,
+    written_dpi,
+)
 from diffbir_jax.imaging.photo import Metadata
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -45,11 +53,14 @@ def encode_jpeg(samples: np.ndarray, metadata: Metadata, quality: int) -> bytes:
             raise ImageFileError(
                 f"{name} of {len(block)} bytes does not fit into JPEG; write PNG, WebP or TIFF, or leave metadata out"
             )
-    return _pillow(samples, "JPEG", quality=quality, subsampling=0, **_pillow_metadata(metadata))
+    dpi = written_dpi(metadata)
+    more = _pillow_metadata(metadata) | ({"dpi": dpi} if dpi else {})
+    return _pillow(samples, "JPEG", quality=quality, subsampling=0, **more)
 
 
 def encode_webp(samples: np.ndarray, metadata: Metadata, quality: int) -> bytes:
-    """Return a lossy WebP file of (H, W, 3 or 4) uint8; it keeps the colours of transparent pixels."""
+    """Return a lossy WebP file of (H, W, 3 or 4) uint8; colours under transparency are kept."""
+    metadata = replace(metadata, exif=exif_with_resolution(metadata))
     return _pillow(samples, "WEBP", quality=quality, exact=True, **_pillow_metadata(metadata))
 
 
@@ -80,7 +91,7 @@ def _pillow(samples: np.ndarray, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _pillow_metadata(metadata: Metadata) -> dict[str, bytes]:
+def _pillow_metadata(metadata: Metadata) -> dict[str, Any]:
     exif = b"Exif\0\0" + metadata.exif if metadata.exif else None
     blocks = {"exif": exif, "xmp": metadata.xmp, "icc_profile": metadata.icc}
     return {name: block for name, block in blocks.items() if block}
@@ -96,6 +107,9 @@ def _png_metadata(metadata: Metadata) -> bytes:
         chunks += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc))
     if metadata.exif:
         chunks += _chunk(b"eXIf", metadata.exif)
+    if dpi := written_dpi(metadata):
+        # Pixels per metre.
+        chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1))
     if metadata.xmp:
         # Keyword, uncompressed, no language, no translated keyword.
         chunks += _chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + metadata.xmp)
@@ -129,7 +143,7 @@ def _differences(block: np.ndarray) -> bytes:
 def _tiff_tags(samples: np.ndarray, rows: int, lengths: list[int], metadata: Metadata) -> dict[int, Any]:
     """Return the tags of an image with strips of `rows` rows and these lengths (bytes)."""
     height, width, channels = samples.shape
-    tags = parse_exif(metadata.exif) if metadata.exif else {}
+    tags = with_resolution(parse_exif(metadata.exif) if metadata.exif else {}, metadata.dpi)
     starts = np.cumsum([0, *lengths[:-1]]).tolist()
     tags |= {256: width, 257: height, 258: (8 * samples.itemsize,) * channels, 259: 8}  # deflate
     tags |= {262: 2 if channels > 2 else 1, 273: tuple(starts), 277: channels, 278: rows, 279: tuple(lengths)}

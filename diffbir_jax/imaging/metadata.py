@@ -28,10 +28,16 @@ _XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>))\d""")
 
 
 Tags = dict[int, Any]  # EXIF's or TIFF's, directories within being dicts
+Resolution = tuple[float, float]
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+# Pixels per unit to pixels per inch, by EXIF's unit: inch and centimetre.
+_PER_INCH = {2: 1.0, 3: 2.54}
+# JPEG holds no more.
+_MOST_DPI = 65535
 
 
-def carried(tags: Tags, xmp: object, icc: object) -> Metadata:
-    """Return the metadata of an input that also hold for its result.
+def carried(tags: Tags, xmp: object, icc: object, dpi: Resolution | None = None) -> Metadata:
+    """Return what a result may carry of its input's metadata.
 
     The orientation becomes 1 ("upright"). Sizes in pixels and thumbnails are left out. EXIF that is too damaged to be
     written again is left out as well, because the pixels are worth more than the metadata.
@@ -39,12 +45,13 @@ def carried(tags: Tags, xmp: object, icc: object) -> Metadata:
     Args:
         tags: EXIF of an image, or the first directory of a TIFF file.
         xmp: the packet; anything but bytes counts as none.
-        icc: the profile; anything but bytes counts as none.
+        icc: the profile, likewise.
+        dpi: pixels per inch, as `image_dpi` returns them.
     """
     packet = xmp if isinstance(xmp, bytes) and xmp else None
     # The header of an ICC profile has 128 bytes; anything shorter is damaged.
     profile = icc if isinstance(icc, bytes) and len(icc) >= 128 else None
-    return Metadata(_carried_exif(tags), packet and _carried_xmp(packet), profile)
+    return Metadata(_carried_exif(tags), packet and _carried_xmp(packet), profile, dpi)
 
 
 def orientation_of(tags: Tags) -> int:
@@ -59,6 +66,44 @@ def image_tags(image: Image.Image) -> Tags:
         return _tags(image.getexif())
     except Exception:  # Pillow parses late, and damage causes many types of errors.
         return {}
+
+
+def image_dpi(image: Image.Image) -> Resolution | None:
+    """Return the pixels per inch of a file that says them beside EXIF: PNG, BMP, and JPEG by its JFIF header."""
+    said = image.format != "JPEG" or image.info.get("jfif_unit") in (1, 2)
+    return _sound(image.info.get("dpi")) if said else None
+
+
+def written_dpi(metadata: Metadata) -> Resolution | None:
+    """Return the pixels per inch that a result's file says: those of the input's file, else those of its EXIF."""
+    if metadata.dpi is not None or metadata.exif is None:
+        return metadata.dpi
+    tags = parse_exif(metadata.exif)
+    scale = _PER_INCH.get(tags.get(RESOLUTION_UNIT, 0))
+    x, y = tags.get(X_RESOLUTION), tags.get(Y_RESOLUTION)
+    return None if scale is None or not x or not y else _sound((float(x) * scale, float(y) * scale))
+
+
+def with_resolution(tags: Tags, dpi: Resolution | None) -> Tags:
+    """Return tags that also say the resolution, for formats that have no other place for it."""
+    if dpi is None or X_RESOLUTION in tags:
+        return tags
+    return tags | {X_RESOLUTION: dpi[0], Y_RESOLUTION: dpi[1], RESOLUTION_UNIT: 2}
+
+
+def exif_with_resolution(metadata: Metadata) -> bytes | None:
+    """Return the EXIF of `metadata` with its resolution."""
+    if metadata.dpi is None:
+        return metadata.exif
+    return _exif_bytes(with_resolution(parse_exif(metadata.exif) if metadata.exif else {}, metadata.dpi))
+
+
+def _sound(dpi: object) -> Resolution | None:
+    """Return a resolution that a file can hold, or None."""
+    if not isinstance(dpi, tuple) or len(dpi) != 2:
+        return None
+    x, y = (float(value) for value in dpi)
+    return (x, y) if 0.5 <= x <= _MOST_DPI and 0.5 <= y <= _MOST_DPI else None
 
 
 def colour_space(icc: bytes | None) -> str:

@@ -17,11 +17,13 @@ class Metadata:
         exif: a TIFF structure (starting with II or MM, without JPEG's "Exif" prefix), or None.
         xmp: a packet of XML, or None.
         icc: the colour profile of the pixels, or None for sRGB.
+        dpi: pixels per inch, horizontally and vertically, as the file says beside EXIF, or None.
     """
 
     exif: bytes | None = None
     xmp: bytes | None = None
     icc: bytes | None = None
+    dpi: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

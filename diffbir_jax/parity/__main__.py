@@ -1,4 +1,4 @@
-"""Compare this package with the reference implementation: python -m diffbir_jax.parity --golden DIR.
+"""Compare this package with the reference implementation: diffbir parity --golden DIR.
 
 DIR holds golden files (*.npz) and meta.json. Files of one-step methods may be in a folder `onestep` beside DIR. All
 files are read, and keys that no check uses are reported as unknown.
@@ -12,11 +12,15 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from diffbir_jax.console.extras import MissingExtraError, require
 from diffbir_jax.console.parser import INTERRUPTED, Parser
-from diffbir_jax.parity.case import Case
-from diffbir_jax.parity.runner import Result, peak_bytes, run_case
-from diffbir_jax.parity.suite import ParityError, Suite, collect
+
+if TYPE_CHECKING:
+    from diffbir_jax.parity.case import Case
+    from diffbir_jax.parity.runner import Result
+    from diffbir_jax.parity.suite import Suite
 
 PASS, MISS, ABSENT = "pass", "MISS", "not implemented"
 KEYS_SHOWN = 6
@@ -26,19 +30,27 @@ DEFAULTS = (Path("../shared/golden"), Path("tests/golden"))
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    args = _parser().parse_args(arguments)
+    parser = make_parser()
+    args = parser.parse_args(arguments)
+    try:
+        require("train")
+    except MissingExtraError as error:
+        parser.refuse(error)
+    # Here, as JAX takes seconds to import.
+    from diffbir_jax.parity.suite import ParityError, collect
+
     try:
         if args.json and not args.json.parent.is_dir():
             raise ParityError(f"no folder {args.json.parent} for --json; make it first")
         suite = collect(args.golden.expanduser()).only(args.only, args.small)
         if not suite.cases and not suite.unknown:
             raise ParityError(
-                f"nothing in {args.golden} matches --only {args.only!r}; --list shows what there is"
+                f"nothing in {args.golden} matches --only {args.only!r}; --cases shows what there is"
             )
     except ParityError as error:
-        print(f"parity: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    if args.list:
+    if args.cases:
         _list(suite)
         return 0
     rows = _run(suite)
@@ -48,9 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(row["result"] == MISS for row in rows) else 0
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
     summary, details = (__doc__ or "").split("\n\n", 1)
-    parser = Parser(prog="python -m diffbir_jax.parity", description=summary, epilog=details)
+    parser = Parser(prog="diffbir parity", description=summary, epilog=details)
     parser.add_argument(
         "--golden",
         type=Path,
@@ -65,7 +78,7 @@ def _parser() -> Parser:
         help="cases whose FILE or FILE:CASE matches, e.g. samplers or '*:wavelet'",
     )
     parser.add_argument("--small", action="store_true", help="leave out the full-size networks")
-    parser.add_argument("--list", action="store_true", help="show the cases and run nothing")
+    parser.add_argument("--cases", action="store_true", help="show the cases and run nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results for machines")
     return parser
 
@@ -75,14 +88,16 @@ def _default_folder() -> Path:
     return next((folder for folder in DEFAULTS if folder.is_dir()), DEFAULTS[-1])
 
 
-def _list(suite: Suite) -> None:
+def _list(suite: "Suite") -> None:
     for case in suite.cases:
         print(case.label if case.compute else f"{case.label}  ({ABSENT})")
     _print_unknown(suite)
 
 
-def _run(suite: Suite) -> list[dict]:
-    """Run every case and print the table line by line; full-size cases take minutes."""
+def _run(suite: "Suite") -> list[dict]:
+    """Run every case, printing the table line by line."""
+    from diffbir_jax.parity.runner import peak_bytes, run_case
+
     width = max((len(case.label) for case in suite.cases), default=4)
     print(
         f"{'case':{width}}  {'max error':>9}  {'tolerance':>9}  {'result':6}  {'time':>7}  {'peak memory':>11}"
@@ -103,8 +118,8 @@ def _run(suite: Suite) -> list[dict]:
     return rows
 
 
-def _row(case: Case, result: Result | None) -> dict:
-    """Return one case for JSON. Infinities and NaN become strings, because JSON has neither."""
+def _row(case: "Case", result: "Result | None") -> dict:
+    """One case for machines; JSON knows neither inf nor nan, so these are strings."""
     row = {"case": case.label, "tolerance": case.limit.value, "outputs": list(case.outputs)}
     if result is None:
         return row | {"result": ABSENT}
@@ -113,9 +128,8 @@ def _row(case: Case, result: Result | None) -> dict:
     return row | {"seconds": round(result.seconds, 2), "peak_bytes": result.peak_bytes}
 
 
-def _line(case: Case, result: Result, row: dict) -> str:
-    """Format the columns after the name."""
-    # A case that failed has no error, but the table needs a number.
+def _line(case: "Case", result: "Result", row: dict) -> str:
+    """The columns after the name."""
     error = case.worst(result.errors)[1] if result.errors else float("nan")
     memory = "" if result.peak_bytes is None else _gigabytes(result.peak_bytes)
     columns = [
@@ -128,8 +142,8 @@ def _line(case: Case, result: Result, row: dict) -> str:
     return "  ".join(columns if row["result"] == PASS else [*columns, result.explain(case)])
 
 
-def _print_absent(suite: Suite) -> None:
-    """Print one line per file with its known cases that this package does not implement."""
+def _print_absent(suite: "Suite") -> None:
+    """One line per file: what is known and has nothing here to be checked against."""
     absent: dict[str, list[Case]] = {}
     for case in suite.cases:
         if case.compute is None:
@@ -139,7 +153,7 @@ def _print_absent(suite: Suite) -> None:
         print(_wrapped(f"{ABSENT}, {file} ({values} values): {', '.join(case.name for case in cases)}"))
 
 
-def _print_unknown(suite: Suite) -> None:
+def _print_unknown(suite: "Suite") -> None:
     for file, keys in suite.unknown.items():
         shown = ", ".join(keys[:KEYS_SHOWN])
         rest = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
@@ -151,7 +165,7 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, 110, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
-def _report(suite: Suite, rows: list[dict]) -> dict:
+def _report(suite: "Suite", rows: list[dict]) -> dict:
     return {"folder": str(suite.folder), "cases": rows, "unknown": suite.unknown}
 
 

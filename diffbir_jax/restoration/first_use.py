@@ -71,7 +71,7 @@ def check(file: WeightFile, path: Path) -> None:
 
 def refuse(text: str) -> None:
     """Allow no download."""
-    command = "python -m diffbir_jax.weights fetch --version realesrgan"
+    command = "diffbir weights fetch --version realesrgan"
     raise MissingWeightsError(f"the weights are not here. {text}. Pass download=True, or run {command}")
 
 

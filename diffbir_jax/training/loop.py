@@ -9,7 +9,14 @@ import jax
 from jax.sharding import Mesh
 
 from diffbir_jax.data.batches import Batches
-from diffbir_jax.sharding import batch_sharding, make_mesh, prefetch_to_device, replicated, tree_shardings
+from diffbir_jax.sharding import (
+    batch_sharding,
+    check_batch,
+    make_mesh,
+    prefetch_to_device,
+    replicated,
+    tree_shardings,
+)
 from diffbir_jax.training.best import Best
 from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.config import Config, optional
@@ -49,8 +56,10 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     """
     check_config(config)
     workdir = Path(workdir).expanduser()
+    mesh = make_mesh(**cast(Any, config.mesh))
+    check_batch(config.data.batch_size, mesh)
     workdir.mkdir(parents=True, exist_ok=True)
-    objective, mesh = make_objective(config), make_mesh(**cast(Any, config.mesh))
+    objective = make_objective(config)
     state, step_fn = place(objective, mesh, config)
     frozen, last = jax.device_put(objective.frozen, replicated(mesh)), int(config.train.steps)
     # The stack closes in reverse order: signals stay handled until the last checkpoint is on disk.
@@ -67,6 +76,10 @@ def train(config: Config, workdir: str | Path) -> TrainState:
         report.say(
             f"{config.objective}: {_count(objective.params):,} trainable parameters, step {first} of {last}"
         )
+        if first:
+            report.say(
+                f"resumed at step {first}" + (", the last one: there is nothing to do" * (first >= last))
+            )
         for step, batch in enumerate(prefetch_to_device(parts, mesh), start=first + 1):
             if step == first + 1:
                 # Compile ahead of the first call, so that the clock does not count it as a step.

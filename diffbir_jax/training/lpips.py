@@ -29,7 +29,9 @@ def load_lpips(path: str | Path, *, net: Net = "vgg") -> Params:
         ValueError: no such network, or the file holds other parameters.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file: write it with scripts/convert_metrics.py (--help)")
+        raise FileNotFoundError(
+            f"{path}: no such file: write it with scripts/convert_metrics.py of the source code"
+        )
     return load_weights(path, lpips_shapes(_network(net)))
 
 

@@ -30,7 +30,9 @@ def load_features(path: str | Path) -> Params:
         ValueError: if the file holds other parameters than those of `MobileNetV2`.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file: write it with scripts/convert_mobilenet.py (--help)")
+        raise FileNotFoundError(
+            f"{path}: no such file: write it with scripts/convert_mobilenet.py of the source code"
+        )
     return load_weights(path, abstract(MobileNetV2(), jnp.zeros((1, MIN_SIDE, MIN_SIDE, 3))))
 
 

@@ -15,7 +15,7 @@ from diffbir_jax.training.control_images import Stage2, Stage2Options, abstract_
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.pool import Encoder, LatentBatches, pool_batches
 from diffbir_jax.training.prior import validation
-from diffbir_jax.training.sampled import both, restoration
+from diffbir_jax.training.sampled import both, restoration, sampling_options
 from diffbir_jax.training.sources import Tokenized, training_batches
 from diffbir_jax.weights.loading import abstract_params, stored, weight_files, with_stage1
 from diffbir_jax.weights.safetensors import checksum, load_weights
@@ -45,6 +45,7 @@ def make(config: Config) -> Objective:
             networks.
     """
     preset, options = _preset(config), _options(config)
+    _check(config, preset)
     stage2 = make_stage2(preset, options)
     # On the host: of a pool's encoders, only what a step needs goes to the devices.
     weights = _load(config, preset, list(abstract_frozen(preset, options)))
@@ -71,6 +72,16 @@ def _preset(config: Config) -> Preset:
     return with_stage1(preset, config.weights.rm) if config.model.stage1 else replace(preset, rm=None)
 
 
+def _check(config: Config, preset: Preset) -> None:
+    """Refuse settings that do not fit the preset, before its weights are loaded."""
+    start = config.model.control.init
+    if start not in STARTS:
+        raise UserError(f"config.model.control.init is {start!r}, allowed are {', '.join(STARTS)}")
+    if config.data.captions and preset.text is None:
+        raise UserError(f"preset {preset.name} reads no text: set config.data.captions to None")
+    sampling_options(preset, config.sampling)
+
+
 def _options(config: Config) -> Stage2Options:
     return Stage2Options(
         condition=config.model.control.condition,
@@ -94,9 +105,7 @@ def _files(config: Config, preset: Preset, names: list[str]) -> dict[str, Path]:
 
 
 def _batches(config: Config, preset: Preset) -> tuple[Tokenized, Tokenized]:
-    """Return training and held-out batches, with captions as tokens."""
-    if config.data.captions and preset.text is None:
-        raise UserError(f"preset {preset.name} reads no text: set config.data.captions to None")
+    """Training and held-out batches, captions as tokens."""
     train, held_out = training_batches(config, whole=bool(optional(config.data, "data.cache")))
     return Tokenized(train), Tokenized(held_out)
 
@@ -135,8 +144,6 @@ def _origin(batches: Tokenized) -> str:
 def _start(config: Config, preset: Preset, options: Stage2Options, unet: Params) -> Params:
     """Return the float32 trainable parameters before the first step."""
     start, keys = config.model.control.init, jax.random.split(jax.random.key(config.seed))
-    if start not in STARTS:
-        raise UserError(f"config.model.control.init is {start!r}, allowed are {', '.join(STARTS)}")
     params = {"control": init_from_unet(unet, preset.vae.embed_dim)}
     if start == "scratch":
         params["control"] = init(preset.make_control(), keys[0], *_control_inputs(preset))

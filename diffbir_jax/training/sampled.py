@@ -35,7 +35,7 @@ SHOWN = 8
 def restoration(
     preset: Preset, dtype: Any, sampling: Section, batch: HostBatch, rest: dict[str, Params] | None = None
 ) -> Validate:
-    """Return the validation that restores held-out images like `sample.py`, but without enlarging small ones.
+    """Return the validation that restores held-out images like `diffbir restore`, but without enlarging small ones.
 
     The noise depends on the seed of the options and on an image's index in the batch. So it is the same every time.
 

@@ -1,8 +1,10 @@
 """Checks of the configuration before a run starts."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.imaging.listing import find_images
 from diffbir_jax.training.config import Config, Train, optional
 
 COUNTS = {
@@ -20,7 +22,7 @@ def check_config(config: Config) -> None:
     if "objective" not in config:
         raise UserError(
             "this configuration describes data alone, as it names no config.objective: look at it with "
-            "python -m diffbir_jax.data.preview"
+            "diffbir data preview"
         )
     if problems := [*_problems(config), *_problems_of_watching(config.train)]:
         raise UserError("; ".join(problems))
@@ -33,6 +35,9 @@ def _problems(config: Config) -> Iterator[str]:
         for name in names:
             if config[part][name] < 1:
                 yield f"config.{part}.{name} is {config[part][name]}, must be at least 1"
+    size = config.data.validation_size
+    if "sampling" in config and not 0 <= config.sampling.images <= size:
+        yield f"config.sampling.images is {config.sampling.images}, must be in 0..{size}, config.data.validation_size"
     for name in ("lr", "clip"):
         # "not > 0" instead of "<= 0" also catches NaN.
         if not options[name] > 0:
@@ -52,3 +57,29 @@ def _problems_of_watching(options: Train) -> Iterator[str]:
         yield f"config.train.profile is {tuple(steps)}, must be the first and the last step to trace, or None"
     if rule is not None and rule.rpartition(":")[2] not in ("min", "max"):
         yield f"config.train.keep_best is {rule!r}, must be a validation metric with :min or :max, or None"
+
+
+def check_photos(config: Config) -> None:
+    """Refuse folders of photos that are not there or hold too few, before anything is loaded.
+
+    Raises:
+        UserError, ImageFileError: a folder is missing, or holds no photo, or one that cannot also be held out.
+    """
+    data = config.data
+    if "source" in data:
+        local = data.source.kind == "folder" and "://" not in data.source.path
+        folders = {"config.data.source.path": data.source.path} if local else {}
+    else:
+        folders = {"config.data.folder": data.folder, "config.data.held_out": optional(data, "data.held_out")}
+    for name, folder in folders.items():
+        if folder and not Path(folder).expanduser().is_dir():
+            raise UserError(f"{folder} ({name}): no such folder; give a folder of photos, --photos DIR")
+    if not (optional(data, "data.held_out") or data.get("validation")):
+        for folder in folders.values():
+            _check_two(folder)
+
+
+def _check_two(folder: str | None) -> None:
+    """Refuse a folder with a single photo: one of them is held out to validate on."""
+    if folder and len(find_images(Path(folder).expanduser())) < 2:
+        raise UserError(f"{folder}: holds one photo; give at least 2, as one is held out to validate on")

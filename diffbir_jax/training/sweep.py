@@ -57,7 +57,7 @@ def make_runs(grid: Sequence[Overrides], workdir: Path, arguments: Sequence[str]
     Args:
         grid: the combinations.
         workdir: folder of the sweep; created if missing.
-        arguments: arguments of train.py that all runs share, kept in `workdir`/sweep.json.
+        arguments: arguments of diffbir train that all runs share, kept in `workdir`/sweep.json.
 
     Raises:
         ValueError: `workdir` belongs to a sweep with other arguments.

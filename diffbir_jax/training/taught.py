@@ -34,7 +34,9 @@ def load_samples(folder: str | Path) -> dict[str, np.ndarray]:
     """
     paths = sorted(Path(folder).expanduser().glob("*.npz"))
     if not paths:
-        raise FileNotFoundError(f"no .npz file in {folder}: write them with scripts/make_teacher.py (--help)")
+        raise FileNotFoundError(
+            f"no .npz file in {folder}: write them with scripts/make_teacher.py of the source code"
+        )
     parts = [dict(np.load(path)) for path in paths]
     return {key: np.concatenate([part[key] for part in parts]) for key in ("hq", "lq", "teacher")}
 

@@ -1,4 +1,4 @@
-"""python -m diffbir_jax.weights list | fetch | path: see --help."""
+"""diffbir weights list | fetch | path: see --help."""
 
 import argparse
 import sys
@@ -15,10 +15,10 @@ from diffbir_jax.weights.registry import NEEDED, REGISTRY, needed, needed_by
 HEADER = ("file", "bytes", "needed by", "licence", "here")
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = Parser(
-        prog="python -m diffbir_jax.weights",
+        prog="diffbir weights",
         description="The published weight files of DiffBIR and of the restoration modules it uses.",
         epilog="Exit code: 0, 1 if a file cannot be found or downloaded, 2 for a bad flag.",
     )
@@ -28,8 +28,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     # was given before the verb.
     common = Parser(add_help=False)
     common.add_argument("--folder", type=Path, metavar="DIR", help=where, default=argparse.SUPPRESS)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    about = "print all files, the versions that need them, and whether they are here"
+    verbs = parser.add_subparsers(dest="verb", metavar="list|fetch|path", required=True)
+    about = "print which files there are, what needs them and which are here"
     verbs.add_parser("list", help=about, parents=[common])
     about = "download missing files and print the paths of all"
     get = verbs.add_parser("fetch", help=about, parents=[common])
@@ -41,9 +41,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     about = "print the path of a file; never uses the network"
     path = verbs.add_parser("path", help=about, parents=[common])
     path.add_argument("names", nargs="+", metavar="NAME", help="file names as listed")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser()
     flags = parser.parse_args(argv)
     if flags.verb == "fetch" and not (flags.names or flags.version):
-        get.error("name files or give --version")
+        parser.refuse("fetch what? Name files as listed, or give --version v2")
     return flags
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.pages import page
 from diffbir_jax.models.apply import Params, abstract
 from diffbir_jax.models.presets import Preset, restoration_config
 from diffbir_jax.weights import default_folder
@@ -54,7 +55,7 @@ def with_stage1(preset: Preset, choice: str | None, folder: str | Path | None = 
     if not path.is_file():
         raise FileNotFoundError(
             f"no restoration module at {path}; give {NO_STAGE1}, the name of one in the folder of weights (--weights), "
-            "a .safetensors file that convert_weights.py wrote, or a folder of stage-1 images"
+            "a .safetensors file that diffbir convert wrote, or a folder of stage-1 images"
         )
     try:
         config = restoration_config(read_metadata(path))
@@ -112,7 +113,7 @@ def weight_files(
     if missing:
         raise FileNotFoundError(
             f"{folder} lacks {', '.join(missing)}; give a folder (--weights) that holds these weights of "
-            f"the preset {preset.name}; docs/published.md says how to get those of the published versions"
+            f"the preset {preset.name}; {page('published')} says how to get those of the published versions"
         )
     return files
 

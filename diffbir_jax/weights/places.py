@@ -126,5 +126,5 @@ def _message(file: WeightFile, tried: list[str]) -> str:
     return (
         f"no {file.name} ({file.what}). Places tried:{places}\n"
         f"Licence: {file.licence}, see {file.page}\n"
-        f"{remedy}: convert_weights.py --input FILE"
+        f"{remedy}: diffbir convert --input FILE --output DIR"
     )

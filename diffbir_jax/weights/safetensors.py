@@ -162,7 +162,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise UserError(
-            f"{path} is not a safetensors file ({error}): give one written by train.py or convert_weights.py."
+            f"{path} is not a safetensors file ({error}): give one written by diffbir train or diffbir convert."
         ) from error
 
 

@@ -151,5 +151,5 @@ def test_processes_that_do_not_find_together(folder: None) -> None:
     process = start(0, "--output", "out", "--distributed")
     _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
-    assert error.startswith("sample.py: --distributed: coordinator_address should be defined")
+    assert error.startswith("diffbir restore: --distributed: coordinator_address should be defined")
     assert "give --coordinator HOST:PORT, --hosts and --host-index" in error and error.count("\n") == 1

@@ -57,11 +57,11 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     assert restore("--no-sidecar", "--report", "reports/all.json") == 1
     assert written() == ["good.png", "sub/zebra.png"]
     streams = capsys.readouterr()
-    lines = [line for line in streams.err.splitlines() if line.startswith("sample.py: ")]
+    lines = [line for line in streams.err.splitlines() if line.startswith("diffbir restore: ")]
     broken = ("cut.png", "empty.jpg", "notes.webp", "small.png")
     for line, name in zip(lines, broken, strict=True):
         assert f"in/{name}: " in line
-        assert f"\n  {line.removeprefix('sample.py: ')}\n" in streams.out
+        assert f"\n  {line.removeprefix('diffbir restore: ')}\n" in streams.out
     assert "Traceback" not in streams.err and "README" not in streams.err
     assert "2 restored, 4 failed\n" in streams.out
     report = json.loads(Path("reports/all.json").read_text())
@@ -75,7 +75,7 @@ def test_a_missing_file_of_a_list_fails_alone(fake: Fake, capsys) -> None:
     save(Path("a.png"))
     Path("list.txt").write_text("none.png\na.png\n")
     assert call("--list", "list.txt", "--output", "out", "--no-sidecar") == 1
-    assert complaint(capsys) == "sample.py: none.png: no such file; check the path\n"
+    assert complaint(capsys) == "diffbir restore: none.png: no such file; check the path\n"
     assert written() == ["a.png"]
 
 
@@ -127,7 +127,7 @@ def test_what_the_pipeline_refuses(fake: Fake, capsys) -> None:
         save(Path(f"in/{name}.png"))
     fake.errors[index("b")] = UserError("upscale is 0.01")
     assert restore() == 1
-    assert complaint(capsys) == "sample.py: in/b.png: upscale is 0.01\n"
+    assert complaint(capsys) == "diffbir restore: in/b.png: upscale is 0.01\n"
     assert written() == ["a.json", "a.png"]
 
 

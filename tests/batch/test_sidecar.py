@@ -125,7 +125,7 @@ def test_other_versions_are_a_warning(made: Path, monkeypatch, capsys) -> None:
     capsys.readouterr()
     assert again(made) == 0
     error = capsys.readouterr().err
-    assert error.startswith("sample.py: warning: not all is as in the sidecar, results may differ")
+    assert error.startswith("diffbir restore: warning: not all is as in the sidecar, results may differ")
     assert f": jax {there['jax']} then, 99.0 now\n" in error and error.count("\n") == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffbir_jax.cli import convert_weights
+from diffbir_jax.conversion import from_torch
 from diffbir_jax.conversion.families import FAMILIES
 from diffbir_jax.weights.registry import REGISTRY
 from tests.conversion import small
@@ -54,9 +55,7 @@ def test_warnings_are_one_line(tmp_path, capsys):
     command = ["--input", str(tmp_path / "mine.safetensors"), "--output", str(tmp_path)]
     assert convert_weights.main(command) == 0
     first = capsys.readouterr().err.split("\n")[0]
-    assert first.startswith(
-        "convert_weights.py: warning: bsrnet has num_feat 16 (published: 64), num_blocks 2"
-    )
+    assert first.startswith("diffbir convert: warning: bsrnet has num_feat 16 (published: 64), num_blocks 2")
 
 
 def test_published_names_come_from_the_registry(tmp_path, run, monkeypatch):
@@ -106,11 +105,11 @@ def test_errors_are_one_line(tmp_path, run, source, monkeypatch, capsys):
         ("absent.ckpt", "no file and no folder"),
         ("x.safetensors", "unknown family of weights; known are"),
         ("cut.safetensors", "is not a safetensors file, or it is truncated"),
-        ("w.pth", "pip install --editable '.[convert]'"),
+        ("w.pth", "pip install 'diffbir-jax[convert]'"),
     ):
         code, out, err = run("--input", tmp_path / name)
         assert (code, out) == (1, "")
-        assert err.startswith("convert_weights.py: ") and message in err and err.count("\n") == 1
+        assert err.startswith("diffbir convert: ") and message in err and err.count("\n") == 1
     assert convert_weights.main(["--input", str(source), "--output", str(source)]) == 1
     err = capsys.readouterr().err
     assert "face_swinir_v1.safetensors is a file: give a folder" in err and err.count("\n") == 1
@@ -145,7 +144,7 @@ def test_interruption(run, source, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert_weights, "convert_file", interrupted)
+    monkeypatch.setattr(from_torch, "convert_file", interrupted)
     assert run("--input", source)[0] == convert_weights.INTERRUPTED
 
 
@@ -167,5 +166,5 @@ def test_termination_leaves_nothing_behind(tmp_path, source):
     command = [sys.executable, "-c", TERMINATED, "--input", str(source), "--output", str(tmp_path / "out")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == convert_weights.INTERRUPTED, result.stderr
-    assert result.stderr.endswith("convert_weights.py: interrupted: nothing is written\n")
+    assert result.stderr.endswith("diffbir convert: interrupted: nothing is written\n")
     assert list((tmp_path / "out").iterdir()) == []

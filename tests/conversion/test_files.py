@@ -76,7 +76,7 @@ def test_fp8_safetensors_are_refused(tmp_path):
 def test_torch_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "w.pth").write_bytes(b"")
-    with pytest.raises(ImportError, match=r"pip install --editable '\.\[convert\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'diffbir-jax\[convert\]'"):
         read_tensors(tmp_path / "w.pth")
 
 

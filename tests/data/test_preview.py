@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffbir_jax.data.example import DataError
 from diffbir_jax.data.preview import pairs
 from diffbir_jax.data.setup import make_loaders
 
@@ -51,6 +52,18 @@ def test_the_picture_shows_what_batches_hold(settings, tmp_path, capsys):
         free = slice(18, None)  # below the number
         np.testing.assert_array_equal(cell[free, :SIZE], hq[i][free])
         np.testing.assert_array_equal(cell[free, SIZE : 2 * SIZE], lq[i][free])
+
+
+def test_a_small_folder_holds_out_one_example(settings, tmp_path):
+    del settings["held_out_every"]
+    train, held_out = make_loaders(settings | {"validation_size": 64}, 0)
+    assert (len(train.items.source), len(held_out.items.source)) == (5, 1)
+    assert held_out.batch_size == 8, "eight crops of it"
+    only = {"kind": "folder", "path": str(tmp_path / "one")}
+    (tmp_path / "one").mkdir()
+    (tmp_path / "0.png").rename(tmp_path / "one" / "0.png")
+    with pytest.raises(DataError, match="holds one example; give at least 2"):
+        make_loaders(settings | {"source": only, "captions": None}, 0)
 
 
 def test_what_was_drawn_is_printed(settings, tmp_path, capsys):
@@ -114,4 +127,4 @@ def test_the_command_shows_a_configuration_and_names_what_is_wrong(settings, tmp
     assert (shown.returncode, Path(tmp_path, "grid.png").is_file()) == (0, True), shown.stderr
     wrong = call("--config.data.source.path=absent")
     assert wrong.returncode == 1
-    assert re.fullmatch(r"preview: .*absent.*\n", wrong.stderr)
+    assert re.fullmatch(r"diffbir data preview: .*absent.*\n", wrong.stderr)

@@ -130,5 +130,5 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path):
     runs = read_runs([tmp_path / "1", tmp_path / "2"])
     assert [run.name for run in runs] == [str(tmp_path / "1"), str(tmp_path / "2")]
     assert runs[1].images[0].files == {"pred": str(tmp_path / "2/x.png"), "gt": "/gt/x.png"}
-    with pytest.raises(FileNotFoundError, match="give the folder that evaluate.py wrote"):
+    with pytest.raises(FileNotFoundError, match="give the folder that diffbir evaluate wrote"):
         read_runs([tmp_path / "1", tmp_path])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from diffbir_jax.cli import evaluate
+from diffbir_jax.console import process
 from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.evaluation import run
 from diffbir_jax.evaluation.metric import Metric
@@ -13,14 +14,14 @@ from diffbir_jax.evaluation.result import read_result
 from tests.evaluation.folders import fill_folder, save
 
 FILES = {"result.json", "images.csv", "table.md", "table.tex", "cache.jsonl"}
-PLAIN = ("--metrics", "psnr,ssim,energy", "--no-report")
+PLAIN = ("--metrics", "psnr,ssim,energy", "--no-page")
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, which holds pred, seeds/1, seeds/2 and gt; JAX stays as the tests have it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "configure", lambda precision: None)
+    monkeypatch.setattr(process, "configure", lambda precision: None)
     for name, first in (("pred", 2), ("seeds/1", 3), ("seeds/2", 4), ("gt", 0)):
         fill_folder(tmp_path / name, ["a.png", "b.png"], first)
     return tmp_path
@@ -36,7 +37,7 @@ def refused(capsys: pytest.CaptureFixture, *command: str) -> str:
     """The one line that a command ends in, after its exit code."""
     code = call(*command)
     error = capsys.readouterr().err
-    assert error.startswith("evaluate.py: ") and error.count("\n") == 1, error
+    assert error.startswith("diffbir evaluate: ") and error.count("\n") == 1, error
     return f"{code}: {error}"
 
 
@@ -67,13 +68,13 @@ def test_without_ground_truths_only_metrics_that_need_none_are_asked_for(
 ):
     for name in ("a.png", "b.png"):
         save(here / "pred" / name, side=(200, 200))
-    assert call("--pred", "pred", "--output", "out", "--name", "mine", "--no-report") == 0
+    assert call("--pred", "pred", "--output", "out", "--name", "mine", "--no-page") == 0
     assert list(read_result(here / "out/result.json").columns) == ["niqe"]
     assert "| mine | " in capsys.readouterr().out
 
 
 def test_a_metric_that_cannot_run_is_a_dash_and_exit_code_1(here: Path, capsys: pytest.CaptureFixture):
-    assert call("--pred", "pred", "--output", "out", "--metrics", "psnr", "--no-report") == 1
+    assert call("--pred", "pred", "--output", "out", "--metrics", "psnr", "--no-page") == 1
     assert "(1) not run: needs --gt" in capsys.readouterr().out
     assert read_result(here / "out/result.json").unavailable == {"psnr": "needs --gt"}
 
@@ -82,10 +83,10 @@ def test_runs_are_compared_and_printed(here: Path, capsys: pytest.CaptureFixture
     for name in ("pred", "seeds/1"):
         call("--pred", name, "--gt", "gt", "--output", f"out/{name}", *PLAIN)
     capsys.readouterr()
-    assert call("--compare", "out/pred", "out/seeds/1") == 0
+    assert call("--runs", "out/pred", "out/seeds/1") == 0
     printed = capsys.readouterr().out
     assert "| 1 | " in printed and "Differences to pred" in printed
-    assert call("--compare", "out/pred", "out/seeds/1", "--output", "both", "--no-report") == 0
+    assert call("--runs", "out/pred", "out/seeds/1", "--output", "both", "--no-page") == 0
     assert {path.name for path in (here / "both").iterdir()} == {
         *("compare.md", "compare.csv", "images.csv", "table.md", "table.tex")
     }
@@ -95,8 +96,8 @@ def test_runs_are_compared_and_printed(here: Path, capsys: pytest.CaptureFixture
 def test_a_comparison_does_not_overwrite_a_result(here: Path, capsys: pytest.CaptureFixture):
     call("--pred", "pred", "--gt", "gt", "--output", "out", *PLAIN)
     capsys.readouterr()
-    line = refused(capsys, "--compare", "out", "out", "--output", "out")
-    assert line == "1: evaluate.py: out holds a result of its own; give another --output\n"
+    line = refused(capsys, "--runs", "out", "out", "--output", "out")
+    assert line == "1: diffbir evaluate: out holds a result of its own; give another --output\n"
 
 
 def test_the_report_gets_files_that_can_be_found(here: Path, monkeypatch: pytest.MonkeyPatch):
@@ -104,7 +105,7 @@ def test_the_report_gets_files_that_can_be_found(here: Path, monkeypatch: pytest
     monkeypatch.setattr(run, "write_report", lambda results, folder: given.append((results, folder)))
     call("--pred", "pred", "--gt", "gt", "--output", "out", "--metrics", "psnr")
     call("--pred", "pred", "--gt", "gt", "--output", "out2", "--metrics", "psnr")
-    call("--compare", "out", "out2", "--output", "both")
+    call("--runs", "out", "out2", "--output", "both")
     for results, folder in given:
         assert all(
             Path(folder, path).is_file() for r in results for x in r.images for path in x.files.values()
@@ -119,12 +120,12 @@ def test_the_report_gets_files_that_can_be_found(here: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("", "give one of --pred, --suite, --compare, not none"),
-        ("--pred p --compare r --output o", "--suite, --compare, not --pred and --compare"),
+        ("", "give one of --pred, --suite, --runs, not none"),
+        ("--pred p --runs r --output o", "--suite, --runs, not --pred and --runs"),
         ("--pred p", "--output is missing: give the folder for the result"),
         (
-            "--compare a b --crop-border 0",
-            "--crop-border goes with --pred, not with --compare",
+            "--runs a b --crop-border 0",
+            "--crop-border goes with --pred, not with --runs",
         ),
         ("--pred p --output o --crop-border -1", "'-1' given, allowed are whole numbers from 0"),
         ("--pred p --output o --metrics psnr,nope", "no such metric: nope; allowed are psnr, "),
@@ -143,7 +144,9 @@ def test_folders_that_do_not_match_are_one_line_and_nothing_is_scored(
     (here / "gt/b.png").unlink()
     flags = ("--gt", "gt", "--output", "out", *PLAIN)
     line = refused(capsys, "--pred", "pred", *flags)
-    assert line.startswith("1: evaluate.py: the folders do not match: 1 image has no ground truth in gt (b);")
+    assert line.startswith(
+        "1: diffbir evaluate: the folders do not match: 1 image has no ground truth in gt (b);"
+    )
     (here / "gt/b.png").write_bytes(b"")
     assert "gt/b.png: is empty" in refused(capsys, "--pred", "pred", *flags)
     assert "gt/b.png" not in refused(capsys, "--pred", "nowhere", *flags)
@@ -163,7 +166,7 @@ def test_ctrl_c_says_how_to_go_on(here: Path, capsys: pytest.CaptureFixture, mon
     assert "interrupted; the same command goes on where it stopped" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(evaluate, "configure", lambda precision: None)
+    monkeypatch.setattr(process, "configure", lambda precision: None)
     assert call(*command) == 0
 
 

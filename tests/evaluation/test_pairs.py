@@ -29,6 +29,15 @@ def test_results_of_several_seeds_belong_together(tmp_path: Path):
         find_cases(seeds)
 
 
+def test_pictures_that_restore_writes_beside_its_results_are_left_out(tmp_path: Path):
+    names = ["a.png", "a_compare.png", "a_stage1.png", "b_1.png", "b_2.png", "b_1_compare.png", "b_std.png"]
+    pred = fill_folder(tmp_path / "pred", [*names, "c_stage1.png"])
+    # c_stage1 lies beside no c: it is a result.
+    assert [case.name for case in find_cases([pred])] == ["a", "b_1", "b_2", "c_stage1"]
+    gt = fill_folder(tmp_path / "gt", ["a.png", "a_compare.png", "b_1.png", "b_2.png", "c_stage1.png"])
+    assert "a_compare" in [case.name for case in find_cases([pred], gt)]
+
+
 def test_all_names_that_do_not_match_are_told_at_once(tmp_path: Path):
     pred = fill_folder(tmp_path / "pred", ["a.png", "x.png", "y.png"])
     gt = fill_folder(tmp_path / "gt", ["a.png", *(f"{i}.png" for i in range(5))])

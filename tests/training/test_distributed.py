@@ -140,9 +140,7 @@ def test_processes_that_cannot_find_together(monkeypatch, numbers, message):
         distributed.join(None, *numbers)
 
 
-def test_an_address_is_for_distributed_runs(script, monkeypatch):
-    flags = {"DISTRIBUTED": False, "COORDINATOR": "a:1", "HOSTS": None, "HOST_INDEX": None}
-    for name, value in flags.items():
-        monkeypatch.setattr(script, name, SimpleNamespace(value=value))
+def test_an_address_is_for_distributed_runs(script):
+    args = SimpleNamespace(distributed=False, coordinator="a:1", hosts=None, host_index=None)
     with pytest.raises(ValueError, match="--host-index are for --distributed: give it, or none of them"):
-        script.meet()
+        script.meet(args)

@@ -111,6 +111,7 @@ def test_killed_and_resumed_run_is_bit_identical(folder, uninterrupted, tmp_path
     resumed = train_py("--config", "tests/training/micro.py:rm", *arguments)
     assert resumed.returncode == 0, resumed.stderr
     assert f"trainable parameters, step {left[-1]} of 24" in resumed.stdout
+    assert f"resumed at step {left[-1]}" in resumed.stdout
     state = uninterrupted[0]
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest == 24
@@ -234,9 +235,9 @@ def test_batches_that_do_not_divide(folder, tmp_path):
 
 def test_the_command_names_an_unknown_setting(tmp_path):
     done = train_py("--config", "configs/tiny_rm.py", "--workdir", tmp_path, "--config.train.stepz=4")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.strip() == (
-        'train.py: no such setting in the config: \'stepz\' Did you mean "steps" instead of "stepz"?'
+        'diffbir train: no such setting in the config: \'stepz\' Did you mean "steps" instead of "stepz"?'
     )
 
 
@@ -248,22 +249,20 @@ def script():
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (KeyboardInterrupt(), "train.py: stopped before the first step, so there is nothing to save."),
-        (DivergedError("loss is nan"), "train.py: loss is nan"),
-        (OSError("no\n space"), "train.py: no space"),
-        (UserError("2 problems:\n  a\n  b"), "train.py: 2 problems:\n  a\n  b"),
+        (KeyboardInterrupt(), "diffbir train: stopped before the first step, so there is nothing to save."),
+        (DivergedError("loss is nan"), "diffbir train: loss is nan"),
+        (OSError("no\n space"), "diffbir train: no space"),
+        (UserError("2 problems:\n  a\n  b"), "diffbir train: 2 problems:\n  a\n  b"),
     ],
 )
 def test_the_command_ends_in_a_message(script, monkeypatch, error, line):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(script, "CONFIG", SimpleNamespace(value=None))
-    monkeypatch.setattr(script, "WORKDIR", SimpleNamespace(value=None))
-    monkeypatch.setattr(script, "meet", lambda: None)
-    monkeypatch.setattr(script, "train", fail)
+    monkeypatch.setattr(script, "meet", lambda args: None)
+    monkeypatch.setattr(loop, "train", fail)
     with pytest.raises(SystemExit) as end:
-        script.main([])
+        script.run(None, SimpleNamespace(workdir="run"))
     assert end.value.code == line  # printed to stderr, with exit status 1
 
 
@@ -271,17 +270,16 @@ def test_a_bug_of_the_loop_keeps_its_traceback(script, monkeypatch):
     def fail(*_):
         raise ValueError("shapes (2,) and (3,)")
 
-    monkeypatch.setattr(script, "CONFIG", SimpleNamespace(value=None))
-    monkeypatch.setattr(script, "WORKDIR", SimpleNamespace(value=None))
-    monkeypatch.setattr(script, "meet", lambda: None)
-    monkeypatch.setattr(script, "train", fail)
+    monkeypatch.setattr(script, "meet", lambda args: None)
+    monkeypatch.setattr(loop, "train", fail)
     with pytest.raises(ValueError, match="shapes"):
-        script.main([])
+        script.run(None, SimpleNamespace(workdir="run"))
 
 
 def test_the_command_says_where_photos_come_from(script, monkeypatch, tmp_path):
-    monkeypatch.setattr(script, "CONFIG", SimpleNamespace(value=config(tmp_path)))
-    monkeypatch.setattr(script, "WORKDIR", SimpleNamespace(value=tmp_path / "run"))
-    monkeypatch.setattr(script, "meet", lambda: None)
-    with pytest.raises(SystemExit, match=r"^train\.py: no photo .*photos: give a folder .*build_photos\.py$"):
-        script.main([])
+    monkeypatch.setattr(script, "meet", lambda args: None)
+    with pytest.raises(
+        SystemExit,
+        match=r"^diffbir train: no photo .*photos: give a folder .*build_photos\.py of the source code$",
+    ):
+        script.run(config(tmp_path), SimpleNamespace(workdir=str(tmp_path / "run")))

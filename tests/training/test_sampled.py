@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from diffbir_jax.console import configurations
 from diffbir_jax.diffusion.schedule import make_schedule
 from diffbir_jax.metrics.fidelity import psnr, ssim
 from diffbir_jax.models.apply import abstract
@@ -172,16 +172,12 @@ def test_what_cannot_be_sampled_is_refused_before_training(preset, given, messag
 
 
 def test_settings_are_flags():
-    command = ["train.py", "--config", "configs/bsr.py:tiny"]
-    command += [
+    changes = [
         "--config.sampling.guidance_scale=0",
         "--config.sampling.steps=5",
         "--config.sampling.images=0",
     ]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
-    values(command)
-    found = values.config.sampling
+    found = configurations.read("bsr:tiny", changes).sampling
     assert (found.guidance_scale, found.steps, found.images, found.cfg_scale) == (0.0, 5, 0, None)
     assert isinstance(sampling_options(PRESETS["tiny"], found), Options)
 

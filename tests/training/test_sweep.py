@@ -10,6 +10,7 @@ import pytest
 
 from diffbir_jax.cli import sweep as script
 from diffbir_jax.console.parser import INTERRUPTED
+from diffbir_jax.training import sweep as sweeping
 from diffbir_jax.training.grid import LONGEST, parse_grid, run_name
 from diffbir_jax.training.sweep import make_runs, sweep
 from tests.training.micro import make_photos
@@ -32,7 +33,7 @@ if lr == 6:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 if lr == 4:
-    sys.exit("train.py: loss is nan at step 2")
+    sys.exit("diffbir train: loss is nan at step 2")
 if lr == 5 and not (folder / "metrics.jsonl").exists():
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 2, "train/loss": 1.0}) + "\\n")
     time.sleep(600)
@@ -81,7 +82,7 @@ def test_failed_runs_are_rows_and_the_others_go_on(tmp_path):
     run(tmp_path, "train.lr=3,4,2")
     killed, failed, done = rows(tmp_path)
     assert (killed["state"], killed["reason"], killed["step"]) == ("failed", "killed by SIGKILL", "0")
-    assert (failed["state"], failed["reason"]) == ("failed", "train.py: loss is nan at step 2")
+    assert (failed["state"], failed["reason"]) == ("failed", "diffbir train: loss is nan at step 2")
     assert (done["train.lr"], done["state"], done["step"], done["reason"]) == ("2", "done", "4", "")
     metrics = [done[f"{name} {which}"] for name in ("psnr", "loss") for which in ("last", "best")]
     assert metrics == ["20.0", "30.25", "0.5", "0.5"]
@@ -128,22 +129,25 @@ CONFIG = ("--config", "tests/training/micro.py:rm")
         ("train.lrr=1", CONFIG, "no such setting in the config: 'lrr' Did you mean \"lr\""),
         ("train.lr=1,x", CONFIG, "flag --config.train.lr=x: could not convert string to float"),
         ("train.lr", CONFIG, "--grid: cannot read 'train.lr'"),
-        ("train.lr=1", (*CONFIG, "--steps=1"), "Unknown command line flag 'steps'"),
+        ("train.lr=1", (*CONFIG, "--steps=1"), "no option --steps; did you mean --config.train.steps=VALUE?"),
         ("train.lr=1", ("--config", "absent.py"), "absent.py"),
         ("train.lr=1", (), "config"),
     ],
 )
-def test_bad_settings_end_in_a_line_before_anything_is_trained(tmp_path, monkeypatch, grid, flags, message):
+def test_bad_settings_end_in_a_line_before_anything_is_trained(
+    tmp_path, monkeypatch, capsys, grid, flags, message
+):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
         script.main(["--workdir", str(tmp_path / "s"), "--grid", grid, *flags])
-    line = str(end.value.code)
-    assert line.startswith("sweep.py: ") and message in line and "\n" not in line
+    line = capsys.readouterr().err
+    assert end.value.code == 2 and line.startswith("diffbir sweep: ")
+    assert message in line and line.count("\n") == 1
     assert not (tmp_path / "s").exists()
 
 
 def test_the_command_trains(tmp_path, monkeypatch, capsys):
-    """A run that trains, and one whose value only train.py refuses."""
+    """A run that trains, and one whose value only diffbir train refuses."""
     monkeypatch.chdir(ROOT)
     photos = f"--config.data.folder={make_photos(tmp_path)}/photos"
     command = ["--workdir", str(tmp_path / "s"), "--grid", "train.lr=1e-3,-1.0", *CONFIG, photos]
@@ -153,7 +157,7 @@ def test_the_command_trains(tmp_path, monkeypatch, capsys):
     done, failed = rows(tmp_path / "s")
     assert (done["state"], done["step"], failed["state"]) == ("done", "2", "failed")
     assert float(done["psnr best"]) > 10
-    assert failed["reason"] == "train.py: config.train.lr is -1.0, must be above 0"
+    assert failed["reason"] == "diffbir train: config.train.lr is -1.0, must be above 0"
     assert (tmp_path / "s" / "train.lr=1e-3" / "export" / "rm.safetensors").exists()
     assert "| -1.0 | failed |" in capsys.readouterr().out
 
@@ -163,8 +167,9 @@ def test_the_command_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(script, "sweep", interrupted)
+    monkeypatch.setattr(sweeping, "sweep", interrupted)
+    photos = f"--config.data.folder={make_photos(tmp_path)}/photos"
     with pytest.raises(SystemExit) as end:
-        script.main(["--workdir", str(tmp_path / "s"), "--grid", "train.lr=1", *CONFIG])
+        script.main(["--workdir", str(tmp_path / "s"), "--grid", "train.lr=1", *CONFIG, photos])
     assert end.value.code == INTERRUPTED
-    assert capsys.readouterr().err == "sweep.py: stopped; run the same command again to go on.\n"
+    assert capsys.readouterr().err == "diffbir sweep: stopped; run the same command again to go on.\n"

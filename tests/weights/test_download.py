@@ -134,7 +134,7 @@ def test_the_message_names_file_places_licence_and_flag(server: Server, tmp_path
     text = str(caught.value)
     assert NAME in text and "weights of a test" in text and str(tmp_path / NAME) in text
     assert re.search(r"/gone: 404", text) and re.search(r"/garbage: its SHA-256 is", text)
-    assert "MIT, see http://page" in text and "convert_weights.py --input FILE" in text
+    assert "MIT, see http://page" in text and "diffbir convert --input FILE" in text
     assert names(tmp_path) == []
 
 

@@ -1,56 +1,87 @@
-"""Show the training data of a configuration: python -m diffbir_jax.data.preview --config configs/bsr.py --out grid.png
+"""What a configuration trains on: diffbir data preview --config bsr --output grid.png
 
-It writes a picture of pairs, target (left) and input (right), and prints the random parameters of each. Settings are
-overridden as in train.py: --config.data.source.path=photos.
+Writes pairs of target (left) and input (right) as a picture and prints what was drawn for each.
 """
 
+import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
-from ml_collections import config_flags
-
+from diffbir_jax.console.config_flags import add_config_flags, parse, read_config
 from diffbir_jax.console.errors import EXPECTED
-from diffbir_jax.console.parser import INTERRUPTED
-from diffbir_jax.data.preview.pairs import show, time_loader, time_stages
-from diffbir_jax.data.setup import make_loaders
+from diffbir_jax.console.numbers import count, whole
+from diffbir_jax.console.parser import INTERRUPTED, Parser
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration whose `data` to show.")
-OUT = flags.DEFINE_string("out", "grid.png", "Picture to write.")
-NUMBER = flags.DEFINE_integer("number", 8, "Pairs in the picture.", lower_bound=1)
-FIRST = flags.DEFINE_integer("first", 0, "Position of the first pair in training order.", lower_bound=0)
-STATS = flags.DEFINE_bool("stats", False, "Also time examples, one by one and through the loader.")
-TIMED = flags.DEFINE_integer("timed", 64, "Number of examples that --stats times.", lower_bound=1)
-HELD_OUT = flags.DEFINE_bool("held_out", False, "Show the examples held out of training instead.")
+PROG = "diffbir data preview"
 
 
-def run(config: Mapping[str, Any], out: Path) -> None:
-    """Show the training data of `config`, as the flags ask.
+def make_parser() -> Parser:
+    """Return the parser of the command line, all but the settings of the configuration."""
+    parser = Parser(
+        prog=PROG,
+        usage=f"{PROG} --config NAME[:VARIANT]|FILE [--output FILE] [--photos DIR] [--config.KEY=VALUE ...]",
+        description="Show what a configuration trains on: pairs of target (left) and input (right) as a picture, and "
+        "what was drawn for each.",
+        epilog=f"Exit code: 0, 1 if the data cannot be used, 2 for a bad flag, {INTERRUPTED} if interrupted.",
+        add_help=False,
+    )
+    add_config_flags(parser)
+    add = parser.add_argument
+    add(
+        "-o",
+        "--output",
+        "--out",
+        default="grid.png",
+        metavar="FILE",
+        help="picture to write (default: %(default)s)",
+    )
+    add("--number", type=count, default=8, metavar="N", help="pairs in the picture (default: %(default)s)")
+    first = "place of the first one in the order of training (default: %(default)s)"
+    add("--first", type=whole, default=0, metavar="N", help=first)
+    add(
+        "--stats",
+        action="store_true",
+        help="also time examples, one by one and through the loader (default: off)",
+    )
+    add("--timed", type=count, default=64, metavar="N", help="how many --stats times (default: %(default)s)")
+    held_out = "show the examples held out of training instead (default: off)"
+    add("--held-out", "--held_out", action="store_true", help=held_out)
+    return parser
+
+
+def run(config: Mapping[str, Any], args: argparse.Namespace) -> None:
+    """Show what `config` trains on, as the flags ask.
 
     Raises:
         DataError: the data cannot be used.
         ValueError: a setting is not allowed.
     """
+    # Here, as Grain and JAX take seconds to import.
+    from diffbir_jax.data.preview.pairs import show, time_loader, time_stages
+    from diffbir_jax.data.setup import make_loaders
+
     train, held_out = make_loaders(config["data"], config["seed"])
-    loader = held_out if HELD_OUT.value else train
-    show(loader.items, FIRST.value, NUMBER.value, out)
-    if STATS.value:
-        time_stages(loader.items, TIMED.value)
-        time_loader(loader, TIMED.value)
+    loader = held_out if args.held_out else train
+    show(loader.items, args.first, args.number, Path(args.output).expanduser())
+    if args.stats:
+        time_stages(loader.items, args.timed)
+        time_loader(loader, args.timed)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; bad input ends in one line."""
+    parser = make_parser()
+    args, words = parse(parser, argv)
+    config = read_config(parser, args, words)
     try:
-        run(CONFIG.value.to_dict(), Path(OUT.value).expanduser())
+        run(config.to_dict(), args)
     except EXPECTED as error:
-        sys.exit("preview: " + " ".join(str(error).split()))
+        sys.exit(f"{PROG}: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main)
+    main()

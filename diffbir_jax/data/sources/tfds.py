@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from diffbir_jax.console.pages import page
 from diffbir_jax.data.example import BrokenExampleError, DataError, Example
 from diffbir_jax.data.sources.files import reason
 from diffbir_jax.data.sources.shared import PerProcess, digest, extra
@@ -87,7 +88,8 @@ def _open(name: str | None, directory: str | None, data_dir: str | None, split: 
         first = reason(ValueError(str(error).strip().partition("\n")[0]))
         raise DataError(
             f"{where}: is no data set with random access to {split} ({first}); build it with "
-            "tfds.builder(NAME, data_dir=DIR, file_format='array_record').download_and_prepare(), see docs/data.md"
+            "tfds.builder(NAME, data_dir=DIR, file_format='array_record').download_and_prepare(), "
+            f"see {page('data')}"
         ) from None
 
 

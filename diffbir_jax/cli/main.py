@@ -1,0 +1,118 @@
+"""The command `diffbir`: finds the program that its first words name. Only that program is imported."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from diffbir_jax import __version__
+from diffbir_jax.console.parser import Parser, options_of
+
+HELP = ("-h", "--help", "help")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a subcommand runs.
+
+    Attributes:
+        module: has `main(argv)`, which returns an exit code or exits, and `make_parser()`.
+        summary: one line for the list of programs.
+    """
+
+    module: str
+    summary: str
+
+    def parser(self) -> Parser:
+        """Return the parser of its command line."""
+        return importlib.import_module(self.module).make_parser()
+
+
+PROGRAMS = {
+    "restore": Program("diffbir_jax.cli.sample", "restore photos"),
+    "train": Program("diffbir_jax.cli.train", "train a stage from a configuration"),
+    "sweep": Program("diffbir_jax.cli.sweep", "train all combinations of some settings"),
+    "evaluate": Program("diffbir_jax.cli.evaluate", "score results, and compare scores"),
+    "convert": Program("diffbir_jax.cli.convert_weights", "convert published weights, and back"),
+    "weights": Program("diffbir_jax.weights.__main__", "list, fetch and find the published weights"),
+    "data prepare": Program("diffbir_jax.data.prepare", "check photos and pack them into shards"),
+    "data preview": Program("diffbir_jax.data.preview.__main__", "show what a configuration trains on"),
+    "parity": Program("diffbir_jax.parity.__main__", "compare with values of the reference implementation"),
+}
+# The first words of programs of two words.
+GROUPS = {name.partition(" ")[0] for name in PROGRAMS if " " in name}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the program that the command line names and exit with its code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in HELP:
+        leave(usage(), 0)
+    if words[0] == "--version":
+        leave(f"diffbir-jax {__version__}", 0)
+    start(*split(words))
+
+
+def start(name: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a program and exit with its code.
+
+    Args:
+        name: a key of `PROGRAMS`.
+        argv: its command line; by default that of the process.
+    """
+    Parser.owners = staticmethod(owners)
+    sys.exit(importlib.import_module(PROGRAMS[name].module).main(argv))
+
+
+def split(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the name of the program and its command line; without such a program, exit with one line."""
+    size = 2 if words[0] in GROUPS else 1
+    name = " ".join(words[:size])
+    if name in PROGRAMS:
+        return name, words[size:]
+    if size == 2 and (len(words) == 1 or words[1] in HELP):
+        leave(usage(words[0]), 0)
+    leave(f"diffbir: {problem(name, words)}", 2)
+
+
+def problem(name: str, words: Sequence[str]) -> str:
+    """Say what is wrong with the name of a program, and what to type instead."""
+    if Path(words[0]).exists() or words[0].startswith("-"):
+        return f"begin with a command; to restore photos: diffbir restore {words[0].lstrip('-')} -o DIR"
+    near = difflib.get_close_matches(name, PROGRAMS, n=1)
+    known = f"did you mean diffbir {near[0]}?" if near else f"there are {', '.join(PROGRAMS)}"
+    return f"no command {name!r}; {known}"
+
+
+def usage(group: str = "") -> str:
+    """Return the list of programs, or of those of a group."""
+    width = max(map(len, PROGRAMS))
+    lines = [
+        f"  {name:{width}}  {program.summary}"
+        for name, program in PROGRAMS.items()
+        if name.startswith(group and f"{group} ")
+    ]
+    head = f"usage: diffbir {group or 'COMMAND'} ..."
+    about = f"diffbir-jax {__version__} restores photos with unknown degradation."
+    return "\n".join([head, "", about, "", *lines, "", "diffbir COMMAND --help explains a command."])
+
+
+def owners(option: str) -> list[str]:
+    """Return the programs that have an option, for the error of a program that has none."""
+    return [f"diffbir {name}" for name in with_option(option)]
+
+
+def with_option(option: str) -> Iterator[str]:
+    """Yield the names of the programs that have an option."""
+    for name, program in PROGRAMS.items():
+        if option in options_of(program.parser()):
+            yield name
+
+
+def leave(text: str, code: int) -> NoReturn:
+    """Print and exit."""
+    print(text, file=sys.stderr if code else sys.stdout)
+    sys.exit(code)

@@ -14,11 +14,12 @@ TORCH ?= torch==2.13.0
 PEERS := .venv-peers
 PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-tools wheel-test lint peers parity bench clean
+.PHONY: help demo test test-slow test-tools wheel-test lint peers parity bench clean
 
 help:
 	@echo "make demo   restore the pictures of assets/demo into out/demo"
 	@echo "make test   run the tests"
+	@echo "make test-slow  run the tests that compile for long and that make test leaves out"
 	@echo "make test-tools  run the tests that compile at length for the tools in benchmarks/"
 	@echo "make wheel-test  build the wheel, install it in a clean environment and use it in an empty folder (1 GB in TMPDIR)"
 	@echo "make lint   ruff and pyright"
@@ -32,6 +33,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
+# They compile for long, and other tests hold most of what they hold: continuous integration runs them.
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow --numprocesses $(JOBS) --dist loadfile
 
 # They compile the programs of a pod, which takes minutes: for changes to sharding, to these programs or to benchmarks/.
 test-tools: $(VENV)/.installed-test

@@ -34,22 +34,28 @@ from tests.micro import MICRO, MICRO_TEXT, random_params  # noqa: E402
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+LEFT_OUT = {
+    "slow": "compiles for ten seconds or more, and other tests hold most of what it holds",
+    "tools": "compiles at length for a tool of benchmarks",
+}
 # The tests' programs are small, and those of one file more than a run has: what was let go of would be traced again.
 compiled.KEPT = 96
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker of tests that `make test` leaves to `make test-tools`."""
-    config.addinivalue_line("markers", "tools: compiles at length for a tool of benchmarks; make test-tools")
+    """Declare the markers of tests that `make test` leaves to other targets."""
+    for name, about in LEFT_OUT.items():
+        config.addinivalue_line("markers", f"{name}: {about}; make test-{name}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of tools, unless -m names them or the command line names one of them."""
-    if "tools" in config.option.markexpr or any("::" in given for given in config.args):
+    """Leave out the tests of `LEFT_OUT`, unless -m names them or the command line names a test."""
+    if any("::" in given for given in config.args):
         return
-    tools = [item for item in items if item.get_closest_marker("tools")]
-    config.hook.pytest_deselected(items=tools)
-    items[:] = [item for item in items if item not in tools]
+    markers = [name for name in LEFT_OUT if name not in config.option.markexpr]
+    left_out = [item for item in items if any(map(item.get_closest_marker, markers))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="module", autouse=True)

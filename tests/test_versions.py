@@ -154,6 +154,7 @@ def test_the_registry_names_the_files_of_the_presets() -> None:
         assert stems == {getattr(preset.files, name) for name in preset.modules}, (version, task)
 
 
+@pytest.mark.slow
 def test_prompts_matter(inputs: Path, weights: Path) -> None:
     flags = ("--version", "v2", "--weights", str(weights))
     outcomes = {}
@@ -181,6 +182,7 @@ def test_defaults_are_the_reference_s() -> None:
     assert options.pos_prompt.startswith("Cinematic") and options.neg_prompt.startswith("painting")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("version", "precision"), [("v1", "bf16"), ("v2", "fp16"), ("v2.1", "bf16")])
 def test_precisions(inputs: Path, weights: Path, version: str, precision: str) -> None:
     """Image in, image out: close to fp32, not equal to it."""

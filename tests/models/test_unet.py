@@ -196,6 +196,7 @@ def test_rematerialisation_can_be_chosen(tiny):
     assert not recomputed(lambda p: loss(p, UNet(TINY)), abstract_unet(TINY))
 
 
+@pytest.mark.slow
 def test_full_size():
     config = UNetConfig()
     x, t = jax.ShapeDtypeStruct((2, 64, 64, 4), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +8,10 @@ import pytest
 
 from diffbir_jax.conversion.abstract import abstract_vae
 from diffbir_jax.conversion.stable_diffusion import vae_rules
-from diffbir_jax.models.apply import apply, init
+from diffbir_jax.models.apply import abstract, apply
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
-from tests.draws import uniform
+from tests.draws import normal, uniform
 from tests.models.reference import VAE, away_from_zero, filled, load, recomputed, relative_error
 
 
@@ -103,16 +104,12 @@ def test_a_decoder_of_dense_blocks_is_an_rrdbnet_that_draws_in_signed_range() ->
         ch=8, ch_mult=(1, 2), num_res_blocks=1, z_channels=6, embed_dim=6, patch_size=2, mid_attention=False,
         shortcut=True, dense_blocks=1,
     )  # fmt: skip
-    vae, z = AutoencoderKL(config), jax.random.normal(jax.random.key(0), (1, 4, 3, 6))
-    params = init(vae, jax.random.key(1), jnp.zeros((1, 16, 12, 3)))
+    vae, z = AutoencoderKL(config), normal(0, (1, 4, 3, 6))
+    params = away_from_zero(abstract(vae, jnp.zeros((1, 16, 12, 3))))
     assert "to_patch" not in params
-    image = apply(vae, params, z, method="decode")
+    image = jax.jit(functools.partial(apply, vae, method="decode"))(params, z)
     kernel, bias = params["post_quant_conv"]["kernel"][0, 0], params["post_quant_conv"]["bias"]
-    network = BSRNet(BSRNetConfig(num_blocks=1, scale=4))
-    expected = (
-        2.0
-        * apply(network, params["decoder"], jnp.einsum("bhwc,co->bhwo", z, kernel) + bias[None, None, None])
-        - 1.0
-    )
+    network = jax.jit(functools.partial(apply, BSRNet(BSRNetConfig(num_blocks=1, scale=4))))
+    expected = 2.0 * network(params["decoder"], np.asarray(z) @ np.asarray(kernel) + np.asarray(bias)) - 1.0
     assert image.shape == (1, 16, 12, 3)
     np.testing.assert_allclose(image, expected, rtol=1e-4, atol=1e-5)

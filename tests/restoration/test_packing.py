@@ -257,6 +257,7 @@ def faithful(
     return images(deep(given), options, plan, restorer=restorer)
 
 
+@pytest.mark.slow
 def test_the_autoencoder_sees_tiles_as_the_whole_image() -> None:
     """By the image's statistics to 50 dB, closer than by the tiles' own; sampling hardly changes the latents."""
     options = dataclasses.replace(FEW, steps=1, start=0.001)

@@ -130,6 +130,7 @@ def test_the_tiny_variants_are_complete(folder, name):
     assert objective.batches(0).keys() == {"hq", "lq"}
 
 
+@pytest.mark.slow
 def test_a_tiny_variant_trains_by_the_loop(folder, tmp_path):
     """It restores images at each validation, by which the best state can be kept."""
     config = micro(folder)

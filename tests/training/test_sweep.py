@@ -146,6 +146,7 @@ def test_bad_settings_end_in_a_line_before_anything_is_trained(
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_the_command_trains(tmp_path, monkeypatch, capsys):
     """A run that trains, and one whose value only diffbir train refuses."""
     monkeypatch.chdir(ROOT)

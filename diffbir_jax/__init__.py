@@ -1,21 +1,32 @@
 """DiffBIR: blind image restoration with a generative diffusion prior, in JAX.
 
->>> from diffbir_jax import Restorer
+>>> from diffbir_jax import restore
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from diffbir_jax.restoration.restore import restore
     from diffbir_jax.restoration.restorer import Restorer
+    from diffbir_jax.sampling.options import Options
 
 __version__ = "0.1.0"
-__all__ = ["Restorer"]
+__all__ = ["Options", "Restorer", "restore"]
+
+_PLACES = {
+    "Options": "diffbir_jax.sampling.options",
+    "Restorer": "diffbir_jax.restoration.restorer",
+    "restore": "diffbir_jax.restoration.restore",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Import `Restorer` at its first use: what only reads weights or tables does not wait for the networks."""
-    if name != "Restorer":
+    """Import these names at their first use: what only reads weights or tables does not wait for the networks."""
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from diffbir_jax.restoration.restorer import Restorer
+    return getattr(importlib.import_module(_PLACES[name]), name)
 
-    return Restorer
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

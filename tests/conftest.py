@@ -10,7 +10,10 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 # LLVM's optimisations take half the time of compiling and change results by rounding at most. Off before the flags of
 # the environment, so that XLA_FLAGS=--xla_backend_optimization_level=3 tests what users run.
-QUICK, DEVICES = "--xla_backend_optimization_level=0", "--xla_force_host_platform_device_count=4"
+QUICK, DEVICES = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+    "--xla_force_host_platform_device_count=4",
+)
 os.environ["XLA_FLAGS"] = " ".join([QUICK, os.environ.get("XLA_FLAGS", ""), DEVICES])
 # Compiling takes most of the suite's time: keep the executables between runs, the quick ones too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))

@@ -34,13 +34,18 @@ def stage2(
     context: Context | None = None,
     noise: jax.Array | None = None,
     mask: jax.Array | None = None,
+    start: jax.Array | None = None,
 ) -> jax.Array:
-    """Results (B, H, W, 3) in about [-1, 1] of stage-1 images in [0, 1]; `noise` as in `Generator.steered`."""
+    """Results (B, H, W, 3) in about [-1, 1] of stage-1 images in [0, 1]; `noise` as in `Generator.steered`.
+
+    `start` (B, H, W, 3) in [0, 1] is what sampling starts from in place of them.
+    """
     generator.check(options, context)
     keys = image_keys(options.seed, range(len(clean)) if indices is None else indices)
     mask = None if mask is None else pad(generator, mask)
     target = 2.0 * pad(generator, clean) - 1.0
-    z = sample(*sampling(generator, target, options, keys, context, noise, mask))
+    begin = None if start is None else encode(generator, 2.0 * pad(generator, start) - 1.0)
+    z = sample(*sampling(generator, target, options, keys, context, noise, mask, begin))
     return decode(generator, z)[:, : clean.shape[1], : clean.shape[2]]
 
 
@@ -52,8 +57,9 @@ def sampling(
     context: Context | None = None,
     noise: jax.Array | None = None,
     mask: jax.Array | None = None,
+    start: jax.Array | None = None,
 ) -> Any:
-    """The arguments of `sample` for padded stage-1 images in [-1, 1]."""
+    """The arguments of `sample` for padded stage-1 images in [-1, 1]; `start` are latents."""
     condition = encode(generator, target)
     loss, size = options.guidance_loss, (condition.shape[1], condition.shape[2])
     rgb = options.guidance_space == "rgb"
@@ -61,7 +67,7 @@ def sampling(
     encoder = generator.encoder
     hint = None if encoder is None else apply_jit(encoder, generator.params["condition"], target)
     return generator.steered(
-        Conditioned(condition, weight, target, None, hint), options, keys, context, noise
+        Conditioned(condition, weight, target, None, hint, start), options, keys, context, noise
     )
 
 

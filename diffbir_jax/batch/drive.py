@@ -6,7 +6,7 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Protocol
 
@@ -19,21 +19,17 @@ from diffbir_jax.batch.photos import Loaded, load, write_results
 from diffbir_jax.batch.report import Journal
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.batch.sidecar import Recorder
-from diffbir_jax.console.errors import EXPECTED, one_line
+from diffbir_jax.console.errors import EXPECTED, as_flags, one_line
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import write_record
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.restorer import Outcome, Request, Restored
+from diffbir_jax.restoration.results import Progress
 from diffbir_jax.sampling.options import Options
 
 
 class Restores(Protocol):
     """An object that restores images, such as `Restorer`."""
-
-    @property
-    def compiled(self) -> int:
-        """Number of compiled programs so far."""
-        ...
 
     def restore_many(
         self,
@@ -46,6 +42,7 @@ class Restores(Protocol):
         keep: bool,
         with_fidelity: bool,
         stage1_only: bool,
+        listen: Callable[[Progress], None] | None,
     ) -> Iterator[Outcome]:
         """See `Restorer.restore_many`."""
         ...
@@ -67,11 +64,6 @@ class Driver:
         self._journal, self._recorder = journal, recorder
         # Jobs that the restorer has, by the position of their requests.
         self._pending: dict[int, Loaded] = {}
-
-    @property
-    def compiled(self) -> int:
-        """Number of programs that the images took."""
-        return self._restorer.compiled
 
     def restore(self, jobs: Sequence[Job]) -> None:
         """Restore every job, until the first Ctrl-C or SIGTERM; `Journal.interrupted` tells whether there was one.
@@ -119,6 +111,7 @@ class Driver:
                     keep=recipe.keeps_stages,
                     with_fidelity=fidelity,
                     stage1_only=recipe.stage1_only,
+                    listen=self._journal.listen,
                 )
                 return
             except Exception as error:
@@ -169,7 +162,7 @@ class Driver:
             self._journal.failed(job, f"{job.path}: {advice}")
         elif isinstance(error, EXPECTED):
             named = isinstance(error, ImageFileError)
-            self._journal.failed(job, str(error) if named else f"{job.path}: {one_line(error)}")
+            self._journal.failed(job, as_flags(str(error)) if named else f"{job.path}: {one_line(error)}")
         else:
             raise error
 

@@ -1,8 +1,8 @@
-"""The messages of a run: a line per file, a summary at the end, a report for programs."""
+"""The messages of a run: a bar, a line per file, a summary at the end, a report for programs."""
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,7 +10,11 @@ from typing import Any
 from tqdm import tqdm
 
 from diffbir_jax.batch.jobs import Job
+from diffbir_jax.console.meter import Meter
 from diffbir_jax.console.parser import INTERRUPTED
+from diffbir_jax.restoration.effort import Costs
+from diffbir_jax.restoration.planner import STAGE_NAMES
+from diffbir_jax.restoration.results import Progress
 
 
 class Journal:
@@ -22,16 +26,38 @@ class Journal:
         self._restored: dict[Job, float] = {}
         self._failed: dict[Job, str] = {}
         self._lock = threading.Lock()
+        self._costs: Costs = {}
         self.interrupted = False
+        self.meter = Meter("restoring")
 
     def __enter__(self) -> "Journal":
-        self._bar = tqdm(total=len(self._jobs), desc="restoring", unit="image", disable=None)
+        self.meter.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        self.meter.__exit__(kind, error, trace)
+
+    def expect(self, costs: Costs, work: Mapping[str, float]) -> None:
+        """Take how many operations a pixel takes in each stage, and all images together."""
+        self._costs = costs
+        self.meter.expect(work)
+
+    def listen(self, progress: Progress) -> None:
+        """Show how far a stage is."""
+        stage, done, total, pixels = progress
+        if done == 0:
+            self._before = 0
+            self.meter.begin(self._doing(stage, total))
+            return
+        self.meter.step(stage, (done - self._before) * pixels * self._costs.get(stage, 0.0))
+        self._before = done
+
+    def _doing(self, stage: str, tiles: int) -> str:
+        finished = len(self._restored) + len(self._failed)
+        cut = f" of {tiles} tiles" if tiles > 1 else ""
+        return f"{finished} of {count(len(self._jobs), 'image')} done, {STAGE_NAMES[stage]}{cut}"
 
     def restored(self, job: Job, size: Sequence[int], seconds: float) -> None:
         """Note that all files of a job are written; `size` is the result's (height, width)."""
@@ -39,14 +65,12 @@ class Journal:
             self._restored[job] = seconds
             # Show the last result: its number tells how many there are.
             tqdm.write(f"{job.outputs.results[-1]}  {size[1]}x{size[0]}  {seconds:.1f} s")
-            self._bar.update()
 
     def failed(self, job: Job, reason: str) -> None:
         """Note why a job failed, and print the reason to the error stream."""
         with self._lock:
             self._failed[job] = reason
             complain(reason)
-            self._bar.update()
 
     @property
     def left(self) -> list[Job]:
@@ -81,6 +105,11 @@ class Journal:
             "left": [str(job.path) for job in self.left],
             "interrupted": self.interrupted,
         }
+
+
+def count(number: int, thing: str) -> str:
+    """Return a number of things in words: "1 image", "2 images"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def report_path(path: Path, hosts: int, host_index: int) -> Path:

@@ -11,7 +11,7 @@ import jax
 from diffbir_jax.batch.drive import Driver
 from diffbir_jax.batch.hosts import connect, share
 from diffbir_jax.batch.jobs import Job, find_jobs, is_done
-from diffbir_jax.batch.memory import planned
+from diffbir_jax.batch.memory import by_size, planned, summary
 from diffbir_jax.batch.names import remove_leftovers
 from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repeated_job
 from diffbir_jax.batch.report import Journal, complain, report_path
@@ -70,19 +70,20 @@ def run(work: Work) -> int:
     todo = [job for job in work.jobs if job not in done]
     journal = Journal(todo, [job for job in work.jobs if job in done])
     report = settings.report and report_path(settings.report, settings.hosts, settings.host_index)
-    driver = prepare(work, todo, report, journal) if todo else None
-    if settings.plan or settings.warmup:
-        return 0
-    try:
-        with journal:
+    if todo:
+        print(summary(todo, settings.recipe), flush=True)
+    with journal:
+        driver = prepare(work, todo, report, journal) if todo else None
+        if settings.plan or settings.warmup:
+            return 0
+        try:
             if driver is not None:
-                driver.restore(todo)
-    finally:
-        journal.show()
-        if driver is not None:
-            print(f"{driver.compiled} programs for images of all sizes")
-        if report:
-            write_record(report, journal.as_record())
+                driver.restore(by_size(todo))
+        finally:
+            journal.meter.close()
+            journal.show()
+            if report:
+                write_record(report, journal.as_record())
     return journal.exit_code
 
 
@@ -93,15 +94,16 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     """
     settings = work.settings
     recipe = settings.recipe
+    journal.meter.begin("loading the networks")
     preset, files = networks(recipe, ready=jobs[0].clean is not None, allow=permit if settings.yes else ask)
     if work.record is not None:
         check_weights(work.record, files)
-    restorer = load(preset, recipe, files)
+    restorer = load(preset, recipe, files, journal)
     if not recipe.stage1_only:
         check_options(restorer, recipe)
     if work.record is not None and (changed := differences(work.record)):
         complain(f"warning: not all is as in the sidecar, results may differ slightly: {changed}")
-    plan = planned(restorer, settings, jobs, work.record)
+    plan = planned(restorer, settings, jobs, work.record, journal)
     if settings.plan or settings.warmup:
         return None
     for folder in {settings.output, *([report.parent] if report else [])}:
@@ -124,11 +126,13 @@ def networks(recipe: Recipe, ready: bool, allow: Allow) -> tuple[Preset, dict[st
     return preset, weight_files(preset, recipe.weights, modules)
 
 
-def load(preset: Preset, recipe: Recipe, modules: Mapping[str, Path]) -> Restorer:
-    """Load the networks, for all devices of this host."""
+def load(preset: Preset, recipe: Recipe, modules: Mapping[str, Path], journal: Journal) -> Restorer:
+    """Load the networks, for all devices of this host; the journal shows what is compiled."""
     dtype, devices = PRECISIONS[recipe.precision], jax.local_devices()
     mesh = make_mesh(devices=devices) if len(devices) > 1 else None
-    return Restorer(preset, load_params(preset, recipe.weights, dtype, modules), dtype, mesh)
+    restorer = Restorer(preset, load_params(preset, recipe.weights, dtype, modules), dtype, mesh)
+    restorer.programs.compiling = lambda doing: journal.meter.apart(f"compiling: {doing}")
+    return restorer
 
 
 def check_options(restorer: Restorer, recipe: Recipe) -> None:

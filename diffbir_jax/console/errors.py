@@ -1,5 +1,7 @@
 """Error messages for users."""
 
+import re
+
 
 class UserError(ValueError):
     """Something that the user can mend; the message says what was given, what is allowed and what to do.
@@ -8,11 +10,18 @@ class UserError(ValueError):
     """
 
 
+# An argument in a message: `memory_gb` is what callers of functions write.
+_ARGUMENT = re.compile(r"`([a-z]\w*)`")
 # What ends in one line; anything else is a bug and ends the run with its traceback.
 EXPECTED = (UserError, OSError)
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message; for a list of problems only the first."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    """Return an error's message with flags for arguments, see `as_flags`; for a list of problems only the first."""
+    lines = [line.strip() for line in as_flags(str(error)).splitlines()]
     return " ".join(lines[:2]) + (" ..." if len(lines) > 2 else "")
+
+
+def as_flags(message: str) -> str:
+    """Return a message with flags in place of arguments: `memory_gb` becomes --memory-gb."""
+    return _ARGUMENT.sub(lambda found: "--" + found[1].replace("_", "-"), message)

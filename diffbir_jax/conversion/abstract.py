@@ -70,4 +70,5 @@ def _conditions(config: UNetConfig) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtyp
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
     if config.context_dim is None:
         return t, None
+    # CLIP's sequence length; the number of tokens does not change any parameter.
     return t, jax.ShapeDtypeStruct((1, 77, config.context_dim), jnp.float32)

@@ -28,6 +28,7 @@ class Shapes:
     def size(self, key: str, axis: int, default: int, multiple: int = 1) -> int:
         """Length of an axis; `default` if it is missing, 0 or no multiple of `multiple`."""
         shape = self._shapes.get(key, ())
+        # A damaged file may have any shape here; the engine reports it later with all other problems.
         size = shape[axis] if axis < len(shape) else 0
         return size if size and size % multiple == 0 else default
 
@@ -88,6 +89,7 @@ class Architecture:
 
 def _swinir_sizes(shapes: Shapes) -> SwinIRConfig:
     width = shapes.size("conv_first.1.weight", 0, SwinIRConfig.embed_dim)
+    # All blocks have the same sizes, so the first one is enough.
     block = "layers.0.residual_group.blocks.0"
     offsets = shapes.size(f"{block}.attn.relative_position_bias_table", 0, (2 * SwinIRConfig.window - 1) ** 2)
     return SwinIRConfig(
@@ -97,6 +99,7 @@ def _swinir_sizes(shapes: Shapes) -> SwinIRConfig:
         num_heads=shapes.size(f"{block}.attn.relative_position_bias_table", 1, SwinIRConfig.num_heads),
         window=(math.isqrt(offsets) + 1) // 2,
         mlp_ratio=max(1, shapes.size(f"{block}.mlp.fc1.weight", 0, SwinIRConfig.mlp_ratio * width) // width),
+        # The first convolution sees 3 unshuffle^2 channels.
         unshuffle=math.isqrt(shapes.size("conv_first.1.weight", 1, 3 * SwinIRConfig.unshuffle**2) // 3),
         num_feat=shapes.size("conv_before_upsample.0.weight", 0, SwinIRConfig.num_feat),
     )
@@ -108,6 +111,7 @@ def _bsrnet_sizes(shapes: Shapes) -> BSRNetConfig:
         num_feat=shapes.size("conv_first.weight", 0, BSRNetConfig.num_feat),
         num_blocks=shapes.count(r"(?:RRDB_trunk|body)\.(\d+)\.", BSRNetConfig.num_blocks),
         growth=shapes.size("body.0.rdb1.conv1.weight", 0, first),
+        # Each upsampling convolution doubles the sides; they are numbered from 1.
         scale=2 ** max(1, shapes.count(r"(?:upconv|conv_up)(\d+)\.", 1 + BSRNetConfig().upsamplings) - 1),
     )
 

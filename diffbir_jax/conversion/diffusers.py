@@ -84,6 +84,7 @@ def unet_rules(config: UNetConfig) -> Rules:
 def vae_rules(config: VAEConfig) -> Rules:
     """`AutoencoderKL` as diffusers' class of the same name, with attention of dense layers."""
     for rule in stable_diffusion.vae_rules(config):
+        # diffusers stores these 1x1 convolutions as dense layers.
         layout = DENSE if rule.layout is POINTWISE else rule.layout
         yield replace(rule, key=_name(rule, VAE, len(config.ch_mult)), layout=layout)
 
@@ -141,6 +142,7 @@ def weight_files(folder: Path) -> list[Path]:
         CheckpointError: there is no such file, or a shard is missing.
     """
     for suffix in ("safetensors", "bin"):
+        # Safetensors first: they need no PyTorch and cannot run code.
         if found := sorted(folder.glob(f"*.{suffix}")):
             indices = sorted(folder.glob(f"*.{suffix}.*json"))
             return _shards(_full_precision(indices)) or _full_precision(found) or _shards(indices) or found
@@ -210,6 +212,7 @@ def _joined(state: Mapping[str, Stored]) -> State:
     for key in state:
         if found := re.fullmatch(r"(.*\.self_attn)\.q_proj\.(weight|bias)", key):
             names = [f"{found[1]}.{name}_proj.{found[2]}" for name in "qkv"]
+            # Otherwise the parts stay as they are, and the engine names the missing ones.
             if all(name in state for name in names):
                 parts = [joined.pop(name) for name in names]
                 joined[f"{found[1]}.in_proj_{found[2]}"] = _concatenated(parts)

@@ -82,6 +82,7 @@ def convert(
             floating-point numbers, or values are not finite.
     """
     check(state, table, target, ignore)
+    # Shapes are checked before any value is read: a wrong file of gigabytes fails in seconds.
     arrays = {rule: read(state, rule) for rule in table}
     raise_all(DAMAGED, [problem for rule, x in arrays.items() for problem in not_finite(rule, x)])
     return unflatten(
@@ -99,6 +100,7 @@ def check(
     """Raise the errors of `convert` for these arguments, without reading any values; `network` is its name."""
     shapes = torch_shapes(table, target)
     state = {key: x for key, x in state.items() if not any(re.fullmatch(p, key) for p in ignore)}
+    # All problems in one message: fixing them one by one would take a run each.
     problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in state]
     problems += [f"unexpected {key} {tuple(x.shape)}" for key, x in state.items() if key not in shapes]
     problems += [
@@ -136,6 +138,7 @@ def not_finite(rule: Rule, array: np.ndarray) -> list[str]:
     """The problem, if any, with the values that `read` returned."""
     with np.errstate(invalid="ignore"):
         total = array.sum(dtype=np.float64)  # needs no memory for a mask, and cannot overflow
+    # One pass for good files; only a bad one is counted.
     bad = 0 if np.isfinite(total) else np.count_nonzero(~np.isfinite(array))
     return [f"not finite {rule.key}: {bad:,} of {array.size:,} values"] if bad else []
 

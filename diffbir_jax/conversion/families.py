@@ -62,6 +62,7 @@ class Family:
         stems = [network.stem for network in self.networks]
         if name:
             return [name] if len(stems) == 1 else [f"{stem}_{name}" for stem in stems]
+        # Published names start with the network's name, such as unet and unet_zsnr.
         return [next((s for s in published if s.startswith(stem)), stem) for stem in stems]
 
 

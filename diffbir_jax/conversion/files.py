@@ -98,6 +98,7 @@ def unwrap(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _strip(state: State) -> State:
+    # Tools may be nested, so prefixes are removed until none is left.
     while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), ""):
         state = {key.removeprefix(prefix): x for key, x in state.items()}
     return state
@@ -122,7 +123,9 @@ def _read_safetensors(path: Path) -> State:
 def _read_torch(path: Path) -> State:
     torch = import_torch()
     try:
+        # The format before PyTorch 1.6 is no zip archive and cannot be mapped.
         mapped = zipfile.is_zipfile(path)
+        # weights_only: an ordinary pickle can run any code. mmap: values are read only when needed.
         loaded = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} {_refusal(str(error))}") from error
@@ -169,5 +172,6 @@ def _to_numpy(torch: ModuleType, tensor: Any) -> np.ndarray:
     """The tensor's memory as an array, without PyTorch's lazy minus signs; numpy itself has no bfloat16."""
     tensor = tensor.detach().resolve_neg()
     if tensor.dtype == torch.bfloat16:
+        # Through int16 of the same width, so no bit changes.
         return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
     return tensor.numpy()

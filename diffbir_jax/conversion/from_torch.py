@@ -81,8 +81,11 @@ def convert_file(
     state = read_checkpoint(path)
     family = recognise(state)
     known = _published(path, published or {})
+    # A published file must have the published sizes; a file without its last blocks would pass as a smaller
+    # network.
     exact = family.stems(None, known) == list(known)
     plans = make_plans(state, family, family.stems(name, known), exact)
+    # Checked before writing, which takes minutes for gigabytes.
     check_names(folder, [f"{plan.stem}.safetensors" for plan in plans], overwrite, _sources(path))
     report = read_report(folder)
     for plan in () if exact else plans:
@@ -93,6 +96,7 @@ def convert_file(
         entries = [
             _write(plan, parts(state, plan, problems), unfinished, dtype, origin, progress) for plan in plans
         ]
+        # Inside the block: with problems, none of the files appears.
         raise_all(DAMAGED, problems)
         write_report(unfinished, report | {entry.module: entry.describe() for entry in entries})
     return entries
@@ -130,6 +134,7 @@ def make_plans(
         table = [rule.within(prefix, "") for rule in kind.rules(config)]
         ignore += [f"{re.escape(prefix)}(?:{pattern})" for pattern in kind.ignore(config)]
         plans.append(Plan(stem, kind, config, table, target))
+    # All networks are checked together, so that leftover keys of any of them are found.
     whole = [rule.within("", f"{plan.stem}/") for plan in plans for rule in plan.table]
     network = "the published network (rename the file if it is another one)" if exact else "the network"
     check(state, whole, {plan.stem: plan.target for plan in plans}, ignore, network)
@@ -207,4 +212,5 @@ def _sources(path: Path) -> list[Path]:
     """The files that hold the values of a checkpoint."""
     if path.is_dir():
         return [file for name in FOLDERS for file in weight_files(path / name)]
+    # The .param file holds only the layers; the values are in .bin.
     return [path.with_suffix(".bin") if path.suffix == ".param" else path]

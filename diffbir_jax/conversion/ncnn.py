@@ -69,6 +69,7 @@ def read_ncnn(path: Path) -> State:
         weight, start = _weights(blob, values, start, layer)
         bias, start = _array(blob, values, start, layer.shape[0], np.dtype("<f4"))
         state |= {f"{name}.weight": weight, f"{name}.bias": bias}
+    # Left-over bytes show that the two files do not belong together.
     if start != len(values):
         raise CheckpointError(f"{blob}: {len(values)} bytes, its .param describes {start}")
     return {key: Stored(x.shape, x.dtype, lambda x=x: x) for key, x in state.items()}
@@ -91,6 +92,7 @@ def _convolution(path: Path, line: list[str]) -> Convolution:
     try:
         options = dict(word.split("=") for word in line if "=" in word)
         outputs, side, bias, size = (int(options[key]) for key in ("0", "1", "5", "6"))
+        # ncnn does not store the number of inputs; it follows from the number of weights.
         inputs, rest = divmod(size, outputs * side**2)
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: cannot read the layer {' '.join(line)!r}") from error
@@ -101,6 +103,7 @@ def _convolution(path: Path, line: list[str]) -> Convolution:
 
 def _names(convolutions: int) -> list[str] | None:
     """Names in the order of execution; None if no RRDBNet has this many convolutions."""
+    # An RRDB block has 3 dense blocks of 5 convolutions; the first and the last layers have 6.
     blocks, rest = divmod(convolutions - 6, 15)
     if rest or blocks < 1:
         return None

@@ -41,6 +41,7 @@ def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Se
 def together(folder: Path) -> Iterator[Path]:
     """An empty folder. Its files move into `folder` if the block ends without an error, and are deleted otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Inside the target folder, so that moving is a rename on the same disk.
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as unfinished:
         yield Path(unfinished)
         for path in sorted(Path(unfinished).iterdir()):

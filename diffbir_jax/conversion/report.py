@@ -22,7 +22,7 @@ class Entry:
         arrays: number of arrays in it.
         parameters: number of values in the arrays.
         dtype: their stored precision.
-        sha256: of the file.
+        sha256: SHA-256 of the file.
         details: further facts for report.json.
     """
 
@@ -62,6 +62,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): remove it") from error
+    # Another program's report.json must not be overwritten.
     if not isinstance(report, dict):
         raise UserError(f"{path} is no report of a conversion: remove it or choose another --output")
     return report
@@ -77,6 +78,7 @@ def sha256_of(*files: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
+            # In blocks: checkpoints are larger than memory.
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

@@ -32,6 +32,7 @@ def swinir_rules(config: SwinIRConfig) -> Rules:
         group = list(conv("conv", "groups/conv"))
         for i in range(config.depth):
             group += _swin_block(f"residual_group.blocks.{i}", f"groups/block_{i}")
+        # The keys of a group differ only in its number, which becomes the index along the stacked axis.
         for rule in group:
             yield Rule(f"layers.{layer}.{rule.key}", rule.path, rule.layout, layer)
     yield from norm("norm", "norm")
@@ -74,6 +75,7 @@ def scunet_rules(config: SCUNetConfig) -> Rules:
     yield from _swin_conv_blocks("m_body", "body", range(config.depths[3]), config)
     for level in range(3):
         yield Rule(f"m_up{level + 1}.0.weight", f"up_{level}_upsample/kernel", UPSAMPLE)
+        # A decoder level starts with its upsampling, so its blocks are numbered from 1.
         places = range(1, 1 + config.depths[6 - level])
         yield from _swin_conv_blocks(f"m_up{level + 1}", f"up_{level}", places, config)
     yield Rule("m_tail.0.weight", "conv_last/kernel", CONV)
@@ -121,6 +123,7 @@ def _unshuffled_conv(factor: int) -> Layout:
 
     def to_flax(x: np.ndarray) -> np.ndarray:
         out, channels, height, width = x.shape
+        # Axes: (out, C, row, column, height, width) -> (height, width, row, column, C, out).
         x = x.reshape(out, -1, factor, factor, height, width).transpose(4, 5, 2, 3, 1, 0)
         return x.reshape(height, width, channels, out)
 

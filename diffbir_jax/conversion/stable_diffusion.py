@@ -22,6 +22,7 @@ def vae_rules(config: VAEConfig) -> Rules:
             yield from _vae_block(f"encoder.down.{level}.block.{i}", path, widens and i == 0)
         if level < levels[-1]:
             yield from conv(f"encoder.down.{level}.downsample.conv", f"encoder/down_{level}_downsample")
+        # The decoder enters a level with the width of the level below it.
         narrows = level < levels[-1] and config.ch_mult[level] != config.ch_mult[level + 1]
         for i in range(config.num_res_blocks + 1):
             path = f"decoder/up_{level}_block_{i}"
@@ -45,6 +46,7 @@ def unet_rules(config: UNetConfig) -> Rules:
             # Every decoder block takes concatenated features, so its width always changes.
             yield from _unet_stage(key, path, config, attends, shortcut=True)
         if level > 0:
+            # The upsampling is part of the level's last block, after its transformer if there is one.
             key = f"output_blocks.{first + per_level - 1}.{2 if attends else 1}.conv"
             yield from conv(key, f"up_{level}_upsample")
     yield from norm("out.0", "norm_out")
@@ -58,6 +60,7 @@ def clip_rules(config: CLIPTextConfig) -> Rules:
     """
     yield Rule("model.token_embedding.weight", "token_embedding")
     yield Rule("model.positional_embedding", "positional_embedding")
+    # The last block never runs, so it has no parameters here.
     for i in range(config.layers - 1):
         yield from stacked(i, _clip_block(f"model.transformer.resblocks.{i}", "blocks"))
     yield from norm("model.ln_final", "norm")
@@ -78,6 +81,7 @@ def controlnet_rules(config: UNetConfig) -> Rules:
     """`IRControlNet` as in DiffBIR's own checkpoints."""
     yield from _unet_encoder(config)
     levels = len(config.channel_mult)
+    # One skip after the first convolution, after each residual block and after each downsampling.
     skips = levels * (config.num_res_blocks + 1)
     for i in range(skips):
         yield from conv(f"zero_convs.{i}.0", f"zero_conv_{i}")

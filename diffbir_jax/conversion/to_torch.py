@@ -43,7 +43,7 @@ def export_files(
             every restoration module and IRControlNet is taken, and a warning names the others.
         folder: the folder for NAME.pth or NAME.safetensors; made if missing.
         file_format: "pth", which needs PyTorch, or "safetensors".
-        name: of the result, by default the source's; only for a single file.
+        name: name of the result, by default the source's; only for a single file.
         dtype: stored precision, "float32" or "bfloat16".
         overwrite: replace files with the same names.
         progress: show a bar on stderr, if it is a terminal.
@@ -65,6 +65,7 @@ def export_files(
         raise UserError(f"one --name for {len(files)} files: give one file as --input")
     names = [f"{name or path.stem}.{file_format}" for path in files]
     check_names(folder, names, overwrite, files)
+    # Imported early: a missing PyTorch must not be found after minutes of work.
     if file_format == "pth":
         import_torch()
     bar = tqdm(list(zip(files, names)), "to PyTorch", disable=None if progress else True)
@@ -85,6 +86,7 @@ def state_dict(path: Path) -> dict[str, np.ndarray]:
         reason = str(error).split("\n")[0]
         raise UserError(f"{path}: its header gives sizes that no network has, {config}: {reason}") from error
     state = export(load_weights(path, target), list(kind.rules(config)))
+    # `load_state_dict(strict=True)` also asks for the buffers.
     return state | (swinir_buffers(config) if kind is SWINIR else {})
 
 
@@ -102,6 +104,7 @@ def swinir_buffers(config: SwinIRConfig) -> dict[str, np.ndarray]:
         for i in range(config.depth):
             block = f"layers.{layer}.residual_group.blocks.{i}"
             buffers[f"{block}.attn.relative_position_index"] = index
+            # Only every second block shifts its windows and needs a mask.
             if i % 2:
                 buffers[f"{block}.attn_mask"] = mask
     return buffers

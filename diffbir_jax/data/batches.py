@@ -1,4 +1,4 @@
-"""What every sequence of batches can do, and the thread that works ahead of a loop."""
+"""The interface of all sequences of batches, and a thread that prepares batches ahead of a loop."""
 
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +11,10 @@ HostBatch = dict[str, np.ndarray]
 
 
 class Batches:
-    """A sequence of host batches, each a pure function of its number: the position of a run is the next number.
+    """A sequence of host batches. Each is a pure function of its number, so a run's position is its next number.
 
     Attributes:
-        broken: what could not be read so far and was replaced, message by index.
+        broken: examples that could not be read and were replaced, message by index.
     """
 
     broken: Mapping[int, str] = MappingProxyType({})
@@ -24,20 +24,20 @@ class Batches:
         raise NotImplementedError
 
     def iterate(self, first: int, last: int) -> Generator[HostBatch, None, None]:
-        """Yield the batches `first` to `last` - 1, working ahead; to be closed."""
+        """Yield the batches `first` to `last` - 1, prepared ahead; the caller must close the generator."""
         return prefetch(self, first, last)
 
     @property
     def identity(self) -> dict[str, int | str]:
-        """What a resumed run must find unchanged for its batches to be those of a run without a break."""
+        """The settings that must not change when a run is resumed, so that its batches stay the same."""
         return {}
 
     def remember(self, broken: Mapping[int, str]) -> None:
-        """Take over `broken` from the run that this one resumes."""
+        """Take over the `broken` examples of the run that is resumed."""
 
 
 def split(batch: HostBatch, size: int) -> list[HostBatch]:
-    """Return the batch in parts of `size`, the last of which may be smaller."""
+    """Split the batch into parts of `size`; the last part may be smaller."""
     starts = range(0, len(next(iter(batch.values()))), size)
     return [{name: values[start : start + size] for name, values in batch.items()} for start in starts]
 
@@ -45,7 +45,8 @@ def split(batch: HostBatch, size: int) -> list[HostBatch]:
 def prefetch(
     batches: Callable[[int], HostBatch], first: int, last: int, depth: int = 3
 ) -> Generator[HostBatch, None, None]:
-    """Yield the batches of steps `first` to `last` - 1 while a thread prepares the next `depth` ones."""
+    """Yield the batches of steps `first` to `last` - 1; a thread prepares up to `depth` batches ahead."""
+    # One thread: batches may share state (a stream of items) and must be made in order.
     pool = ThreadPoolExecutor(1)
     try:
         ahead = [pool.submit(batches, step) for step in range(first, min(first + depth, last))]

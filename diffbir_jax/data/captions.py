@@ -1,4 +1,4 @@
-"""Which caption a training image is shown with."""
+"""The choice of a training image's caption."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from diffbir_jax.data.example import DataError
 
 @dataclass(frozen=True)
 class CaptionConfig:
-    """How often each kind of caption is drawn, by default as DiffBIR v2.1 was trained.
+    """How often each kind of caption is drawn. The defaults are those of DiffBIR v2.1's training.
 
-    DiffBIR v1 and v2 knew no captions; with `p_empty=0.5` and sources that have some, half of the images keep theirs.
+    DiffBIR v1 and v2 were trained without captions.
 
     Attributes:
-        p_long: probability (0 to 1) of the long caption where an image has both.
-        p_empty: probability (0 to 1) that the text is dropped after all, which trains the unconditional half of
+        p_long: probability (0 to 1) of the long caption if an image has both.
+        p_empty: probability (0 to 1) that the caption is replaced by "". This trains the unconditional prediction of
             classifier-free guidance (Ho and Salimans 2022).
 
     Raises:
@@ -37,9 +37,9 @@ def choose(captions: Mapping[str, str], rng: np.random.Generator, config: Captio
     """Draw the caption of an image.
 
     Args:
-        captions: texts by kind, `short` and `long`; the only one there is takes the other's place.
-        rng: two numbers are drawn, whatever comes out, so that what follows does not depend on the captions.
-        config: the probabilities; DiffBIR v2.1's if None.
+        captions: texts by kind, `short` and `long`; if there is only one, it is used for both.
+        rng: always gives two numbers, so that later draws do not depend on the captions.
+        config: the probabilities; those of DiffBIR v2.1 if None.
 
     Returns:
         One of the captions, or "".
@@ -47,5 +47,6 @@ def choose(captions: Mapping[str, str], rng: np.random.Generator, config: Captio
     config = config or CaptionConfig()
     prefers_long, dropped = rng.random(2) < (config.p_long, config.p_empty)
     order = ("long", "short") if prefers_long else ("short", "long")
+    # A missing caption falls back to the other kind: any text teaches more than none.
     text = next((captions[kind] for kind in order if captions.get(kind)), "")
     return "" if dropped else text

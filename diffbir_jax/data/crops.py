@@ -1,7 +1,7 @@
-"""Square crops of a photo, and the flips and quarter turns that augment them.
+"""Square crops of a photo, and their augmentation by flips and quarter turns.
 
-"center" and "random" are the crops of guided diffusion (Dhariwal and Nichol, 2021), that DiffBIR trains with: halved by
-a box filter as often as that leaves enough pixels, then brought to size by Pillow's bicubic filter.
+"center" and "random" are the crops of guided diffusion (Dhariwal and Nichol, 2021); DiffBIR trains with them. The photo
+is halved by a box filter while enough pixels remain, then Pillow's bicubic filter brings it to size.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,16 @@ SMALLEST_SHARE = 0.7
 
 @dataclass(frozen=True)
 class Crop:
-    """How a (size, size, 3) uint8 crop is taken from a photo of any size; calling it takes one.
+    """The settings of a crop; a call takes a (size, size, 3) uint8 crop from a photo of any size.
 
     Attributes:
-        kind: "center", the middle square of the short side; "random", a square anywhere of 0.7 to 1 of the short side;
-            "scaled", a square anywhere, its scale drawn from `scale`; "none", the whole photo, which must have the
-            size.
+        kind: "center", the middle square of the short side; "random", a square at a random place with 0.7 to 1 of the
+            short side; "scaled", a square at a random place with a scale from `scale`; "none", the whole photo, which
+            must have this size.
         size: side of the crop (pixels).
         flip: mirror half of the crops horizontally.
         rotate: turn crops by 0, 90, 180 or 270 degrees.
-        scale: range of the factor that "scaled" resizes a photo by (1 = as it is), drawn log-uniformly.
+        scale: range of the factor by which "scaled" resizes a photo (1: unchanged), drawn log-uniformly.
 
     Raises:
         ValueError: another kind, or a size below 1.
@@ -49,7 +49,7 @@ class Crop:
             raise UserError(f"the crop's size is {self.size}, must be at least 1.")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the crop (size, size, 3) uint8 of `image` (H, W, 3) uint8, all draws being from `rng`.
+        """Return a crop (size, size, 3) uint8 of `image` (H, W, 3) uint8; all random numbers come from `rng`.
 
         Raises:
             BrokenExampleError: `kind` is "none" and the image has another size.
@@ -58,14 +58,16 @@ class Crop:
 
 
 def augment(crop: np.ndarray, rng: np.random.Generator, flip: bool, rotate: bool) -> np.ndarray:
-    """Return a square (S, S, C), mirrored with probability 1/2 and turned by a random number of quarter turns."""
+    """Return a square (S, S, C), mirrored with probability 1/2 and rotated by a random number of quarter turns."""
     crop = crop[:, ::-1] if flip and rng.random() < 0.5 else crop
     return np.ascontiguousarray(np.rot90(crop, int(rng.integers(4))) if rotate else crop)
 
 
 def scaled(image: np.ndarray, rng: np.random.Generator, size: int, scale: tuple[float, float]) -> np.ndarray:
-    """Return a square (size, size, 3) of a random place and, log-uniformly in `scale`, a random scale; by areas."""
+    """Return a square (size, size, 3) from a random place, at a scale that is log-uniform in `scale`; area-averaged."""
+    # Log-uniform: halving is as likely at any scale.
     factor = np.exp(rng.uniform(*np.log(scale)))
+    # A small photo limits the side; the crop is then enlarged.
     side = min(round(size / factor), *image.shape[:2])
     crop = _cut(image, side, rng)
     return crop if side == size else cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
@@ -74,6 +76,7 @@ def scaled(image: np.ndarray, rng: np.random.Generator, size: int, scale: tuple[
 def shrink(image: np.ndarray, side: int) -> np.ndarray:
     """Resize (H, W, 3) uint8 so that the short side is `side`: halved by a box filter, then bicubic."""
     short = min(image.shape[:2])
+    # Box halving comes first, as in guided diffusion: it is fast, and stands for Pillow's `reducing_gap`.
     while short >= 2 * side:
         height, width = (n // 2 for n in image.shape[:2])
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
@@ -89,6 +92,7 @@ def _center(image: np.ndarray, rng: np.random.Generator, crop: Crop) -> np.ndarr
 
 
 def _random(image: np.ndarray, rng: np.random.Generator, crop: Crop) -> np.ndarray:
+    # The photo is resized so that the crop spans 0.7 to 1 of its short side.
     side = int(rng.integers(crop.size, int(np.ceil(crop.size / SMALLEST_SHARE)) + 1))
     return _cut(shrink(image, side), crop.size, rng)
 

@@ -1,4 +1,4 @@
-"""Images that stay decoded: of a folder of a few photos every crop would decode a whole one again."""
+"""Images that stay decoded in memory. Without this, every crop decodes its whole photo again."""
 
 import threading
 from dataclasses import dataclass, field, replace
@@ -9,14 +9,14 @@ from diffbir_jax.data.example import BrokenExampleError, Example, Source
 
 @dataclass
 class Decoded:
-    """A source whose images stay in memory as pixels, as many as there is room for.
+    """A source that keeps the pixels of its images in memory, as many as there is room for.
 
-    What came first stays: an epoch asks for every example once, so letting the oldest go would find no more of them.
-    Threads may share it; a worker process begins with an empty one of its own.
+    The first images stay. Each epoch uses every example once, so a cache that drops the oldest would never hit.
+    Threads may share it; a worker process starts with its own empty cache.
 
     Attributes:
         source: the examples.
-        room: for pixels (bytes).
+        room: memory for pixels (bytes).
     """
 
     source: Source
@@ -29,7 +29,7 @@ class Decoded:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
-        """Return example `index`, its image as pixels (H, W, 3) uint8; one that is broken comes as it is.
+        """Return example `index` with its image as pixels (H, W, 3) uint8; a broken image is returned unchanged.
 
         Raises:
             BrokenExampleError: it cannot be read; the message names it.
@@ -40,18 +40,20 @@ class Decoded:
         try:
             image = pixels(example.image)
         except BrokenExampleError:
-            return example  # whoever decodes it says what is wrong
+            return example  # its next decoder reports the error with the example's name
         example = replace(example, image=image)
         with self._lock:
+            # Another thread may have decoded the same image meanwhile; its bytes must not count twice.
             if index not in self._kept and self._used + image.nbytes <= self.room:
                 self._kept[index] = example
                 self._used += image.nbytes
         return example
 
+    # A lock cannot be pickled, and pixels are too large to send to workers.
     def __reduce__(self) -> tuple[type["Decoded"], tuple[Source, int]]:
         return Decoded, (self.source, self.room)
 
     @property
     def fingerprint(self) -> str:
-        """That of the source."""
+        """The fingerprint of the source."""
         return self.source.fingerprint

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to its pixels, for data of any origin."""
+"""Decode the bytes of an image file to pixels, for data from any source."""
 
 import numpy as np
 
@@ -11,10 +11,10 @@ from diffbir_jax.imaging.reading import over_white, to_eight
 
 
 def samples(data: bytes) -> np.ndarray:
-    """Return the upright samples (H, W, C) of an image file, uint8 or uint16, as `imaging.decoding.decode` does.
+    """Return the upright samples (H, W, C) of an image file, uint8 or uint16, see `imaging.decoding.decode`.
 
     Raises:
-        BrokenExampleError: it is none, damaged, cut off, or smaller than 16 pixels; the message lacks a name.
+        BrokenExampleError: it is no image, damaged, cut off, or smaller than 16 pixels; the message has no file name.
     """
     kind = kind_of(data[:16])
     if kind is None:
@@ -22,15 +22,16 @@ def samples(data: bytes) -> np.ndarray:
     try:
         return decode(data, kind, MAX_PIXELS).samples
     except MemoryError:
+        # Not a fault of the file: another example would fail as well.
         raise
     except ImageFileError as error:
         raise BrokenExampleError(str(error)) from None
-    except Exception as error:  # Decoders report damage in nearly every way there is.
+    except Exception as error:  # Decoders report damage by many types of errors.
         raise BrokenExampleError(f"is damaged or cut off ({reason(error)})") from None
 
 
 def pixels(image: bytes | np.ndarray) -> np.ndarray:
-    """Return (H, W, 3) uint8 RGB of a file's bytes, upright and with transparency over white, or of such pixels.
+    """Return (H, W, 3) uint8 RGB from a file's bytes (upright, transparency over white) or from pixels.
 
     Raises:
         BrokenExampleError: see `samples`; or pixels of another shape or dtype.
@@ -43,7 +44,7 @@ def pixels(image: bytes | np.ndarray) -> np.ndarray:
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) uint8 or uint16 of C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha."""
+    """Convert (H, W, C) uint8 or uint16 to uint8 RGB; C is 1 gray, 2 gray and alpha, 3 RGB, or 4 RGB and alpha."""
     channels = image.shape[2]
     colours = image[..., :3] if channels > 2 else np.repeat(image[..., :1], 3, axis=2)
     alpha = image[..., -1] if channels in (2, 4) else None

@@ -1,8 +1,8 @@
-"""Degradations: from an image to a pair for training, with parameters drawn anew for every image.
+"""Degradations: they turn an image into a training pair, with new random parameters for every image.
 
-Three are published, and `Compose` takes a list of operations of one's own; `make_degradation` reads either from plain
-data. Each draws from the generator it is given and from nothing else, so that every sample has parameters of its own:
-there is no pool of past samples that batches would be mixed from.
+Three are published. `Compose` takes your own list of operations. `make_degradation` reads any of them from plain data.
+A degradation uses only the random generator that it is given, so every sample has its own parameters. There is no pool
+of past samples (Real-ESRGAN mixes its batches from one).
 """
 
 from abc import ABC, abstractmethod
@@ -34,7 +34,7 @@ from diffbir_jax.data.steps import (
     Steps,
 )
 
-SHARES = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)  # Real-ESRGAN's, of the kinds of kernels
+SHARES = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)  # Real-ESRGAN's probabilities of the kinds of kernels
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Degraded:
     """A pair for training.
 
     Attributes:
-        hq: (H, W, 3) float32 RGB in [0, 1], what is to be restored: sharpened, if the degradation does that.
-        lq: (H, W, 3) float32 in [0, 1], what it is to be restored from.
-        record: what was drawn, in order: "blur.sigma_x", "jpeg.quality", ....
+        hq: (H, W, 3) float32 RGB in [0, 1], the target; sharpened if the degradation sharpens targets.
+        lq: (H, W, 3) float32 in [0, 1], the degraded input.
+        record: the drawn parameters, in order: "blur.sigma_x", "jpeg.quality", ....
     """
 
     hq: np.ndarray
@@ -54,20 +54,20 @@ class Degraded:
 
 @dataclass(frozen=True)
 class Degradation(ABC):
-    """Steps from a target to its input. Subclasses hold the steps' ranges as fields; instances can be pickled.
+    """Steps from a target to its degraded input. Subclasses have the steps as fields; instances can be pickled.
 
     Attributes:
         sharpen: whether the target is sharpened first, see `operations.sharpen`.
 
     Raises:
-        DataError: a step's ranges cannot be drawn from.
+        DataError: a step has a range that cannot be drawn from.
     """
 
     sharpen: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_flags(self, "sharpen")
-        _ = self.sequence  # which checks the steps
+        _ = self.sequence  # building the steps checks their ranges now, not in a worker later
 
     @cached_property
     @abstractmethod
@@ -78,12 +78,13 @@ class Degradation(ABC):
         """Degrade an image.
 
         Args:
-            hq: (H, W, 3) uint8, or float32 in [0, 1], RGB; it is not written to.
-            rng: the image's own generator: the result depends on nothing else.
+            hq: (H, W, 3) uint8, or float32 in [0, 1], RGB; it is not modified.
+            rng: the image's own generator; besides `hq`, the result depends only on it.
 
         Raises:
             DataError: another shape or dtype.
         """
+        # The input is made from the sharpened target, as in Real-ESRGAN.
         target = sharpen(as_float(hq)) if self.sharpen else as_float(hq)
         context = Context(rng, (hq.shape[0], hq.shape[1]))
         return Degraded(target, run(self.sequence, target, context).clip(0, 1), context.record)
@@ -91,17 +92,17 @@ class Degradation(ABC):
 
 @dataclass(frozen=True)
 class FirstOrder(Degradation):
-    """Blur, reduce, noise, JPEG, enlarge: CodeFormer's model (Zhou et al., 2022), which DiffBIR trains v1 and v2
-    with, and for faces.
+    """Blur, downscale, noise, JPEG, enlarge: CodeFormer's model (Zhou et al., 2022). DiffBIR v1, v2 and its models for
+    faces are trained with it.
 
-    The result is not rounded to 8 bits: enlarging is the first layer of the restoration, not a degradation.
+    The result is not rounded to 8 bits, because enlarging is the first layer of the restoration, not a degradation.
 
     Attributes:
         blur: with a kernel of 41 pixels.
         downscale: by 1 to 12, without antialiasing.
         noise: in colour.
-        jpeg: at the reduced size.
-        enlarge: whether the result is brought back to the target's size, linearly; otherwise it stays small.
+        jpeg: applied at the reduced size.
+        enlarge: whether the result is resized bilinearly to the target's size; False keeps it small.
     """
 
     blur: Blur = Blur()
@@ -128,29 +129,30 @@ class FirstOrder(Degradation):
 
 @dataclass(frozen=True)
 class SecondOrder(Degradation):
-    """Two rounds of blur, resizing, noise and JPEG, and ringing: Real-ESRGAN's model (Wang et al., 2021), which DiffBIR
-    trains v2.1 with.
+    """Two rounds of blur, resizing, noise and JPEG, and ringing: Real-ESRGAN's model (Wang et al., 2021). DiffBIR v2.1
+    is trained with it.
 
-    The second round works towards a target that is reduced by `stage2_scale`; JPEG comes before or after its last
-    resizing and ringing, at even odds. The result is resized bicubically to the target's size and rounded to 8 bits.
+    The second round works towards a target that is reduced by `stage2_scale`. Its JPEG comes before or after the last
+    resizing and ringing, each with probability 1/2. The result is resized bicubically to the target's size and rounded
+    to 8 bits.
 
     Attributes:
-        blur: of the first round.
-        resize: relative to the image.
-        gaussian_probability: share of normal noise; the rest is Poisson's.
-        noise: normal.
-        poisson: Poisson's.
-        jpeg: of the first round.
-        stage2_scale: what the sides of the second round's target are divided by: a number or a range.
+        blur: blur of the first round.
+        resize: resizing of the first round, relative to the image.
+        gaussian_probability: share of images with Gaussian noise in the first round; the others get Poisson noise.
+        noise: Gaussian noise of the first round.
+        poisson: Poisson noise of the first round.
+        jpeg: JPEG of the first round.
+        stage2_scale: divisor of the target's sides in the second round: a number or a range.
         blur_probability2: share of images that are blurred again.
-        blur2: of the second round.
-        resize2: relative to the reduced target.
-        gaussian_probability2: see above.
-        noise2: normal.
-        poisson2: Poisson's.
+        blur2: blur of the second round.
+        resize2: resizing of the second round, relative to the reduced target.
+        gaussian_probability2: as `gaussian_probability`, for the second round.
+        noise2: Gaussian noise of the second round.
+        poisson2: Poisson noise of the second round.
         sinc_probability: share of images with ringing at the end.
         sinc: the filter that rings.
-        jpeg2: of the second round.
+        jpeg2: JPEG of the second round.
     """
 
     sharpen: bool = field(default=True, kw_only=True)
@@ -163,6 +165,7 @@ class SecondOrder(Degradation):
     stage2_scale: Range = 4.0
     blur_probability2: float = 0.8
     blur2: Blur = Blur((7, 21), KERNELS, SHARES, (0.2, 1.5), sinc_probability=0.1)
+    # Relative to the target, so that the first round's scale does not accumulate.
     resize2: Resize = Resize((0.3, 1.2), (0.3, 0.4, 0.3), of_target=True)
     gaussian_probability2: float = 0.5
     noise2: GaussianNoise = GaussianNoise((1.0, 25.0), 0.4)
@@ -196,6 +199,7 @@ class SecondOrder(Degradation):
             ("", Maybe((("sinc", self.sinc),), self.sinc_probability)),
         )
         compress = ("jpeg2", self.jpeg2)
+        # Both orders, as in Real-ESRGAN: ringing comes before or after compression.
         orders = (("jpeg_last", Chain((*ringing, compress))), ("jpeg_first", Chain((compress, *ringing))))
         return (
             ("", Maybe((("blur2", self.blur2),), self.blur_probability2)),
@@ -207,18 +211,19 @@ class SecondOrder(Degradation):
 
 @dataclass(frozen=True)
 class Denoise(Degradation):
-    """Noise of several kinds and JPEG in random order, neither blur nor another size: after the way SCUNet (Zhang
-    et al., 2022) trains, which is stage 1 of DiffBIR's blind denoising. The result is rounded to 8 bits.
+    """Several kinds of noise and JPEG in random order, without blur and resizing. The result is rounded to 8 bits.
+
+    It is modelled on the training of SCUNet (Zhang et al., 2022), stage 1 of DiffBIR's blind denoising.
 
     Attributes:
-        noise_probability: share of images with normal noise.
-        noise: normal.
-        poisson_probability: share of images with Poisson's noise.
-        poisson: Poisson's.
-        sensor_probability: share of images with noise of a camera's sensor.
-        sensor: a camera's.
-        jpeg_probability: share of images that are compressed.
-        jpeg: the codec.
+        noise_probability: share of images with Gaussian noise.
+        noise: Gaussian noise.
+        poisson_probability: share of images with Poisson noise.
+        poisson: Poisson noise.
+        sensor_probability: share of images with sensor noise.
+        sensor: noise of a camera's sensor.
+        jpeg_probability: share of images with JPEG compression.
+        jpeg: JPEG compression.
     """
 
     _PARTS: ClassVar = ("noise", "poisson", "sensor", "jpeg")
@@ -247,11 +252,11 @@ class Denoise(Degradation):
 
 @dataclass(frozen=True)
 class Compose(Degradation):
-    """A list of steps of one's own.
+    """Your own list of steps.
 
     Attributes:
-        steps: (name, step) each, in order; the names are those in the record.
-        enlarge: whether a result of another size than the target's is resized to it, bicubically.
+        steps: (name, step) pairs, in order; the record uses these names.
+        enlarge: whether a result of another size is resized bicubically to the target's size.
     """
 
     steps: Steps
@@ -279,8 +284,8 @@ def make_degradation(config: Mapping[str, Any]) -> Degradation:
     """Read a degradation from plain data, such as {"kind": "first_order", "jpeg": {"quality": (60, 95)}}.
 
     Args:
-        config: `kind` is one of `KINDS`; the rest are its fields, those left out having the published ranges. The
-            `steps` of "compose" are a list of (operation, {field: value}), see `recipe.OPERATIONS`.
+        config: `kind` is one of `KINDS`; all other entries are its fields. A missing field has its published range.
+            The `steps` of "compose" are a list of (operation, {field: value}), see `recipe.OPERATIONS`.
 
     Raises:
         DataError: an unknown kind, field or operation, or a range that cannot be drawn from; the message names it.
@@ -292,4 +297,5 @@ def make_degradation(config: Mapping[str, Any]) -> Degradation:
 
 
 def _noise(gaussian_probability: float, *kinds: tuple[str, GaussianNoise | PoissonNoise]) -> OneOf:
+    # Gaussian or Poisson noise, never both, as in Real-ESRGAN.
     return OneOf(kinds, (gaussian_probability, 1 - gaussian_probability))

@@ -1,4 +1,4 @@
-"""Whether an image is fit for training: read, decoded in full, large enough; in processes beside the main one."""
+"""Check that images are fit for training: readable, complete, large enough. Worker processes do the checks."""
 
 import contextlib
 import hashlib
@@ -21,17 +21,17 @@ from diffbir_jax.data.sources.array_record import pack
 from diffbir_jax.imaging.encoding import encode_png
 from diffbir_jax.imaging.photo import Metadata
 
-# Images under way per process: enough that none waits, few enough to stay in memory.
+# Images in progress per process: enough that no process waits, few enough to fit into memory.
 _AHEAD = 4
 
 
 class Verdict(NamedTuple):
-    """What became of an image.
+    """The result of an image's check.
 
     Attributes:
-        name: as its source has it, "" if it could not be read.
-        record: what goes into a shard (`sources.array_record.pack`), empty if it is rejected.
-        digest: hexadecimal, of the decoded pixels (upright, in the file's channels and depth).
+        name: its name in the source, "" if it could not be read.
+        record: its record for a shard (`sources.array_record.pack`), empty if it is rejected.
+        digest: hexadecimal digest of the decoded pixels (upright, with the file's channels and depth).
         fault: `unreadable`, `undecodable`, `small`, or "" if it is fit.
         detail: the fault in words.
     """
@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
 
 def examine(source: Source, min_side: int, index: int) -> Verdict:
-    """Check image `index` of a source, whose shorter side must have `min_side` pixels."""
+    """Check image `index` of a source; its shorter side must have `min_side` pixels."""
     try:
         example = source[index]
     except BrokenExampleError as error:
@@ -52,6 +52,7 @@ def examine(source: Source, min_side: int, index: int) -> Verdict:
     name, image = example.name, example.image
     data = encode_png(image, Metadata()) if isinstance(image, np.ndarray) else image
     try:
+        # Decoded in full: a header alone does not show that a file is cut off.
         decoded = samples(data)
     except BrokenExampleError as error:
         return Verdict(name, fault="undecodable", detail=str(error))
@@ -62,6 +63,7 @@ def examine(source: Source, min_side: int, index: int) -> Verdict:
 
 
 def _digest(image: np.ndarray) -> str:
+    # Shape and dtype are part of the digest, because the same bytes can form other images.
     state = hashlib.blake2b(f"{image.shape} {image.dtype}".encode(), digest_size=16)
     state.update(np.ascontiguousarray(image).data)
     return state.hexdigest()
@@ -70,13 +72,13 @@ def _digest(image: np.ndarray) -> str:
 def verdicts(
     source: Source, indices: Iterable[int], min_side: int, workers: int
 ) -> Generator[Verdict, None, None]:
-    """Yield what becomes of images, in the order of `indices`.
+    """Check images and yield the verdicts, in the order of `indices`.
 
     Args:
-        source: where they are; every process gets a copy.
-        indices: which of them.
+        source: the source; every process gets a copy.
+        indices: the images to check.
         min_side: as in `examine`.
-        workers: processes; 0 does without.
+        workers: number of processes; 0 checks in this process.
 
     Raises:
         concurrent.futures.process.BrokenProcessPool: a process was killed.
@@ -84,7 +86,7 @@ def verdicts(
     if workers == 0:
         yield from (examine(source, min_side, index) for index in indices)
         return
-    # Of a process with threads, as those of fsspec, a fork may hang.
+    # A fork of a process with threads (fsspec has some) may hang, so processes are spawned.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(source, min_side))
     ahead: deque[Future[Verdict]] = deque()
@@ -92,6 +94,7 @@ def verdicts(
         for index in indices:
             with _interrupts_held():
                 ahead.append(pool.submit(_examine, index))
+            # The oldest result is waited for, so verdicts keep the order of the source.
             if len(ahead) > _AHEAD * workers:
                 yield ahead.popleft().result()
         while ahead:
@@ -102,7 +105,7 @@ def verdicts(
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let processes that are started meanwhile leave Ctrl-C, which terminals send to all, to their parent."""
+    """Block Ctrl-C in processes that are started inside; a terminal sends it to all, but the parent handles it."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -114,14 +117,14 @@ _of_source: Callable[[int], Verdict]
 
 
 def _start(source: Source, min_side: int) -> None:
-    """Set up a process, which ends with its parent."""
+    """Set up a worker process."""
     global _of_source
     _of_source = partial(examine, source, min_side)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Without this, a process whose parent was killed would wait for work forever."""
+    """End this process when its parent dies; otherwise it would wait for work forever."""
     if parent := multiprocessing.parent_process():
         wait([parent.sentinel])
         os._exit(1)

@@ -1,4 +1,4 @@
-"""What a data source yields, and what may go wrong with it."""
+"""The examples that a data source yields, and its errors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ from diffbir_jax.console.errors import UserError
 
 
 class DataError(UserError):
-    """A data set that cannot be used; the message says what was given and what to do."""
+    """A data set cannot be used; the message says what was given and what to do."""
 
 
 class BrokenExampleError(Exception):
-    """One example that cannot be read; a loader puts another one in its place."""
+    """One example cannot be read; a loader replaces it by another one."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Example:
     """One image of a source.
 
     Attributes:
-        name: where it comes from, for messages: a path, or a shard and the key within.
+        name: its origin, for messages: a path, or a shard and the key within it.
         image: the bytes of an image file, or pixels (H, W, 3) uint8 RGB.
-        captions: texts by kind, `short` and `long`; empty where the source has none.
+        captions: texts by kind, `short` and `long`; empty if the source has none.
     """
 
     name: str
@@ -47,5 +47,5 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of what the source lists, in its order: a resumed run must find the same."""
+        """Hexadecimal digest of the list of examples, in order; it must be the same when a run is resumed."""
         ...

@@ -1,4 +1,4 @@
-"""Steps made of steps: in order, in any order, one of several, perhaps, and at another size."""
+"""Steps that apply other steps: in order, shuffled, one of several, with a probability, or at another size."""
 
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from diffbir_jax.data.steps import Context, Steps
 
 
 def run(steps: Steps, image: np.ndarray, context: Context) -> np.ndarray:
-    """Apply steps in order, each under its name."""
+    """Apply steps in order; each writes to the record under its name."""
     for name, step in steps:
         image = step(image, context.named(name))
     return image
@@ -40,7 +40,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Shuffle:
-    """Apply steps in an order drawn anew for each image; all orders are alike.
+    """Apply steps in a random order, drawn for each image; all orders are equally likely.
 
     Attributes:
         steps: (name, step) each.
@@ -51,6 +51,7 @@ class Shuffle:
     def __call__(self, image: np.ndarray, context: Context) -> np.ndarray:
         """Apply the steps."""
         order = context.rng.permutation(len(self.steps))
+        # The record names the order, so that a preview shows what happened to an image.
         context.note(order=" ".join(self.steps[i][0] for i in order))
         return run(tuple(self.steps[i] for i in order), image, context)
 
@@ -61,7 +62,7 @@ class OneOf:
 
     Attributes:
         steps: (name, step) each.
-        probabilities: of the steps.
+        probabilities: probability of each step.
     """
 
     steps: Steps
@@ -83,7 +84,7 @@ class Maybe:
 
     Attributes:
         steps: (name, step) each, applied in order.
-        probability: that they are applied.
+        probability: probability that they are applied.
     """
 
     steps: Steps
@@ -101,11 +102,11 @@ class Maybe:
 
 @dataclass(frozen=True)
 class Reduced:
-    """Apply steps whose target is smaller than what the degradation is made for.
+    """Apply steps towards a smaller target size than that of the whole degradation.
 
     Attributes:
         steps: (name, step) each, applied in order.
-        factor: what the target's sides are divided by (at least 1).
+        factor: divisor of the target's sides (at least 1).
     """
 
     steps: Steps
@@ -119,4 +120,5 @@ class Reduced:
         factor = uniform(context.rng, self.factor)
         context.note(factor=factor)
         height, width = context.target
+        # The target stays fractional; the steps round it, once.
         return run(self.steps, image, replace(context, target=(height / factor, width / factor)))

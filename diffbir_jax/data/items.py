@@ -1,4 +1,4 @@
-"""One training example: read, decoded, cropped, degraded, each step with the example's own random generator."""
+"""Training examples: read, decode, crop and degrade, with one random generator per example."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from diffbir_jax.data.order import index_at
 from diffbir_jax.imaging.bytes import to_depth
 
 DTYPES = ("uint8", "float32")
-# Examples tried for one place in a batch before the whole source is given up.
+# Number of examples to try for one place in a batch before the run stops.
 ATTEMPTS = 16
 
 Item = dict[str, Any]
@@ -22,22 +22,22 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class Items:
-    """The endless sequence of training examples, each a pure function of the seed and its position.
+    """The endless sequence of training examples. Each is a pure function of the seed and its position.
 
-    An epoch is as many positions as the source has examples, in an order of its own. A broken example is replaced by
-    one drawn from (seed, position, attempt).
+    An epoch has as many positions as the source has examples, and its own order. A broken example is replaced by a
+    random one, drawn from (seed, position, attempt).
 
     Attributes:
-        source: where examples come from.
+        source: the source of examples.
         crop: (image (H, W, 3) uint8, rng) -> crop (S, S, 3) uint8; it may raise BrokenExampleError.
-        degrade: (crop, rng) -> Degraded, whose `lq` has the size of the crop; None for items without `lq`.
+        degrade: (crop, rng) -> Degraded with an `lq` of the crop's size; None for items without `lq`.
         caption: (captions by kind, rng) -> text, or None for items without `prompt`.
-        seed: of order and draws, in [0, 2**32).
-        dtype: "uint8" (rounded: a quarter of the bytes to move) or "float32" (in [0, 1]).
+        seed: seed of the order and of all draws, in [0, 2**32).
+        dtype: "uint8" (rounded; a quarter of the bytes) or "float32" (in [0, 1]).
 
     Raises:
         DataError: the source is empty.
-        ValueError: a seed or dtype that is not allowed.
+        ValueError: the seed or the dtype is not allowed.
     """
 
     source: Source
@@ -59,14 +59,16 @@ class Items:
         """Return the item at `position` (0, 1, ...).
 
         Returns:
-            `hq` and, with a degradation, `lq` (S, S, 3); `prompt`, a str, if captions are asked for; and `broken`, a
-            list of (index, message) of the examples that this one replaces.
+            `hq` and, with a degradation, `lq` (S, S, 3); `prompt` (str) if there is a `caption` function; and `broken`,
+            a list of (index, message) of the examples that this one replaces.
 
         Raises:
-            DataError: no example in `ATTEMPTS` could be used, or one failed in another way than by being broken.
+            DataError: none of `ATTEMPTS` examples could be used, or an unexpected error occurred.
         """
         broken: list[tuple[int, str]] = []
         for attempt in range(ATTEMPTS):
+            # The generator depends on the position alone, so workers and threads may share the work in any
+            # way.
             rng = np.random.default_rng((self.seed, position, attempt))
             count = len(self.source)
             index = int(rng.integers(count)) if attempt else index_at(position, count, self.seed)
@@ -74,11 +76,12 @@ class Items:
                 return self._make(index, rng) | {"broken": broken}
             except BrokenExampleError as error:
                 broken.append((index, str(error)))
+            # A fault of the code or the settings would recur in every example, so the run stops at once.
             except Exception as error:
                 raise DataError(f"example {index} of the source: {type(error).__name__}: {error}") from error
         raise DataError(
             f"{ATTEMPTS} of {ATTEMPTS} examples tried one after the other are broken, the first being: "
-            f"{broken[0][1]}; prepare the data set anew"
+            f"{broken[0][1]}; prepare the data set again"
         )
 
     def _make(self, index: int, rng: np.random.Generator) -> Item:
@@ -100,7 +103,7 @@ class Items:
 
 
 def _stored(image: np.ndarray, dtype: str) -> np.ndarray:
-    """uint8, or floats in [0, 1], as `dtype`."""
+    """Convert uint8, or floats in [0, 1], to `dtype`."""
     if dtype == "uint8":
         return image if image.dtype == np.uint8 else to_depth(image, np.uint8)
     return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image.astype(np.float32)

@@ -1,6 +1,6 @@
-"""Blur kernels and how they are drawn: the seven shapes that Real-ESRGAN (Wang et al., 2021) trains with.
+"""Blur kernels and their random draws: the seven shapes of Real-ESRGAN's training (Wang et al., 2021).
 
-All kernels are (size, size) float64, sum to 1, and have their centre at the middle pixel.
+All kernels are (size, size) float64, sum to 1, and are centred on the middle pixel.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def generalized_kernel(
         sigma_x: scale along the first principal axis (pixels, > 0).
         sigma_y: scale along the second.
         theta: rotation of the axes (radians).
-        beta: > 0; 1 is the Gaussian, less has heavier tails.
+        beta: shape (> 0); 1 is the Gaussian, smaller values have heavier tails.
     """
     return _normalised(np.exp(-0.5 * _distances(size, sigma_x, sigma_y, theta) ** beta))
 
@@ -58,23 +58,24 @@ def plateau_kernel(
 ) -> np.ndarray:
     """Return a kernel with a flat top, 1 / (1 + d^beta) of the squared distance d in units of the deviations.
 
-    The arguments are those of `generalized_kernel`; the larger `beta`, the steeper the edge.
+    Arguments as in `generalized_kernel`. A larger `beta` makes the edge steeper.
     """
     return _normalised(1 / (1 + _distances(size, sigma_x, sigma_y, theta) ** beta))
 
 
 def sinc_kernel(cutoff: float, size: int, pad_to: int = 0) -> np.ndarray:
-    """Return the ideal circular low-pass filter cut off at the kernel's side: it rings, as sharpening and codecs do.
+    """Return the ideal circular low-pass filter, truncated to the kernel's side. It rings like sharpening and codecs.
 
     Args:
         cutoff: highest frequency that passes (radians per pixel, 0..pi).
         size: side of the kernel (pixels, odd).
-        pad_to: side that zeros around enlarge it to; none if not larger than `size`.
+        pad_to: pad with zeros to this side; no padding if it is not above `size`.
     """
     middle = size // 2
     axis = np.arange(middle + 1.0)
     radius = np.hypot(axis[:, None], axis)
-    radius[0, 0] = 1.0  # its value there is the limit, set below
+    radius[0, 0] = 1.0  # avoids 0 / 0; the limit is set below
+    # One quadrant is enough, because the kernel is symmetric; Bessel functions are slow.
     quadrant = cutoff * j1(cutoff * radius) / (2 * np.pi * radius)
     quadrant[0, 0] = cutoff**2 / (4 * np.pi)
     away = np.abs(np.arange(-middle, middle + 1))
@@ -84,22 +85,22 @@ def sinc_kernel(cutoff: float, size: int, pad_to: int = 0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Kernels:
-    """Ranges that a kernel is drawn from; the defaults are those of CodeFormer (Zhou et al., 2022).
+    """Ranges of a kernel's parameters; the defaults are those of CodeFormer (Zhou et al., 2022).
 
     Attributes:
-        size: side (pixels, odd), or (lowest, highest) of which all odd ones are alike; None fits it to three standard
-            deviations.
-        kinds: which of `KINDS`; those on "iso" have one deviation and no rotation.
-        probabilities: of the kinds.
+        size: side (pixels, odd), or (lowest, highest), from which all odd sides are equally likely; None fits the side
+            to three standard deviations.
+        kinds: kinds from `KINDS`; kinds that end in "_iso" (and "iso") have one deviation and no rotation.
+        probabilities: probability of each kind.
         sigma: standard deviation along an axis (pixels, > 0).
         theta: rotation (radians).
-        beta_generalized: shape of the generalized kinds (> 0): half of them are drawn up to 1, half from 1 on.
-        beta_plateau: likewise of the plateau kinds.
-        sinc_probability: share of `sinc_kernel`s instead, with a cutoff from pi/3 to pi, or from pi/5 where the size
-            is 13 or more.
+        beta_generalized: shape of the generalized kinds (> 0): half of the draws are below 1, half above.
+        beta_plateau: the same for the plateau kinds.
+        sinc_probability: share of `sinc_kernel`s in place of these kinds. Their cutoff is from pi/3 to pi; from pi/5 if
+            the size is 13 or more.
 
     Raises:
-        DataError: a range that is none, probabilities that do not sum to 1, an unknown kind, an even size.
+        DataError: an invalid range, probabilities that do not sum to 1, an unknown kind, or an even size.
     """
 
     size: int | tuple[int, int] | None = 41
@@ -128,12 +129,12 @@ def draw_kernel(rng: np.random.Generator, config: Kernels) -> tuple[np.ndarray, 
     """Draw a kernel.
 
     Args:
-        rng: what it is drawn from.
+        rng: the random generator.
         config: the ranges.
 
     Returns:
-        (size, size) float64, and what was drawn: `kind` and `size`; `cutoff` of "sinc"; else `sigma_x`, with two
-        axes `sigma_y` and `theta`, and `beta` where the kind has one.
+        (size, size) float64, and the drawn parameters: `kind` and `size`; for "sinc" `cutoff`; for other kinds
+        `sigma_x`, for anisotropic ones also `sigma_y` and `theta`, and `beta` if the kind has one.
     """
     size = None if config.size is None else draw_size(rng, config.size)
     if size is not None and happens(rng, config.sinc_probability):
@@ -146,7 +147,9 @@ def draw_kernel(rng: np.random.Generator, config: Kernels) -> tuple[np.ndarray, 
     if kind.endswith("aniso"):
         drawn |= {"sigma_y": sigma_y, "theta": theta}
     else:
+        # Isotropic kinds have one deviation; the numbers drawn for the second axis are not used.
         sigma_y, theta = sigma_x, 0.0
+    # Three deviations hold nearly all of a Gaussian's weight.
     drawn["size"] = size = size or 2 * int(np.ceil(3 * max(sigma_x, sigma_y))) + 1
     if kind in ("iso", "aniso"):
         return gaussian_kernel(size, sigma_x, sigma_y, theta), drawn
@@ -157,15 +160,15 @@ def draw_kernel(rng: np.random.Generator, config: Kernels) -> tuple[np.ndarray, 
 
 
 def draw_size(rng: np.random.Generator, size: int | tuple[int, int]) -> int:
-    """Draw an odd side from (lowest, highest), both odd and included; a single one is returned."""
+    """Draw an odd side from (lowest, highest), both odd and included; a single number is returned unchanged."""
     return size if isinstance(size, int) else 2 * integer(rng, (size[0] // 2, size[1] // 2)) + 1
 
 
 def check_sizes(owner: object) -> None:
-    """Check a field `size`: odd sides of kernels, 1 to 999.
+    """Check a field `size`: one or two odd sides of kernels, 1 to 999.
 
     Raises:
-        DataError: it is something else.
+        DataError: the field holds something else.
     """
     check_ranges(owner, size=(1, 999))
     size: object = vars(owner)["size"]
@@ -174,12 +177,12 @@ def check_sizes(owner: object) -> None:
 
 
 def _beta(rng: np.random.Generator, ends: tuple[float, float]) -> float:
-    """Half of the draws fall below 1, half above, however far off the ends are."""
+    """Draw below 1 and above 1 with probability 1/2 each, for any distance of the ends from 1."""
     return rng.uniform(ends[0], 1) if rng.random() < 0.5 else rng.uniform(1, ends[1])
 
 
 def _distances(size: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
-    """Squared distances from the middle along the rotated axes, in units of their deviations."""
+    """Return squared distances from the middle along the rotated axes, in units of their deviations."""
     axis = np.arange(size) - (size - 1) / 2
     x, y = axis, axis[:, None]
     c, s = np.cos(theta), np.sin(theta)

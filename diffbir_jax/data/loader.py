@@ -1,4 +1,4 @@
-"""Batches of a source of any size, made by threads or processes of Grain; docs/loader.md says what they promise."""
+"""Batches from a source of any size, made by Grain's threads or processes; docs/loader.md states their guarantees."""
 
 import os
 import signal
@@ -20,12 +20,12 @@ from diffbir_jax.data.example import DataError
 from diffbir_jax.data.items import Item, Items
 from diffbir_jax.data.order import FEW
 
-# The share of broken examples is judged from here on, or after an epoch.
+# The share of broken examples is checked after this many examples, or after an epoch if that is earlier.
 JUDGED_FROM = 1000
-# Items that wait in each worker, or in the threads of this process: enough to bridge one that takes long.
+# Finished items that wait in each worker (or in this process, without workers): enough to cover a slow item.
 WAITING = 8
-# How much nicer than the process its own threads are that make items: they get a tenth of what a step's threads get
-# where these run without a pause. In the idle class they would get nothing beside other programs.
+# Niceness added to the loader's threads, so that the training step gets the CPU first. While the step's threads run
+# without a pause, each loader thread gets a tenth of their time. The idle class gets nothing beside other programs.
 NICER = 10
 
 
@@ -34,18 +34,18 @@ class Loader(Batches):
     """Batches of `items`; batch k of all hosts together is a pure function of (seed, k).
 
     Attributes:
-        items: what batches are made of.
-        batch_size: items in a batch of all hosts together.
-        host: index of this host, which gets that contiguous part of each batch.
-        hosts: how many there are.
-        workers: processes that make items; 0 lets threads of this process do it, at a lower priority (on Linux).
-        threads: of this process or of each worker.
-        ahead: batches prepared before they are asked for.
-        max_broken: share of the source that may be broken.
-        recipe: what names the way from example to item, for `identity`.
+        items: the items.
+        batch_size: items in the batch of all hosts together.
+        host: index of this host. It gets the contiguous part `host` of each batch.
+        hosts: number of hosts.
+        workers: processes that make items; 0 makes them in threads of this process, at a lower priority (on Linux).
+        threads: threads of this process or of each worker.
+        ahead: number of batches prepared ahead.
+        max_broken: share of the source that may be broken (0 to 1).
+        recipe: digest of the settings that turn an example into an item, for `identity`.
 
     Raises:
-        ValueError: a setting that cannot work; all of them are listed.
+        ValueError: settings are not allowed; the message lists all of them.
     """
 
     items: Items
@@ -76,11 +76,11 @@ class Loader(Batches):
             raise UserError("; ".join(problems))
 
     def __call__(self, step: int) -> HostBatch:
-        """Return this host's part of batch `step`, made here and now; what was broken is logged.
+        """Make this host's part of batch `step` in the calling thread; broken examples are logged.
 
         Returns:
-            `hq` and `lq` (B, S, S, 3) of the items' dtype, B being this host's part, and `prompt` (B,) str; as the
-            items have them.
+            `hq`, `lq` (B, S, S, 3) in the items' dtype and `prompt` (B,) str, those that the items have. B is this
+            host's part of the batch size.
         """
         rows = [self._item(number) for number in range(step * self._part, (step + 1) * self._part)]
         for message in self._note(rows):
@@ -88,7 +88,7 @@ class Loader(Batches):
         return _stack(rows)
 
     def iterate(self, first: int, last: int) -> Generator[HostBatch, None, None]:
-        """Yield the batches `first` to `last` - 1; closing ends threads and processes.
+        """Yield the batches `first` to `last` - 1; closing the generator ends threads and processes.
 
         Raises:
             DataError: too many examples are broken, one failed, or a worker died.
@@ -105,8 +105,9 @@ class Loader(Batches):
 
     @property
     def identity(self) -> dict[str, int | str]:
-        """Seed, batch size, source, recipe and kind of order; hosts, workers and threads may change."""
+        """Seed, batch size, source, recipe and kind of order. Hosts, workers and threads may change."""
         examples = len(self.items.source)
+        # Large sources have no entry: so runs from before this kind of order can still be resumed.
         drawn_as_a_whole = {"order": "by-epoch"} if examples <= FEW else {}
         return {
             "seed": self.items.seed,
@@ -117,22 +118,22 @@ class Loader(Batches):
         } | drawn_as_a_whole
 
     def remember(self, broken: Mapping[int, str]) -> None:
-        """Add to `broken` what an earlier run found."""
+        """Add an earlier run's broken examples to `broken`."""
         self.broken.update(broken)
 
     @property
     def _part(self) -> int:
-        """Items of a batch that are this host's."""
+        """Number of this host's items in a batch."""
         return self.batch_size // self.hosts
 
     def _item(self, number: int) -> Item:
-        """The `number`-th item of this host."""
+        """Return item `number` of this host."""
         step, row = divmod(number, self._part)
         return self.items(step * self.batch_size + self.host * self._part + row)
 
     def _item_aside(self, number: int) -> Item:
-        """`_item`, in a thread that gives way to the step where both want the same processor."""
-        if sys.platform == "linux":  # where 0 is the calling thread; elsewhere it is the whole process
+        """Return `_item`, in a thread of lower priority than the training step."""
+        if sys.platform == "linux":  # 0 is the calling thread here, elsewhere the process
             with suppress(PermissionError):
                 lower = os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICER
                 os.setpriority(os.PRIO_PROCESS, 0, min(lower, 19))
@@ -140,13 +141,13 @@ class Loader(Batches):
 
     @contextmanager
     def _stream(self, first: int, last: int) -> Iterator[Iterator[Item]]:
-        """Items of the batches `first` to `last` - 1, made ahead."""
+        """Yield an iterator over the items of the batches `first` to `last` - 1, made ahead."""
         numbers = grain.MapDataset.range(first * self._part, last * self._part)
         make = self._item if self.workers else self._item_aside
         stream = numbers.map(make).to_iter_dataset(grain.ReadOptions(self.threads, WAITING))
         if self.workers:
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own, in programs that have none, too
+                flags.FLAGS.mark_as_parsed()  # Grain reads its absl flags, also in programs that parse none
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=WAITING)
             stream = stream.mp_prefetch(options, worker_init_fn=_begin_worker)
         iterator = iter(stream)
@@ -156,14 +157,14 @@ class Loader(Batches):
             iterator.close()
 
     def _note(self, rows: list[Item]) -> list[str]:
-        """Take what `rows` report as broken out of them; returns what was not known before."""
+        """Remove `broken` from the rows and record it; return the messages that are new."""
         found = dict(pair for row in rows for pair in row.pop("broken"))
         new = [message for index, message in found.items() if index not in self.broken]
         self.broken.update(found)
         return new
 
     def _judge(self, step: int) -> None:
-        """Raise DataError if too much of what was seen, batch `step` included, was broken."""
+        """Raise DataError if too many of the examples up to and including batch `step` were broken."""
         examples = len(self.items.source)
         seen = min((step + 1) * self._part, examples)
         judged = seen >= min(JUDGED_FROM, max(examples // self.hosts, 1))
@@ -171,14 +172,14 @@ class Loader(Batches):
             first = "; ".join(list(self.broken.values())[:3])
             raise DataError(
                 f"{len(self.broken)} of {seen} examples are broken, more than data.max_broken = {self.max_broken:g} "
-                f"allows: {first}. Take them out or prepare the data set anew"
+                f"allows: {first}. Remove them or prepare the data set again"
             )
 
 
 def _next(items: Iterator[Item]) -> Item:
     try:
         return next(items)
-    except RuntimeError as error:  # Grain's, for a process that is gone: items raise nothing but DataError
+    except RuntimeError as error:  # Grain raises it for a dead process; items raise only DataError
         raise DataError(
             f"a data worker ended ({error}); if memory ran out, lower data.workers or data.threads"
         ) from error
@@ -189,9 +190,11 @@ def _stack(rows: list[Item]) -> HostBatch:
 
 
 def _begin_worker(index: int, count: int) -> None:
-    """Leave signals to the main process, which ends its workers; end if it is killed; one thread per filter."""
+    """Set up a worker: it ignores signals, ends with the main process, and uses one OpenCV thread."""
+    # The main process handles the signals and ends its workers; otherwise each prints a traceback.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    # Each worker already fills a core; more OpenCV threads would only compete.
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -199,5 +202,6 @@ def _begin_worker(index: int, count: int) -> None:
 def _end_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
+        # A killed main process cannot end its workers.
         parent.join()
         os._exit(1)

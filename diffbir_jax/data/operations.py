@@ -1,7 +1,7 @@
-"""What degrades an image: filters, resizing, noise and the JPEG codec, each with its parameters given.
+"""Operations that degrade an image, with given parameters: filters, resizing, noise and codecs.
 
-Images are (H, W, 3) float32 RGB in [0, 1] on the host. Nothing writes to what it is given. Filters and resizing give
-the same values whatever number of threads OpenCV has.
+Images are (H, W, 3) float32 RGB in [0, 1] on the host. No operation modifies its input. Filters and resizing give the
+same values for any number of OpenCV threads.
 """
 
 from functools import lru_cache
@@ -14,11 +14,11 @@ from diffbir_jax.data.example import DataError
 from diffbir_jax.data.poisson import poisson_deviation
 from diffbir_jax.imaging.bytes import to_depth
 
-# Weights of the luma of gray noise (ITU-R BT.601, rounded as Real-ESRGAN has them).
+# Weights of the luma of gray noise: ITU-R BT.601, rounded as in Real-ESRGAN.
 LUMA = np.array([0.2989, 0.587, 0.114], np.float32)
 _INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 MODES = ("area", *_INTERPOLATIONS)
-_NOTHING = 1e-9  # weight in a filter that float32 does not see
+_NOTHING = 1e-9  # a filter weight below this does not change a float32 result
 
 
 def as_float(image: np.ndarray) -> np.ndarray:
@@ -35,14 +35,14 @@ def as_float(image: np.ndarray) -> np.ndarray:
 
 
 def quantise(image: np.ndarray) -> np.ndarray:
-    """Clip to [0, 1] and round to 256 levels, as a file of 8 bits would."""
+    """Clip to [0, 1] and round to 256 levels, like an 8-bit file."""
     return as_float(to_depth(image, np.uint8))
 
 
 def filter2d(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Correlate every channel with an odd (k, k) kernel; the border is mirrored about its outermost pixels.
 
-    A kernel that is the product of a column and a row is applied as these; what weighs nothing is cut off.
+    A separable kernel is applied as a column and a row. Outer rings of negligible weight are cut off.
     """
     kernel = _trimmed(kernel)
     rows, columns, total = kernel.sum(1), kernel.sum(0), kernel.sum()
@@ -53,16 +53,17 @@ def filter2d(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def sharpen(image: np.ndarray, weight: float = 0.5, radius: int = 50, threshold: float = 10.0) -> np.ndarray:
-    """Unsharp masking of edges alone, which Real-ESRGAN (Wang et al., 2021) sharpens its targets with.
+    """Unsharp masking of edges only, as Real-ESRGAN (Wang et al., 2021) sharpens its targets.
 
-    The difference from a blurred image is added, clipped, where a smooth mask of large differences says so.
+    The difference from a blurred image is added and clipped. A smooth mask limits it to places with large differences.
 
     Args:
-        image: what to sharpen.
-        weight: of the difference.
-        radius: side of the Gaussian (pixels; the next odd number); its deviation is what OpenCV derives from it.
-        threshold: difference that counts as large (8-bit levels).
+        image: the image to sharpen.
+        weight: factor on the difference.
+        radius: side of the Gaussian (pixels; even numbers become the next odd one). OpenCV derives its deviation.
+        threshold: differences above this are large (8-bit levels).
     """
+    # In place where possible: for 512x512 crops, memory traffic costs more than arithmetic.
     kernel = cv2.getGaussianKernel(radius | 1, 0, cv2.CV_32F)
     blurred = _smooth(image, kernel)
     _, large = cv2.threshold(cv2.absdiff(image, blurred), threshold / 255, 1, cv2.THRESH_BINARY)
@@ -80,12 +81,13 @@ def resize(image: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
     Args:
         image: (h, w, 3) float32.
         size: (H, W), each at least 1.
-        mode: "area" averages the pixels that a new one touches; "bilinear"; "bicubic" has the parameter -0.75 and
-            may leave [0, 1].
+        mode: "area" averages the pixels that a new pixel touches; "bilinear"; "bicubic" has the parameter -0.75, and
+            its results may leave [0, 1].
     """
     if image.shape[:2] == tuple(size):
         return image
     if mode == "area":
+        # Area averaging is separable: rows first, then the columns as rows of the transposed image.
         halfway = cv2.transpose(_averaged(image, size[0]))
         return cv2.transpose(_averaged(halfway, size[1]))
     return cv2.resize(image, (size[1], size[0]), interpolation=_INTERPOLATIONS[mode])
@@ -94,11 +96,11 @@ def resize(image: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
 def gaussian_noise(
     image: np.ndarray, rng: np.random.Generator, sigma: float, gray: bool = False
 ) -> np.ndarray:
-    """Add normal noise, equal in the three channels if `gray`, and clip.
+    """Add Gaussian noise, equal in the three channels if `gray`, and clip.
 
     Args:
-        image: what to add it to.
-        rng: what it is drawn from.
+        image: the image.
+        rng: the random generator.
         sigma: standard deviation (8-bit levels).
         gray: whether all channels get the same noise.
     """
@@ -109,17 +111,18 @@ def gaussian_noise(
 def poisson_noise(
     image: np.ndarray, rng: np.random.Generator, scale: float, gray: bool = False
 ) -> np.ndarray:
-    """Add the deviation of a Poisson variable from its mean, and clip: noise that grows with the brightness.
+    """Add the deviation of a Poisson variable from its mean, and clip. The noise grows with the brightness.
 
-    As in Real-ESRGAN (Wang et al., 2021) the image is rounded to 8 bits, and the count that stands for white is the
-    power of two that is not below the number of its distinct values.
+    As in Real-ESRGAN (Wang et al., 2021), the image is rounded to 8 bits. The count of white is the number of distinct
+    values, rounded up to a power of two.
 
     Args:
-        image: what to add it to.
-        rng: what it is drawn from.
+        image: the image.
+        rng: the random generator.
         scale: factor of the noise.
         gray: whether all channels get the same noise, that of the luma.
     """
+    # Noise of the luma alone needs one channel, and `_added` broadcasts it.
     levels = to_depth((image @ LUMA)[..., None] if gray else image, np.uint8)
     distinct = np.count_nonzero(np.bincount(levels.ravel(), minlength=256))
     white = 1 << (int(distinct) - 1).bit_length()
@@ -144,12 +147,13 @@ def grain(image: np.ndarray, rng: np.random.Generator, sigma: float, size: float
     """Add the grain of a scanned film, equal in the three channels, and clip.
 
     Args:
-        image: what to add it to.
-        rng: what it is drawn from.
+        image: the image.
+        rng: the random generator.
         sigma: standard deviation (8-bit levels).
         size: standard deviation of the Gaussian that smooths the noise (pixels, above 0).
     """
     noise = cv2.GaussianBlur(rng.standard_normal(image.shape[:2], dtype=np.float32), (0, 0), size)
+    # Smoothing lowers the deviation, so it is normalised again.
     return _added(image, noise[..., None] / max(float(noise.std()), 1e-6), sigma / 255)
 
 
@@ -160,13 +164,13 @@ def unsharp(image: np.ndarray, amount: float, radius: float) -> np.ndarray:
 
 
 def _smooth(image: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Filter by a symmetric (k, 1) kernel and its transpose, faster than `sepFilter2D` does for long ones."""
+    """Filter by a symmetric (k, 1) kernel and its transpose; faster than `sepFilter2D` for long kernels."""
     halfway = cv2.filter2D(image, -1, column)
     return cv2.filter2D(halfway, -1, column.T, dst=halfway)
 
 
 def _trimmed(kernel: np.ndarray) -> np.ndarray:
-    """Without the outermost rings that weigh nothing."""
+    """Cut off the outer rings of negligible weight."""
     weights = np.abs(kernel)
     lines = weights.sum(0) + weights.sum(1)
     outside = (lines + lines[::-1])[: len(kernel) // 2].cumsum()
@@ -175,7 +179,7 @@ def _trimmed(kernel: np.ndarray) -> np.ndarray:
 
 
 def _added(image: np.ndarray, noise: np.ndarray, scale: float) -> np.ndarray:
-    """image + scale * noise, clipped; the noise is overwritten."""
+    """Return image + scale * noise, clipped; the noise array is overwritten."""
     noise *= np.float32(scale)
     out = image + noise
     return np.clip(out, 0, 1, out=out)

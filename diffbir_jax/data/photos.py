@@ -1,6 +1,6 @@
 """Random crops of a folder of photos, each a pure function of (seed, step, index).
 
-Nothing is iterated, so the data position of a run is its step number and a resumed run sees the very same crops.
+No state is kept between steps. So a run's data position is its step number, and a resumed run sees the same crops.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +21,12 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 @dataclass(frozen=True)
 class CropConfig:
-    """How a training crop is taken from a photo.
+    """The settings of a training crop.
 
     Attributes:
         size: side of the crop (pixels).
-        scale: range of the factor that a photo is scaled by before cropping (1 = as it is), drawn log-uniformly.
-        candidates: crops drawn for each one kept, the most detailed: sky and blur teach little.
+        scale: range of the factor that resizes a photo before cropping (1: unchanged), drawn log-uniformly.
+        candidates: number of crops to draw; the most detailed one is kept, because sky and blur teach little.
         gray: share of crops whose colours are replaced by their luma.
     """
 
@@ -39,7 +39,7 @@ class CropConfig:
 def load_photos(folder: str | Path) -> list[np.ndarray]:
     """Decode every photo of `folder` into memory, in name order, as (H, W, 3) uint8 RGB arrays.
 
-    They are read as inputs are (`imaging.reading.read_image`): upright, transparency over white, 16 bits rounded to 8.
+    They are read like inputs (`imaging.reading.read_image`): upright, transparency over white, 16 bits rounded to 8.
 
     Raises:
         FileNotFoundError: if the folder holds no photo.
@@ -52,6 +52,7 @@ def load_photos(folder: str | Path) -> list[np.ndarray]:
             "--photos DIR (or --config.data.folder=DIR), or build the training set with "
             "scripts/build_photos.py of the source code"
         )
+    # Decoding releases Python's lock, so threads use all cores.
     with ThreadPoolExecutor() as pool:
         return list(pool.map(read_image, paths))
 
@@ -62,19 +63,19 @@ def detail(image: np.ndarray) -> float:
 
 
 def random_crop(photo: np.ndarray, rng: np.random.Generator, config: CropConfig) -> np.ndarray:
-    """Cut a randomly scaled, flipped and turned (size, size, 3) uint8 square out of `photo`."""
+    """Cut a random (size, size, 3) uint8 square out of `photo`: random scale, flip and rotation."""
     return augment(scaled(photo, rng, config.size, config.scale), rng, flip=True, rotate=True)
 
 
 def sharpest_crop(photos: list[np.ndarray], rng: np.random.Generator, config: CropConfig) -> np.ndarray:
-    """The most detailed of `config.candidates` random crops of random photos."""
+    """Return the most detailed of `config.candidates` random crops of random photos."""
     drawn = (rng.integers(len(photos)) for _ in range(config.candidates))
     crop = max((random_crop(photos[i], rng, config) for i in drawn), key=detail)
     return grayed(crop) if config.gray and rng.random() < config.gray else crop
 
 
 def grayed(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB with its luma in all three channels."""
+    """Return (H, W, 3) uint8 RGB with its luma in all three channels."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
@@ -85,9 +86,9 @@ class PairBatches(Batches):
     Attributes:
         photos: decoded photos, (H, W, 3) uint8 each.
         batch_size: images in a batch.
-        crop: how crops are taken.
-        degradation: what makes `lq`, or None for batches without `lq`.
-        seed: of the whole sequence.
+        crop: settings of the crops.
+        degradation: makes `lq`; None for batches without `lq`.
+        seed: seed of the sequence.
     """
 
     photos: list[np.ndarray]
@@ -106,5 +107,6 @@ class PairBatches(Batches):
         if self.degradation is None:
             return {"hq": hq}
         pair = self.degradation(hq, rng)
+        # Enlarged from 8 bits, as in restoration: users have files, not floats.
         lq = resize_bytes(to_depth(pair.lq, np.uint8), hq.shape[:2])
         return {"hq": to_depth(pair.hq, np.uint8), "lq": lq}

@@ -1,7 +1,7 @@
-"""Poisson noise by Walker's alias method: of 256 means all tables are made once, a draw takes one number at random.
+"""Poisson noise by Walker's alias method: tables for 256 means are made once, and a draw needs one random number.
 
 A. J. Walker (1977), "An Efficient Method for Generating Discrete Random Variables with General Distributions". NumPy's
-own draws take six times as long for a crop of 80x80 pixels.
+Poisson generator takes six times as long for a crop of 80x80 pixels.
 """
 
 from functools import lru_cache
@@ -11,13 +11,14 @@ import numpy as np
 from scipy.special import gammaln, xlogy
 
 LEVELS = 256
-# Counts that a level may draw: a power of two. Beyond those from BELOW under the mean on lies less than 1e-11.
+# A level draws one of COUNTS counts (a power of two), starting BELOW under the mean. All other counts together have a
+# probability below 1e-11.
 COUNTS, BELOW = 256, 112
 _FRACTION = 24  # bits of a draw that are compared with a share; 8 more choose a count
 
 
 class Tables(NamedTuple):
-    """What is drawn for each of 256 levels: a count, each as often as the other ones, or else its alias.
+    """The tables of 256 levels: a draw picks a count uniformly, then returns it or its alias.
 
     Attributes:
         share: (256 * 256,) uint32, probability of the count itself, in units of 2^-24.
@@ -33,13 +34,14 @@ def poisson_deviation(levels: np.ndarray, white: int, rng: np.random.Generator) 
 
     Args:
         levels: uint8 of any shape; the mean of a level is `level / 255 * white`.
-        white: count that stands for 255 (1..256).
-        rng: what counts are drawn from.
+        white: the count of level 255 (1..256).
+        rng: the random generator.
 
     Returns:
         float32 of that shape. Probabilities are exact to 2^-32.
     """
     tables = make_tables(white)
+    # One 64-bit number serves two pixels; its parts choose the count and compare with the share.
     bits = rng.integers(0, 2**64, (levels.size + 1) // 2, np.uint64).view(np.uint32)[: levels.size]
     place = levels.ravel().astype(np.uint32) * COUNTS + (bits & (COUNTS - 1))
     aliased = bits >> (32 - _FRACTION) >= tables.share.take(place)
@@ -48,7 +50,7 @@ def poisson_deviation(levels: np.ndarray, white: int, rng: np.random.Generator) 
 
 @lru_cache(16)
 def make_tables(white: int) -> Tables:
-    """Return the tables in which `white` counts stand for 255 (1..256)."""
+    """Return the tables in which level 255 has a mean of `white` counts (1..256)."""
     mean = np.arange(LEVELS)[:, None] * (white / 255)
     counts = np.maximum(np.ceil(mean) - BELOW, 0) + np.arange(COUNTS)
     share, alias = aliases(np.exp(xlogy(counts, mean) - mean - gammaln(counts + 1)))
@@ -57,13 +59,13 @@ def make_tables(white: int) -> Tables:
 
 
 def aliases(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return share and alias of each of k outcomes: the one that lacks most is filled up from the richest, k times.
+    """Return share and alias of each of k outcomes. In k rounds, the richest outcome fills up the poorest one.
 
     Args:
-        probabilities: (n, k), each row in proportion to the k outcomes.
+        probabilities: (n, k), each row proportional to the probabilities of the k outcomes.
 
     Returns:
-        Share of its own place that an outcome keeps, in [0, 1], and which one has the rest, both (n, k).
+        The share of its own place that an outcome keeps, in [0, 1], and the outcome that gets the rest; both (n, k).
     """
     left = probabilities / probabilities.mean(1, keepdims=True)
     share, alias = np.ones_like(left), np.zeros(left.shape, np.intp)

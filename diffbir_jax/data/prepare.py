@@ -49,11 +49,12 @@ def make_parser() -> Parser:
 
 
 def config_of(given: str) -> dict[str, Any]:
-    """Return the configuration of the source that an `--input` stands for.
+    """Return the source configuration of an `--input`.
 
     Raises:
-        DataError: it begins like JSON and is none.
+        DataError: it begins with "{" but is no JSON.
     """
+    # The suffix decides the kind; anything without a known one is a folder.
     if not given.startswith("{"):
         return {"kind": KINDS.get(Path(given).suffix.lower(), "folder"), "path": given}
     try:
@@ -63,7 +64,7 @@ def config_of(given: str) -> dict[str, Any]:
 
 
 def summary(manifest: dict[str, Any], output: Path) -> str:
-    """Return in one line what became of the images."""
+    """Return one line with the numbers of kept and rejected images."""
     faults = ", ".join(f"{count:,} {fault}" for fault, count in manifest["rejected"].items())
     rejected = f"; rejected {faults} ({output / REJECTED})" if faults else ""
     shards = len(manifest["shards"])
@@ -71,9 +72,10 @@ def summary(manifest: dict[str, Any], output: Path) -> str:
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Do what the command line says; returns the exit code, raises as `make_source` and `prepare` do."""
+    """Run the command line; return the exit code. Raises the errors of `make_source` and `prepare`."""
     settings = Settings(flags.name, flags.min_side, flags.shard_size)
     configs = [config_of(given) for given in flags.input]
+    # One source for all inputs, so that duplicates between them are found.
     source = make_source({"kind": "concat", "sources": configs})
     manifest = prepare(source, flags.output, settings, flags.workers)
     print(summary(manifest, flags.output))
@@ -92,8 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.refuse(error)
     try:
         return run(flags)
+    # Linux kills the largest process when memory runs out, without an error of its own.
     except BrokenProcessPool:
-        print("a process was killed, perhaps for want of memory; give fewer --workers", file=sys.stderr)
+        print("a process was killed, perhaps because memory ran out; give fewer --workers", file=sys.stderr)
     except (DataError, ImageFileError, OSError) as error:
         print(error, file=sys.stderr)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""From a source to ArrayRecord shards: in chunks, so that a run that ended early goes on."""
+"""Convert a source to ArrayRecord shards, in chunks, so that an interrupted run can continue."""
 
 import csv
 import io
@@ -26,15 +26,15 @@ COLUMNS = ("index", "name", "fault", "detail")
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides which bytes the shards hold.
+    """The settings that determine the content of the shards.
 
     Attributes:
-        name: that the files' names begin with.
-        min_side: pixels (at least 16) that the shorter side of an image must have.
-        shard_size: images of the source per shard, those that are rejected included.
+        name: first part of the files' names.
+        min_side: least length of an image's shorter side (pixels, at least 16).
+        shard_size: images of the source per shard, including rejected ones.
 
     Raises:
-        DataError: one of them makes no sense.
+        DataError: a setting is not allowed.
     """
 
     name: str = "train"
@@ -52,12 +52,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of images and the files that tell of them.
+    """A range of images and its files.
 
     Attributes:
-        indices: of the images in the source.
+        indices: indices of the images in the source.
         shard: the ArrayRecord file.
-        report: written last: digest and index of each image kept; index, name, fault and detail of the others.
+        report: a JSON file, written last: digest and index of each kept image; index, name, fault and detail of each
+            rejected one.
     """
 
     indices: range
@@ -65,7 +66,7 @@ class Chunk:
     report: Path
 
     def finished(self) -> bool:
-        """Whether an earlier run has written its files."""
+        """Whether an earlier run has written both files."""
         return self.report.exists() and self.shard.exists()
 
     def load(self) -> dict[str, Any]:
@@ -89,21 +90,21 @@ def chunks(count: int, output: Path, settings: Settings) -> list[Chunk]:
 
 
 def prepare(source: Source, output: Path, settings: Settings, workers: int) -> dict[str, Any]:
-    """Write the images of a source that are fit for training to ArrayRecord shards, and what became of all of them.
+    """Write the images of a source that are fit for training to ArrayRecord shards, and list the rejected ones.
 
-    An image is kept if it can be read, decodes in full (`imaging.decoding`), is large enough, and has other pixels than
-    all images before it. Its bytes stay as they are; an array becomes PNG. Chunks of `settings.shard_size` images are
-    done one after the other and whole, so a run that was killed is continued by the next; shards are the same, byte for
-    byte, whenever and with however many processes they were written.
+    An image is kept if it can be read, decodes in full (`imaging.decoding`), is large enough, and its pixels differ
+    from those of all earlier images. The bytes of its file are stored unchanged; an array becomes PNG. Chunks of
+    `settings.shard_size` images are processed in order, and each is written as a whole. So the next run continues a
+    killed one. Shards are equal byte for byte, for any number of processes and interruptions.
 
     Args:
-        source: where the images are.
+        source: the images.
         output: folder of the shards, `manifest.json` and `rejected.csv`.
-        settings: must be those of earlier runs into this folder.
-        workers: processes that check images; 0 does without.
+        settings: must be the same in all runs with this folder.
+        workers: number of processes that check images; 0 checks in this process.
 
     Returns:
-        What `manifest.json` says.
+        The content of `manifest.json`.
 
     Raises:
         DataError: the folder holds shards of other settings or another source.
@@ -124,6 +125,7 @@ def prepare(source: Source, output: Path, settings: Settings, workers: int) -> d
         shown = iter(bar)
         for part in parts:
             if part in finished:
+                # Finished chunks still count for duplicates.
                 seen |= part.load()["kept"]
             else:
                 _write(part, shown, seen)
@@ -131,9 +133,10 @@ def prepare(source: Source, output: Path, settings: Settings, workers: int) -> d
 
 
 def _begin(output: Path, manifest: dict[str, Any]) -> None:
-    """Note what a run is about, or check that an earlier one was about the same."""
+    """Write the manifest of a new run, or check it against that of an earlier run."""
     path = output / MANIFEST
     if not path.exists():
+        # Shards of unknown settings must not be mixed with new ones.
         if any(output.glob("*.array_record")):
             raise DataError(f"{output}: holds shards but no {MANIFEST}; give another --output")
         return replace_file(path, _json(manifest | {"finished": False}))
@@ -151,12 +154,13 @@ def _begin(output: Path, manifest: dict[str, Any]) -> None:
 
 
 def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
-    """Write the files of a chunk; `seen`, the index of the image by its digest, takes in those kept."""
+    """Write the files of a chunk. `seen` maps a digest to the first image's index; new digests are added."""
     kept: dict[str, int] = {}
     rejected: list[tuple[int, str, str, str]] = []
 
     def records() -> Iterator[bytes]:
         for index, verdict in zip(part.indices, found):
+            # The first image with these pixels stays; later ones are duplicates of it.
             first = seen.setdefault(verdict.digest, index) if verdict.digest else None
             if verdict.fault:
                 rejected.append((index, verdict.name, verdict.fault, verdict.detail))
@@ -166,12 +170,13 @@ def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
                 kept[verdict.digest] = index
                 yield verdict.record
 
+    # The report is written last: a chunk without a report is done again.
     write_shard(part.shard, records())
     replace_file(part.report, _json({"kept": kept, "rejected": rejected}))
 
 
 def _finish(output: Path, manifest: dict[str, Any], parts: list[Chunk]) -> dict[str, Any]:
-    """Sum up the chunks."""
+    """Write rejected.csv and the final manifest."""
     table, faults, shards = io.StringIO(), Counter[str](), {}
     rows = csv.writer(table)
     rows.writerow(COLUMNS)

@@ -1,4 +1,4 @@
-"""Ranges that degradations draw their parameters from, and their checks."""
+"""Ranges of degradation parameters: random draws and checks."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -15,33 +15,33 @@ T = TypeVar("T")
 
 
 def uniform(rng: np.random.Generator, value: Range) -> float:
-    """Draw a number uniformly between the ends of a range; a single number is returned, and nothing drawn."""
+    """Draw a number uniformly from a range. A single number is returned without a draw."""
     return rng.uniform(*value) if isinstance(value, tuple) else float(value)
 
 
 def log_uniform(rng: np.random.Generator, value: Range) -> float:
-    """Draw a number whose logarithm is uniform; see `uniform`."""
+    """Draw a number whose logarithm is uniform. A single number is returned, but it costs a draw."""
     ends = value if isinstance(value, tuple) else (value, value)
     return float(np.exp(rng.uniform(*np.log(ends))))
 
 
 def integer(rng: np.random.Generator, value: Range) -> int:
-    """Draw an integer uniformly, both ends included; a single number is returned, and nothing drawn."""
+    """Draw an integer uniformly, both ends included. A single number is returned without a draw."""
     if not isinstance(value, tuple):
         return int(value)
     return int(rng.integers(int(value[0]), int(value[1]) + 1))
 
 
 def happens(rng: np.random.Generator, probability: float) -> bool:
-    """Draw whether an event of some probability (0..1) happens; nothing is drawn for what is certain."""
+    """Draw whether an event of the given probability (0..1) happens; probabilities 0 and 1 need no draw."""
     return probability >= 1 or (probability > 0 and rng.random() < probability)
 
 
 def choose(rng: np.random.Generator, options: Sequence[T], shares: Sequence[float] | None = None) -> T:
-    """Draw one of `options`, by their shares (which sum to 1) or, without, all alike."""
+    """Draw one of `options` with the given probabilities (they sum to 1); without `shares` all are equally likely."""
     if shares is None:
         return options[int(rng.integers(len(options)))]
-    # What `rng.choice` with these shares takes from the stream and makes of it, without its checks.
+    # The same draw and result as `rng.choice` with these shares, without the cost of its checks.
     return options[bisect_right(_cumulative(tuple(shares)), rng.random())]
 
 
@@ -49,11 +49,11 @@ def check_ranges(owner: object, **limits: tuple[float, float]) -> None:
     """Check fields of `owner` that hold a `Range`.
 
     Args:
-        owner: what has the fields; messages name its class.
-        limits: field -> (smallest, largest) number that the range may reach.
+        owner: the object with the fields; messages name its class.
+        limits: field -> (smallest, largest) number allowed in the range.
 
     Raises:
-        DataError: a field is no range, is upside down, or leaves its limits.
+        DataError: a field is no range, has low above high, or exceeds its limits.
     """
     for field, (smallest, largest) in limits.items():
         value = getattr(owner, field)
@@ -67,10 +67,10 @@ def check_ranges(owner: object, **limits: tuple[float, float]) -> None:
 
 
 def check_around_one(owner: object, field: str) -> None:
-    """Check a field that holds (low, high), of which some is drawn below 1 and some above.
+    """Check a field that holds (low, high) with 1 between the two.
 
     Raises:
-        DataError: low is not above 0, or 1 does not lie between the two.
+        DataError: low is not above 0, or 1 is not between the two.
     """
     value = getattr(owner, field)
     numbers = isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
@@ -81,10 +81,10 @@ def check_around_one(owner: object, field: str) -> None:
 
 
 def check_probabilities(owner: object, *fields: str) -> None:
-    """Check fields that hold a probability each.
+    """Check fields that hold one probability each.
 
     Raises:
-        DataError: one is no number in 0 .. 1.
+        DataError: a field is no number in 0 .. 1.
     """
     for field in fields:
         value = getattr(owner, field)
@@ -96,7 +96,7 @@ def check_shares(owner: object, field: str, names: Sequence[str]) -> None:
     """Check a field that holds one probability for each of `names`.
 
     Raises:
-        DataError: their number is another, one is not in 0 .. 1, or the sum is not 1 (to 1e-6).
+        DataError: there are more or fewer of them, one is not in 0 .. 1, or the sum is not 1 (to 1e-6).
     """
     value = getattr(owner, field)
     valid = isinstance(value, tuple) and len(value) == len(names) and all(map(_is_number, value))
@@ -108,10 +108,10 @@ def check_shares(owner: object, field: str, names: Sequence[str]) -> None:
 
 
 def check_flags(owner: object, *fields: str) -> None:
-    """Check fields that hold a truth value each.
+    """Check fields that hold True or False.
 
     Raises:
-        DataError: one holds something else, such as the text "false".
+        DataError: a field holds something else, such as the text "false".
     """
     for field in fields:
         if not isinstance(getattr(owner, field), bool):
@@ -124,7 +124,7 @@ def check_choices(owner: object, field: str, allowed: Sequence[str]) -> None:
     """Check a field that holds one or more of the `allowed` words.
 
     Raises:
-        DataError: it holds none, or another.
+        DataError: it holds none, or a word that is not allowed.
     """
     value = getattr(owner, field)
     if not isinstance(value, tuple) or not value or not set(value) <= set(allowed):
@@ -138,5 +138,5 @@ def _cumulative(shares: tuple[float, ...]) -> list[float]:
 
 
 def _is_number(value: object) -> bool:
-    """NaN is a number here and fails every comparison; a truth value is none."""
+    """Whether a value is a number. NaN counts, but then fails every comparison; True and False do not count."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)

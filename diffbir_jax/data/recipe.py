@@ -1,4 +1,4 @@
-"""Degradations from plain data: dataclasses of steps from mappings, with every name checked."""
+"""Build degradations from plain data: mappings become dataclasses of steps, and every name is checked."""
 
 import dataclasses
 from collections import Counter
@@ -39,19 +39,18 @@ def build(
     base: T | None = None,
     seen: Counter[str] | None = None,
 ) -> T:
-    """Build a dataclass from plain data; what `config` does not name keeps its default.
+    """Build a dataclass from plain data; fields that `config` does not name keep their defaults.
 
     Args:
-        kind: the dataclass. A field that holds a dataclass takes a mapping, and a field `steps` a list of
+        kind: the dataclass. A field that holds a dataclass takes a mapping; a field `steps` takes a list of
             (operation, {field: value}).
-        config: field -> value; lists count as tuples.
-        path: where `config` stands, for messages.
-        base: an instance that has the defaults, instead of the class.
-        seen: how often each operation came before: it has its own name in the record the first time, and a number
-            after it from the second time on.
+        config: field -> value; lists become tuples.
+        path: the place of `config`, for messages.
+        base: an instance with the defaults, in place of the class.
+        seen: how often each operation occurred before. Its name in the record has a number from the second time on.
 
     Raises:
-        DataError: an unknown field or operation, a lacking field, or a value that is not allowed.
+        DataError: an unknown field or operation, a missing field, or a value that is not allowed.
     """
     known: Any = kind
     check_known(path, config, [f.name for f in dataclasses.fields(known)])
@@ -69,7 +68,7 @@ def check_known(path: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Check that all `names` are `known`.
 
     Raises:
-        DataError: one is not.
+        DataError: a name is unknown.
     """
     if unknown := [name for name in names if name not in known]:
         raise DataError(f"{path} has no {', '.join(map(repr, unknown))}; give any of {', '.join(known)}")
@@ -79,6 +78,7 @@ def _value(key: str, value: Any, default: Any, path: str, seen: Counter[str]) ->
     if key == "steps":
         return _steps(value, f"{path}.steps", seen)
     if dataclasses.is_dataclass(default) and isinstance(value, Mapping):
+        # The default's own values stay for fields that the mapping leaves out.
         return build(type(default), value, f"{path}.{key}", default)
     if dataclasses.is_dataclass(default) and not isinstance(value, type(default)):
         raise DataError(f"{path}.{key} is {value!r}; give {{field: value}}")

@@ -1,4 +1,4 @@
-"""From the settings of a data set to its loaders, for training and for validation."""
+"""Make the loaders for training and validation from the settings of a data set."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from diffbir_jax.data.recipe import build
 from diffbir_jax.data.sources import make_source
 from diffbir_jax.data.split import Split
 
-# The settings: what the loader takes as it is, what makes an item of an example, and all of them.
+# Settings that go to the loader unchanged; settings that turn an example into an item; all settings.
 LOADER_SETTINGS = ("workers", "threads", "ahead", "max_broken")
 RECIPE = ("crop", "flip", "rotate", "degradation", "captions", "dtype")
 SETTINGS = (
@@ -26,10 +26,10 @@ SETTINGS = (
     *RECIPE,
     *LOADER_SETTINGS,
     "keep_decoded",
-    *("cache", "pool"),  # of stages that train on encoded crops; nothing here depends on them
+    *("cache", "pool"),  # for stages that train on encoded crops; unused here
 )
-# Counts how often what the same settings draw has changed, since a resumed run must go on with the same: 2, Poisson
-# noise from tables.
+# Raised when the same settings give other random draws, because a resumed run must continue with the same draws.
+# 2: Poisson noise from tables.
 DRAWS = 2
 REQUIRED = ("source", "crop", "batch_size", "validation_size")
 HELD_OUT_EVERY = 16
@@ -38,22 +38,25 @@ CROPS_EACH = 8
 
 
 def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int = 1) -> tuple[Loader, Loader]:
-    """Return loaders of a data source, and of the examples held out of it or of another one.
+    """Return the loaders for training and for validation.
 
     Args:
-        data: `config.data` as plain data: `source`, see `make_source`; `validation`, another source, or
-            `held_out_every`, N of every N-th example that is never trained on (16; the last one of fewer than N);
-            `crop` (`kind`, `size`, `scale`), `flip` and `rotate`, see `Crop`; `degradation`, see `make_degradation`,
-            and `captions` (CaptionConfig fields), each or None; `dtype`; `batch_size` and `validation_size` (images in
-            a validation batch, at most 8 crops of an example);
-            `keep_decoded`, MiB of decoded training images that each process keeps in memory (none);
-            `workers`, `threads`, `ahead` and `max_broken`, see `Loader`.
-        seed: of everything that is drawn.
+        data: `config.data` as plain data:
+            `source`: see `make_source`.
+            `validation`, another source; or `held_out_every`, N: every N-th example is held out (default 16), of fewer
+                than N the last one.
+            `crop` (`kind`, `size`, `scale`), `flip` and `rotate`: see `Crop`.
+            `degradation`: see `make_degradation`; or None.
+            `captions`: fields of CaptionConfig; or None.
+            `dtype`; `batch_size`; `validation_size`, images in a validation batch, at most 8 crops of an example.
+            `keep_decoded`: MiB of decoded training images that each process keeps in memory (default 0).
+            `workers`, `threads`, `ahead` and `max_broken`: see `Loader`.
+        seed: seed of all random draws.
         host: index of this host; every host validates on the same images.
-        hosts: how many there are.
+        hosts: number of hosts.
 
     Raises:
-        DataError: the sources, or what shall be done with them, cannot be used.
+        DataError: a source, the crop, the degradation or the captions cannot be used.
         ValueError: a setting is not allowed.
     """
     if unknown := sorted(data.keys() - set(SETTINGS)):
@@ -95,7 +98,7 @@ def _validation_size(data: Mapping[str, Any], held_out: Source) -> int:
 
 
 def _kept(source: Source, data: Mapping[str, Any]) -> Source:
-    """`source`, or what keeps its images decoded."""
+    """Return `source`, or a `Decoded` around it if `keep_decoded` is set."""
     room = data.get("keep_decoded") or 0
     if room < 0:
         raise UserError(f"data.keep_decoded is {room}, must be at least 0 (MiB)")

@@ -1,4 +1,4 @@
-"""Every N-th example of a source held out of training."""
+"""Hold out every N-th example of a source from training."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from diffbir_jax.data.example import DataError, Example, Source
 
 @dataclass(frozen=True)
 class Split:
-    """One of the two parts of a source, a source itself.
+    """One of the two parts of a source; a part is a source too.
 
     Attributes:
-        source: the whole.
+        source: the whole source.
         every: N: examples N - 1, 2 N - 1, ... are held out.
-        held_out: this part is the one held out, else what is trained on.
+        held_out: True for the held-out part, False for the training part.
 
     Raises:
         DataError: `every` is below 2, or the source has fewer examples.
@@ -38,6 +38,7 @@ class Split:
         """Return example `index` of this part."""
         if self.held_out:
             return self.source[index * self.every + self.every - 1]
+        # Each run of N - 1 training examples is followed by a held-out one, which is skipped.
         return self.source[index + index // (self.every - 1)]
 
     @property

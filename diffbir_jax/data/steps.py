@@ -1,7 +1,7 @@
-"""Steps of a degradation: operations whose parameters are drawn from ranges, image by image.
+"""Steps of a degradation: operations with random parameters, drawn from ranges for each image.
 
-A step is a frozen dataclass of ranges, called as `step(image, context)` with an (H, W, 3) float32 image in about [0,
-1]; it returns another image. Its constructor raises `DataError` for ranges that cannot be drawn from.
+A step is a frozen dataclass of ranges. It is called as `step(image, context)` with an (H, W, 3) float32 image in about
+[0, 1], and returns another image. Its constructor raises `DataError` for invalid ranges.
 """
 
 from dataclasses import dataclass, field
@@ -15,19 +15,19 @@ from diffbir_jax.data.operations import MODES
 from diffbir_jax.data.ranges import Range, check_probabilities, check_ranges, happens, uniform
 from diffbir_jax.data.sensor import sensor_noise
 
-# What was drawn, in order: "blur.sigma_x", "resize.scale", ....
+# The drawn parameters, in order: "blur.sigma_x", "resize.scale", ....
 Record = dict[str, float | int | str | bool]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a step knows beside the image.
+    """The inputs of a step beside the image.
 
     Attributes:
-        rng: the one source of randomness.
-        target: (height, width) that the result is made for, which some sizes are fractions of; not rounded.
-        record: where steps write what they draw.
-        name: of the step in the record; "" for what is not worth a line.
+        rng: the only source of random numbers.
+        target: (height, width) of the final result, not rounded; some sizes are relative to it.
+        record: steps write their drawn parameters here.
+        name: the step's name in the record; "" writes nothing.
     """
 
     rng: np.random.Generator
@@ -36,8 +36,9 @@ class Context:
     name: str = ""
 
     def note(self, **drawn: float | int | str | bool) -> None:
-        """Write down what a step drew."""
+        """Record the parameters that a step drew."""
         if self.name:
+            # A name is part of every key, because a step may occur several times.
             self.record.update({f"{self.name}.{key}": value for key, value in drawn.items()})
 
     def named(self, name: str) -> "Context":
@@ -46,10 +47,10 @@ class Context:
 
 
 class Step(Protocol):
-    """What a degradation is made of."""
+    """The interface of all steps."""
 
     def __call__(self, image: np.ndarray, context: Context) -> np.ndarray:
-        """Return a changed image; the one given is not written to."""
+        """Return a new image; the input is not modified."""
         ...
 
 
@@ -70,7 +71,7 @@ class Blur(Kernels):
 
 @dataclass(frozen=True)
 class Sinc:
-    """Filter with an ideal low-pass, which rings: the last filter of Real-ESRGAN.
+    """Filter with an ideal low-pass, which causes ringing: the last filter of Real-ESRGAN.
 
     Attributes:
         size: side of the kernel (pixels, odd), or (lowest, highest).
@@ -93,11 +94,11 @@ class Sinc:
 
 @dataclass(frozen=True)
 class Downscale:
-    """Divide both sides, rounded down to at least a pixel.
+    """Divide both sides by a factor; they are rounded down, to at least one pixel.
 
     Attributes:
-        factor: what they are divided by (at least 1).
-        modes: interpolations (`operations.MODES`), all alike.
+        factor: the divisor (at least 1).
+        modes: interpolations (`operations.MODES`), equally likely.
     """
 
     factor: Range = (1.0, 12.0)
@@ -116,13 +117,13 @@ class Downscale:
 
 @dataclass(frozen=True)
 class Resize:
-    """Enlarge, reduce or keep, by a factor drawn from 1 on, up to 1, or 1.
+    """Enlarge, reduce or keep the size.
 
     Attributes:
-        scale: smallest and largest factor, around 1; sides are rounded down to at least a pixel.
-        probabilities: of enlarging, reducing and keeping.
-        modes: interpolations (`operations.MODES`), all alike.
-        of_target: whether the factor is of the target's sides, whatever the image's are.
+        scale: smallest and largest factor, around 1. Sides are rounded down, to at least one pixel.
+        probabilities: probabilities of enlarging (a factor above 1), reducing (below 1) and keeping.
+        modes: interpolations (`operations.MODES`), equally likely.
+        of_target: True: the factor applies to the target's sides. False: to the image's sides.
     """
 
     scale: tuple[float, float] = (0.15, 1.5)
@@ -138,13 +139,14 @@ class Resize:
 
     @classmethod
     def to_target(cls, modes: tuple[str, ...] = MODES) -> "Resize":
-        """The step that ends at the target's size."""
+        """Return the step that resizes to the target's size."""
         return cls((1.0, 1.0), (0.0, 0.0, 1.0), modes, of_target=True)
 
     def __call__(self, image: np.ndarray, context: Context) -> np.ndarray:
         """Resize."""
         low, high = self.scale
         ends: tuple[Range, ...] = ((1.0, high), (low, 1.0), 1.0)
+        # First up, down or keep, then a factor: both directions are equally covered.
         scale = uniform(context.rng, ranges.choose(context.rng, ends, self.probabilities))
         mode = ranges.choose(context.rng, self.modes)
         context.note(scale=scale, mode=mode)
@@ -154,7 +156,7 @@ class Resize:
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Add normal noise.
+    """Add Gaussian noise.
 
     Attributes:
         sigma: standard deviation (8-bit levels, 0..255).
@@ -204,10 +206,10 @@ class SensorNoise:
 
     Attributes:
         shot: variance per unit of light (raw values in [0, 1], > 0), drawn log-uniformly. The variance in the dark
-            follows from it: its logarithm is 2.18 log(shot) + 1.20, give or take 0.26.
+            follows from it: its logarithm is normal with mean 2.18 log(shot) + 1.20 and deviation 0.26.
         red_gain: white balance of red (1..10).
         blue_gain: white balance of blue.
-        mosaic_probability: share of sensors whose pixels see one colour each.
+        mosaic_probability: share of images with a sensor whose pixels see one colour each.
     """
 
     shot: Range = (1e-4, 0.012)
@@ -223,8 +225,9 @@ class SensorNoise:
         """Add noise."""
         rng = context.rng
         shot = ranges.log_uniform(rng, self.shot)
+        # The relation of read noise to shot noise that Brooks et al. measured on real cameras.
         read = float(np.exp(rng.normal(2.18 * np.log(shot) + 1.20, 0.26)))
-        # Photos are exposed to 0.8 of the range, more or less; light above it is not let clip here.
+        # The brightest light is exposed to about 0.8 of the range. A gain of at least 1 never clips light.
         exposure = 1 / min(1.0, max(0.4, rng.normal(0.8, 0.1)))
         red, blue = uniform(rng, self.red_gain), uniform(rng, self.blue_gain)
         mosaic = happens(rng, self.mosaic_probability)
@@ -279,7 +282,7 @@ class Grain:
 
     Attributes:
         sigma: standard deviation (8-bit levels, 0..255).
-        size: of the grains (standard deviation of a Gaussian, pixels).
+        size: size of the grains (standard deviation of a Gaussian, pixels).
     """
 
     sigma: Range = (0.0, 15.0)
@@ -297,11 +300,11 @@ class Grain:
 
 @dataclass(frozen=True)
 class Unsharp:
-    """Sharpen too much, as cameras and scanners do: bright and dark halos along edges.
+    """Sharpen too much, like cameras and scanners: edges get bright and dark halos.
 
     Attributes:
-        amount: factor of the difference from a blurred image (0..10).
-        radius: standard deviation of that blur (pixels).
+        amount: factor on the difference from a blurred image (0..10).
+        radius: standard deviation of the blur (pixels).
     """
 
     amount: Range = (0.2, 1.0)
@@ -319,7 +322,7 @@ class Unsharp:
 
 @dataclass(frozen=True)
 class Quantise:
-    """Clip and round to 8 bits, as a file would."""
+    """Clip and round to 8 bits, like a file."""
 
     def __call__(self, image: np.ndarray, context: Context) -> np.ndarray:
         """Round."""
@@ -327,6 +330,6 @@ class Quantise:
 
 
 def _pixels(sides: tuple[float, ...], scale: float) -> tuple[int, int]:
-    # The tiny excess keeps 2/3 of 3 pixels from becoming 1.
+    # The small excess corrects rounding errors: 2/3 of 3 pixels must be 2, not 1.
     height, width = (max(1, int(side * scale + 1e-6)) for side in sides)
     return height, width

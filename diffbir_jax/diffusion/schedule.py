@@ -21,7 +21,7 @@ class Schedule:
 
     Attributes:
         alphas_cumprod: (T,) float64, signal_t^2, falling from about 1 to 0 (exactly, with zero terminal SNR).
-        parameterization: what the network predicts, 'eps' (the noise) or 'v' (signal * eps - noise * x0).
+        parameterization: the network's prediction, 'eps' (the noise) or 'v' (signal * eps - noise * x0).
     """
 
     alphas_cumprod: np.ndarray
@@ -73,12 +73,15 @@ def _schedule(
     beta_start: float,
     beta_end: float,
 ) -> Schedule:
-    """One object per schedule; positional, since the cache takes other orders of keywords for other arguments."""
+    """Return one object per schedule. Arguments are positional, because the cache distinguishes orders of keywords."""
+    # float64: in float32 the product of 1,000 factors loses digits where the signal is small.
     betas = np.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=np.float64) ** 2
     alphas_cumprod = np.cumprod(1 - betas)
     if zero_terminal_snr:
         signal = np.sqrt(alphas_cumprod)
+        # Shift the last signal to 0 and scale, so that the first one stays (Lin et al. 2023, algorithm 1).
         alphas_cumprod = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
+    # The cached object is shared by all callers.
     alphas_cumprod.setflags(write=False)
     return Schedule(alphas_cumprod, parameterization)
 
@@ -115,7 +118,7 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: jax.Array, noise: jax.Array) 
 
 
 def training_target(schedule: Schedule, x0: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
-    """What the network should predict at z_t: the noise, or v (Salimans & Ho 2022).
+    """Return the target of the network at z_t: the noise, or v (Salimans & Ho 2022).
 
     Arguments as in `q_sample`; returns an array of x0's shape.
     """
@@ -131,15 +134,17 @@ def predict_x0(
     """Clean latents implied by the network's output.
 
     Args:
-        parameterization: what `output` is, 'eps' or 'v'.
+        parameterization: the kind of `output`, 'eps' or 'v'.
         x: (B, H, W, C) noisy latents z_t.
         output: network output, shape of x.
         signal: coefficient of x0 in z_t, scalar or (B, 1, 1, 1); above 0 for 'eps'.
-        noise: coefficient of the noise in z_t, likewise.
+        noise: coefficient of the noise in z_t, same shape as `signal`.
 
     Returns:
         x0, shape of x.
     """
     if parameterization == "eps":
+        # Solved from z_t = signal x0 + noise eps. Near pure noise the division amplifies errors.
         return (x - noise * output) / signal
+    # With v = signal eps - noise x0, no division is needed, so v also works at zero signal.
     return signal * x - noise * output

@@ -18,6 +18,7 @@ def resampled_means(values: np.ndarray) -> np.ndarray:
 
     The draws depend only on N, so different scores of the same images use the same resamples.
     """
+    # A fixed seed: the same scores give the same interval, byte for byte.
     rng = np.random.default_rng(SEED)
     rows = max(1, min(RESAMPLES, _BLOCK // len(values)))
     blocks = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]

@@ -39,6 +39,7 @@ class Cache:
             raise ImageFileError(
                 f"{path}: cannot be kept ({error.strerror}); choose another --output"
             ) from None
+        # Later lines win, so a score that was computed again replaces the older one.
         self._known = dict(filter(None, map(_parse, before.splitlines())))
         self._lock = threading.Lock()
         if before and not before.endswith(b"\n"):
@@ -61,9 +62,11 @@ class Cache:
     def put(self, key: str, outcome: Outcome) -> None:
         """Keep an outcome. Unless it is passing, it is in the file when this returns."""
         entry = {"key": key, "score": outcome.score, "problem": outcome.problem}
+        # Passing outcomes stay in memory only, so the next run tries again.
         line = "" if outcome.passing else json.dumps(entry, allow_nan=False) + "\n"
         with self._lock:
             self._file.write(line.encode())
+            # Flushed at once: a killed run keeps every finished score.
             self._file.flush()
             self._known[key] = outcome
 

@@ -27,7 +27,7 @@ class Difference:
         metric: its name.
         title: the metric's title in tables.
         run: name of the run.
-        mean: of the run's scores minus the first's.
+        mean: mean of the run's scores minus the first run's.
         low: lower end of the 95 % bootstrap interval of the mean, None for one image.
         high: its upper end.
         wins: number of images in which the run is better.
@@ -101,6 +101,7 @@ def compare(results: Sequence[Result]) -> Comparison:
     shared = [name for name in first.columns if all(_has_scores(result, name) for result in results)]
     found = [_difference(first, other, name) for name in shared for other in results[1:]]
     found = [each for each in found if each.count]
+    # The two tests are corrected separately: readers look at one of them.
     pairs = zip(holm([each.wilcoxon for each in found]), holm([each.ttest for each in found]))
     differences = [dataclasses.replace(each, wilcoxon=w, ttest=t) for each, (w, t) in zip(found, pairs)]
     known = {each.metric for each in found}
@@ -123,6 +124,7 @@ def check_comparable(a: Result, b: Result) -> None:
             f"{a.name} and {b.name} are of different images ({'; '.join(told)}); evaluate the same"
         )
     one, other = (dict(result.protocol.get("scoring", {})) for result in (a, b))
+    # Metrics are compared one by one, because one run may have more of them.
     metrics = [each.pop("metrics", {}) for each in (one, other)]
     odd = [
         f"{key} is {one.get(key)} and {other.get(key)}"
@@ -142,6 +144,7 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
     corrected: list[float | None] = [None] * len(ps)
     highest = 0.0
     for rank, (p, i) in enumerate(order):
+        # Corrected values never fall, or a larger p could become significant before a smaller one.
         highest = max(highest, min(1.0, (len(order) - rank) * p))
         corrected[i] = highest
     return corrected
@@ -151,7 +154,9 @@ def paired_tests(differences: np.ndarray) -> tuple[float | None, float | None]:
     """p of Wilcoxon's and of the t-test that (N,) differences are about 0; None if a test says nothing."""
     if len(differences) < 2 or not differences.any():
         return None, None
+    # Wilcoxon assumes no normal distribution; the t-test is the one that most readers know.
     wilcoxon = float(stats.wilcoxon(differences).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+    # Without any variance the t-test divides by 0.
     same = np.ptp(differences) <= 1e-12 * np.abs(differences).max()
     return wilcoxon, None if same else float(stats.ttest_1samp(differences, 0.0).pvalue)  # pyright: ignore
 

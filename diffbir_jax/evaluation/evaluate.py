@@ -28,14 +28,14 @@ class Evaluation:
     """The input of an evaluation.
 
     Attributes:
-        name: of the result; the row's title in tables.
+        name: name of the result; the row's title in tables.
         preds: folders of results of the same images, one per seed.
         output: folder of the evaluation; files in it keep scores for the next time.
         metrics: columns, in order. With several folders, deviations over seeds follow, of all metrics except "set"
             ones.
         gt: folder of ground truths.
         lq: folder of the images that were restored; reports show them.
-        setup: of the metrics.
+        setup: setup of the metrics.
         protocol: further settings that scores depend on; JSON.
     """
 
@@ -59,11 +59,13 @@ def evaluate(evaluation: Evaluation) -> Result:
     """
     output = evaluation.output
     make_folder(output)
+    # The output may lie inside a folder of results; its pictures are not results.
     own = [output, output / REPORT]
     cases = check_cases(find_cases(evaluation.preds, evaluation.gt, evaluation.lq, exclude=own))
     scorers = load_scorers(evaluation.metrics, evaluation.setup, cases[0])
     with Cache(output / "cache.jsonl") as cache:
         fill(cases, scorers.ready, cache)
+        # The result is built from the cache alone, so an interrupted run gives the same result.
         result = _assemble(evaluation, cases, scorers, cache)
     write_result(result, output / "result.json")
     return result
@@ -94,6 +96,7 @@ def _columns(metrics: Sequence[Metric], deviating: Sequence[Metric]) -> dict[str
     return columns | {
         m.name + DEVIATION: Column(f"{m.title} G-STD", "lower", "spread", m.version)
         for m in deviating
+        # A set has one score for all images, and a spread is a deviation already.
         if m.kind in ("reference", "single")
     }
 
@@ -143,6 +146,7 @@ def _sets(
 
 def _protocol(evaluation: Evaluation, cases: Sequence[Case], scorers: Sequence[Scorer]) -> dict[str, Any]:
     """Return the settings that scores depend on; results with the same "scoring" can be compared."""
+    # Ground truths are identified by content: the same folder name may hold other images.
     truths = "".join(case.digests[case.gt] for case in cases if case.gt is not None)
     folders = {"gt": evaluation.gt, "lq": evaluation.lq}
     return {
@@ -163,4 +167,5 @@ def _protocol(evaluation: Evaluation, cases: Sequence[Case], scorers: Sequence[S
 
 def _shown(path: Path, folder: Path) -> str:
     path, folder = path.absolute(), folder.absolute()
+    # Relative paths let the folder be moved with its images.
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

@@ -86,6 +86,7 @@ def check_mode(parser: Parser, args: argparse.Namespace) -> None:
         given = " and ".join(f"--{mode}" for mode in modes) or "none"
         parser.error(f"give one of {', '.join(f'--{mode}' for mode in MODES)}, not {given}")
     for flag, fitting in FITTING.items():
+        # A flag that has no effect is an error, so that nobody relies on it.
         if getattr(args, flag) is not None and modes[0] not in fitting:
             wanted = " or ".join(f"--{mode}" for mode in fitting)
             parser.error(f"--{flag.replace('_', '-')} goes with {wanted}, not with --{modes[0]}")
@@ -159,5 +160,6 @@ def metric_names(text: str) -> "tuple[Metric, ...]":
 
     try:
         return select([name.strip() for name in text.split(",") if name.strip()])
+    # argparse shows only its own error type as one line.
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

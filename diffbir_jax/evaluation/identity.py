@@ -49,6 +49,7 @@ def aligned(image: np.ndarray) -> np.ndarray:
         raise UserError(
             f"identity: {height}x{width} given; faces must be square, aligned as FFHQ and CelebA-HQ are"
         )
+    # The constants are for 512 pixels; faces of any side are scaled.
     points = FFHQ * (height / FFHQ_SIDE)
     # A similarity transform is z -> a z + b in the complex plane.
     (a, b), *_ = np.linalg.lstsq(np.stack([points, np.ones(5)], 1), ARCFACE, rcond=None)
@@ -63,6 +64,7 @@ def _load(setup: Setup) -> Callable[[np.ndarray, np.ndarray], float]:
         half = 127.5
         net.setInput(cv2.dnn.blobFromImage(aligned(image), 1 / half, mean=(half, half, half)))
         vector = net.forward().reshape(-1).astype(np.float64)
+        # Unit length: the product of two embeddings is their cosine.
         return vector / np.linalg.norm(vector)
 
     return one_at_a_time(lambda image, reference: float(embedding(image) @ embedding(reference)))

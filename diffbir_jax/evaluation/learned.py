@@ -69,6 +69,7 @@ def dists(features: Params, params: Params, images: Array) -> Array:
     x = (images - _channels(IMAGENET_MEAN)) / _channels(IMAGENET_STD)
     stages = [images, *apply(VGG16(hann_pool), features, x)]
     texture, structure = (jnp.concatenate(parts) for parts in zip(*map(_similarities, stages)))
+    # The authors divide by the sum of all weights, so that equal images have distance 0.
     weights = params["alpha"].sum() + params["beta"].sum()
     return 1 - (params["alpha"] @ texture + params["beta"] @ structure) / weights
 

@@ -54,7 +54,7 @@ class Metric:
         load: returns the scoring function, on images (H, W, 3) uint8. "reference": (image, ground truth) -> float;
             "single": (image) -> float; "set": a `SetScore`; "spread": (images of one input) -> float. Raises
             UnavailableError if packages or weights are missing.
-        version: of the implementation. Raise it when scores change, so that cached scores are not reused.
+        version: version of the implementation. Raise it when scores change, so that cached scores are not reused.
         files: files in `Setup.weights` that it reads; a result carries their checksums. Stems of .safetensors files,
             whole names of others.
         packages: packages other than this project's own; a result carries their versions.

@@ -36,7 +36,8 @@ def weights_file(setup: Setup, name: str, remedy: str) -> Path:
 def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
     """Return `function` with a lock: one thread at a time.
 
-    One image keeps all cores busy, several would take the memory of several, and some networks keep their activations.
+    One image already keeps all cores busy, and several would need more memory. Some networks also keep their
+    activations, which threads would overwrite.
     """
     lock = threading.Lock()
 

@@ -65,6 +65,7 @@ def find_cases(
         ImageFileError: a folder is missing, empty or given for two seeds, or names are ambiguous or differ; the error
             covers all names that differ.
     """
+    # A folder that is given twice would make the deviation over seeds too small.
     if len({folder.resolve() for folder in preds}) < len(preds):
         raise ImageFileError("--pred names a folder twice; give one folder per seed")
     left_out = list(exclude)
@@ -93,6 +94,7 @@ def check_cases(cases: Sequence[Case]) -> list[Case]:
         ImageFileError: an image cannot be read, or sizes of one case differ.
     """
     with ThreadPoolExecutor() as pool:
+        # Threads help, because decoding and hashing release Python's lock.
         looked = tqdm(pool.map(_look, cases), "checking", len(cases), unit="image", disable=None, leave=False)
         seen = list(looked)
     if unreadable := [each for each in seen if isinstance(each, ImageFileError)]:
@@ -121,6 +123,7 @@ def _look(case: Case) -> tuple[list[Size], dict[Path, str]] | ImageFileError:
 
 def _odd_size(case: Case, sizes: Sequence[Size]) -> str:
     """Describe the first file with another size than the ground truth (without one: than the first result)."""
+    # `scored` lists the ground truth last.
     wanted = sizes[-1] if case.gt is not None else sizes[0]
     for path, size in zip(case.preds, sizes):
         if size != wanted:
@@ -131,6 +134,7 @@ def _odd_size(case: Case, sizes: Sequence[Size]) -> str:
 def _by_name(folder: Path, exclude: Iterable[Path]) -> dict[str, Path]:
     """Return the images of a folder by `Case.name`."""
     files: dict[str, list[Path]] = {}
+    # A report's copies of the images have other names and must not count as results.
     copies = [page.with_name("report") for page in folder.rglob("report.html")]
     for path in find_images(folder, [*exclude, *copies]):
         files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)

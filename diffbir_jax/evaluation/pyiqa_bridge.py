@@ -36,7 +36,7 @@ class Source:
         file: name in the folder of weights.
         module: below `pyiqa.archs`, the module with the address.
         table: its variable: the address, or a dict of addresses.
-        key: of the dict; "" if there is no dict.
+        key: key in the dict; "" if there is no dict.
         options: further arguments of `pyiqa.create_metric`.
     """
 
@@ -62,6 +62,7 @@ class Source:
         Raises:
             UnavailableError: pyiqa cannot be imported, or the file is missing.
         """
+        # The address comes first, so that a missing package is reported before a missing file.
         address = self.address()
         return weights_file(
             setup, self.file, f"It comes from {address}; put it into that folder under this name"
@@ -119,6 +120,7 @@ def _load_filled(
     source: Source, setup: Setup, without: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> Callable[[np.ndarray], float]:
     path = source.path(setup)
+    # The patch is active only while the network is built.
     with without():
         metric = create(source)
     fill(metric.net, path)
@@ -159,6 +161,7 @@ def _load_fid(setup: Setup) -> SetScore:
         metric = create(FID)
 
     def features(image: np.ndarray) -> np.ndarray:
+        # The scaling of the TensorFlow Inception, which FID's weights come from.
         pixels = (clean_resized(image) - 128) / 128
         batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])).to(metric.device)
         with torch.inference_mode():
@@ -179,6 +182,7 @@ def clean_resized(image: np.ndarray) -> np.ndarray:
         (299, 299, 3) float32 in [0, 255].
     """
     size = (INCEPTION_SIDE, INCEPTION_SIDE)
+    # Float planes one by one: Pillow has no float RGB, and rounds 8-bit results.
     planes = [Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC) for plane in _planes(image)]
     return np.stack([np.asarray(plane) for plane in planes], -1).clip(0, 255)
 

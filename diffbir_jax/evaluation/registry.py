@@ -22,6 +22,7 @@ Pairwise = Callable[[np.ndarray, np.ndarray], float]
 def _psnr(setup: Setup, y_only: bool) -> Pairwise:
     def score(image: np.ndarray, reference: np.ndarray) -> float:
         value = psnr(image, reference, y_only=y_only, crop=setup.crop)
+        # A mean with infinity would say nothing, so the image is reported as a problem.
         if value == float("inf"):
             raise UserError("identical images" + " in Y" * y_only)
         return value
@@ -62,4 +63,5 @@ def select(names: Iterable[str]) -> tuple[Metric, ...]:
     if not given:
         raise UserError(f"no metric given; allowed are {', '.join(METRICS)}; or groups: {', '.join(GROUPS)}")
     wanted = [each for name in given for each in GROUPS.get(name, (name,))]
+    # A group and one of its metrics may both be named.
     return tuple(METRICS[name] for name in dict.fromkeys(wanted))

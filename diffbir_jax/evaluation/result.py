@@ -28,7 +28,7 @@ class Summary:
     """A mean over images.
 
     Attributes:
-        mean: of the scores that are finite numbers.
+        mean: mean of the scores that are finite numbers.
         low: lower end of the 95 % bootstrap interval of the mean, None if there is no interval (a set, or one image).
         high: its upper end.
         count: number of images in the mean.
@@ -63,10 +63,10 @@ class Result:
     """One evaluated set of images.
 
     Attributes:
-        name: of the method or the folder; the row's title in tables.
+        name: name of the method or the folder; the row's title in tables.
         protocol: everything that scores depend on: crop, suite, seeds, sampler, ...; JSON.
-        versions: of Python, packages and this project, by name.
-        checksums: of weights files, by name.
+        versions: versions of Python, packages and this project, by name.
+        checksums: checksums of weights files, by name.
         columns: metrics by name, in the table's order.
         images: all images, sorted by name.
         summary: by metric.
@@ -85,6 +85,7 @@ class Result:
 
 def write_result(result: Result, path: Path) -> None:
     """Write `result` as JSON, whole or not at all; numbers that are not finite are null."""
+    # allow_nan=False: a NaN that slipped through must fail here, not in a reader.
     text = json.dumps({"format": FORMAT} | _plain(asdict(result)), indent=1, allow_nan=False)
     replace_file(path, (text + "\n").encode())
 
@@ -102,6 +103,7 @@ def read_result(path: Path) -> Result:
         )
     try:
         found = json.loads(path.read_text("utf-8"))
+        # Another format would be misread without an error.
         if found.pop("format") != FORMAT:
             raise ValueError("another format")
         columns = {name: Column(**column) for name, column in found.pop("columns").items()}
@@ -126,6 +128,7 @@ def _check(result: Result) -> None:
         raise ValueError("images occur twice")
     scores = [score for image in result.images for score in image.scores.values()]
     means = [value for s in result.summary.values() for value in (s.mean, s.low, s.high)]
+    # JSON reads 1.0 and 1 as different types; both are numbers.
     if not all(value is None or isinstance(value, int | float) for value in (*scores, *means)):
         raise TypeError("scores must be numbers")
     if unknown := result.summary.keys() - result.columns.keys():

@@ -35,10 +35,12 @@ def run_folders(args: argparse.Namespace) -> int:
     setup = Setup(args.crop_border or 0, args.metric_weights)
     metrics = args.metrics or default_metrics(args.gt is not None)
     if len(args.pred) > 1:
+        # Several seeds allow a deviation of pixels, so it is a column even if nobody asks.
         metrics = tuple(dict.fromkeys((*metrics, *select(["lstd"]))))
     name = args.name or default_name(args.pred)
     result = evaluate(Evaluation(name, args.pred, args.output, metrics, args.gt, args.lq, setup))
     print(publish([result], args.output, args), end="")
+    # The exit code tells scripts that a requested score is missing.
     return int(any(metric.name not in result.summary for metric in metrics))
 
 
@@ -62,6 +64,7 @@ def run_compare(args: argparse.Namespace) -> int:
     if output is None:
         print(*map(markdown, make_tables(results, args.intervals)), text, sep="\n", end="")
         return 0
+    # Tables of a comparison would replace those of the evaluation in that folder.
     if (output / "result.json").exists():
         raise UserError(f"{output} holds a result of its own; give another --output")
     make_folder(output)

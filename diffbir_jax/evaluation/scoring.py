@@ -36,7 +36,7 @@ class Scorer:
         metric: the metric.
         function: the result of its `load`.
         checksums: CRC-32 of the weights files that it read, by name.
-        versions: of the packages that compute, by name.
+        versions: versions of the packages that compute, by name.
         crop: see `Setup`; 0 if the metric does not use it.
     """
 
@@ -76,6 +76,7 @@ def load_scorers(metrics: Sequence[Metric], setup: Setup, like: Case) -> Scorers
         except UnavailableError as error:
             unavailable[metric.name] = " ".join(str(error).split())
             continue
+        # Taken after loading: the files exist now.
         checksums = {name: _checksum(setup, name) for name in metric.files}
         crop = setup.crop if metric.cropped else 0
         ready.append(Scorer(metric, function, checksums, versions(metric.packages), crop))
@@ -108,6 +109,7 @@ def fill(cases: Sequence[Case], scorers: Sequence[Scorer], cache: Cache, threads
     """
     alone = [scorer for scorer in scorers if scorer.metric.kind != "set"]
     work = functools.partial(_fill_case, scorers=alone, cache=cache)
+    # Cases that are complete in the cache are not read at all.
     todo = [
         case
         for case in cases
@@ -130,7 +132,7 @@ def fill(cases: Sequence[Case], scorers: Sequence[Scorer], cache: Cache, threads
 
 
 def inputs(kind: Kind, case: Case) -> list[tuple[Path, ...]]:
-    """The files of a case for each score: a tuple per seed, but one of all seeds for a "spread" metric."""
+    """Return the files of a case for each score: a tuple per seed; for a "spread" metric one tuple of all seeds."""
     if kind == "spread":
         return [case.preds]
     if kind == "reference" and case.gt is not None:
@@ -146,6 +148,7 @@ def set_keys(cases: Sequence[Case], scorer: Scorer) -> list[str]:
 
 
 def _fill_case(case: Case, scorers: Sequence[Scorer], cache: Cache) -> None:
+    # Each file is read once per case, for all metrics.
     read = functools.cache(read_image)
     for scorer in scorers:
         for paths in inputs(scorer.metric.kind, case):
@@ -156,9 +159,9 @@ def _fill_case(case: Case, scorers: Sequence[Scorer], cache: Cache) -> None:
 
 
 def attempt(function: Callable[..., float], *arguments: Any) -> Outcome:
-    """Score; what the metric cannot do with these images (UserError) is a problem, not an error.
+    """Score images. A UserError means that the metric cannot score these images; it becomes a problem of the outcome.
 
-    So is what a network's library raises, but for another time it may not.
+    Errors of a network's library become problems too, but passing ones: the next run tries again.
 
     Raises:
         ImageFileError: an image cannot be read.
@@ -185,6 +188,7 @@ def _fill_sets(cases: Sequence[Case], scorer: Scorer, cache: Cache) -> None:
         bar = tqdm(paths, f"features of {scorer.metric.title}", unit="image", disable=None, leave=False)
         return np.stack([function.features(read_image(path)) for path in bar if path is not None])
 
+    # Lazy: if the predictions fail, the ground truths are never processed.
     truths = functools.cache(lambda: features([case.gt for case in cases]))
     for seed, key in missing:
         paths = [case.preds[seed] for case in cases]
@@ -200,4 +204,5 @@ def _checksum(setup: Setup, name: str) -> str:
 
 
 def _digest(content: Any) -> str:
+    # Sorted keys, because the order of a dict must not change the key.
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

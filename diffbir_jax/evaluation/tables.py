@@ -65,6 +65,7 @@ def make_tables(results: Sequence[Result], intervals: bool = True) -> list[Table
     scores, spreads = {}, {}
     for name, column in all_columns(results).items():
         (spreads if column.kind == "spread" else scores)[name] = column
+    # Rows without several seeds have no deviations and would be empty.
     steady = [result for result in results if spreads.keys() & result.columns.keys()]
     tables = [_table(results, scores, intervals)]
     return [*tables, _table(steady, spreads, intervals, SPREADS)] if steady else tables
@@ -78,6 +79,7 @@ def _table(results: Sequence[Result], columns: dict[str, Column], intervals: boo
         cells = []
         for name in columns:
             reason = _remark(name, result)
+            # Equal reasons share a note.
             note = notes.setdefault(reason, len(notes) + 1) if reason else 0
             cells.append(_cell(name, result, best[name], note, intervals))
         rows.append((result.name, cells))
@@ -178,6 +180,7 @@ def _best(name: str, column: Column, results: Sequence[Result]) -> str | None:
     found = [result.summary[name] for result in results if name in result.summary]
     most = max((each.count for each in found), default=0)
     means = [each.mean for each in found if each.count == most]
+    # The printed text is compared later, so that values which look equal are all bold.
     choose = max if column.better == "higher" else min
     return f"{choose(means):.{digits(name)}f}" if len(means) > 1 else None
 
@@ -207,6 +210,7 @@ def _caption(results: Sequence[Result], intervals: bool) -> str:
     images = " or ".join(map(str, counts or [0])) + (" image" if counts == [1] else " images")
     seeds = max(result.protocol.get("results_per_image", 1) for result in results)
     several = f", of up to {seeds} results each" * (seeds > 1)
+    # The crop changes PSNR and SSIM, so a table must state it.
     crops = sorted({result.protocol.get("scoring", {}).get("crop", 0) for result in results if result.images})
     crop = "; border crop " + " or ".join(map(str, crops)) if any(crops) else ""
     return f"Means over {images}{several}" + ", in brackets 95 % bootstrap intervals" * intervals + crop + "."

@@ -1,1 +1,1 @@
-"""Images outside of the networks: files, resizing, colour."""
+"""Image processing outside the networks: files, resizing, colour."""

@@ -1,4 +1,4 @@
-"""Images in 8 or 16 bits, as files hold them, or as floats: converted, and resized as Pillow does it."""
+"""Conversion of images between 8 bits, 16 bits and floats, and Pillow's bicubic resizing."""
 
 import functools
 
@@ -13,7 +13,7 @@ from diffbir_jax.imaging.resize import resize
 
 DEPTHS = (np.uint8, np.uint16)
 DTYPES = (*DEPTHS, np.float32)
-# Rows that are converted at a time, so that a large image is not held as float32 as well.
+# Rows converted at a time, so that a large image does not also need a float32 copy.
 ROWS = 256
 
 
@@ -41,7 +41,7 @@ def resize_bytes(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return image
     if image.dtype == np.uint8:
         return _bicubic(image, size)
-    # Pillow resizes more than 8 bits in floats, and one channel at a time.
+    # Pillow resizes images of more than 8 bits only as single float channels.
     return np.stack([resize_alpha(image[..., channel], size) for channel in range(image.shape[2])], axis=2)
 
 
@@ -58,22 +58,22 @@ def resize_alpha(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def to_float(image: np.ndarray) -> jax.Array:
-    """Return (1, H, W, C) float32 in [0, 1] of (H, W, C) uint8 or uint16."""
+    """Convert (H, W, C) uint8 or uint16 to (1, H, W, C) float32 in [0, 1]."""
     return jnp.asarray(image[None], jnp.float32) / float(np.iinfo(image.dtype).max)
 
 
 @functools.partial(jax.jit, static_argnames="size")
 def to_bytes(image: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    """Return (B, *size, C) uint8, rounded, of (B, H, W, C) in about [0, 1], resized unless it has the size."""
+    """Convert (B, H, W, C) in about [0, 1] to (B, *size, C) uint8, rounded; resized first if the size differs."""
     height, width = size
     return jnp.rint(255.0 * jnp.clip(resize(image, (height, width)), 0.0, 1.0)).astype(jnp.uint8)
 
 
 def to_depth(image: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """Return an image in 8 or 16 bits, rounded, or as float32; computed on the host.
+    """Convert a float image to 8 or 16 bits, rounded, or to float32; computed on the host.
 
     Args:
-        image: (H, W, C), floating point in about [0, 1]; for 8 and 16 bits what lies beyond is clipped.
+        image: (H, W, C), floating point in about [0, 1]; for 8 and 16 bits, values outside are clipped.
         dtype: uint8, uint16 or float32.
 
     Raises:
@@ -86,7 +86,7 @@ def to_depth(image: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     image = np.asarray(image)
     out = np.empty(image.shape, dtype)
     for top in range(0, len(image), ROWS):
-        # 65535 levels take 16 of the 24 bits that float32 is exact to.
+        # 65535 levels need 16 bits; float32 is exact to 24.
         scaled = image[top : top + ROWS].astype(np.float32).clip(0, 1)
         scaled *= np.float32(np.iinfo(dtype).max)
         out[top : top + ROWS] = np.rint(scaled, out=scaled)

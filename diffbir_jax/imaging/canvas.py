@@ -1,6 +1,6 @@
-"""Images on the host that are processed in tiles: cut without padding the whole, blended without holding it twice.
+"""Tiles of images on the host: cut without padding the whole image, blended without a second copy of it.
 
-Nothing here compiles, so images may have any size.
+Nothing here is compiled, so images may have any size.
 """
 
 from collections.abc import Callable
@@ -19,16 +19,16 @@ def cut_padded(image: np.ndarray, start: np.ndarray, size: tuple[int, int], mode
 
     Args:
         image: (H, W, C).
-        start: (2,) top and left, inside the image or beyond it, as a tile may lie that is smaller than the padding.
+        start: (2,) top and left, inside the image or beyond it (if the padding is larger than a tile).
         size: height and width of the tile.
-        mode: what is beyond: "edge" repeats the border, "constant" is zeros.
+        mode: values outside the image: "edge" repeats the border, "constant" is zeros.
 
     Returns:
         (*size, C).
     """
     top, left = start
     if mode == "edge":
-        # What lies beyond altogether repeats the last row or column.
+        # A tile that is completely outside repeats the last row or column.
         top, left = (min(at, side - 1) for at, side in zip(start, image.shape[:2]))
     part = image[top : top + size[0], left : left + size[1]]
     missing = [(0, size[i] - part.shape[i]) for i in range(2)]
@@ -36,16 +36,16 @@ def cut_padded(image: np.ndarray, start: np.ndarray, size: tuple[int, int], mode
 
 
 def from_depth(image: np.ndarray) -> np.ndarray:
-    """Return float32 in [0, 1] of an image in uint8 or uint16; floats stay as they are."""
+    """Convert uint8 or uint16 to float32 in [0, 1]; floats are returned unchanged."""
     if image.dtype.kind == "f":
         return image
     return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
 def resize_float(image: np.ndarray, size: tuple[int, int], clip: bool = False) -> np.ndarray:
-    """Resize (h, w, C) floats to `size` = (H, W) by Pillow's bicubic filter, as `resize.resize` does; float32.
+    """Resize (h, w, C) floats to float32 of `size` = (H, W) by Pillow's bicubic filter, which equals `resize.resize`.
 
-    An image of that size is returned as it is, of its own dtype; others are clipped to [0, 1] before, if `clip`.
+    An image of that size is returned unchanged, in its own dtype. Otherwise `clip` clips it to [0, 1] first.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -58,13 +58,13 @@ def resize_float(image: np.ndarray, size: tuple[int, int], clip: bool = False) -
 
 
 class Blender:
-    """Blends the tiles of one image as they come, row by row of tiles, as `tiling.blend` does.
+    """Blends the tiles of one image as they arrive, row by row, with the same result as `tiling.blend`.
 
-    Only the rows that a later tile may still touch are held as float32 sums; finished ones go to `put`.
+    It keeps float32 sums only of the rows that later tiles may still touch. Finished rows go to `put`.
     """
 
     def __init__(self, grid: Grid, put: Callable[[int, np.ndarray], None]):
-        """Take the grid of the results, and what takes finished rows: put(top, (h, W, C) float32)."""
+        """Take the grid of the results, and the function for finished rows: put(top, (h, W, C) float32)."""
         self.grid, self.put = grid, put
         self.count, self.row = 0, 0
         self.weights = gaussian_weights(*grid.size).astype(np.float32)[:, :, None]
@@ -81,6 +81,7 @@ class Blender:
             return
         if self.count == 1:
             self.total = np.zeros((height, self.grid.sides[1], tile.shape[2]), np.float32)
+        # The first tile of a new row of tiles: rows above it are complete.
         if row > self.row:
             self._finish(self.grid.rows[row] - self.grid.rows[self.row])
             self.row = row
@@ -90,7 +91,7 @@ class Blender:
             self._finish(height)
 
     def _finish(self, rows: int) -> None:
-        """Hand over the first `rows` rows and move the others up."""
+        """Pass the first `rows` rows on and move the others up."""
         top = self.grid.rows[self.row]
         sums = self.sums[0][top : top + rows, None, None] * self.sums[1][None, :, None]
         self.put(int(top), self.total[:rows] / sums)

@@ -1,4 +1,4 @@
-"""What an image must be before the pipeline goes on with it."""
+"""Checks of images before the pipeline processes them."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from diffbir_jax.imaging.bytes import DTYPES
 
 
 def not_finite(stage: str, dtype: Any) -> UserError:
-    """Return the error for a stage that computed NaN or infinity in `dtype`, which bytes would show as black."""
+    """Return the error for a stage that computed NaN or infinity in `dtype`; as bytes these would be black."""
     return UserError(
-        f"{stage} gave NaN or infinity in {np.dtype(dtype).name}; use --precision bf16 or fp32 and scales that "
-        "are less extreme, and if it stays, convert the weights anew: a file is damaged"
+        f"{stage} gave NaN or infinity in {np.dtype(dtype).name}; use `precision` bf16 or fp32 and scales that "
+        "are less extreme, and if it remains, convert the weights again: a file is damaged"
     )
 
 
 def check_range(image: np.ndarray) -> None:
-    """Raise ValueError if a float image (H, W, C) is not in [0, 1], as one of 255 levels is not."""
+    """Raise ValueError if a float image (H, W, C) is not in [0, 1], for example one with levels up to 255."""
     if image.dtype.kind == "f" and not (image.min() >= 0.0 and image.max() <= 1.0):
         raise UserError(
             f"image is {image.dtype} from {image.min():g} to {image.max():g}; floats are in [0, 1], so divide 8-bit "
@@ -26,9 +26,9 @@ def check_range(image: np.ndarray) -> None:
 
 
 def check_proportions(given: np.ndarray, image: np.ndarray, what: str) -> None:
-    """Raise ValueError unless `given` (h, w, ...), which a user made, has the shape of `image` (H, W, 3) at some scale.
+    """Raise ValueError unless the user's `given` (h, w, ...) has the proportions of `image` (H, W, 3), at any scale.
 
-    A pixel more or less on each side is what rounding makes of a scale. `what` names it in the message.
+    One pixel more or less per side is allowed, because a scaled side is rounded. `what` is its name in the message.
     """
     (h, w), (height, width) = given.shape[:2], image.shape[:2]
     if abs(h * width - w * height) > height + width:

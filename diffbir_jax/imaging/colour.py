@@ -1,4 +1,4 @@
-"""Colour correction: take the low frequencies of a result from an image whose colours are trusted."""
+"""Colour correction: take the low frequencies of a result from an image with trusted colours."""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -10,7 +10,7 @@ def low_frequencies(image: Array, levels: int = 5) -> Array:
 
     Args:
         image: (..., H, W, C), floating point; borders are repeated outwards.
-        levels: how many averages; five leave what varies over some 32 pixels and more.
+        levels: number of averages; after five, structure larger than about 32 pixels remains.
 
     Returns:
         The low frequencies, shape of `image`; the high ones are the image minus these.
@@ -30,7 +30,7 @@ def wavelet_colour(content: Array, style: Array, levels: int = 5) -> Array:
         levels: see `low_frequencies`.
 
     Returns:
-        The corrected image, of content's shape; can leave the range of both a little.
+        The corrected image, of content's shape; values may slightly leave the range of both.
 
     Raises:
         ValueError: different shapes.
@@ -43,6 +43,7 @@ def wavelet_colour(content: Array, style: Array, levels: int = 5) -> Array:
 
 def _average(image: Array, step: int, axis: int) -> Array:
     """Average of pixels `step` before, here (twice) and `step` after along an axis."""
+    # Sums of slices, because XLA's convolution of single channels is slow on CPUs.
     padding = [(0, 0)] * image.ndim
     padding[axis] = (step, step)
     padded = jnp.pad(image, padding, mode="edge")

@@ -1,4 +1,4 @@
-"""Whether a file holds the whole of its image: decoders are content with less, and show the rest gray or black."""
+"""Check that a file holds its whole image. Decoders accept incomplete files and fill the rest with gray or black."""
 
 import re
 import struct
@@ -10,21 +10,21 @@ from diffbir_jax.files.errors import ImageFileError
 CUT_OFF = "is cut off; copy or download it again"
 DAMAGED = "is damaged; copy or download it again"
 _STEP = 1 << 20
-# Of JPEG, but for the restarts among the pixels.
+# Markers of JPEG, except stuffed bytes and the restarts within the pixels.
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-# The passes of interlaced PNG: where rows and columns begin, and how far apart they lie.
+# The passes of interlaced PNG: first row, first column, row step, column step.
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 def check_complete(data: bytes, kind: str) -> None:
-    """Raise ImageFileError, or struct.error, if a file of this format is cut off or, where that shows, damaged."""
+    """Raise ImageFileError (or struct.error) if a file of this format is cut off or detectably damaged."""
     if check := _CHECKS.get(kind):
         check(data)
 
 
 def inflated_length(deflated: bytes) -> int:
-    """Return how many bytes a deflated stream holds; what comes out is thrown away bit by bit.
+    """Return the number of bytes in a deflated stream. The output is discarded in pieces, to save memory.
 
     Raises:
         ImageFileError: it has no end, or its checksum is wrong.
@@ -42,7 +42,7 @@ def inflated_length(deflated: bytes) -> int:
 
 
 def _check_png(data: bytes) -> None:
-    """Every chunk's checksum, the chunk at the end, and that there are as many rows as the header says."""
+    """Check all chunks' checksums, the end chunk, and the number of rows against the header."""
     pixels = b"".join(piece for kind, piece in _png_chunks(data) if kind == b"IDAT")
     if inflated_length(pixels) < _png_length(data[16:29]):
         raise ImageFileError("is damaged: it has fewer rows than it says; copy or download it again")
@@ -65,7 +65,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _png_length(header: bytes) -> int:
-    """Return how many bytes the filtered rows take."""
+    """Return the number of bytes of the filtered rows."""
     width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     sizes = ((-((y - height) // dy), -((x - width) // dx)) for y, x, dy, dx in passes)
@@ -75,7 +75,7 @@ def _png_length(header: bytes) -> int:
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Walk over the segments to the end of the image, past thumbnails, which have an end of their own."""
+    """Walk over the segments to the end marker; this skips thumbnails, which have their own end markers."""
     at = 2
     while found := _MARKER.search(data, at):
         if found[1] == b"\xd9":
@@ -89,5 +89,5 @@ def _check_webp(data: bytes) -> None:
         raise ImageFileError(CUT_OFF)
 
 
-# Of BMP Pillow counts the bytes; TIFF is looked at where its tags are read.
+# BMP needs no check, because Pillow counts its bytes. For TIFF see `tiff.check_complete`.
 _CHECKS: dict[str, Callable[[bytes], None]] = {"PNG": _check_png, "JPEG": _check_jpeg, "WEBP": _check_webp}

@@ -1,4 +1,4 @@
-"""The bytes of an image file to its pixels; what is incomplete or damaged is refused."""
+"""Decode the bytes of an image file to pixels; incomplete or damaged files are errors."""
 
 import contextlib
 import io
@@ -32,34 +32,34 @@ FORMATS = "PNG, JPEG, WebP, TIFF or BMP"
 
 
 class Decoded(NamedTuple):
-    """An image upright: samples (H, W, C) uint8 or uint16 as in `samples.from_pillow`, and what else the file says."""
+    """An upright image: samples (H, W, C) uint8 or uint16, see `samples.from_pillow`, and the file's metadata."""
 
     samples: np.ndarray
     metadata: Metadata
 
 
 def kind_of(head: bytes) -> str | None:
-    """Return the format, as Pillow names it, of a file that begins with these bytes; 16 suffice."""
+    """Return Pillow's name of the format of a file that starts with these bytes; 16 bytes are enough."""
     return next((kind for kind, mark in _SIGNATURES.items() if re.match(mark, head, re.DOTALL)), None)
 
 
 def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
-    """Decode an image file, of several images the first.
+    """Decode an image file; of several images the first.
 
     Args:
         data: the file.
         kind: as `kind_of` returns it.
-        max_pixels: how many may be decoded; what the file says is looked at before.
+        max_pixels: largest number of pixels; the file's header is checked before decoding.
 
     Raises:
-        ImageFileError: too small or too large, cut off, or of no use; the message lacks the path.
+        ImageFileError: too small or too large, cut off, or not readable; the message has no path.
         Exception: almost anything else, if the file is damaged.
     """
     with _undisturbed:
         try:
             return _decode_tiff(data, max_pixels) if kind == "TIFF" else _decode(data, kind, max_pixels)
         except UnidentifiedImageError:
-            # Its message names an object of ours.
+            # Pillow's message would name a BytesIO object, not the file.
             raise ImageFileError(
                 f"is a damaged {kind} file, or one of a rare sort; copy it again, or convert it to PNG"
             ) from None
@@ -68,10 +68,12 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
 def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
     with Image.open(io.BytesIO(data), formats=[kind]) as image:
         _check_size(image.size, max_pixels)
+        # Before decoding, because Pillow pads cut-off files without an error.
         check_complete(data, kind)
         image.load()
         tags = image_tags(image)
         icc = image.info.get("icc_profile")
+        # Bit depth and colour type of the header. Pillow keeps 16 bits only for plain gray (type 0).
         if kind == "PNG" and data[24] == 16 and data[25] != 0:
             samples = _deep_png(data)
         else:
@@ -89,7 +91,7 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Decoded:
     if layout.deep:
         samples = tiff.decode_deep(data, layout)
     else:
-        # TIFF, and only TIFF, Pillow turns upright by itself.
+        # Pillow turns TIFF upright by itself, but no other format.
         with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
             image.load()
             samples, icc = from_pillow(image, icc)
@@ -97,7 +99,7 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Decoded:
 
 
 def _deep_png(data: bytes) -> np.ndarray:
-    """16-bit RGB, RGB and alpha, or gray and alpha, which Pillow would reduce to 8 bits."""
+    """Decode 16-bit RGB, RGB and alpha, or gray and alpha; Pillow would reduce them to 8 bits."""
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16:
         raise ImageFileError(DAMAGED)
@@ -110,7 +112,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageFileError(
             f"is {width}x{height} = {width * height} pixels, more than the limit of {max_pixels}; "
-            "crop or shrink it, or raise --max-pixels if you trust it"
+            "crop or shrink it, or raise `max_pixels` if you trust it"
         )
     if min(width, height) < MIN_SIDE:
         raise ImageFileError(
@@ -119,10 +121,10 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 class _Undisturbed:
-    """A context in which no limit but ours applies, and no library prints what becomes one error of ours.
+    """A context with only our own size limit, in which no library prints messages (they become one error of ours).
 
-    The limit of Pillow, its warnings and the log levels of OpenCV and tifffile belong to the process. Threads share the
-    context: the first that enters changes the settings, the last that leaves sets them back, and all decode at once.
+    Pillow's limit, its warnings and the log levels of OpenCV and tifffile are settings of the process. Threads share
+    the context, so that all can decode at once: the first one changes the settings, the last one restores them.
     """
 
     def __init__(self) -> None:
@@ -143,10 +145,11 @@ class _Undisturbed:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Settings of the process within `_Undisturbed`."""
+    """Change the settings of the process for `_Undisturbed`."""
     opencv, tifffile = cv2.utils.logging, logging.getLogger("tifffile")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # Our own limit (`max_pixels`) is checked from the header; Pillow's would override --max-pixels.
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         level = opencv.setLogLevel(opencv.LOG_LEVEL_SILENT)
         tifffile.disabled, disabled = True, tifffile.disabled

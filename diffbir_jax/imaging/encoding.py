@@ -1,6 +1,6 @@
-"""Pixels and metadata to the bytes of an image file.
+"""Encode pixels and metadata as an image file.
 
-Pillow writes 8 bits; of 16 bits it knows gray alone, so PNG and TIFF in 16 bits are put together here.
+Pillow writes 8 bits. Of 16-bit images it writes only gray, so this module builds 16-bit PNG files and all TIFF files.
 """
 
 import io
@@ -26,7 +26,7 @@ from diffbir_jax.imaging.photo import Metadata
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # PNG's colour types by the number of channels.
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-# A JPEG segment holds no more, less the 29 bytes that name XMP, or the 6 that name EXIF.
+# Largest content of a JPEG segment. The names of XMP (29 bytes) and EXIF (6 bytes) are part of it.
 _JPEG_SEGMENT = 65533
 _STRIP = 1 << 20
 
@@ -37,16 +37,16 @@ def encode_png(samples: np.ndarray, metadata: Metadata) -> bytes:
         plain = _pillow(samples, "PNG")
     else:
         plain = _png16(samples)
-    # The header always is a chunk of 13 bytes; profiles must precede the pixels.
+    # The header is always a chunk of 13 bytes (25 with its frame). Profiles must come before the pixels.
     end = len(_SIGNATURE) + 25
     return plain[:end] + _png_metadata(metadata) + plain[end:]
 
 
 def encode_jpeg(samples: np.ndarray, metadata: Metadata, quality: int) -> bytes:
-    """Return a JPEG file, colours unreduced (4:4:4), of (H, W, 1 or 3) uint8.
+    """Return a JPEG file with full colour resolution (4:4:4) of (H, W, 1 or 3) uint8.
 
     Raises:
-        ImageFileError: metadata too large for the format; the message lacks the path.
+        ImageFileError: metadata too large for the format; the message has no path.
     """
     for name, block, head in (("EXIF", metadata.exif, 6), ("XMP", metadata.xmp, 29)):
         if block and len(block) + head > _JPEG_SEGMENT:
@@ -68,7 +68,7 @@ def encode_tiff(samples: np.ndarray, metadata: Metadata) -> bytes:
     """Return a TIFF file, deflated, of (H, W, C) uint8 or uint16; C as in `encode_png`.
 
     Raises:
-        ImageFileError: it would exceed 4 GB; the message lacks the path.
+        ImageFileError: it would exceed 4 GB; the message has no path.
     """
     height, width, channels = samples.shape
     rows = max(1, _STRIP // (width * channels * samples.itemsize))
@@ -85,7 +85,7 @@ def encode_tiff(samples: np.ndarray, metadata: Metadata) -> bytes:
 
 
 def _pillow(samples: np.ndarray, kind: str, **options: Any) -> bytes:
-    """Return what Pillow writes of (H, W, C) uint8."""
+    """Return Pillow's file of (H, W, C) uint8."""
     file = io.BytesIO()
     Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples).save(file, format=kind, **options)
     return file.getvalue()
@@ -117,7 +117,7 @@ def _png_metadata(metadata: Metadata) -> bytes:
 
 
 def _png16(samples: np.ndarray) -> bytes:
-    """Return a PNG file of (H, W, C) uint16, every row as its bytes' differences to the row above (filter 2)."""
+    """Return a PNG file of (H, W, C) uint16; rows are stored as differences to the row above (filter 2)."""
     height, width, channels = samples.shape
     packer, parts = zlib.compressobj(), []
     above = np.zeros((1, width * channels * 2), np.uint8)
@@ -128,20 +128,20 @@ def _png16(samples: np.ndarray) -> bytes:
         parts.append(packer.compress(np.insert(filtered, 0, 2, axis=1).tobytes()))
         above = block[-1:]
     header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[channels], 0, 0, 0)
-    # A chunk holds less than 2 GB, and memory of whoever reads it is dear: one per part.
+    # One chunk per part: a chunk must be below 2 GB, and readers need memory for a whole chunk.
     pixels = b"".join(_chunk(b"IDAT", part) for part in [*parts, packer.flush()] if part)
     return _SIGNATURE + _chunk(b"IHDR", header) + pixels + _chunk(b"IEND", b"")
 
 
 def _differences(block: np.ndarray) -> bytes:
-    """Each sample of (h, W, C) less its left neighbour, modulo the type's range: TIFF's predictor 2."""
+    """Subtract its left neighbour from each sample of (h, W, C), modulo the type's range: TIFF's predictor 2."""
     result = block.copy()
     result[:, 1:] -= block[:, :-1]
     return result.astype(block.dtype.newbyteorder("<")).tobytes()
 
 
 def _tiff_tags(samples: np.ndarray, rows: int, lengths: list[int], metadata: Metadata) -> dict[int, Any]:
-    """Return the tags of an image whose strips of `rows` rows have these lengths, the first behind the directory."""
+    """Return the tags of an image with strips of `rows` rows and these lengths (bytes)."""
     height, width, channels = samples.shape
     tags = with_resolution(parse_exif(metadata.exif) if metadata.exif else {}, metadata.dpi)
     starts = np.cumsum([0, *lengths[:-1]]).tolist()
@@ -149,6 +149,6 @@ def _tiff_tags(samples: np.ndarray, rows: int, lengths: list[int], metadata: Met
     tags |= {262: 2 if channels > 2 else 1, 273: tuple(starts), 277: channels, 278: rows, 279: tuple(lengths)}
     tags |= {284: 1, 317: 2}
     if channels in (2, 4):
-        tags[338] = 2  # alpha, by which colours are not multiplied
+        tags[338] = 2  # unassociated alpha: colours are not multiplied by it
     tags |= {tag: block for tag, block in ((XMP, metadata.xmp), (ICC, metadata.icc)) if block}
     return tags

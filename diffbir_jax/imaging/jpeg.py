@@ -1,8 +1,8 @@
 """JPEG as a differentiable function (Shin & Song, "JPEG-resistant adversarial images", 2017), for batches on devices.
 
-Colours in YCbCr with chroma at half resolution, 8x8 DCT, quantisation; entropy coding loses nothing and is left out.
-The luminance table is transposed, as in the implementation that Real-ESRGAN and DiffBIR train with: results differ from
-a real codec's by that, and by the smoother upsampling of chroma there.
+It converts to YCbCr with chroma at half resolution, applies an 8x8 DCT and quantises. Entropy coding is lossless and
+therefore left out. Results differ from a real codec in two ways. The luminance table is transposed, as in the
+implementation that trained Real-ESRGAN and DiffBIR. And a real codec upsamples chroma more smoothly.
 """
 
 from functools import partial
@@ -34,7 +34,7 @@ _TO_YCC = np.array(
 )
 _TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]], np.float32)
 _BLOCK = 8  # samples
-_MCU = 2 * _BLOCK  # pixels that a block of chroma covers
+_MCU = 2 * _BLOCK  # side of the square that one block of chroma covers (pixels)
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)  # coefficients are rounded: no bfloat16
 
 
@@ -43,8 +43,8 @@ def diff_jpeg(images: jax.Array, quality: jax.Array | float, differentiable: boo
 
     Args:
         images: (B, H, W, 3) float32 RGB in [0, 1].
-        quality: 1 (worst) to 100, of all images or (B,) one each; a traced value, so another one compiles nothing.
-        differentiable: round by round(x) + (x - round(x))^3, whose gradient is not zero (Shin & Song); otherwise to
+        quality: 1 (worst) to 100, one for all images or (B,) for each. It is traced, so new values do not recompile.
+        differentiable: True rounds by round(x) + (x - round(x))^3, which has a gradient (Shin & Song). False rounds to
             the nearest integer, which has none.
 
     Returns:
@@ -61,7 +61,7 @@ def diff_jpeg(images: jax.Array, quality: jax.Array | float, differentiable: boo
 
 
 def quality_factor(quality: jax.Array | float) -> jax.Array:
-    """What the quantisation tables are multiplied by at `quality` (1 to 100), as the Independent JPEG Group scales."""
+    """Return the factor on the quantisation tables at `quality` (1 to 100), as in the Independent JPEG Group's code."""
     quality = jnp.asarray(quality, jnp.float32)
     return jnp.where(quality < 50, 50 / quality, 2 - quality / 50)
 

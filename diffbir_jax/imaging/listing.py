@@ -1,4 +1,4 @@
-"""Finding the image files of a folder."""
+"""Find the image files of a folder."""
 
 import os
 from collections.abc import Iterable
@@ -10,24 +10,24 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
 def find_images(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike] = ()) -> list[Path]:
-    """The image files of a folder and of all folders in it, sorted by path.
+    """Return the image files of a folder and its subfolders, sorted by path.
 
-    Files are chosen by suffix, whatever its case. Hidden files and folders are left out, and links to folders are not
-    followed.
+    Files are chosen by suffix, in upper or lower case. Hidden files and folders are left out, and links to folders are
+    not followed.
 
     Args:
-        folder: where to look.
-        exclude: folders to leave out with all that is in them, such as one for results; need not exist.
+        folder: the folder.
+        exclude: folders to leave out with their subfolders, such as one for results; they need not exist.
 
     Raises:
-        ImageFileError: the folder is missing, is a file, or holds no image file; or a folder in it may not be read.
+        ImageFileError: the folder is missing, is a file, or holds no image file; or a subfolder cannot be read.
     """
     folder = _folder(folder)
     excluded = {Path(path).resolve() for path in exclude}
     paths: list[Path] = []
     for place, folders, files in os.walk(folder, onerror=_raise):
         here = Path(place)
-        # os.walk goes on with what is left in this list.
+        # os.walk descends only into the folders left in this list.
         folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() not in excluded]
         paths += [here / name for name in files if _is_image(here / name)]
     return _some(sorted(paths), folder)

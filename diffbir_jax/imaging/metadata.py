@@ -1,4 +1,4 @@
-"""EXIF, XMP and ICC profiles: what of them is still true of an image that was turned upright and resized."""
+"""EXIF, XMP and ICC profiles: keep the parts that still hold after an image was turned upright and resized."""
 
 import io
 import re
@@ -11,14 +11,14 @@ from diffbir_jax.imaging.photo import Metadata
 ORIENTATION = 0x0112
 XMP, ICC = 700, 34675
 SUB_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-# Tags of TIFF that say how pixels lie in the file, or that have a place of their own in Metadata; Photoshop's and
-# IPTC's blocks hold thumbnails.
+# TIFF tags that describe the storage of pixels, or that have their own field in Metadata. Photoshop's and IPTC's blocks
+# are in the list because they hold thumbnails.
 _STRUCTURE = frozenset(
     [*range(254, 269), 273, *range(277, 282), 284, *range(288, 294), 297, 301, 317, *range(320, 326), 330]
     + [*range(332, 335), *range(336, 344), 347, *range(512, 522), *range(529, 533), XMP, 33723, 34377, ICC]
     + [50838, 50839]
 )
-# PixelXDimension, PixelYDimension, and the offset of the interoperability directory, which changes.
+# PixelXDimension, PixelYDimension, and the interoperability directory (its offset changes).
 _STALE = frozenset([0xA002, 0xA003, ExifTags.IFD.Interop])
 _XMP_SIZES = rb"(?:tiff:Image(?:Width|Length)|exif:Pixel[XY]Dimension)"
 _XMP_STALE = re.compile(
@@ -39,8 +39,8 @@ _MOST_DPI = 65535
 def carried(tags: Tags, xmp: object, icc: object, dpi: Resolution | None = None) -> Metadata:
     """Return what a result may carry of its input's metadata.
 
-    The orientation becomes 1 ("upright"); sizes in pixels and thumbnails are left out. EXIF too damaged to be written
-    again is left out as well: viewers ignore it, and the pixels are worth having.
+    The orientation becomes 1 ("upright"). Sizes in pixels and thumbnails are left out. EXIF that is too damaged to be
+    written again is left out as well, because the pixels are worth more than the metadata.
 
     Args:
         tags: EXIF of an image, or the first directory of a TIFF file.
@@ -49,21 +49,22 @@ def carried(tags: Tags, xmp: object, icc: object, dpi: Resolution | None = None)
         dpi: pixels per inch, as `image_dpi` returns them.
     """
     packet = xmp if isinstance(xmp, bytes) and xmp else None
+    # The header of an ICC profile has 128 bytes; anything shorter is damaged.
     profile = icc if isinstance(icc, bytes) and len(icc) >= 128 else None
     return Metadata(_carried_exif(tags), packet and _carried_xmp(packet), profile, dpi)
 
 
 def orientation_of(tags: Tags) -> int:
-    """Return EXIF's orientation in [1, 8], 1 if there is none or it makes no sense."""
+    """Return EXIF's orientation in [1, 8]; 1 if it is missing or invalid."""
     value = tags.get(ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def image_tags(image: Image.Image) -> Tags:
-    """Return the EXIF of an image, without its thumbnail's; nothing if it is too damaged to be read."""
+    """Return the EXIF tags of an image, without those of its thumbnail; {} if they are too damaged to be read."""
     try:
         return _tags(image.getexif())
-    except Exception:  # Pillow parses when asked, and fails in many ways on damage.
+    except Exception:  # Pillow parses late, and damage causes many types of errors.
         return {}
 
 
@@ -132,7 +133,7 @@ def _carried_exif(tags: Tags) -> bytes | None:
         kept[ORIENTATION] = 1
     try:
         return _exif_bytes(kept) if kept else None
-    except Exception:  # The same: struct.error, KeyError, TypeError, SyntaxError, ...
+    except Exception:  # as above: struct.error, KeyError, TypeError, SyntaxError, ...
         return None
 
 

@@ -1,4 +1,4 @@
-"""Reading image files."""
+"""Read image files."""
 
 import os
 import stat
@@ -13,20 +13,19 @@ from diffbir_jax.imaging.samples import without_hidden
 
 
 def read_photo(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
-    """Read a PNG, JPEG, WebP, TIFF or BMP file; its content counts, not its suffix.
+    """Read a PNG, JPEG, WebP, TIFF or BMP file. Its content decides the format, not its suffix.
 
-    16-bit gray and RGB stay in 16 bits; all else becomes 8 bits. Gray, palettes, YCbCr, CMYK (through its profile, if
-    it has one) and LAB become RGB; floats must lie in 0 to 1, wide integers in 0 to 65535. The EXIF orientation is
+    16-bit gray and RGB stay in 16 bits; everything else becomes 8 bits. Gray, palettes, YCbCr, CMYK (by its profile, if
+    it has one) and LAB become RGB. Floats must be in 0 to 1, wide integers in 0 to 65535. The EXIF orientation is
     applied. Alpha is kept, and fully transparent pixels get the colour of the nearest visible pixel. An animation or a
     file of several pages gives its first image.
 
     Args:
         path: the file.
-        max_pixels: how many pixels the file may say it has.
+        max_pixels: largest number of pixels in the file's header.
 
     Returns:
-        The photo, both sides at least 16. Its metadata are those of the file that stay true of it
-        (`metadata.carried`).
+        The photo, both sides at least 16. Its metadata are the parts that still hold (`metadata.carried`).
 
     Raises:
         ImageFileError: the file is missing, a folder, empty, no image of these formats, damaged, cut off, too small or
@@ -40,7 +39,7 @@ def read_photo(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
         raise ImageFileError(f"{path}: {error}") from None
     except MemoryError:
         raise
-    # Decoders report damage in nearly every way there is, depending on the format and the place.
+    # Decoders report damage by many types of errors, depending on the format and the place.
     except Exception as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise ImageFileError(f"{path}: is damaged or cut off ({reason}); copy or download it again") from None
@@ -48,7 +47,7 @@ def read_photo(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
 
 
 def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Read an image file as 8-bit RGB, transparency laid over white; for masks and ready-made stages.
+    """Read an image file as 8-bit RGB with transparency over white; for masks and ready-made stages.
 
     Returns:
         (H, W, 3) uint8, both sides at least 16.
@@ -60,7 +59,7 @@ def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndar
 
 
 def over_white(photo: Photo) -> np.ndarray:
-    """Return the pixels (H, W, 3) of a photo on white, in its depth."""
+    """Return the pixels (H, W, 3) of a photo on white, in the photo's dtype."""
     if photo.alpha is None:
         return photo.pixels
     white = np.iinfo(photo.pixels.dtype).max
@@ -69,7 +68,8 @@ def over_white(photo: Photo) -> np.ndarray:
 
 
 def to_eight(samples: np.ndarray) -> np.ndarray:
-    """Return uint8 of uint8 or uint16, rounded."""
+    """Convert uint8 or uint16 to uint8, rounded."""
+    # 65535 = 257 * 255, and adding 128 rounds.
     return samples if samples.dtype == np.uint8 else ((samples + np.uint32(128)) // 257).astype(np.uint8)
 
 
@@ -79,7 +79,7 @@ def _load(path: Path) -> tuple[str, bytes]:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError
-        # To open a pipe is to wait for whoever fills it.
+        # Opening a pipe would block until something writes to it.
         if not stat.S_ISREG(mode):
             raise ImageFileError(f"{path}: is a device or a pipe; give a file")
         with path.open("rb") as file:

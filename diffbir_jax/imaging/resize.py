@@ -46,7 +46,7 @@ def resize(image: Array, size: tuple[int, int], method: Method = "bicubic_antial
 
 
 def at_least(size: tuple[int, ...], side: int) -> tuple[int, int]:
-    """Return (height, width) scaled so that the shorter is `side`, unless it is longer; the other is rounded down."""
+    """Return (height, width) enlarged so that the shorter side is at least `side`; the other side is rounded down."""
     height, width = size
     short = min(height, width)
     return (height, width) if short >= side else (height * side // short, width * side // short)
@@ -78,7 +78,7 @@ def resize_matrix(source: int, target: int, method: Method) -> np.ndarray:
         distance = (np.arange(source) - centre[:, None]) / max(scale, 1.0)
         weights = _cubic(distance, -0.5)
         return weights / weights.sum(axis=1, keepdims=True)
-    # The nearest four (two) pixels; those beyond a border count as the border's.
+    # The nearest four (two) pixels; pixels outside the image count as the border pixel.
     reach = 2 if method == "bicubic" else 1
     weights = np.zeros((target, source))
     for offset in range(1 - reach, 1 + reach):

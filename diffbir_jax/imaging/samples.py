@@ -1,4 +1,4 @@
-"""Kinds of pixels: every kind that files hold, to gray or RGB with or without alpha in 8 or 16 bits."""
+"""Convert all kinds of pixels in files to gray or RGB, with or without alpha, in 8 or 16 bits."""
 
 import cv2
 import numpy as np
@@ -20,16 +20,16 @@ _UPRIGHT = {
 
 
 def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
-    """Return (H, W, C) as EXIF's orientation, 1 to 8, wants it seen."""
+    """Turn (H, W, C) upright by EXIF's orientation, 1 to 8."""
     turn = _UPRIGHT.get(orientation)
     return np.ascontiguousarray(turn(samples)) if turn else samples
 
 
 def from_pillow(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, bytes | None]:
-    """Return the samples of a loaded image, and the profile that they are to be seen through.
+    """Return the samples of a loaded image, and their colour profile.
 
     Args:
-        image: of any of Pillow's modes.
+        image: an image of any of Pillow's modes.
         icc: its profile, or None.
 
     Returns:
@@ -37,7 +37,7 @@ def from_pillow(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, byte
         if colours had to be converted.
 
     Raises:
-        ImageFileError: numbers of no clear range, or a profile for other colours than the file's.
+        ImageFileError: numbers without a clear range, or a profile for other colours than the file's.
     """
     if image.mode in ("CMYK", "LAB"):
         return _from_print(image, icc)
@@ -49,14 +49,15 @@ def from_pillow(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, byte
 
 
 def from_bgr(array: np.ndarray) -> np.ndarray:
-    """Return (H, W, C) in the order of channels of ours of what OpenCV decoded: (H, W), BGR or BGRA."""
+    """Return OpenCV's (H, W), BGR or BGRA as (H, W, C) in our order of channels."""
     if array.ndim == 2:
         return array[..., None]
     return np.ascontiguousarray(array[..., [2, 1, 0, 3][: array.shape[2]]])
 
 
 def unassociated(samples: np.ndarray) -> np.ndarray:
-    """Return (H, W, C) uint16 whose colours were multiplied by alpha, the last channel, without that."""
+    """Undo the multiplication of colours by alpha, the last channel of (H, W, C) uint16."""
+    # At least 1: fully transparent pixels have no colour to recover.
     alpha = np.maximum(samples[..., -1:], 1).astype(np.float32)
     colours = np.minimum(np.rint(samples[..., :-1] * (np.float32(65535) / alpha)), 65535)
     return np.concatenate([colours.astype(np.uint16), samples[..., -1:]], axis=2)
@@ -65,19 +66,19 @@ def unassociated(samples: np.ndarray) -> np.ndarray:
 def without_hidden(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Give every fully transparent pixel the colour of the nearest visible one.
 
-    What lies under transparency is often garbage, which networks and filters would smear into what is visible.
+    The colours of transparent pixels are often garbage; networks and filters would smear them into visible pixels.
 
     Args:
         pixels: (H, W, C).
         alpha: (H, W), 0 where transparent.
 
     Returns:
-        (H, W, C); as given if nothing is transparent, or everything.
+        (H, W, C); unchanged if no pixel or every pixel is transparent.
     """
     hidden = alpha == 0
     if not hidden.any() or hidden.all():
         return pixels
-    # Every visible pixel has a label of its own, and every other the label of the nearest visible pixel.
+    # Each visible pixel has its own label. Each transparent pixel gets the label of the nearest visible one.
     _, labels = cv2.distanceTransformWithLabels(
         hidden.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -87,16 +88,16 @@ def without_hidden(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def _is_grey(image: Image.Image) -> bool:
-    """Whether the file holds no colour: by its kind of pixels or, with a palette, by the colours there."""
+    """Whether the file has no colour, by its kind of pixels or, with a palette, by the colours in use."""
     if image.mode in ("P", "PA"):
-        # The palette itself would count colours that no pixel has.
+        # The palette may have colours that no pixel uses, so the pixels are checked.
         colours = np.asarray(image.convert("RGB")).reshape(-1, 3)
         return bool((colours == colours[:, :1]).all())
     return image.mode in ("1", "L", "LA", "La")
 
 
 def _from_print(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, bytes | None]:
-    """CMYK, through its profile where there is one, and LAB, which needs none: to sRGB."""
+    """Convert CMYK (by its profile, if it has one) or LAB (needs none) to sRGB."""
     if image.mode == "LAB":
         source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     elif icc is None:
@@ -113,7 +114,7 @@ def _from_print(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, byte
 
 
 def _from_numbers(image: Image.Image) -> np.ndarray:
-    """Gray in integers or floats."""
+    """Convert gray integers or floats to samples."""
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
         samples = values.astype(np.uint16)
@@ -126,7 +127,7 @@ def _from_numbers(image: Image.Image) -> np.ndarray:
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """(H, W) int32 or float32 as (H, W) uint8 or uint16, where it is clear what black and white are."""
+    """Convert (H, W) int32 or float32 to uint8 or uint16, if the range shows what black and white are."""
     low, high = values.min(), values.max()
     if values.dtype.kind == "f" and low >= 0 and high <= 1:
         return np.rint(values * np.float64(65535)).astype(np.uint16)

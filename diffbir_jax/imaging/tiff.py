@@ -1,4 +1,4 @@
-"""TIFF files: of these Pillow reads 8 bits, OpenCV 16 bits where channels are interleaved, tifffile the rest."""
+"""TIFF files. Pillow reads 8 bits, OpenCV reads 16 bits with interleaved channels, tifffile reads the rest."""
 
 import contextlib
 import io
@@ -18,15 +18,15 @@ _DEFLATE = (8, 32946)
 
 
 class Layout(NamedTuple):
-    """How the first image of a TIFF file is stored; names are those of the tags.
+    """The storage of the first image in a TIFF file; names are those of the tags.
 
     Attributes:
         width, height: in pixels, before the orientation is applied.
-        bits: of each sample of a pixel.
-        formats: of each sample; 1 is unsigned, 2 signed, 3 float.
+        bits: bits of each sample of a pixel.
+        formats: format of each sample; 1 is unsigned, 2 signed, 3 float.
         photometric: 0 and 1 gray (0: white is 0), 2 RGB, 3 palette, 5 CMYK, 6 YCbCr, 8 LAB.
-        samples: how many a pixel has.
-        extra: what those beyond the colours are: 0 unspecified, 1 alpha by which colours are multiplied, 2 alpha.
+        samples: number of samples per pixel.
+        extra: meaning of the samples after the colours: 0 unspecified, 1 alpha with premultiplied colours, 2 alpha.
         planar: 1 interleaved, 2 one plane after the other.
         compression: 1 none, 5 LZW, 8 deflate, ....
         orientation: 1 upright, ..., as in EXIF.
@@ -45,16 +45,16 @@ class Layout(NamedTuple):
 
     @property
     def deep(self) -> bool:
-        """Gray or RGB in 16 bits."""
+        """Whether this is gray or RGB in 16 bits."""
         kind = (set(self.bits), set(self.formats))
         return kind == ({16}, {1}) and self.photometric in (0, 1, 2)
 
 
 def first_directory(data: bytes) -> Tags:
-    """Return the tags of the first image of a TIFF file, its EXIF being one of them.
+    """Return the tags of the first image of a TIFF file, including its EXIF.
 
     Raises:
-        ImageFileError: a BigTIFF in the order of bytes that Pillow does not know.
+        ImageFileError: a big-endian BigTIFF, which Pillow cannot read.
     """
     if data[:4] == b"MM\0+":
         raise ImageFileError("is a BigTIFF of big-endian numbers; save it as plain TIFF, or as PNG")
@@ -62,7 +62,7 @@ def first_directory(data: bytes) -> Tags:
     tags = _directory(data, head)
     for tag in {*SUB_DIRECTORIES} & tags.keys():
         offset = tags.pop(tag)
-        # No pixels hang on these two: they may be damaged.
+        # The pixels do not depend on these two directories, so damage in them is no error.
         with contextlib.suppress(Exception):
             tags[tag] = _directory(data, head, offset, group=tag)
     return tags
@@ -77,10 +77,10 @@ def _directory(data: bytes, head: bytes, offset: int | None = None, group: int |
 
 
 def layout(tags: Tags) -> Layout:
-    """Return how the image of a directory is stored.
+    """Return the storage of a directory's image.
 
     Raises:
-        ImageFileError: it does not say.
+        ImageFileError: the directory does not state the size.
     """
     if not {256, 257} <= set(tags):
         raise ImageFileError("is damaged: it does not say how large its image is; copy or download it again")
@@ -93,9 +93,9 @@ def layout(tags: Tags) -> Layout:
 
 
 def check_complete(tags: Tags, data: bytes) -> None:
-    """Raise ImageFileError if pixels that the directory points to are cut off or, where that shows, damaged.
+    """Raise ImageFileError if the directory's pixels are cut off or detectably damaged.
 
-    Decoders stop as soon as they have all pixels, be they wrong, and do not come to the checksum of a deflated piece.
+    Decoders stop when they have enough pixels, even wrong ones, and never read the checksum of a deflated piece.
     """
     (compression,) = _numbers(tags, 259, 1)
     for offsets, counts in ((273, 279), (324, 325)):
@@ -107,13 +107,13 @@ def check_complete(tags: Tags, data: bytes) -> None:
 
 
 def decode_deep(data: bytes, tags: Layout) -> np.ndarray:
-    """Decode 16-bit gray or RGB, which Pillow would reduce to 8 bits, if it reads it at all.
+    """Decode 16-bit gray or RGB. Pillow reduces it to 8 bits or cannot read it.
 
     Returns:
         (H, W, C) uint16, C as in `samples.from_pillow`, upright.
 
     Raises:
-        ImageFileError: stored in a way that cannot be read, or damaged.
+        ImageFileError: the storage is not supported, or the file is damaged.
     """
     interleaved = tags.planar == 1 and tags.samples in (1, 3, 4)
     array = _with_opencv(data) if interleaved else _with_tifffile(data, tags)
@@ -127,7 +127,7 @@ def _with_opencv(data: bytes) -> np.ndarray:
     # OpenCV turns TIFF upright by itself.
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
-        raise ImageFileError("is damaged, or compressed in a way that cannot be read; save it anew, as PNG")
+        raise ImageFileError("is damaged, or compressed in a way that cannot be read; save it again as PNG")
     return from_bgr(array)
 
 
@@ -145,13 +145,13 @@ def _with_tifffile(data: bytes, tags: Layout) -> np.ndarray:
 
 
 def _without_extra(array: np.ndarray, tags: Layout) -> np.ndarray:
-    """Keep gray or RGB, white being 65535, and alpha if there is any."""
+    """Keep gray or RGB, with white as 65535, and alpha if there is any."""
     colours = 3 if tags.photometric == 2 else 1
     if array.shape[2] < colours:
         raise ImageFileError("is damaged: it has too few channels; copy or download it again")
     if tags.photometric == 0:
         array = np.concatenate([65535 - array[..., :1], array[..., 1:]], axis=2)
-    # Writers that leave out what a fourth channel is mean alpha: so reads Pillow, too.
+    # Without a description, a fourth channel is alpha; Pillow reads it in the same way.
     extra = tags.extra[:1] or (2,)
     if array.shape[2] == colours or extra == (0,):
         return array[..., :colours]

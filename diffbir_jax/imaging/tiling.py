@@ -1,4 +1,4 @@
-"""Functions of large images, tile by tile, blended where tiles overlap."""
+"""Apply functions to large images tile by tile, and blend the overlaps."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ VARIANCE = 0.01
 
 
 def tile_starts(length: int, size: int, stride: int) -> np.ndarray:
-    """Where tiles begin along an axis: every `stride`, and once more so that the last one ends with the axis.
+    """Return the starts of tiles along an axis: every `stride`, and one more so that the last tile ends with the axis.
 
     Args:
-        length: of the axis.
-        size: of a tile.
-        stride: from one tile to the next; at most `size`, or what lies between is left out.
+        length: length of the axis.
+        size: length of a tile.
+        stride: distance from one tile to the next; at most `size`, because a larger one would leave gaps.
 
     Returns:
         (N,) rising int32.
@@ -37,12 +37,12 @@ def tile_starts(length: int, size: int, stride: int) -> np.ndarray:
 
 
 def tile_windows(height: int, width: int, size: int, stride: int) -> np.ndarray:
-    """Tiles of an image, row by row.
+    """Return the tiles of an image, row by row. Errors as in `tile_starts`.
 
     Args:
-        height, width: of the image.
+        height, width: sides of the image.
         size: side of a tile.
-        stride: see `tile_starts`, which says what is raised.
+        stride: see `tile_starts`.
 
     Returns:
         (N, 4) int32: top, bottom, left, right; bottom and right are excluded.
@@ -53,9 +53,9 @@ def tile_windows(height: int, width: int, size: int, stride: int) -> np.ndarray:
 
 
 def gaussian_weights(height: int, width: int) -> np.ndarray:
-    """Weights that fall from the middle of a tile to its borders, as a normal density does.
+    """Return weights that fall from the middle of a tile to its borders like a normal density.
 
-    The middle is (width - 1) / 2 along rows and, half a pixel further, height / 2 along columns: so in the reference.
+    As in the reference, the middle is (width - 1) / 2 along rows but height / 2, half a pixel further, along columns.
 
     Returns:
         (height, width) float64, above 0.
@@ -64,11 +64,11 @@ def gaussian_weights(height: int, width: int) -> np.ndarray:
 
 
 class Grid(NamedTuple):
-    """How one image is cut into tiles, row by row.
+    """The tiles of one image, row by row.
 
     Attributes:
-        rows: where they begin from top to bottom, rising.
-        columns: the same from left to right.
+        rows: starts of the tiles from top to bottom, rising.
+        columns: starts of the tiles from left to right, rising.
         size: height and width of a tile.
     """
 
@@ -88,36 +88,37 @@ class Grid(NamedTuple):
         return int(self.rows[-1]) + self.size[0], int(self.columns[-1]) + self.size[1]
 
     def sums(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sums of the tiles' weights, (H,) and (W,) float64: their product is the sum at each pixel."""
+        """Sums of the tiles' weights, (H,) and (W,) float64; their product is the sum at each pixel."""
+        # Weights are products of a row and a column factor, so the sums separate, too.
         densities = zip((self.rows, self.columns), _densities(*self.size))
         return tuple(_placed(starts, density).sum(axis=0) for starts, density in densities)
 
     def owned(self) -> np.ndarray:
-        """Which pixels each tile owns, (N, h, w) bool: every pixel one tile, the nearest."""
+        """Mark the pixels that each tile owns, (N, h, w) bool; each pixel belongs to one tile, the nearest."""
         rows, columns = (_owned(s, n) for s, n in zip((self.rows, self.columns), self.size))
         both = rows[:, None, :, None] & columns[None, :, None, :]
         return both.reshape(-1, *self.size)
 
     def scaled(self, up: int, down: int = 1) -> "Grid":
-        """The grid of the same image at another scale, up / down; origins are rounded down."""
+        """Return the grid of the same image at the scale up / down; origins are rounded down."""
         height, width = (side * up // down for side in self.size)
         return Grid(self.rows * up // down, self.columns * up // down, (height, width))
 
 
 def make_grid(sides: Sequence[int], size: Sequence[int], stride: Sequence[int]) -> Grid:
-    """The grid of an image (height, width) for tiles of `size`, `stride` apart; see `tile_starts`, also for errors."""
+    """Return the grid of an image (height, width) with tiles of `size`, `stride` apart. Errors as in `tile_starts`."""
     rows, columns = (tile_starts(*axis) for axis in zip(sides, size, stride))
     return Grid(rows, columns, (size[0], size[1]))
 
 
 class Tiles(NamedTuple):
-    """Where the tiles of a batch of canvases lie: values, so that images of other sizes do not recompile.
+    """The positions of tiles on a batch of canvases. They are values, so images of other sizes do not recompile.
 
     Attributes:
-        image: (N,) int32, which canvas.
+        image: (N,) int32, index of the canvas.
         start: (N, 2) int32, top and left.
-        used: (N,) float32, 1; 0 for a tile that only fills up the number.
-        rows: (B, H) float32, sum of the tiles' weights along the columns of each canvas; 1 where there are none.
+        used: (N,) float32, 1 for a real tile, 0 for one that only fills up the batch.
+        rows: (B, H) float32, sum of the tiles' weights along the columns of each canvas; 1 where there is no tile.
         columns: (B, W), the same along the rows.
     """
 
@@ -131,13 +132,13 @@ class Tiles(NamedTuple):
 def place_tiles(
     grids: Sequence[Grid], sides: tuple[int, int], count: int, canvases: int | None = None
 ) -> Tiles:
-    """Place the tiles of images on canvases that may be larger than them.
+    """Place the tiles of images on canvases that may be larger than the images.
 
     Args:
         grids: one per image, with tiles of one size.
         sides: height and width of every canvas.
-        count: how many tiles there shall be, at least as many as there are.
-        canvases: how many canvases there are, at least as many as images; by default as many.
+        count: number of tiles to return, at least the number of real tiles; the rest is filled up.
+        canvases: number of canvases, at least the number of images (the default).
     """
     image = np.repeat(np.arange(len(grids)), [len(grid.starts) for grid in grids])
     start = np.concatenate([grid.starts for grid in grids])
@@ -159,22 +160,23 @@ def blend(
 ) -> Array:
     """Apply a function to the tiles of canvases, batch by batch, and blend the results with `gaussian_weights`.
 
-    A part of the compiled program, whatever the number of tiles, and differentiable: the backward pass holds one batch.
-    What the function needs whole, it closes over. Batches without a used tile cost nothing.
+    It is a loop inside the compiled program, for any number of tiles. It is differentiable, and the backward pass holds
+    one batch. The function may close over whole arrays. Batches without a used tile cost nothing.
 
     Args:
-        function: (tiles of `x` (batch, h, w, C), their canvases (batch,) int32) -> (batch, s h, s w, C), of any scale
-            s: results are placed at that scale, origins rounded down, so `tiles.rows` and `columns` have it.
-        x: an array (B, H, W, C), or a tree of such that are cut alike.
-        tiles: where they lie, a multiple of `batch`.
+        function: (tiles of `x` (batch, h, w, C), their canvases (batch,) int32) -> (batch, s h, s w, C), for any scale
+            s. Results are placed at that scale, with origins rounded down; `tiles.rows` and `columns` must have it.
+        x: an array (B, H, W, C), or a tree of such arrays that are cut in the same way.
+        tiles: the positions, a multiple of `batch`.
         size: height and width of a tile in pixels of `x`.
-        batch: tiles that the function sees at once.
+        batch: number of tiles in one call of the function.
 
     Returns:
         (B, s H, s W, C) of the function's dtype, 0 where there is no tile; sums are float32.
     """
     groups = batches(tiles, batch)
 
+    # Recomputed in the backward pass, which otherwise holds the activations of all tiles.
     @jax.checkpoint
     def result(image: Array, start: Array) -> Array:
         return function(jax.tree.map(lambda a: cut(a, image, start, size), x), image)
@@ -187,6 +189,7 @@ def blend(
         image, start, used = group
         parts = result(image, start).astype(jnp.float32) * weights * used[:, None, None, None]
         corners = jnp.stack([start[:, i] * sides[i] // size[i] for i in range(2)], axis=1)
+        # One tile after another, because the tiles of a batch may overlap.
         return jax.lax.scan(_add_one, total, (parts, image, corners))[0]
 
     def body(total: Array, group: tuple[Array, Array, Array]) -> tuple[Array, None]:
@@ -199,7 +202,7 @@ def blend(
 
 
 def batches(tiles: Tiles, batch: int) -> tuple[Array, Array, Array]:
-    """`image`, `start` and `used` of tiles with a leading axis over batches, to scan over."""
+    """Return `image`, `start` and `used` of tiles with a leading axis over batches, for a scan."""
     places = (tiles.image, tiles.start, tiles.used)
     image, start, used = (jnp.asarray(a).reshape(-1, batch, *a.shape[1:]) for a in places)
     return image, start, used
@@ -220,9 +223,9 @@ def tiled(function: Callable[[Any], Array], x: Any, size: int, stride: int) -> A
 
     Args:
         function: tiles of `x` -> (B, s, s, C), of any side s.
-        x: an array (B, H, W, C), or a tree of such that are cut alike and differ in C at most.
+        x: an array (B, H, W, C), or a tree of such arrays that differ only in C.
         size: side of a tile in pixels of `x`, at most H and W.
-        stride: from one tile to the next.
+        stride: distance from one tile to the next.
 
     Returns:
         (B, H s / size, W s / size, C) of the function's dtype.
@@ -238,7 +241,7 @@ def tiled(function: Callable[[Any], Array], x: Any, size: int, stride: int) -> A
         )
     batch, sides = len(leaves[0]), shapes.pop()
     grid = make_grid(sides, (size, size), (stride, stride))
-    # All images at once: the functions of the golden values look across the batch.
+    # The same tile of all images is one batch, because the functions of the golden values look across the batch.
     order = np.argsort(np.tile(np.arange(len(grid.starts)), batch), kind="stable")
     like = jax.eval_shape(
         function, jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch, size, size, a.shape[3]), a.dtype), x)
@@ -258,12 +261,12 @@ def _add_one(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, Non
 
 
 def _placed(starts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(N, length) of `values` at each start, zeros elsewhere."""
+    """Return (N, length) with `values` at each start and zeros elsewhere."""
     return np.stack([np.pad(values, (start, starts[-1] - start)) for start in starts])
 
 
 def _owned(starts: np.ndarray, size: int) -> np.ndarray:
-    """(N, size) bool: the pixels between the middles of the overlaps with the neighbours."""
+    """Return (N, size) bool: the pixels between the middles of the overlaps with the neighbours."""
     middles = (starts[:-1] + size + starts[1:]) // 2
     begins, ends = np.append(starts[0], middles), np.append(middles, starts[-1] + size)
     pixel = starts[:, None] + np.arange(size)
@@ -271,7 +274,7 @@ def _owned(starts: np.ndarray, size: int) -> np.ndarray:
 
 
 def _densities(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Factors (height,) and (width,) of `gaussian_weights`."""
+    """Return the factors (height,) and (width,) of `gaussian_weights`."""
     rows = (np.arange(height) - height / 2) / height
     columns = (np.arange(width) - (width - 1) / 2) / width
     scale = 1 / np.sqrt(2 * np.pi * VARIANCE)

@@ -1,4 +1,4 @@
-"""Writing image files: whoever looks at a path finds the old file, or the new one, never half of it."""
+"""Write image files. A path always holds the old file or the complete new one."""
 
 import os
 from dataclasses import replace
@@ -15,16 +15,16 @@ from diffbir_jax.imaging.photo import Metadata, Photo
 from diffbir_jax.imaging.reading import over_white, to_eight
 
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-# The longest side; libjpeg stops a little short of the 65535 that the format allows.
+# The longest side. libjpeg allows a little less than the format's 65535.
 _LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
-# Weights of red, green and blue in brightness (ITU-R BT.601), as Pillow and JPEG have them.
+# Weights of red, green and blue in brightness (ITU-R BT.601), as in Pillow and JPEG.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def check_output(path: str | os.PathLike, height: int, width: int) -> None:
-    """Raise ImageFileError unless an image of this size can be written in the format that the suffix names.
+    """Raise ImageFileError unless an image of this size can be written in the format of the suffix.
 
-    What `write_photo` asks first; callers may ask before they compute the image.
+    `write_photo` checks this first. Callers may check it before they compute the image.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -41,16 +41,16 @@ def check_output(path: str | os.PathLike, height: int, width: int) -> None:
 
 
 def write_photo(path: str | os.PathLike, photo: Photo, *, quality: int = 95) -> None:
-    """Write a photo in the format that the suffix names: PNG, JPEG, WebP or TIFF.
+    """Write a photo in the format of the suffix: PNG, JPEG, WebP or TIFF.
 
-    PNG and TIFF keep 16 bits, JPEG and WebP round to 8. A grey photo is written as gray, its brightness, except in
-    WebP, which knows none. JPEG has alpha laid over white, the others keep it. EXIF and XMP go along, and so does an
-    ICC profile, unless it is for other colours than those written (a profile of RGB on gray).
+    PNG and TIFF keep 16 bits; JPEG and WebP round to 8. A grey photo is written as gray (its brightness), except in
+    WebP, which has no gray. JPEG puts alpha over white; the other formats keep it. EXIF, XMP and the ICC profile are
+    written too, but not a profile for other colours than those of the file (RGB for gray).
 
     Args:
         path: the file; its folder is made if missing.
-        photo: as `read_photo` returns it; its metadata must be true of it.
-        quality: of JPEG and WebP, 1 to 100; the others lose nothing.
+        photo: as `read_photo` returns it; its metadata must fit it.
+        quality: quality of JPEG and WebP, 1 to 100; PNG and TIFF are lossless.
 
     Raises:
         TypeError: pixels that are neither uint8 nor uint16, or alpha of another type.
@@ -104,7 +104,7 @@ def _check(photo: Photo, quality: int) -> None:
 
 
 def _samples(photo: Photo, grey: bool, opaque: bool) -> np.ndarray:
-    """Return what the file is to hold: (H, W, C) of the photo's dtype, C as in `encode_png`."""
+    """Return the samples to write: (H, W, C) of the photo's dtype, C as in `encode_png`."""
     colours = over_white(photo) if opaque else photo.pixels
     if grey:
         colours = np.rint(colours @ _LUMA).astype(colours.dtype)[..., None]
@@ -114,6 +114,6 @@ def _samples(photo: Photo, grey: bool, opaque: bool) -> np.ndarray:
 
 
 def _fitting(metadata: Metadata, channels: int) -> Metadata:
-    """Leave out a profile for other colours than those of so many channels."""
+    """Leave out a profile that does not fit this number of channels."""
     space = "RGB" if channels > 2 else "GRAY"
     return metadata if colour_space(metadata.icc) == space else replace(metadata, icc=None)

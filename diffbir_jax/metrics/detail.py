@@ -39,6 +39,7 @@ def radial_log_power(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     window = np.outer(np.hanning(height), np.hanning(width))
     power = np.abs(np.fft.fft2((luma - luma.mean()) * window)) ** 2 / np.sum(window**2)
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])
+    # The corners have fewer directions than the rest, so their average would not be comparable.
     inside = radius <= 0.5
     index = np.rint(radius[inside] * min(luma.shape)).astype(int)
     mean = np.bincount(index, weights=power[inside]) / np.bincount(index)
@@ -102,6 +103,7 @@ def local_energy_correlation(image: np.ndarray, reference: np.ndarray) -> float:
     a, b = (local_log_energy(luma) for luma in _luma_pair(image, reference))
     a, b = a - a.mean(), b - b.mean()
     norm = np.sqrt(np.sum(a**2) * np.sum(b**2))
+    # A correlation with a constant is not defined; 0 says that the places do not agree.
     return float(np.sum(a * b) / norm) if norm > 1e-12 else 0.0
 
 
@@ -136,6 +138,7 @@ def _line_energies(luma: np.ndarray, period: int) -> Iterator[tuple[np.ndarray, 
     """For each axis, the squared differences on the grid's lines and at other places, flat."""
     for axis in (0, 1):
         squares = np.moveaxis(np.square(np.diff(luma, axis=axis)), axis, 0)
+        # Difference i lies between pixels i and i + 1, so lines are at i + 1 = period k.
         on = np.arange(1, len(squares) + 1) % period == 0
         yield squares[on].ravel(), squares[~on].ravel()
 

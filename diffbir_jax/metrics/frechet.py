@@ -14,7 +14,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
     Args:
         a: (N, D) features of the first set, a row per image.
-        b: (M, D) of the second.
+        b: (M, D) features of the second set.
 
     N and M should exceed D. Otherwise the covariances are singular, and the distance depends more on the number of
     images than on their content. It falls as either set grows, so compare only distances of sets of the same size.
@@ -32,6 +32,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
         )
     common = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     distance = np.sum((mean_a - mean_b) ** 2) + np.sum(root_a**2) + np.sum(root_b**2) - 2 * common
+    # Rounding can make the distance of equal sets slightly negative.
     return max(0.0, float(distance))
 
 

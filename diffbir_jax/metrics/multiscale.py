@@ -41,6 +41,7 @@ def ms_ssim(image: np.ndarray, reference: np.ndarray) -> float:
             a, b = _halve(a), _halve(b)
         luminance, structure = similarity_maps(a, b)
         score = luminance * structure if scale == len(_WEIGHTS) - 1 else structure
+        # A negative base has no real power; the package also counts it as 0.
         product = product * np.maximum(score.mean(axis=(0, 1)), 0) ** weight
     return float(np.mean(product))
 

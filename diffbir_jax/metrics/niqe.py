@@ -57,6 +57,7 @@ def niqe(image: np.ndarray, *, crop: int = 0, convert_to: Literal["y", "gray"] =
         )
     mean, covariance = _natural_model()
     difference = mean - np.nanmean(features, axis=0)
+    # The mean of both covariances may be singular with few blocks, so a pseudo-inverse.
     precision = np.linalg.pinv((covariance + np.cov(whole, rowvar=False)) / 2)
     return float(np.sqrt(difference @ precision @ difference))
 

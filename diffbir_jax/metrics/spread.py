@@ -14,11 +14,13 @@ def deviation_map(images: Sequence[np.ndarray]) -> np.ndarray:
         images: at least two, (H, W, C) uint8 each.
 
     Returns:
-        (H, W) float32, in levels of 1/255, at most 181; the sample's (divided by the number of images less one).
+        (H, W) float32, in levels of 1/255, at most 181. It is the sample's deviation: n images divide by n - 1.
 
     Raises:
         ValueError: fewer than two images, or shapes that differ.
     """
+    # Variances, not deviations, are averaged over channels: the result is the length of the colour's
+    # deviation.
     variance = np.var(_stack(images).astype(np.float32), axis=0, ddof=1)
     return np.sqrt(variance.mean(axis=-1))
 

@@ -10,11 +10,13 @@ Params = dict[str, Any]
 
 def init(module: nn.Module, key: jax.Array, *args: Any) -> Params:
     """Return initial float32 parameters of `module` for inputs like `args`."""
+    # A plain dict, so that no other room needs flax.
     return dict(module.init(key, *args)["params"])
 
 
 def abstract(module: nn.Module, *args: Any) -> Params:
     """Return the shapes and dtypes of `module`'s parameters for inputs like `args`, without computing anything."""
+    # The key is never used: only shapes are traced.
     return jax.eval_shape(lambda *a: init(module, jax.random.key(0), *a), *args)
 
 

@@ -50,11 +50,14 @@ def _chunked(q: Array, k: Array, v: Array, max_scores: int) -> Array:
     recomputes each block's scores.
     """
     batch, length, heads, dim = q.shape
+    # Scaling the queries costs D operations per row, scaling the scores Nk.
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * dim**-0.5, k, v))
     if batch * heads * length * k.shape[2] <= max_scores:
         return _block(q, k, v).transpose(0, 2, 1, 3)
     blocks = -(-length * k.shape[2] // max_scores)
+    # Padded queries fill the last block; their rows are cut off at the end.
     q = jnp.pad(q, ((0, 0), (0, 0), (0, -length % blocks), (0, 0)))
+    # Without recomputation the backward pass would hold the scores of all blocks, the whole matrix.
     step = jax.checkpoint(_block)
 
     def head(args: tuple[Array, Array, Array]) -> Array:
@@ -68,6 +71,7 @@ def _chunked(q: Array, k: Array, v: Array, max_scores: int) -> Array:
 def _block(q: Array, k: Array, v: Array) -> Array:
     """Attention of (..., n, D) pre-scaled queries, normalised after the product with v."""
     scores = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)
+    # Subtracting the row's maximum keeps exp finite; the softmax does not change.
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     out = jnp.einsum("...qk,...kd->...qd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return (out / weights.sum(axis=-1, keepdims=True)).astype(q.dtype)

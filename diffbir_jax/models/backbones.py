@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from diffbir_jax.models.layers import PlainConv
+
 Pool = Callable[[Array], Array]
 VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -63,7 +65,7 @@ class AlexNet(nn.Module):
         for i, layer in enumerate(ALEXNET_LAYERS):
             x = nn.max_pool(x, (3, 3), (2, 2)) if layer.pooled else x
             kernel = (layer.kernel, layer.kernel)
-            conv = nn.Conv(
+            conv = PlainConv(
                 layer.features, kernel, layer.stride, layer.padding, dtype=self.dtype, name=f"conv{i}"
             )
             x = nn.relu(conv(x))
@@ -99,7 +101,7 @@ class VGG16(nn.Module):
         for i, stage in enumerate(VGG16_STAGES):
             x = self.pool(x) if i else x
             for j, channels in enumerate(stage):
-                x = nn.relu(nn.Conv(channels, (3, 3), padding=1, dtype=self.dtype, name=f"conv{i}_{j}")(x))
+                x = nn.relu(PlainConv(channels, (3, 3), padding=1, dtype=self.dtype, name=f"conv{i}_{j}")(x))
             features.append(x)
         return features
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from diffbir_jax.models.layers import LayerNorm
+from diffbir_jax.models.layers import Dense, Layer, LayerNorm
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CLIPTextConfig:
     tokens: int = 77
 
 
-class CLIPText(nn.Module):
+class CLIPText(Layer):
     """Tokens to one embedding each.
 
     The embeddings come from the penultimate block, through the final normalisation, as in Stable Diffusion 2.
@@ -61,10 +61,12 @@ class CLIPText(nn.Module):
         words = self.param("token_embedding", normal(0.02), (config.vocab, config.width))
         places = self.param("positional_embedding", normal(0.01), (config.tokens, config.width))
         x = words[tokens].astype(self.dtype) + places.astype(self.dtype)[None]
+        # One block less than trained: Stable Diffusion 2 takes the penultimate block's output.
         blocks = nn.scan(
             CLIPBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=config.layers - 1
         )
         x, _ = blocks(config.heads, self.dtype, name="blocks")(x, None)
+        # float32, so that the UNet gets embeddings of full precision under any compute dtype.
         return LayerNorm(jnp.float32, name="norm")(x)
 
 
@@ -83,10 +85,11 @@ class CLIPBlock(nn.Module):
         y = _causal_attention(q, k, v).reshape(x.shape)
         x = x + self._dense(channels, "proj")(y)
         y = self._dense(4 * channels, "fc1")(LayerNorm(self.dtype, name="norm2")(x))
+        # OpenCLIP uses the exact GELU; flax's default is the tanh approximation.
         return x + self._dense(channels, "fc2")(nn.gelu(y, approximate=False)), None
 
-    def _dense(self, features: int, name: str) -> nn.Dense:
-        return nn.Dense(features, dtype=self.dtype, name=name)
+    def _dense(self, features: int, name: str) -> Dense:
+        return Dense(features, dtype=self.dtype, name=name)
 
 
 def _causal_attention(q: Array, k: Array, v: Array) -> Array:

@@ -50,6 +50,7 @@ class IRControlNet(nn.Module):
         x = jnp.concatenate([x, hint], axis=-1)
         skips, x, _ = UNetEncoder(self.config, self.dtype, self.remat, name="encoder")(x, t, context)
         return [
+            # Zero weights: an untrained control leaves the UNet's output unchanged.
             conv(y.shape[-1], 1, zero=True, name=f"zero_conv_{i}", dtype=self.dtype)(y)
             for i, y in enumerate([*skips, x])
         ]
@@ -82,6 +83,7 @@ class ConditionEncoder(nn.Module):
             width = HINT_WIDTHS[min(level + 1, len(HINT_WIDTHS) - 1)]
             x = nn.silu(conv(x.shape[-1], name=f"level_{level}", dtype=self.dtype)(x))
             x = nn.silu(conv(width, stride=2, name=f"level_{level}_downsample", dtype=self.dtype)(x))
+        # float32 like a latent, because noise may be added to it.
         return conv(self.channels, name="conv_out", dtype=self.dtype)(x).astype(jnp.float32)
 
 
@@ -99,6 +101,7 @@ def init_from_unet(unet_params: Mapping[str, Any], hint_channels: int = 4) -> di
     """
     encoder: dict[str, Any] = jax.tree.map(lambda x: x, dict(unet_params["encoder"]))
     kernel = encoder["conv_in"]["kernel"]
+    # Zero weights for the hint: the copied encoder computes at first what the UNet's does.
     extra = jnp.zeros((*kernel.shape[:2], hint_channels, kernel.shape[3]), kernel.dtype)
     encoder["conv_in"]["kernel"] = jnp.concatenate([jnp.asarray(kernel), extra], axis=2)
     zero_convs = {
@@ -112,6 +115,7 @@ def _control_channels(encoder: Mapping[str, Any]) -> list[int]:
     """Channels of the encoder's skip connections in order, then of its middle block."""
 
     def in_order(name: str) -> tuple[str, bool, str]:
+        # Within a level the downsampling follows the stages, but sorts before them by name.
         return name.split("_")[1], name.endswith("downsample"), name
 
     outputs = [encoder["conv_in"]]

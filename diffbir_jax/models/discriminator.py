@@ -12,8 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffbir_jax.models.layers import GroupNorm
+from diffbir_jax.models.layers import GroupNorm, PlainConv
 
+# Widths stop doubling here, as in PatchGAN: deeper layers would hold most parameters.
 MAX_WIDENING = 8
 
 
@@ -56,6 +57,7 @@ class PatchDiscriminator(nn.Module):
                 f"PatchDiscriminator: {image.shape[1]}x{image.shape[2]} given, {cfg.layers} layers need "
                 f"sides of at least {4 * 2**cfg.layers}: use larger crops or fewer layers."
             )
+        # The first layer has no normalisation (Isola et al.), so the image's level and contrast stay visible.
         x = nn.leaky_relu(self._conv(cfg.ch, 2, "conv_in")(image), 0.2)
         for i in range(1, cfg.layers + 1):
             width = cfg.ch * min(2**i, MAX_WIDENING)
@@ -63,6 +65,6 @@ class PatchDiscriminator(nn.Module):
             x = nn.leaky_relu(GroupNorm(dtype=self.dtype, name=f"norm_{i}")(x), 0.2)
         return self._conv(1, 1, "conv_out")(x).astype(jnp.float32)
 
-    def _conv(self, features: int, stride: int, name: str) -> nn.Conv:
+    def _conv(self, features: int, stride: int, name: str) -> PlainConv:
         init = nn.initializers.normal(0.02)
-        return nn.Conv(features, (4, 4), stride, padding=1, dtype=self.dtype, kernel_init=init, name=name)
+        return PlainConv(features, (4, 4), stride, padding=1, dtype=self.dtype, kernel_init=init, name=name)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from diffbir_jax.models.layers import conv
+from diffbir_jax.models.layers import Dense, conv
 
 # Shorter sides leave no logit.
 MIN_SIDE = 4
@@ -43,6 +43,7 @@ class FeatureDiscriminator(nn.Module):
             ValueError: a map is too small to leave a logit.
         """
         return [
+            # Losses are computed in float32 whatever the compute dtype.
             (self._map if x.ndim == 4 else self._vector)(x, f"level_{i}").astype(jnp.float32)
             for i, x in enumerate(features)
         ]
@@ -59,8 +60,8 @@ class FeatureDiscriminator(nn.Module):
         return last(smooth(nn.leaky_relu(wide(smooth(x, 2)), 0.2), 1))
 
     def _vector(self, x: Array, name: str) -> Array:
-        x = nn.leaky_relu(nn.Dense(self.width, dtype=self.dtype, name=f"{name}_in")(x), 0.2)
-        return nn.Dense(1, dtype=self.dtype, name=f"{name}_out")(x)
+        x = nn.leaky_relu(Dense(self.width, dtype=self.dtype, name=f"{name}_in")(x), 0.2)
+        return Dense(1, dtype=self.dtype, name=f"{name}_out")(x)
 
 
 def smooth(x: Array, padding: int) -> Array:

@@ -18,6 +18,7 @@ def revive(kind: type, text: str) -> Any:
     """
     try:
         fields = json.loads(text)
+        # JSON has no tuples, and a list would make the frozen dataclass unhashable.
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{text!r} does not describe a {kind.__name__}: {error}") from error

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 from jax import Array, lax
 from jax.typing import DTypeLike
 
@@ -19,7 +20,32 @@ WIDE = 48
 _Convolution = Callable[[Array, Array], Array]
 
 
-class GroupNorm(nn.Module):
+class Layer(nn.Module):
+    """A module with parameters of its own.
+
+    Flax traces the initialiser of every parameter in each call, to compare shapes: a fifth of the time that tracing a
+    network takes. Here the shape that the initialiser is given is compared.
+    """
+
+    def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any, **more: Any) -> Any:
+        """As `nn.Module.param`, for initialisers whose first argument is the shape."""
+        if self.is_initializing() or not self.has_variable("params", name):
+            return super().param(name, init_fn, *init_args, **more)
+        value, shape = self.get_variable("params", name), tuple(init_args[0])
+        if value.shape != shape:
+            raise ScopeParamShapeError(name, "/".join(self.path), value.shape, shape)
+        return value
+
+
+class Dense(Layer, nn.Dense):
+    """A product with a matrix, over the last axis."""
+
+
+class PlainConv(Layer, nn.Conv):
+    """A convolution as Flax computes it; `conv` has the faster ones."""
+
+
+class GroupNorm(Layer):
     """Group normalisation (Wu and He 2018) with float32 statistics.
 
     The group count is the largest divisor of 32 that also divides the channel count; it is 32 for every
@@ -35,8 +61,10 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
+        # The greatest common divisor is the largest divisor of 32 that divides the channels.
         mean, variance = group_moments(*self.moments(x), math.gcd(32, channels))
         y = x.astype(jnp.float32) - _spread(mean, x.ndim)
+        # Scale and 1/deviation are merged per channel first: one multiplication per pixel, not two.
         y = y * _spread(lax.rsqrt(variance + self.epsilon) * scale[None], x.ndim) + _spread(
             bias[None], x.ndim
         )
@@ -71,7 +99,7 @@ def _group_mean(x: Array, groups: int) -> Array:
     return jnp.broadcast_to(means, (x.shape[0], groups, x.shape[1] // groups)).reshape(x.shape)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Layer):
     """Layer normalisation (Ba et al. 2016) with float32 statistics."""
 
     dtype: DTypeLike = jnp.float32
@@ -94,16 +122,16 @@ def norm(kind: Norm, *, name: str, dtype: DTypeLike, epsilon: float = 1e-5) -> G
     Args:
         kind: "group", over the whole image, as in the published networks; or "layer", over the channels of each pixel:
             then a pixel depends only on its surroundings, and tiles need no statistics of the whole image.
-        name: of the module.
+        name: name of the module.
         dtype: compute dtype.
-        epsilon: of the group normalisation.
+        epsilon: epsilon of the group normalisation; layer normalisation always uses 1e-5.
     """
     if kind == "layer":
         return LayerNorm(dtype, name=name)
     return GroupNorm(epsilon, dtype, name=name)
 
 
-class Conv(nn.Module):
+class Conv(Layer):
     """A square 2-D convolution with a bias; see `conv`."""
 
     features: int
@@ -169,6 +197,7 @@ def convolve(x: Array, kernel: Array, stride: int = 1, padding: tuple[int, int] 
         (B, h, w, features) in the dtype of `x`.
     """
     plain = partial(_convolve, stride=stride, padding=padding)
+    # The special forms work around XLA's CPU code; accelerators have fast kernels.
     if target_platform() != "cpu":
         return plain(x, kernel)
     fast = partial(_small_convolve, stride=stride, padding=padding)
@@ -203,6 +232,7 @@ def upsample_convolve(x: Array, kernel: Array) -> Array:
 
 def _phased_convolve(x: Array, kernel: Array) -> Array:
     batch, height, width, _ = x.shape
+    # One convolution by four kernels at once, which then interleave to the large image.
     phases = [phase for rows in _phases(kernel, 0) for phase in _phases(rows, 1)]
     y = _small_convolve(x, jnp.concatenate(phases, axis=-1), 1, (1, 1))
     y = y.reshape(batch, height + 1, width + 1, 2, 2, -1)
@@ -225,7 +255,7 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int], be
 
 
 def _small_convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
-    """The same as `_convolve`, for CPUs.
+    """Compute the same as `_convolve`, fast on CPUs.
 
     XLA splits a convolution among threads by blocks of columns and of output channels. This leaves cores idle unless
     there are many of both. An additional row, cut off again, makes XLA split by pixels instead. If the kernel has more
@@ -244,7 +274,11 @@ def _small_convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, in
 def _with_gradients_of(
     plain: _Convolution, fast: _Convolution, kernel_gradient: Callable[[Array, Array, Array], Array | None]
 ) -> _Convolution:
-    """`fast` with the gradients of the equal function `plain`; `kernel_gradient` may give the kernel's one faster."""
+    """Return `fast` with the gradients of the equal function `plain`.
+
+    `kernel_gradient` may give the kernel's gradient faster; if it returns None, that of `plain` is used.
+    """
+    # Otherwise JAX would differentiate the padding and the slices of `fast`.
     function = jax.custom_vjp(fast)
 
     def backward(inputs: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
@@ -252,8 +286,10 @@ def _with_gradients_of(
         gradient = kernel_gradient(x, kernel, cotangent)
         if gradient is None:
             return jax.vjp(plain, x, kernel)[1](cotangent)
+        # The kernel's gradient is known, so only the image's is left.
         return jax.vjp(lambda x: plain(x, kernel), x)[1](cotangent)[0], gradient
 
+    # The inputs are the only residuals: both gradients are linear in one of them.
     function.defvjp(lambda x, kernel: (fast(x, kernel), (x, kernel)), backward)
     return cast(_Convolution, function)
 
@@ -301,6 +337,7 @@ def timestep_embedding(t: Array, dim: int, max_period: float = 10000.0) -> Array
     """
     half = dim // 2
     frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(max_period) / half))
+    # float32 also under bfloat16, which rounds timesteps above 256.
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffbir_jax.models.layers import Layer, PlainConv
+
 # (expansion of the hidden width, output channels, number of blocks, stride of the first block)
 STAGES = (
     (1, 16, 1, 1),
@@ -29,7 +31,7 @@ def relu6(x: jax.Array) -> jax.Array:
     return jnp.clip(x, 0, 6)
 
 
-class DepthwiseConv(nn.Module):
+class DepthwiseConv(Layer):
     """3x3 depthwise convolution as nine shifted multiply-adds, with a zero border of 1.
 
     XLA's grouped convolution is 10 to 20 times slower on CPUs, and its gradient is the slowest part.
@@ -44,6 +46,7 @@ class DepthwiseConv(nn.Module):
         _, height, width, channels = x.shape
         kernel = self.param("kernel", nn.initializers.normal(1 / 3), (3, 3, channels)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,)).astype(self.dtype)
+        # Explicit padding: with stride 2 and even sides, SAME would pad only after the image, unlike PyTorch.
         padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
         out = bias.reshape(1, 1, 1, -1)
         for i in range(3):
@@ -69,9 +72,10 @@ class InvertedResidual(nn.Module):
         """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features)."""
         h = x
         if self.expansion > 1:
-            h = relu6(nn.Conv(self.expansion * x.shape[-1], (1, 1), dtype=self.dtype, name="expand")(h))
+            h = relu6(PlainConv(self.expansion * x.shape[-1], (1, 1), dtype=self.dtype, name="expand")(h))
         h = relu6(DepthwiseConv(self.stride, self.dtype, name="depthwise")(h))
-        h = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="project")(h)
+        h = PlainConv(self.features, (1, 1), dtype=self.dtype, name="project")(h)
+        # Linear output, no activation: ReLU6 would destroy information in few channels (linear bottleneck).
         return x + h if h.shape == x.shape else h
 
 
@@ -97,7 +101,7 @@ class MobileNetV2(nn.Module):
             `stages` arrays (B, ceil(H / s), ceil(W / s), C) in `dtype`, with s = 2, 4, 8, 16, 16, 32, 32 and
             C = 16, 24, 32, 64, 96, 160, 320: linear bottlenecks, so values have both signs.
         """
-        x = nn.Conv(STEM_CHANNELS, (3, 3), 2, padding=1, dtype=self.dtype, name="stem")(image)
+        x = PlainConv(STEM_CHANNELS, (3, 3), 2, padding=1, dtype=self.dtype, name="stem")(image)
         x, features = relu6(x), []
         for i, (expansion, channels, blocks, first_stride) in enumerate(STAGES[: self.stages]):
             for j in range(blocks):

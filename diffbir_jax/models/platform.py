@@ -6,6 +6,7 @@ from contextvars import ContextVar
 
 import jax
 
+# A context variable, so that threads can trace for different platforms at once.
 _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
 
 

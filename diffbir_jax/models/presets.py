@@ -48,6 +48,7 @@ RESTORATION_FAMILIES = {
 
 def family_of(config: RestorationConfig) -> str:
     """Return the name of a restoration module's family."""
+    # `is`, not isinstance: a subclass would be another family.
     return next(name for name, family in RESTORATION_FAMILIES.items() if type(config) is family.config)
 
 
@@ -65,7 +66,7 @@ def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
     family = header.get("family", "")
     if family not in RESTORATION_FAMILIES:
         raise UserError(
-            f"family {family!r} given, allowed are {', '.join(RESTORATION_FAMILIES)}; convert the file anew with "
+            f"family {family!r} given, allowed are {', '.join(RESTORATION_FAMILIES)}; convert the file again with "
             "convert_weights.py"
         )
     return revive(RESTORATION_FAMILIES[family].config, header.get("config", ""))
@@ -74,7 +75,7 @@ def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
 class Files(NamedTuple):
     """Stems of the files that hold a preset's weights, `<stem>.safetensors` each.
 
-    `condition` lies only beside controls that were trained with an encoder of the condition (`ConditionEncoder`).
+    `condition` exists only beside controls that were trained with an encoder of the condition (`ConditionEncoder`).
     """
 
     rm: str = "rm"
@@ -93,11 +94,11 @@ class Preset:
         name: key in `PRESETS`.
         rm: configuration of the restoration module; its type selects the network. None: no module, stage 1 only
             resizes.
-        vae: of the autoencoder.
-        unet: of the diffusion prior and of the IRControlNet that controls it; with a `context_dim`, they read text.
-        text: of the text encoder; None: text embeddings come from the caller, or there is no text.
+        vae: configuration of the autoencoder.
+        unet: configuration of the diffusion prior and of its IRControlNet; with a `context_dim`, they read text.
+        text: configuration of the text encoder; None: text embeddings come from the caller, or there is no text.
         files: names of the weights files.
-        parameterization: what the prior predicts, "eps" or "v".
+        parameterization: the prior's prediction, "eps" or "v".
         zero_terminal_snr: whether the last timestep is pure noise.
         min_side: images are enlarged until their shorter side has this many pixels in stage 1.
         multiple: sides of stage-1 images are padded to multiples of this many pixels before stage 2.
@@ -112,7 +113,7 @@ class Preset:
             upscale, as in the reference.
         detail_gain: factor on the detail that stage 2 adds to stage 1. Pixel losses let a generator of one step add too
             little; 1: as it comes, as in the reference.
-        meant_from: below this upscale the preset makes images worse and warns; 0: never.
+        meant_from: below this upscale the preset makes images worse, and a run warns; 0: never.
         stage1_only: there is no stage 2; `vae` and `unet` then have no meaning.
     """
 
@@ -140,6 +141,7 @@ class Preset:
         """Names of the preset's networks: keys of the parameters and of `files`."""
         if self.stage1_only:
             return () if self.rm is None else ("rm",)
+        # The condition's encoder belongs to a control's file, not to the preset.
         absent = {name for name in ("rm", "text") if getattr(self, name) is None} | {"condition"}
         return tuple(name for name in Files._fields if name not in absent)
 
@@ -149,6 +151,7 @@ class Preset:
         It rises with the upscale. An image that is only noisy still has its detail, and stage 1 keeps it. A reduced
         image has lost its detail.
         """
+        # The formula below would divide by 0.
         if self.all_detail_from <= 1.0:
             return 1.0
         return min(1.0, max(0.0, (upscale - 1.0) / (self.all_detail_from - 1.0)))
@@ -212,6 +215,7 @@ TINY = Preset(
         embed_dim=16,
         scale_factor=1.0,
         patch_size=4,
+        # The cost of attention grows with the square of the pixels: too slow on CPUs.
         mid_attention=False,
         shortcut=True,
     ),
@@ -312,6 +316,7 @@ def get_preset(name: str, task: Task = "sr") -> Preset:
         raise UserError(f"preset {name!r} given, allowed are {', '.join(PRESETS)}")
     if task not in TASKS:
         raise UserError(f"task {task!r} given, allowed are {', '.join(TASKS)}")
+    # A task without a variant uses the preset as it is.
     return VARIANTS.get((name, task), PRESETS[name])
 
 

@@ -77,6 +77,7 @@ def local_contrast(image: jax.Array, unshuffle: int) -> jax.Array:
     x = rearrange(image, "b (h p) (w q) c -> b h w (p q) c", p=unshuffle, q=unshuffle)
     mean = local_mean(x.mean(axis=3))
     detail = rearrange(x - mean[:, :, :, None], "b h w n c -> b h w (n c)")
+    # The factors bring both parts to about unit size: detail in photos is small beside its mean.
     return jnp.concatenate([8.0 * detail, 2.0 * mean - 1.0], axis=-1)
 
 
@@ -91,6 +92,7 @@ class ResidualBlock(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)."""
         h = LayerNorm(self.dtype, name="norm")(x)
         h = nn.silu(conv(self.features, name="conv1", dtype=self.dtype)(h))
+        # A small start keeps the untrained block near the identity.
         small = nn.initializers.variance_scaling(0.05, "fan_in", "normal")
         return x + Conv(self.features, 3, 1, (1, 1), small, self.dtype, name="conv2")(h)
 
@@ -127,6 +129,7 @@ class RestorationUNet(nn.Module):
         x = conv(coarse, 2, stride=2, padding=(0, 0), name="down", dtype=self.dtype)(x)
         x = self._blocks(x, coarse, cfg.blocks[1], "middle")
         x = conv(4 * fine, 1, name="up", dtype=self.dtype)(x)
+        # The skip is added, not concatenated: the fine level then has half as many input channels.
         x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=2, q=2) + skip
         x = self._blocks(x, fine, cfg.blocks[2], "decoder")
         # With zero weights the untrained module returns its input.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from diffbir_jax.models.layers import depth_to_space, space_to_depth
+from diffbir_jax.models.layers import Dense, PlainConv, depth_to_space, space_to_depth
 from diffbir_jax.models.swin import SwinBlock
 
 
@@ -68,6 +68,7 @@ class SCUNet(nn.Module):
             skips.append(x)
         x = self._blocks(x, 3, "body")
         for level in (2, 1, 0):
+            # Skips are added, not concatenated; twice the channels become 2x2 pixels of half as many.
             x = self._dense(2 * x.shape[-1], f"up_{level}_upsample")(x + skips.pop())
             x = self._blocks(depth_to_space(x, 2), 6 - level, f"up_{level}")
         x = self._conv(3, "conv_last")(x + skips.pop())
@@ -79,12 +80,12 @@ class SCUNet(nn.Module):
             x = SwinConvBlock(self.config, shift, self.dtype, name=f"{name}_block_{i}")(x)
         return x
 
-    def _conv(self, features: int, name: str) -> nn.Conv:
-        return nn.Conv(features, (3, 3), use_bias=False, dtype=self.dtype, name=name)
+    def _conv(self, features: int, name: str) -> PlainConv:
+        return PlainConv(features, (3, 3), use_bias=False, dtype=self.dtype, name=name)
 
-    def _dense(self, features: int, name: str) -> nn.Dense:
+    def _dense(self, features: int, name: str) -> Dense:
         """A 2x2 (transposed) convolution of stride 2 is a dense layer on blocks of 2x2 pixels."""
-        return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)
+        return Dense(features, use_bias=False, dtype=self.dtype, name=name)
 
 
 class SwinConvBlock(nn.Module):
@@ -98,13 +99,14 @@ class SwinConvBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         """(B, h, w, C) -> (B, h, w, C)."""
         channels, config = x.shape[-1], self.config
-        near, far = jnp.split(nn.Dense(channels, dtype=self.dtype, name="mix_in")(x), 2, axis=-1)
+        # Convolutions model near structure and attention far structure; each sees half of the channels.
+        near, far = jnp.split(Dense(channels, dtype=self.dtype, name="mix_in")(x), 2, axis=-1)
         y = nn.relu(self._conv(channels // 2, "conv1")(near))
         near = near + self._conv(channels // 2, "conv2")(y)
         heads = channels // 2 // config.head_dim
         far = SwinBlock(heads, config.window, self.shift, 4, self.dtype, name="swin")(far)
         y = jnp.concatenate([near, far], axis=-1)
-        return x + nn.Dense(channels, dtype=self.dtype, name="mix_out")(y)
+        return x + Dense(channels, dtype=self.dtype, name="mix_out")(y)
 
-    def _conv(self, features: int, name: str) -> nn.Conv:
-        return nn.Conv(features, (3, 3), use_bias=False, dtype=self.dtype, name=name)
+    def _conv(self, features: int, name: str) -> PlainConv:
+        return PlainConv(features, (3, 3), use_bias=False, dtype=self.dtype, name=name)

@@ -27,10 +27,10 @@ GROUPS = 4
 
 
 class KnownNorms(NamedTuple):
-    """Statistics of an image that are known already.
+    """Known statistics of an image.
 
     Attributes:
-        norms: of its normalisations.
+        norms: statistics of its normalisations.
         exact: (B,) int32, how many of the first of them are final; the others are estimates.
     """
 
@@ -55,7 +55,7 @@ def measure_norms(
         x: (B, ...), the module's argument, one tile each.
         owned: (B, h, w, 1), 1 where a pixel is counted in this tile, 0 where another one counts it.
         known: statistics of the image; None in the first pass.
-        method: of the module; by default its call.
+        method: method of the module; by default its call.
         stop: measure the first `stop` only, so that what follows them is not computed; by default all.
 
     Returns:
@@ -64,6 +64,7 @@ def measure_norms(
     found: Norms = {}
 
     def moments(number: int, own: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
+        # Overlaps of tiles are owned by one tile each, so no pixel counts twice.
         found[_key(number)] = _owned_moments(x, owned)
         if known is None or _key(number) not in known.norms:
             return own
@@ -72,6 +73,7 @@ def measure_norms(
         return mean, variance
 
     _intercepted(moments, module, params, x, method)
+    # Unused statistics are dropped here, and XLA removes the layers behind them.
     return first_norms(found, len(found) if stop is None else stop)
 
 
@@ -124,7 +126,7 @@ def merge_norms(parts: Sequence[Norms], share: np.ndarray) -> Norms:
     """Merge the statistics of tiles into those (C,) of an image.
 
     Args:
-        parts: those of its tiles, arrays (C,).
+        parts: statistics of its tiles, arrays (C,).
         share: (T,), share of the image's pixels that each tile owns; sums to 1.
     """
     stacked = {key: [np.stack(a) for a in zip(*(part[key] for part in parts))] for key in parts[0]}
@@ -132,14 +134,17 @@ def merge_norms(parts: Sequence[Norms], share: np.ndarray) -> Norms:
 
 
 def _merged(mean: np.ndarray, variance: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # float64 on the host: hundreds of tiles are added up.
     weight = share[:, None].astype(np.float64)
     centre = (weight * mean).sum(axis=0)
+    # Law of total variance: the variances inside tiles plus the variance between their means.
     spread = (weight * (variance + np.square(mean - centre))).sum(axis=0)
     return centre.astype(np.float32), spread.astype(np.float32)
 
 
 def _owned_moments(x: Array, owned: Array) -> tuple[Array, Array]:
     weight = upsample_nearest(owned, x.shape[1] // owned.shape[1])
+    # A filling tile at the end of a batch owns no pixel; the maximum avoids 0 / 0.
     weight = weight / jnp.maximum(weight.sum((1, 2), keepdims=True), 1.0)
     y = x.astype(jnp.float32)
     mean = (weight * y).sum((1, 2))

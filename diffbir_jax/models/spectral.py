@@ -48,6 +48,7 @@ def power_iteration(params: Params, state: SpectralState) -> SpectralState:
     """
     if "kernel" not in params:
         return {name: power_iteration(params[name], part) for name, part in state.items()}
+    # Power iteration estimates; no gradient runs through it (Miyato et al., algorithm 1).
     kernel = jax.lax.stop_gradient(params["kernel"].astype(jnp.float32))
     v = _unit(_outer(kernel, state["u"]))
     return {"u": _unit(_inner(kernel, v)), "v": v}
@@ -66,6 +67,7 @@ def normalised(params: Params, state: SpectralState) -> Params:
     if "kernel" not in params:
         return {name: normalised(part, state[name]) for name, part in params.items()}
     kernel = params["kernel"].astype(jnp.float32)
+    # With u and v constant, the gradient of v W u is that of the singular value.
     u, v = (jax.lax.stop_gradient(state[name]) for name in "uv")
     return params | {"kernel": kernel / jnp.vdot(u, _inner(kernel, v), precision="highest")}
 

@@ -79,12 +79,14 @@ class SwinIR(nn.Module):
             size = f"{lq.shape[1]}x{lq.shape[2]}"
             raise ValueError(f"image is {size}; pad both sides to multiples of {config.multiple}")
         mean = jnp.asarray(RGB_MEAN, jnp.float32).reshape(1, 1, 1, 3)
+        # Attention at full resolution would cost unshuffle^2 times as much.
         x = space_to_depth(lq - mean, config.unshuffle)
         shallow = conv(config.embed_dim, name="conv_first", dtype=dtype)(x)
         x = LayerNorm(dtype, name="patch_norm")(shallow)
         groups = nn.scan(
             SwinGroup, variable_axes={"params": 0}, split_rngs={"params": True}, length=config.num_layers
         )
+        # One traced group for all of them: compile time does not grow with their number.
         x, _ = groups(config, dtype, name="groups")(x, None)
         x = conv(config.embed_dim, name="conv_after_body", dtype=dtype)(LayerNorm(dtype, name="norm")(x))
         return self._reconstruct(x + shallow) + mean

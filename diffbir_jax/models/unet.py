@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from diffbir_jax.models.attention import attention
 from diffbir_jax.models.layers import (
+    Dense,
     GroupNorm,
     LayerNorm,
     Norm,
@@ -89,9 +90,11 @@ class UNet(nn.Module):
             if len(control) != len(skips) + 1:
                 raise ValueError(f"got {len(control)} controls; this UNet takes {len(skips) + 1}")
             skips = [skip + added.astype(dtype) for skip, added in zip(skips, control)]
+            # Controls enter only the decoder, so the encoder computes what it was trained for.
             x = x + control[-1].astype(dtype)
         for level, multiple in reversed(list(enumerate(config.channel_mult))):
             for i in range(config.num_res_blocks + 1):
+                # Skips from before the first transformer have one row per latent, later ones one per text.
                 x = jnp.concatenate([x, repeat_batch(skips.pop(), len(x))], axis=-1)
                 transformer = level in config.attention_levels
                 stage = _stage(self)(config, multiple, transformer, dtype, name=f"up_{level}_stage_{i}")
@@ -128,10 +131,10 @@ class UNetEncoder(nn.Module):
         """
         config, dtype = self.config, self.dtype
         _check_inputs(config, x, context)
-        embedding = nn.Dense(4 * config.model_channels, dtype=dtype, name="time_1")(
+        embedding = Dense(4 * config.model_channels, dtype=dtype, name="time_1")(
             timestep_embedding(t, config.model_channels)
         )
-        embedding = nn.Dense(4 * config.model_channels, dtype=dtype, name="time_2")(nn.silu(embedding))
+        embedding = Dense(4 * config.model_channels, dtype=dtype, name="time_2")(nn.silu(embedding))
         stage = _stage(self)
         x = conv(config.model_channels, name="conv_in", dtype=dtype)(x)
         skips = [x]
@@ -144,6 +147,7 @@ class UNetEncoder(nn.Module):
             if level + 1 < len(config.channel_mult):
                 x = conv(x.shape[-1], stride=2, name=f"down_{level}_downsample", dtype=dtype)(x)
                 skips.append(x)
+        # The middle always has a transformer, at the lowest resolution, where it is cheapest.
         x = stage(config, multiple, True, dtype, name="mid_stage_0")(x, embedding, context)
         x = stage(config, multiple, False, dtype, name="mid_stage_1")(x, embedding, context)
         return skips, x, embedding
@@ -154,6 +158,7 @@ def _check_inputs(config: UNetConfig, x: Array, context: Array | None) -> None:
     if height % config.downsample or width % config.downsample:
         raise ValueError(f"input is {height}x{width}; pad both sides to multiples of {config.downsample}")
     given = None if context is None else context.shape[-1]
+    # A missing text would otherwise fail deep in the network, with a message about shapes.
     if given != config.context_dim:
         raise ValueError(f"context has {given} channels; this configuration takes {config.context_dim}")
     if context is not None and len(context) % len(x):
@@ -161,6 +166,7 @@ def _check_inputs(config: UNetConfig, x: Array, context: Array | None) -> None:
 
 
 def _stage(module: "UNet | UNetEncoder") -> type["Stage"]:
+    # Per stage: only the inputs of stages are kept, and one stage at a time is recomputed.
     return nn.remat(Stage) if module.remat else Stage
 
 
@@ -194,9 +200,10 @@ class ResBlock(nn.Module):
         """(B, h, w, C), (B, E) -> (B, h, w, features)."""
         y = nn.silu(norm(self.norm, name="norm1", dtype=self.dtype)(x))
         y = conv(self.features, name="conv1", dtype=self.dtype)(y)
-        time = nn.Dense(self.features, dtype=self.dtype, name="time")(nn.silu(embedding))
+        time = Dense(self.features, dtype=self.dtype, name="time")(nn.silu(embedding))
         y = y + repeat_batch(time, len(y))[:, None, None]
         y = nn.silu(norm(self.norm, name="norm2", dtype=self.dtype)(y))
+        # Zero start: an untrained block is the identity (Ho et al. 2020).
         y = conv(self.features, zero=True, name="conv2", dtype=self.dtype)(y)
         if x.shape[-1] != self.features:
             x = conv(self.features, 1, name="shortcut", dtype=self.dtype)(x)
@@ -213,13 +220,14 @@ class SpatialTransformer(nn.Module):
     def __call__(self, x: Array, context: Array | None) -> Array:
         """(B, h, w, C), (B n, tokens, context_dim) -> (B n, h, w, C)."""
         channels = x.shape[-1]
+        # From here on rows differ by text. Repeating later than at the input saves the first layers' work.
         x = x if context is None else repeat_batch(x, len(context))
         y = GroupNorm(1e-6, self.dtype, name="norm")(x).reshape(x.shape[0], -1, channels)
-        y = nn.Dense(channels, dtype=self.dtype, name="proj_in")(y)
+        y = Dense(channels, dtype=self.dtype, name="proj_in")(y)
         for i in range(self.config.transformer_depth):
             y = TransformerBlock(self.config.num_head_channels, self.dtype, name=f"block_{i}")(y, context)
         zeros = nn.initializers.zeros
-        y = nn.Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj_out")(y)
+        y = Dense(channels, kernel_init=zeros, dtype=self.dtype, name="proj_out")(y)
         return x + y.reshape(x.shape)
 
 
@@ -255,11 +263,11 @@ class Attention(nn.Module):
             raise ValueError(f"{channels} channels do not divide into heads of {self.head_channels}")
 
         def project(name: str, y: Array) -> Array:
-            y = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(y)
+            y = Dense(channels, use_bias=False, dtype=self.dtype, name=name)(y)
             return y.reshape(*y.shape[:2], -1, self.head_channels)
 
         y = attention(project("q", x), project("k", source), project("v", source))
-        return nn.Dense(channels, dtype=self.dtype, name="out")(y.reshape(x.shape))
+        return Dense(channels, dtype=self.dtype, name="out")(y.reshape(x.shape))
 
 
 class GatedFeedForward(nn.Module):
@@ -271,6 +279,7 @@ class GatedFeedForward(nn.Module):
     def __call__(self, x: Array) -> Array:
         """(B, N, C) -> (B, N, C)."""
         channels = x.shape[-1]
-        y = nn.Dense(8 * channels, dtype=self.dtype, name="in")(x)
+        # Twice the width, because half of it is the gate.
+        y = Dense(8 * channels, dtype=self.dtype, name="in")(x)
         y, gate = jnp.split(y, 2, axis=-1)
-        return nn.Dense(channels, dtype=self.dtype, name="out")(y * nn.gelu(gate, approximate=False))
+        return Dense(channels, dtype=self.dtype, name="out")(y * nn.gelu(gate, approximate=False))

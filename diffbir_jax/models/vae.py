@@ -9,7 +9,16 @@ from jax.typing import DTypeLike
 
 from diffbir_jax.models.attention import attention
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
-from diffbir_jax.models.layers import GroupNorm, Norm, conv, depth_to_space, norm, space_to_depth
+from diffbir_jax.models.layers import (
+    Dense,
+    GroupNorm,
+    Norm,
+    PlainConv,
+    conv,
+    depth_to_space,
+    norm,
+    space_to_depth,
+)
 
 
 @dataclass(frozen=True)
@@ -69,17 +78,19 @@ class AutoencoderKL(nn.Module):
         config = self.config
         self.encoder = Encoder(config, self.dtype, self.remat)
         self.decoder = self._decoder()
-        self.quant_conv = nn.Conv(2 * config.embed_dim, (1, 1), dtype=self.dtype)
-        self.post_quant_conv = nn.Conv(config.z_channels, (1, 1), dtype=self.dtype)
+        # Twice the latent's channels: mean and log-variance.
+        self.quant_conv = PlainConv(2 * config.embed_dim, (1, 1), dtype=self.dtype)
+        self.post_quant_conv = PlainConv(config.z_channels, (1, 1), dtype=self.dtype)
         if config.shortcut:
             patch = config.in_channels * config.downsample**2
-            self.to_latent = nn.Dense(2 * config.embed_dim, dtype=self.dtype)
-            self.to_patch = nn.Dense(patch, dtype=self.dtype)
+            self.to_latent = Dense(2 * config.embed_dim, dtype=self.dtype)
+            self.to_patch = Dense(patch, dtype=self.dtype)
 
     def _decoder(self) -> nn.Module:
         config = self.config
         if not config.dense_blocks:
             return Decoder(config, self.dtype, self.remat)
+        # The latent has 1/downsample of the image's sides, so the RRDBNet enlarges by that factor.
         return BSRNet(BSRNetConfig(num_blocks=config.dense_blocks, scale=config.downsample), self.dtype)
 
     def __call__(self, image: Array) -> Array:
@@ -106,6 +117,7 @@ class AutoencoderKL(nn.Module):
         moments = self.quant_conv(self.encoder(image)).astype(jnp.float32)
         if self.config.shortcut:
             moments = moments + self.to_latent(space_to_depth(image, factor)).astype(jnp.float32)
+        # Clipped as in latent diffusion: exp of the log-variance stays finite.
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
@@ -222,6 +234,6 @@ class AttentionBlock(nn.Module):
         """(B, h, w, C) -> (B, h, w, C)."""
         batch, height, width, channels = x.shape
         y = GroupNorm(1e-6, self.dtype, name="norm")(x).reshape(batch, height * width, 1, channels)
-        q, k, v = (nn.Dense(channels, dtype=self.dtype, name=name)(y) for name in "qkv")
-        y = nn.Dense(channels, dtype=self.dtype, name="proj_out")(attention(q, k, v))
+        q, k, v = (Dense(channels, dtype=self.dtype, name=name)(y) for name in "qkv")
+        y = Dense(channels, dtype=self.dtype, name="proj_out")(attention(q, k, v))
         return x + y.reshape(x.shape)

@@ -1,8 +1,8 @@
 """Compare this package with the reference implementation: diffbir parity --golden DIR.
 
-DIR holds golden files (*.npz) and meta.json; those of one-step methods may lie in a folder `onestep` beside it. Every
-one is looked at; what no check knows is reported as unknown.
-Exit status: 0 if all that ran agrees, 1 if anything misses, 2 if the command or the folder cannot be used.
+DIR holds golden files (*.npz) and meta.json. Files of one-step methods may be in a folder `onestep` beside DIR. All
+files are read, and keys that no check uses are reported as unknown.
+Exit status: 0 if all cases that ran agree, 1 if any misses, 2 if the command or the folder cannot be used.
 """
 
 import json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PASS, MISS, ABSENT = "pass", "MISS", "not implemented"
 KEYS_SHOWN = 6
-# The whole set where it lies beside the checkout, else the part that the tests need.
+# The whole set if it is beside the checkout, otherwise the part that the tests need.
 DEFAULTS = (Path("../shared/golden"), Path("tests/golden"))
 
 
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     rows = _run(suite)
     if args.json:
+        # Written after all cases; the folder was checked before, so a long run does not end in vain.
         args.json.write_text(json.dumps(_report(suite, rows), indent=1) + "\n", encoding="utf-8")
     return 1 if any(row["result"] == MISS for row in rows) else 0
 
@@ -106,6 +107,7 @@ def _run(suite: "Suite") -> list[dict]:
         result = run_case(case, suite.folder) if case.compute else None
         rows.append(_row(case, result))
         if result:
+            # Flushed, because the next case may take minutes.
             print(f"{case.label:{width}}  {_line(case, result, rows[-1])}".rstrip(), flush=True)
     _print_absent(suite)
     _print_unknown(suite)

@@ -1,4 +1,4 @@
-"""A case: some arrays of a golden file, how they are computed here, and how far off they may be."""
+"""A case: some arrays of a golden file, their computation in this package, and the tolerance."""
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
@@ -25,19 +25,19 @@ def relative(value: np.ndarray, golden: np.ndarray) -> float:
 
 
 def elementwise(value: np.ndarray, golden: np.ndarray) -> float:
-    """Largest difference of an element in units of the golden's; where that is 0, the value must be 0."""
+    """Largest relative difference of an element; where the golden is 0, the value must be 0."""
     difference = _difference(value, golden)
     with np.errstate(divide="ignore"):
         return float(np.divide(difference, np.abs(golden), where=difference != 0, out=difference).max())
 
 
 def absolute_in_reach(value: np.ndarray, golden: np.ndarray) -> float:
-    """Largest difference; where values pass 1,000, which float32 resolves to 6e-5 at best, relative to the largest."""
+    """Largest difference; relative to the largest value if that exceeds 1,000, where float32 has steps of 6e-5."""
     return relative(value, golden) if np.abs(golden).max() > 1000 else absolute(value, golden)
 
 
 def psnr(value: np.ndarray, golden: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of images, uint8 or floats whose black and white are 1 apart."""
+    """Peak signal-to-noise ratio in dB of images, uint8 or floats with black and white 1 apart."""
     if np.shape(value) != golden.shape or value.dtype != golden.dtype:
         raise ValueError(_misfit(value, golden))
     return image_psnr(value, golden)
@@ -45,7 +45,7 @@ def psnr(value: np.ndarray, golden: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Limit:
-    """How far from its golden a value may be.
+    """The tolerance of a value.
 
     Attributes:
         value: largest error, or smallest similarity.
@@ -66,10 +66,10 @@ class Limit:
         return f"{error:.1f} dB" if self.at_least else f"{error:.1e}"
 
 
-# The tolerances stated with the golden values. A miss is a finding to explain, never a reason to relax.
+# The tolerances stated with the golden values. Explain a miss; never relax a tolerance for it.
 NETWORK = Limit(1e-4)
 FULL_SIZE = Limit(1e-3)
-# From the prediction of noise the samplers on sigma reach 27,000, where float32 has steps of 2e-3.
+# With eps prediction the samplers on sigma reach values of 27,000, where float32 has steps of 2e-3.
 SAMPLER = Limit(1e-4, absolute_in_reach)
 SCHEDULE = Limit(1e-6, absolute)
 IMAGE = Limit(1e-5, absolute)
@@ -79,17 +79,17 @@ PIPELINE = Limit(45.0, psnr, at_least=True)
 
 @dataclass(frozen=True)
 class Case:
-    """What one line of the table checks.
+    """One line of the table.
 
     Attributes:
         file: stem of the golden file.
-        name: of the case within the file.
-        outputs: keys that are checked.
-        inputs: keys that the computation reads; it sees no others.
-        limit: of every output.
-        compute: inputs -> {output: array in the golden's layout}; None where the project has nothing to check yet.
-        full_size: whether gigabytes may be needed: such a case runs in a process of its own.
-        group: stands for the file in `label`; by default the file's stem.
+        name: name of the case within the file.
+        outputs: keys to check.
+        inputs: keys that the computation reads; it gets no others.
+        limit: tolerance of every output.
+        compute: inputs -> {output: array in the golden's layout}; None if the package does not implement it yet.
+        full_size: whether it may need gigabytes; such a case runs in its own process.
+        group: replaces the file in `label`; by default the file's stem.
     """
 
     file: str
@@ -103,7 +103,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """File (or group) and name, which is what patterns select."""
+        """File (or group) and name; patterns select by this label."""
         return f"{self.group or self.file}:{self.name}"
 
     def errors(self, golden: Arrays) -> dict[str, float]:
@@ -116,21 +116,23 @@ class Case:
             the error of each output.
 
         Raises:
-            ValueError: the file lacks a key, there is nothing to compute with, or a shape is wrong.
+            ValueError: the file lacks a key, the case is not implemented, or a shape is wrong.
         """
         lacking = [key for key in (*self.inputs, *self.outputs) if key not in golden]
         if lacking:
             raise ValueError(f"{self.file}.npz lacks {', '.join(lacking)}")
         if self.compute is None:
             raise ValueError(f"{self.label} is not implemented")
+        # By default accelerators multiply float32 with fewer bits, which no tolerance here allows.
         with jax.default_matmul_precision("highest"):
+            # Only the declared inputs are passed, so a computation cannot read its own golden.
             values = self.compute({key: golden[key] for key in self.inputs})
         if values.keys() != set(self.outputs):
             raise ValueError(f"computed {sorted(values)}, wanted {sorted(self.outputs)}")
         return {key: self.limit.measure(np.asarray(values[key]), golden[key]) for key in self.outputs}
 
     def worst(self, errors: Mapping[str, float]) -> tuple[str, float]:
-        """The output that is furthest off, and its error; a NaN counts as furthest."""
+        """Return the output with the largest error, and that error; NaN counts as the largest."""
         sign = 1.0 if self.limit.at_least else -1.0
         return min(errors.items(), key=lambda item: -np.inf if np.isnan(item[1]) else sign * item[1])
 
@@ -153,6 +155,7 @@ def matching(keys: Sequence[str], *patterns: str) -> list[str]:
 def _difference(value: np.ndarray, golden: np.ndarray) -> np.ndarray:
     if np.shape(value) != golden.shape:
         raise ValueError(_misfit(value, golden))
+    # float64, so that the comparison itself does not round.
     return np.abs(np.asarray(value, np.float64) - golden)
 
 

@@ -12,10 +12,10 @@ from diffbir_jax.parity.case import IMAGE, Arrays, Case, Values, matching, nchw
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
-    """The cases of degradation.npz, or of a part of it."""
+    """Yield the cases of degradation.npz, or of a part of it."""
     for shape in KERNELS:
         if outputs := matching(keys, f"{shape}|*"):
-
+            # Bound as a default: the loop changes `outputs` before the case runs.
             def kernels(_: Arrays, outputs=outputs) -> Values:
                 return {key: kernel(key) for key in outputs}
 
@@ -33,13 +33,13 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
 
 
 def gaussian(size: str, sigma_x: str, sigma_y: str, theta: str, kind: str) -> np.ndarray:
-    """Of gaussian|size|sigma_x|sigma_y|theta|KIND; the kind "iso" ignores sigma_y."""
+    """Return the kernel of a key gaussian|size|sigma_x|sigma_y|theta|KIND; the kind "iso" ignores sigma_y."""
     return gaussian_kernel(
         int(size), float(sigma_x), float(sigma_x if kind == "iso" else sigma_y), float(theta)
     )
 
 
-# Shape of a kernel -> its kernel by the other parts of a key.
+# Shape of a kernel -> function from the other parts of a key to the kernel.
 KERNELS: dict[str, Callable[..., np.ndarray]] = {
     "gaussian": gaussian,
     "generalized": lambda size, *shape: generalized_kernel(int(size), *map(float, shape)),
@@ -49,24 +49,24 @@ KERNELS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def kernel(key: str) -> np.ndarray:
-    """The kernel that a key names."""
+    """Return the kernel of a key."""
     shape, *parameters = key.split("|")
     return KERNELS[shape](*parameters)
 
 
 def filtered(golden: Arrays) -> Values:
-    """Each image by its own kernel."""
+    """Filter each image by its own kernel."""
     pairs = zip(images(golden), golden["filter_kernels"])
     return {"filtered": nchw(np.stack([filter2d(image, kernel) for image, kernel in pairs]))}
 
 
 def sharpened(golden: Arrays) -> Values:
-    """Unsharp masking."""
+    """Apply unsharp masking to each image."""
     return {"usm": nchw(np.stack([sharpen(image) for image in images(golden)]))}
 
 
 def jpeg(key: str, golden: Arrays) -> np.ndarray:
-    """The images at the quality that a key names, by either way of rounding."""
+    """Compress the images at the key's quality, with the key's kind of rounding."""
     rounding, quality = key.split("|")
     return nchw(
         diff_jpeg(
@@ -76,5 +76,5 @@ def jpeg(key: str, golden: Arrays) -> np.ndarray:
 
 
 def images(golden: Arrays) -> np.ndarray:
-    """The file's images, (B, H, W, 3), in the order of memory that OpenCV wants."""
+    """Return the file's images, (B, H, W, 3), contiguous in memory as OpenCV needs them."""
     return np.ascontiguousarray(np.moveaxis(golden["image"], 1, -1))

@@ -16,7 +16,7 @@ LOSSES: tuple[Loss, ...] = ("mse", "w_mse")
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
-    """The cases of guidance.npz: the weight, and each loss with its gradient steps."""
+    """Yield the cases of guidance.npz: the weight, and each loss with its gradient steps."""
 
     def weight(golden: Arrays) -> Values:
         return {"weight": nchw(fidelity_weight(nhwc(golden["target"])))}
@@ -32,9 +32,11 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
 
 
 def gradient_steps(loss: Loss, outputs: Sequence[str], golden: Arrays, vae: Params) -> Values:
-    """The loss and the step of z0, -3000 s dL/dz0, at the scales s that the keys LOSS|s=S|... name."""
+    """Return the loss and the step of z0, -3000 s dL/dz0, at the scales s of the keys LOSS|s=S|..."""
+    # The scale is a traced parameter, because it is stored in the golden file.
     params = {"vae": vae, "scale_factor": jnp.float32(golden["scale_factor"])}
     inputs = Guidance(_decode, loss).prepare(params, nhwc(golden["target"]))
+    # Loss and step of one scale come from one computation.
     scales = {key.split("|")[1]: float(key.split("|")[1].removeprefix("s=")) for key in outputs}
     z0 = nhwc(golden["z0"])
     steps = {name: _step(inputs, z0, jnp.float32(GUIDANCE_UNIT * scale)) for name, scale in scales.items()}
@@ -51,6 +53,6 @@ def _decode(params: Params, z: jax.Array) -> jax.Array:
 
 @jax.jit
 def _step(inputs: GuidanceInputs, z0: jax.Array, strength: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The loss acts through the weight alone, so that one program serves both."""
+    """Return the step and the loss. The kind of loss acts only through the weight, so one program serves both kinds."""
     guidance = Guidance(_decode)
     return guidance(inputs, z0, strength) - z0, guidance.value(inputs, z0)

@@ -1,4 +1,4 @@
-"""Image operations: colour correction, resizing, tiling, and the measures of likeness."""
+"""Image operations: colour correction, resizing, tiling, and measures of similarity."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,7 +12,7 @@ from diffbir_jax.imaging.tiling import gaussian_weights, tile_windows, tiled
 from diffbir_jax.metrics.fidelity import psnr, rgb_to_ycbcr
 from diffbir_jax.parity.case import IMAGE, Arrays, Case, Values, matching, nchw, nhwc
 
-# Functions of a tile that depend on all of it.
+# Functions whose result depends on the whole tile, so that a wrong window shows.
 TILE_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tiled": lambda tile: jnp.tanh(tile) * jnp.mean(tile),
     "tiled_up4": lambda tile: jnp.repeat(jnp.repeat(tile, 4, axis=1), 4, axis=2) + jnp.mean(tile),
@@ -20,7 +20,7 @@ TILE_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
-    """The cases of image_ops.npz."""
+    """Yield the cases of image_ops.npz."""
     pair = ["content", "style"]
     yield Case(file, "wavelet", ["low", "high", "reconstruction"], pair, IMAGE, wavelet)
     for method in ("bicubic_antialias", *(f"interpolate_{name}" for name in ("area", "bilinear", "bicubic"))):
@@ -31,6 +31,7 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
 
         yield Case(file, method, outputs, ["content"], IMAGE, resized)
     yield Case(file, "likeness", ["psnr", "psnr_y_crop4", "ycbcr"], pair, IMAGE, likeness)
+    # A golden file may hold only some of these, so the keys decide.
     outputs = matching(keys, "windows|*", "gaussian_weights|*", "tiled|*", "tiled_up4|*")
 
     def in_tiles(golden: Arrays) -> Values:
@@ -40,7 +41,7 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
 
 
 def wavelet(golden: Arrays) -> Values:
-    """Decomposition of the content, and the content with the colours of the style."""
+    """Decompose the content, and give it the colours of the style."""
     content, style = nhwc(golden["content"]), nhwc(golden["style"])
     low = low_frequencies(content)
     values = {"low": low, "high": content - low, "reconstruction": wavelet_colour(content, style)}
@@ -48,14 +49,14 @@ def wavelet(golden: Arrays) -> Values:
 
 
 def resized_as(key: str, content: np.ndarray) -> np.ndarray:
-    """`content` (B, C, H, W) resized by the method and to the size that a key METHOD|HEIGHTxWIDTH names."""
+    """Resize `content` (B, C, H, W) by the method and to the size of a key METHOD|HEIGHTxWIDTH."""
     method, size = key.removeprefix("interpolate_").split("|")
     height, width = map(int, size.split("x"))
     return nchw(resize(nhwc(content), (height, width), method))  # pyright: ignore[reportArgumentType]
 
 
 def likeness(golden: Arrays) -> Values:
-    """PSNR of two images, that of their luma without a border of 4 pixels, and the first one's Y, Cb, Cr."""
+    """Return the PSNR of two images, that of their luma without a 4-pixel border, and Y, Cb, Cr of the first."""
     content, style = (np.moveaxis(golden[key][0], 0, -1) for key in ("content", "style"))
     luma = psnr(content, style, y_only=True, crop=4)
     return {
@@ -66,7 +67,10 @@ def likeness(golden: Arrays) -> Values:
 
 
 def tiling(key: str, content: np.ndarray) -> np.ndarray:
-    """windows|HEIGHT|WIDTH|SIZE|STRIDE, gaussian_weights|SIZE, or a FUNCTION|SIZE|STRIDE of `content` (B, C, H, W)."""
+    """Return the array of a key: windows|HEIGHT|WIDTH|SIZE|STRIDE, gaussian_weights|SIZE or FUNCTION|SIZE|STRIDE.
+
+    A function is applied to `content` (B, C, H, W).
+    """
     name, *numbers = key.split("|")
     sizes = [int(number) for number in numbers]
     if name == "windows":

@@ -1,4 +1,4 @@
-"""The small LoRA of one-step restorers: key tables in peft's names on diffusers' layers, and computed weights."""
+"""The small LoRA of one-step restorers: key tables (peft's names, diffusers' layers) and computed weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ UNET = NETWORKS["unet"].small
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA on every layer of the small UNet but those that see the timestep.
+    """A LoRA on all layers of the small UNet, except the layers of the timestep.
 
     Attributes:
-        module: as the weights know it.
-        rank: of all layers.
+        module: its module name for the computed weights (`weights.fill`).
+        rank: rank of all layers.
         scale: alpha / rank.
-        name: layer -> peft's name of the adapter that holds it; None if none does.
+        name: layer -> peft's name of its adapter; None if the layer has none.
     """
 
     module: str
@@ -36,15 +36,15 @@ class Adapter:
     name: Callable[[str], str | None]
 
     def weights(self, salt: str) -> Params:
-        """Computed parameters, as `merge` takes them."""
+        """Return computed parameters in the structure for `merge`."""
         return filled(self.module, self._rules(), self._shapes(), salt)
 
     def merged(self, base: Params, lora: Params) -> Params:
-        """The UNet `base` with the LoRA in its kernels."""
+        """Return the UNet `base` with the LoRA merged into its kernels."""
         return merge(base, lora, self.scale)
 
     def by_key(self, lora: Params) -> dict[str, np.ndarray]:
-        """Arrays of the LoRA's tree by peft's keys, in PyTorch's layout."""
+        """Return the arrays of the LoRA's tree by peft's keys, in PyTorch's layout."""
         return export(lora, list(self._rules()))
 
     def _rules(self) -> Rules:
@@ -52,7 +52,7 @@ class Adapter:
             layer, path = rule.key.removesuffix(".weight"), rule.path.removesuffix("/kernel")
             if name := self.name(layer):
                 yield Rule(f"{layer}.lora_A.{name}.weight", f"{path}/a", rule.layout)
-                # B of a convolution is one over single pixels.
+                # B of a convolution is a 1x1 convolution.
                 layout = POINTWISE if rule.layout is CONV else rule.layout
                 yield Rule(f"{layer}.lora_B.{name}.weight", f"{path}/b", layout)
 
@@ -67,6 +67,7 @@ class Adapter:
 
 def _kernels() -> list[Rule]:
     rules = diffusers.unet_rules(UNET)
+    # The reference adapts no layer of the timestep.
     return [rule for rule in rules if rule.path.endswith("/kernel") and "time_emb" not in rule.key]
 
 

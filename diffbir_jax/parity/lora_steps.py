@@ -1,4 +1,7 @@
-"""Training steps of a LoRA on the small UNet: OSEDiff's regulariser, and HYPIR's generator through the decoder."""
+"""Training steps of a LoRA on the small UNet: OSEDiff's regulariser, and HYPIR's generator through the decoder.
+
+The goldens hold the gradients and the first AdamW step of each run.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,11 +26,11 @@ HYPIR_T = 200
 
 @dataclass(frozen=True)
 class Run:
-    """One training step whose gradients and AdamW step are known.
+    """One training step with known gradients and a known AdamW step.
 
     Attributes:
         name: first part of the keys.
-        adapter: what is trained.
+        adapter: the trained LoRA.
         step: (inputs, salt) -> (loss, gradient).
         inputs: keys that `step` reads.
         rate: learning rate; the norm of all gradients is clipped to 1.
@@ -40,9 +43,10 @@ class Run:
     rate: float
 
     def gradients(self, golden: Arrays, salt: str, keys: Sequence[str]) -> Values:
-        """The loss, the norm of every gradient and of all, and the gradients of `keys`."""
+        """Return the loss, the norm of every gradient and of all together, and the gradients of `keys`."""
         loss, tree = self.step(golden, salt)
         gradient, names = self.adapter.by_key(tree), golden[f"{self.name}|grad_names"]
+        # A parameter that is missing on one side would shift all norms after it.
         if set(names) != set(gradient):
             raise ValueError(f"the parameters differ: {sorted(set(names) ^ set(gradient))[:3]}")
         lengths = norms(gradient, names)
@@ -51,7 +55,8 @@ class Run:
         return named | {key: gradient[key.split("|")[2]] for key in keys}
 
     def changes(self, golden: Arrays, salt: str, keys: Sequence[str]) -> Values:
-        """What AdamW's first step changes, of `keys`, from the golden gradients; see `adamw_changes`."""
+        """Return the changes of AdamW's first step for `keys`, from the golden gradients; see `adamw_changes`."""
+        # Only some gradients are stored. Clipping needs the norm of all, so the rest follows from the total.
         known = {key: golden[key.replace("|adamw|", "|grad|")] for key in keys}
         squares = sum(np.sum(np.square(x)) for x in known.values())
         rest = np.sqrt(np.square(golden[f"{self.name}|grad_norm_total"]) - squares)
@@ -59,12 +64,12 @@ class Run:
 
 
 def cases(make: Callable[..., Case], keys: Sequence[str], salt: str) -> Iterator[Case]:
-    """Per run, the gradients and what AdamW makes of them.
+    """Yield two cases per run: the gradients, and the AdamW step.
 
     Args:
         make: (name, outputs, inputs, ...) -> case.
-        keys: of the file; without gradients there are no cases.
-        salt: of the weights.
+        keys: keys of the file; without gradients there are no cases.
+        salt: salt of the weights.
     """
     for run in RUNS:
         grads, changes = (matching(keys, f"{run.name}|{part}|*") for part in ("grad", "adamw"))
@@ -80,7 +85,7 @@ def cases(make: Callable[..., Case], keys: Sequence[str], salt: str) -> Iterator
 
 
 def regulariser_step(golden: Arrays, salt: str) -> tuple[jax.Array, Params]:
-    """OSEDiff's fake score on detached latents: the loss and the gradient of its LoRA."""
+    """Return the loss of OSEDiff's fake score on detached latents, and the gradient of its LoRA."""
     latents, noise = nhwc(golden["vsd|latents"]), nhwc(golden["vsd|noise"])
     t, context = jnp.asarray(golden["vsd|timesteps"], jnp.int32), jnp.asarray(golden["context"][:1])
     unet = networks.weights("unet", "small", salt)
@@ -88,7 +93,7 @@ def regulariser_step(golden: Arrays, salt: str) -> tuple[jax.Array, Params]:
 
 
 def generator_step(golden: Arrays, salt: str) -> tuple[jax.Array, Params]:
-    """HYPIR's mean squared error between decoded images and the truth: the loss and the gradient of its LoRA."""
+    """Return HYPIR's mean squared error between decoded images and the truth, and the gradient of its LoRA."""
     z, gt = nhwc(golden["base|z_lq"]), nhwc(golden["gt"])
     unet, vae = (networks.weights(name, "small", salt) for name in ("unet", "vae"))
     return _restore(HYPIR.weights(salt), unet, vae, z, jnp.asarray(golden["context"][: len(z)]), gt)

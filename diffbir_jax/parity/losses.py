@@ -28,7 +28,7 @@ HEAD = FeatureDiscriminator(width=7)
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
-    """The cases of onestep_*.npz that are losses, or those of a part of it."""
+    """Yield the loss cases of onestep_*.npz, or of a part of it."""
     make = partial(Case, file, group="losses")
     logits, features = ([f"{name}_{i}" for i in LEVELS] for name in ("gan|logits", "head|features"))
     sigmoid = [*(f"gan|{kind}" for kind in GAN), *matching(keys, "gan|*_grad_*")]
@@ -44,22 +44,23 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
 
 
 def cross_entropy(golden: Arrays) -> Values:
-    """Each image's loss (B, 1), and the gradient of the mean over images by level."""
+    """Return each image's loss (B, 1), and per level the gradient of the mean over images."""
     values: dict[str, jax.Array] = {}
     for kind, (losses, gradients) in _cross_entropy(_logits(golden)).items():
+        # The reference returns a column.
         values[f"gan|{kind}"] = losses[:, None]
         values |= {f"gan|{kind}_grad_{i}": x for i, x in enumerate(gradients)}
     return values
 
 
 def hinge(golden: Arrays) -> Values:
-    """The means over images."""
+    """Return the hinge losses, averaged over images."""
     return {f"gan|hinge_{kind}": loss for kind, loss in _hinge(_logits(golden)).items()}
 
 
 @jax.jit
 def _cross_entropy(logits: list[jax.Array]) -> dict[str, tuple[jax.Array, list[jax.Array]]]:
-    """Kind -> (losses (B,), gradients by level)."""
+    """Return kind -> (losses (B,), gradients by level)."""
 
     def mean(logits: list[jax.Array], kind: str) -> tuple[jax.Array, jax.Array]:
         losses = GAN[kind](logits)
@@ -78,7 +79,7 @@ def _logits(golden: Arrays) -> list[jax.Array]:
 
 
 def judged(golden: Arrays, salt: str, mode: str) -> Values:
-    """The head's logits by the stored vectors or, in training, after a power iteration."""
+    """Return the head's logits with the stored vectors or, in training, after a power iteration."""
     features = [golden[f"head|features_{i}"] for i in LEVELS]
     inputs = [nhwc(x) if x.ndim == 4 else jnp.asarray(x) for x in features]
     logits = _judge(*head_weights(inputs, salt), inputs)[mode]
@@ -92,12 +93,13 @@ def _judge(params: Params, state: SpectralState, features: list[jax.Array]) -> d
 
 
 def head_weights(features: list[jax.Array], salt: str) -> tuple[Params, SpectralState]:
-    """Computed parameters of the head, and the vectors of its spectral norms, of unit length."""
+    """Return computed parameters of the head, and unit vectors for its spectral norms."""
     shapes = abstract(HEAD, features)
     state = jax.eval_shape(init_spectral, jax.random.key(0), shapes)
     rules = list(_head_rules())
     vectors = filled("hypir_d", [rule for rule in rules if rule.path[-2:] in ("/u", "/v")], state, salt)
     params = filled("hypir_d", [rule for rule in rules if rule.path[-2:] not in ("/u", "/v")], shapes, salt)
+    # PyTorch keeps both vectors at unit length; computed ones are not.
     return params, jax.tree.map(lambda x: x / np.linalg.norm(x), jax.device_get(vectors))
 
 
@@ -117,7 +119,7 @@ def _spectral(key: str, path: str, layout: Layout, inputs: Layout) -> Rules:
 
 
 def _pixels(size: int) -> Layout:
-    """The inputs of a convolution, which PyTorch counts by channel first."""
+    """Return the layout of a convolution's inputs as one vector; in PyTorch the channel comes first."""
     return Layout(
         lambda x: x.reshape(-1, size, size).transpose(1, 2, 0),
         lambda x: x.transpose(2, 0, 1).reshape(-1),
@@ -125,12 +127,13 @@ def _pixels(size: int) -> Layout:
 
 
 def distilled(golden: Arrays, salt: str) -> Values:
-    """The loss of latents, its gradient and what that is made of; the regulariser's own loss."""
+    """Return the loss of the latents, its gradient and that gradient's parts, and the regulariser's own loss."""
     t = jnp.asarray(golden["vsd|timesteps"], jnp.int32)
     latents, noise = nhwc(golden["vsd|latents"]), nhwc(golden["vsd|noise"])
     unet = networks.weights("unet", "small", salt)
     follower = jax.jit(REGULARISER.merged)(unet, REGULARISER.weights(salt))
     z_t = jax.jit(partial(q_sample, SCHEDULE))(latents, t, noise)
+    # Guidance needs the prompt and the negative prompt; the fake score has only the prompt.
     outputs = [
         _predicted(params, z_t, t, golden["context"][prompt])
         for params, prompt in ((unet, 0), (unet, 1), (follower, 0))
@@ -140,7 +143,7 @@ def distilled(golden: Arrays, salt: str) -> Values:
 
 
 def _predicted(params: Params, z_t: jax.Array, t: jax.Array, context: np.ndarray) -> jax.Array:
-    """The UNet's output (B, h, w, c) with one prompt (77, D) for all images."""
+    """Return the UNet's output (B, h, w, c) with one prompt (77, D) for all images."""
     contexts = jnp.asarray(np.broadcast_to(context, (len(t), *context.shape)))
     return networks.run(networks.module("unet", "small"), params, z_t, t, contexts)
 
@@ -149,12 +152,13 @@ def _predicted(params: Params, z_t: jax.Array, t: jax.Array, context: np.ndarray
 def _distil(
     latents: jax.Array, t: jax.Array, noise: jax.Array, outputs: list[jax.Array]
 ) -> dict[str, jax.Array]:
-    """Of outputs that were computed before, so that one program of the UNet serves all three."""
+    """Compute the losses from given network outputs, so that one program of the UNet serves all three."""
     positive, negative, fake = outputs
     real = guided(positive, negative, CFG_SCALE)
     z_t = q_sample(SCHEDULE, latents, t, noise)
     direction, weight = vsd_direction(latents, *(predict_clean(SCHEDULE, z_t, x, t) for x in (real, fake)))
     loss, gradient = jax.value_and_grad(
+        # The outputs are constants here: the loss sends no gradient through the scores.
         lambda z: vsd_loss(SCHEDULE, lambda *_: real, lambda *_: fake, z, t, noise)
     )(latents)
     values = {"weight": weight, "direction": direction, "loss": loss, "grad_latents": gradient}

@@ -1,4 +1,4 @@
-"""The networks, each alone: small and full size."""
+"""The networks one by one, in small and full size."""
 
 import functools
 import itertools
@@ -26,7 +26,7 @@ from diffbir_jax.parity.case import EXACT, FULL_SIZE, NETWORK, Arrays, Case, Val
 from diffbir_jax.parity.weights import filled
 from diffbir_jax.text.tokenizer import tokenize
 
-# Equal modules share a program: SwinIR of training is compiled once for all its cases.
+# Equal modules share a compiled program, for example SwinIR's in all cases of training.
 run = jax.jit(apply, static_argnums=0, static_argnames="method")
 
 
@@ -37,7 +37,7 @@ class Network(NamedTuple):
         build: config -> Flax module.
         rules: config -> key table.
         shapes: config -> abstract parameters.
-        small: configuration of the `*_small` files and of training and pipeline; full size is the type's default.
+        small: configuration in the `*_small` files, in training and pipeline. Full size is the type's default.
     """
 
     build: Callable[[Any], Any]
@@ -46,7 +46,7 @@ class Network(NamedTuple):
     small: Any
 
     def config(self, size: str) -> Any:
-        """The configuration of a size, "small" or "full"."""
+        """Return the configuration of a size, "small" or "full"."""
         return self.small if size == "small" else type(self.small)()
 
 
@@ -68,20 +68,20 @@ RESTORATION = ("swinir", "bsrnet", "scunet")
 
 
 def weights(name: str, size: str, salt: str) -> Params:
-    """Parameters of a network of `NETWORKS`, "small" or "full"."""
+    """Return the parameters of a network of `NETWORKS`, "small" or "full"."""
     network = NETWORKS[name]
     config = network.config(size)
     return filled(name, network.rules(config), network.shapes(config), salt)
 
 
 def module(name: str, size: str) -> Any:
-    """The Flax module of a network of `NETWORKS`, "small" or "full"."""
+    """Return the Flax module of a network of `NETWORKS`, "small" or "full"."""
     network = NETWORKS[name]
     return network.build(network.config(size))
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
-    """The cases of a file NAME_small or NAME_full; none for another NAME."""
+    """Yield the cases of a file NAME_small or NAME_full; none for an unknown NAME."""
     name, size = file.rsplit("_", 1)
     makers = {"vae": _vae, "clip": _clip, "cldm": _cldm, **dict.fromkeys(RESTORATION, _restoration)}
     if name in makers:
@@ -91,13 +91,14 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
 
 
 class _Sized(NamedTuple):
-    """A network of one size, whose weights are made when it is called and let go afterwards."""
+    """A network of one size. Its weights are made in each call and released afterwards, to save memory."""
 
     name: str
     size: str
     salt: str
 
     def __call__(self, *inputs: Any, method: str | None = None) -> Any:
+        # Not kept: the full-size networks together would not fit into memory.
         params = weights(self.name, self.size, self.salt)
         return jax.block_until_ready(run(module(self.name, self.size), params, *inputs, method=method))
 
@@ -126,7 +127,7 @@ def _vae(make: Make, network: Networks, name: str) -> Iterator[Case]:
 
 
 def _clip(make: Make, network: Networks, name: str) -> Iterator[Case]:
-    """The tokenizer, and the text tower; at full size the golden keeps every 8th channel."""
+    """Yield the cases of tokenizer and text tower; at full size the golden keeps every 8th channel."""
     step = 1 if network(name).size == "small" else 8
 
     def read(golden: Arrays) -> Values:
@@ -135,15 +136,17 @@ def _clip(make: Make, network: Networks, name: str) -> Iterator[Case]:
     def embed(golden: Arrays) -> Values:
         return {"embedding": network(name)(_narrow(golden["tokens"]))[..., ::step]}
 
+    # Tokens are integers, so they must be equal. The tokenizer needs little memory at any size.
     yield make("tokens", ["tokens"], ["prompts"], compute=read, limit=EXACT, full_size=False)
     yield make("embedding", ["embedding"], ["tokens"], compute=embed)
 
 
 def _cldm(make: Make, network: Networks, _: str) -> Iterator[Case]:
-    """UNet and IRControlNet, apart and together."""
+    """Yield the cases of UNet and IRControlNet, separately and together."""
     size = network("unet").size
     unet_inputs = ["latent", "timesteps", "context"]
     control_inputs = ["latent", "hint", "timesteps", "context"]
+    # At full size the goldens keep statistics and a corner: whole controls would take gigabytes.
     names = ["control_{}"] if size == "small" else ["control_{}_stats", "control_{}_slice"]
     controls = [name.format(i) for i in range(13) for name in names]
 
@@ -158,6 +161,7 @@ def _cldm(make: Make, network: Networks, _: str) -> Iterator[Case]:
     def unet(golden: Arrays) -> Values:
         return {"unet_out": nchw(network("unet")(*inputs(golden, unet_inputs)))}
 
+    # The controls are computed first and their network released, so both are never in memory together.
     def controlled(golden: Arrays) -> Values:
         added = network("controlnet")(*inputs(golden, control_inputs))
         return {"controlled_out": nchw(network("unet")(*inputs(golden, unet_inputs), added))}
@@ -172,5 +176,5 @@ def _statistics(x: np.ndarray) -> np.ndarray:
 
 
 def _narrow(x: np.ndarray) -> jax.Array:
-    """JAX computes in 32 bits."""
+    """Convert 64-bit integers to 32 bits, in which JAX computes."""
     return jnp.asarray(x, jnp.int32 if x.dtype.kind == "i" else x.dtype)

@@ -1,4 +1,4 @@
-"""The whole path from a photo to a picture, with the small networks."""
+"""The whole pipeline from a photo to a result, with the small networks."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ TEXT = Options(
 
 
 class Path(NamedTuple):
-    """What a case combines: preset, restoration module and options."""
+    """The preset, the restoration module and the options of a case."""
 
     preset: str
     rm: str
@@ -43,7 +43,7 @@ PATHS = {
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
-    """The cases of pipeline.npz, or of a part of it: stage 1 alone and the whole path, for each combination."""
+    """Yield the cases of pipeline.npz, or of a part of it: for each path, stage 1 alone and the whole pipeline."""
     for name in dict.fromkeys(key.split("|")[0] for key in matching(keys, "*|clean_every6")):
         inputs = ["lq", *matching(keys, f"{name}|input_size", f"{name}|out_size")]
 
@@ -54,6 +54,7 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
         def whole(golden: Arrays, name: str = name) -> Values:
             return whole_path(name, golden, restorer(PATHS[name], all_weights(PATHS[name], salt)))
 
+        # An unknown path is listed as not implemented.
         known = name in PATHS
         yield Case(
             file, f"{name} stage 1", [f"{name}|clean_every6"], inputs, PIPELINE, first if known else None
@@ -64,20 +65,21 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
 
 
 def restorer(path: Path, params: dict) -> Restorer:
-    """The small networks of a path, with some of their parameters."""
+    """Return the restorer of a path's small networks, with the given parameters."""
     small = {part: networks.NETWORKS[name].small for part, name in _parts(path).items() if part != "control"}
     return Restorer(replace(PRESETS[path.preset], **small), params)
 
 
 def all_weights(path: Path, salt: str) -> dict:
-    """Parameters of every network of a path."""
+    """Return the parameters of all networks of a path."""
     return {part: networks.weights(name, "small", salt) for part, name in _parts(path).items()}
 
 
 def begin(name: str, golden: Arrays, restorer: Restorer) -> tuple[Executor, Frame]:
-    """The users' pipeline for one photo; only the diffusion model sees tiles, as in the reference."""
+    """Prepare the users' pipeline for one photo; as in the reference, only the diffusion model uses tiles."""
     preset, options = restorer.preset, PATHS[name].options
     whole = default_plan(preset, replace(options, tile=None, tile_stride=None))
+    # The reference processes stage 1 and the autoencoder whole.
     plan = replace(whole, sample=default_plan(preset, options).sample)
     noise = _noise(name, golden) if f"{name}|noise_seed" in golden else None
     request = Request(from_depth(photo(name, golden)), noise=noise)
@@ -87,25 +89,25 @@ def begin(name: str, golden: Arrays, restorer: Restorer) -> tuple[Executor, Fram
 
 
 def photo(name: str, golden: Arrays) -> np.ndarray:
-    """The photo, enlarged by Pillow to the case's input size, (H, W, 3) uint8."""
+    """Return the photo, enlarged by Pillow to the case's input size, (H, W, 3) uint8."""
     return resize_bytes(golden["lq"], _sides(golden[f"{name}|input_size"]))
 
 
 def stage_1(name: str, golden: Arrays, restorer: Restorer) -> Values:
-    """Every 6th pixel of the stage-1 image (1, 3, h, w) in about [0, 1]."""
+    """Return every 6th pixel of the stage-1 image (1, 3, h, w) in about [0, 1]."""
     executor, frame = begin(name, golden, restorer)
     stage1.clean(executor, [frame])
     return {f"{name}|clean_every6": nchw(frame.clean[None, ::6, ::6])}
 
 
 def whole_path(name: str, golden: Arrays, restorer: Restorer) -> Values:
-    """Every 6th pixel of the decoded sample (1, 3, h, w) in [-1, 1], and every 3rd of the picture, uint8."""
+    """Return every 6th pixel of the decoded sample (1, 3, h, w) in [-1, 1], and every 3rd of the result, uint8."""
     executor, frame = begin(name, golden, restorer)
     stage1.clean(executor, [frame])
     autoencoder.encode(executor, [frame])
     latents = diffusion.generate(executor, [frame], 0)
     (picture,) = autoencoder.decode(executor, [frame], latents)
-    # The sample: before its colours are corrected, of stage 2's size.
+    # The golden sample has stage 2's size and no colour correction.
     frame.sides = frame.sides._replace(output=frame.sides.work, trained=frame.sides.work)
     uncorrected = Restorer(replace(restorer.preset, colour_levels=0), restorer.params)
     (sample,) = autoencoder.decode(replace(executor, generator=uncorrected), [frame], latents)
@@ -125,9 +127,10 @@ def _sides(size: np.ndarray) -> tuple[int, int]:
 
 
 def _noise(name: str, golden: Arrays) -> np.ndarray:
-    """What the reference drew (1 + steps, h, w, c): the start's, then one per step, zeros where it drew none."""
+    """Return the reference's noise (1 + steps, h, w, c): the start's, then one per step; zeros for steps without."""
     shapes = json.loads(str(golden[f"{name}|noise_shapes"]))
     rng = np.random.default_rng(int(golden[f"{name}|noise_seed"]))
     drawn = [rng.standard_normal(shape, np.float32)[0].transpose(1, 2, 0) for shape in shapes]
+    # Zeros at the end stand for steps without noise.
     missing = 1 + PATHS[name].options.steps - len(drawn)
     return np.stack([*drawn, *[np.zeros_like(drawn[0])] * missing])

@@ -1,9 +1,9 @@
-"""Samplers on sigma as they are published, one operation after the other, in a precision of choice.
+"""Samplers on sigma exactly as published, operation by operation, in a chosen precision.
 
-From pure noise, x begins at 1e4, where float32 has steps of 1e-3, and methods that form slopes (x - x0) / sigma turn
-those steps into errors of the result. The reference computes that way, so its values carry that rounding;
-`diffbir_jax.sampling` works in z = x / sqrt(1 + sigma^2) and does not. In float32 the functions here give the values of
-the reference, in float64 what both stand for. They know the closed-form model of the golden trajectories only.
+From pure noise, x starts at 1e4, where float32 has steps of 1e-3. Methods that form slopes (x - x0) / sigma turn these
+steps into errors of the result. The reference computes in this way, so its values contain this rounding.
+`diffbir_jax.sampling` works in z = x / sqrt(1 + sigma^2) and avoids it. The functions here give the reference's values
+in float32, and the exact result in float64. They only support the closed-form model of the golden trajectories.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,14 +25,14 @@ class Replay:
     """One golden trajectory.
 
     Attributes:
-        dtype: of every operation, `np.float32` or `np.float64`.
-        model: (x in z's scale, timestep, which prompt (0 or 1)) -> output, in the dtype.
-        parameterization: what the output means, "eps" or "v".
-        cfg_scale: timestep -> scale of classifier-free guidance; None is none.
-        stops: of the sampler.
-        noise: what the reference drew, in order.
+        dtype: dtype of every operation, `np.float32` or `np.float64`.
+        model: (x in z's scale, timestep, index of the prompt (0 or 1)) -> output, in the dtype.
+        parameterization: meaning of the output, "eps" or "v".
+        cfg_scale: timestep -> scale of classifier-free guidance; None turns it off.
+        stops: the sampler's stops.
+        noise: the reference's noise, in order.
         churn: s_churn / steps, at most sqrt(2) - 1.
-        max_churn: largest sigma that is churned.
+        max_churn: largest sigma with churn.
     """
 
     dtype: Any
@@ -45,8 +45,9 @@ class Replay:
     max_churn: float = 300.0
 
     def run(self, name: str, start: Array) -> Array:
-        """The result of the sampler `name` (a key of `STEPS`) from standard normal noise (B, c, h, w)."""
+        """Return the result of the sampler `name` (a key of `STEPS`) from standard normal noise (B, c, h, w)."""
         sigmas = self.stops.sigmas.astype(self.dtype)
+        # x = z sqrt(1 + sigma^2), the scale of the published samplers.
         x = start.astype(self.dtype) * np.sqrt(1 + sigmas[0] ** 2)
         slopes: list[Array] = []
         for i in range(len(sigmas) - 1):
@@ -54,9 +55,10 @@ class Replay:
         return x
 
     def denoise(self, x: Array, sigma: Array) -> Array:
-        """The predicted x0."""
+        """Return the predicted x0."""
         timestep = float(self.stops.timestep_of(np.array([float(sigma)]))[0])
         scale = np.sqrt(sigma**2 + 1)
+        # Preconditioning as in the reference: x0 = skip x + out output.
         skip, out = (1, -sigma) if self.parameterization == "eps" else (1 / (sigma**2 + 1), -sigma / scale)
         first, second = (
             self.model(x * (1 / scale), timestep, text) * self.dtype(out) + x * self.dtype(skip)
@@ -67,26 +69,26 @@ class Replay:
         return second + self.dtype(self.cfg_scale(timestep)) * (first - second)
 
     def slope(self, x: Array, sigma: Array) -> Array:
-        """dx/dsigma."""
+        """Return dx/dsigma."""
         return (x - self.denoise(x, sigma)) / sigma
 
     def draw(self) -> Array:
-        """The next noise."""
+        """Return the next noise of the tape."""
         return next(self.noise).astype(self.dtype)
 
     def churned(self, x: Array, sigma: Array) -> tuple[Array, Array]:
-        """Latents and sigma after the noise of Karras et al. 2022, algorithm 2; some is drawn in any case."""
+        """Return latents and sigma after the noise of Karras et al. 2022, algorithm 2. It always draws noise."""
         noise, gamma = self.draw(), self.churn if sigma <= self.max_churn else 0.0
         raised = sigma * self.dtype(1 + gamma)
         return (x + noise * np.sqrt(raised**2 - sigma**2) if gamma else x), raised
 
     def middle(self, sigma: Array, after: Array) -> Array:
-        """The sigma half-way in the logarithm."""
+        """Return the sigma half-way in log sigma."""
         begin, end = self.exactly(np.log, sigma), self.exactly(np.log, after)
         return self.exactly(np.exp, end - (end - begin) * self.dtype(_HALF))
 
     def exactly(self, function: Callable[[Any], Any], x: Array) -> Any:
-        """The function's value, rounded once: libraries differ in the last bit of it."""
+        """Return the function's value, computed in float64 and rounded once; libraries differ in its last bit."""
         return np.asarray(function(np.asarray(x, np.float64))).astype(self.dtype)[()]
 
 
@@ -103,6 +105,7 @@ def heun(r: Replay, x: Array, sigma: Array, after: Array, _: list[Array]) -> Arr
     """Heun's method with churn."""
     x, sigma = r.churned(x, sigma)
     slope, length = r.slope(x, sigma), after - sigma
+    # At sigma 0 there is no slope, so the last step is Euler's.
     if after == 0:
         return x + slope * length
     return x + (slope + r.slope(x + slope * length, after)) / 2 * length

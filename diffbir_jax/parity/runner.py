@@ -1,4 +1,4 @@
-"""Runs cases: small ones here, full-size ones each in a fresh process, whose peak memory is theirs alone."""
+"""Run cases: small ones in this process, each full-size one in a new process, so that its peak memory is its own."""
 
 import multiprocessing
 import resource
@@ -15,13 +15,13 @@ from diffbir_jax.parity.suite import ParityError, collect, golden_files, load
 
 @dataclass(frozen=True)
 class Result:
-    """How a case went.
+    """The result of a case.
 
     Attributes:
-        errors: of each output; empty if it could not be computed.
-        seconds: wall-clock time: making the weights, compiling and running.
-        peak_bytes: largest resident memory of the process that ran it; None if it shared one with others.
-        problem: why there are no errors.
+        errors: error of each output; empty if the case could not be computed.
+        seconds: wall-clock time for weights, compilation and run.
+        peak_bytes: largest resident memory of its own process; None if it shared a process with other cases.
+        problem: the reason if there are no errors.
     """
 
     errors: dict[str, float]
@@ -34,16 +34,16 @@ class Result:
         return bool(self.errors) and all(map(case.limit.holds, self.errors.values()))
 
     def explain(self, case: Case) -> str:
-        """What went wrong, or which output is furthest off."""
+        """Return the problem, or the output with the largest error."""
         return self.problem or case.worst(self.errors)[0]
 
 
 def run_case(case: Case, folder: Path) -> Result:
-    """Run a case of the golden files in `folder`; whatever goes wrong is part of the result."""
+    """Run a case of the golden files in `folder`; any failure becomes part of the result."""
     if not case.full_size:
         return run_here(case, folder)
     start = time.perf_counter()
-    # Not forked: the child must not inherit this process's memory, threads or compiled programs.
+    # Spawned, not forked: the child must not inherit this process's memory, threads or compiled programs.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_run_alone, case.label, folder).result()
@@ -52,14 +52,14 @@ def run_case(case: Case, folder: Path) -> Result:
 
 
 def misses(folder: Path, pattern: str) -> list[str]:
-    """Cases that do not agree, with the reason or the output that is furthest off; run in this process.
+    """Run cases in this process; return those that miss, with the reason or the output with the largest error.
 
     Args:
         folder: golden files.
-        pattern: of "file:case" (`fnmatch`).
+        pattern: pattern of "file:case" (`fnmatch`).
 
     Raises:
-        ParityError: the folder cannot be used, or the pattern selects nothing that can be computed.
+        ParityError: the folder cannot be used, or the pattern selects no case that can be computed.
     """
     cases = [case for case in collect(folder).only(pattern).cases if case.compute]
     if not cases:
@@ -75,13 +75,13 @@ def run_here(case: Case, folder: Path) -> Result:
     try:
         with load(golden_files(folder)[case.file]) as golden:
             errors = case.errors(golden)
-    except Exception as error:  # A case that breaks is a miss; the others still run.
+    except Exception as error:  # a case that fails is a miss; the others still run
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
     return Result(errors, time.perf_counter() - start, None, problem)
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Return the largest resident memory of this process so far."""
     try:
         # Unlike ru_maxrss, this does not count the memory of the process that started this one.
         status = Path("/proc/self/status").read_text()
@@ -92,7 +92,7 @@ def peak_bytes() -> int:
 
 
 def _run_alone(label: str, folder: Path) -> Result:
-    """The whole life of a child process: computations do not pickle, so it finds its case by name."""
+    """Run one case in a child process. Computations cannot be pickled, so it finds its case by name."""
     case = next(case for case in collect(folder).cases if case.label == label)
     result = run_here(case, folder)
     return Result(result.errors, result.seconds, peak_bytes(), result.problem)

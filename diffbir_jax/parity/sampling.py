@@ -1,4 +1,4 @@
-"""Noise schedules, step tables, and samplers that drive a closed-form function in place of the network."""
+"""Noise schedules, step tables, and samplers with a closed-form function in place of the network."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -40,14 +40,14 @@ SPACED_TABLES = {
     "spaced_coef1": lambda steps: steps.coef_x0,
     "spaced_coef2": lambda steps: steps.coef_x,
 }
-# Embeddings that stand for the prompt and for the negative prompt: one number per image.
+# Embeddings of the prompt and of the negative prompt: one number per image.
 TEXT = ((1.0, -1.0), (0.5, 0.25))
-# Largest sigma at which the golden trajectories churn.
+# Largest sigma with churn in the golden trajectories.
 MAX_CHURN = 300.0
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
-    """The cases of samplers.npz, for each parameterization: its tables, and every sampler."""
+    """Yield the cases of samplers.npz, for each parameterization: its tables, and every sampler."""
     for param in SCHEDULES:
         yield from _table_cases(file, keys, param)
     runs: dict[str, list[str]] = {}
@@ -85,7 +85,7 @@ class _Tables:
 
 
 def table(key: str) -> np.ndarray:
-    """One array PARAM|TABLE|STEPS; the reference's spaced tables begin with the cleanest timestep."""
+    """Return the array PARAM|TABLE|STEPS; the reference's spaced tables start with the cleanest timestep."""
     param, name, *steps = key.split("|")
     schedule = SCHEDULES[param]
     if name == "alphas_cumprod":
@@ -97,7 +97,7 @@ def table(key: str) -> np.ndarray:
 
 
 class _Trajectories:
-    """Runs the samplings that the keys PARAM|SAMPLER|steps=|cfg=|rescale=|churn=|out describe."""
+    """Runs the sampling of each key PARAM|SAMPLER|steps=|cfg=|rescale=|churn=|out."""
 
     def __init__(self, outputs: Sequence[str]):
         self.outputs = outputs
@@ -106,24 +106,25 @@ class _Trajectories:
         return {key: self.value(key, golden) for key in self.outputs}
 
     def value(self, key: str, golden: Arrays) -> np.ndarray:
-        """Ours (B, c, h, w), with two replays of the published arithmetic where the golden's own rounding counts."""
+        """Return our result (B, c, h, w), stacked with two replays of the published arithmetic if rounding matters."""
         ours = nchw(trajectory(key, golden))
         if Run.of(key).sampler not in STEPS:
             return ours
+        # Stacked, because a case compares one array per key.
         return np.stack([ours, replayed(key, golden, np.float64), replayed(key, golden, np.float32)])
 
 
 def through_replay(value: np.ndarray, golden: np.ndarray) -> float:
-    """The larger of two differences: ours to the exact result, and the reference's rounding replayed to the golden.
+    """Return the larger of two errors: of ours against the exact result, and of the float32 replay against the golden.
 
-    See `replay`. Where they agree, ours and the golden differ by the golden's rounding alone. Differences are absolute;
-    relative to the largest value where that passes 1,000, and for the replay always, whose rounding grows with them.
-    Where it passes 1,000, float32 cannot be expected to come nearer to the exact result than the golden is: so much is
-    allowed for, up to the tolerance itself.
+    If both are small, ours and the golden differ only by the golden's rounding (see `replay`). The error of ours is
+    absolute, but relative to the largest value if that exceeds 1,000. The error of the replay is always relative,
+    because its rounding grows with the values. Above 1,000, float32 cannot be nearer to the exact result than the
+    golden is, so the golden's own error is subtracted, at most the tolerance.
 
     Args:
-        value: (3, ...): ours, the replay in float64, the replay in float32; or ours alone, which the golden resolves.
-        golden: what the reference computed.
+        value: (3, ...): ours, the replay in float64, the replay in float32; or only ours, if rounding does not matter.
+        golden: the reference's result.
     """
     if value.shape == golden.shape:
         return absolute_in_reach(value, golden)
@@ -135,7 +136,7 @@ def through_replay(value: np.ndarray, golden: np.ndarray) -> float:
 
 
 class Run(NamedTuple):
-    """What a key PARAM|SAMPLER|steps=|cfg=|rescale=|churn=|out says."""
+    """The content of a key PARAM|SAMPLER|steps=|cfg=|rescale=|churn=|out."""
 
     param: str
     sampler: str
@@ -153,12 +154,12 @@ class Run(NamedTuple):
 
     @property
     def span(self) -> Span:
-        """What is sampled."""
+        """The span to sample."""
         return Span(SCHEDULES[self.param], self.steps)
 
 
 def trajectory(key: str, golden: Arrays) -> jax.Array:
-    """The result (B, h, w, c) of one sampling.
+    """Return the result (B, h, w, c) of one sampling.
 
     Args:
         key: PARAM|SAMPLER|steps=|cfg=|rescale=|churn=|out.
@@ -180,10 +181,11 @@ def trajectory(key: str, golden: Arrays) -> jax.Array:
 
 
 def _noise(golden: Arrays, key: str, steps: LinearStep) -> np.ndarray:
-    """What the reference drew, in order, at the rows that drew it; zeros for the others."""
+    """Return the reference's noise, each at the row that drew it; zeros for the other rows."""
     drawn = golden["noise_tape"][: int(golden[key.removesuffix("out") + "noise_count"])]
     rows = len(steps.variance)
-    # Methods with churn draw at the start of each step, used or not; the others where they use it.
+    # Methods with churn draw at the start of each step, even if unused. The others draw only where they use it.
+    # Two rows per step: only the first of them draws.
     each = 2 if rows > Run.of(key).steps else 1
     where = np.flatnonzero(steps.variance) if steps.churn is None else np.arange(0, rows, each)
     noise = np.zeros_like(golden["noise_tape"], shape=(rows, *drawn.shape[1:]))
@@ -193,14 +195,14 @@ def _noise(golden: Arrays, key: str, steps: LinearStep) -> np.ndarray:
 
 
 def toy_model(params: Any, x: jax.Array, t: jax.Array, cond: dict[str, jax.Array]) -> jax.Array:
-    """The function that stands for the network; shapes as in `Denoiser`."""
+    """The function in place of the network; shapes as in `Denoiser`."""
     time = t.astype(jnp.float32)[:, None, None, None] / 1000
     seen = jnp.tanh(0.7 * x + 0.3 * cond["image"] - 0.2 * time) * (0.8 + 0.1 * time)
     return jnp.repeat(seen, len(cond["text"]) // len(x), axis=0) + 0.05 * cond["text"]
 
 
 def replayed(key: str, golden: Arrays, dtype: Any) -> np.ndarray:
-    """The published arithmetic's result (B, c, h, w) in a precision, rounded as the reference does in float32."""
+    """Return the published arithmetic's result (B, c, h, w) in a precision; in float32 it rounds like the reference."""
     run, image = Run.of(key), golden["c_img"].astype(dtype)
 
     def model(x: np.ndarray, timestep: float, text: int) -> np.ndarray:

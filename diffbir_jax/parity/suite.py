@@ -1,4 +1,4 @@
-"""Which checks belong to which golden file, and what no check knows."""
+"""Find the checks of each golden file, and the keys that no check uses."""
 
 import fnmatch
 import json
@@ -25,7 +25,7 @@ FILES: dict[str, Callable[[str, Sequence[str], str], Iterator[Case]]] = {
     "losses": losses.cases,
     "onestep_*": losses.cases,
 }
-# The values of one-step methods lie in a folder of this name beside the others, or among them.
+# Files of one-step methods are in a folder of this name beside the others, or among them.
 BESIDE = "onestep"
 
 
@@ -34,12 +34,12 @@ class ParityError(Exception):
 
 
 class Suite(NamedTuple):
-    """What a folder of golden files holds.
+    """The content of a folder of golden files.
 
     Attributes:
-        folder: the files.
-        cases: what the project can check or knows that it cannot.
-        unknown: file -> keys that no case mentions.
+        folder: the folder.
+        cases: all known cases, including those that are not implemented.
+        unknown: file -> keys that no case uses.
         strangers: files without any case.
     """
 
@@ -49,7 +49,7 @@ class Suite(NamedTuple):
     strangers: frozenset[str]
 
     def only(self, pattern: str, small: bool = False) -> "Suite":
-        """The cases and unknown keys whose file or "file:name" matches; `small` leaves out full-size cases."""
+        """Keep the cases and unknown keys whose file or "file:name" matches; `small` leaves out full-size cases."""
 
         def matches(file: str, name: str) -> bool:
             return any(fnmatch.fnmatchcase(text, pattern) for text in (f"{file}:{name}", file))
@@ -60,7 +60,7 @@ class Suite(NamedTuple):
 
 
 def collect(folder: Path) -> Suite:
-    """Look through a folder of golden files; nothing is computed.
+    """Read the keys of a folder of golden files and find their cases; nothing is computed.
 
     Raises:
         ParityError: the folder is missing or holds no readable golden files, or their salt is not stated.
@@ -74,6 +74,7 @@ def collect(folder: Path) -> Suite:
     for stem, file in golden_files(folder).items():
         keys = list(load(file))
         found = list(_cases(stem, keys, salt))
+        # Every key must be an input or an output of some case; others were forgotten or are new.
         known = {key for case in found for key in (*case.inputs, *case.outputs)}
         cases += found
         unknown[stem] = [key for key in keys if key not in known]
@@ -82,13 +83,13 @@ def collect(folder: Path) -> Suite:
 
 
 def golden_files(folder: Path) -> dict[str, Path]:
-    """Stem -> golden file of `folder` or of the folder `BESIDE` it, sorted; those of `folder` come first."""
+    """Return stem -> golden file, sorted, of `folder` and of the folder `BESIDE` it; `folder` wins."""
     found = [*(folder.resolve().parent / BESIDE).glob("*.npz"), *folder.glob("*.npz")]
     return dict(sorted({file.stem: file for file in found}.items()))
 
 
 def load(file: Path) -> "np.lib.npyio.NpzFile":
-    """Open a golden file; arrays are read when they are asked for.
+    """Open a golden file; arrays are read on access.
 
     Raises:
         ParityError: it is not an .npz file.
@@ -103,7 +104,7 @@ def load(file: Path) -> "np.lib.npyio.NpzFile":
 
 
 def _cases(stem: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
-    """Those with something to be compared with: a file may hold a part of what its name promises."""
+    """Yield the cases with at least one golden value; a file may hold only a part of its kind's values."""
     for pattern, make in FILES.items():
         if fnmatch.fnmatchcase(stem, pattern):
             yield from (case for case in make(stem, keys, salt) if not set(keys).isdisjoint(case.outputs))

@@ -1,4 +1,4 @@
-"""One training step of either stage on the small networks: loss, gradients, and what AdamW makes of them."""
+"""One training step of either stage on the small networks: loss, gradients, and the AdamW step."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -20,7 +20,7 @@ from diffbir_jax.training.state import make_optimizer
 
 
 class AdamW(NamedTuple):
-    """Settings of `make_optimizer`; by default PyTorch's, without warm-up, decay of the rate or clipping."""
+    """Settings of `make_optimizer`; the defaults are PyTorch's: no warm-up, no decay of the rate, no clipping."""
 
     lr: float
     clip: float = 1e9
@@ -32,23 +32,24 @@ class AdamW(NamedTuple):
 
 
 def beyond_rounding(value: np.ndarray, golden: np.ndarray) -> float:
-    """Largest difference, less what rounding explains, in units of the golden's largest value.
+    """Return the largest difference beyond rounding, in units of the golden's largest value.
 
     Args:
-        value: (2, ...): the value, and how finely the golden can resolve it.
-        golden: what the value should be.
+        value: (2, ...): the value, and the resolution of the golden.
+        golden: the golden value.
     """
     difference = np.abs(value[0] - golden) - value[1]
     return float(np.maximum(difference, 0.0).max() / np.abs(golden).max())
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
-    """The cases of training.npz: stage 2 for each parameterization, then stage 1."""
+    """Yield the cases of training.npz: stage 2 for each parameterization, then stage 1."""
     for name in SCHEDULES:
         names, gradients, changes = (
             matching(keys, f"{name}|{part}") for part in ("grad_names", "grad|*", "adamw|*")
         )
 
+        # Bound as defaults: the loop changes these names before the cases run.
         def noisy(golden: Arrays, name=name) -> Values:
             return {f"{name}|noisy": nchw(noisy_latent(name, golden))}
 
@@ -76,12 +77,12 @@ def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
 
 
 def noisy_latent(name: str, golden: Arrays) -> jax.Array:
-    """The batch's z_t (B, h, w, c) under a parameterization's schedule."""
+    """Return the batch's z_t (B, h, w, c) under a parameterization's schedule."""
     return q_sample(SCHEDULES[name], nhwc(golden["z0"]), _timesteps(golden), nhwc(golden["noise"]))
 
 
 def stage_2(name: str, golden: Arrays, salt: str) -> tuple[float, dict[str, np.ndarray]]:
-    """The mean squared error of the controlled UNet, and its gradient by the reference's keys of the control."""
+    """Return the mean squared error of the controlled UNet, and its gradient by the reference's keys of the control."""
     z0, condition, noise = (nhwc(golden[key]) for key in ("z0", "condition", "noise"))
     t, context = _timesteps(golden), jnp.asarray(golden["context"])
     z_t, target = noisy_latent(name, golden), training_target(SCHEDULES[name], z0, t, noise)
@@ -91,7 +92,7 @@ def stage_2(name: str, golden: Arrays, salt: str) -> tuple[float, dict[str, np.n
 
 
 def stage_1(golden: Arrays, salt: str) -> tuple[float, dict[str, np.ndarray]]:
-    """The summed squared error of SwinIR, and its gradient by the reference's keys."""
+    """Return the summed squared error of SwinIR, and its gradient by the reference's keys."""
     lq, hq = (nhwc(golden[f"swinir|{key}"]) for key in ("lq", "hq"))
     loss, gradient = _stage_1(networks.weights("swinir", "small", salt), lq, hq)
     return float(loss), _by_key("swinir", gradient)
@@ -100,27 +101,29 @@ def stage_1(golden: Arrays, salt: str) -> tuple[float, dict[str, np.ndarray]]:
 def adamw_changes(
     module: str, gradients: Mapping[str, np.ndarray], settings: AdamW, salt: str, rest: float = 0.0
 ) -> Values:
-    """PARAM|adamw|KEY -> (2, ...): what the first step of AdamW changes in a parameter, and the rounding of the result.
+    """Return PARAM|adamw|KEY -> (2, ...): the change of a parameter in AdamW's first step, and its rounding.
 
-    From the golden gradient: where that is near epsilon, AdamW multiplies its last digits by 1e4. The stored change is
-    the difference of two float32 parameters, hence known to one rounding of the parameter.
+    The step uses the golden gradient, because AdamW multiplies the last digits of gradients near epsilon by 1e4. The
+    stored change is the difference of two float32 parameters, so it is exact to one rounding of the parameter.
 
     Args:
-        module: whose parameters they are, as `fill` knows it.
+        module: the module of the parameters, see `fill`.
         gradients: PARAM|adamw|KEY -> gradient in PyTorch's layout.
-        settings: of the optimizer.
-        salt: of the weights.
-        rest: norm of the gradients of all other parameters, which clipping looks at.
+        settings: settings of the optimizer.
+        salt: salt of the weights.
+        rest: norm of the gradients of all other parameters; clipping needs it.
     """
     before = {key: fill(module, key.split("|")[2], x.shape, salt) for key, x in gradients.items()}
+    # One parameter stands for all others, so that the global norm is right.
     others = {"others": np.float32(rest)}
-    with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+    with jax.numpy_dtype_promotion("standard"):  # optax does not run under strict promotion
         after = jax.device_get(_adamw_step(settings, before | others, dict(gradients) | others))
     return {key: np.stack([after[key] - x, np.spacing(np.abs(x))]) for key, x in before.items()}
 
 
 def norms(gradient: dict[str, np.ndarray], names: np.ndarray) -> np.ndarray:
-    """(N,) float64 norms of the gradients of the parameters `names`."""
+    """Return (N,) float64 norms of the gradients of the parameters `names`."""
+    # float64: sums of a million squares lose digits in float32.
     return np.array([np.linalg.norm(gradient[name].astype(np.float64)) for name in names])
 
 

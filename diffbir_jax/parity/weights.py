@@ -1,4 +1,4 @@
-"""The weights of the golden values: each parameter is a function of a salt, its module, its key and its shape."""
+"""The weights of the golden values. Each parameter is a function of a salt, its module, its key and its shape."""
 
 import math
 import zlib
@@ -14,20 +14,22 @@ from diffbir_jax.weights.safetensors import flatten, unflatten
 
 
 def fill(module: str, key: str, shape: tuple[int, ...], salt: str) -> np.ndarray:
-    """One parameter, as on the reference's side.
+    """Return one parameter, equal to the one on the reference's side.
 
     Args:
         module: "unet", "controlnet", "vae", "clip", "swinir", "bsrnet" or "scunet".
-        key: in the state dict of that module alone.
+        key: its key in the state dict of that module alone.
         shape: in PyTorch's layout.
-        salt: of the set of golden files, from its meta.json.
+        salt: salt of the golden files, from meta.json.
 
     Returns:
-        float32: normal numbers over the square root of the fan-in for kernels, near 1 for scales, near 0 for biases.
+        float32: kernels are normal numbers divided by the square root of the fan-in; scales are near 1, biases near 0.
     """
+    # Seeded by the name: both sides make a network's weights without exchanging files of gigabytes.
     seed = zlib.crc32(f"{salt}/{module}/{key}".encode())
     value = np.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
     if len(shape) > 1:
+        # Keeps activations near unit size, so that no network saturates or overflows.
         value /= np.float32(math.sqrt(math.prod(shape[1:])))
     elif key.endswith("weight"):
         value = np.float32(1.0) + np.float32(0.1) * value
@@ -53,9 +55,9 @@ class _Parameter:
 
 
 def filled(module: str, rules: Iterable[Rule], target: Mapping[str, Any], salt: str) -> Params:
-    """Parameters of the shapes `target`, on the device, by way of the checkpoint conversion.
+    """Return parameters of the shapes `target`, on the device, made by the checkpoint conversion.
 
-    Little more than one copy is held at any time: host arrays are let go as soon as they are on the device.
+    It needs little more memory than one copy: each host array is released as soon as it is on the device.
     """
     table = list(rules)
     state = {key: _Parameter(module, key, shape, salt) for key, shape in torch_shapes(table, target).items()}

@@ -176,9 +176,12 @@ def detail_share(clean: Array, detail: Array) -> Array:
 
 
 def encode(executor: Executor, frames: list[Frame]) -> None:
-    """Give images of one shape their latents, the weight of guidance and the control's hint."""
-    take = functools.partial(Frame.take_latent, hint=executor.generator.encoder is not None)
-    _through(executor, frames, _encoder(executor), _image_tiles, take)
+    """Give images of one shape their latents, the weight of guidance, the control's hint, and what they start from."""
+    half, hint = _encoder(executor), executor.generator.encoder is not None
+    _through(executor, frames, half, _image_tiles, functools.partial(Frame.take_latent, hint=hint))
+    if executor.starts_from_input:
+        # By the same program: what it makes of the input besides the latent is ignored.
+        _through(executor, frames, half, _start_tiles, functools.partial(Frame.take_start, hint=hint))
 
 
 def decode(executor: Executor, frames: list[Frame], latents: list[np.ndarray]) -> list[np.ndarray]:
@@ -203,7 +206,8 @@ def maps(executor: Executor, frames: list[Frame]) -> list[np.ndarray]:
     """How far guidance holds each pixel of the results, (*output) uint8 each."""
     tiles = (tile for frame in frames for tile in _image_tiles(frame))
     loss = executor.wanted.options.guidance_loss
-    results = executor.stream(weigh_tiles, "encode", frames[0].shape, tiles, (), loss=loss)
+    count = _count(frames, "encode")
+    results = executor.stream(weigh_tiles, "encode", frames[0].shape, tiles, (), count, loss=loss)
     return [frame.take_map(results) for frame in frames]
 
 
@@ -269,6 +273,12 @@ def _image_tiles(frame: Frame) -> Iterator[dict[str, Any]]:
     grid = frame.grid("encode")
     for start in grid.starts:
         yield {"image": frame.clean_tile(start, grid.size), "mask": frame.mask_tile(start, grid.size)}
+
+
+def _start_tiles(frame: Frame) -> Iterator[dict[str, Any]]:
+    grid = frame.grid("encode")
+    for start in grid.starts:
+        yield {"image": frame.start_tile(start, grid.size), "mask": frame.mask_tile(start, grid.size)}
 
 
 def _latent_tile(executor: Executor, z: np.ndarray, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -342,7 +352,13 @@ def _stream(
     function: Any,
     static: dict[str, Any],
 ) -> Iterator[Any]:
-    return executor.stream(function, half.stage, frames[0].shape, tiles, (half.params,), **static)
+    # Passes that only measure are no progress: the time of each half is counted once.
+    count = None if function is measure_tiles else _count(frames, half.stage)
+    return executor.stream(function, half.stage, frames[0].shape, tiles, (half.params,), count, **static)
+
+
+def _count(frames: list[Frame], stage: HalfName) -> int:
+    return sum(len(frame.grid(stage).starts) for frame in frames)
 
 
 def _measuring(executor: Executor, half: Half, stop: int | None) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import inspect
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +44,9 @@ class Programs:
         self.mesh = mesh
         self.compiled = _COMPILED
         self.known: set[Any] = set()
+        # What is compiled next, in words, and the context in which that happens: for what a run shows.
+        self.doing = ""
+        self.compiling: Callable[[str], AbstractContextManager[Any]] = nullcontext
 
     @property
     def devices(self) -> int:
@@ -82,7 +87,8 @@ class Programs:
             if key not in self.compiled:
                 if len(self.compiled) >= KEPT:
                     _release(self.compiled)
-                self.compiled[key] = function.lower(*_bound(function, args, static)).compile()
+                with self.compiling(self.doing):
+                    self.compiled[key] = function.lower(*_bound(function, args, static)).compile()
             return self.compiled[key]
 
     def _lies(self, leaf: Any) -> Any:
@@ -99,6 +105,10 @@ class Programs:
         """Return what a call takes, compiling the program if need be; arguments as in `get`."""
         found = self.get(function, *args, **static).memory_analysis()
         return Memory(found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes)
+
+    def operations(self, function: Any, *args: Any, **static: Any) -> float:
+        """Return the floating-point operations of a call, each loop counted as one turn; arguments as in `get`."""
+        return float((self.get(function, *args, **static).cost_analysis() or {}).get("flops", 0.0))
 
 
 def _release(compiled: dict[Any, Any]) -> None:

@@ -25,11 +25,15 @@ def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.n
     given = conditioned(executor, frames, filled)
     if variant == executor.wanted.count - 1:
         for frame in frames:
-            frame.latent, frame.weight, frame.hint, frame.last = None, None, None, True
+            frame.latent, frame.weight, frame.hint, frame.start = None, None, None, None
+            frame.last = True
     keys = image_keys(executor.wanted.options.seed, [frame.request.index for frame in filled], variant)
     denoiser, arguments = steered(executor, given, keys, _tape(executor, filled))
     arguments = _placed(executor, arguments, given.layout is None)
+    count = tiles_on_canvas(frames[0].shape, executor.plan) * len(frames)
+    executor.tell("sample", frames[0].shape, 0, count)
     z = np.asarray(executor.programs(sample, *arguments, denoiser=denoiser))
+    executor.tell("sample", frames[0].shape, count, count)
     f = executor.preset.vae.downsample
     sides = [[side // f for side in frame.sides.padded] for frame in frames]
     return [canvas[:height, :width] for canvas, (height, width) in zip(z, sides)]
@@ -66,13 +70,14 @@ def calls(executor: Executor, shape: Shape) -> list[Call]:
     rgb = bool(options.guidance_scale) and options.guidance_space == "rgb"
     latent = array(1, executor.preset.vae.embed_dim)
     hint = None if executor.generator.encoder is None else latent
-    given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None, hint)
+    start = latent if executor.starts_from_input else None
+    given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None, hint, start)
     denoisers: list[Any] = []
     # Beforehand: what is computed while tracing must not be kept.
     executor.context  # noqa: B018
 
-    def arguments(latent: Any, weight: Any, target: Any, hint: Any, keys: jax.Array) -> Any:
-        denoiser, rest = steered(executor, Conditioned(latent, weight, target, layout, hint), keys)
+    def arguments(latent: Any, weight: Any, target: Any, hint: Any, start: Any, keys: jax.Array) -> Any:
+        denoiser, rest = steered(executor, Conditioned(latent, weight, target, layout, hint, start), keys)
         denoisers.append(denoiser)
         return rest
 
@@ -128,17 +133,19 @@ def conditioned(executor: Executor, frames: list[Frame], filled: list[Frame]) ->
     latent = jnp.asarray(stacked([frame.latent for frame in filled], sides))
     encoded = executor.generator.encoder is not None
     hint = stacked([frame.hint for frame in filled], sides) if encoded else None
+    from_input = executor.starts_from_input
+    start = jnp.asarray(stacked([frame.start for frame in filled], sides)) if from_input else None
     grids = [frame.grid("sample").scaled(1, f) for frame in frames]
     layout = _layout(executor, frames[0].shape, grids, len(filled))
     if options.guidance_space == "latent" or not options.guidance_scale:
         weight = stacked([frame.weight for frame in filled], sides)
-        return Conditioned(latent, weight, None, layout, hint)
+        return Conditioned(latent, weight, None, layout, hint, start)
     # Its borders are repeated to the canvas's: beside zeros they would pass for edges, which guidance spares.
     targets = [2.0 * padded_whole(frame, frame.clean_tile) - 1.0 for frame in filled]
     target = stacked(targets, (height, width), "edge")
     mask = stacked([padded_whole(frame, frame.mask_tile) for frame in filled], (height, width))
     weight = _pixel_weight(options.guidance_loss, jnp.asarray(target), jnp.asarray(mask))
-    return Conditioned(latent, weight, target, layout, hint)
+    return Conditioned(latent, weight, target, layout, hint, start)
 
 
 def _layout(executor: Executor, shape: Shape, grids: list[Any], canvases: int) -> Layout | None:

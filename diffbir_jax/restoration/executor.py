@@ -13,7 +13,7 @@ from diffbir_jax.restoration.compiled import Programs
 from diffbir_jax.restoration.generator import Context, Generator
 from diffbir_jax.restoration.geometry import Shape, check_plan, tiles_on_canvas
 from diffbir_jax.restoration.plan import Plan
-from diffbir_jax.restoration.results import Wanted
+from diffbir_jax.restoration.results import Progress, Wanted
 from diffbir_jax.restoration.tile_programs import stream
 
 # Tiles per call of a program, where a batch has fewer: each call costs a little.
@@ -73,6 +73,11 @@ class Executor:
         return not self.wanted.stage1_only and shown
 
     @property
+    def starts_from_input(self) -> bool:
+        """Whether sampling starts from the latents of the inputs."""
+        return self.wanted.options.start_point == "input"
+
+    @property
     def blends(self) -> bool:
         """Whether results may have a share of the detail: the decoder's program is then another one."""
         detail = self.wanted.options.detail
@@ -98,9 +103,10 @@ class Executor:
         shape: Shape,
         tiles: Iterable[Any],
         params: tuple[Any, ...],
+        total: int | None,
         **static: Any,
     ) -> Iterator[Any]:
-        """Take tiles through a program, in order.
+        """Take tiles through a program, in order, and tell the caller how far that is.
 
         Args:
             call: the program's function, called as call(*params, tiles, used) with the static arguments.
@@ -108,6 +114,7 @@ class Executor:
             shape: of the tiles' images.
             tiles: trees of numpy arrays.
             params: what the program takes before the tiles.
+            total: number of tiles; None to tell the caller nothing.
             static: its static arguments.
         """
 
@@ -115,7 +122,20 @@ class Executor:
             placed = self.programs.place((stacked, used), axis=1)
             return self.programs(call, *params, *placed, **static)
 
-        return stream(run, tiles, self.staged(stage, shape))
+        results = stream(run, tiles, self.staged(stage, shape))
+        return results if total is None else self._told(results, stage, shape, total)
+
+    def _told(self, results: Iterator[Any], stage: str, shape: Shape, total: int) -> Iterator[Any]:
+        self.tell(stage, shape, 0, total)
+        for done, result in enumerate(results, start=1):
+            self.tell(stage, shape, done, total)
+            yield result
+
+    def tell(self, stage: str, shape: Shape, done: int, total: int) -> None:
+        """Tell the caller how many of a stage's tiles are computed."""
+        if self.wanted.listen is not None:
+            height, width = getattr(shape, stage)
+            self.wanted.listen(Progress(stage, done, total, height * width))
 
     def abstract_call(self, call: Any, params: tuple[Any, ...], tiles: Any, used: Any, **static: Any) -> Call:
         """The same program without data."""

@@ -84,7 +84,10 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
         "share of that level's noise added to the stage-1 latent, 0 to 1; also what makes --n-samples differ"
     )
     add("--start-noise", real, noise, metavar="X")
-    point = "with --start 1, start from pure noise or from the stage-1 latent noised to the last timestep"
+    point = (
+        "what is noised for the start: cond is stage 1's latent, input that of the enlarged input; noise is pure "
+        "noise, or cond if --start is below 1"
+    )
     add("--start-point", str, point, choices=names.START_POINTS)
     for flag, kind, text in (
         ("--eta", real, "share of fresh noise per step, 0 to 1; None is 0 for ddim, else 1"),

@@ -63,17 +63,17 @@ class Generator:
         if self._multiplies_errors(options):
             warnings.warn(
                 f"{options.sampler} with {options.spacing} spacing begins at a noise level of 10,000 and multiplies "
-                f"the first errors of preset {name}: choose --spacing karras, or another sampler",
+                f"the first errors of preset {name}: choose `spacing` karras, or another sampler",
                 stacklevel=2,
             )
         if text and context is None and self.preset.text is None:
             raise UserError(
-                f"preset {name} needs text and has no text encoder: pass embeddings as `context` to Restorer.restore"
+                f"preset {name} needs text and has no text encoder: pass embeddings to Restorer.restore(context=...)"
             )
         prompts = options.pos_prompt or options.neg_prompt
         if not text and (context is not None or options.cfg_scale != 1.0 or prompts):
             raise UserError(
-                f"preset {name} knows no text: leave out prompts and `context`, and keep cfg_scale at 1"
+                f"preset {name} knows no text: leave out prompts and embeddings, and keep `cfg_scale` at 1"
             )
 
     def _multiplies_errors(self, options: Options) -> bool:
@@ -119,7 +119,7 @@ class Generator:
             spread: how a batch of tiles lies on the devices.
 
         Raises:
-            ValueError: `noise` does not fit, or there is a "condition" and no hint from it.
+            ValueError: `noise` does not fit, there is a "condition" and no hint from it, or `start` is missing.
         """
         condition, f = given.latent, self.preset.vae.downsample
         steps = self._steps(options, (condition.shape[1] * f, condition.shape[2] * f))
@@ -127,8 +127,8 @@ class Generator:
         if noise is not None and noise.shape != shape:
             raise ValueError(f"noise is {noise.shape}; these images and steps need {shape}")
         x = draw_noise(keys, 0, condition.shape) if noise is None else noise[0]
-        if options.start < 1.0 or options.start_point == "cond":
-            x = self._noised(condition, options.timesteps - 1, options.start_noise * x)
+        if options.start < 1.0 or options.start_point != "noise":
+            x = self._noised(self._start(given, options), options.timesteps - 1, options.start_noise * x)
         denoiser = self._denoiser(options, given.layout, remat=remat, spread=spread)
         guidance = self._guidance(given, options) if options.guidance_scale else None
         inputs = self._inputs(self._hint(given, options, keys), guidance, options, context)
@@ -161,6 +161,14 @@ class Generator:
             )
         pixels = None if given.layout is None else given.layout.pixels
         return GuidanceInputs(self.params["vae"], given.target, given.weight, repeats, pixels)
+
+    def _start(self, given: Conditioned, options: Options) -> jax.Array:
+        """The latents that are noised for the start: those of stage 1 or of the inputs."""
+        if options.start_point != "input":
+            return given.latent
+        if given.start is None:
+            raise ValueError("sampling starts from the inputs: give their latents as `start`")
+        return given.start
 
     def _hint(self, given: Conditioned, options: Options, keys: jax.Array) -> jax.Array:
         """What the control sees: latents or what stands for them, with noise if that is asked for."""

@@ -45,6 +45,8 @@ class Frame:
         depth: dtype of the input and of results.
         upscaled: the input, enlarged; empty once it is not needed any more.
         clean: (*work, 3) in about [0, 1] after stage 1: float32, or float16 for tiled images (80 dB PSNR to float32).
+        start: what sampling starts from: the input for the encoder, (*work, 3), then its latent like `latent`; None if
+            sampling starts from `latent`.
         latent: (h, w, c) of the padded image, scaled.
         weight: (h, w, 1) of guidance in latent space.
         hint: (h, w, c), the input of the control; without channels if the control sees the latent.
@@ -82,6 +84,7 @@ class Frame:
             check_proportions(request.clean, request.image, "stage-1 image")
         self.mask = None if request.mask is None else self._fit_mask(request.mask)
         self.clean: Any = None
+        self.start: Any = None
         self.latent: Any = None
         self.weight: Any = None
         self.hint: Any = None
@@ -109,10 +112,19 @@ class Frame:
         image = self._at_trained() if ready is None else ready
         self.clean = resize_float(from_depth(image), self.sides.work)
 
-    def release(self) -> None:
-        """Release the input."""
+    def release(self, keep_start: bool = False) -> None:
+        """Release the input, but for what sampling may start from."""
+        if keep_start:
+            self.start = self._input_at_work()
         nothing = np.zeros((0, 0, 3), self.depth)
         self.request, self.upscaled = self.request._replace(image=nothing, clean=None), nothing
+
+    def _input_at_work(self) -> np.ndarray:
+        """The enlarged input with the sides of the stage-1 image."""
+        image = self._at_trained()
+        return (
+            image if image.shape[:2] == self.sides.work else resize_float(from_depth(image), self.sides.work)
+        )
 
     def rm_grid(self) -> Grid:
         """Tiles of stage 1's input."""
@@ -139,6 +151,10 @@ class Frame:
         """A tile of the padded stage-1 image, float32."""
         return np.asarray(cut_padded(self.clean, start, size, self.preset.padding), np.float32)
 
+    def start_tile(self, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """A tile of the padded input, float32."""
+        return from_depth(cut_padded(self.start, start, size, self.preset.padding))
+
     def mask_tile(self, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """A tile of the mask, (*size, 1) float32."""
         if self.mask is None:
@@ -147,11 +163,18 @@ class Frame:
 
     def take_latent(self, tiles: Iterator[np.ndarray], hint: bool) -> None:
         """Make latents, guidance weight and, if there is one, the hint of their tiles, in this order of channels."""
-        config = self.preset.vae
-        grid, channels = self.grid("encode").scaled(1, config.downsample), config.embed_dim
-        count = channels + 1 + hint * channels
-        found = self._blended(tiles, grid, grid.sides, count, "the encoder", np.float32)
+        channels = self.preset.vae.embed_dim
+        found = self._encoded(tiles, hint)
         self.latent, self.weight, self.hint = np.split(found, [channels, channels + 1], axis=-1)
+
+    def take_start(self, tiles: Iterator[np.ndarray], hint: bool) -> None:
+        """Make the latent that sampling starts from of the same tiles' first channels."""
+        self.start = self._encoded(tiles, hint)[..., : self.preset.vae.embed_dim].copy()
+
+    def _encoded(self, tiles: Iterator[np.ndarray], hint: bool) -> np.ndarray:
+        config = self.preset.vae
+        grid, count = self.grid("encode").scaled(1, config.downsample), (1 + hint) * config.embed_dim + 1
+        return self._blended(tiles, grid, grid.sides, count, "the encoder", np.float32)
 
     def take_image(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
         """Make the result of its tiles, (*output, 3) of the input's dtype."""

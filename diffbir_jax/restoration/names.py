@@ -9,7 +9,7 @@ STAGE1_VERSIONS = ["realesrgan"]
 TASKS = ["sr", "face", "denoise"]
 PRECISIONS = ["fp32", "bf16", "fp16"]
 SPACINGS = ["uniform", "trailing", "karras", "exponential"]
-START_POINTS = ["noise", "cond"]
+START_POINTS = ["noise", "cond", "input"]
 LOSSES = ["mse", "w_mse", "paper"]
 SPACES = ["rgb", "latent"]
 # The word of --stage1 that leaves stage 1 out.

@@ -26,6 +26,7 @@ from diffbir_jax.sampling.options import Options
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)
 # Most tiles in a batch per device, and pixels of a batch that keep a device busy (docs/large.md has measurements).
 MOST, PIXELS = {"cpu": 4}, {"cpu": 2**17}
+STAGE_NAMES = {"rm": "stage 1", "encode": "encoder", "sample": "sampling", "decode": "decoder"}
 # The share of the free memory that plans may use: allocators and other threads need some.
 USABLE = 0.9
 
@@ -34,6 +35,11 @@ USABLE = 0.9
 PROGRAM = 15 * 2**20
 # Memory that a process on CPUs gains when it first runs its programs, without their arrays; measured.
 RUNTIME = 100 * 2**20
+
+
+# Height and width; those of inputs and of their results.
+Size = tuple[int, int]
+Sizes = Sequence[tuple[Size, Size]]
 
 
 class PlanError(UserError):
@@ -66,8 +72,16 @@ class Forecast(NamedTuple):
         """The plan."""
         return self.executor.plan
 
+    def sentence(self) -> str:
+        """The plan in a line."""
+        (height, width), largest = (
+            self.shape.sample,
+            f"{self.peak / 2**30:.1f} of {self.budget / 2**30:.1f} GiB",
+        )
+        return f"tiles of {width}x{height} pixels at most, up to {largest} of memory"
+
     def lines(self) -> list[str]:
-        """The plan as text."""
+        """The plan as a table."""
         rows = [f"{'stage':8} {'tile':>11} {'overlap':>8} {'batch':>6} {'GiB':>6}"]
         for name, taken in self.stages.items():
             tile, stage = getattr(self.shape, name), getattr(self.plan, name)
@@ -113,7 +127,7 @@ def candidates(preset: Preset, options: Options, devices: int, many: bool) -> It
 def make_plan(
     generator: Generator,
     programs: Programs,
-    images: Sequence[tuple[tuple[int, int], tuple[int, int]]],
+    images: Sizes,
     wanted: Wanted,
     memory: int | None = None,
     norms: Literal["image", "tile"] = "image",
@@ -144,8 +158,8 @@ def make_plan(
     assert least is not None
     raise PlanError(
         f"{least.budget / 2**30:.2f} GiB of memory do not suffice: the smallest plan, tiles of "
-        f"{least.plan.sample.tile} pixels, takes {least.peak / 2**30:.2f} GiB; give --memory-gb "
-        f"{least.peak / 2**30 + 0.05:.1f} if there is so much, else a lower --upscale or --precision bf16"
+        f"{least.plan.sample.tile} pixels, takes {least.peak / 2**30:.2f} GiB; give `memory_gb` "
+        f"{least.peak / 2**30 + 0.05:.1f} if there is so much, else a lower `upscale` or `precision` bf16"
     )
 
 
@@ -155,13 +169,11 @@ def _hopeless(least: Forecast, plan: Plan) -> bool:
     return least.base + 0.5 * share * (least.peak - least.base) > least.budget
 
 
-def forecast(
-    executor: Executor, images: Sequence[tuple[tuple[int, int], tuple[int, int]]], budget: int
-) -> Forecast:
+def forecast(executor: Executor, images: Sizes, budget: int) -> Forecast:
     """The memory of the most expensive images under the executor's plan."""
     measured = {measure(*image, executor.preset, executor.plan) for image in images}
     sides, shape = max(measured, key=lambda found: _weight(*found))
-    stages = {name: analyse(executor, name, shape) for name in _stages(executor, images)}
+    stages = {name: analyse(executor, name, shape) for name in stages_of(executor, images)}
     host, params = _host(executor, sides, shape), _params_bytes(executor)
     if jax.default_backend() == "cpu":
         base = resident()
@@ -185,13 +197,11 @@ def _company(sides: Sequence[Sides], shapes: int, images: int) -> int:
     return min(KEPT, 4 * (shapes - 1)) * PROGRAM + 3 * waiting
 
 
-def compile_all(
-    executor: Executor, images: Sequence[tuple[tuple[int, int], tuple[int, int]]]
-) -> Iterator[Shape]:
+def compile_all(executor: Executor, images: Sizes) -> Iterator[Shape]:
     """Compile all programs that images need, shape by shape; `images` as in `make_plan`."""
     shapes = {measure(*image, executor.preset, executor.plan)[1] for image in images}
     for shape in sorted(shapes):
-        for name in _stages(executor, images):
+        for name in stages_of(executor, images):
             analyse(executor, name, shape)
         yield shape
 
@@ -219,7 +229,9 @@ def analyse(executor: Executor, stage: str, shape: Shape) -> int:
     The programs are compiled for that and kept for the run.
     """
     taken = []
-    for function, arguments, static in abstract_calls(executor, stage, shape):
+    calls = abstract_calls(executor, stage, shape)
+    for number, (function, arguments, static) in enumerate(calls, start=1):
+        executor.programs.doing = f"{STAGE_NAMES[stage]}, program {number} of {len(calls)}"
         found = executor.programs.memory(function, *arguments, **static)
         taken.append(_size(arguments) // executor.programs.devices + found.results + found.temporary)
     return max(taken)
@@ -234,7 +246,7 @@ def abstract_calls(executor: Executor, stage: str, shape: Shape) -> list[Call]:
     return autoencoder.calls(executor, "encode" if stage == "encode" else "decode", shape)
 
 
-def _stages(executor: Executor, images: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> tuple[str, ...]:
+def stages_of(executor: Executor, images: Sizes) -> tuple[str, ...]:
     """The stages that run; small images may be rounded to a little more than their upscale."""
     first = () if executor.preset.rm is None else ("rm",)
     upscales = (max(out / side for side, out in zip(*image)) for image in images)
@@ -272,13 +284,14 @@ def _host(executor: Executor, sides: Sides, shape: Shape) -> dict[str, int]:
     # What is resized is there as well, and one channel of it as float32.
     before = (blended + 4) * _area(enlarged) if enlarged != sides.work else 0
     hint = 0 if executor.generator.encoder is None else config.embed_dim
-    latents = 4 * (config.embed_dim + 1 + hint) * pixels // config.downsample**2
+    start = config.embed_dim if executor.starts_from_input else 0
+    latents = 4 * (config.embed_dim + 1 + hint + start) * pixels // config.downsample**2
     lq, result = 3 * _area(sides.lq) * depth, 3 * final * depth
     after = 0 if sides.work == sides.output else 4 * pixels + 12 * final
     whole = shape.sample == shape.canvas
     held = {
         "rm": lq + clean + (result + max(before, after) if wanted.stage1_only else before),
-        "encode": clean + latents,
+        "encode": clean + latents + (3 * depth * pixels if start else 0),
         "sample": clean + latents,
         "decode": clean + 2 * latents + (result if whole or after else 0) + after,
     }

@@ -3,8 +3,9 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -20,7 +21,7 @@ from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.packing import Packer
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.planner import default_plan
-from diffbir_jax.restoration.results import Outcome, Restored, Wanted
+from diffbir_jax.restoration.results import Outcome, Progress, Restored, Wanted
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.weights.loading import load_params, with_stage1
 
@@ -34,6 +35,10 @@ class Restorer(Generator):
         """Take the networks as `Generator` does; the devices of `mesh` share the images, None is the default device."""
         self.programs = Programs(mesh)
         super().__init__(preset, self.programs.place(params), dtype)
+
+    def __repr__(self) -> str:
+        millions = sum(leaf.size for leaf in jax.tree.leaves(self.params)) / 1e6
+        return f"Restorer({self.preset.name}, {millions:.1f} M parameters, {jnp.dtype(self.dtype).name})"
 
     @property
     def compiled(self) -> int:
@@ -73,24 +78,31 @@ class Restorer(Generator):
         provide(preset, folder, permit if download else refuse)
         return cls(preset, load_params(preset, folder, dtype), dtype, mesh)
 
+    @overload
+    def restore(self, images: np.ndarray | Image.Image, *args: Any, **more: Any) -> Restored: ...
+    @overload
+    def restore(
+        self, images: Sequence[np.ndarray | Image.Image], *args: Any, **more: Any
+    ) -> list[Restored]: ...
     def restore(
         self,
-        images: Sequence[np.ndarray | Image.Image],
+        images: np.ndarray | Image.Image | Sequence[np.ndarray | Image.Image],
         upscale: float = 1.0,
         options: Options | None = None,
         context: Context | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> list[Restored]:
-        """Restore images of any sizes.
+    ) -> Restored | list[Restored]:
+        """Restore an image, or several of any sizes.
 
         >>> restorer = Restorer.load("tiny")
         >>> photo = Image.linear_gradient("L").resize((16, 16)).convert("RGB")
-        >>> restored = restorer.restore([photo], upscale=4)[0]
+        >>> restored = restorer.restore(photo, upscale=4)
         >>> restored.image.shape, str(restored.image.dtype), restored.to_pil().size
         ((64, 64, 3), 'uint8', (64, 64))
 
         Args:
-            images: (H, W, 3) RGB each: uint8, uint16 or float32 in [0, 1]; or Pillow's images, taken as 8-bit RGB.
+            images: (H, W, 3) RGB each: uint8, uint16 or float32 in [0, 1]; or Pillow's images, taken as 8-bit RGB. One,
+                or a list. `restoration.restore.restore` takes gray and alpha as well.
             upscale: output side divided by input side (above 0).
             options: how to sample; by default the preset's operating point.
             progress: called with the number of images done and of all, after each.
@@ -98,19 +110,20 @@ class Restorer(Generator):
                 prompts.
 
         Returns:
-            a `Restored` per image, in order; its sides are the input's times `upscale`, rounded.
+            a `Restored` per image, in order, or one for one; its sides are the input's times `upscale`, rounded.
 
         Raises:
             ValueError: an image of another shape or dtype, an `upscale` that leaves no pixel, options or text that
                 the preset cannot use, or a stage that gives NaN or infinity.
         """
-        requests = [Request(_array(image), index) for index, image in enumerate(images)]
+        one = isinstance(images, (np.ndarray, Image.Image))
+        requests = [Request(_array(image), index) for index, image in enumerate([images] if one else images)]
         results: dict[int, Restored] = {}
         for found in self.restore_many(requests, upscale, options, context=context):
             results[found.position] = found.all()[0]
             if progress is not None:
                 progress(len(results), len(requests))
-        return [results[position] for position in range(len(requests))]
+        return results[0] if one else [results[position] for position in range(len(requests))]
 
     def restore_one(
         self, image: np.ndarray, upscale: float, options: Options, index: int = 0, **more: Any
@@ -154,6 +167,7 @@ class Restorer(Generator):
         with_fidelity: bool = False,
         stage1_only: bool = False,
         context: Context | None = None,
+        listen: Callable[[Progress], None] | None = None,
     ) -> Iterator[Outcome]:
         """Restore any number of images; one that fails does not stop the others.
 
@@ -178,6 +192,7 @@ class Restorer(Generator):
             stage1_only: take images through stage 1 alone, which is then the result; always so for a preset without
                 stage 2, which reads no options but `tile`.
             context: as in `restore`.
+            listen: called with a `Progress` after each batch of tiles.
 
         Yields:
             an `Outcome` per request. Errors in it: ValueError as in `restore`, MemoryError and JaxRuntimeError.
@@ -191,7 +206,7 @@ class Restorer(Generator):
         if not stage1_only:
             self.check(options, context)
         plan = plan or default_plan(self.preset, options, self.programs.devices)
-        wanted = Wanted(options, count, keep, with_fidelity, stage1_only, context)
+        wanted = Wanted(options, count, keep, with_fidelity, stage1_only, context, listen)
         return Packer(self, self.programs, plan, wanted).outcomes(requests, upscale)
 
     def _advise(self, upscale: float) -> None:
@@ -199,8 +214,8 @@ class Restorer(Generator):
         least = self.preset.meant_from
         if upscale < least:
             warnings.warn(
-                f"preset {self.preset.name} was trained for --upscale {least:g} and more and spoils images at "
-                f"{upscale:g}: take --version one-step",
+                f"preset {self.preset.name} was trained for an upscale of {least:g} and more and spoils images at "
+                f"{upscale:g}: take version one-step",
                 stacklevel=3,
             )
 

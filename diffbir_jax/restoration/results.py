@@ -1,5 +1,7 @@
 """What a caller wants of every image, and what the caller gets."""
 
+import io
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +34,16 @@ class Restored(NamedTuple):
         """The result as Pillow's image, with 8 bits per channel."""
         return Image.fromarray(to_depth(from_depth(self.image), np.uint8))
 
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"Restored({width}x{height}, {self.image.dtype})"
+
+    def _repr_png_(self) -> bytes:
+        """The result as notebooks show it."""
+        file = io.BytesIO()
+        self.to_pil().save(file, "PNG")
+        return file.getvalue()
+
 
 class Outcome(NamedTuple):
     """What became of a request.
@@ -53,6 +65,22 @@ class Outcome(NamedTuple):
         return self.results
 
 
+class Progress(NamedTuple):
+    """How far a pack of images is in one of its stages.
+
+    Attributes:
+        stage: "rm", "encode", "sample" or "decode".
+        done: tiles that are computed; sampling computes all tiles in one call.
+        total: tiles of the pack in this stage.
+        pixels: of a tile.
+    """
+
+    stage: str
+    done: int
+    total: int
+    pixels: int
+
+
 class Wanted(NamedTuple):
     """What a caller wants of every image; see `Restorer.restore_many`."""
 
@@ -62,3 +90,4 @@ class Wanted(NamedTuple):
     with_fidelity: bool = False
     stage1_only: bool = False
     context: Context | None = None
+    listen: Callable[[Progress], None] | None = None

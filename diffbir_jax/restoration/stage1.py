@@ -26,13 +26,15 @@ def clean(executor: Executor, frames: list[Frame]) -> None:
     if taken:
         tiles = (tile for frame in taken for tile in frame.lq_tiles())
         module, params = executor.preset.make_rm(executor.generator.dtype), (executor.params["rm"],)
-        results = executor.stream(clean_tiles, "rm", frames[0].shape, tiles, params, module=module)
+        count = sum(len(frame.rm_grid().starts) for frame in taken)
+        results = executor.stream(clean_tiles, "rm", frames[0].shape, tiles, params, count, module=module)
         for frame in taken:
             frame.take_clean(results)
+    keep = executor.starts_from_input and executor.needs_stage2(frame.upscale for frame in frames)
     for frame in frames:
         if frame not in taken:
             frame.skip_stage1()
-        frame.release()
+        frame.release(keep)
 
 
 def calls(executor: Executor, shape: Shape) -> list[Call]:

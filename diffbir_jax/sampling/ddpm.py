@@ -64,6 +64,7 @@ def ddim_timesteps(num_timesteps: int, num_steps: int) -> np.ndarray:
     Returns:
         (N,) int32, falling to 1.
     """
+    # Shifted by 1, as in the DDIM authors' code: timestep 0 is where sampling ends.
     timesteps = np.arange(0, num_timesteps, num_timesteps // num_steps) + 1
     return np.unique(np.minimum(timesteps, num_timesteps - 1)).astype(np.int32)[::-1]
 
@@ -85,7 +86,9 @@ def _chain(stops: Stops, eta: float, **scales: Unpack[Scales]) -> LinearStep:
     """Draws from q(z_next | z_t, x0) with the variance scaled by eta^2 (Song et al. 2021)."""
     alphas_cumprod = 1 / (1 + stops.sigmas**2)
     here, after = alphas_cumprod[:-1], alphas_cumprod[1:]
+    # The variance of the posterior q(z_next | z_t, x0), times eta^2 (Song et al. 2021, equation 16).
     variance = eta**2 * (1 - after) / (1 - here) * (1 - here / after)
+    # The remaining noise comes from z_t, so that z_next has exactly the next level's noise.
     coef_x = np.sqrt(1 - after - variance) / np.sqrt(1 - here)
     coef_x0 = np.sqrt(after) - coef_x * np.sqrt(here)
     return LinearStep(

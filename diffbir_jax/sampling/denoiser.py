@@ -43,7 +43,7 @@ class Denoiser:
 
     Attributes:
         model: see `Model`.
-        parameterization: what the model's output means, 'eps' or 'v'.
+        parameterization: the kind of the model's output, 'eps' or 'v'.
         guidance: restoration guidance; None for none.
     """
 
@@ -79,6 +79,7 @@ def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) 
     if inputs.uncond is None:
         return model(inputs.params, x, t, inputs.cond).astype(x.dtype)
     both = {name: _paired(inputs.cond[name], other) for name, other in inputs.uncond.items()}
+    # One forward for both prompts: layers before the first cross-attention are computed once.
     output = model(inputs.params, x, t, inputs.cond | both).astype(x.dtype)
     cond, uncond = rearrange(output, "(b prompts) ... -> prompts b ...", prompts=2)
     return uncond + level.cfg_scale * (cond - uncond)
@@ -88,13 +89,14 @@ def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) 
 class TiledModel:
     """Let a network see the latents in tiles: at every timestep its outputs for all tiles are blended.
 
-    Memory is that of a batch of tiles, whatever the image; tiles of several images share a batch.
+    It needs the memory of one batch of tiles, for any image size. Tiles of several images share a batch.
 
     Attributes:
-        model: its `cond` is a dict, whose "hint" (B, h, w, c) is cut like the latents; all else it gets whole, the rows
-            of the tiles' images. "tiles", for this model alone, is a `tiling.Tiles`: where they lie.
+        model: the network. Its `cond` is a dict. "hint" (B, h, w, c) is cut like the latents. "tiles" is a
+            `tiling.Tiles`, the positions of the tiles; only `TiledModel` reads it. Of all other entries, a tile gets
+            its image's row unchanged.
         size: height and width of a tile in latent pixels.
-        batch: tiles that the network sees at once.
+        batch: number of tiles in one call of the network.
         spread: placement of a batch on the devices; None leaves it to the compiler.
     """
 
@@ -112,7 +114,7 @@ class TiledModel:
                 parts = jax.lax.with_sharding_constraint(parts, self.spread)
             rows = {name: _rows(values, image, len(z)) for name, values in whole.items()}
             out = self.model(params, parts[0], t[image], rows | {"hint": parts[1]})
-            # Both prompts' outputs side by side, so that they are blended as one.
+            # Put both prompts' outputs into the channels, so that one blend handles both.
             return rearrange(out, "(b prompts) h w c -> b h w (prompts c)", b=self.batch)
 
         out = blend(on_tiles, (z, cond["hint"]), cond["tiles"], self.size, self.batch)
@@ -120,11 +122,11 @@ class TiledModel:
 
 
 def _paired(cond: Array, uncond: Array) -> Array:
-    """(B, ...) of each prompt -> (2 B, ...), an image's two after each other."""
+    """Interleave (B, ...) of both prompts to (2 B, ...): cond and uncond of an image are neighbours."""
     return rearrange([cond, uncond], "prompts b ... -> (b prompts) ...")
 
 
 def _rows(values: Array, image: Array, batch: int) -> Array:
-    """The rows of images from (B, ...), or from (2 B, ...) for both prompts."""
+    """Select the rows of `image` from (B, ...), or their pairs of rows from (2 B, ...)."""
     pairs = rearrange(values, "(b prompts) ... -> b prompts ...", b=batch)[image]
     return rearrange(pairs, "b prompts ... -> (b prompts) ...")

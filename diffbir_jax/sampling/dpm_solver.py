@@ -109,6 +109,7 @@ def dpmpp_2s_ancestral_steps(
     """
     stops = edm_stops(span)
     here = stops.sigmas[:-2]
+    # The last step, to sigma 0, is left out: its logarithm has no middle.
     down, up = ancestral(here, stops.sigmas[1:-1], eta)
     mid = np.sqrt(here * down)
     steps = PairSteps(mid, mid / here, down / here, deviation=up)
@@ -145,6 +146,7 @@ def _solver_uniform(span: Span) -> Stops:
     total = int(np.searchsorted(known, _LAST_SIGMA, side="right"))
     places = np.linspace(min(start, total) - 1, 0, span.num_steps + 1)
     signal = np.exp(np.interp(places, np.arange(total), -np.log1p(known[:total] ** 2) / 2))
+    # Only from pure noise, as in the reference; later starts have true timesteps.
     stretch = schedule.num_timesteps / total if start == schedule.num_timesteps else 1.0
     return Stops(places * stretch, np.sqrt(1 / signal**2 - 1), lambda s: interpolated_timestep(schedule, s))
 
@@ -163,7 +165,7 @@ def _multistep(
     Args:
         stops: start and end of each step.
         eta: share of fresh noise.
-        weights: of the earlier predictions, in x.
+        weights: weights of the earlier predictions, in x.
         s_noise: factor on the noise.
         last_first: whether the last step uses only the latest prediction; a step to sigma 0 always does.
         scales: see `Scales`.
@@ -174,9 +176,11 @@ def _multistep(
     h = np.log(here / np.where(ends, here, after))
     reach = (1 + eta) * h
     earlier = weights(h, reach)
+    # Extrapolation over an unbounded step in log sigma would be arbitrary.
     if last_first or ends[-1]:
         earlier[:, -1] = 0.0
     coef_x = np.where(ends, 0.0, np.exp(-reach))
+    # expm1 keeps the digits of small steps, where exp(-x) - 1 would cancel.
     deviation = after * np.sqrt(-np.expm1(-2 * eta * h))
     rows = SigmaRows(here, after, coef_x, deviation, tuple(earlier))
     return sigma_table(rows, stops.timesteps[:-1], s_noise=s_noise, **scales)

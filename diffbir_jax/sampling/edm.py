@@ -42,6 +42,7 @@ def euler_steps(
     """
     stops = edm_stops(span)
     before, after = stops.sigmas[:-1], stops.sigmas[1:]
+    # Churn raises sigma first; the step then starts from the raised level.
     here = churned(before, s_churn, s_tmin, s_tmax)
     rows = SigmaRows(here, after, after / here, 0 * here, before=before)
     return sigma_table(rows, stops.timestep_of(here), s_noise=s_noise, **scales)
@@ -152,6 +153,7 @@ def lms_steps(span: Span, *, order: int = 4, **scales: Unpack[Scales]) -> Linear
 
 def churned(sigmas: np.ndarray, s_churn: float, s_tmin: float, s_tmax: float) -> np.ndarray:
     """Sigmas (N,) after the noise that Karras et al. 2022, algorithm 2, add before each of N steps."""
+    # The bound keeps the new noise from exceeding the noise that is already there.
     gamma = min(s_churn / len(sigmas), np.sqrt(2) - 1)
     return sigmas * (1 + gamma * ((s_tmin <= sigmas) & (sigmas <= s_tmax)))
 
@@ -161,6 +163,7 @@ def ancestral(here: np.ndarray, after: np.ndarray, eta: float) -> tuple[np.ndarr
 
     With eta 1 noise and slope contribute as in DDPM; with eta 0 there is no noise.
     """
+    # Limited by the target's sigma, so that the root below stays real for any eta.
     up = np.minimum(after, eta * after * np.sqrt(1 - (after / here) ** 2))
     return np.sqrt(after**2 - up**2), up
 

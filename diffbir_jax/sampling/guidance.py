@@ -20,7 +20,7 @@ Space = Literal["rgb", "latent"]
 
 
 class GuidanceInputs(NamedTuple):
-    """What guidance reads during sampling; made by `Guidance.prepare`.
+    """The inputs of guidance during sampling; made by `Guidance.prepare`.
 
     Attributes:
         params: parameters of the decoder.
@@ -55,6 +55,7 @@ def fidelity_weight(target: Array) -> Array:
     if height % 2 or width % 2:
         raise ValueError(f"the guidance target is {height}x{width}; pad it to even sides")
     luma = jnp.einsum("bhwc,c->bhw", (target + 1) / 2, jnp.array([0.2989, 0.5870, 0.1140], target.dtype))
+    # Repeated edges: a border of zeros would look like a strong edge and get no guidance.
     luma = jnp.pad(luma, ((0, 0), (1, 1), (1, 1)), mode="edge")
     smooth_rows = luma[:, :-2] + 2 * luma[:, 1:-1] + luma[:, 2:]
     smooth_columns = luma[:, :, :-2] + 2 * luma[:, :, 1:-1] + luma[:, :, 2:]
@@ -80,6 +81,7 @@ def held(loss: Loss, target: Array, mask: Array | None = None) -> Array:
 def pixel_weight(loss: Loss, target: Array, mask: Array | None = None) -> Array:
     """The weight of the squared difference of pixels, (B, H, W, 1); arguments as in `held`."""
     weight = held(loss, target, mask)
+    # The paper has W inside the norm, so the squared difference gets W^2.
     return jnp.square(weight) if loss == "paper" else weight
 
 
@@ -164,6 +166,7 @@ class Guidance:
         scale = height // x0.shape[1]
         size = (self.tile[0] * scale, self.tile[1] * scale)
         shares = jnp.asarray(gaussian_weights(*size), jnp.float32)[None, :, :, None]
+        # Weights of overlapping tiles add up to this sum, which separates into rows and columns.
         sums = jnp.asarray(tiles.rows)[:, :, None, None] * jnp.asarray(tiles.columns)[:, None, :, None]
 
         @jax.checkpoint
@@ -174,6 +177,7 @@ class Guidance:
             return jnp.sum(weight * squares * used[:, None, None, None])
 
         def body(total: Array, group: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            # Batches that only fill up the fixed shape are skipped, not decoded.
             return total + jax.lax.cond(group[2].sum() > 0, share, lambda *_: jnp.float32(0), *group), None
 
         total, _ = jax.lax.scan(body, jnp.float32(0), batches(tiles, self.batch))
@@ -192,6 +196,7 @@ class Guidance:
             return x0 - strength * jax.grad(self.value, argnums=1)(inputs, x0)
 
         def guided(x0: Array) -> Array:
+            # A loop with a dynamic count: another number of repeats does not recompile.
             return jax.lax.fori_loop(0, inputs.repeats, step, x0)
 
         return jax.lax.cond(strength != 0, guided, lambda x0: x0, x0)

@@ -36,6 +36,7 @@ def make_layout(
         canvases: number of canvases; 0 for one per image.
     """
     canvases = canvases or len(grids)
+    # Whole batches only, so that one compiled program serves any number of tiles.
     count = -(-count // batch) * batch
     pixels = [grid.scaled(downsample) for grid in grids]
     height, width = (side * downsample for side in sides)
@@ -52,10 +53,11 @@ class Conditioned(NamedTuple):
 
     Attributes:
         latent: (B, h, w, c), scaled latents of the stage-1 images.
-        weight: of guidance: (B, h, w, 1), or (B, H, W, 1) if decoded images are compared.
+        weight: weight of guidance: (B, h, w, 1), or (B, H, W, 1) if decoded images are compared.
         target: (B, H, W, 3) stage-1 images in [-1, 1]; needed if decoded images are compared.
         layout: tiles; None samples whole.
         hint: (B, h, w, c), the control's input in place of the latent; None: the latent.
+        start: (B, h, w, c), what sampling starts from in place of the latent; None: the latent.
     """
 
     latent: Any
@@ -63,3 +65,4 @@ class Conditioned(NamedTuple):
     target: Any = None
     layout: Layout | None = None
     hint: Any = None
+    start: Any = None

@@ -18,7 +18,7 @@ def image_keys(seed: int, indices: Sequence[int], variant: int = 0) -> Array:
     """A random key per image, from its index and not from its place in a batch.
 
     Args:
-        seed: of the whole run.
+        seed: seed of the whole run.
         indices: index of each image of the batch within the run, each at least 0.
         variant: number of the result among several of the same images, at least 0. The first is the one of a run with
             a single result.
@@ -27,6 +27,7 @@ def image_keys(seed: int, indices: Sequence[int], variant: int = 0) -> Array:
         (B,) typed keys. An image draws the same noise in any batch.
     """
     key = jax.random.key(seed)
+    # Variant 0 keeps the key unchanged, so it equals a run with a single result.
     key = jax.random.fold_in(key, variant) if variant else key
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(indices, jnp.uint32))
 
@@ -53,7 +54,7 @@ def sample(denoiser: Denoiser, inputs: DenoiserInputs, x: Array, steps: LinearSt
 
     Args:
         denoiser: network and guidance, as callables.
-        inputs: what they read.
+        inputs: their inputs.
         x: (B, h, w, c) float32, z_t at the first of the rows: `draw_noise(keys, 0, shape)` for a start from pure noise.
         steps: the sampler's table, of (N,) arrays in sampling order.
         noise: (B,) keys (`image_keys`), or the noise itself: (N, B, h, w, c), one entry per row.
@@ -74,10 +75,12 @@ def sample(denoiser: Denoiser, inputs: DenoiserInputs, x: Array, steps: LinearSt
 
     def body(carry: Carry, scanned: tuple[Array, LinearStep]) -> tuple[Carry, None]:
         index, step = scanned
+        # Draw 0 belongs to the start of sampling.
         draw = draw_noise(noise, index + 1, x.shape) if from_keys else noise[index]
         return linear_step(denoise, carry, step, draw), None
 
     nothing = jnp.zeros_like(x)
+    # Rows that look back find zeros at first; their coefficients are 0 there, too.
     start = (x, (nothing,) * len(steps.earlier_x), (nothing,) * len(steps.earlier_x0))
     (x0, *_), _ = jax.lax.scan(body, start, (jnp.arange(count), steps))
     return x0

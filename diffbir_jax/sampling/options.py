@@ -12,7 +12,7 @@ TIMESTEPS = 1000
 MAX_SEED = 2**32 - 1
 # Sides of diffusion tiles are multiples of the UNet's downsampling in pixels, their offsets multiples of one latent.
 TILE_MULTIPLE, STRIDE_MULTIPLE = 64, 8
-StartPoint = Literal["noise", "cond"]
+StartPoint = Literal["noise", "cond", "input"]
 CHOICES = {"start_point": StartPoint, "spacing": Spacing}
 RANGES = {
     "seed": (0, MAX_SEED),
@@ -46,8 +46,9 @@ class Options:
         cfg_scale: classifier-free guidance scale (1 is off; needs a preset with text).
         seed: of the noise (0 to 2^32 - 1); an image draws the same noise in any batch.
         sampler: a name in `samplers.SAMPLERS`.
-        start_point: start of sampling with `start` 1: "noise", or "cond", the stage-1 latent noised to the last
-            timestep.
+        start_point: what is noised to the level where sampling starts. "cond" is the stage-1 latent, "input" that of
+            the enlarged input, for generators that were trained to see it. "noise" is pure noise with `start` 1; with
+            less it is "cond".
         spacing: how the steps are spread: "uniform" (the reference), "trailing", "karras" or "exponential"; see
             `timesteps.Span`.
         eta: share of fresh noise in each step (0 to 1). This and the next five belong to some samplers only
@@ -115,11 +116,13 @@ class Options:
         for name, (low, high) in RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} is {getattr(self, name)}; allowed are {low} to {high}")
+        # An empty window would turn guidance off without a message.
         if self.guidance_stop >= self.guidance_start:
             raise UserError(
                 f"guidance_stop is {self.guidance_stop} and guidance_start {self.guidance_start}: there is no timestep "
                 "between; sampling goes from 1000 to 0, so start must be larger"
             )
+        # A setting that the sampler ignores would mislead, so it is an error.
         check_settings(self.sampler, self.settings)
         self._check_tiles()
 

@@ -51,6 +51,7 @@ def pair_table(
         LinearStep of (2 N - 1,) arrays that looks back one row.
     """
     after = stops.sigmas[1:-1]
+    # The first row moves to x_mid; the second starts from x again, by looking back at its latents.
     rows = SigmaRows(
         here=_alternate(here, steps.mid),
         after=_alternate(np.append(steps.mid, 0.0), after),

@@ -64,6 +64,7 @@ def settings_of(name: str) -> dict[str, float]:
     """
     if name not in SAMPLERS:
         raise UserError(f"sampler is {name!r}; use one of {tuple(SAMPLERS)}")
+    # The function's own signature is the table of its settings, so the two cannot disagree.
     parameters = inspect.signature(SAMPLERS[name]).parameters
     return {key: parameters[key].default for key in SETTINGS if key in parameters}
 

@@ -157,7 +157,7 @@ class SigmaRows(NamedTuple):
         here: sigmas of the calls of the network.
         after: sigmas of x_next.
         coef_x, earlier_x0, earlier_x: see `LinearStep`.
-        deviation: of the fresh noise.
+        deviation: standard deviation of the fresh noise.
         before: sigmas before the churn that leads to `here`; None in methods without churn.
     """
 
@@ -193,6 +193,7 @@ def sigma_table(
         scales: see `Scales`.
     """
     here, after = signal_of(rows.here), signal_of(rows.after)
+    # Coefficients of x and of all predictions add up to 1 in x, see `SigmaRows`.
     coef_x0 = after * (1 - rows.coef_x - sum(rows.earlier_x))
     # Rows before the first do not exist, so their coefficients are 0.
     earlier_x = (after * b / np.roll(here, k) for k, b in enumerate(rows.earlier_x, start=1))
@@ -211,4 +212,5 @@ def _churn(before: np.ndarray, here: np.ndarray, s_noise: float) -> Churn:
 
 
 def _float32(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    # float64 up to here: differences of nearly equal sigmas lose digits in float32.
     return tuple(array.astype(np.float32) for array in arrays)

@@ -59,6 +59,7 @@ def make_stops(span: Span, uniform: Callable[[Span], Stops]) -> Stops:
     """
     if span.spacing not in get_args(Spacing):
         raise UserError(f"spacing is {span.spacing!r}; use one of {get_args(Spacing)}")
+    # Called for its checks.
     covered_timesteps(span)
     return {
         "uniform": uniform,
@@ -101,6 +102,7 @@ def schedule_sigmas(schedule: Schedule) -> np.ndarray:
 
 def interpolated_timestep(schedule: Schedule, sigmas: np.ndarray) -> np.ndarray:
     """Timesteps, with fractions, at which the schedule has these sigmas; the first or last beyond its range."""
+    # np.interp cannot use an infinite point.
     finite = np.minimum(schedule_sigmas(schedule), MAX_SIGMA)
     return np.interp(np.log(sigmas), np.log(finite), np.arange(schedule.num_timesteps))
 
@@ -129,6 +131,7 @@ def _edm_uniform(span: Span) -> Stops:
     timesteps = np.append(np.linspace(start - 1, 0, span.num_steps, endpoint=False).astype(np.int32), 0)
     sigmas = np.append(schedule_sigmas(span.schedule)[timesteps[:-1]], 0.0)
     if start == span.schedule.num_timesteps:
+        # As in the reference, which sets the last alphas_cumprod to 1e-8.
         sigmas[0] = np.sqrt((1 - 1e-8) / 1e-8)
     return Stops(timesteps, sigmas, lambda s: timesteps[np.abs(s[:, None] - sigmas[None]).argmin(axis=1)])
 
@@ -170,6 +173,7 @@ def _ramp(
     first = min(known[covered_timesteps(span) - 1], KARRAS_SIGMA)
     high, low = forward(np.array([first, known[0]]))
     sigmas = back(np.linspace(high, low, span.num_steps))
+    # The inverse function rounds; the start must match the latent's noise exactly.
     sigmas[0] = first
     timesteps = interpolated_timestep(schedule, sigmas)
     return Stops(

@@ -1,1 +1,1 @@
-"""Objectives, the train loop and what it reports."""
+"""Objectives, the train loop and its reports."""

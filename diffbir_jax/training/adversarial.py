@@ -1,9 +1,9 @@
 """Adversarial losses of a discriminator that judges an image at several levels.
 
 Vision-aided GANs (Kumari et al., "Ensembling Off-the-shelf Models for GAN Training", 2022) give one map of logits for
-each level of a pretrained network, and one logit for its final vector. Every level counts the same: its logits are
-averaged, then the levels are added up. The sigmoid loss smooths one side only: images that should pass as real have
-the target 0.8, fakes have 0 (Salimans et al., "Improved Techniques for Training GANs", 2016).
+each level of a pretrained network, and one logit for its final vector. All levels have the same weight: the logits of a
+level are averaged, then the levels are added up. The sigmoid loss smooths one label only: real images have the target
+0.8, fakes have 0 (Salimans et al., "Improved Techniques for Training GANs", 2016).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from diffbir_jax.console.errors import UserError
 Kind = Literal["sigmoid", "hinge"]
 Losses = dict[Kind, Callable[[jax.Array], jax.Array]]
 REAL_LABEL = 0.8
-# Of single logits; softplus(x) - label x is the cross entropy of sigmoid(x) with a label.
+# Losses of single logits. softplus(x) - label * x is the cross entropy of sigmoid(x) with the label.
 REAL: Losses = {
     "sigmoid": lambda x: jax.nn.softplus(x) - REAL_LABEL * x,
     "hinge": lambda x: jax.nn.relu(1.0 - x),
@@ -30,7 +30,7 @@ def generator_loss(logits: Sequence[jax.Array], *, kind: Kind = "sigmoid") -> ja
     """Return what the generator minimises.
 
     Args:
-        logits: of generated images, an array (B, ...) per level, any float dtype; higher means real.
+        logits: logits of generated images, an array (B, ...) per level, any float dtype; higher means real.
         kind: "sigmoid", the cross entropy with the label of real images, or "hinge", the negative logit.
 
     Returns:
@@ -49,7 +49,7 @@ def discriminator_loss(
 
     Args:
         real: logits of real images, an array (B, ...) per level, any float dtype.
-        fake: logits of as many generated images, likewise.
+        fake: logits of the same number of generated images, with the same shapes.
         kind: "sigmoid" (cross entropy) or "hinge" (Lim and Ye, "Geometric GAN", 2017).
 
     Returns:
@@ -75,7 +75,7 @@ def fake_loss(logits: Sequence[jax.Array], *, kind: Kind = "sigmoid") -> jax.Arr
 
 
 def _summed(logits: Sequence[jax.Array], losses: Losses, kind: Kind) -> jax.Array:
-    """The mean loss of each image at each level, added up over the levels."""
+    """Average each image's loss within each level, then add up the levels."""
     if kind not in losses:
         raise UserError(f"kind is {kind!r}, allowed are {', '.join(get_args(Kind))}")
     if not logits:

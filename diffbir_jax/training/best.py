@@ -1,4 +1,4 @@
-"""The checkpoint of the best validation, kept in a folder of its own, so that the newest ones come and go beside it."""
+"""The checkpoint of the best validation. It has its own folder, so rotation of the newest ones does not delete it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,14 @@ class Best:
     """Keeps the state with the best value of one validation metric; a context that closes itself."""
 
     def __init__(self, folder: Path, rule: str):
-        """Go on with what `folder` holds.
+        """Open `folder` and continue from the best value stored there.
 
         Args:
-            folder: of its checkpoints.
-            rule: NAME:min or NAME:max.
+            folder: folder of the best checkpoint.
+            rule: NAME:min or NAME:max, NAME being a validation metric.
 
         Raises:
-            ValueError: the folder holds the best by another rule.
+            ValueError: the folder holds the best checkpoint by another rule.
         """
         self._rule, self._folder = rule, folder
         self._name, _, mode = rule.rpartition(":")
@@ -30,6 +30,7 @@ class Best:
         try:
             self._value = self._stored()
         except ValueError:
+            # __exit__ does not run when __init__ fails, and Orbax has open threads.
             self.checkpoints.close()
             raise
 
@@ -40,15 +41,16 @@ class Best:
         self.checkpoints.close()
 
     def offer(self, state: TrainState, values: Mapping[str, float]) -> bool:
-        """Keep `state` if its validation `values` are the best so far, and return whether they are.
+        """Save `state` if its validation `values` are the best so far; return whether they are.
 
         Raises:
-            ValueError: the validation has no such metric.
+            ValueError: the validation does not report the rule's metric.
         """
         if self._name not in values:
             raise UserError(
                 f"config.train.keep_best is {self._rule!r}, the validation has {', '.join(sorted(values))}"
             )
+        # All processes save together, so all must decide by the same number.
         value = agreed(values[self._name])
         better = self._value is None or self._sign * value > self._sign * self._value
         if better:
@@ -57,7 +59,7 @@ class Best:
         return better
 
     def _stored(self) -> float | None:
-        """The value of the checkpoint that an earlier run left."""
+        """Return the value of an earlier run's best checkpoint, or None."""
         if self.checkpoints.latest is None:
             return None
         record = self.checkpoints.position() or {}

@@ -11,15 +11,15 @@ import orbax.checkpoint as ocp
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.weights.safetensors import mismatches
 
-# Items of a checkpoint: arrays, under the name that Orbax gives to a sole item, as which they were once stored; and the
-# data position.
+# Items of a checkpoint. "default" is Orbax's name for an only item: older checkpoints hold just the arrays, and with
+# this name they can still be read.
 STATE, POSITION = "default", "position"
 
 
 class Checkpoints:
     """The training checkpoints of a work folder: asynchronous, the newest `keep` kept.
 
-    A context that closes itself, whatever happens inside: only then is the last one sure to be on disk.
+    A context manager. The last checkpoint is complete on disk only after it has closed.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
@@ -41,19 +41,19 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, position: Mapping[str, Any] | None = None) -> None:
-        """Write the checkpoint of `step` unless it exists; returns before the files are complete.
+        """Write the checkpoint of `step` unless it exists; return before the files are complete.
 
         Args:
-            step: steps done.
+            step: number of steps done.
             state: a tree of arrays.
-            position: where the data are, as JSON has it.
+            position: position in the data, serialisable as JSON.
         """
         if self.latest != step:
             items = {STATE: ocp.args.StandardSave(state), POSITION: ocp.args.JsonSave(dict(position or {}))}
             self._manager.save(step, args=ocp.args.Composite(**items))
 
     def position(self) -> dict[str, Any] | None:
-        """Return the data position in the newest checkpoint, None if it was written before positions were."""
+        """Return the data position in the newest checkpoint; None for older checkpoints without one."""
         step = self._newest()
         if not (self._folder / str(step) / POSITION).exists():
             return None
@@ -69,6 +69,7 @@ class Checkpoints:
         """
         step = self._newest()
         stored: Any = self._manager.item_metadata(step)[STATE]
+        # Orbax's own errors are long and stop at the first key; this lists all mismatches at once.
         problems = mismatches(_leaves(stored.tree), _leaves(like))
         if problems:
             raise UserError(
@@ -80,7 +81,7 @@ class Checkpoints:
         return self._manager.restore(step, args=args)[STATE]
 
     def _newest(self) -> int:
-        """The step of the newest checkpoint, which is on disk as a whole."""
+        """Return the step of the newest checkpoint after its files are complete on disk."""
         step = self.latest
         if step is None:
             raise FileNotFoundError(f"no checkpoint in {self._folder}: train first.")
@@ -94,6 +95,6 @@ class Checkpoints:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """Leaves by path; tuples that Orbax stored as lists or dicts have the same paths."""
+    """Return leaves by path. Orbax stores tuples as lists or dicts; their paths are the same."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -1,12 +1,13 @@
-"""What objectives and the loop read of a configuration, and what it may leave out."""
+"""The settings that objectives and the loop read from a configuration, and the defaults of optional ones."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
 
+# Protocols, because ConfigDict has no static fields: with them the type checker knows the settings.
 class Section(Protocol):
-    """Settings by attribute and by name, as `ml_collections.ConfigDict` has them; a stage has some of its own."""
+    """Settings by attribute and by name, like an `ml_collections.ConfigDict`; each stage adds its own."""
 
     def __getattr__(self, name: str, /) -> Any: ...
 
@@ -15,12 +16,12 @@ class Section(Protocol):
     def __contains__(self, name: object, /) -> bool: ...
 
     def get(self, name: str, default: Any = None, /) -> Any:
-        """Return a setting, or `default` where it is missing."""
+        """Return a setting, or `default` if it is missing."""
         ...
 
 
 class Optimizer(Protocol):
-    """What `state.make_optimizer` reads."""
+    """Settings that `state.make_optimizer` reads."""
 
     @property
     def steps(self) -> int:
@@ -29,12 +30,12 @@ class Optimizer(Protocol):
 
     @property
     def lr(self) -> float:
-        """Peak of the learning rate."""
+        """Peak learning rate."""
         ...
 
     @property
     def final_lr(self) -> float:
-        """Share of the peak at the end."""
+        """Final learning rate as a share of the peak."""
         ...
 
     @property
@@ -44,17 +45,17 @@ class Optimizer(Protocol):
 
     @property
     def betas(self) -> tuple[float, float]:
-        """Of AdamW."""
+        """Betas of AdamW."""
         ...
 
     @property
     def weight_decay(self) -> float:
-        """Of AdamW."""
+        """Weight decay of AdamW."""
         ...
 
     @property
     def clip(self) -> float:
-        """Global norm that gradients are clipped to."""
+        """Largest global norm of the gradient; larger ones are scaled down to it."""
         ...
 
 
@@ -81,7 +82,7 @@ class Config(Section, Protocol):
     train: Train
 
 
-# What a configuration may leave out, and what holds then.
+# Optional settings and their defaults. One table, so that every reader uses the same default.
 OPTIONAL: Mapping[str, Any] = MappingProxyType(
     {
         "precision": "fp32",
@@ -112,5 +113,6 @@ def optional(section: Section | Mapping[str, Any], path: str) -> Any:
         section: the part of the configuration that holds it.
         path: its name within the configuration, a key of `OPTIONAL`.
     """
+    # The lookup by path fails for a name that is not in the table: a typo cannot add a silent default.
     default, name = OPTIONAL[path], path.rpartition(".")[2]
     return section.get(name, default)

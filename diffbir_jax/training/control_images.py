@@ -1,8 +1,9 @@
-"""Stage 2 from images, as DiffBIR trains it: all that prepares latents runs frozen inside the step.
+"""Stage 2 from images, as DiffBIR trains it: the frozen networks that prepare latents run inside the step.
 
-The high-quality image gives the latent z0; the restoration module cleans the low-quality one, whose latent is the
-condition (Lin et al. 2023, section 3.2). Only IRControlNet is trained, with it the condition's encoder if that is no
-autoencoder. Batches may be encoded beforehand, too (`pool.py`): then the step needs but one frozen network, the UNet.
+The VAE encodes the high-quality image to the latent z0. The restoration module cleans the low-quality image; the latent
+of the result is the condition (Lin et al. 2023, section 3.2). Only IRControlNet is trained, together with the
+condition's encoder if that is not the autoencoder. Batches may also be encoded beforehand (`pool.py`). Then the step
+needs only one frozen network, the UNet.
 """
 
 from collections.abc import Callable
@@ -30,16 +31,16 @@ Encode = Callable[[Params, Batch], Batch]
 
 @dataclass(frozen=True)
 class Stage2Options:
-    """How stage 2 is trained, beside the preset; a preset without a restoration module trains without stage 1.
+    """Options of stage-2 training beside the preset. A preset without a restoration module trains without stage 1.
 
     Attributes:
-        condition: what encodes the stage-1 image, the frozen autoencoder ("vae") or a small convolutional network that
-            is trained along ("conv", as in ControlNet).
+        condition: the encoder of the stage-1 image: the frozen autoencoder ("vae"), or a small convolutional network
+            that is trained too ("conv", as in ControlNet).
         noise_aug: the condition is noised to a uniform timestep below this one (v2.1: 200); 0 leaves it clean.
-        min_snr: gamma of the loss weights of Hang et al. (2023), None for none.
-        focus: of the timesteps, see `draw_timesteps`; None draws them uniformly.
-        precision: of all computing, and of the kernels of frozen networks. Trained parameters are float32 always.
-        remat: recompute the inside of the UNet's and the IRControlNet's blocks in the backward pass.
+        min_snr: gamma of the loss weights of Hang et al. (2023); None for equal weights.
+        focus: distribution of the timesteps, see `draw_timesteps`; None draws them uniformly.
+        precision: compute precision, and the precision of frozen kernels. Trained parameters are always float32.
+        remat: recompute the activations of the UNet's and the IRControlNet's blocks in the backward pass.
 
     Raises:
         ValueError: a value is not allowed.
@@ -52,6 +53,7 @@ class Stage2Options:
     precision: Precision = "fp32"
     remat: bool = False
 
+    # Typed literals are not checked at run time, and these values come from the command line.
     def __post_init__(self) -> None:
         for name, kind in (("condition", Condition), ("precision", Precision)):
             if getattr(self, name) not in get_args(kind):
@@ -61,7 +63,7 @@ class Stage2Options:
 
     @property
     def dtype(self) -> Any:
-        """What networks compute in."""
+        """Compute dtype of the networks."""
         return PRECISIONS[self.precision]
 
 
@@ -69,12 +71,12 @@ class Stage2(NamedTuple):
     """The parts of the objective; none holds weights.
 
     Attributes:
-        schedule: of the noise.
-        encode: (frozen, batch of images) -> batch of `z0` (B, h, w, C), `clean`, the stage-1 images (B, H, W, 3) in
-            [-1, 1] or their latents (B, h, w, C), and `context` (B, 77, D) if the preset reads text. A batch that
-            holds `z0` is encoded already: it is returned as it is, and of `frozen` nothing is read.
-        denoise: see `diffusion_loss`; of a batch that `encode` returns.
-        loss: of a batch of images, or of what `encode` returned.
+        schedule: the noise schedule.
+        encode: (frozen, batch of images) -> encoded batch. It holds `z0` (B, h, w, C), `clean`, the stage-1 images
+            (B, H, W, 3) in [-1, 1] or their latents (B, h, w, C), and `context` (B, 77, D) if the preset reads text.
+            A batch that holds `z0` is already encoded: it is returned unchanged and `frozen` is not read.
+        denoise: see `diffusion_loss`; takes an encoded batch.
+        loss: takes a batch of images or an encoded batch.
     """
 
     schedule: Schedule
@@ -87,11 +89,12 @@ def make_stage2(preset: Preset, options: Stage2Options) -> Stage2:
     """Build the objective of a preset.
 
     Batches hold `hq` and `lq` (B, H, W, 3), uint8 or float32 in [0, 1], H and W multiples of the preset's `multiple`,
-    and `tokens` (B, 77) int32 where there are captions; without, all prompts are "".
+    and `tokens` (B, 77) int32 if there are captions; without captions all prompts are "".
 
     Raises:
         ValueError: the preset's restoration module enlarges images.
     """
+    # Batches hold hq and lq of one size, so an enlarging module has no matching condition.
     if preset.rm is not None and preset.rm.scale != 1:
         raise UserError(
             f"the restoration module of preset {preset.name} enlarges by {preset.rm.scale}; stage 2 is trained with "
@@ -107,6 +110,7 @@ def make_stage2(preset: Preset, options: Stage2Options) -> Stage2:
         draw, key = jax.random.split(key)
         encoded = encode(frozen, batch)
         if options.noise_aug:
+            # Noise conditioning augmentation, as in cascaded diffusion models (Ho et al., 2022).
             encoded |= draw_augmentation(draw, encoded["z0"].shape, options.noise_aug)
         return diffusion(params, frozen, encoded, key)
 
@@ -119,13 +123,13 @@ def make_loss(preset: Preset, options: Stage2Options) -> LossFn:
 
 
 def abstract_frozen(preset: Preset, options: Stage2Options) -> Params:
-    """Shapes and stored dtypes of the frozen parameters: "rm", "vae", "unet", "text", as far as the preset has them."""
+    """Shapes and stored dtypes of the frozen parameters: those of "rm", "vae", "unet", "text" that the preset has."""
     names = [name for name in preset.modules if name != "control"]
     return jax.eval_shape(partial(stored, dtype=options.dtype), abstract_params(preset, names))
 
 
 def abstract_trainable(preset: Preset, options: Stage2Options) -> Params:
-    """Shapes and dtypes (float32) of what is trained: "control" and, for the condition "conv", "condition"."""
+    """Shapes and dtypes (float32) of the trained parameters: "control" and, with the condition "conv", "condition"."""
     params = abstract_params(preset, ["control"])
     if options.condition == "conv":
         image = jax.ShapeDtypeStruct((1, preset.multiple, preset.multiple, 3), jnp.float32)
@@ -134,14 +138,14 @@ def abstract_trainable(preset: Preset, options: Stage2Options) -> Params:
 
 
 def draw_augmentation(key: jax.Array, shape: tuple[int, ...], below: int) -> dict[str, jax.Array]:
-    """Draw how the condition (B, h, w, C) is noised: `aug_t` (B,) int32 in [0, below) and `aug_noise` (B, h, w, C)."""
+    """Draw the noise of the condition (B, h, w, C): `aug_t` (B,) int32 in [0, below) and `aug_noise` (B, h, w, C)."""
     times, noise = jax.random.split(key)
     t = jax.random.randint(times, shape[:1], 0, below, jnp.int32)
     return {"aug_t": t, "aug_noise": jax.random.normal(noise, shape)}
 
 
 def _make_encode(preset: Preset, options: Stage2Options) -> Encode:
-    """What the frozen networks make of a batch, see `Stage2`."""
+    """Return `Stage2.encode`: the frozen networks applied to a batch of images."""
     vae, dtype = preset.make_vae(options.dtype), options.dtype
     rm = None if preset.rm is None else preset.make_rm(dtype)
     text = None if preset.text is None else preset.make_text(dtype)
@@ -154,6 +158,7 @@ def _make_encode(preset: Preset, options: Stage2Options) -> Encode:
             return dict(batch)
         lq = to_unit(batch["lq"])
         clean = lq if rm is None else apply(rm, frozen["rm"], lq).astype(jnp.float32)
+        # Clipped as in restoration: training and sampling must see the same conditions.
         clean = 2.0 * jnp.clip(clean, 0.0, 1.0) - 1.0
         encoded = {"z0": latent(frozen, to_signed(batch["hq"]))}
         encoded["clean"] = latent(frozen, clean) if options.condition == "vae" else clean
@@ -167,7 +172,7 @@ def _make_encode(preset: Preset, options: Stage2Options) -> Encode:
 
 
 def _make_denoise(preset: Preset, options: Stage2Options, schedule: Schedule) -> Denoise:
-    """The frozen UNet under the trained IRControlNet, of a batch that `encode` returned."""
+    """Return `Stage2.denoise`: the frozen UNet, steered by the trained IRControlNet."""
     unet = preset.make_unet(options.dtype, options.remat)
     control = preset.make_control(options.dtype, options.remat)
     encoder = preset.make_condition(options.dtype) if options.condition == "conv" else None

@@ -1,6 +1,6 @@
 """Stage 2: IRControlNet, a trainable copy of the UNet's encoder that steers the frozen UNet.
 
-On a pool of latents that were encoded beforehand; `training/control_images.py` encodes images in the step.
+It trains on a pool of latents that were encoded beforehand; `training/control_images.py` encodes images in the step.
 """
 
 import jax
@@ -21,7 +21,7 @@ def make(config: Config) -> Objective:
     """Build the stage-2 objective; batches hold `z0` and `condition` (B, h, w, C) scaled latents.
 
     Args:
-        config: `weights.unet` is the trained prior; otherwise as for the prior.
+        config: `weights.unet` is the trained prior; all other settings are as for the prior.
     """
     preset = get_preset(config.preset)
     schedule = make_schedule(

@@ -1,8 +1,8 @@
-"""The second half of the autoencoder's training: the decoder alone, perceptual and adversarial losses added.
+"""The second half of the autoencoder's training: the decoder alone, with added perceptual and adversarial losses.
 
-The encoder is frozen, so latents keep their meaning for a prior that was trained on them. One scalar holds both
-players of the game: each sees the other through `stop_gradient`, so a single optimizer step moves both (hinge losses as
-in VQGAN, Esser et al., 2021).
+The encoder is frozen, so latents keep their meaning for a prior that was trained on them. One scalar holds the losses
+of decoder and discriminator. Each sees the other through `stop_gradient`, so one optimizer step updates both. The
+losses are hinge losses as in VQGAN (Esser et al., 2021).
 """
 
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from diffbir_jax.training.sources import to_signed, training_batches
 from diffbir_jax.training.vae import reconstruction_terms, weighted_sum
 from diffbir_jax.weights.safetensors import load_weights
 
+# Parts of the autoencoder that define the latents; all other parts are trained.
 ENCODER = ("encoder", "quant_conv", "to_latent")
 
 
@@ -32,8 +33,8 @@ def make(config: Config) -> Objective:
 
     Args:
         config: `weights.vae` is the autoencoder to start from, `weights.perceptual` the converted MobileNetV2,
-            `latent_noise` the standard deviation of noise added to latents (in units of theirs), `loss` the weights;
-            that of `adversarial` is relative to the gradient of all other terms.
+            `latent_noise` the standard deviation of the noise added to latents (relative to theirs), `loss` the
+            weights of the terms. The weight of `adversarial` is relative to the gradient of all other terms.
     """
     preset = get_preset(config.preset)
     vae, discriminator = preset.make_vae(), PatchDiscriminator(DiscriminatorConfig(**config.discriminator))
@@ -47,6 +48,7 @@ def make(config: Config) -> Objective:
     def reconstruct(params: dict, frozen: dict, image: jax.Array, key: jax.Array, noise: float) -> jax.Array:
         weights = params["vae"] | frozen["vae"]
         mean, logvar = apply(vae, weights, image, method="encode")
+        # Noise makes the decoder robust against the errors of sampled latents. Variances add up.
         sigma = jnp.sqrt(jnp.exp(logvar) + jnp.square(noise * jnp.std(mean)))
         z = mean + (sigma * jax.random.normal(key, mean.shape) if noise else 0.0)
         return apply(vae, weights, z, method="decode")
@@ -61,6 +63,7 @@ def make(config: Config) -> Objective:
             return weighted_sum(config.loss, terms), terms
 
         def fooling(out: jax.Array) -> jax.Array:
+            # The decoder's loss must not train the discriminator.
             return -jnp.mean(judge(jax.lax.stop_gradient(critic), out))
 
         alike, terms = likeness(out)
@@ -89,7 +92,7 @@ def make(config: Config) -> Objective:
 def starting_weights(
     config: Config, vae: AutoencoderKL, discriminator: PatchDiscriminator, sample: jax.Array
 ) -> tuple[Params, Params]:
-    """Return what is trained (decoder, new discriminator) and what is not (encoder, perceptual features)."""
+    """Return the trained parameters (decoder, new discriminator) and the frozen ones (encoder, perceptual features)."""
     loaded = load_weights(config.weights.vae, abstract(vae, sample))
     frozen = {
         "vae": {k: loaded[k] for k in ENCODER if k in loaded},
@@ -103,10 +106,10 @@ def starting_weights(
 
 
 def gradient_ratio(numerator: Callable, denominator: Callable, out: jax.Array) -> jax.Array:
-    """Return |d numerator / d out| / |d denominator / d out|, a constant to differentiation.
+    """Return |d numerator / d out| / |d denominator / d out|, without a gradient of its own.
 
-    It keeps the adversarial term at a fixed share of the others as the discriminator changes (VQGAN's adaptive weight,
-    here at the image instead of the last layer).
+    It keeps the adversarial term at a fixed share of the other terms while the discriminator changes. This is VQGAN's
+    adaptive weight, but taken at the image, not at the last layer.
     """
     top, bottom = (
         jnp.linalg.norm(jax.grad(f)(jax.lax.stop_gradient(out)).ravel()) for f in (numerator, denominator)

@@ -1,4 +1,4 @@
-"""Several processes that train one model: how they meet, share batches and look at what is spread over them."""
+"""Training with several processes: they connect, split batches and gather values that are spread over them."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ from diffbir_jax.sharding import replicated
 
 
 def join(coordinator: str | None = None, hosts: int | None = None, index: int | None = None) -> None:
-    """Let this process meet the others. Call it before anything runs on a device.
+    """Connect this process to the others. Call it before anything runs on a device.
 
     Args:
-        coordinator: HOST:PORT of process 0; by default what the cluster (TPU pod, SLURM, Open MPI) or
-            JAX_COORDINATOR_ADDRESS says.
-        hosts: number of processes, if the cluster does not say it.
-        index: which of them this is, 0 to hosts - 1.
+        coordinator: HOST:PORT of process 0. By default the cluster (TPU pod, SLURM, Open MPI) or
+            JAX_COORDINATOR_ADDRESS gives it.
+        hosts: number of processes, if the cluster does not give it.
+        index: index of this process, 0 to hosts - 1.
 
     Raises:
-        ValueError: numbers that make no sense, or the processes do not find together.
+        ValueError: the numbers do not fit together, or the processes cannot connect.
     """
     if (hosts is None) != (index is None):
         raise UserError(
@@ -40,19 +40,19 @@ def join(coordinator: str | None = None, hosts: int | None = None, index: int | 
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks, logs and exports."""
+    """Whether this process is the one that prints, logs and exports."""
     return jax.process_index() == 0
 
 
 def own_rows(batch: HostBatch, size: int) -> HostBatch:
-    """Return the rows of this process: some batches are made whole everywhere, others in parts.
+    """Return this process's rows of a batch. A photo folder or a pool gives whole batches, a data source gives parts.
 
     Args:
         batch: arrays of one length.
-        size: rows of the batch of all processes.
+        size: rows in the batch of all processes together.
 
     Raises:
-        ValueError: the batch is neither the whole nor a part, or cannot be shared equally.
+        ValueError: the batch is neither whole nor a part, or cannot be split equally.
     """
     count, length = jax.process_count(), len(next(iter(batch.values())))
     if length * count == size:
@@ -67,26 +67,28 @@ def own_rows(batch: HostBatch, size: int) -> HostBatch:
 
 
 def local(tree: Any, mesh: Mesh) -> Any:
-    """Return `tree` as arrays that this process holds by itself; one process has them already.
+    """Return `tree` as whole arrays on this process's devices; with one process, return it unchanged.
 
-    All processes must call it, as parameters may be split over them.
+    All processes must call it, because parameters may be split over them.
     """
     if jax.process_count() == 1:
         return tree
+    # A jitted identity with another sharding is how JAX gathers a tree across processes.
     whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
     return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
 def gathered(text: str) -> list[str]:
-    """Return the `text` of every process, in their order; all must call it."""
+    """Return the `text` of every process, in process order; all processes must call it."""
     if jax.process_count() == 1:
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)
+    # An all-gather needs equal shapes: exchange the lengths first, then pad to the longest.
     sizes = process_allgather(np.int32(len(data)))
     rows = process_allgather(np.pad(data, (0, int(sizes.max()) - len(data))))
     return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def agreed(value: float) -> float:
-    """Return the `value` of process 0: what all decide by must be equal to the bit."""
+    """Return the `value` of process 0, so that all processes take the same decision; floats differ in the last bits."""
     return value if jax.process_count() == 1 else float(broadcast_one_to_all(np.float32(value)))

@@ -1,4 +1,4 @@
-"""When a run is lost: numbers that are not finite, and losses far above what they were."""
+"""Detection of divergence: numbers that are not finite, and losses far above their median."""
 
 from collections import deque
 
@@ -6,34 +6,34 @@ import numpy as np
 
 from diffbir_jax.console.errors import UserError
 
-# Losses at log lines: the median is of the last so many, and says something from so many on.
+# The median is that of the last WINDOW losses at log lines; it is used once there are ENOUGH of them.
 WINDOW, ENOUGH = 100, 5
 
 
 class DivergedError(RuntimeError):
-    """The loss is not finite any more, or far above what it was."""
+    """The loss is no longer finite, or it is far above its median."""
 
 
 class LossGuard:
-    """Looks at the metrics of a run before they are logged or saved."""
+    """Checks the metrics of a run before they are logged and before a checkpoint is saved."""
 
     def __init__(self, above: float | None):
-        """Allow losses up to `above` times the running median; None allows all that are finite."""
+        """Allow losses up to `above` times the running median; None allows any finite loss."""
         self._above, self._losses = above, deque[float](maxlen=WINDOW)
 
     def check(self, values: dict[str, float], step: int, saved: int | None) -> None:
         """Check the metrics of `step`.
 
-        Beside the loss, the norms tell whether the parameters after the step are finite, which the loss cannot.
+        The loss belongs to the parameters before the step. Only the norms tell whether those after it are finite.
 
         Args:
-            values: `loss`, `grad_norm` and `param_norm` among them.
-            step: for the message.
+            values: metrics with at least `loss`, `grad_norm` and `param_norm`.
+            step: the step, for the message.
             saved: step of the last checkpoint.
 
         Raises:
             DivergedError: the run is lost; the message names the last good checkpoint.
-            ValueError: the median is not positive, so that a multiple of it is no limit.
+            ValueError: the median is not positive, so a multiple of it is not a limit.
         """
         bad = [
             f"{k} is {values[k]}" for k in ("loss", "grad_norm", "param_norm") if not np.isfinite(values[k])
@@ -46,7 +46,8 @@ class LossGuard:
             )
 
     def _too_high(self, loss: float) -> list[str]:
-        """What is wrong with a finite loss, which then counts towards the median."""
+        """Return a message if a finite loss is above the limit; then add the loss to the window of the median."""
+        # The median ignores single spikes, which a mean would follow.
         if self._above is None:
             return []
         median = float(np.median(self._losses)) if len(self._losses) >= ENOUGH else None

@@ -1,7 +1,7 @@
-"""FLOPs of a program, counted from its products: convolutions and matrix products of its jaxpr.
+"""FLOPs of a program, counted from the convolutions and matrix products of its jaxpr.
 
-They are nearly all of what a network computes. A multiplication and an addition count as two; where a kernel lies over
-padding, or over the zeros that a gradient of a strided convolution puts between pixels, nothing counts.
+These are nearly all of a network's work. A multiplication and an addition count as two. Products with padding do not
+count, nor do products with the zeros that the gradient of a strided convolution puts between pixels.
 """
 
 import math
@@ -16,8 +16,8 @@ class Flops(NamedTuple):
     """FLOPs of one call.
 
     Attributes:
-        total: with every turn of every loop.
-        once: with one turn of each loop, as XLA's cost analysis counts.
+        total: counts every iteration of every loop.
+        once: counts one iteration of each loop, like XLA's cost analysis.
     """
 
     total: int
@@ -25,9 +25,10 @@ class Flops(NamedTuple):
 
 
 def count(jaxpr: Jaxpr | ClosedJaxpr) -> Flops:
-    """Count a program's products; gradients and recomputation are part of what `jax.make_jaxpr` returns.
+    """Count a program's products; the jaxpr of `jax.make_jaxpr` includes gradients and recomputation.
 
-    Of the branches of a condition the dearest counts. A `while` loop counts one turn, as nothing tells how many it has.
+    Of a condition, the most expensive branch counts. Of a `while` loop, one iteration counts, because the jaxpr does
+    not say how many there are.
     """
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
     total = once = 0
@@ -39,13 +40,14 @@ def count(jaxpr: Jaxpr | ClosedJaxpr) -> Flops:
             inner = [count(each) for each in _inside(equation.params)]
             merge = max if name == "cond" else sum
             found = Flops(*(merge(column) for column in zip(*inner, strict=True))) if inner else Flops(0, 0)
+        # Only `scan` states its number of iterations.
         total += found.total * (equation.params["length"] if name == "scan" else 1)
         once += found.once
     return Flops(total, once)
 
 
 def _inside(parameters: dict[str, Any]) -> Iterator[Jaxpr | ClosedJaxpr]:
-    """The programs that an equation calls."""
+    """Yield the programs that an equation calls: bodies of loops, branches, jitted functions."""
     for value in parameters.values():
         for each in value if isinstance(value, tuple | list) else (value,):
             if isinstance(each, Jaxpr | ClosedJaxpr):
@@ -59,7 +61,7 @@ def _dot(equation: Any) -> int:
 
 
 def _convolution(equation: Any) -> int:
-    """Batch, features and the input channels that each feature sees, times how often pixels and taps meet."""
+    """Count batch x features x input channels per feature x pairs of an output pixel and a tap on a real pixel."""
     options = equation.params
     image, kernel, out = (variable.aval.shape for variable in (*equation.invars, *equation.outvars))
     layout = options["dimension_numbers"]
@@ -69,6 +71,7 @@ def _convolution(equation: Any) -> int:
         taps = np.arange(kernel[k]) * options["rhs_dilation"][axis] - before
         place = np.arange(out[o])[:, None] * stride + taps[None]
         spread = options["lhs_dilation"][axis]
+        # A dilated input holds pixels only at multiples of `spread`; the places between are zeros.
         products *= int(np.sum((place >= 0) & (place <= (image[i] - 1) * spread) & (place % spread == 0)))
     return 2 * products
 

@@ -1,4 +1,4 @@
-"""Grids of settings: every combination of what a text lists."""
+"""Grids of settings: all combinations of the values in a text."""
 
 import itertools
 import re
@@ -7,25 +7,26 @@ import zlib
 from diffbir_jax.console.errors import UserError
 
 Overrides = dict[str, str]
-# Commas outside of brackets and quotes, and spaces likewise, separate.
+# A value ends at a comma or space, except inside brackets or quotes.
 VALUE = r"(?:\([^()]*\)|\[[^\[\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,()\[\]'\"])+"
 AXIS = re.compile(rf"(?P<key>[A-Za-z_][\w.]*)=(?P<values>{VALUE}(?:,{VALUE})*)(?:\s+|$)")
-# Longer names of folders are cut and told apart by a checksum.
+# Longer folder names are cut; a checksum keeps them unique. File systems allow 255 bytes.
 LONGEST = 100
 
 
 def parse_grid(text: str) -> list[Overrides]:
-    """Return the combinations of a grid, the last axis varying fastest.
+    """Return the combinations of a grid; the last axis varies fastest.
 
     Args:
-        text: "train.lr=1e-3,1e-4 data.batch_size=4,8"; keys are those below `config`. Values with commas or spaces are
-            put in brackets or quotes, as Python writes them: "train.betas=(0.9,0.99),(0.9,0.999)".
+        text: for example "train.lr=1e-3,1e-4 data.batch_size=4,8"; keys are relative to `config`. Values with commas or
+            spaces need brackets or quotes, as in Python: "train.betas=(0.9,0.99),(0.9,0.999)".
 
     Raises:
-        ValueError: the text is no such list, or names a key or a value twice.
+        ValueError: the text cannot be parsed, or names a key or a value twice.
     """
     axes: dict[str, list[str]] = {}
     text, at = text.strip(), 0
+    # "or not text": an empty text must reach the error below.
     while at < len(text) or not text:
         match = AXIS.match(text, at)
         if match is None:
@@ -40,7 +41,7 @@ def parse_grid(text: str) -> list[Overrides]:
 
 
 def run_name(overrides: Overrides) -> str:
-    """Return the name of a run's folder: its settings, as far as names of files may hold them."""
+    """Return a run's folder name: its settings, with characters that are unsafe in file names replaced by "_"."""
     text = ",".join(f"{key}={value}" for key, value in overrides.items())
     name = re.sub(r"[^\w.,=+-]", "_", text)[:LONGEST]
     return name if name == text else f"{name}-{zlib.crc32(text.encode()):08x}"

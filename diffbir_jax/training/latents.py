@@ -1,4 +1,4 @@
-"""The pool of the small models' prior and stage 2: latents of clean crops and of stage-1 images."""
+"""The latent pool for the small models' prior and stage 2: latents of clean crops and of stage-1 images."""
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ def latent_batches(config: Config) -> tuple[LatentBatches, LatentBatches]:
     """Return batches of `z0` and, with a restoration module, `condition` (B, h, w, C), see `pool_batches`.
 
     Args:
-        config: `data` as for `training_batches` and `pool_batches`; `weights.vae` and, if there shall be conditions
-            (which need a degradation), `weights.rm`.
+        config: `data` as for `training_batches` and `pool_batches`; `weights.vae`; `weights.rm` if batches need
+            conditions, which also requires a degradation.
 
     Raises:
         ValueError: as `pool_batches` does.
     """
+    # Checksums, not paths: a pool must not outlive a change of the files.
     networks = {name: checksum(config.weights[name]) for name in ("rm", "vae") if name in config.weights}
     return pool_batches(
         config, lambda: training_batches(config, whole=True), lambda: _encoder(config), networks
@@ -40,6 +41,8 @@ def _encoder(config: Config) -> Encoder:
     def encode(params: Params, batch: Batch) -> Batch:
         images = {"z0": to_signed(batch["hq"])}
         if "rm" in params:
+            # Clipped like a stage-1 result in restoration, so that training and sampling see the same
+            # conditions.
             images["condition"] = (
                 2.0 * jnp.clip(apply(rm, params["rm"], to_unit(batch["lq"])), 0.0, 1.0) - 1.0
             )

@@ -1,4 +1,4 @@
-"""The one train loop: every stage runs through it, with an objective of its own."""
+"""The train loop that all stages share; each stage brings its own objective."""
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -38,21 +38,21 @@ __all__ = ["DivergedError", "place", "train"]
 def train(config: Config, workdir: str | Path) -> TrainState:
     """Train the stage that `config` describes, resuming from `workdir` if it holds a checkpoint.
 
-    Several processes (`distributed.join`) each call it with the same configuration and `workdir`, a folder that they
-    share; the first one says, logs and exports.
+    With several processes (`distributed.join`), each calls it with the same configuration and the same `workdir`, a
+    shared folder. The first process prints, logs and exports.
 
     Args:
-        config: see configs/; `config.objective` names the stage. docs/running.md tells of settings that may be missing.
-        workdir: folder of checkpoints, logs and, at the end, `export/*.safetensors` (EMA weights).
+        config: see configs/; `config.objective` names the stage. docs/running.md lists the optional settings.
+        workdir: folder for checkpoints, logs and, at the end, `export/*.safetensors` (EMA weights).
 
     Returns:
         The state after the last step, or after the step at which Ctrl-C stopped it.
 
     Raises:
         DivergedError: if the loss or a parameter becomes NaN or infinite, or the loss rises far above its median; the
-            message names the last good checkpoint, which holds finite numbers only.
+            message names the last good checkpoint, which holds only finite numbers.
         DataError: if the data cannot be used: too many examples are broken, or one failed.
-        ValueError: if a setting is not allowed, or the checkpoint is of another model or of other data.
+        ValueError: if a setting is not allowed, or the checkpoint belongs to another model or to other data.
     """
     check_config(config)
     workdir = Path(workdir).expanduser()
@@ -62,6 +62,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     objective = make_objective(config)
     state, step_fn = place(objective, mesh, config)
     frozen, last = jax.device_put(objective.frozen, replicated(mesh)), int(config.train.steps)
+    # The stack closes in reverse order: signals stay handled until the last checkpoint is on disk.
     with ExitStack() as stack:
         stop = stack.enter_context(stop_requested())
         checkpoints, best = _open_checkpoints(stack, workdir, config)
@@ -81,11 +82,13 @@ def train(config: Config, workdir: str | Path) -> TrainState:
             )
         for step, batch in enumerate(prefetch_to_device(parts, mesh), start=first + 1):
             if step == first + 1:
+                # Compile ahead of the first call, so that the clock does not count it as a step.
                 step_fn, flops = compile_step(step_fn, state, frozen, batch)
                 report.clock.restart(flops)
             profiler.before(step)
             state, metrics = step_fn(state, frozen, batch)
-            # One step is worked on and the next one waits: what the clock sees are steps, not their dispatch.
+            # Steps run asynchronously. Waiting for the previous step keeps one step running and one queued, and the
+            # clock measures the steps themselves, not their dispatch.
             jax.block_until_ready(pending)
             pending = metrics
             profiler.after(step, metrics)
@@ -94,7 +97,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
             stopped = stop(step)
             run.after(step, state, metrics, stopped)
             if stopped:
-                report.say(f"stopped and saved at step {step}: run the same command again to go on.")
+                report.say(f"stopped and saved at step {step}: run the same command again to continue.")
                 break
         if int(state.step) >= last:
             run.export(state, workdir)
@@ -102,7 +105,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
 
 
 def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState, Callable]:
-    """Place a run on devices: batches over all of them, parameters and what is shaped like them by the rules.
+    """Place a run on devices. Batches are split over all devices; parameters and their EMA and moments by the rules.
 
     Args:
         objective: the stage.
@@ -110,8 +113,8 @@ def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState,
         config: `train`, `seed` and `sharding_rules`.
 
     Returns:
-        The state before the first step, and the jitted step (state, frozen, batch) -> (state, metrics). It donates the
-        state.
+        The state before the first step, and the jitted step (state, frozen, batch) -> (state, metrics). The step
+        donates the state.
     """
     optimizer = make_optimizer(config.train)
     state = init_state(objective.params, optimizer, config.seed)
@@ -120,20 +123,22 @@ def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState,
         make_step(objective.loss, optimizer, config.train.ema_decay, config.train.accumulate),
         in_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
+        # Parameters, EMA and moments are updated in place; a second copy would double the memory of the
+        # state.
         donate_argnums=0,
     )
     return jax.device_put(state, shardings), step
 
 
 def _open_checkpoints(stack: ExitStack, workdir: Path, config: Config) -> tuple[Checkpoints, Best | None]:
-    """The newest checkpoints, and the best one if that is asked for."""
+    """Open the newest checkpoints and, if the config asks for it, the best one."""
     checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", config.train.keep))
     rule = optional(config.train, "train.keep_best")
     return checkpoints, stack.enter_context(Best(workdir / "best", rule)) if rule else None
 
 
 def _resumed(state: TrainState, checkpoints: Checkpoints, batches: Batches) -> TrainState:
-    """`state`, or the newest one of an earlier run, whose batches these have to be."""
+    """Return `state`, or the newest checkpoint of an earlier run. That run's batches must be the same as `batches`."""
     if checkpoints.latest is None:
         return state
     resume(batches, checkpoints.position())
@@ -141,7 +146,7 @@ def _resumed(state: TrainState, checkpoints: Checkpoints, batches: Batches) -> T
 
 
 def _open_report(workdir: Path, first: int, config: Config) -> Report:
-    """The report of the first process; the others' are silent."""
+    """Open the report; it is silent in all processes but the first."""
     options = config.train
     writers = open_writers(workdir, first, optional(options, "train.wandb")) if is_first() else []
     clock = Stopwatch(config.data.batch_size, optional(options, "train.peak_tflops"))

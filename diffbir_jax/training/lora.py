@@ -1,7 +1,7 @@
-"""Low-rank adaptation (Hu et al., "LoRA", 2021): a kernel W becomes W + scale A B, with few parameters to train.
+"""Low-rank adaptation (Hu et al., "LoRA", 2021): a kernel W becomes W + scale A B, with few trainable parameters.
 
-Convolutions are adapted likewise: A has the kernel's size and `rank` outputs, B is a 1x1 convolution. The product of
-both is a kernel of W's shape, so merging leaves the network as it is.
+Convolutions are adapted in the same way: A has the kernel's size and `rank` outputs, B is a 1x1 convolution. Their
+product is a kernel of W's shape, so the merged network has the same structure.
 """
 
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ def merge(base: Params, lora: Params, scale: float) -> Params:
 
     Args:
         base: nested dict of parameters; kernels are (..., I, O), of any float dtype.
-        lora: the tree of `base` as far as it is adapted, with {"a": (..., I, rank), "b": (rank, O)} float32 in place of
-            the adapted layers.
+        lora: the adapted part of `base`'s tree; each adapted layer is replaced by float32
+            {"a": (..., I, rank), "b": (rank, O)}.
         scale: alpha / rank.
 
     Returns:
-        Parameters of the structure of `base`; adapted kernels are float32, all else is what it was.
+        Parameters with the structure of `base`; adapted kernels are float32, all other arrays are unchanged.
 
     Raises:
         ValueError: `lora` adapts a layer that `base` lacks.
@@ -28,6 +28,7 @@ def merge(base: Params, lora: Params, scale: float) -> Params:
 
 
 def _merge(base: Params, lora: Params, scale: float, path: str) -> Params:
+    # float32: in bfloat16 the update of an early step is smaller than the kernel's rounding, and lost.
     if lora.keys() == {"a", "b"}:
         return base | {"kernel": base["kernel"].astype(jnp.float32) + scale * (lora["a"] @ lora["b"])}
     if missing := lora.keys() - base.keys():

@@ -1,4 +1,4 @@
-"""LPIPS as a loss: the network and the channel weights are those that the evaluation measures with."""
+"""LPIPS as a loss, with the same network and channel weights as in the evaluation."""
 
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ def load_lpips(path: str | Path, *, net: Net = "vgg") -> Params:
 
     Args:
         path: lpips_vgg.safetensors or lpips_alex.safetensors.
-        net: "vgg" or "alex", the network that the file should be of.
+        net: "vgg" or "alex", the network that the file must hold.
 
     Raises:
         FileNotFoundError: there is no such file; the message names the script.
@@ -40,7 +40,7 @@ def lpips_loss(
 ) -> jax.Array:
     """Return the mean LPIPS distance of two batches of images (`models.lpips`), differentiable in both.
 
-    Each batch has a pass of its own: the pass of a constant target keeps nothing for the gradient.
+    Each batch has its own pass, so the pass of a constant target stores no activations for the gradient.
 
     Args:
         params: as from `load_lpips`; of any float dtype.

@@ -1,4 +1,4 @@
-"""What a stage brings to the train loop, and the table of stages."""
+"""The interface between a training stage and the train loop, and the table of stages."""
 
 import importlib
 from collections.abc import Callable
@@ -29,12 +29,12 @@ class Objective:
 
     Attributes:
         params: initial trainable parameters.
-        frozen: parameters that the loss needs and training leaves alone.
-        loss: (params, frozen, batch, key) -> (scalar, metrics); traced and differentiated by the loop.
-        batches: host batches by step, each a pure function of it (so a step number is a data position).
+        frozen: parameters that the loss needs and that training does not change.
+        loss: (params, frozen, batch, key) -> (scalar, metrics); the loop traces and differentiates it.
+        batches: host batches by step. A batch is a pure function of its step, so a step number is a data position.
         validate: (EMA params, frozen) -> (metrics, picture (H, W, 3) uint8) on held-out crops.
-        export: EMA params -> {file name: params} written at the end.
-        metadata: what the headers of these files say, beside what they say of every stage.
+        export: EMA params -> {file name: params}; these files are written at the end.
+        metadata: entries of these files' headers beside those that every stage has.
     """
 
     params: Params
@@ -54,4 +54,5 @@ def make_objective(config: Config) -> Objective:
     """
     if config.objective not in STAGES:
         raise UserError(f"config.objective is {config.objective!r}, allowed are {', '.join(STAGES)}.")
+    # Import only the stage in use: the others bring networks and libraries that this run does not need.
     return importlib.import_module(f"diffbir_jax.training.{STAGES[config.objective]}").make(config)

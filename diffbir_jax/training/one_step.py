@@ -1,8 +1,8 @@
-"""Stage 2 as a generator of one evaluation: the prior, its control and the decoder, trained on what they restore.
+"""Stage 2 as a one-step generator: the prior, the control and the decoder are trained on restored images.
 
-The latent of the stage-1 image takes the place of a noisy latent at one timestep. The network's answer is taken to x0
-and decoded; losses on pixels, in features and of a discriminator reach all three networks through the decoder. HYPIR
-(Lin et al., 2025) and OSEDiff (Wu et al., 2024) train Stable Diffusion this way.
+The stage-1 latent replaces the noisy latent at one fixed timestep. The UNet's output is converted to x0 and decoded.
+Pixel, feature and adversarial losses reach all three networks through the decoder. HYPIR (Lin et al., 2025) and
+OSEDiff (Wu et al., 2024) train Stable Diffusion this way.
 """
 
 from collections.abc import Callable
@@ -34,13 +34,14 @@ from diffbir_jax.training.vae import reconstruction_terms, weighted_sum
 from diffbir_jax.weights.loading import PRECISIONS
 from diffbir_jax.weights.safetensors import load_weights
 
-# Pixels by which the part that features see is moved, and side of a latent pixel.
+# SHIFT: the largest shift (pixels) of the crop that feature losses see. PERIOD: side of a latent pixel in image pixels,
+# and the period of the grid that a generator tends to draw.
 SHIFT, PERIOD = 16, 4
 Restore = Callable[[Params, Params, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array]]
 
 
 class Networks(NamedTuple):
-    """What one-step restoration runs."""
+    """The networks of one-step restoration."""
 
     rm: Any
     vae: Any
@@ -52,11 +53,11 @@ def make(config: Config) -> Objective:
     """Build the one-step objective; batches hold `lq`, `hq`, `teacher` (B, H, W, 3) uint8 and `taught` (B,).
 
     Args:
-        config: `timestep` is what the networks are told and `noise` the share of that timestep's noise added to the
-            input (0 to 1); `weights` names the files to start from (`rm`, `vae`, `text` for presets that read text, and
-            `unet`, `control`, which start anew if missing) and those of the losses (`perceptual`, `lpips`);
-            `precision` and `remat` are as for stage 2; `loss` has the weights of the terms, see
-            `losses`, those left out being 0; `data.teacher` and `data.taught` are as for `taught_batches`.
+        config: `timestep` is the timestep that the networks receive. `noise` (0 to 1) is the share of that timestep's
+            noise added to the input. `weights` names the files to start from: `rm`, `vae`, `text` if the preset reads
+            text, and `unet` and `control`, which start from new weights if missing. It also names the networks of the
+            losses (`perceptual`, `lpips`). `precision` and `remat` are as for stage 2. `loss` has the weights of the
+            terms (`losses`); a missing weight is 0. For `data.teacher` and `data.taught` see `taught_batches`.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -83,15 +84,15 @@ def make(config: Config) -> Objective:
 
 
 def make_networks(preset: Preset, dtype: DTypeLike, remat: bool) -> Networks:
-    """The preset's networks, computing in `dtype`; `remat` recomputes the blocks of those that are trained."""
+    """The preset's networks with compute dtype `dtype`; `remat` recomputes the trained networks' blocks."""
     trained = (make(dtype, remat) for make in (preset.make_vae, preset.make_unet, preset.make_control))
     return Networks(preset.make_rm(dtype), *trained)
 
 
 def restorer(config: Config, preset: Preset, networks: Networks) -> Restore:
-    """Return (params, frozen, lq, key) -> (result, stage-1 image), (B, H, W, 3) in about [-1, 1] each.
+    """Return (params, frozen, lq, key) -> (result, stage-1 image), each (B, H, W, 3) in about [-1, 1].
 
-    Without a key no noise is added.
+    If the key is None, no noise is added.
     """
     schedule = make_schedule(
         zero_terminal_snr=preset.zero_terminal_snr, parameterization=preset.parameterization
@@ -103,6 +104,7 @@ def restorer(config: Config, preset: Preset, networks: Networks) -> Restore:
     ) -> tuple[jax.Array, jax.Array]:
         clean = 2.0 * jnp.clip(apply(networks.rm, frozen["rm"], to_unit(lq)), 0.0, 1.0) - 1.0
         vae = params["vae"] | frozen["vae"]
+        # The encoder stays frozen, so latents keep their meaning for the prior.
         condition = jax.lax.stop_gradient(scale * apply(networks.vae, vae, clean, method="encode")[0])
         context = frozen.get("context")
         z = generate(schedule, networks, params, condition, config.timestep, config.noise, key, context)
@@ -121,9 +123,9 @@ def generate(
     key: jax.Array | None,
     context: jax.Array | None = None,
 ) -> jax.Array:
-    """The clean latent that one evaluation makes of a stage-1 latent (B, h, w, C).
+    """Return the clean latent that one evaluation predicts from a stage-1 latent (B, h, w, C).
 
-    `context` (1, tokens, D) is the text embedding that all images share; None for networks that read no text.
+    `context` (1, tokens, D) is the text embedding shared by all images, or None for networks without text.
     """
     t = jnp.full(len(condition), timestep)
     if context is not None:
@@ -136,12 +138,13 @@ def generate(
 
 
 def losses(weights: dict[str, float], restore: Restore, discriminator: PatchDiscriminator):
-    """Return the loss: a weighted sum of terms, of which only those with a weight are computed.
+    """Return the loss: a weighted sum of terms. A term without a weight is not computed.
 
-    `l1`, `gradient`, `spectral` and `texture` compare with the truth as `vae.reconstruction_terms` does; `teacher_l1`
-    and `teacher_gradient` with the teacher, where there is one. `perceptual` (MobileNetV2) and `lpips` (AlexNet)
-    compare features with the truth's, `fidelity` averages of 4x4 pixels. `grid` is `grid_error`. `adversarial` is
-    relative to the gradient of all others, and `discriminator` weighs the other player's loss.
+    `l1`, `gradient`, `spectral` and `texture` compare with the truth (`vae.reconstruction_terms`). `teacher_l1` and
+    `teacher_gradient` compare with the teacher, on examples that have one. `perceptual` (MobileNetV2) and `lpips`
+    (AlexNet) compare features with those of the truth. `fidelity` compares averages of 4x4 pixels. `grid` is
+    `grid_error`. The weight of `adversarial` is relative to the gradient of all other terms; `discriminator` weighs
+    the discriminator's own loss.
     """
 
     def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
@@ -171,11 +174,12 @@ def likeness_terms(
     taught: jax.Array,
     key: jax.Array,
 ) -> dict[str, jax.Array]:
-    """The terms of `losses` that need no discriminator.
+    """Return the terms of `losses` that need no discriminator.
 
-    Features are compared on a part of the images that `key` places anew each time. Their networks see pixels in
-    strides: a generator that knew where these lie would draw their grid.
+    Feature losses see a crop at a random place, drawn from `key`. The feature networks have strided convolutions; with
+    a fixed crop the generator learns to draw a grid with their stride.
     """
+    # Untaught rows become 0 in both images. The division keeps the mean that of the taught rows alone.
     share = taught[:, None, None, None] / jnp.maximum(jnp.mean(taught), 1e-6)
     taught_terms = reconstruction_terms(out * share, teacher * share)
     terms = reconstruction_terms(out, truth) | {
@@ -191,7 +195,7 @@ def likeness_terms(
 
 
 def moved(key: jax.Array, image: jax.Array) -> jax.Array:
-    """(B, H, W, 3) without `SHIFT` rows and columns, of which `key` says how many lie before the rest."""
+    """Crop (B, H, W, 3) by `SHIFT` rows and columns, at a random offset drawn from `key`; all images share it."""
     batch, height, width, channels = image.shape
     top, left = jax.random.randint(key, (2,), 0, SHIFT + 1)
     sizes = (batch, height - SHIFT, width - SHIFT, channels)
@@ -199,16 +203,16 @@ def moved(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def grid_error(image: jax.Array) -> jax.Array:
-    """How unevenly gradient energy lies on the places within a period of `PERIOD` pixels, 0 if evenly.
+    """Measure how unevenly gradient energy is spread over the `PERIOD` positions within a period; 0 if it is even.
 
-    Energies are relative to those of their image, so that all count the same; the mean over images is what is compared,
-    since edges of a single one lie somewhere.
+    Each image's energies are relative to their own mean, so all images count the same. The batch mean is compared,
+    because a single image has its edges at some position by chance.
 
     Args:
         image: (B, H, W, 3) in about [-1, 1]; H and W above `PERIOD`.
 
     Returns:
-        Scalar, the variance of the relative energies by place, the mean of both axes.
+        Scalar: the variance of the relative energies over positions, averaged over both axes.
     """
     luma = image @ jnp.array([0.299, 0.587, 0.114], image.dtype)
     return jnp.mean(jnp.stack([_unevenness(luma), _unevenness(luma.swapaxes(1, 2))]))
@@ -217,6 +221,7 @@ def grid_error(image: jax.Array) -> jax.Array:
 def _unevenness(luma: jax.Array) -> jax.Array:
     squares = jnp.mean(jnp.square(jnp.diff(luma, axis=1)), axis=2)
     places = squares[:, : squares.shape[1] // PERIOD * PERIOD].reshape(len(luma), -1, PERIOD).mean(1)
+    # The constant keeps flat images, which have no gradient energy, from dividing by 0.
     relative = jnp.mean(places / (places.mean(1, keepdims=True) + 1e-4), axis=0)
     return jnp.var(relative)
 
@@ -229,27 +234,31 @@ def adversarial(
     truth: jax.Array,
     likeness: Callable[[jax.Array], tuple[jax.Array, dict]],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Both players of the game in one scalar, as in `training/decoder.py`."""
+    """Return one scalar with the losses of generator and discriminator, as in `training/decoder.py`."""
 
     def judge(params: Params, image: jax.Array) -> jax.Array:
         return apply(discriminator, params, image)
 
     def fooling(out: jax.Array) -> jax.Array:
+        # The generator's loss must not train the discriminator.
         return -jnp.mean(judge(jax.lax.stop_gradient(params), out))
 
     terms = {"adversarial": fooling(out)}
     terms["discriminator"] = hinge(judge(params, truth), judge(params, jax.lax.stop_gradient(out)))
+    # The discriminator's gradient changes by orders of magnitude in a run. The ratio holds its share
+    # constant.
     weight = weights["adversarial"] * gradient_ratio(lambda x: likeness(x)[0], fooling, out)
     total = weight * terms["adversarial"] + weights["discriminator"] * terms["discriminator"]
     return total, terms | {"adversarial_weight": weight}
 
 
 def validation(restore: Restore, sample: dict[str, np.ndarray]):
-    """Return (params, frozen) -> (PSNR of result, stage 1 and input on held-out crops, picture of all four)."""
+    """Return (params, frozen) -> (PSNR of result, stage 1 and input on held-out crops; picture with the truth)."""
     run = jax.jit(lambda params, frozen, lq: restore(params, frozen, lq, None))
     lq, hq = (np.asarray(to_unit(sample[name])) for name in ("lq", "hq"))
 
     def validate(params: Params, frozen: Params) -> tuple[dict[str, float], np.ndarray]:
+        # Eight crops at a time: the whole set would not fit beside the training state at full size.
         parts = [run(params, frozen, sample["lq"][i : i + 8]) for i in range(0, len(lq), 8)]
         out, clean = (np.clip((np.concatenate(part) + 1) / 2, 0, 1) for part in zip(*parts))
         values = {name: mean_psnr(image, hq) for name, image in (("psnr", out), ("psnr_stage1", clean))}
@@ -262,7 +271,7 @@ def validation(restore: Restore, sample: dict[str, np.ndarray]):
 def starting_weights(
     config: Config, networks: Networks, discriminator: PatchDiscriminator, image: jax.Array
 ) -> tuple[Params, Params]:
-    """Return what is trained and what is not; `image` (1, H, W, 3) gives the shapes."""
+    """Return the trained and the frozen parameters; `image` (1, H, W, 3) gives the shapes."""
     weights, keys = config.weights, jax.random.split(jax.random.key(config.seed), 3)
     vae = load_weights(weights.vae, abstract(networks.vae, image))
     z = jax.eval_shape(lambda x: apply(networks.vae, vae, x, method="encode")[0], image)
@@ -274,6 +283,7 @@ def starting_weights(
         "rm": load_weights(weights.rm, abstract(networks.rm, image)),
         "vae": {k: vae[k] for k in ENCODER if k in vae},
     }
+    # A loss without a weight needs no file: users train without downloading its network.
     if config.loss.get("perceptual"):
         frozen["features"] = load_features(weights.perceptual)
     if config.loss.get("lpips"):
@@ -289,18 +299,18 @@ def starting_weights(
 
 
 def empty_prompt(preset: Preset, path: str) -> jax.Array:
-    """The embedding (1, tokens, D) of no text, by the text encoder of a file."""
+    """Return the embedding (1, tokens, D) of the empty prompt, computed with the text encoder in file `path`."""
     text, tokens = preset.make_text(), jnp.asarray(tokenize([""]))
     return jax.jit(partial(apply, text))(load_weights(path, abstract(text, tokens)), tokens)
 
 
 def _loaded(path: str | None, module: Any, key: jax.Array, *inputs: jax.Array) -> Params:
-    """Weights of a file; without one, initial ones."""
+    """Load weights from `path`, or initialise them if there is no path."""
     return load_weights(path, abstract(module, *inputs)) if path else init(module, key, *inputs)
 
 
 def _loaded_control(path: str | None, control: Any, unet: Params, z: jax.Array, *inputs: jax.Array) -> Params:
-    """The control of a file; without one, a copy of the prior's encoder. It takes the condition `z` and `inputs`."""
+    """Load the control from `path`, or copy the prior's encoder if there is no path. `z` is its condition."""
     like = abstract(control, inputs[0], z, *inputs[1:])
     return load_weights(path, like) if path else init_from_unet(unet, z.shape[-1])
 

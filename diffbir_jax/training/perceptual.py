@@ -1,8 +1,8 @@
 """Perceptual distance between images, in the features of an ImageNet classifier.
 
-The form is that of LPIPS (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual
-Metric", 2018) without its learned channel weights, on MobileNetV2 instead of VGG: cheap enough to train with
-on a CPU.
+It has the form of LPIPS (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
+2018), without its learned channel weights. It uses MobileNetV2 instead of VGG, which is cheap enough for training on
+a CPU.
 """
 
 from pathlib import Path

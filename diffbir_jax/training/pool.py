@@ -1,4 +1,4 @@
-"""A pool of encoded crops, made once and kept in a file: what feeds a model may cost more than training it."""
+"""A pool of encoded crops, computed once and kept in a file. The frozen networks may cost more than the training."""
 
 import json
 import os
@@ -25,23 +25,23 @@ from diffbir_jax.training.config import Config
 from diffbir_jax.training.distributed import is_first
 from diffbir_jax.training.state import Batch
 
-# Settings of `config.data` that change neither crops nor what is made of them.
+# Settings of `config.data` that change neither the crops nor their encodings, so a pool stays valid.
 INDIFFERENT = ("batch_size", "cache", "workers", "threads", "ahead", "max_broken", "keep_decoded")
-# Entries of the file beside the arrays, whose names begin with "train_" or "val_".
+# Entries of the file other than the arrays; names of arrays begin with "train_" or "val_".
 MADE_FOR, BROKEN = "made_for", "broken"
 
 
 @dataclass(frozen=True)
 class LatentBatches(Batches):
-    """Random batches of a pool of latents, a pure function of the step; every process gets them whole.
+    """Random batches from a pool of latents, a pure function of the step. Every process gets the whole batch.
 
     Attributes:
-        pool: float16 arrays by name, `z0` (N, h, w, C) the scaled latents of the clean crops; the others have N rows,
-            too, or one that serves all crops.
-        batch_size: crops in a batch of all processes.
-        seed: of the sequence.
+        pool: float16 arrays by name. `z0` (N, h, w, C) holds the scaled latents of the clean crops. The other arrays
+            have N rows, or one row that all crops share.
+        batch_size: crops in the batch of all processes together.
+        seed: seed of the sequence.
         made_for: see `pool_batches`.
-        broken: examples that were replaced when the pool was made, message by index; the first process tells of them.
+        broken: examples that were replaced when the pool was made, message by index; the first process reports them.
     """
 
     pool: dict[str, np.ndarray]
@@ -51,7 +51,7 @@ class LatentBatches(Batches):
     broken: Mapping[int, str] = field(default_factory=dict)
 
     def __call__(self, step: int) -> HostBatch:
-        """Return the batch of `step`, float32; no crop is twice in it."""
+        """Return the batch of `step`, float32; it holds no crop twice."""
         rng = np.random.default_rng((self.seed, step))
         count = len(self.pool["z0"])
         chosen = np.sort(rng.choice(count, self.batch_size, replace=False))
@@ -64,17 +64,17 @@ class LatentBatches(Batches):
 
     @property
     def identity(self) -> dict[str, int | str]:
-        """Seed, batch size, and what the pool was made for."""
+        """Seed, batch size, and the settings that the pool was made for."""
         return {"seed": self.seed, "batch_size": self.batch_size, "pool": self.made_for}
 
 
 class Encoder(NamedTuple):
-    """What fills a pool.
+    """The function that encodes crops for a pool.
 
     Attributes:
         encode: (parameters, batch) -> arrays of the batch's length by name; traced.
         params: its parameters.
-        shared: names of the arrays whose rows are all alike, of which one is kept.
+        shared: names of arrays with equal rows; the pool keeps one row of each.
     """
 
     encode: Callable[[Params, Batch], Batch]
@@ -90,16 +90,16 @@ def pool_batches(
 ) -> tuple[LatentBatches, LatentBatches]:
     """Encode training and held-out crops, or read them from the file of an earlier run.
 
-    Of several processes the first one encodes, on its own devices, with as many crops at a time on each as in a step;
-    the others wait for the file, which has to be in a folder that they share.
+    With several processes the first one encodes, on its own devices. Each device encodes as many crops at a time as in
+    a training step. The other processes wait for the file; it must be in a folder that all of them share.
 
     Args:
         config: `preset`, `seed`, `train.accumulate` and `data`: `cache` (the .npz file), `pool` (training crops in it)
             and `batch_size`.
-        batches: -> whole batches, for training and held out (the first one of these is taken); asked for where there
+        batches: () -> whole batches, for training and held out; the first held-out batch is used. Called only if there
             is no file.
-        encoder: -> what encodes them; likewise.
-        made_from: what the pool depends on beside preset, seed and data settings, such as checksums of weights.
+        encoder: () -> the encoder; also called only if there is no file.
+        made_from: other things that the pool depends on, beside preset, seed and data settings: checksums of weights.
 
     Raises:
         ValueError: if the file was made with other settings or weights, or the pool is smaller than a batch.
@@ -115,6 +115,7 @@ def pool_batches(
     _wait(path)
     stored = dict(np.load(path))
     made_for = str(stored.pop(MADE_FOR, "something else"))
+    # Latents of other networks or data would train without any error, and give a bad control.
     if made_for != wanted:
         raise UserError(
             f"{path} was made for ({made_for}), this run needs ({wanted}): delete it or change config.data.cache."
@@ -129,22 +130,22 @@ def pool_batches(
 
 
 def _made_for(config: Config, made_from: Mapping[str, str]) -> str:
-    """What the pool is made from, in one line."""
+    """Return one line that identifies the settings and files that the pool is made from."""
     data = {k: v for k, v in config.data.to_dict().items() if k not in INDIFFERENT}
     origin = {"preset": config.preset, "seed": config.seed, "data": f"{zlib.crc32(str(data).encode()):08x}"}
     return " ".join(f"{key}={value}" for key, value in (origin | dict(made_from)).items())
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz file that is there as a whole or not at all, whoever else is writing it."""
-    # Processes of other machines may have the same number.
+    """Write an .npz file. It appears only when complete, also if several processes write it at once."""
+    # The process index is in the name because processes on other machines may have the same PID.
     partial = path.with_name(f"{path.name}.{jax.process_index()}-{os.getpid()}.partial")
     with replacing(path, partial) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 def _wait(path: Path, seconds: float = 1.0) -> None:
-    """Return when there is a file at `path`; if the process that writes it dies, JAX ends this one, too."""
+    """Wait until a file exists at `path`. If the process that writes it dies, JAX ends this one too."""
     if not path.exists():
         logging.warning(
             "process %d waits for process 0 to write %s, which all must see", jax.process_index(), path
@@ -156,7 +157,7 @@ def _wait(path: Path, seconds: float = 1.0) -> None:
 def _encode_all(
     config: Config, batches: Callable[[], tuple[Batches, Batches]], encoder: Callable[[], Encoder]
 ) -> HostBatch:
-    """The arrays of the file, and what was broken."""
+    """Return the arrays of the file and the list of broken examples."""
     data, made, (train, held_out) = config.data, encoder(), batches()
     encode = _compile(made, max(1, data.batch_size // (jax.device_count() * config.train.accumulate)))
     count = -(-data.pool // data.batch_size)
@@ -172,7 +173,7 @@ def _encode_all(
 
 
 def _compile(encoder: Encoder, rows: int) -> Callable[[HostBatch], HostBatch]:
-    """Return what encodes host batches of any length as float16, `rows` at a time on each device of this process."""
+    """Return a function that encodes host batches of any length to float16, `rows` at a time on each local device."""
     mesh = make_mesh(devices=jax.local_devices())
     params, rows = jax.device_put(encoder.params, replicated(mesh)), rows * mesh.size
 
@@ -184,9 +185,9 @@ def _compile(encoder: Encoder, rows: int) -> Callable[[HostBatch], HostBatch]:
     def encode(batch: HostBatch) -> HostBatch:
         length, parts = len(batch["hq"]), []
         for start in range(0, length, rows):
-            # The last part repeats its examples, so that one program does for all.
+            # The last part repeats its examples to fill up, so one compiled program fits all parts.
             chosen = np.resize(np.arange(start, min(start + rows, length)), rows)
-            # Placed here: of several processes, JAX would not split what comes from the host.
+            # Place the batch explicitly: with several processes, JAX does not split host arrays by itself.
             part = jax.device_put({name: x[chosen] for name, x in batch.items()}, batch_sharding(mesh))
             parts.append(jax.device_get(program(params, part)))
         return {name: np.concatenate([part[name] for part in parts])[:length] for name in parts[0]}
@@ -195,6 +196,6 @@ def _compile(encoder: Encoder, rows: int) -> Callable[[HostBatch], HostBatch]:
 
 
 def _collect(batches: Iterable[HostBatch], shared: Collection[str]) -> HostBatch:
-    """Batches as one, with a single row of what they share."""
+    """Join batches into one; of shared arrays keep a single row."""
     parts = [{k: x[:1].copy() if k in shared else x for k, x in batch.items()} for batch in batches]
     return {k: x if k in shared else np.concatenate([part[k] for part in parts]) for k, x in parts[0].items()}

@@ -1,4 +1,4 @@
-"""The place of a run in its data: what a checkpoint says of it, and whether a resumed run can go on from there."""
+"""A run's position in its data: the record in a checkpoint, and the check when the run is resumed."""
 
 import json
 from typing import Any
@@ -11,10 +11,10 @@ from diffbir_jax.training.distributed import gathered
 
 
 def position_of(batches: Batches, step: int) -> dict[str, Any]:
-    """Return what a checkpoint after `step` steps says of the data, as JSON; all processes must call it.
+    """Return the data position of a checkpoint after `step` steps, serialisable as JSON; all processes must call it.
 
     Returns:
-        `next_batch`, `data`, the identity of the batches, and `broken`: index, message and process that found it.
+        `next_batch`; `data`, the identity of the batches; `broken`, a list of (index, message, process that found it).
     """
     lists = gathered(json.dumps(sorted(dict(batches.broken).items())))
     broken = [[*pair, process] for process, text in enumerate(lists) for pair in json.loads(text)]
@@ -22,16 +22,16 @@ def position_of(batches: Batches, step: int) -> dict[str, Any]:
 
 
 def resume(batches: Batches, saved: dict[str, Any] | None) -> None:
-    """Check that `batches` go on where a checkpoint stopped, and tell them what was found broken before.
+    """Check that `batches` continue the data of a checkpoint, and pass on the known broken examples.
 
-    Each process learns what it found itself, and what those found that the resumed run has no more.
+    Each process gets its own list. If the resumed run has fewer processes, they share the lists of the missing ones.
 
     Args:
-        batches: those of the resumed run.
-        saved: as `position_of` returns it; None, of a checkpoint without, says nothing to check.
+        batches: batches of the resumed run.
+        saved: as `position_of` returns it; None for a checkpoint without a position, which is not checked.
 
     Raises:
-        ValueError: the data are others; the message lists what changed.
+        ValueError: the data changed; the message lists the changes.
     """
     if saved is None:
         return
@@ -47,6 +47,6 @@ def resume(batches: Batches, saved: dict[str, Any] | None) -> None:
             "with a new --workdir"
         )
     own, count = jax.process_index(), jax.process_count()
-    # Older checkpoints do not say who found it: it was the first one.
+    # Older checkpoints do not name the process. Only the first process wrote their list.
     mine = (entry for entry in saved["broken"] if (entry[2] if len(entry) == 3 else 0) % count == own)
     batches.remember({entry[0]: entry[1] for entry in mine})

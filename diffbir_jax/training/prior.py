@@ -1,4 +1,4 @@
-"""The diffusion prior: a UNet that denoises latents of clean photos, before any condition is seen."""
+"""The diffusion prior: a UNet that denoises latents of clean photos without a condition."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ from diffbir_jax.training.state import LossFn
 
 # Timesteps, as shares of T, at which the held-out loss is reported.
 VALIDATION_TIMES = (0.1, 0.25, 0.4, 0.7)
-# Examples that validation computes at once: at full size all of them would not fit beside the training state.
+# Examples that validation computes at once. At full size, all of them would not fit beside the training state.
 TOGETHER = 8
 Denoise = Callable[[dict, dict, dict[str, jax.Array], jax.Array, jax.Array], jax.Array]
 
@@ -52,9 +52,10 @@ def make(config: Config) -> Objective:
 
 
 def draw_timesteps(key: jax.Array, count: int, total: int, focus: tuple[float, float] | None) -> jax.Array:
-    """Draw `count` timesteps of [0, total), the share `focus[0]` of them below `focus[1]` * total; None: uniformly.
+    """Draw `count` timesteps from [0, total): uniformly, or with a focus on low timesteps.
 
-    Sampling from a noised condition visits only the lower timesteps: a small model spends its capacity there.
+    With `focus` = (share, below), that share of the timesteps is drawn below `below` * total, the rest from all.
+    Sampling that starts from a noised condition visits only low timesteps, so a small model spends its capacity there.
     """
     if focus is None:
         return jax.random.randint(key, (count,), 0, total, jnp.int32)
@@ -65,11 +66,11 @@ def draw_timesteps(key: jax.Array, count: int, total: int, focus: tuple[float, f
 
 
 def min_snr_weight(schedule: Schedule, t: jax.Array, gamma: float) -> jax.Array:
-    """Weights of the squared error at timesteps `t` (B,) that make of it min(SNR, gamma) times that of x0.
+    """Return the min-SNR weights of the squared error at timesteps `t` (B,) (Hang et al. 2023, equation 10).
 
-    Min-SNR weighting (Hang et al. 2023, equation 10). Of x0's error, eps has SNR times as much and v SNR + 1 times.
-    With signal^2 + noise^2 = 1 that is min(signal^2, gamma noise^2) for v and its ratio to signal^2 for eps, which
-    stays finite where there is no noise or, for v, no signal.
+    A weighted error equals min(SNR, gamma) times the error of x0. The error of eps is SNR times that of x0, the error
+    of v is SNR + 1 times. With signal^2 + noise^2 = 1, the weight is min(signal^2, gamma noise^2) for v, and the same
+    divided by signal^2 for eps. These forms stay finite without noise and, for v, without signal.
 
     Returns:
         (B,) float32 in [0, 1].
@@ -91,7 +92,7 @@ def diffusion_loss(
         schedule: noise schedule and parameterization.
         denoise: (params, frozen, batch, z_t, t) -> network output.
         focus: see `draw_timesteps`; None draws timesteps uniformly.
-        min_snr: gamma of `min_snr_weight`; None weighs all timesteps alike.
+        min_snr: gamma of `min_snr_weight`; None gives all timesteps the same weight.
 
     Raises:
         ValueError: gamma is not above 0.
@@ -118,16 +119,16 @@ def validation(
     batch: dict[str, np.ndarray],
     encode: Callable[[dict, dict], dict] = lambda frozen, batch: batch,
 ):
-    """Return the held-out loss at fixed timesteps and noise, with a picture of the first latent channels.
+    """Return the validation: the held-out loss at fixed timesteps and noise, and a picture of three output channels.
 
     Args:
         schedule: noise schedule and parameterization.
         denoise: as for `diffusion_loss`.
         batch: held-out examples.
-        encode: (frozen, batch) -> a batch of latents as `denoise` takes it, of examples that are images.
+        encode: (frozen, batch) -> a batch of latents for `denoise`; needed if the examples are images.
 
     Returns:
-        (params, frozen) -> (losses by timestep and `loss`, their mean; picture (H, W, 3) uint8).
+        (params, frozen) -> (losses by timestep, and their mean as `loss`; picture (H, W, 3) uint8).
     """
     prepare, parts = jax.jit(encode), split(batch, TOGETHER)
     count = sum(len(next(iter(part.values()))) for part in parts)
@@ -142,7 +143,9 @@ def validation(
         return jnp.mean(error, axis=(1, 2, 3)), output
 
     def validate(params: dict, frozen: dict) -> tuple[dict[str, float], np.ndarray]:
+        # Encode once for all timesteps: the frozen networks cost more than the denoising.
         values, pictures, encoded = {}, [], [prepare(frozen, part) for part in parts]
+        # The same noise in every validation, so that losses differ only by the weights.
         noise = jax.random.normal(jax.random.key(0), (count, *encoded[0]["z0"].shape[1:]))
         noises = [part["noise"] for part in split({"noise": np.asarray(noise)}, TOGETHER)]
         for share in VALIDATION_TIMES:

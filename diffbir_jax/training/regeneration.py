@@ -26,24 +26,28 @@ STARTS = ("unet", "scratch")
 def make(config: Config) -> Objective:
     """Build the objective; batches hold `hq` and `lq` (B, H, W, 3) uint8 and, with captions, `tokens` (B, 77) int32.
 
-    With `data.cache` they hold what `Stage2.encode` makes of these, and the step's only frozen network is the UNet.
+    With `data.cache`, batches hold the output of `Stage2.encode`, and the UNet is the step's only frozen network.
 
     Args:
-        config: `model` (`stage1`: whether the restoration module cleans the condition; `control.condition`, see
-            `Stage2Options`; `control.init`: "unet" starts from a copy of the UNet's encoder, "scratch" from random
-            weights), `diffusion` (`focus`, `min_snr`, `noise_aug`), `precision`, `remat` (Stage2Options), `weights`
-            (`folder` of the preset's files, None for those that the package ships; a path for each of `rm`, `vae`,
-            `unet`, `text` that lies elsewhere), `sampling` (`images` that validation restores, 0 for none, and how, see
-            `restoration`) and `data`, see `training_batches`, and `pool_batches` for `cache` (None or missing: encode
-            in every step) and `pool`.
+        config: these sections:
+            `model`: `stage1`, whether the restoration module cleans the condition; `control.condition`, see
+            `Stage2Options`; `control.init`, "unet" (a copy of the UNet's encoder) or "scratch" (random weights).
+            `diffusion` (`focus`, `min_snr`, `noise_aug`), `precision` and `remat`: see `Stage2Options`.
+            `weights`: `folder` of the preset's files, None for the files that the package ships; `rm`, `vae`, `unet`,
+            `text`, each a path if that file is in another place.
+            `sampling`: `images`, the number that validation restores (0 for none), and its options, see `restoration`.
+            `data`: see `training_batches`; for `cache` (None or missing: encode in every step) and `pool` see
+            `pool_batches`.
 
     Raises:
         FileNotFoundError: weights are missing.
-        ValueError: a setting is not allowed, the preset cannot use it, or the cache is of other data or networks.
+        ValueError: a setting is not allowed, the preset cannot use it, or the cache was made from other data or
+            networks.
     """
     preset, options = _preset(config), _options(config)
     _check(config, preset)
     stage2 = make_stage2(preset, options)
+    # On the host: of a pool's encoders, only what a step needs goes to the devices.
     weights = _load(config, preset, list(abstract_frozen(preset, options)))
     train, held_out = images = _batches(config, preset)
     params, frozen, examples = _start(config, preset, options, weights["unet"]), weights, held_out(0)
@@ -53,6 +57,7 @@ def make(config: Config) -> Objective:
 
     validate = validation(stage2.schedule, stage2.denoise, held_out(0), stage2.encode)
     if config.sampling.images:
+        # With a pool the step has no VAE, but restoring images needs it.
         rest = {name: weights[name] for name in weights.keys() - frozen.keys()}
         validate = both(validate, restoration(preset, options.dtype, config.sampling, examples, rest))
     said = {"condition": options.condition}
@@ -62,7 +67,7 @@ def make(config: Config) -> Objective:
 
 
 def _preset(config: Config) -> Preset:
-    """The preset with the restoration module that trains stage 2, or with none."""
+    """Return the preset with the restoration module for training, or without one (`model.stage1` False)."""
     preset = get_preset(config.preset)
     return with_stage1(preset, config.weights.rm) if config.model.stage1 else replace(preset, rm=None)
 
@@ -87,13 +92,13 @@ def _options(config: Config) -> Stage2Options:
 
 
 def _load(config: Config, preset: Preset, names: list[str]) -> dict[str, Params]:
-    """Float32 parameters of the frozen networks, on the host."""
+    """Load the frozen networks' float32 parameters to the host."""
     likes = abstract_params(preset, names)
     return {name: load_weights(path, likes[name]) for name, path in _files(config, preset, names).items()}
 
 
 def _files(config: Config, preset: Preset, names: list[str]) -> dict[str, Path]:
-    """The weights files of the networks."""
+    """Return the weights file of each network; a path in the config wins over the folder."""
     given = {name: Path(config.weights[name]) for name in names if config.weights[name]}
     others = [name for name in names if name not in given]
     return weight_files(preset, config.weights.folder, others) | given
@@ -113,12 +118,14 @@ def _encoded(
     weights: dict[str, Params],
     images: tuple[Tokenized, Tokenized],
 ) -> tuple[LatentBatches, LatentBatches]:
-    """Training and held-out batches of `images` that the frozen networks have seen once, see `pool_batches`."""
+    """Return training and held-out batches of `images` that are encoded once, see `pool_batches`."""
     used = [name for name in weights if name != "unet"]
     made_from = {name: checksum(path) for name, path in sorted(_files(config, preset, used).items())}
+    # These change the encodings, so a pool of other values must be refused.
     made_from |= {"condition": options.condition, "precision": options.precision}
     sources = zip(("training", "held_out"), images, strict=True)
     made_from |= {name: _origin(batches) for name, batches in sources}
+    # Without captions all crops have the empty prompt; one context of 158 KB serves the whole pool.
     shared = () if optional(config.data, "data.captions") else ("context",)
 
     def encoder() -> Encoder:
@@ -129,13 +136,13 @@ def _encoded(
 
 
 def _origin(batches: Tokenized) -> str:
-    """The source, how its examples are drawn, and their order where that is not as it was in the first caches."""
+    """Return the identity of the data: source, recipe and order. The oldest caches have no order."""
     identity = batches.identity
     return "/".join(str(identity[key])[:16] for key in ("source", "recipe", "order") if key in identity)
 
 
 def _start(config: Config, preset: Preset, options: Stage2Options, unet: Params) -> Params:
-    """What is trained, float32, as it is before the first step."""
+    """Return the float32 trainable parameters before the first step."""
     start, keys = config.model.control.init, jax.random.split(jax.random.key(config.seed))
     params = {"control": init_from_unet(unet, preset.vae.embed_dim)}
     if start == "scratch":
@@ -147,7 +154,7 @@ def _start(config: Config, preset: Preset, options: Stage2Options, unet: Params)
 
 
 def _control_inputs(preset: Preset) -> tuple[jax.Array | None, ...]:
-    """Inputs of an IRControlNet, of the smallest size."""
+    """Return inputs of the smallest size for an IRControlNet; they only give shapes."""
     side, text = preset.unet.downsample, preset.unet.context_dim
     z = jnp.zeros((1, side, side, preset.vae.embed_dim))
     return z, z, jnp.zeros(1, jnp.int32), None if text is None else jnp.zeros((1, 77, text))

@@ -1,4 +1,4 @@
-"""What a run shows: a progress bar, and the numbers and pictures that it hands to its writers."""
+"""The output of a run: a progress bar, and the metrics and pictures that it passes to its writers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ class Report:
         self.clock.step()
 
     def scalars(self, step: int, values: Mapping[str, float], prefix: str = "train") -> None:
-        """Log scalars under `prefix`/name, those of training with the speed since the last time."""
+        """Log scalars under `prefix`/name; training scalars also get the speed since the last log line."""
         if prefix == "train":
             values = {**values, **(speed := self.clock.read())}
             self._bar.set_postfix_str(
@@ -53,9 +53,9 @@ class Report:
             tqdm.write(text)
 
     def broken(self, found: Mapping[int, str]) -> None:
-        """Say so if more examples are broken than before; `workdir`/broken.txt names all, a message per line.
+        """Report newly broken examples; `workdir`/broken.txt lists all of them, one message per line.
 
-        Of several processes, each finds others: process k > 0 writes broken_k.txt.
+        Each process reads other examples, so process k > 0 writes its own file, broken_k.txt.
         """
         if len(found) == self._broken:
             return

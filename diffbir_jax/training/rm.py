@@ -13,8 +13,8 @@ from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.sources import to_unit, training_batches
 from diffbir_jax.weights.safetensors import load_weights
 
-# Of each image's mean squared error. Its logarithm (NAFNet, Chen et al., 2022) is the PSNR up to a factor: easy and
-# hard images count the same, where the plain mean is dominated by the hardest images.
+# Functions of each image's mean squared error. Its logarithm (NAFNet, Chen et al., 2022) is the PSNR up to a factor:
+# easy and hard images count the same. The plain mean is dominated by the hardest images.
 LOSSES = {"mse": lambda mse, floor: mse, "log_mse": lambda mse, floor: jnp.log(mse + floor)}
 
 
@@ -23,8 +23,8 @@ def make(config: Config) -> Objective:
 
     Args:
         config: `loss`, "mse" or "log_mse"; `floor`, the mean squared error below which the logarithm flattens (images
-            in [0, 1]; 1e-6 if missing), so that inputs that are nearly clean do not decide over all others;
-            `weights.rm`, a file to start from, may be missing.
+            in [0, 1]; 1e-6 if missing), so that nearly clean inputs do not dominate the loss; `weights.rm`, a file to
+            start from, may be missing.
 
     Raises:
         ValueError: another loss.
@@ -53,6 +53,7 @@ def make(config: Config) -> Objective:
         batch = held_out(0)
         lq, hq = np.asarray(to_unit(batch["lq"])), np.asarray(to_unit(batch["hq"]))
         out = np.clip(np.asarray(restore(params, lq)), 0, 1)
+        # The same loss as in training, but of clipped images, as users see them.
         error = LOSSES[config.loss](jnp.mean(jnp.square(out - hq), axis=(1, 2, 3)), floor)
         values = {
             "loss": float(jnp.mean(error)),

@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: numbers are looked at and logged, states saved, validated and exported."""
+"""The work between training steps: check and log metrics, save checkpoints, validate and export."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from diffbir_jax.weights.safetensors import save_weights
 
 @dataclass
 class Run:
-    """A run beside its state.
+    """A run, without its state.
 
     Attributes:
         config: see configs/.
@@ -31,8 +31,8 @@ class Run:
         mesh: the devices.
         frozen: the objective's frozen parameters, on all devices.
         checkpoints: the newest ones.
-        best: the best one, if that is asked for.
-        report: where numbers and pictures go.
+        best: the best checkpoint, if the config asks for it.
+        report: receives metrics and pictures.
         saved: step of the last checkpoint.
     """
 
@@ -50,20 +50,21 @@ class Run:
         self._guard = LossGuard(optional(self.config.train, "train.diverged_above"))
 
     def after(self, step: int, state: TrainState, metrics: dict[str, jax.Array], stopped: bool) -> None:
-        """Log, save and validate, as far as it is time for that.
+        """Log, save and validate at the steps where each is due.
 
         Args:
-            step: the step that led to `state`.
-            state: to save, and to validate the EMA of.
-            metrics: of the step; they are waited for where they are logged.
-            stopped: whether this step is the last one for now.
+            step: the number of steps that led to `state`.
+            state: the state; it is saved, and its EMA is validated.
+            metrics: metrics of the step; on a log line this waits for their values.
+            stopped: whether the run stops after this step.
 
         Raises:
-            DivergedError: the run is lost; nothing of it is saved.
+            DivergedError: the run has diverged; its state is not saved.
         """
         options = self.config.train
         last = step == options.steps
         due = last or stopped or step % options.checkpoint_every == 0
+        # Log before saving: the check of the metrics keeps a diverged state out of the checkpoints.
         if due or step % options.log_every == 0:
             self._log(step, metrics)
         if due:
@@ -73,7 +74,7 @@ class Run:
             self._validate(step, state)
 
     def export(self, state: TrainState, workdir: Path) -> None:
-        """Write the weights of `state`, and those of the best one, into folders of `workdir`."""
+        """Write the weights of `state` to `workdir`/export, and of the best checkpoint to `workdir`/export_best."""
         self._write(state, workdir / EXPORT)
         if self.best is not None and self.best.checkpoints.latest is not None:
             self._write(self.best.checkpoints.restore(state), workdir / "export_best")
@@ -81,21 +82,24 @@ class Run:
     def _log(self, step: int, metrics: dict[str, jax.Array]) -> None:
         values = {name: float(value) for name, value in metrics.items()}
         self._guard.check(values, step, self.saved)
+        # optax counts from 0: the first update uses the rate at 0.
         rate = learning_rate(self.config.train)(step - 1)
         self.report.scalars(step, values | {"lr": float(np.asarray(rate))})
 
     def _validate(self, step: int, state: TrainState) -> None:
         ema, frozen = (local(tree, self.mesh) for tree in (state.ema, self.frozen))
+        # The EMA, because it is what the run exports.
         values, grid = self.objective.validate(ema, frozen)
         self.report.scalars(step, values, "validation")
         self.report.grid(step, grid)
         self.report.say(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
         if self.best is not None:
             self.best.offer(state, values)
+        # Validation takes longer than a step and must not count as one.
         self.report.clock.restart()
 
     def _write(self, state: TrainState, folder: Path) -> None:
-        """Write the weights files of `state`; all processes must call it, the first one writes."""
+        """Write the weights files of `state`; all processes must call it, but only the first one writes."""
         ema = local(state.ema, self.mesh)
         if not is_first():
             return

@@ -1,4 +1,4 @@
-"""Validation of stage 2 by what it is for: held-out images are restored, and compared with what they came from."""
+"""Validation of stage 2 by restoration: held-out images are restored and compared with their originals."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,9 +24,9 @@ from diffbir_jax.weights.loading import stored
 
 # (EMA params, frozen) -> (metrics, picture (H, W, 3) uint8), as `Objective.validate`.
 Validate = Callable[[Params, Params], tuple[dict[str, float], np.ndarray]]
-# Images restored at once: guidance through the decoder keeps the activations of each, beside the training state.
+# Images restored at once. Guidance keeps the decoder's activations of each image, beside the training state.
 TOGETHER = 2
-# Any two of them fill a batch, however large they are.
+# Output pixels that may wait for a batch. This is more than any two images have, so a batch is always filled.
 PIXELS = 2**30
 # Rows of the picture.
 SHOWN = 8
@@ -35,23 +35,24 @@ SHOWN = 8
 def restoration(
     preset: Preset, dtype: Any, sampling: Section, batch: HostBatch, rest: dict[str, Params] | None = None
 ) -> Validate:
-    """Return the validation that restores held-out images as `diffbir restore` does, but for enlarging small ones.
+    """Return the validation that restores held-out images like `diffbir restore`, but without enlarging small ones.
 
-    Noise is that of the seed of the options and of each image's place in the batch, so it is always the same.
+    The noise depends on the seed of the options and on an image's index in the batch. So it is the same every time.
 
     Args:
-        preset: of the networks, with the restoration module of the run, or none.
-        dtype: what networks compute in.
-        sampling: `images`, how many of the batch are restored, at least 1; see also `sampling_options`.
+        preset: the preset, with the run's restoration module or with none.
+        dtype: compute dtype of the networks.
+        sampling: `images`, the number of images to restore, at least 1; see also `sampling_options`.
         batch: `lq` and `hq` (B, H, W, 3) uint8 or float32 in [0, 1], B at least `images`.
-        rest: parameters, on the host, of networks that are not among the frozen ones of a step.
+        rest: host parameters of networks that are not among the step's frozen networks.
 
     Returns:
-        (params, frozen) -> (`psnr` in dB and `ssim` of the results to `hq`, means over the images, and the same of the
-        stage-1 images as `psnr_stage1` and `ssim_stage1`; a picture with the columns lq, stage 1, result, hq).
+        (params, frozen) -> (metrics, picture). The metrics are `psnr` (dB) and `ssim` of the results to `hq`, averaged
+        over the images; `psnr_stage1` and `ssim_stage1` are the same for the stage-1 images. The picture has the
+        columns lq, stage 1, result, hq.
 
     Raises:
-        ValueError: there are not so many images, or the preset cannot sample so.
+        ValueError: the batch has fewer images, or the preset does not allow these sampling options.
     """
     options, held = sampling_options(preset, sampling), len(batch["lq"])
     if not 1 <= sampling.images <= held:
@@ -61,7 +62,7 @@ def restoration(
         )
     Generator(preset, {}, dtype).check(options)
     lq, hq = (_bytes(np.asarray(batch[name][: sampling.images])) for name in ("lq", "hq"))
-    # Stage 2 is what is judged: it runs on small images, and also where users would get stage 1 alone.
+    # Validation judges stage 2. So it must run on small crops, and also where users would get stage 1 alone.
     preset = replace(preset, min_side=1, meant_from=0.0, all_detail_from=1.0)
 
     def validate(params: Params, frozen: Params) -> tuple[dict[str, float], np.ndarray]:
@@ -74,7 +75,7 @@ def restoration(
 
 
 def sampling_options(preset: Preset, sampling: Section) -> Options:
-    """Return the preset's operating point with what is given of `steps`, `guidance_scale` and `cfg_scale`.
+    """Return the preset's default options, with `steps`, `guidance_scale` and `cfg_scale` replaced where given.
 
     Raises:
         ValueError: a value is out of its range.
@@ -88,7 +89,7 @@ def restore(restorer: Restorer, options: Options, lq: np.ndarray) -> tuple[np.nd
 
     Args:
         restorer: the networks; its preset enlarges no image.
-        options: how to sample.
+        options: sampling options.
         lq: (B, H, W, 3) uint8.
 
     Returns:
@@ -102,7 +103,7 @@ def restore(restorer: Restorer, options: Options, lq: np.ndarray) -> tuple[np.nd
 
 
 def both(losses: Validate, restored: Validate) -> Validate:
-    """Return the validation that has the metrics of two, and the picture of the second."""
+    """Return the validation with the metrics of both and the picture of the second."""
 
     def validate(params: Params, frozen: Params) -> tuple[dict[str, float], np.ndarray]:
         values, _ = losses(params, frozen)
@@ -113,7 +114,7 @@ def both(losses: Validate, restored: Validate) -> Validate:
 
 
 def _bytes(images: np.ndarray) -> np.ndarray:
-    """(B, H, W, 3) uint8 of such images, or of float32 in [0, 1]."""
+    """Convert (B, H, W, 3) uint8 or float32 in [0, 1] to uint8."""
     return images if images.dtype == np.uint8 else np.stack([to_depth(image, np.uint8) for image in images])
 
 

@@ -1,4 +1,4 @@
-"""What every run is checked for before it begins."""
+"""Checks of the configuration before a run starts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +14,10 @@ COUNTS = {
 
 
 def check_config(config: Config) -> None:
-    """Refuse what no run can work with, all at once.
+    """Check the settings that every run has, and report all problems at once.
 
     Raises:
-        ValueError: there are such settings; the message lists them.
+        ValueError: settings are not allowed; the message lists all of them.
     """
     if "objective" not in config:
         raise UserError(
@@ -29,7 +29,7 @@ def check_config(config: Config) -> None:
 
 
 def _problems(config: Config) -> Iterator[str]:
-    """What is wrong with numbers that every run has."""
+    """Yield the problems of settings that every run has."""
     options = config.train
     for part, names in COUNTS.items():
         for name in names:
@@ -39,6 +39,7 @@ def _problems(config: Config) -> Iterator[str]:
     if "sampling" in config and not 0 <= config.sampling.images <= size:
         yield f"config.sampling.images is {config.sampling.images}, must be in 0..{size}, config.data.validation_size"
     for name in ("lr", "clip"):
+        # "not > 0" instead of "<= 0" also catches NaN.
         if not options[name] > 0:
             yield f"config.train.{name} is {options[name]}, must be above 0"
     for name, shares in {"ema_decay": (options.ema_decay,), "betas": options.betas}.items():
@@ -47,7 +48,7 @@ def _problems(config: Config) -> Iterator[str]:
 
 
 def _problems_of_watching(options: Train) -> Iterator[str]:
-    """What is wrong with settings that may be missing or None."""
+    """Yield the problems of settings that may be missing or None."""
     for name, least in {"diverged_above": 1, "peak_tflops": 0}.items():
         if (value := optional(options, f"train.{name}")) is not None and not value > least:
             yield f"config.train.{name} is {value}, must be above {least}, or None"

@@ -1,4 +1,4 @@
-"""Batches of the photo folder or the data source that a config names, for training and for validation."""
+"""Batches for training and validation, from the photo folder or the data source in a config."""
 
 import warnings
 from collections.abc import Generator, Mapping
@@ -14,7 +14,7 @@ from diffbir_jax.data.photos import CropConfig, PairBatches, load_photos
 from diffbir_jax.text.tokenizer import tokenize
 from diffbir_jax.training.config import Config, Section, optional
 
-# One photo of every so many is held out of training, beginning at the offset (or at the last photo of a small set).
+# Every 16th photo is held out of training, starting at the offset (or at the last photo of a small set).
 HELD_OUT_EVERY, HELD_OUT_OFFSET = 16, 11
 
 
@@ -30,13 +30,13 @@ def to_signed(image: jax.Array | np.ndarray) -> jax.Array:
 
 
 class Tokenized(Batches):
-    """Batches whose captions, `prompt` (B,) str, are `tokens` (B, 77) int32; other batches as they are.
+    """Batches with the captions, `prompt` (B,) str, replaced by `tokens` (B, 77) int32; others are unchanged.
 
-    Texts that are too long are cut without a word: there are many among captions, and no one waits to shorten them.
+    Long captions are cut without a warning: they are common in data sets, and nobody will shorten them.
     """
 
     def __init__(self, batches: Batches):
-        """Wrap `batches`, whose broken examples are this one's."""
+        """Wrap `batches` and share their table of broken examples."""
         self._batches, self.broken = batches, batches.broken
 
     def __call__(self, step: int) -> HostBatch:
@@ -44,18 +44,18 @@ class Tokenized(Batches):
         return _tokenized(self._batches(step))
 
     def iterate(self, first: int, last: int) -> Generator[HostBatch, None, None]:
-        """Yield the batches `first` to `last` - 1, working ahead; to be closed."""
+        """Yield the batches `first` to `last` - 1, prepared ahead; the caller must close the generator."""
         with closing(self._batches.iterate(first, last)) as batches:
             for batch in batches:
                 yield _tokenized(batch)
 
     @property
     def identity(self) -> dict[str, int | str]:
-        """That of the batches without tokens."""
+        """The identity of the wrapped batches."""
         return self._batches.identity
 
     def remember(self, broken: Mapping[int, str]) -> None:
-        """Take over `broken` from the run that this one resumes."""
+        """Take over the `broken` examples of the run that is resumed."""
         self._batches.remember(broken)
 
 
@@ -72,12 +72,12 @@ def training_batches(config: Config, whole: bool = False) -> tuple[Batches, Batc
     """Return training batches and batches of held-out examples.
 
     Args:
-        config: `seed` and `data`, with a `source` as for `make_loaders`, else with a `folder` as for `photo_batches`.
-        whole: let training batches be those of all processes; else a source gives each process its part.
+        config: `seed` and `data`; with `data.source` see `make_loaders`, without it see `photo_batches`.
+        whole: True returns whole training batches in every process; False makes a source return each process's part.
     """
     if "source" not in config.data:
         return photo_batches(config)
-    # Here, as the stages that need no loader need not wait for Grain to be imported.
+    # Imported here because Grain is slow to import, and photo folders do not need it.
     from diffbir_jax.data.setup import make_loaders
 
     host, hosts = (0, 1) if whole else (jax.process_index(), jax.process_count())
@@ -98,16 +98,18 @@ def photo_batches(config: Config) -> tuple[PairBatches, PairBatches]:
     crop = CropConfig(**_plain(data.crop))
     return (
         PairBatches(kept, data.batch_size, crop, degradation, config.seed),
+        # Another seed than training, so that validation does not share its crops and degradations.
         PairBatches(held_out, data.validation_size, crop, degradation, config.seed + 1),
     )
 
 
 def _split(data: Section) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Photos to train on and photos held out, from a folder each, or from one folder."""
+    """Return training photos and held-out photos, from two folders or from one."""
     photos = load_photos(data.folder)
     if optional(data, "data.held_out"):
         return photos, load_photos(data.held_out)
     first = min(HELD_OUT_OFFSET, len(photos) - 1)
+    # A single photo serves both purposes, so that a run can be tried with it.
     kept = [p for i, p in enumerate(photos) if (i - first) % HELD_OUT_EVERY] or photos
     return kept, photos[first::HELD_OUT_EVERY]
 

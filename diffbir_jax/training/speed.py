@@ -1,4 +1,4 @@
-"""How fast a run is: times of steps, images per second, and the share of the devices' peak that the model uses."""
+"""Speed of a run: step times, images per second, and the share of the devices' peak FLOP/s that the model uses."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 
 from diffbir_jax.training.flops import count
 
-# Dense bfloat16 TFLOP/s of one device by `device_kind`, as their makers publish them.
+# Dense bfloat16 TFLOP/s of one device by `device_kind`, from the vendors' data sheets.
 PEAK_TFLOPS = {
     "TPU v2": 22.5,
     "TPU v3": 61.5,
@@ -31,9 +31,9 @@ def compile_step(step: Callable, *arguments: Any) -> tuple[Callable, float]:
     """Compile a jitted step for its arguments.
 
     Returns:
-        The program, and how many FLOPs one device does in it, if all that hold arguments do as much. They are those of
-        products (`flops.count`): what is computed twice (remat) counts twice, and the body of a loop, such as the parts
-        of a batch that is accumulated, as often as it runs. XLA's own count has it once.
+        The program, and its FLOPs per device, if all devices that hold arguments do an equal share. The count is that
+        of `flops.count`: recomputed blocks (remat) count twice, and the body of a loop (gradient accumulation) counts
+        once per iteration. XLA's own count has the body only once.
     """
     traced: Any = step.trace(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
     devices = max(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(arguments))
@@ -41,32 +41,32 @@ def compile_step(step: Callable, *arguments: Any) -> tuple[Callable, float]:
 
 
 class Stopwatch:
-    """Times the steps since it was last read."""
+    """Measures the step times since the last reading."""
 
     def __init__(self, batch_size: int, peak_tflops: float | None = None):
-        """Start; `peak_tflops` of one device, by default what `PEAK_TFLOPS` says."""
+        """Start the clock; `peak_tflops` is that of one device, by default from `PEAK_TFLOPS`."""
         kind = jax.devices()[0].device_kind
         self._peak = PEAK_TFLOPS.get(kind) if peak_tflops is None else peak_tflops
         self._batch, self._flops, self._seconds = batch_size, None, list[float]()
         self.restart()
 
     def restart(self, flops: float | None = None) -> None:
-        """Take the next step to begin now; `flops`, if given, is what each takes on one device."""
+        """Let the next step begin now; `flops`, if given, are the FLOPs of a step on one device."""
         self._flops = self._flops if flops is None else flops
         self._last = time.perf_counter()
 
     def step(self) -> None:
-        """A step has ended."""
+        """Record the end of a step."""
         now = time.perf_counter()
         self._seconds.append(now - self._last)
         self._last = now
 
     def read(self) -> dict[str, float]:
-        """Return what the steps since the last reading took, nothing if there were none.
+        """Return the speed since the last reading; {} if there were no steps.
 
         Returns:
-            `images_per_second`; `step_seconds_p50`, `_p90`, `_p99`; `mfu`, model FLOPs utilisation in [0, 1], where the
-            FLOPs and the peak are known.
+            `images_per_second`; `step_seconds_p50`, `_p90`, `_p99`; `mfu`, the model FLOPs utilisation in [0, 1], if
+            FLOPs and peak are known.
         """
         seconds, self._seconds = self._seconds, []
         if not seconds:
@@ -80,10 +80,11 @@ class Stopwatch:
 
 
 class Profiler:
-    """Traces some steps with `jax.profiler`; a context that ends the trace."""
+    """Traces some steps with `jax.profiler`; a context manager that ends the trace."""
 
     def __init__(self, folder: Path, steps: tuple[int, int] | None):
         """Trace the steps from `steps[0]` to `steps[1]`, both included, into `folder`."""
+        # Without steps the range (1, 0) is empty, so no step starts a trace.
         self._folder, self._steps, self._running = folder, steps or (1, 0), False
 
     def __enter__(self) -> "Profiler":
@@ -93,14 +94,15 @@ class Profiler:
         self._stop()
 
     def before(self, step: int) -> None:
-        """Begin with the first of the steps, or where a resumed run meets them."""
+        """Start the trace at the first of the steps, or at the first one that a resumed run reaches."""
         if self._steps[0] <= step <= self._steps[1] and not self._running:
             jax.profiler.start_trace(self._folder)
             self._running = True
 
     def after(self, step: int, result: Any) -> None:
-        """End after the last of the steps; `result` is what to wait for."""
+        """End the trace after the last of the steps; it waits for `result`, the output of the step."""
         if self._running and step >= self._steps[1]:
+            # The step runs asynchronously; the trace must include its end.
             jax.block_until_ready(result)
             self._stop()
 

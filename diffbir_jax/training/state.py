@@ -16,7 +16,7 @@ LossFn = Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, dict[str,
 
 
 class TrainState(NamedTuple):
-    """Everything that a checkpoint holds; the data position is the step itself.
+    """The arrays of a checkpoint. The step is also the data position.
 
     Attributes:
         step: () int32, optimizer steps done.
@@ -37,7 +37,7 @@ def make_optimizer(config: Optimizer) -> optax.GradientTransformation:
     """AdamW with linear warm-up, cosine decay and global-norm clipping.
 
     Args:
-        config: as for `learning_rate`, and `betas`, `weight_decay`, `clip` (global gradient norm).
+        config: as for `learning_rate`, and `betas`, `weight_decay`, `clip` (largest global gradient norm).
     """
     rate, (b1, b2) = learning_rate(config), config.betas
     adamw = optax.adamw(rate, b1=b1, b2=b2, weight_decay=config.weight_decay)
@@ -49,7 +49,7 @@ def learning_rate(config: Optimizer) -> optax.Schedule:
 
     Args:
         config: `lr` (peak), `final_lr` (share of the peak at the end), `warmup` and `steps` (steps), and, if there,
-            `lr_steps`, pairs (step, peak from this step on).
+            `lr_steps`: pairs (step, peak from this step on).
     """
     curve = optax.warmup_cosine_decay_schedule(
         0.0, config.lr, config.warmup, max(config.steps, config.warmup + 1), config.lr * config.final_lr
@@ -65,10 +65,10 @@ def learning_rate(config: Optimizer) -> optax.Schedule:
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Return the state before the first step, its EMA equal to `params`; both are copies, as steps donate the state."""
+    """Return the state before the first step; its EMA equals `params`. Both are copies: steps donate the state."""
     key = jax.random.key_data(jax.random.key(seed))
 
-    @jax.jit  # one program, where each leaf would need some of its own
+    @jax.jit  # one program for all leaves; without it each shape compiles several small programs
     def first(params: Params) -> TrainState:
         copy, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
         return TrainState(jnp.zeros((), jnp.int32), copy, ema, optimizer.init(params), key)
@@ -79,14 +79,15 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, seed: in
 def make_step(
     loss_fn: LossFn, optimizer: optax.GradientTransformation, ema_decay: float, accumulate: int = 1
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """Build the pure step (state, frozen, batch) -> (state, metrics), to be jitted by the caller.
+    """Build the pure step (state, frozen, batch) -> (state, metrics); the caller jits it.
 
-    Frozen parameters are an argument of their own, so no gradient or optimizer state exists for them. The EMA warms up
-    as min(decay, (1 + step) / (10 + step)), so that early weights are soon forgotten. For `accumulate` see `gradients`.
+    Frozen parameters are a separate argument, so they have no gradient and no optimizer state. The EMA decay warms up
+    as min(decay, (1 + step) / (10 + step)), so the EMA soon forgets early weights. For `accumulate` see `gradients`.
     """
     value_and_grad = gradients(loss_fn, accumulate)
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        # Folding in the step makes the noise of a resumed run equal to that of an uninterrupted run.
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         (loss, metrics), grads = value_and_grad(state.params, frozen, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -102,14 +103,14 @@ def make_step(
 
 
 def gradients(loss_fn: LossFn, accumulate: int = 1) -> Callable:
-    """Return (params, frozen, batch, key) -> ((loss, metrics), gradient), in `accumulate` parts of the batch.
+    """Return (params, frozen, batch, key) -> ((loss, metrics), gradient), computed in `accumulate` parts of the batch.
 
-    The parts run one after the other and their mean is returned: the memory is that of one part. Each draws numbers of
-    its own. Part i has the examples i, i + k, i + 2 k, ... of k parts, so that a batch that is split over devices in
-    contiguous pieces need not move.
+    The parts run one after the other and the function returns their mean. It needs the memory of one part. Each part
+    has its own key. Of k parts, part i has the examples i, i + k, i + 2 k, ...: a batch that is split over devices in
+    contiguous pieces does not have to move.
 
     Raises:
-        ValueError: `accumulate` is below 1 or, when the step is traced, does not divide the batch.
+        ValueError: `accumulate` is below 1, or does not divide the batch (raised when the step is traced).
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     if accumulate < 1:
@@ -122,6 +123,7 @@ def gradients(loss_fn: LossFn, accumulate: int = 1) -> Callable:
             return jax.tree.map(jnp.add, total, value_and_grad(params, frozen, *part)), None
 
         parts = _parts(batch, accumulate), jax.random.split(key, accumulate)
+        # Sums need a start of the result's structure and dtypes; shapes are enough, so no part runs twice.
         first = jax.eval_shape(value_and_grad, params, frozen, *jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
         total, _ = jax.lax.scan(add, zeros, parts)
@@ -131,7 +133,7 @@ def gradients(loss_fn: LossFn, accumulate: int = 1) -> Callable:
 
 
 def _parts(batch: Batch, count: int) -> Batch:
-    """(B, ...) -> (count, B / count, ...) of each array."""
+    """Reshape each array (B, ...) to (count, B / count, ...)."""
     size = len(next(iter(batch.values())))
     if size % count:
         raise UserError(

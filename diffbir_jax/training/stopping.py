@@ -1,4 +1,4 @@
-"""Stopping a run between two steps, in all of its processes alike."""
+"""Stopping a run between two steps, in all processes at the same step."""
 
 import os
 import signal
@@ -11,16 +11,17 @@ from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[int], bool]]:
-    """Turn SIGINT and SIGTERM into a question that the loop asks once after every step: stop here?
+    """Turn SIGINT and SIGTERM into a function that the loop calls after every step: it returns whether to stop.
 
-    Of several processes one may be told while the others are not, yet a checkpoint needs them all. There, JAX's
-    coordination service, which listens to SIGTERM, passes the word on and lets all stop after the same step.
+    With several processes, perhaps only one gets the signal, but a checkpoint needs all of them. JAX's coordination
+    service listens to SIGTERM, informs all processes and makes them stop after the same step.
     """
     several, flag = jax.process_count() > 1, [False]
 
     def request(signum: int, frame: object) -> None:
         flag[0] = True
 
+    # The service handles SIGTERM only, so Ctrl-C is passed on as that.
     def pass_on(signum: int, frame: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 

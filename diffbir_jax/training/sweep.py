@@ -1,6 +1,6 @@
-"""A grid of training runs, one after another: a folder and a row of the table each; to be interrupted and gone on with.
+"""A grid of training runs, one after another. Each run has a folder and a table row; a sweep can be resumed.
 
-Each run is a process of its own, so that what one of them breaks, its memory included, ends with it.
+Each run is a separate process: a crash or leaked memory ends with it and does not harm the next run.
 """
 
 import json
@@ -19,7 +19,7 @@ from diffbir_jax.training.grid import Overrides, run_name
 from diffbir_jax.training.table import write_tables
 from diffbir_jax.training.writers import EXPORT, LINES, read_lines
 
-# What became of a run.
+# States of a run.
 DONE, FAILED, STOPPED, WAITING = "done", "failed", "stopped", "waiting"
 
 
@@ -37,35 +37,36 @@ class Run:
 
     @property
     def record(self) -> dict[str, str]:
-        """`state`, and of a failed run the `reason`, as the sweep noted them."""
+        """The run's `state` and, if it failed, the `reason`; read from run.json."""
         path = self.folder / "run.json"
         return json.loads(path.read_text("utf-8")) if path.exists() else {"state": WAITING}
 
     def note(self, state: str, reason: str = "") -> None:
-        """Keep what became of the run."""
+        """Write the state of the run to run.json."""
         record = {"state": state, "reason": reason, "overrides": self.overrides}
         (self.folder / "run.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
     def row(self) -> dict[str, Any]:
-        """Settings, state and validation metrics (those of the last line, and the best) of the run."""
+        """Return the settings, the state and the metric lines of the run, for `write_tables`."""
         return {"overrides": self.overrides, **self.record, "lines": read_lines(self.folder / LINES)}
 
 
 def make_runs(grid: Sequence[Overrides], workdir: Path, arguments: Sequence[str]) -> list[Run]:
-    """Give every combination its folder in `workdir`.
+    """Give each combination its folder in `workdir`.
 
     Args:
         grid: the combinations.
-        workdir: of the sweep; made if it is not there.
-        arguments: those of diffbir train that all runs share, kept in `workdir`/sweep.json.
+        workdir: folder of the sweep; created if missing.
+        arguments: arguments of diffbir train that all runs share, kept in `workdir`/sweep.json.
 
     Raises:
-        ValueError: `workdir` is of a sweep with other arguments.
+        ValueError: `workdir` belongs to a sweep with other arguments.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "sweep.json"
     if not path.exists():
         path.write_text(json.dumps(list(arguments)) + "\n", "utf-8")
+    # A resumed sweep with other arguments would mix runs that cannot be compared in one table.
     if (before := json.loads(path.read_text("utf-8"))) != list(arguments):
         raise UserError(
             f"{workdir} is of a sweep with the arguments {before}, given are {list(arguments)}: give a new --workdir"
@@ -74,15 +75,15 @@ def make_runs(grid: Sequence[Overrides], workdir: Path, arguments: Sequence[str]
 
 
 def sweep(runs: Sequence[Run], workdir: Path, command: Sequence[str]) -> None:
-    """Do all runs that are not done, and keep `workdir`/results.csv and results.md up to date.
+    """Run all runs that are not done yet, and keep `workdir`/results.csv and results.md up to date.
 
     Args:
         runs: see `make_runs`.
-        workdir: of the tables.
-        command: begins a run, followed by its --workdir and settings; it resumes what is in the folder.
+        workdir: folder of the tables.
+        command: starts a run; --workdir and the run's settings are appended. It resumes a checkpoint in that folder.
 
     Raises:
-        KeyboardInterrupt: SIGINT or SIGTERM came; the run has saved and stopped.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived; the current run has saved and stopped.
     """
     write_tables([run.row() for run in runs], workdir)
     for run in tqdm([run for run in runs if run.record["state"] != DONE], "sweep", unit="run"):
@@ -96,7 +97,7 @@ def sweep(runs: Sequence[Run], workdir: Path, command: Sequence[str]) -> None:
 
 
 def _do(run: Run, command: Sequence[str]) -> None:
-    """Start a run, wait for its end, and note what became of it."""
+    """Start a run, wait for its end, and note its state."""
     run.folder.mkdir(exist_ok=True)
     settings = [f"--config.{key}={value}" for key, value in run.overrides.items()]
     with (run.folder / "log.txt").open("ab") as log, _interruptible():
@@ -110,6 +111,7 @@ def _do(run: Run, command: Sequence[str]) -> None:
         try:
             process.wait()
         except KeyboardInterrupt:
+            # SIGTERM makes train.py save a checkpoint, so the next sweep resumes this run.
             process.terminate()
             process.wait()
             run.note(STOPPED)
@@ -118,7 +120,7 @@ def _do(run: Run, command: Sequence[str]) -> None:
 
 
 def _judge(run: Run, code: int, begin: int) -> None:
-    """Note what became of a run that ended with `code`; its part of the log begins at byte `begin`."""
+    """Note the state of a run that ended with `code`; its part of the log begins at byte `begin`."""
     text = (run.folder / "log.txt").read_bytes()[begin:].decode("utf-8", "replace")
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
     if code < 0:
@@ -126,6 +128,7 @@ def _judge(run: Run, code: int, begin: int) -> None:
     elif code:
         run.note(FAILED, last)
     else:
+        # train.py exits with 0 also when it was stopped. Only a finished run has exported weights.
         run.note(DONE if (run.folder / EXPORT).exists() else STOPPED)
 
 

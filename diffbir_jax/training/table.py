@@ -1,4 +1,4 @@
-"""The table of a sweep: settings, and the last and the best of every validation metric."""
+"""The table of a sweep: settings, and the last and best value of each validation metric."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from diffbir_jax.console.tables import markdown_table
 
 PREFIX = "validation/"
-# Of metrics whose names begin like this the lowest is the best, of all others the highest.
+# The lowest value is the best for metrics whose names begin with these; for all others the highest is.
 LOWER_IS_BETTER = ("loss", "lpips", "dists", "niqe", "fid", "spectral")
 Cell = str | int | float
 
@@ -17,13 +17,14 @@ def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Write results.csv and results.md to `folder`.
 
     Args:
-        rows: per run `overrides`, `state`, perhaps `reason`, and `lines` of its metrics.jsonl.
-        folder: where the tables go.
+        rows: one per run: `overrides`, `state`, perhaps `reason`, and `lines`, its metrics.jsonl.
+        folder: folder of the tables.
     """
     cells = [_cells(row) for row in rows]
     reasons = [row.pop("reason") for row in cells]
     columns = list(dict.fromkeys(name for row in cells for name in row))
     if any(reasons):
+        # Reasons are long texts, so they come last.
         columns.append("reason")
     full = [[{**row, "reason": why}.get(name, "") for name in columns] for row, why in zip(cells, reasons)]
     with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
@@ -33,7 +34,7 @@ def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, Cell]:
-    """The cells of a run by column."""
+    """Return the cells of a run by column."""
     lines = row["lines"]
     step = lines[-1]["step"] if lines else 0
     start = {**row["overrides"], "state": row["state"], "step": step}
@@ -41,7 +42,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Cell]:
 
 
 def _metrics(lines: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
-    """The last and the best value of every validation metric."""
+    """Return the last and the best value of each validation metric."""
     names = dict.fromkeys(name for line in lines for name in line if name.startswith(PREFIX))
     cells: dict[str, Cell] = {}
     for name in names:
@@ -54,5 +55,5 @@ def _metrics(lines: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
 
 
 def _short(cell: Cell) -> str:
-    """As Markdown shows it."""
+    """Format a cell for Markdown: four digits; a bar would end the cell."""
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Batches of which a part comes with a teacher's results: what `scripts/make_teacher.py` wrote, beside random crops."""
+"""Batches with a teacher: some examples have its result (`scripts/make_teacher.py`), the rest are random crops."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ def taught_batches(config: Config) -> tuple[Batches, Batches]:
     """Return training batches and batches of held-out crops; `hq`, `lq` and `teacher` (B, H, W, 3), `taught` (B,).
 
     Args:
-        config: as for `training_batches`; with `data.teacher`, a folder, the share `data.taught` of each batch comes
-            from its files.
+        config: as for `training_batches`. With `data.teacher`, a folder, the share `data.taught` of each batch comes
+            from the files in it.
     """
     train, held_out = training_batches(config)
     if not optional(config.data, "data.teacher"):
@@ -27,10 +27,10 @@ def taught_batches(config: Config) -> tuple[Batches, Batches]:
 
 
 def load_samples(folder: str | Path) -> dict[str, np.ndarray]:
-    """Read `hq`, `lq` and `teacher` of all files of a folder into memory, in the order of their names.
+    """Read `hq`, `lq` and `teacher` of all .npz files in a folder into memory, in the order of their names.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
     paths = sorted(Path(folder).expanduser().glob("*.npz"))
     if not paths:
@@ -43,13 +43,14 @@ def load_samples(folder: str | Path) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Untaught(Batches):
-    """Batches without a teacher: `taught` is 0, and the truth stands in for the teacher."""
+    """Batches without a teacher: `taught` is 0, and the truth replaces the teacher's image."""
 
     batches: Batches
 
     def __call__(self, step: int) -> HostBatch:
         """Return batch `step`."""
         batch = self.batches(step)
+        # A copy, because `Taught` writes into it.
         return batch | {"teacher": batch["hq"].copy(), "taught": np.zeros(len(batch["hq"]), np.float32)}
 
     @property
@@ -63,11 +64,11 @@ class Taught(Batches):
     """Batches whose first examples are crops of a teacher's samples.
 
     Attributes:
-        batches: what the others are taken from.
+        batches: source of the other examples.
         samples: `hq` and `teacher` (N, S, S, 3), `lq` (N, s, s, 3), uint8; S is a multiple of s.
         count: examples of a batch that come from the samples.
         size: side of a crop (pixels), a multiple of S / s.
-        seed: of the sequence.
+        seed: seed of the sequence.
     """
 
     batches: Batches
@@ -86,10 +87,11 @@ class Taught(Batches):
         return batch
 
     def _crop(self, rng: np.random.Generator) -> dict[str, np.ndarray | float]:
-        """A random square of a sample, flipped and turned; the input is enlarged as the pipeline does."""
+        """Return a random square of a sample, flipped and rotated; its input is enlarged as in restoration."""
         number = rng.integers(len(self.samples["lq"]))
         sample = {key: values[number] for key, values in self.samples.items()}
         factor = sample["hq"].shape[0] // sample["lq"].shape[0]
+        # Drawn on the grid of the small input, so that the crops of input and truth match to the pixel.
         row, column = rng.integers(0, sample["lq"].shape[0] - self.size // factor + 1, 2)
         turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
 

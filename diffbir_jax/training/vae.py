@@ -22,8 +22,8 @@ from diffbir_jax.training.sources import to_signed, training_batches
 def make(config: Config) -> Objective:
     """Build the autoencoder objective; batches hold `hq` (B, H, W, 3) uint8.
 
-    A decoder of dense blocks starts from other weights (`scripts/start_decoder.py`). Its encoder is trained here with a
-    plain decoder, which is then replaced.
+    If the preset's decoder has dense blocks, the encoder is trained here with a plain decoder.
+    `scripts/start_decoder.py` then replaces that decoder.
     """
     module = AutoencoderKL(replace(get_preset(config.preset).vae, dense_blocks=0))
     train, held_out = training_batches(config)
@@ -34,6 +34,7 @@ def make(config: Config) -> Objective:
     def loss(params: dict, frozen: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         image = to_signed(batch["hq"])
         mean, logvar = apply(module, params, image, method="encode")
+        # The reparameterised sample keeps the gradient to the encoder (Kingma and Welling, 2014).
         z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
         out = apply(module, params, z, method="decode")
         terms = reconstruction_terms(out, image) | {"kl": kl(mean, logvar)}
@@ -41,6 +42,7 @@ def make(config: Config) -> Objective:
 
     @jax.jit
     def reconstruct(params: dict, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # Restoration uses the posterior mean, so validation does too.
         mean, _ = apply(module, params, image, method="encode")
         return apply(module, params, mean, method="decode"), jnp.std(mean)
 
@@ -54,15 +56,15 @@ def make(config: Config) -> Objective:
 
 
 def start_from_principal_components(params: Params, images: jax.Array, patch: int) -> Params:
-    """Let the shortcuts be the whitened principal components of image patches, and the networks add nothing yet.
+    """Set the shortcuts to the whitened principal components of image patches; the networks start by adding 0.
 
     Args:
-        params: of an `AutoencoderKL` with shortcuts.
-        images: (B, H, W, 3) in [-1, 1], to estimate the components from.
+        params: parameters of an `AutoencoderKL` with shortcuts.
+        images: (B, H, W, 3) in [-1, 1]; the components are estimated from them.
         patch: side of a patch (pixels), the autoencoder's downsampling factor.
 
     Returns:
-        new parameters: the autoencoder is the best linear one of its size for these images.
+        New parameters. The autoencoder then is the best linear one of its size for these images.
     """
     patches = np.asarray(space_to_depth(images, patch)).reshape(-1, 3 * patch**2)
     mean, count = patches.mean(axis=0), params["to_latent"]["bias"].size // 2
@@ -76,6 +78,7 @@ def start_from_principal_components(params: Params, images: jax.Array, patch: in
         "to_latent": {"kernel": kernel, "bias": bias},
         "to_patch": {"kernel": basis[:count] * deviation[:, None], "bias": mean},
     }
+    # Zero output layers: the networks learn a residual to the linear autoencoder.
     silent = {"quant_conv": jax.tree.map(jnp.zeros_like, params["quant_conv"])}
     decoder = params["decoder"] | {"conv_out": jax.tree.map(jnp.zeros_like, params["decoder"]["conv_out"])}
     started = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), shortcuts)
@@ -86,8 +89,8 @@ def reconstruction_terms(out: jax.Array, image: jax.Array) -> dict[str, jax.Arra
     """Pixel losses of (B, H, W, 3) images in [-1, 1].
 
     Returns:
-        `l1`, mean absolute error; `gradient`, the same of horizontal and vertical differences; `spectral`, see
-        `spectral_error`; `texture`, see `texture_error`.
+        `l1` is the mean absolute error. `gradient` is the same for horizontal and vertical differences, added up.
+        For `spectral` see `spectral_error`, for `texture` see `texture_error`.
     """
     error = out - image
     gradient = jnp.mean(jnp.abs(jnp.diff(error, axis=1))) + jnp.mean(jnp.abs(jnp.diff(error, axis=2)))
@@ -100,32 +103,33 @@ def reconstruction_terms(out: jax.Array, image: jax.Array) -> dict[str, jax.Arra
 
 
 def spectral_error(out: jax.Array, image: jax.Array) -> jax.Array:
-    """Mean absolute difference of log power spectra of the channel means of (B, H, W, 3) images, a scalar.
+    """Return the mean absolute difference of the log power spectra of two (B, H, W, 3) images' channel means; scalar.
 
-    A logarithmic relative of the focal frequency loss (Jiang et al., 2021).
+    Similar to the focal frequency loss (Jiang et al., 2021), but of logarithms.
     """
 
     def log_power(x: jax.Array) -> jax.Array:
         f = jnp.fft.rfft2(jnp.mean(x, axis=-1), norm="ortho")
+        # The constant bounds the logarithm where a spectrum is near 0.
         return jnp.log(jnp.square(f.real) + jnp.square(f.imag) + 1e-4)
 
     return jnp.mean(jnp.abs(log_power(out) - log_power(image)))
 
 
 def texture_error(out: jax.Array, image: jax.Array, side: int = 16) -> jax.Array:
-    """`spectral_error` of Hann-windowed tiles: fine energy must not only be there, but be there in the right place.
+    """`spectral_error` of Hann-windowed tiles: it also checks where in the image the fine detail lies.
 
     Args:
         out: (B, H, W, 3), H and W multiples of `side`.
         image: the same shape.
-        side: of the tiles (pixels); a second grid of tiles is moved by half of it.
+        side: side of the tiles (pixels). A second grid of tiles is shifted by half a side.
     """
     window = jnp.asarray(np.outer(np.hanning(side), np.hanning(side)), jnp.float32)[None, :, :, None]
 
     def tiles(x: jax.Array) -> jax.Array:
         return window * rearrange(x, "b (h p) (w q) c -> (b h w) p q c", p=side, q=side)
 
-    # The moved grid of an image of one tile is empty.
+    # An image of one tile has no room for the shifted grid.
     starts = (0, side // 2) if min(image.shape[1:3]) > side else (0,)
     grids = [slice(start, -start or None) for start in starts]
     errors = [spectral_error(tiles(out[:, g, g]), tiles(image[:, g, g])) for g in grids]

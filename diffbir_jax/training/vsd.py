@@ -1,9 +1,10 @@
 """Variational score distillation: pull the latents of a one-step generator towards what a diffusion model samples.
 
 Wang et al., "ProlificDreamer", 2023, in the form of OSEDiff (Wu et al., "One-Step Effective Diffusion Network for
-Real-World Image Super-Resolution", 2024). The latents are noised. A frozen model (the real score) and a model that
-follows the generator (the fake score, the regulariser) predict the clean latents from them. Their difference is the
-gradient. The regulariser itself is trained by `training.prior.diffusion_loss` on the generator's latents.
+Real-World Image Super-Resolution", 2024). The generator's latents are noised. Two models predict the clean latents: a
+frozen model (the real score) and a model that follows the generator (the fake score, also called the regulariser).
+The difference of the two predictions is the gradient. `training.prior.diffusion_loss` trains the regulariser on the
+generator's latents.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ Score = Callable[[jax.Array, jax.Array], jax.Array]
 def vsd_loss(
     schedule: Schedule, real: Score, fake: Score, latents: jax.Array, t: jax.Array, noise: jax.Array
 ) -> jax.Array:
-    """Return the loss whose gradient moves `latents` along `vsd_direction`; nothing else gets a gradient.
+    """Return the loss whose gradient moves `latents` along `vsd_direction`; only `latents` gets a gradient.
 
     Args:
         schedule: noise schedule and parameterization of both scores.
@@ -37,7 +38,8 @@ def vsd_loss(
     z_t = q_sample(schedule, constant, t, noise)
     predictions = (predict_clean(schedule, z_t, score(z_t, t), t) for score in (real, fake))
     direction, _ = jax.lax.stop_gradient(vsd_direction(constant, *predictions))
-    # The second term is 0. It carries the gradient, whereas |latents - (latents - direction)|^2 would round.
+    # The value of the second term is 0; it only carries the gradient. The usual |latents - (latents - direction)|^2
+    # has the same gradient, but loses digits of small directions.
     return jnp.mean(jnp.square(direction)) + 2 * jnp.mean(direction * (latents - constant))
 
 
@@ -50,8 +52,9 @@ def vsd_direction(latents: jax.Array, real: jax.Array, fake: jax.Array) -> tuple
         fake: clean latents as the fake score predicts them, same shape.
 
     Returns:
-        (direction, weight): (fake - real) / weight, (B, h, w, C), and (B, 1, 1, 1), each image's mean distance of
-        `latents` from `real`. It makes the direction's size independent of the timestep.
+        (direction, weight). The direction is (fake - real) / weight, (B, h, w, C). The weight (B, 1, 1, 1) is each
+        image's mean absolute difference of `latents` and `real`; it makes the direction's size independent of the
+        timestep.
     """
     weight = jnp.mean(jnp.abs(latents - real), axis=(1, 2, 3), keepdims=True)
     return (fake - real) / weight, weight

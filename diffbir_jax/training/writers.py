@@ -1,4 +1,4 @@
-"""Where the numbers and pictures of a run go: TensorBoard, lines of JSON, Weights & Biases."""
+"""Writers for the metrics and pictures of a run: TensorBoard, lines of JSON, Weights & Biases."""
 
 import importlib
 import json
@@ -15,15 +15,15 @@ from tensorboardX import SummaryWriter
 
 from diffbir_jax.console.errors import UserError
 
-# In the work folder of a run: its numbers, and the weights, which are there only once the last step is done.
+# Names in the work folder of a run: its metrics, and the folder of weights, which exists only after the last step.
 LINES, EXPORT = "metrics.jsonl", "export"
 
 
 class Writer(Protocol):
-    """What a run is written with."""
+    """The interface of all writers."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write numbers of `step`, by names as "train/loss"."""
+        """Write metrics of `step` under names such as "train/loss"."""
         ...
 
     def grid(self, step: int, image: np.ndarray) -> None:
@@ -39,13 +39,14 @@ class TensorBoard:
     """Event files in `workdir`/tensorboard."""
 
     def __init__(self, workdir: Path, first: int):
-        """Begin after step `first`: what an earlier run wrote of later steps is hidden."""
+        """Begin after step `first`; events of later steps, which the run repeats, are hidden."""
         self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1 if first else None)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write a curve point each."""
+        """Add a point to the curve of each metric."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+        # tensorboardX buffers events for two minutes; curves should be live, and complete after a crash.
         self._writer.flush()
 
     def grid(self, step: int, image: np.ndarray) -> None:
@@ -61,19 +62,20 @@ class JsonLines:
     """`workdir`/metrics.jsonl, a JSON object per line, and the newest picture as `workdir`/grid.png."""
 
     def __init__(self, workdir: Path, first: int):
-        """Begin after step `first`: lines of later steps, which are done again, are dropped."""
+        """Begin after step `first`; lines of later steps, which the run repeats, are dropped."""
         self._picture, path = workdir / "grid.png", workdir / LINES
         kept = [line for line in read_lines(path) if line["step"] <= first]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
         self._file = path.open("a", encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write a line: `step`, `time` (seconds since 1970) and the values, null for those that are not finite."""
+        """Write a line: `step`, `time` (seconds since 1970) and the values; null if a value is not finite."""
+        # JSON has no NaN and no infinity.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         print(json.dumps({"step": step, "time": round(time.time(), 3)} | finite), file=self._file, flush=True)
 
     def grid(self, step: int, image: np.ndarray) -> None:
-        """Write it, over the one before."""
+        """Write the picture over the previous one."""
         Image.fromarray(image).save(self._picture)
 
     def close(self) -> None:
@@ -82,15 +84,16 @@ class JsonLines:
 
 
 class WandB:
-    """A run of Weights & Biases, the same one after a resumption."""
+    """A run of Weights & Biases; a resumed run continues the same one."""
 
     def __init__(self, workdir: Path, project: str):
-        """Begin, or go on with, the run whose identity `workdir`/wandb.txt holds.
+        """Start the run, or continue the one whose identity is in `workdir`/wandb.txt.
 
         Raises:
             ValueError: wandb is not installed.
         """
         try:
+            # Imported late: wandb is an optional dependency, and starting it takes seconds.
             self._wandb = importlib.import_module("wandb")
         except ImportError as error:
             raise UserError(
@@ -116,7 +119,7 @@ class WandB:
 
 
 def open_writers(workdir: Path, first: int, project: str | None = None) -> list[Writer]:
-    """Open TensorBoard and lines in `workdir` for a run that begins after step `first`, and wandb for a `project`.
+    """Open the writers of a run that begins after step `first`: TensorBoard, JSON lines and, with a `project`, wandb.
 
     Raises:
         ValueError: wandb is asked for and not installed.
@@ -126,8 +129,8 @@ def open_writers(workdir: Path, first: int, project: str | None = None) -> list[
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics.jsonl, [] if there is none; a last line that a killed run left cut off is not counted."""
+    """Read a metrics.jsonl; [] if it does not exist. A last line that a killed run left incomplete is ignored."""
     if not path.exists():
         return []
-    lines = path.read_text("utf-8").split("\n")[:-1]  # what follows the last line's end is empty, or cut off
+    lines = path.read_text("utf-8").split("\n")[:-1]  # after the last newline: nothing, or an incomplete line
     return [json.loads(line) for line in lines]

@@ -1,4 +1,4 @@
-"""The published weight files: which there are, what needs them, and how to get them (docs/weights.md)."""
+"""The published weight files: their list, the versions that need them, and their download (docs/weights.md)."""
 
 from diffbir_jax.weights.file import WeightFile
 from diffbir_jax.weights.places import MissingWeightsError, default_folder, fetch, find

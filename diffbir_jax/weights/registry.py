@@ -1,4 +1,4 @@
-"""The table of published files. Where each size, checksum and mirror was found: docs/weights.md."""
+"""The table of published files. docs/weights.md has the source of each size, checksum and mirror."""
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.weights.file import Package, WeightFile
@@ -23,12 +23,13 @@ def _v1_mirrors(name: str, openxlab: str) -> tuple[str, ...]:
 
 def _v2_mirrors(name: str, copied: bool = False) -> tuple[str, ...]:
     copy = (f"{_HUB}/camenduru/DiffBIR-v2/resolve/main/{name}",) if copied else ()
+    # The authors' own repository first; copies serve if it is unreachable.
     at_home = f"{_DIFFBIR}-v2/resolve/main/{name}"
     return (at_home, *copy, f"https://hf-mirror.com/lxq007/DiffBIR-v2/resolve/main/{name}")
 
 
 def _sd_mirrors(name: str, *more: str) -> tuple[str, ...]:
-    # The first home comes last: it was withdrawn in November 2025.
+    # The original repository comes last: it was withdrawn in November 2025.
     homes = ("sd2-community", "Manojb")
     return (
         *(f"{_HUB}/{home}/stable-diffusion-2-1-base/resolve/main/{name}" for home in homes),
@@ -207,8 +208,8 @@ _V1_GENERAL = (_SD, "v1_general.pth", "general_swinir_v1.ckpt")
 _V2_1 = (_ZSNR, "DiffBIR_v2.1.pt", "realesrgan_s4_swinir_100k.pth")
 _FACE = "face_swinir_v1.ckpt"
 _REALESRGAN = ("realesrgan-x4plus.param", "realesrgan-x4plus.bin")
-# Base model, IRControlNet and restoration module of each version and task: the reference's choices. Real-ESRGAN, which
-# is stage 1 alone, does the same for every task.
+# Base model, IRControlNet and restoration module of each version and task, as in the reference. Real-ESRGAN is stage 1
+# alone, and the same for every task.
 NEEDED: dict[str, dict[str, tuple[str, ...]]] = {
     "v1": {"sr": _V1_GENERAL, "face": (_SD, "v1_face.pth", _FACE), "denoise": _V1_GENERAL},
     "v2": {
@@ -246,5 +247,5 @@ def needed_by(name: str) -> dict[str, list[str]]:
 
 
 def carried(package: Package) -> list[WeightFile]:
-    """Return the files that a Python package carries."""
+    """Return the files that a Python package contains."""
     return [file for file in REGISTRY.values() if file.package == package]

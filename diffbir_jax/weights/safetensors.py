@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.writing import replacing
 
-# What files store, by the name of numpy (and of ml_dtypes, which jax brings) and of safetensors.
+# The stored types: their names in numpy (or ml_dtypes, a dependency of jax) and in safetensors.
 STORED_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64"}
 
 
@@ -69,14 +69,14 @@ def write_arrays(
     metadata: Mapping[str, str],
     dtypes: Mapping[str, str],
 ) -> str:
-    """Write a safetensors file, atomically and one array at a time: they need not fit into memory together.
+    """Write a safetensors file, atomically and one array at a time. The arrays need not fit into memory together.
 
     Args:
         path: the file.
         shapes: key -> shape, in the order of the file.
         parts: (key, values) in that order. An array may come as several parts along its leading axis.
         metadata: strings stored in the file's header.
-        dtypes: key -> what its values are cast to, one of `STORED_TYPES`.
+        dtypes: key -> stored dtype, one of `STORED_TYPES`; values are cast to it.
 
     Returns:
         SHA-256 of the file, in hexadecimal.
@@ -94,6 +94,7 @@ def write_arrays(
             file.write(values.data)
             digest.update(values.data)
             written[key] += values.size
+        # The header is written first, so wrong parts would shift all values behind them.
         if written != Counter(sizes):
             raise ValueError(f"{path}: the arrays given do not add up to the shapes in its header")
     return digest.hexdigest()
@@ -122,6 +123,7 @@ def load_weights(path: str | Path, like: dict[str, Any]) -> dict[str, Any]:
         ValueError: if it is not a safetensors file, or keys are missing, unexpected or misshapen (all are listed).
     """
     with _opened(path) as file:
+        # Parameters are float32 in memory; callers cast kernels afterwards (`loading.stored`).
         flat = {key: file.get_tensor(key).astype(np.float32, copy=False) for key in file.keys()}  # noqa: SIM118
     problems = mismatches(flat, flatten(like))
     if problems:
@@ -134,7 +136,7 @@ def load_weights(path: str | Path, like: dict[str, Any]) -> dict[str, Any]:
 def checksum(path: str | Path) -> str:
     """Return the CRC-32 of the values in a weights file as 8 hexadecimal digits.
 
-    The file's header is left aside: writing the same weights again may order it differently.
+    The header does not count, because writing the same weights again may order it differently.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -167,7 +169,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
 def _header(
     shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, int]]:
-    """The bytes before the values, and how many bytes each array takes."""
+    """Return the bytes before the values, and the number of bytes of each array."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     sizes, start = {}, 0
     for key, shape in shapes.items():
@@ -177,12 +179,13 @@ def _header(
         span = [start, start := start + sizes[key]]
         entries[key] = {"dtype": STORED_TYPES[dtypes[key]], "shape": list(shape), "data_offsets": span}
     text = json.dumps(entries, separators=(",", ":")).encode()
+    # The format asks for values aligned to 8 bytes; spaces are valid JSON.
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, sizes
 
 
 def mismatches(given: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Compare arrays by key with those wanted: a line per key that is missing, unexpected or misshapen."""
+    """Compare arrays by key with the wanted ones; return a line per missing, unexpected or misshapen key."""
     missing = [f"missing {k} {tuple(wanted[k].shape)}" for k in wanted.keys() - given.keys()]
     unexpected = [f"unexpected {k} {tuple(given[k].shape)}" for k in given.keys() - wanted.keys()]
     misshapen = [

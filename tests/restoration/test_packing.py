@@ -313,6 +313,31 @@ def test_stage_1_can_be_left_out(rm: Any) -> None:
     assert np.abs(found - expected).max() <= 0.5 + 1e-3
 
 
+def test_sampling_can_start_from_the_input() -> None:
+    """Its latent is noised in place of stage 1's, which still controls."""
+    image, made = picture(64, 64, 1), picture(64, 64, 2)
+    options = dataclasses.replace(FEW, start_point="input")
+    (found,) = images([Request(image, clean=made)], options)
+    given, clean = (jnp.asarray(to_float(each)) for each in (image, made))
+    expected = route.finish(micro(), route.stage2(micro(), clean, options, [0], start=given), clean)
+    assert levels(found, expected[0]) <= 1
+    assert levels(found, images([Request(image, clean=made)])[0]) > 10
+
+
+def test_the_start_of_a_tiled_image_is_encoded_with_the_statistics_of_the_input() -> None:
+    request = Request(picture(90, 38, 1), clean=picture(90, 38, 2))
+    frames = [
+        Frame(0, each, 1.0, MICRO, PLAN) for each in (request, Request(request.image, clean=request.image))
+    ]
+    executor = Executor(
+        micro(), micro().programs, PLAN, Wanted(dataclasses.replace(FEW, start_point="input"))
+    )
+    stage1.clean(executor, frames)
+    autoencoder.encode(executor, frames)
+    np.testing.assert_allclose(frames[0].start, frames[1].latent, rtol=0, atol=1e-5)
+    assert np.abs(frames[0].start - frames[0].latent).max() > 0.1
+
+
 def test_a_stage_may_have_tiles_of_its_own() -> None:
     """Images that the encoder sees whole share packs with others that it does not: each as alone."""
     plan = dataclasses.replace(PLAN, encode=StagePlan(72, 36, 4))

@@ -20,7 +20,7 @@ from diffbir_jax.sampling.samplers import SAMPLERS
             "guidance_stop is 500 and guidance_start 100: there is no",
         ),
         ({"guidance_repeats": 101}, "guidance_repeats is 101; allowed are 1 to 100"),
-        ({"start_point": "image"}, r"start_point is 'image'; use one of \('noise', 'cond'\)"),
+        ({"start_point": "image"}, r"start_point is 'image'; use one of \('noise', 'cond', 'input'\)"),
         ({"tile": 500}, "tile is 500; allowed are multiples of 64"),
         ({"tile": 0}, "tile is 0; allowed are multiples of 64"),
         ({"tile": 512, "tile_stride": 100}, "tile_stride is 100; allowed are multiples of 8 .* tile's 512"),

@@ -1,4 +1,4 @@
-"""Pairs of target and input as a picture, with what was drawn for them, and how long they take."""
+"""A picture of pairs of target and input, their random parameters, and the time that they take."""
 
 import time
 from collections import defaultdict
@@ -22,7 +22,7 @@ MARGIN = 4  # pixels between pairs
 
 @dataclass
 class Watch:
-    """Seconds by stage, and what each stage returned last."""
+    """Seconds by stage, and the last result of each stage."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     last: dict[str, Any] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Watch:
         return timed
 
     def items(self, items: Items) -> Items:
-        """`items` with each of their stages timed, and all of them together as "all"."""
+        """Return `items` with each stage timed."""
         return replace(
             items,
             source=_Watched(items.source, self.over("read", items.source.__getitem__)),
@@ -48,7 +48,7 @@ class Watch:
         )
 
     def stages(self) -> dict[str, float]:
-        """Seconds by stage; what they leave of all is decoding, which `Decoded` sources do in "read", and rounding."""
+        """Return seconds by stage. The rest of "all" is decoding (`Decoded` sources do it in "read") and rounding."""
         known = {stage: self.seconds[stage] for stage in ("read", "crop", "degrade")}
         return known | {"decode, round": self.seconds["all"] - sum(known.values())}
 
@@ -99,7 +99,7 @@ def _cell(number: int, item: Item) -> np.ndarray:
 
 
 def describe(number: int, item: Item, watch: Watch) -> str:
-    """What was drawn for an example, in a few lines of text."""
+    """Describe an example's random parameters in a few lines of text."""
     lines = [f"{number}: {watch.last['read'].name}"]
     lines += [f"   in place of {message}" for _, message in item["broken"]]
     if "prompt" in item:
@@ -115,7 +115,7 @@ def _short(value: float | str) -> str:
 
 
 def show(items: Items, first: int, number: int, out: Path) -> None:
-    """Write the picture of `number` examples from position `first` on, and print what was drawn for them."""
+    """Write a picture of `number` examples, starting at position `first`, and print their random parameters."""
     watch, made = Watch(), []
     watched = watch.items(items)
     for i in range(number):
@@ -126,7 +126,7 @@ def show(items: Items, first: int, number: int, out: Path) -> None:
 
 
 def time_stages(items: Items, number: int) -> None:
-    """Print what `number` examples take one by one, stage by stage."""
+    """Print the time per stage of `number` examples, made one by one."""
     watch = Watch()
     make = watch.over("all", watch.items(items))
     threads = cv2.getNumThreads()
@@ -142,7 +142,7 @@ def time_stages(items: Items, number: int) -> None:
 
 
 def time_loader(loader: Loader, number: int) -> None:
-    """Print how many images per second the loader hands out, after its first batch."""
+    """Print the loader's images per second, after its first batch."""
     batches = max(1, -(-number // loader.batch_size))
     with closing(loader.iterate(0, batches + 1)) as stream:
         next(stream)  # starting workers takes seconds

@@ -17,7 +17,7 @@ from diffbir_jax.data.sources.shared import PerProcess, digest, extra, part_of
 
 SUFFIXES = (".array_record", ".array_record-*")
 KINDS = ("short", "long")
-# One record at a time can be read, and images are compressed already.
+# Groups of one record allow random access; images are already compressed.
 _WRITER = "group_size:1,uncompressed"
 
 
@@ -29,12 +29,12 @@ class ArrayRecordSource:
 
         Args:
             path: shards: paths, URLs, globs, folders, ranges such as `{000..012}`.
-            cache: folder that remote shards are copied to before anything is read, since ArrayRecord reads local files;
-                it needs room for all of them. A later run copies only those that have changed. By default
+            cache: folder for copies of remote shards, because ArrayRecord reads only local files. It needs room for all
+                shards, and all are copied before the first read. A later run copies only changed ones. Default:
                 `diffbir_jax/shards` in XDG_CACHE_HOME, or in ~/.cache.
 
         Raises:
-            DataError: there is no shard, one is damaged or is something else, or all are empty.
+            DataError: there is no shard, one is damaged or has another format, or all are empty.
         """
         shards = find_shards(path, SUFFIXES)
         files = [_local(shard, cache) for shard in shards]
@@ -48,7 +48,7 @@ class ArrayRecordSource:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Example:
-        """Read record `index`; BrokenExampleError if it is damaged or none of ours."""
+        """Read record `index`; BrokenExampleError if it is damaged or was not written by `pack`."""
         try:
             record = self._records()[index]
         except (RuntimeError, OSError) as error:
@@ -76,7 +76,7 @@ def unpack(record: bytes, place: str) -> Example:
 
     Args:
         record: the record.
-        place: where it lies, for messages.
+        place: its shard and number, for messages.
 
     Raises:
         BrokenExampleError: it is no such map.
@@ -93,11 +93,11 @@ def unpack(record: bytes, place: str) -> Example:
 
 
 def write_shard(path: Path, records: Iterable[bytes]) -> None:
-    """Write records to an ArrayRecord file; nobody finds it before it is whole. Equal records give equal bytes.
+    """Write records to an ArrayRecord file. It appears only when complete. Equal records give equal bytes.
 
     Args:
         path: the file; `path` with `.partial` is written over.
-        records: what `pack` returns.
+        records: records made by `pack`.
 
     Raises:
         OSError: it cannot be written.
@@ -126,6 +126,7 @@ def _local(shard: str, cache: str | None) -> str:
     if is_local(shard):
         return locate(shard)[1]
     folder = cache or f"{os.environ.get('XDG_CACHE_HOME', '~/.cache')}/diffbir_jax/shards"
+    # Without an expiry, but with a check, a shard is copied again only if the remote file changed.
     options = {"cache_storage": os.path.expanduser(folder), "check_files": True, "expiry_time": False}
     with whole(shard):
         return str(fsspec.open_local(f"filecache::{shard}", mode="rb", filecache=options))
@@ -136,7 +137,7 @@ def _count(file: str, shard: str) -> int:
     try:
         reader = module.ArrayRecordReader(file)
         count = reader.num_records()
-        # Only this says that the file is none.
+        # Only `close` reports that the file has another format.
         reader.close()
     except RuntimeError as error:
         raise DataError(

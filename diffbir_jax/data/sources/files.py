@@ -1,7 +1,7 @@
-"""Files on this machine or elsewhere: paths, and URLs of all that fsspec knows.
+"""Local and remote files: paths, and URLs of all file systems that fsspec supports.
 
-Nothing is held open: fsspec keeps one connection per process and thread, so forks, pickles and threads need no care.
-Credentials and other settings come from its configuration files and `FSSPEC_...` variables.
+No file stays open, and fsspec keeps one connection per process and thread. So forks, pickles and threads are safe.
+Credentials and other settings come from fsspec's configuration files and `FSSPEC_...` variables.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from diffbir_jax.data.example import BrokenExampleError, DataError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAGIC = re.compile(r"[*?[]")
-# So many files are looked for before a list of them is believed.
+# Number of listed files whose existence is checked.
 _PROBED = 16
 
 
@@ -29,12 +29,12 @@ def reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def whole(url: str) -> Iterator[None]:
-    """Turn what goes wrong while a file is read on which a whole source depends into a DataError that names it."""
+    """Turn any error into a DataError that names `url`; for files on which a whole source depends."""
     try:
         yield
     except (DataError, MemoryError):
         raise
-    # Every file system and every format has errors of its own.
+    # Each file system and each format has its own types of errors.
     except Exception as error:
         raise DataError(
             f"{url}: cannot be read ({reason(error)}); check the path and the access to it"
@@ -42,7 +42,7 @@ def whole(url: str) -> Iterator[None]:
 
 
 def locate(url: str) -> tuple[Any, str]:
-    """Return the file system (`fsspec.AbstractFileSystem`, of vague types) of a path or URL, and the path within.
+    """Return the file system (`fsspec.AbstractFileSystem`, weakly typed) of a path or URL, and the path within it.
 
     Raises:
         DataError: the protocol is unknown, or a package for it is missing.
@@ -57,25 +57,26 @@ def is_local(url: str) -> bool:
 
 
 def join(root: str, name: str) -> str:
-    """Return `name` below `root`; absolute paths and URLs stay, and an empty `root` is the working folder."""
+    """Return `name` below `root`; absolute paths and URLs stay unchanged, and an empty `root` is the working folder."""
     if not root or "://" in name or os.path.isabs(name):
         return name
     return f"{root.rstrip('/')}/{name}"
 
 
 def folder_of(url: str) -> str:
-    """Return the folder that a path or URL lies in; "" for the working folder."""
+    """Return the folder of a path or URL; "" for the working folder."""
     return url.rpartition("/")[0]
 
 
 def read(url: str, start: int = 0, size: int | None = None) -> bytes:
-    """Read a file, or `size` bytes of it from byte `start` on.
+    """Read a file from byte `start`, to its end or `size` bytes.
 
     Raises:
         BrokenExampleError: it cannot be read, or is shorter.
     """
     try:
         system, path = locate(url)
+        # One request reads exactly these bytes, also from remote shards.
         data = system.cat_file(path, start, None if size is None else start + size)
     except MemoryError:
         raise
@@ -90,7 +91,7 @@ def read_text(url: str) -> str:
     """Read a file of UTF-8 text, with or without a byte order mark.
 
     Raises:
-        DataError: it cannot be read, or is no such text.
+        DataError: it cannot be read, or is no UTF-8 text.
     """
     with whole(url):
         system, path = locate(url)
@@ -102,13 +103,13 @@ def find_shards(patterns: str | Sequence[str], suffixes: Sequence[str]) -> list[
 
     Args:
         patterns: paths or URLs: files, globs, folders, and any of them with ranges such as `{000..012}`.
-        suffixes: of the files that a folder is searched for (not below), such as `.tar`; may end in a glob.
+        suffixes: suffixes of the files to find in a folder (not in its subfolders), such as `.tar`; may end in a glob.
 
     Returns:
         Paths and URLs, in the order of `patterns` and by name within each.
 
     Raises:
-        DataError: nothing was given, or nothing is there.
+        DataError: no pattern was given, or a pattern matches no file.
     """
     given = [patterns] if isinstance(patterns, str) else list(patterns)
     if not given:
@@ -117,10 +118,10 @@ def find_shards(patterns: str | Sequence[str], suffixes: Sequence[str]) -> list[
 
 
 def expand_ranges(pattern: str) -> list[str]:
-    """Write out ranges: `a{08..10}` is a08, a09, a10. The first number says how many digits there are.
+    """Expand ranges: `a{08..10}` is a08, a09, a10. The first number sets the number of digits.
 
     Raises:
-        DataError: a range runs backwards.
+        DataError: the first number of a range is above the last.
     """
     found = _RANGE.search(pattern)
     if not found:
@@ -149,19 +150,20 @@ def _matching(pattern: str, suffixes: Sequence[str]) -> list[str]:
         raise DataError(
             f"{pattern}: no file matches; give files, globs or folders of *{', *'.join(suffixes)}"
         )
+    # fsspec returns remote names without their protocol, but later reads need it.
     return found if isinstance(system, LocalFileSystem) else [system.unstrip_protocol(name) for name in found]
 
 
 def check_some_exist(root: str, names: Sequence[str], origin: str) -> None:
-    """Check that a list of files is no list of files elsewhere, by looking for some of them.
+    """Check that some files of a list exist; a wrong root makes all of them missing.
 
     Args:
-        root: folder that `names` start from.
-        names: what is listed, at least one.
+        root: the folder of `names`.
+        names: the listed files, at least one.
         origin: the list, for the message.
 
     Raises:
-        DataError: none of the files looked for is there.
+        DataError: none of the checked files exists.
     """
     probed = [join(root, name) for name in names[:: -(-len(names) // _PROBED)]]
     if not any(_exists(url) for url in probed):

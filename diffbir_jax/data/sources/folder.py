@@ -1,4 +1,4 @@
-"""Image files by their paths: those of a folder, those of a list."""
+"""Image files by their paths: from a folder or from a list."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ class FileSource:
         """Take the files.
 
         Args:
-            root: path or URL of the folder that `names` start from, as given.
+            root: path or URL of the folder of `names`.
             names: paths below it; absolute paths and URLs are allowed.
         """
         self._root, self._names = root, names
@@ -48,7 +48,7 @@ class FileSource:
 def folder(path: str) -> FileSource:
     """Make a source of the images in a folder and all folders below it, by name.
 
-    Files are chosen by suffix (`imaging.listing.SUFFIXES`), whatever its case; hidden ones are left out.
+    Files are chosen by suffix (`imaging.listing.SUFFIXES`), in upper or lower case; hidden files are left out.
 
     Args:
         path: the folder, or a URL of one.
@@ -63,7 +63,7 @@ def folder(path: str) -> FileSource:
 def _local(path: str) -> list[str]:
     root = Path(locate(path)[1])
     try:
-        # Relative to the folder: the shorter, the less memory.
+        # Paths relative to the folder take less memory; there may be millions.
         cut = len(str(root).rstrip("/")) + 1
         return [str(image)[cut:] for image in find_images(root)]
     except ImageFileError as error:
@@ -75,6 +75,7 @@ def _remote(path: str) -> list[str]:
         system, root = locate(path)
         found = system.find(root)
     names = (name[len(root) :].lstrip("/") for name in found)
+    # Sorted by parts, the order of a local folder: "a/b" before "a.b".
     parts = sorted(name.split("/") for name in names if name.lower().endswith(SUFFIXES))
     images = ["/".join(each) for each in parts if not any(part.startswith(".") for part in each)]
     if not images:
@@ -85,16 +86,16 @@ def _remote(path: str) -> list[str]:
 
 
 def listed(path: str, root: str | None = None) -> FileSource:
-    """Make a source of the images that a text file lists: one path or URL per line, in this order.
+    """Make a source of the images in a text file: one path or URL per line, in this order.
 
-    Blank lines and those that start with # are skipped.
+    Blank lines and lines that start with # are skipped.
 
     Args:
         path: the text file, or its URL.
-        root: folder that paths start from; by default that of the list.
+        root: folder of relative paths; by default the folder of the list.
 
     Raises:
-        DataError: the list cannot be read or is empty, or the files it lists are not there.
+        DataError: the list cannot be read or is empty, or the listed files are missing.
     """
     lines = (line.strip() for line in read_text(path).splitlines())
     names = [line for line in lines if line and not line.startswith("#")]

@@ -1,4 +1,4 @@
-"""From a configuration to a source."""
+"""Make a source from a configuration."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from diffbir_jax.data.sources.tfds import TfdsSource
 
 
 class ConcatSource:
-    """Several sources, one behind the other."""
+    """Several sources, one after the other."""
 
     def __init__(self, sources: Sequence[Source]):
         """Take the sources, at least one."""
@@ -38,7 +38,7 @@ class ConcatSource:
 
 
 def concat(sources: Sequence[Mapping[str, Any]]) -> ConcatSource:
-    """Make the sources of several configurations and put them one behind the other.
+    """Make the sources of several configurations, one after the other.
 
     Raises:
         DataError: there are none, or one of them cannot be used.
@@ -63,8 +63,8 @@ def make_source(config: Mapping[str, Any]) -> Source:
     """Make the source that a configuration describes (docs/data.md lists kinds and fields).
 
     Args:
-        config: `kind`, a key of `KINDS`, and the arguments of what it stands for; None counts as not given, and paths
-            may be `pathlib.Path`.
+        config: `kind`, a key of `KINDS`, and the arguments of that source. None counts as not given. Paths may be
+            `pathlib.Path`.
 
     Raises:
         DataError: the kind or a field is unknown, a field is missing, or the source cannot be used.
@@ -74,6 +74,7 @@ def make_source(config: Mapping[str, Any]) -> Source:
     kind = fields.pop("kind", None)
     if kind not in KINDS:
         raise DataError(f"kind of source {kind!r} is unknown; allowed are {', '.join(KINDS)}")
+    # The signature is the list of fields, so a new kind needs no table of them.
     parameters = inspect.signature(KINDS[kind]).parameters
     if unknown := fields.keys() - parameters:
         raise DataError(

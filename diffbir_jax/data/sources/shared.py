@@ -1,4 +1,4 @@
-"""What kinds of sources share: handles of a process, optional packages, digests, positions."""
+"""Shared code of sources: per-process handles, optional packages, digests, positions."""
 
 import hashlib
 import importlib
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 class PerProcess(Generic[T]):
-    """A handle that each process opens on first use: what a fork inherits and what a pickle could hold is of no use.
+    """A handle that each process opens on first use, because handles do not survive a fork or a pickle.
 
-    Threads that come first at the same time may each open one; the last stays.
+    If several threads make the first call at once, each may open a handle; the last one stays.
     """
 
     def __init__(self, opener: Callable[[], T]):
@@ -49,10 +49,10 @@ def extra(module: str, needed_for: str) -> ModuleType:
 
 
 def part_of(ends: Sequence[int], index: int) -> tuple[int, int]:
-    """Return which of several parts holds example `index` of the whole, and the example's index therein.
+    """Return the part that holds example `index` of the whole, and the example's index within that part.
 
     Args:
-        ends: how many examples there are up to the end of each part.
+        ends: number of examples up to the end of each part.
         index: 0 .. `ends[-1]` - 1.
     """
     which = bisect_right(ends, index)
@@ -63,6 +63,6 @@ def digest(parts: Iterable[object]) -> str:
     """Return a hexadecimal digest (BLAKE2b, 128 bits) of the texts of `parts`, in their order."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
-        # No path and no caption holds a zero.
+        # A zero byte separates the parts; no path and no caption contains one.
         state.update(f"{part}\0".encode("utf-8", "surrogateescape"))
     return state.hexdigest()

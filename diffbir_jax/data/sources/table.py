@@ -20,7 +20,7 @@ SHORT, LONG = "short", "long"
 
 
 class TableSource:
-    """The images that tables list, with captions. Columns stay in Arrow's memory, about the bytes of their texts."""
+    """Images and captions from tables. Columns stay in Arrow's memory, which takes about the bytes of their texts."""
 
     def __init__(
         self,
@@ -30,17 +30,17 @@ class TableSource:
         short_column: str | None = None,
         long_column: str | None = None,
     ):
-        """Read the tables; several are one behind the other. Rows without a path are left out.
+        """Read the tables and concatenate them. Rows without a path are left out.
 
         Args:
             path: `.parquet` and `.csv` files (UTF-8, with a header): paths, URLs, globs, folders, ranges.
-            root: folder that paths of images start from; by default that of the first table.
+            root: folder of relative image paths; by default the folder of the first table.
             path_column: the column of paths.
-            short_column: that of short captions; by default `short`, if there is one. Null becomes "".
-            long_column: that of long captions; by default `long`, if there is one.
+            short_column: the column of short captions; by default `short`, if it exists. Null becomes "".
+            long_column: the column of long captions; by default `long`, if it exists.
 
         Raises:
-            DataError: a table cannot be read or lacks a column, or no row names an image that is there.
+            DataError: a table cannot be read or lacks a column, or no checked row names an existing image.
         """
         files = find_shards(path, SUFFIXES)
         wanted = {"path": path_column, SHORT: short_column, LONG: long_column}
@@ -48,6 +48,7 @@ class TableSource:
         table = arrow.concat_tables([_read(file, wanted) for file in files])
         if not len(table):
             raise DataError(f"{files[0]}: no row of {len(files)} table(s) has a path in column {path_column}")
+        # One chunk: access by row is then direct, without a search for the chunk.
         self._columns = {name: table[name].combine_chunks() for name in table.column_names}
         self._root = folder_of(files[0]) if root is None else root
         check_some_exist(self._root, self._columns["path"].to_pylist(), files[0])
@@ -70,7 +71,7 @@ class TableSource:
 
 
 def _read(file: str, wanted: dict[str, str | None]) -> Any:
-    """Return a table's rows that have a path, as columns `path`, `short` and `long` of strings, never null."""
+    """Return a table's rows that have a path: columns `path`, `short` and `long` of strings, without nulls."""
     arrow, compute = extra("pyarrow", "tables"), extra("pyarrow.compute", "tables")
     with whole(file):
         names, columns = _columns(file, wanted)
@@ -87,19 +88,21 @@ def _read(file: str, wanted: dict[str, str | None]) -> Any:
                 if column is None
                 else column.cast(arrow.large_string())
             )
+        # One missing text must not make a column null in one table and text in the next.
         texts[kind] = compute.fill_null(text, "")
     table = arrow.table(texts)
     return table.filter(compute.not_equal(compute.utf8_trim_whitespace(table["path"]), ""))
 
 
 def _columns(file: str, wanted: dict[str, str | None]) -> tuple[list[str], dict[str, Any]]:
-    """Return the names of a table's columns, and those columns that are wanted and there."""
+    """Return the names of all columns of a table, and the wanted columns that exist."""
     system, path = locate(file)
     chosen = {name or kind for kind, name in wanted.items()}
     with system.open(path, "rb") as stream:
         if file.lower().endswith(".parquet"):
             parquet = extra("pyarrow.parquet", "tables").ParquetFile(stream)
             names = parquet.schema_arrow.names
+            # Only these columns are read: tables of captions may have embeddings of gigabytes.
             table = parquet.read([name for name in names if name in chosen])
         elif file.lower().endswith(".csv"):
             table = _read_csv(stream, chosen)

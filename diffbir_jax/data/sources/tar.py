@@ -1,4 +1,4 @@
-"""Tar shards as WebDataset lays them out, read at random without unpacking them."""
+"""Tar shards in the layout of WebDataset, with random access and without unpacking."""
 
 import json
 import os
@@ -13,18 +13,18 @@ from diffbir_jax.data.sources.shared import digest
 
 SUFFIXES = (".tar",)
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
-# What is kept of an example: where its image and its texts begin and how long they are, 0 where there is none.
+# The parts of an example. The index keeps offset and size of each, 0 if there is none.
 _PARTS = ("image", ".txt", ".json")
 
 
 class TarSource:
-    """Images in tar files, members of one stem being one example; about 0.15 KB of memory each, in every process."""
+    """Images in tar files; members with the same stem form an example. Memory per process: 0.15 KB per example."""
 
     def __init__(self, path: str | Sequence[str]):
-        """Read the headers of all members; the shards are gone through once, remote ones as a download.
+        """Read the headers of all members. This reads each shard once; a remote shard is downloaded for it.
 
-        A stem ends at the first dot of a file's name: `a/1.jpg`, `a/1.txt` and `a/1.json` are one example. `.txt` is
-        its short caption; `.json` a map whose `short` (or `caption`) and `long` are its captions.
+        A stem ends at the first dot of a file's name: `a/1.jpg`, `a/1.txt` and `a/1.json` are one example. `.txt` holds
+        its short caption. `.json` holds a map with its captions as `short` (or `caption`) and `long`.
 
         Args:
             path: uncompressed `.tar` files: paths, URLs, globs, folders, ranges such as `{000..012}`.
@@ -71,7 +71,7 @@ class TarSource:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the shards' names, the stems and where their parts lie."""
+        """Digest of the shards' names, the stems, and the offsets and sizes of their parts."""
         names = (os.path.basename(shard) for shard in self._shards)
         places = digest([self._rows.tobytes().hex()])
         return digest([*names, *self._names, places])
@@ -86,21 +86,21 @@ def _members(shard: str) -> Iterator[tuple[str, int, int]]:
                 while member := tar.next():
                     if member.isreg():
                         yield member.name, member.offset_data, member.size
-                    # It would keep all of them.
+                    # tarfile keeps every member in this list, which would grow with the shard.
                     tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
                 end = tar.offset
         except tarfile.TarError as error:
             raise DataError(
                 f"{shard}: is cut off, or no uncompressed tar file ({error}); copy it again"
             ) from None
-        # The last block is empty. Without it, tarfile takes the end of the file for that of the archive.
+        # A complete archive ends with an empty block. tarfile also accepts a file that is cut off between two members.
         stream.seek(end)
         if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise DataError(f"{shard}: is cut off: its end mark is missing; copy or write it again")
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return stem and part of a member; `image` for all kinds of images."""
+    """Return stem and part of a member; the part is `image` for all image formats."""
     folder, slash, base = name.rpartition("/")
     stem, dot, rest = base.partition(".")
     suffix = dot + rest.lower()

@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets, by their random access; TensorFlow itself is not needed."""
+"""Data sets of TensorFlow Datasets with random access; TensorFlow itself is not needed."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -13,7 +13,7 @@ from diffbir_jax.data.sources.shared import PerProcess, digest, extra
 
 
 class TfdsSource:
-    """A split of a data set that has been built as ArrayRecord files."""
+    """A split of a data set that was built as ArrayRecord files."""
 
     def __init__(
         self,
@@ -25,25 +25,26 @@ class TfdsSource:
         short_key: str | None = None,
         long_key: str | None = None,
     ):
-        """Look the data set up; nothing is downloaded or built.
+        """Open the data set; nothing is downloaded or built.
 
         Args:
-            name: as TensorFlow Datasets has it, such as `coco/2017` or `my_photos:1.0.0`; or
-            directory: the folder of a version, that of `dataset_info.json`, whoever built it.
-            data_dir: where data sets lie; by default where TensorFlow Datasets puts them.
+            name: its name in TensorFlow Datasets, such as `coco/2017` or `my_photos:1.0.0`; or give `directory`.
+            directory: the folder of a version, with `dataset_info.json`, built by anyone.
+            data_dir: the folder of data sets; by default that of TensorFlow Datasets.
             split: such as `train` or `train[:90%]`.
-            image_key: the feature that is the image: encoded, or (H, W, 3) uint8.
-            short_key: that of short captions (a text, or several, of which the first counts), if there is one.
-            long_key: that of long captions, if there is one.
+            image_key: the image's feature: encoded, or (H, W, 3) uint8.
+            short_key: the feature of short captions (a text, or several, of which the first is used); None for none.
+            long_key: the feature of long captions; None for none.
 
         Raises:
-            DataError: it has not been built, lacks the split or a feature, or the split is empty.
+            DataError: it was not built, lacks the split or a feature, or the split is empty.
         """
         if (name is None) == (directory is None):
             raise DataError("a source of kind tfds takes either name or directory")
         self._keys = {"image": image_key, "short": short_key, "long": long_key}
         self._records = PerProcess(partial(_open, name, directory, data_dir, split, image_key))
         info = self._records().dataset_info
+        # The full name has the version, so another version has another fingerprint.
         self._title = f"{info.full_name}, {split}"
         self._check_keys(info.features)
 
@@ -82,7 +83,7 @@ def _open(name: str | None, directory: str | None, data_dir: str | None, split: 
             tfds.builder_from_directory(directory) if directory else tfds.builder(name, data_dir=data_dir)
         )
         return builder.as_data_source(split, decoders=_undecoded(tfds, builder, image_key))
-    # NotImplementedError among them: built as TFRecord, or not at all.
+    # NotImplementedError, a RuntimeError, means: built as TFRecord, or not built at all.
     except (ValueError, OSError, RuntimeError, AssertionError) as error:
         first = reason(ValueError(str(error).strip().partition("\n")[0]))
         raise DataError(
@@ -93,7 +94,7 @@ def _open(name: str | None, directory: str | None, data_dir: str | None, split: 
 
 
 def _undecoded(tfds: Any, builder: Any, image_key: str) -> dict[str, Any] | None:
-    """Leave encoded images as they are: whoever loads them decodes them all in one way."""
+    """Return the decoders that leave images encoded: all sources use the same decoder (`data.decoding`)."""
     features = builder.info.features
     encoded = image_key in features and isinstance(features[image_key], tfds.features.Image)
     return {image_key: tfds.decode.SkipDecoding()} if encoded else None

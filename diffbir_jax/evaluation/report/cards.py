@@ -12,7 +12,7 @@ def card(sheet: Sheet, case: int, pictures: Sequence[Picture | None]) -> str:
     """Return an <article>; the page has its script, style and print rules.
 
     Args:
-        sheet: of all images.
+        sheet: sheet of all images.
         case: index of the image in the sheet.
         pictures: in the order of `sheet.panes`.
     """
@@ -35,6 +35,7 @@ def card(sheet: Sheet, case: int, pictures: Sequence[Picture | None]) -> str:
 def _side(sheet: Sheet, case: int, pictures: Sequence[Picture | None], side: str) -> str:
     pane = sheet.sides[side == "right"]
     picture, name = pictures[pane], escape(f"{sheet.images[case]}: {sheet.panes[pane].title}")
+    # Both elements always exist: the script exchanges pictures without building new ones.
     image, text = (f' src="{picture.address}"', " hidden") if picture else (" hidden", "")
     return (
         f'<div class="pane {side}"><img{image} loading="lazy" decoding="async" alt="{name}">'

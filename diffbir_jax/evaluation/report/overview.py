@@ -67,6 +67,7 @@ def _group(title: str, tables: Sequence[Mapping[str, str]]) -> str:
 
 
 def _detail(key: str, values: Sequence[str]) -> str:
+    # One cell across all methods makes the rows that differ easy to see.
     if len(set(values)) == 1:
         return (
             f'<tr><th scope="row">{escape(key)}</th><td colspan="{len(values)}">{escape(values[0])}</td></tr>'
@@ -91,8 +92,10 @@ def _mean(sheet: Sheet, metric: str, method: int) -> str:
     notes = []
     if found.low is not None and found.high is not None:
         notes.append(f"[{sheet.text(metric, found.low)}, {sheet.text(metric, found.high)}]")
+    # A mean of fewer images is not comparable, so the cell says so.
     if found.count != len(sheet.images):
         notes.append(f"of {count(found.count, 'image')}")
+    # Only means over the most images compete; the others had an easier task.
     shown = f"<b>{text}</b>" if text == sheet.best_of(metric, sheet.whole_means(metric)) else text
     return f"<td>{shown}{''.join(f'<small>{note}</small>' for note in notes)}</td>"
 

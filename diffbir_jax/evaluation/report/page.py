@@ -44,6 +44,7 @@ def write_report(results: Sequence[Result], folder: Path, *, cases: int = 100) -
     sheet = Sheet(tuple(results))
     pictures = copy_pictures(sheet, sheet.cases(cases), folder)
     path = folder / "report.html"
+    # File names may hold bytes that are not UTF-8; they must not stop the report.
     replace_file(path, _page(sheet, pictures).encode("utf-8", "backslashreplace"))
     return path
 
@@ -53,8 +54,10 @@ def _page(sheet: Sheet, pictures: Mapping[int, Sequence[Picture | None]]) -> str
         (files("diffbir_jax.evaluation.report") / f"page.{kind}").read_text("utf-8")
         for kind in ("html", "css", "js")
     )
+    # Restoration fails on few images; the worst come first, because they show how.
     order = [case for case in sheet.worst_first(sheet.leading, sheet.best) if case in pictures]
     titles = {i: pane.title for i, pane in enumerate(sheet.panes)}
+    # The page holds style and script, so it works from a disk and offline.
     return Template(page).substitute(
         title=escape(_title(sheet)),
         style=style,
@@ -118,6 +121,7 @@ def _data(sheet: Sheet, pictures: Mapping[int, Sequence[Picture | None]]) -> dic
 
 
 def _plain(values: np.ndarray) -> list[float | None]:
+    # JSON has no NaN.
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 

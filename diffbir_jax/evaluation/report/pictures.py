@@ -37,7 +37,7 @@ def copy_pictures(sheet: Sheet, cases: Sequence[int], folder: Path) -> dict[int,
     Args:
         sheet: its images have files, relative to `folder` or absolute.
         cases: indices of `sheet.images`.
-        folder: of the page.
+        folder: folder of the page.
 
     Returns:
         The pictures of each case in the order of `sheet.panes`; None if the file is missing or cannot be read.
@@ -53,6 +53,7 @@ def copy_pictures(sheet: Sheet, cases: Sequence[int], folder: Path) -> dict[int,
         rows = tqdm(pool.map(copied, cases), "report", len(cases), unit="image", leave=False, disable=None)
         found = dict(zip(cases, rows))
     written = {picture.address for pictures in found.values() for picture in pictures if picture}
+    # Only files with names of our own pattern are removed: the folder may hold others.
     for path in _stale(folder / "report", written):
         path.unlink()
     return found

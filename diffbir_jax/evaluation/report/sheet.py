@@ -84,6 +84,7 @@ class Sheet:
     def sides(self) -> tuple[int, int]:
         """Panes shown first. Left: input, ground truth or another method. Right: the best method."""
         shared = len(self.panes) - len(self.methods)
+        # Left and right differ, also without input and ground truth.
         return (0 if shared or self.best else len(self.methods) - 1), shared + self.best
 
     @cached_property
@@ -133,7 +134,7 @@ class Sheet:
         """Order images by a metric, worst first and those without a score last.
 
         Args:
-            metric: of `scores`; None keeps the order.
+            metric: a key of `scores`; None keeps the order.
             method: index of the method whose scores count; None takes the worst of all methods' for each image.
 
         Returns:
@@ -142,8 +143,10 @@ class Sheet:
         if metric is None:
             return list(range(len(self.images)))
         badness = self._sign(metric) * self.scores[metric]
+        # Missing scores must never count as the worst.
         badness = np.where(np.isnan(badness), -np.inf, badness)
         row = badness.max(axis=0) if method is None else badness[method]
+        # Stable: equal scores keep the order of names, so the page is the same every time.
         return np.argsort(-row, kind="stable").tolist()
 
     def cases(self, count: int) -> list[int]:
@@ -155,6 +158,7 @@ class Sheet:
         place = np.full(len(self.images), len(self.images))
         for metric in self.scores:
             order = self.worst_first(metric)
+            # An image's place is its best rank in any metric's list of worst images.
             place[order] = np.minimum(place[order], np.arange(len(order)))
         return sorted(np.argsort(place, kind="stable")[:count].tolist())
 
@@ -169,6 +173,7 @@ class Sheet:
         """
         if np.isfinite(values).sum() < 2:
             return None
+        # The comparison is of printed texts: values that look equal must not be marked differently.
         return self.text(metric, self._sign(metric) * float(np.nanmin(self._sign(metric) * values)))
 
     def shared(self, reasons: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:

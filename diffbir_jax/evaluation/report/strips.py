@@ -39,7 +39,7 @@ def strip_plot(sheet: Sheet, metric: str, cases: Sequence[int]) -> str:
 
     Args:
         sheet: its methods are the rows.
-        metric: of `sheet.scores`.
+        metric: a key of `sheet.scores`.
         cases: indices of images that the page shows.
 
     Returns:
@@ -60,9 +60,11 @@ def strip_plot(sheet: Sheet, metric: str, cases: Sequence[int]) -> str:
 
 def ticks(low: float, high: float) -> list[float]:
     """Return the multiples of 1, 2 or 5 times a power of ten between two numbers, two to seven of them."""
+    # At most six intervals, so that labels do not overlap.
     least = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(least))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= least)
+    # Rounded, because 3 * 0.1 would print as 0.30000000000000004.
     return [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
@@ -91,6 +93,7 @@ def _scale(sheet: Sheet, metric: str) -> _Scale:
     ends = [end for result in sheet.results if (s := result.summary.get(metric)) for end in (s.low, s.high)]
     known = np.append(sheet.scores[metric].ravel(), [end for end in ends if end is not None])
     low, high = float(np.nanmin(known)), float(np.nanmax(known))
+    # If all scores are equal, the axis still needs a width.
     margin = 0.03 * (high - low) or 0.05 * max(abs(low), 1e-3)
     return _Scale(low - margin, high + margin)
 
@@ -141,6 +144,7 @@ def _dots(sheet: Sheet, metric: str, row: int, scale: _Scale, cases: set[int]) -
                 f' cy="{down:.1f}" r="{DOT / 2}"><title>{label}</title></circle></a>'
             )
         else:
+            # A dict drops dots on the same pixel and keeps the order.
             rest[f"M{across:.0f} {down:.0f}h0"] = None
     path = f'<path class="rest" d="{"".join(rest)}"/>' if rest else ""
     return path + "".join(parts)

@@ -45,6 +45,7 @@ def find_datasets(suite: Suite, data: Path | None, names: Sequence[str] | None =
     if unknown := sorted(set(names or ()) - {dataset.name for dataset in suite.datasets}):
         allowed = ", ".join(dataset.name for dataset in suite.datasets)
         raise UserError(f"--datasets: {unknown[0]!r} given, allowed with --suite {suite.name} are {allowed}")
+    # Ignoring the flag would score other images than the user expects.
     if suite.shipped and data is not None:
         raise UserError(f"--data is {data}, but suite {suite.name} ships its images: leave it out")
     chosen = [dataset for dataset in suite.datasets if names is None or dataset.name in names]
@@ -86,6 +87,7 @@ def _found(dataset: Dataset, folder: Path) -> Images:
     lq, gt = folder / "lq", folder / "gt" if dataset.truths else None
     cases = tuple(find_cases([lq], gt))
     if len(cases) != dataset.images:
+        # A warning, not an error: parts of a data set are useful for trials.
         warnings.warn(
             f"{lq} holds {len(cases)} images, {dataset.name} has {dataset.images}: scores are not comparable with "
             "those of others",

@@ -25,6 +25,7 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--suite", choices=sorted(file.stem for file in SUITES.glob("*.toml")), help=suite)
     version = "preset of networks; tiny is shipped, the others need --weights (default: tiny)"
+    # No default here: without --suite any given --version is an error.
     add("--version", choices=sorted(with_stage2()), help=version)
     weights = (
         "folder of .safetensors files that diffbir convert wrote (default: those shipped for the version)"

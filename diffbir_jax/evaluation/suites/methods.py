@@ -50,7 +50,7 @@ class Method:
         settings: everything except inputs, weights and seeds that decides its images; JSON.
         load: returns the restoring function.
         files: returns the weights files that it reads, by name; raises FileNotFoundError if any is missing.
-        seeds: of its results; empty for a single result.
+        seeds: seeds of its results; empty for a single result.
         unavailable: why it cannot run; "" if it can.
     """
 
@@ -98,6 +98,7 @@ class Networks:
         Raises:
             ValueError: an image cannot be restored.
         """
+        # Results may arrive in another order than the requests, so positions are mapped back.
         order: list[int] = []
 
         def requests() -> Iterator[Request]:
@@ -126,6 +127,7 @@ def make_methods(suite: Suite, networks: Networks, realesrgan: Path | None = Non
     Raises:
         ValueError: the suite does not say how the version samples, or a value is out of range.
     """
+    # Functions, so that a suite without a method needs none of its files.
     makers: dict[str, Callable[[], list[Method]]] = {
         "bicubic": lambda: [bicubic_method(suite.upscale)],
         "nlm_lanczos": lambda: [nlm_method(suite.upscale)],
@@ -198,6 +200,7 @@ def diffbir_methods(suite: Suite, networks: Networks) -> list[Method]:
         note = "no guidance" if scale == 0 else f"guidance {scale:g}"
         record = {name: value for name, value in dataclasses.asdict(options).items() if name != "seed"}
 
+        # The default argument binds this loop's options; a closure would see the last ones.
         def load(options: Options = options) -> Restore:
             def restore(images: Iterable[Indexed], seed: int) -> Iterator[Indexed]:
                 return networks.restore(images, suite.upscale, dataclasses.replace(options, seed=seed))
@@ -212,6 +215,7 @@ def diffbir_methods(suite: Suite, networks: Networks) -> list[Method]:
                 {"version": networks.version, "task": networks.task, "options": record},
                 load,
                 networks.files,
+                # Stability over seeds is measured once; for all scales it would multiply the time.
                 suite.seeds if scale == default else suite.seeds[:1],
             )
         )
@@ -255,6 +259,7 @@ def load_realesrgan(path: Path) -> Restore:
     """
     with tempfile.TemporaryDirectory() as folder:
         if path.suffix != ".safetensors":
+            # Converted to a temporary folder: the user's file stays alone.
             convert_file(path, folder, name=REALESRGAN)
             path = Path(folder) / f"{REALESRGAN}.safetensors"
         config = restoration_config(read_metadata(path))

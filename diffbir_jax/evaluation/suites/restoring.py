@@ -29,6 +29,7 @@ def recipe(suite: Suite, images: Images, method: Method) -> dict[str, Any]:
     Raises:
         FileNotFoundError, OSError: weights are missing or cannot be read.
     """
+    # By content, so that a changed input is noticed.
     names = [(case.name, known_sha256(case.preds[0])) for case in images.cases]
     return {
         "format": FORMAT,
@@ -41,6 +42,7 @@ def recipe(suite: Suite, images: Images, method: Method) -> dict[str, Any]:
         "settings": dict(method.settings),
         "seeds": list(method.seeds),
         "weights": {name: known_sha256(path) for name, path in method.files().items()},
+        # Packages and the kind of device change pixels, so they are part of the recipe.
         "versions": versions(),
         "backend": jax.default_backend(),
     }
@@ -78,7 +80,7 @@ def restore_images(images: Images, method: Method, folder: Path, wanted: Mapping
     Args:
         images: the inputs.
         method: the method.
-        folder: of the method.
+        folder: folder of the method.
         wanted: its `recipe`.
 
     Raises:
@@ -95,6 +97,7 @@ def restore_images(images: Images, method: Method, folder: Path, wanted: Mapping
     left = sum(map(len, todo.values()))
     if not left:
         return
+    # Before the first image: an interrupted run must be recognised.
     write_record(folder / RECIPE, wanted)
     total, title = len(folders) * len(images.cases), f"{images.dataset.name}: {method.title}"
     with tqdm(total=total, initial=total - left, desc=title, unit="image", disable=None) as bar:

@@ -66,6 +66,7 @@ def run_suite(run: SuiteRun) -> dict[Path, dict[str, Result]]:
             output holds results of another recipe.
     """
     metrics = run.metrics or select(run.suite.metrics)
+    # All checks come before the first restoration, which may take hours.
     jobs = find_jobs(run)
     for job in jobs:
         make_folder(job.folder.parent)
@@ -86,6 +87,7 @@ def find_jobs(run: SuiteRun) -> list[Job]:
 
 def _job(run: SuiteRun, images: Images, method: Method) -> Job:
     folder = run.output / images.dataset.name / method.name
+    # A method that cannot run has a row with its reason, but no files to describe.
     if method.unavailable:
         return Job(images, method, folder, {})
     wanted = recipe(run.suite, images, method)
@@ -101,6 +103,7 @@ def _scored(run: SuiteRun, job: Job, metrics: Sequence[Metric]) -> Result:
     preds = result_folders(job.method, job.folder)
     if len(preds) > 1:
         metrics = tuple(dict.fromkeys((*metrics, *select(["lstd"]))))
+    # The suite fixes the crop: its scores must be comparable with published ones.
     setup = Setup(run.suite.crop, run.weights)
     return evaluate(
         Evaluation(

@@ -71,7 +71,7 @@ class Suite:
     """The content of a suite file.
 
     Attributes:
-        name: of the file.
+        name: name of the file, without its suffix.
         version: raised when anything changes that scores depend on.
         title: in one line.
         task: selects among the networks of a version.
@@ -81,11 +81,11 @@ class Suite:
         bicubic: the implementation of the bicubic row, which also enlarges inputs before stage 1.
         metrics: names, or groups of them.
         methods: the methods to compare; `diffbir` is a row per guidance scale.
-        seeds: of sampling. The default guidance scale uses all, and their results are compared for stability; other
-            scales use the first.
+        seeds: seeds of sampling. The default guidance scale uses all of them, and their results are compared for
+            stability; other scales use the first.
         datasets: the images to restore.
         versions: how each version of the networks samples.
-        sha256: of files below the suite's folder, by path, if it ships its images.
+        sha256: SHA-256 of files below the suite's folder, by path, if it ships its images.
     """
 
     name: str
@@ -133,6 +133,7 @@ def read_suite(name: str, folder: Path = FOLDER) -> Suite:
 
 def _check(suite: Suite) -> None:
     """Raise ValueError for values that no run can use."""
+    # Stage-1 presets have no sampler, so a suite cannot set one for them.
     if unknown := sorted(suite.versions.keys() - {*with_stage2()}):
         raise UserError(f"versions: {unknown[0]!r} given, allowed are {', '.join(with_stage2())}")
     if not (suite.datasets and suite.methods and suite.metrics and suite.seeds):
@@ -144,6 +145,7 @@ def _check(suite: Suite) -> None:
                 f"{name} is {getattr(suite, name)}; allowed are whole numbers of at least {least}"
             )
     for version, point in suite.versions.items():
+        # Called for its checks: a wrong value must not appear after hours of restoring.
         point.options(version)
     for seed in suite.seeds:
         Options(seed=seed)
@@ -186,6 +188,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, each) for each in get_args(hint))
     if origin is Literal:
         return value in get_args(hint)
+    # `type` instead of isinstance, because True is an int.
     return type(value) in ((int, float) if hint is float else (hint,))
 
 

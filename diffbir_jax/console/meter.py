@@ -1,0 +1,125 @@
+"""What a long run shows: a bar with the time left on a terminal, a line every few seconds elsewhere."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+
+from tqdm import tqdm
+
+# Seconds between two looks of a terminal, and between two lines where there is none.
+LOOK, LINE = 1.0, 5.0
+
+
+class Meter:
+    """Counts work of several kinds and tells the time that the rest takes. A context manager; threads may share it.
+
+    Kinds of work run at different speeds. So each has a rate of its own as soon as some of it is done; before that, the
+    mean of the others stands in.
+    """
+
+    def __init__(self, title: str):
+        """Take the words in front of the bar."""
+        self._title, self._doing = title, ""
+        self._total: dict[str, float] = {}
+        self._done: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+        self._last = self._since = time.perf_counter()
+        self._lock, self._over = threading.RLock(), threading.Event()
+
+    def __enter__(self) -> "Meter":
+        layout = "{desc} {percentage:3.0f}%|{bar:20}|{postfix}"
+        self._bar = tqdm(total=100, desc=self._title, bar_format=layout, disable=None, leave=False)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop showing; a second call does nothing."""
+        self._over.set()
+        self._thread.join()
+        self._bar.close()
+
+    def expect(self, work: Mapping[str, float]) -> None:
+        """Take how much work of each kind there is, in any unit that is common to them."""
+        with self._lock:
+            self._total = dict(work)
+
+    def begin(self, doing: str) -> None:
+        """Show what is done now; the time since the last step belongs to no kind of work."""
+        with self._lock:
+            self._doing, self._since, self._last = doing, time.perf_counter(), time.perf_counter()
+
+    def step(self, kind: str, work: float) -> None:
+        """Count work that took the time since the last step or `begin`."""
+        with self._lock:
+            now = time.perf_counter()
+            self._done[kind] = self._done.get(kind, 0.0) + work
+            self._seconds[kind] = self._seconds.get(kind, 0.0) + now - self._last
+            self._last = now
+
+    @contextlib.contextmanager
+    def apart(self, doing: str) -> Iterator[None]:
+        """A context whose time is not that of the work, such as compiling; `doing` is shown while it lasts."""
+        with self._lock:
+            before, spent = self._doing, time.perf_counter() - self._last
+            self.begin(doing)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.begin(before)
+                self._last -= spent
+
+    def left(self) -> float | None:
+        """Seconds that the rest takes; None before any work is done."""
+        with self._lock:
+            done, seconds = sum(self._done.values()), sum(self._seconds.values())
+            if not done or not self._total:
+                return None
+            return sum(self._rest(kind) * self._rate(kind, seconds / done) for kind in self._total)
+
+    def _rest(self, kind: str) -> float:
+        return max(0.0, self._total[kind] - self._done.get(kind, 0.0))
+
+    def _rate(self, kind: str, mean: float) -> float:
+        done = self._done.get(kind, 0.0)
+        return self._seconds[kind] / done if done else mean
+
+    def text(self) -> str:
+        """What is shown beside the bar."""
+        with self._lock:
+            spent = time.perf_counter() - self._since
+            doing = f"{self._doing}, {spent:.0f} s" if self._doing and spent >= LINE else self._doing
+            left = self.left()
+            return ", ".join(filter(None, [doing, "" if left is None else f"{duration(left)} left"]))
+
+    def share(self) -> float:
+        """The share of the work that is done, by the time that it takes, in [0, 1]."""
+        with self._lock:
+            left, spent = self.left(), sum(self._seconds.values())
+            return 0.0 if left is None else spent / max(spent + left, 1e-9)
+
+    def _watch(self) -> None:
+        """Redraw the bar, or write a line, until the run is over."""
+        while not self._over.wait(LINE if self._bar.disable else LOOK):
+            if not self._bar.disable:
+                self._bar.n = round(100 * self.share())
+                self._bar.set_postfix_str(self.text())
+            elif text := self.text():
+                print(f"{self._title} {100 * self.share():.0f}%, {text}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: "8 s", "3 min", "2 h 5 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

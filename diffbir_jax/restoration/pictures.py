@@ -1,0 +1,127 @@
+"""Pictures of callers (Pillow's images, arrays, files): taken apart for the restorer, and put together again."""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.imaging.bytes import resize_alpha, to_depth
+from diffbir_jax.imaging.canvas import from_depth
+from diffbir_jax.imaging.photo import Photo
+from diffbir_jax.imaging.reading import read_photo
+from diffbir_jax.imaging.samples import from_pillow, without_hidden
+
+Picture = Image.Image | np.ndarray | str | os.PathLike
+# What a result keeps of the dictionary `info` of Pillow's images: it stays true of a larger picture.
+KEPT = ("dpi", "exif", "icc_profile", "xmp")
+
+
+class Taken(NamedTuple):
+    """A picture taken apart.
+
+    Attributes:
+        pixels: (H, W, 3) RGB, uint8, uint16 or float32 in [0, 1], for the restorer.
+        alpha: (H, W) of the same dtype, 0 where the picture is transparent, or None.
+        give: makes a picture like the one that was given of samples (h, w, C) like `pixels`, C being 1 (gray), 2 (gray
+            and alpha), 3 (RGB) or 4 (RGB and alpha) as it was in the picture.
+        grey: whether the picture holds one channel of colour.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    give: Callable[[np.ndarray], Any]
+    grey: bool
+
+    def like(self, pixels: np.ndarray) -> Any:
+        """A picture like the given one, of restored pixels (h, w, 3): gray stays gray, transparency is resized."""
+        samples = pixels[..., :1] if self.grey else pixels
+        if self.alpha is not None:
+            alpha = resize_alpha(self.alpha, (pixels.shape[0], pixels.shape[1]))
+            samples = np.concatenate([samples, to_depth(from_depth(alpha), samples.dtype)[..., None]], axis=2)
+        return self.give(samples)
+
+
+def take(picture: Picture) -> Taken:
+    """Take a picture apart.
+
+    Args:
+        picture: Pillow's image of any mode; an array (H, W), or (H, W, C) with 1 to 4 channels, uint8, uint16, or
+            floats in [0, 1]; or the path of an image file. Two and four channels end with alpha.
+
+    Raises:
+        ImageFileError: a file cannot be read; see `read_photo`.
+        UserError: an array of another kind, or an object that is no picture.
+    """
+    if isinstance(picture, Image.Image):
+        return _of_pillow(picture)
+    if isinstance(picture, (str, os.PathLike)):
+        return _of_photo(read_photo(picture))
+    if hasattr(picture, "__array__"):
+        return _of_array(np.asarray(picture))
+    raise UserError(
+        f"the picture is a {type(picture).__name__}; give Pillow's image, an array (H, W, C) or the path of a file"
+    )
+
+
+def _apart(samples: np.ndarray, give: Callable[[np.ndarray], Any]) -> Taken:
+    """The parts of samples (H, W, 1 to 4)."""
+    colours, alpha = samples, None
+    if samples.shape[2] in (2, 4):
+        colours, alpha = samples[..., :-1], np.ascontiguousarray(samples[..., -1])
+        colours = without_hidden(colours, alpha)
+    grey = colours.shape[2] == 1
+    pixels = np.repeat(colours, 3, axis=2) if grey else np.ascontiguousarray(colours)
+    return Taken(pixels, alpha, give, grey)
+
+
+def _of_array(array: np.ndarray) -> Taken:
+    samples = array[..., None] if array.ndim == 2 else array
+    known = array.dtype in (np.uint8, np.uint16) or array.dtype.kind == "f"
+    if not known or samples.ndim != 3 or not 1 <= samples.shape[2] <= 4:
+        raise UserError(
+            f"the picture is {array.dtype} of shape {array.shape}; give (H, W) or (H, W, 1 to 4), uint8, uint16, or "
+            "floats in [0, 1]"
+        )
+
+    def give(found: np.ndarray) -> np.ndarray:
+        found = found[..., 0] if array.ndim == 2 else found
+        return found.clip(0, 1).astype(array.dtype) if array.dtype.kind == "f" else found
+
+    return _apart(samples.astype(np.float32) if array.dtype.kind == "f" else samples, give)
+
+
+def _of_pillow(image: Image.Image) -> Taken:
+    samples, icc = from_pillow(image, image.info.get("icc_profile"))
+    info = {name: image.info[name] for name in KEPT if name in image.info} | (
+        {"icc_profile": icc} if icc else {}
+    )
+    if image.mode == "F":
+        return _apart(samples, lambda found: _pillow(from_depth(found), info))
+    if image.mode == "I":
+        return _apart(samples, lambda found: _pillow(found.astype(np.int32), info))
+    return _apart(samples, lambda found: _pillow(found, info))
+
+
+def _of_photo(photo: Photo) -> Taken:
+    metadata = photo.metadata
+    known = {
+        "exif": metadata.exif and b"Exif\0\0" + metadata.exif,
+        "xmp": metadata.xmp,
+        "icc_profile": metadata.icc,
+    }
+    info = {name: value for name, value in known.items() if value}
+
+    def give(found: np.ndarray) -> Image.Image:
+        deep = found.dtype == np.uint16 and found.shape[2] > 1  # more than Pillow's images hold
+        return _pillow(to_depth(from_depth(found), np.uint8) if deep else found, info)
+
+    return Taken(photo.pixels, photo.alpha, give, photo.grey)
+
+
+def _pillow(samples: np.ndarray, info: dict[str, Any]) -> Image.Image:
+    made = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    made.info.update(info)
+    return made

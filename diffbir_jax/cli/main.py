@@ -80,8 +80,10 @@ def split(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def problem(name: str, words: Sequence[str]) -> str:
     """Say what is wrong with the name of a program, and what to type instead."""
-    if Path(words[0]).exists() or words[0].startswith("-"):
-        return f"begin with a command; to restore photos: diffbir restore {words[0].lstrip('-')} -o DIR"
+    if words[0].startswith("-"):
+        return f"begin with a command; to restore photos: diffbir restore {words[0]} ..."
+    if Path(words[0]).exists():
+        return f"begin with a command; to restore photos: diffbir restore {words[0]} -o DIR"
     near = difflib.get_close_matches(name, PROGRAMS, n=1)
     known = f"did you mean diffbir {near[0]}?" if near else f"there are {', '.join(PROGRAMS)}"
     return f"no command {name!r}; {known}"

@@ -48,6 +48,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 MISTAKES = [
     ("resotre photo.png -o out", "no command 'resotre'; did you mean diffbir restore?"),
     ("photo.png -o out", "to restore photos: diffbir restore photo.png -o DIR"),
+    ("--input photo.png", "to restore photos: diffbir restore --input ..."),
     ("restore phoot.png -o out", "phoot.png: no such file or folder; give an image or a folder of images"),
     ("restore -o out", "nothing to restore: name a photo or a folder"),
     ("restore photo.png", "--output is missing: give the folder for the results, -o DIR"),

@@ -90,7 +90,8 @@ def restore(
     if set_up:
         configure(precision)
     one = isinstance(pictures, (Image.Image, str, Path)) or hasattr(pictures, "__array__")
-    taken = [take(picture) for picture in ([pictures] if one else pictures)]
+    several: Iterable[Picture] = [pictures] if one else pictures
+    taken = [take(picture) for picture in several]
     restorer = loaded(version, task, stage1, weights, precision, download)
     wanted = Wanted(
         chosen, keep=False, stage1_only=stage1_only or restorer.preset.stage1_only, listen=callback

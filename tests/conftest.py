@@ -23,6 +23,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from diffbir_jax.console import meter  # noqa: E402
 from diffbir_jax.models.presets import PRESETS  # noqa: E402
 from diffbir_jax.restoration import compiled, names  # noqa: E402
 from diffbir_jax.restoration.defaults import DEFAULTS  # noqa: E402
@@ -40,6 +41,8 @@ LEFT_OUT = {
 }
 # The tests' programs are small, and those of one file more than a run has: what was let go of would be traced again.
 compiled.KEPT = 96
+# On a slow machine runs would say how far they are, in between what tests look for.
+meter.LINE = 1e6
 
 
 def pytest_configure(config: pytest.Config) -> None:

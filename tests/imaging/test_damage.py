@@ -213,7 +213,7 @@ def test_the_limit_of_pixels(tmp_path, name):
     path = tmp_path / "a"
     path.write_bytes(FILES[name])
     read_photo(path, max_pixels=40 * 56)
-    with pytest.raises(ImageFileError, match="= 2240 pixels, more than the limit of 2239; .* --max-pixels"):
+    with pytest.raises(ImageFileError, match="= 2240 pixels, more than the limit of 2239; .* `max_pixels`"):
         read_photo(path, max_pixels=40 * 56 - 1)
 
 

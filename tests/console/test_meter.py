@@ -21,6 +21,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module.time, "perf_counter", clock)
+    monkeypatch.setattr(module, "LINE", 5.0)
     return clock
 
 

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config = tiny_one_step()
     config.preset = "v2.1"
     config.data = data_config("work/unsplash", second_order(), crop="none", batch_size=64)
-    config.timestep, config.noise = 199, 0.0
+    config.timestep, config.noise, config.start_point = 199, 0.0, "cond"
     config.precision, config.remat = "bf16", True
     config.mesh.fsdp = 8
     names = {"rm": "swinir_realesrgan", "vae": "vae_zsnr", "unet": "unet_zsnr", "control": "control_v2.1"}

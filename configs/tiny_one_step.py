@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.data.teacher = "work/teacher"
     config.data.taught = 0.6  # share of a batch that the teacher restored
     config.timestep = 399
+    config.start_point = "input"  # the network sees what stage 1 may have smoothed away
     config.noise = 0.1  # of that timestep's noise, so that results differ from seed to seed
     config.weights = ConfigDict(
         {

@@ -31,9 +31,8 @@ from diffbir_jax.training.sources import to_signed
 from diffbir_jax.weights.safetensors import load_weights, save_weights, unflatten
 
 IMAGE = jnp.zeros((1, 64, 64, 3))
-# The first, the second and the last of 23. Blocks from both ends were better than three neighbours (docs/one_step.md);
-# other choices of three from both ends were not compared.
-BLOCKS = (0, 1, 22)
+# The first two and the last two of 23: blocks from both ends were better than neighbours (docs/one_step.md).
+BLOCKS = (0, 1, 21, 22)
 
 
 def load_encoder(path: Path) -> Params:

@@ -252,7 +252,7 @@ ONE_STEP = replace(
         embed_dim=32,
         patch_size=2,
         norm="layer",
-        dense_blocks=3,
+        dense_blocks=4,
     ),
     unet=replace(
         TINY.unet, in_channels=32, out_channels=32, model_channels=32, channel_mult=(1, 2, 2), norm="layer"
@@ -262,6 +262,7 @@ ONE_STEP = replace(
     meant_from=0.0,
     scales=(1.0, 4.0),
     all_detail_from=4.0,
+    colour_levels=4,
     detail_gain=1.25,
 )
 

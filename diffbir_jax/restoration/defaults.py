@@ -7,7 +7,14 @@ _V2 = Options(
 )
 DEFAULTS = {
     "tiny": Options(steps=10, start=0.4, guidance_scale=10.0, guidance_loss="paper", guidance_space="latent"),
-    "one-step": Options(steps=1, start=0.4, start_noise=0.1, guidance_loss="paper", guidance_space="latent"),
+    "one-step": Options(
+        steps=1,
+        start=0.4,
+        start_noise=0.1,
+        start_point="input",
+        guidance_loss="paper",
+        guidance_space="latent",
+    ),
     "v1": _V2,
     "v2": _V2,
     "v2.1": Options(

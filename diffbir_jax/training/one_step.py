@@ -54,10 +54,12 @@ def make(config: Config) -> Objective:
 
     Args:
         config: `timestep` is the timestep that the networks receive. `noise` (0 to 1) is the share of that timestep's
-            noise added to the input. `weights` names the files to start from: `rm`, `vae`, `text` if the preset reads
-            text, and `unet` and `control`, which start from new weights if missing. It also names the networks of the
-            losses (`perceptual`, `lpips`). `precision` and `remat` are as for stage 2. `loss` has the weights of the
-            terms (`losses`); a missing weight is 0. For `data.teacher` and `data.taught` see `taught_batches`.
+            noise added to the input. `start_point` says whose latent the input is: "input", the enlarged input's, or
+            "cond", the stage-1 image's, which the control always sees. `weights` names the files to start from: `rm`,
+            `vae`, `text` if the preset reads text, and `unet` and `control`, which start from new weights if missing.
+            It also names the networks of the losses (`perceptual`, `lpips`). `precision` and `remat` are as for stage
+            2. `loss` has the weights of the terms (`losses`); a missing weight is 0. For `data.teacher` and
+            `data.taught` see `taught_batches`.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -104,10 +106,17 @@ def restorer(config: Config, preset: Preset, networks: Networks) -> Restore:
     ) -> tuple[jax.Array, jax.Array]:
         clean = 2.0 * jnp.clip(apply(networks.rm, frozen["rm"], to_unit(lq)), 0.0, 1.0) - 1.0
         vae = params["vae"] | frozen["vae"]
+
         # The encoder stays frozen, so latents keep their meaning for the prior.
-        condition = jax.lax.stop_gradient(scale * apply(networks.vae, vae, clean, method="encode")[0])
+        def encode(image: jax.Array) -> jax.Array:
+            return jax.lax.stop_gradient(scale * apply(networks.vae, vae, image, method="encode")[0])
+
+        condition = encode(clean)
+        start = encode(to_signed(lq)) if config.start_point == "input" else condition
         context = frozen.get("context")
-        z = generate(schedule, networks, params, condition, config.timestep, config.noise, key, context)
+        z = generate(
+            schedule, networks, params, start, condition, config.timestep, config.noise, key, context
+        )
         return apply(networks.vae, vae, z / scale, method="decode"), clean
 
     return restore
@@ -117,21 +126,22 @@ def generate(
     schedule: Schedule,
     networks: Networks,
     params: Params,
+    start: jax.Array,
     condition: jax.Array,
     timestep: int,
     noise: float,
     key: jax.Array | None,
     context: jax.Array | None = None,
 ) -> jax.Array:
-    """Return the clean latent that one evaluation predicts from a stage-1 latent (B, h, w, C).
+    """Return the clean latent that one evaluation predicts from `start`, controlled by a stage-1 latent (B, h, w, C).
 
     `context` (1, tokens, D) is the text embedding shared by all images, or None for networks without text.
     """
-    t = jnp.full(len(condition), timestep)
+    t = jnp.full(len(start), timestep)
     if context is not None:
-        context = jnp.broadcast_to(context, (len(condition), *context.shape[1:]))
-    drawn = jnp.zeros_like(condition) if key is None else jax.random.normal(key, condition.shape)
-    x = q_sample(schedule, condition, t, noise * drawn)
+        context = jnp.broadcast_to(context, (len(start), *context.shape[1:]))
+    drawn = jnp.zeros_like(start) if key is None else jax.random.normal(key, start.shape)
+    x = q_sample(schedule, start, t, noise * drawn)
     controls = apply(networks.control, params["control"], x, condition, t, context)
     output = apply(networks.unet, params["unet"], x, t, context, controls)
     return predict_x0(schedule.parameterization, x, output, *signal_and_noise(schedule, t))

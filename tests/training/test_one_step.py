@@ -6,7 +6,7 @@ import pytest
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import loop
 from diffbir_jax.training.objective import make_objective
-from diffbir_jax.training.one_step import likeness_terms
+from diffbir_jax.training.one_step import likeness_terms, make_networks, restorer
 from diffbir_jax.training.taught import Taught, load_samples, taught_batches
 from diffbir_jax.weights.safetensors import flatten, load_weights
 from tests.training.micro import BATCH, MICRO, make_photos, make_samples, make_weights, micro_config
@@ -148,3 +148,22 @@ def test_crops_of_a_sample_show_the_same_place(folder):
 def test_missing_samples_say_what_writes_them(tmp_path):
     with pytest.raises(FileNotFoundError, match="scripts/make_teacher.py"):
         load_samples(tmp_path)
+
+
+def test_the_start_is_the_latent_of_the_input_or_of_stage_1(folder):
+    """Where stage 1 returns its input, both are the same."""
+    settings, preset = config(folder), MICRO
+    objective = make_objective(settings)
+    networks = make_networks(preset, jnp.float32, False)
+    rm = objective.frozen["rm"] | {
+        "conv_out": jax.tree.map(jnp.zeros_like, objective.frozen["rm"]["conv_out"])
+    }
+    lq = jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)), jnp.uint8)
+
+    def restored(start_point, frozen):
+        settings.start_point = start_point
+        return jax.jit(restorer(settings, preset, networks))(objective.params, frozen, lq, None)[0]
+
+    plain = objective.frozen | {"rm": rm}
+    np.testing.assert_allclose(restored("input", plain), restored("cond", plain), atol=1e-5)
+    assert np.abs(restored("input", objective.frozen) - restored("cond", objective.frozen)).max() > 1e-3

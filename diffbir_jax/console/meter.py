@@ -1,6 +1,7 @@
 """What a long run shows: a bar with the time left on a terminal, a line every few seconds elsewhere."""
 
 import contextlib
+import shutil
 import sys
 import threading
 import time
@@ -31,7 +32,9 @@ class Meter:
 
     def __enter__(self) -> "Meter":
         layout = "{desc} {percentage:3.0f}%|{bar:20}|{postfix}"
-        self._bar = tqdm(total=100, desc=self._title, bar_format=layout, disable=None, leave=False)
+        # tqdm shows nothing on terminals that do not tell their width; here they get 80 columns.
+        width = shutil.get_terminal_size().columns
+        self._bar = tqdm(total=100, desc=self._title, bar_format=layout, ncols=width, disable=None, leave=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self

@@ -32,9 +32,10 @@ class Meter:
 
     def __enter__(self) -> "Meter":
         layout = "{desc} {percentage:3.0f}%|{bar:20}|{postfix}"
-        # tqdm shows nothing on terminals that do not tell their width; here they get 80 columns.
-        width = shutil.get_terminal_size().columns
-        self._bar = tqdm(total=100, desc=self._title, bar_format=layout, ncols=width, disable=None, leave=False)
+        # tqdm shows nothing on terminals that do not tell their size: here these have 80 columns and 24 rows.
+        columns, rows = shutil.get_terminal_size()
+        size = {"ncols": columns, "nrows": rows}
+        self._bar = tqdm(total=100, desc=self._title, bar_format=layout, disable=None, leave=False, **size)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self

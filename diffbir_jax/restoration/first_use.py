@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.conversion.from_torch import convert_file
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.weights import REGISTRY, MissingWeightsError, WeightFile, fetch, find
 from diffbir_jax.weights.loading import weights_folder
@@ -45,6 +44,9 @@ def provide(preset: Preset, folder: str | Path | None, allow: Allow) -> None:
     for file in files:
         check(file, paths[file.name])
     published = {file.name: file.stems for file in files}
+    # Here, since the engine of conversion takes time to import and most runs need none.
+    from diffbir_jax.conversion.from_torch import convert_file
+
     convert_file(paths[files[0].name], home, stem, published, overwrite=True)
 
 

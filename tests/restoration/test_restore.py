@@ -151,8 +151,11 @@ def test_progress_is_told_for_each_stage() -> None:
         ({"precision": "half"}, "`precision` is 'half'; use one of"),
         ({"version": "v9"}, "preset 'v9' given, allowed are"),
         ({"steps": 0}, "steps is 0"),
-        ({"upscale": 0}, "`upscale` is 0"),
-        ({"upscale": 1e5}, "results have sides from 1 to"),
+        ({"upscale": 0}, "`upscale` is 0; give a finite number above 0"),
+        ({"upscale": "2"}, "`upscale` is '2'"),
+        ({"upscale": float("nan")}, "`upscale` is nan"),
+        ({"memory_gb": -1}, "`memory_gb` is -1"),
+        ({"upscale": 1e5}, "becomes 4800000x3200000; allowed are sides from 1 to"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(given: dict, message: str) -> None:
@@ -166,11 +169,14 @@ def test_arguments_that_cannot_be_used_are_named(given: dict, message: str) -> N
         (SMALL.astype(np.int64), "int64 of shape"),
         (SMALL[None], r"uint8 of shape \(1, 32, 48, 3\)"),
         (3, "the picture is a int; give Pillow's image"),
+        (None, "the picture is a NoneType; give Pillow's image"),
+        (np.zeros((0, 5, 3), np.uint8), "a picture of 5x0"),
     ],
 )
 def test_what_is_no_picture_is_refused(bad: object, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        restore([bad])
+    for given in (bad, [bad]):
+        with pytest.raises(UserError, match=message):
+            restore(given)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

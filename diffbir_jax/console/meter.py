@@ -34,8 +34,15 @@ class Meter:
         layout = "{desc} {percentage:3.0f}%|{bar:20}|{postfix}"
         # tqdm shows nothing on terminals that do not tell their size: here these have 80 columns and 24 rows.
         columns, rows = shutil.get_terminal_size()
-        size = {"ncols": columns, "nrows": rows}
-        self._bar = tqdm(total=100, desc=self._title, bar_format=layout, disable=None, leave=False, **size)
+        self._bar = tqdm(
+            total=100,
+            desc=self._title,
+            bar_format=layout,
+            ncols=columns,
+            nrows=rows,
+            disable=None,
+            leave=False,
+        )
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self

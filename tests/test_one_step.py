@@ -45,7 +45,7 @@ def test_noise_and_jpeg_at_the_photos_own_size(restorer: Restorer) -> None:
 
 def test_detail_at_x4_without_a_grid(restorer: Restorer) -> None:
     """Enlarging leaves a grid of the input's pixels."""
-    truths, inputs = pictures("gt"), pictures("lq")
+    truths, inputs = pictures("gt", 2), pictures("lq", 2)
     images = [x.image for x in restorer.restore(inputs, upscale=4.0)]
     bicubic = [enlarge(x, 4.0) for x in inputs]
     assert mean(spectral_distance, images, truths) <= 0.4 * mean(spectral_distance, bicubic, truths)

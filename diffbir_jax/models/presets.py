@@ -263,7 +263,7 @@ ONE_STEP = replace(
     scales=(1.0, 4.0),
     all_detail_from=4.0,
     colour_levels=4,
-    detail_gain=1.25,
+    detail_gain=1.12,
 )
 
 # DiffBIR as published, with the reference's choice of files: SwinIR, BSRNet or SCUNet before Stable Diffusion 2.1 base.

@@ -34,9 +34,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
-# They compile for long, and other tests hold most of what they hold: continuous integration runs them.
+# They compile for long, other tests holding most of what they hold, or need the fusions of the programs that users run.
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow --numprocesses $(JOBS) --dist loadfile
+	XLA_FLAGS=--xla_cpu_use_fusion_emitters=true $(BIN)/python -m pytest -m slow --numprocesses $(JOBS) --dist loadfile
 
 # They compile the programs of a pod, which takes minutes: for changes to sharding, to these programs or to benchmarks/.
 test-tools: $(VENV)/.installed-test

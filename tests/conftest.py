@@ -36,7 +36,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 LEFT_OUT = {
-    "slow": "compiles for ten seconds or more, and other tests hold most of what it holds",
+    "slow": "compiles for long, other tests holding most of it, or needs the fusions that users run",
     "tools": "compiles at length for a tool of benchmarks",
 }
 # The tests' programs are small, and those of one file more than a run has: what was let go of would be traced again.

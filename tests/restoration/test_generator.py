@@ -245,7 +245,7 @@ def test_prompts_of_a_batch_do_not_mix() -> None:
 
 
 def test_text_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="micro_text needs text and has no text encoder.*`context`"):
+    with pytest.raises(ValueError, match="micro_text needs text and has no text encoder.*context="):
         micro(text=True).restore([picture(16, 16)], 1, FEW)
     restored = micro(text=True).restore([picture(16, 16)], 1, FEW, text(0.1, 0.2))
     assert restored[0].image.shape == (16, 16, 3)

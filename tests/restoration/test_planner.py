@@ -102,7 +102,7 @@ def test_less_memory_makes_smaller_tiles(table: None) -> None:
 
 def test_no_memory_is_said_at_once(table: None) -> None:
     """With what would do."""
-    with pytest.raises(PlanError, match=r"do not suffice: the smallest plan, .* give --memory-gb \d+\.\d"):
+    with pytest.raises(PlanError, match=r"do not suffice: the smallest plan, .* give `memory_gb` \d+\.\d"):
         forecast(memory=2**20)
 
 
@@ -138,7 +138,7 @@ def test_the_command_line(inputs, capsys) -> None:
     assert call(*flags, "--plan") == 0
     assert "peak of the process" in capsys.readouterr().out
     assert call(*flags, "--warmup") == 0
-    assert "4 programs are in the cache" in capsys.readouterr().out
+    assert "4 programs in the cache" in capsys.readouterr().out
     assert not (inputs.parent / "out").exists()
     assert call(*flags, "--memory-gb", "0.001") == 1
     assert "do not suffice" in complaint(capsys)

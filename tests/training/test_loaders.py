@@ -158,7 +158,7 @@ def test_configs_describe_data_that_can_be_made(folder, name):
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == dict.fromkeys(
         ("hq", "lq"), ((BATCH, 112, 112, 3), np.uint8)
     )
-    with pytest.raises(ValueError, match="variant is 'big', allowed are none and tiny"):
+    with pytest.raises(ValueError, match="no variant 'big'; give none, or NAME:tiny"):
         get_config("big")
 
 

@@ -31,6 +31,7 @@ def images() -> jax.Array:
     return uniform(1, (2, 64, 64, 3), -1.0)
 
 
+@pytest.mark.slow
 def test_equal_images_have_no_distance(params: dict, images: jax.Array) -> None:
     loss, gradient = loss_and_gradient(params, images, images)
     # XLA may fuse the two passes differently, so that features differ in the last bit.

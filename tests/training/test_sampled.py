@@ -162,7 +162,7 @@ def test_a_hint_must_be_given_where_there_is_an_encoder():
         (MICRO, {"images": 3}, r"sampling\.images is 3, allowed are 0 to 2, .*config\.data\.validation_size"),
         (MICRO, {"images": -1}, r"sampling\.images is -1, allowed are 0 to 2"),
         (MICRO, {"steps": 501}, "steps is 501; allowed with start 0.5 are 1 to 500"),
-        (MICRO, {"cfg_scale": 2.0}, "preset micro knows no text: .*keep cfg_scale at 1"),
+        (MICRO, {"cfg_scale": 2.0}, "preset micro knows no text: .*keep `cfg_scale` at 1"),
         (MICRO_TEXT, {}, "preset micro_text needs text and has no text encoder"),
     ],
 )

@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffbir_jax.batch.jobs import Job
-from diffbir_jax.batch.report import Journal, count
+from diffbir_jax.batch.report import Journal, counted
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.restoration.effort import costs, effort
 from diffbir_jax.restoration.plan import STAGES, Plan, StagePlan
@@ -51,7 +51,7 @@ def planned(
     if settings.warmup:
         for _ in tqdm(compile_all(found.executor, images), "compiling", unit="shape", disable=None):
             pass
-        tqdm.write(f"{count(restorer.compiled, 'program')} in the cache")
+        tqdm.write(f"{counted(restorer.compiled, 'program')} in the cache")
     return found.plan
 
 
@@ -77,13 +77,11 @@ def summary(jobs: Sequence[Job], recipe: Recipe) -> str:
     pairs = sizes(jobs, recipe)
     if len(pairs) == 1:
         (height, width), (tall, wide) = pairs[0]
-        return (
-            f"{count(len(jobs), 'image')}: {width}x{height} to {wide}x{tall} pixels, version {recipe.version}"
-        )
+        return f"{counted(len(jobs), 'image')}: {width}x{height} to {wide}x{tall} pixels, version {recipe.version}"
     before, after = (
         (sum(math.prod(size) for size in column) / 1e6 for column in zip(*pairs)) if pairs else (0, 0)
     )
-    return f"{count(len(jobs), 'image')}: {before:.1f} to {after:.1f} megapixels, version {recipe.version}"
+    return f"{counted(len(jobs), 'image')}: {before:.2f} to {after:.2f} megapixels, version {recipe.version}"
 
 
 def _total(efforts: Iterable[Mapping[str, float]]) -> dict[str, float]:

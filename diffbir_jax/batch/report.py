@@ -27,6 +27,7 @@ class Journal:
         self._failed: dict[Job, str] = {}
         self._lock = threading.Lock()
         self._costs: Costs = {}
+        self._before = 0  # tiles of the present stage that are counted
         self.interrupted = False
         self.meter = Meter("restoring")
 
@@ -57,7 +58,7 @@ class Journal:
     def _doing(self, stage: str, tiles: int) -> str:
         finished = len(self._restored) + len(self._failed)
         cut = f" of {tiles} tiles" if tiles > 1 else ""
-        return f"{finished} of {count(len(self._jobs), 'image')} done, {STAGE_NAMES[stage]}{cut}"
+        return f"{finished} of {counted(len(self._jobs), 'image')} done, {STAGE_NAMES[stage]}{cut}"
 
     def restored(self, job: Job, size: Sequence[int], seconds: float) -> None:
         """Note that all files of a job are written; `size` is the result's (height, width)."""
@@ -107,7 +108,7 @@ class Journal:
         }
 
 
-def count(number: int, thing: str) -> str:
+def counted(number: int, thing: str) -> str:
     """Return a number of things in words: "1 image", "2 images"."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 

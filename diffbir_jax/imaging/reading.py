@@ -9,7 +9,7 @@ import numpy as np
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.decoding import FORMATS, Decoded, decode, kind_of
 from diffbir_jax.imaging.photo import MAX_PIXELS, Photo
-from diffbir_jax.imaging.samples import without_hidden
+from diffbir_jax.imaging.samples import apart
 
 
 def read_photo(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
@@ -102,11 +102,5 @@ def _load(path: Path) -> tuple[str, bytes]:
 
 
 def _photo(decoded: Decoded) -> Photo:
-    samples = decoded.samples
-    colours, alpha = samples, None
-    if samples.shape[2] in (2, 4):
-        colours, alpha = samples[..., :-1], np.ascontiguousarray(samples[..., -1])
-        colours = without_hidden(colours, alpha)
-    grey = colours.shape[2] == 1
-    pixels = np.repeat(colours, 3, axis=2) if grey else np.ascontiguousarray(colours)
+    pixels, alpha, grey = apart(decoded.samples)
     return Photo(pixels, alpha, grey, decoded.metadata)

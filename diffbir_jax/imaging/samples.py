@@ -87,6 +87,23 @@ def without_hidden(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return colours[labels]
 
 
+def apart(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Return the colours of samples as RGB, their alpha, and whether they hold no colour.
+
+    Args:
+        samples: (H, W, C): C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
+
+    Returns:
+        (H, W, 3); (H, W), or None without alpha; whether the three channels are one.
+    """
+    colours, alpha = samples, None
+    if samples.shape[2] in (2, 4):
+        colours, alpha = samples[..., :-1], np.ascontiguousarray(samples[..., -1])
+        colours = without_hidden(colours, alpha)
+    grey = colours.shape[2] == 1
+    return (np.repeat(colours, 3, axis=2) if grey else np.ascontiguousarray(colours)), alpha, grey
+
+
 def _is_grey(image: Image.Image) -> bool:
     """Whether the file has no colour, by its kind of pixels or, with a palette, by the colours in use."""
     if image.mode in ("P", "PA"):

@@ -67,7 +67,7 @@ def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
     if family not in RESTORATION_FAMILIES:
         raise UserError(
             f"family {family!r} given, allowed are {', '.join(RESTORATION_FAMILIES)}; convert the file again with "
-            "convert_weights.py"
+            "diffbir convert"
         )
     return revive(RESTORATION_FAMILIES[family].config, header.get("config", ""))
 

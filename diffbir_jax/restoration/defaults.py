@@ -10,7 +10,7 @@ DEFAULTS = {
     "one-step": Options(
         steps=1,
         start=0.4,
-        start_noise=0.1,
+        start_noise=0.05,  # half of what it was trained with: fewer differences between seeds, and no worse
         start_point="input",
         guidance_loss="paper",
         guidance_space="latent",

@@ -33,13 +33,16 @@ def effort(executor: Executor, image: tuple[Size, Size], costs: Costs) -> dict[s
 
 
 def _pixels(executor: Executor, image: tuple[Size, Size]) -> dict[str, float]:
-    """Pixels of all tiles of an image, by stage; results with other noise repeat the last two."""
-    plan = executor.plan
+    """Pixels of all tiles of an image, by stage."""
+    plan, wanted = executor.plan, executor.wanted
+    # Results with other noise repeat sampling and decoding; where sampling starts from the input, that is encoded, too.
+    again = {"encode": 1 + executor.starts_from_input, "sample": wanted.count, "decode": wanted.count}
     sides, shape = measure(*image, executor.preset, plan)
     pixels = {}
     for stage in ("rm", "encode", "sample", "decode"):
         side = sides.lq_padded if stage == "rm" else sides.padded
         tile = getattr(shape, stage)
-        times = executor.wanted.count if stage in ("sample", "decode") else 1
-        pixels[stage] = times * len(stage_grid(side, tile, getattr(plan, stage)).starts) * tile[0] * tile[1]
+        pixels[stage] = (
+            again.get(stage, 1) * len(stage_grid(side, tile, getattr(plan, stage)).starts) * tile[0] * tile[1]
+        )
     return pixels

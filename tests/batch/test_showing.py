@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from diffbir_jax.batch.report import Journal, count
+from diffbir_jax.batch.report import Journal, counted
 from diffbir_jax.restoration.results import Progress
 from tests.batch.fake import Fake
 from tests.command import call, save
@@ -20,7 +20,7 @@ def test_small_images_come_first(fake: Fake, capsys: pytest.CaptureFixture) -> N
     for name, side in (("a", 64), ("b", 16), ("c", 32)):
         save(Path(f"in/{name}.png"), (side, side))
     assert call("--input", "in", "--output", "out", "--upscale", "2") == 0
-    assert "3 images: 0.0 to 0.0 megapixels" in capsys.readouterr().out
+    assert "3 images: 0.01 to 0.02 megapixels" in capsys.readouterr().out
     sides = [len(request.image) for request, *_ in fake.seen]
     assert sides == [32, 16, 64], "the restorer without networks takes pairs, the later one first"
 
@@ -36,4 +36,4 @@ def test_the_journal_counts_operations_of_tiles() -> None:
 
 
 def test_counts_in_words() -> None:
-    assert [count(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]

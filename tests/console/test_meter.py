@@ -7,6 +7,9 @@ import pytest
 from diffbir_jax.console import meter as module
 from diffbir_jax.console.meter import Meter, duration
 
+# Seconds that a busy machine may take.
+PATIENCE = 300
+
 
 class Clock:
     """Time that passes when the test says so."""
@@ -58,8 +61,10 @@ def test_without_a_terminal_there_are_lines(
     monkeypatch.setattr(module, "LINE", 0.01)
     with Meter("restoring") as meter:
         meter.begin("loading")
-        # The thread writes at least once before this line is there; no test waits for a time.
-        while "restoring 0%, loading" not in capsys.readouterr().err:
+        limit, shown = time.monotonic() + PATIENCE, ""
+        while "restoring 0%, loading" not in shown:
+            assert time.monotonic() < limit, "nothing is shown"
+            shown += capsys.readouterr().err
             time.sleep(0.01)
     meter.close()
 

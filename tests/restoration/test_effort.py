@@ -42,6 +42,8 @@ def test_effort_is_that_of_all_tiles_and_results() -> None:
     three = effort(executor(count=3), IMAGE, known)
     assert three == one | {"sample": 3 * one["sample"], "decode": 3 * one["decode"]}
     assert effort(executor(), IMAGE, {"rm": 1.0}) == {"rm": 48 * 48}
+    from_input = effort(executor(options=dataclasses.replace(FEW, start_point="input")), IMAGE, known)
+    assert from_input == one | {"encode": 2 * one["encode"]}
 
 
 def test_tiles_that_overlap_count_twice() -> None:

@@ -91,7 +91,8 @@ class Journal:
             complain(f"{why}, {left}; the same command with --skip-existing goes on")
         skipped = f", {len(self._skipped)} skipped" if self._skipped else ""
         print(f"{len(self._restored)} restored, {len(self._failed)} failed{skipped}")
-        for reason in self._failed.values():
+        # A single reason has just been shown.
+        for reason in self._failed.values() if len(self._jobs) > 1 else ():
             print(f"  {reason}")
 
     def as_record(self) -> dict[str, Any]:

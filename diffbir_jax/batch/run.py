@@ -18,7 +18,7 @@ from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
 from diffbir_jax.batch.sidecar import Recorder
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.files.folders import make_folder
+from diffbir_jax.files.folders import check_folder, make_folder
 from diffbir_jax.files.records import write_record
 from diffbir_jax.models.presets import Preset, get_preset
 from diffbir_jax.restoration.first_use import Allow, ask, permit, provide
@@ -94,6 +94,9 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     """
     settings = work.settings
     recipe = settings.recipe
+    folders = {settings.output, *([report.parent] if report else [])}
+    for folder in folders:
+        check_folder(folder)
     journal.meter.begin("loading the networks")
     preset, files = networks(recipe, ready=jobs[0].clean is not None, allow=permit if settings.yes else ask)
     if work.record is not None:
@@ -106,10 +109,10 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     plan = planned(restorer, settings, jobs, work.record, journal)
     if settings.plan or settings.warmup:
         return None
-    for folder in {settings.output, *([report.parent] if report else [])}:
+    for folder in folders:
         make_folder(folder)
-    folders = {path.parent for job in jobs for path in job.outputs.all()}
-    remove_leftovers(folders, alone=settings.hosts == 1)
+    results = {path.parent for job in jobs for path in job.outputs.all()}
+    remove_leftovers(results, alone=settings.hosts == 1)
     recorder = Recorder(recipe, preset.name, files, plan) if settings.sidecar else None
     return Driver(restorer, recipe, journal, recorder, plan)
 

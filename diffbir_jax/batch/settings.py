@@ -150,6 +150,12 @@ def check_flags(args: argparse.Namespace, recipe: Recipe) -> None:
         raise FlagError(
             "--stage1-only knows no --n-samples, --guidance-map and --fidelity-mask: leave them out"
         )
+    detail = get_preset(recipe.version).detail(recipe.upscale) if options.detail is None else options.detail
+    if recipe.n_samples > 1 and not detail:
+        raise FlagError(
+            f"--n-samples is {recipe.n_samples}, but without generated detail all samples are equal; give --detail "
+            "above 0 or a larger --upscale"
+        )
     if args.fidelity_mask and not options.guidance_scale:
         raise FlagError("--fidelity-mask weighs guidance, which is off; give --guidance-scale as well")
     if not options.s_churn and not (options.s_tmin is None and options.s_tmax is None):

@@ -2,11 +2,12 @@
 
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
 from diffbir_jax.batch.flags import make_parser, missing_input, parse
-from diffbir_jax.console.errors import EXPECTED, one_line
+from diffbir_jax.console.errors import EXPECTED, as_flags, one_line
 from diffbir_jax.console.parser import INTERRUPTED
 
 __all__ = ["main", "make_parser"]
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     from diffbir_jax.batch.settings import FlagError
     from diffbir_jax.console.process import configure
 
+    warnings.showwarning = lambda message, *_, **__: complain(f"warning: {as_flags(str(message))}")
     try:
         work = find_work(args)
         configure(work.settings.recipe.precision)

@@ -47,6 +47,15 @@ class Parser(argparse.ArgumentParser):
             setattr(known, words.dest, [*getattr(known, words.dest, ()), *map(read, unknown)])
         return known
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse a value that is none of the choices, and name the nearest one."""
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        told = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(choices)}"
+        raise argparse.ArgumentError(action, f"{str(value)!r} given; {told}")
+
     def format_help(self) -> str:
         """Return the help of the basic options."""
         basic = {"help", "help_all", *self._basic}

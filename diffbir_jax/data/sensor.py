@@ -46,10 +46,11 @@ def sensor_noise(
 
 
 def to_linear(image: np.ndarray) -> np.ndarray:
-    """Invert `from_linear`; values are in [0, 1]."""
+    """Invert `from_linear`; values are in [0, 1]; those outside, which sharpening leaves, are clipped."""
     # Closed form of the tone curve's inverse, a root of a cubic.
     third = np.float32(1 / 3)
-    return (np.float32(0.5) - np.sin(np.arcsin(1 - 2 * image) * third)).clip(0, 1) ** np.float32(GAMMA)
+    angle = np.arcsin(1 - 2 * image.clip(0, 1)) * third
+    return (np.float32(0.5) - np.sin(angle)).clip(0, 1) ** np.float32(GAMMA)
 
 
 def from_linear(light: np.ndarray) -> np.ndarray:

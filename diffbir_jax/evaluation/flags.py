@@ -43,8 +43,8 @@ def make_parser() -> Parser:
     parser = EvaluateParser(
         prog="diffbir evaluate",
         description="Score restored images by metrics with a recorded protocol, and compare results.",
-        epilog="The same command continues an interrupted evaluation. Exit code: 0 if every metric has a score, 1 "
-        "if one has none (with --suite, only if methods, metrics or weights of Real-ESRGAN were named) or images do "
+        epilog="The same command continues an interrupted evaluation. Exit code: 0 if every metric that was named "
+        "has a score, 1 if one has none (with --suite also if a named method has none) or images do "
         f"not match, 2 for a bad flag, {INTERRUPTED} if interrupted.",
     )
     add_folder_flags(parser.add_argument_group("images"))

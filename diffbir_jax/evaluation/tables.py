@@ -210,7 +210,10 @@ def _caption(results: Sequence[Result], intervals: bool) -> str:
     images = " or ".join(map(str, counts or [0])) + (" image" if counts == [1] else " images")
     seeds = max(result.protocol.get("results_per_image", 1) for result in results)
     several = f", of up to {seeds} results each" * (seeds > 1)
+    # One image has no interval.
+    means = [mean for result in results for mean in result.summary.values()]
+    shown = intervals and any(mean.low is not None for mean in means)
     # The crop changes PSNR and SSIM, so a table must state it.
     crops = sorted({result.protocol.get("scoring", {}).get("crop", 0) for result in results if result.images})
     crop = "; border crop " + " or ".join(map(str, crops)) if any(crops) else ""
-    return f"Means over {images}{several}" + ", in brackets 95 % bootstrap intervals" * intervals + crop + "."
+    return f"Means over {images}{several}" + ", in brackets 95 % bootstrap intervals" * shown + crop + "."

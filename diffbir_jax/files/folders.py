@@ -6,6 +6,17 @@ from pathlib import Path
 from diffbir_jax.files.errors import ImageFileError
 
 
+def check_folder(path: Path) -> None:
+    """Raise ImageFileError if `make_folder` would; nothing is made."""
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise ImageFileError(
+            f"{path}: cannot be made a folder ({nearest} is a file); choose another --output"
+        )
+    if not os.access(nearest, os.W_OK):
+        raise ImageFileError(f"{nearest}: is read-only; change its permissions or choose another --output")
+
+
 def make_folder(path: Path) -> None:
     """Make a folder for results before any computation.
 

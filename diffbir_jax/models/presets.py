@@ -314,7 +314,7 @@ def get_preset(name: str, task: Task = "sr") -> Preset:
         ValueError: there is no preset with that name, or no such task.
     """
     if name not in PRESETS:
-        raise UserError(f"preset {name!r} given, allowed are {', '.join(PRESETS)}")
+        raise UserError(f"version {name!r} given, allowed are {', '.join(PRESETS)}")
     if task not in TASKS:
         raise UserError(f"task {task!r} given, allowed are {', '.join(TASKS)}")
     # A task without a variant uses the preset as it is.

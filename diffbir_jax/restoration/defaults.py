@@ -1,5 +1,11 @@
 """The operating point of each version: the options that its makers chose."""
 
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.sampling.options import Options
 
 _V2 = Options(
@@ -38,3 +44,23 @@ DEFAULTS = {
 def default_options(preset: str) -> Options:
     """Return the operating point of a preset, by its name; for one without its own, `Options()`."""
     return DEFAULTS.get(preset, Options())
+
+
+def options_of(preset: str, given: dict[str, Any], beside: Sequence[str] = ()) -> Options:
+    """Return the operating point of a preset with other values by name.
+
+    Args:
+        preset: its name.
+        given: values by the names of fields of `Options`.
+        beside: other names that a caller may have meant.
+
+    Raises:
+        UserError: a name that there is not, or a value out of range.
+    """
+    names = [field.name for field in dataclasses.fields(Options)]
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, [*beside, *names], 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join([*beside, *names])}"
+            raise UserError(f"there is no option {name!r}; {hint}")
+    return dataclasses.replace(default_options(preset), **given)

@@ -135,7 +135,7 @@ def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
     add = option_adder(group)
     detail = (
         "share of the generated detail in the result: 0 is faithful (stage 1), 1 is crisp; flat regions lose theirs "
-        "first (default: None, which is 1, for one-step 0 at --upscale 1 up to 1 at --upscale 4)"
+        "first (default: 1; for one-step it rises from 0 at --upscale 1 to 1 at --upscale 4)"
     )
     add("--detail", real, detail, metavar="X")
     scale = (

@@ -87,7 +87,7 @@ class Packer:
         stage1.clean(self.executor, frames)
         if not self.executor.needs_stage2(frame.upscale for frame in frames):
             images = [frame.shown_clean() for frame in frames]
-            return [[Restored(image, image, up)] for image, up in zip(images, upscaled)]
+            return [[Restored(image, image, up)] * self.wanted.count for image, up in zip(images, upscaled)]
         clean = [frame.shown_clean() if self.wanted.keep else NOTHING for frame in frames]
         autoencoder.encode(self.executor, frames)
         none = [None] * len(frames)

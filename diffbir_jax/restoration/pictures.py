@@ -8,15 +8,15 @@ import numpy as np
 from PIL import Image
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.bytes import resize_alpha, to_depth
 from diffbir_jax.imaging.canvas import from_depth
-from diffbir_jax.imaging.photo import Photo
+from diffbir_jax.imaging.metadata import carried, image_tags, orientation_of
+from diffbir_jax.imaging.photo import Metadata, Photo
 from diffbir_jax.imaging.reading import read_photo
-from diffbir_jax.imaging.samples import apart, from_pillow
+from diffbir_jax.imaging.samples import apart, from_pillow, upright
 
 Picture = Image.Image | np.ndarray | str | os.PathLike
-# What a result keeps of the dictionary `info` of Pillow's images: it stays true of a larger picture.
-KEPT = ("dpi", "exif", "icc_profile", "xmp")
 
 
 class Taken(NamedTuple):
@@ -89,10 +89,14 @@ def _of_array(array: np.ndarray) -> Taken:
 
 
 def _of_pillow(image: Image.Image) -> Taken:
-    samples, icc = from_pillow(image, image.info.get("icc_profile"))
-    info = {name: image.info[name] for name in KEPT if name in image.info} | (
-        {"icc_profile": icc} if icc else {}
-    )
+    try:
+        samples, icc = from_pillow(image, image.info.get("icc_profile"))
+    except ImageFileError as error:
+        raise ImageFileError(f"the picture {error}") from None
+    tags = image_tags(image)
+    samples = upright(samples, orientation_of(tags))
+    metadata = carried(tags, image.info.get("xmp"), icc)
+    info = _info(metadata) | ({"dpi": image.info["dpi"]} if "dpi" in image.info else {})
     if image.mode == "F":
         return _apart(samples, lambda found: _pillow(from_depth(found), info))
     if image.mode == "I":
@@ -100,14 +104,19 @@ def _of_pillow(image: Image.Image) -> Taken:
     return _apart(samples, lambda found: _pillow(found, info))
 
 
-def _of_photo(photo: Photo) -> Taken:
-    metadata = photo.metadata
+def _info(metadata: Metadata) -> dict[str, Any]:
+    """Metadata as Pillow's images have it in `info`."""
     known = {
         "exif": metadata.exif and b"Exif\0\0" + metadata.exif,
         "xmp": metadata.xmp,
         "icc_profile": metadata.icc,
+        "dpi": metadata.dpi,
     }
-    info = {name: value for name, value in known.items() if value}
+    return {name: value for name, value in known.items() if value}
+
+
+def _of_photo(photo: Photo) -> Taken:
+    info = _info(photo.metadata)
 
     def give(found: np.ndarray) -> Image.Image:
         deep = found.dtype == np.uint16 and found.shape[2] > 1  # more than Pillow's images hold

@@ -158,7 +158,7 @@ def make_plan(
     assert least is not None
     raise PlanError(
         f"{least.budget / 2**30:.2f} GiB of memory do not suffice: the smallest plan, tiles of "
-        f"{least.plan.sample.tile} pixels, takes {least.peak / 2**30:.2f} GiB; give `memory_gb` "
+        f"{least.plan.sample.tile} pixels, takes at least {least.peak / 2**30:.2f} GiB; give `memory_gb` "
         f"{least.peak / 2**30 + 0.05:.1f} if there is so much, else a lower `upscale` or `precision` bf16"
     )
 
@@ -173,14 +173,18 @@ def forecast(executor: Executor, images: Sizes, budget: int) -> Forecast:
     """The memory of the most expensive images under the executor's plan."""
     measured = {measure(*image, executor.preset, executor.plan) for image in images}
     sides, shape = max(measured, key=lambda found: _weight(*found))
-    stages = {name: analyse(executor, name, shape) for name in stages_of(executor, images)}
-    host, params = _host(executor, sides, shape), _params_bytes(executor)
-    if jax.default_backend() == "cpu":
-        base = resident()
+    host, params, names = _host(executor, sides, shape), _params_bytes(executor), stages_of(executor, images)
+    on_host = jax.default_backend() == "cpu"
+    base = resident() if on_host else params
+    if on_host and base + max(host[name] for name in names) > budget:
+        # The images alone do not fit: compile nothing.
+        stages = dict.fromkeys(names, 0)
+    else:
+        stages = {name: analyse(executor, name, shape) for name in names}
+    if on_host:
         peak = base + RUNTIME + max((stages[name] + host[name] for name in stages), default=0)
         peak += _company([found[0] for found in measured], len({found[1] for found in measured}), len(images))
     else:
-        base = params
         peak = base + max(stages.values(), default=0)
     return Forecast(executor, shape, stages, base, max(host.values()), peak, budget)
 

@@ -1,7 +1,5 @@
 """Restoring in one call: `restore` takes pictures as they are and gives back the same kind."""
 
-import dataclasses
-import difflib
 import functools
 import math
 from collections.abc import Callable, Iterable
@@ -15,17 +13,21 @@ from PIL import Image
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.process import configure
 from diffbir_jax.models.presets import Task, get_preset
-from diffbir_jax.restoration.defaults import default_options
+from diffbir_jax.restoration.defaults import options_of
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.pictures import Picture, Taken, take
 from diffbir_jax.restoration.planner import make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Progress, Wanted
-from diffbir_jax.sampling.options import Options
 from diffbir_jax.weights.loading import PRECISIONS
 
 # Sides of results are below this: more is a wrong unit, such as per cent for a factor.
 MOST = 2**17
+# Arguments of `restore` that are no options.
+ARGUMENTS = (
+    *("version", "upscale", "task", "stage1", "weights", "precision", "stage1_only", "memory_gb"),
+    *("download", "set_up", "callback"),
+)
 
 
 @overload
@@ -86,7 +88,8 @@ def restore(
         ImageFileError: a file cannot be read.
         FileNotFoundError: weights are missing.
     """
-    chosen = options_of(version, options)
+    get_preset(version)
+    chosen = options_of(version, options, ARGUMENTS)
     if precision not in PRECISIONS:
         raise UserError(f"`precision` is {precision!r}; use one of {', '.join(PRECISIONS)}")
     if set_up:
@@ -109,18 +112,6 @@ def _is_one(pictures: object) -> bool:
     """Whether this is no collection of pictures: one picture, or nothing that can be restored."""
     single = isinstance(pictures, (str, bytes, dict)) or hasattr(pictures, "__array__")
     return single or not isinstance(pictures, Iterable)
-
-
-def options_of(version: str, given: dict[str, Any]) -> Options:
-    """The operating point of a version with other values by name; UserError for a name that there is not."""
-    get_preset(version)
-    names = [field.name for field in dataclasses.fields(Options)]
-    for name in given:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"options are {', '.join(names)}"
-            raise UserError(f"there is no option {name!r}; {hint}")
-    return dataclasses.replace(default_options(version), **given)
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,5 +1,6 @@
 """Both stages end to end: `Restorer` holds the networks of a preset and restores images with them."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from diffbir_jax.models.apply import Params
 from diffbir_jax.models.presets import Preset, Task, get_preset
 from diffbir_jax.restoration.compiled import Programs
-from diffbir_jax.restoration.defaults import default_options
+from diffbir_jax.restoration.defaults import default_options, options_of
 from diffbir_jax.restoration.first_use import permit, provide, refuse
 from diffbir_jax.restoration.generator import Context, Generator
 from diffbir_jax.restoration.image import Request
@@ -78,6 +79,14 @@ class Restorer(Generator):
         provide(preset, folder, permit if download else refuse)
         return cls(preset, load_params(preset, folder, dtype), dtype, mesh)
 
+    def options(self, **changes: Any) -> Options:
+        """The preset's operating point with other values by name; UserError for a wrong name or value.
+
+        >>> Restorer.load("one-step").options(seed=1).steps
+        1
+        """
+        return options_of(self.preset.name, changes)
+
     @overload
     def restore(self, images: np.ndarray | Image.Image, *args: Any, **more: Any) -> Restored: ...
     @overload
@@ -104,7 +113,8 @@ class Restorer(Generator):
             images: (H, W, 3) RGB each: uint8, uint16 or float32 in [0, 1]; or Pillow's images, taken as 8-bit RGB. One,
                 or a list. `restoration.restore.restore` takes gray and alpha as well.
             upscale: output side divided by input side (above 0).
-            options: how to sample; by default the preset's operating point.
+            options: how to sample, as `options` makes it; by default the preset's operating point. `Options()` is that
+                of no preset.
             progress: called with the number of images done and of all, after each.
             context: text embeddings (1, tokens, C) of the prompt and the negative prompt, instead of the options'
                 prompts.
@@ -202,22 +212,27 @@ class Restorer(Generator):
         """
         options = options or default_options(self.preset.name)
         stage1_only = stage1_only or self.preset.stage1_only
-        self._advise(upscale)
+        self._advise(upscale, options)
         if not stage1_only:
             self.check(options, context)
         plan = plan or default_plan(self.preset, options, self.programs.devices)
         wanted = Wanted(options, count, keep, with_fidelity, stage1_only, context, listen)
         return Packer(self, self.programs, plan, wanted).outcomes(requests, upscale)
 
-    def _advise(self, upscale: float) -> None:
-        """Warn of an upscale that the preset is not meant for."""
-        least = self.preset.meant_from
+    def _advise(self, upscale: float, options: Options) -> None:
+        """Warn of what the preset is not meant for."""
+        name, least = self.preset.name, self.preset.meant_from
+        most = math.inf if self.preset.scales is None else self.preset.scales[1]
+        trained = f"preset {name} was trained for"
         if upscale < least:
-            warnings.warn(
-                f"preset {self.preset.name} was trained for an upscale of {least:g} and more and spoils images at "
-                f"{upscale:g}: take version one-step",
-                stacklevel=3,
-            )
+            told = f"{trained} an upscale of {least:g} and more and spoils images at {upscale:g}: take version one-step"
+            warnings.warn(told, stacklevel=3)
+        if upscale > most:
+            told = f"{trained} an upscale of up to {most:g}; from there to {upscale:g} the result is only resized"
+            warnings.warn(told, stacklevel=3)
+        if default_options(name).steps == 1 < options.steps and not self.preset.stage1_only:
+            told = f"{trained} one step; {options.steps} steps spoil images. `Restorer.options` gives its options"
+            warnings.warn(told, stacklevel=3)
 
 
 def _array(image: np.ndarray | Image.Image) -> np.ndarray:

@@ -259,9 +259,9 @@ def test_an_output_that_cannot_be_a_folder(fake: Fake, capsys) -> None:
     save(Path("in/a.png"))
     Path("out").touch()
     assert restore() == 1
-    assert "out: cannot be made a folder (File exists); choose another --output" in complaint(capsys)
+    assert "out: cannot be made a folder (out is a file); choose another --output" in complaint(capsys)
     assert restore("--output", "fine", "--report", "out/r.json") == 1
-    assert "out: cannot be made a folder (File exists)" in complaint(capsys)
+    assert "out: cannot be made a folder (out is a file)" in complaint(capsys)
 
 
 def test_names_that_are_no_text(fake: Fake, capfd) -> None:

@@ -12,6 +12,7 @@ def photo():
 
 def test_development_inverts_what_leads_to_raw():
     np.testing.assert_allclose(from_linear(to_linear(photo())), photo(), atol=1e-5)
+    np.testing.assert_array_equal(to_linear(np.float32([-0.1, 1.2])), to_linear(np.float32([0, 1])))
 
 
 def test_a_quiet_sensor_changes_nothing():

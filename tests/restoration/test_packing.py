@@ -154,6 +154,12 @@ def test_variants_of_tiled_images() -> None:
     np.testing.assert_array_equal(first.stage1, second.stage1)
 
 
+def test_without_detail_all_variants_are_stage_1() -> None:
+    first, second = micro().variants(picture(16, 16), 1.0, dataclasses.replace(FEW, detail=0.0), 2)
+    np.testing.assert_array_equal(first.image, second.image)
+    np.testing.assert_array_equal(first.image, first.stage1)
+
+
 def test_what_is_not_kept() -> None:
     for place, outcome in zip([0, 1], run(requests(SIZES[:2]), keep=False)):
         (restored,) = outcome.results

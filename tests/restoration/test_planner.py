@@ -44,6 +44,12 @@ def table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "resident", lambda: 0)
 
 
+def test_images_that_cannot_fit_are_refused_before_anything_is_compiled(compilations: list[str]) -> None:
+    with pytest.raises(PlanError, match="takes at least"):
+        forecast([((5000, 5000), (90_000, 90_000))], memory=2**30)
+    assert not compilations
+
+
 def forecast(images=(IMAGE,), memory: int | None = None, options=FEW, using: Restorer | None = None):
     using = using or restorer()
     return make_plan(using, using.programs, images, Wanted(options), memory)

@@ -14,6 +14,7 @@ import diffbir_jax
 from diffbir_jax import Options, Restorer, restore
 from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging.metadata import srgb_profile
 from diffbir_jax.restoration import restore as module
 from diffbir_jax.restoration.defaults import DEFAULTS
 from diffbir_jax.restoration.pictures import take
@@ -128,8 +129,19 @@ def test_a_file_comes_back_upright_with_profile_and_density(tmp_path: Path) -> N
 
 def test_pillows_image_keeps_density_and_profile() -> None:
     image = Image.fromarray(SMALL)
-    image.info.update(dpi=(300, 300), icc_profile=b"profile", other=1)
-    assert restore(image, upscale=1).info == {"dpi": (300, 300), "icc_profile": b"profile"}
+    known = {"dpi": (300, 300), "icc_profile": srgb_profile()}
+    image.info.update(known, other=1)
+    assert restore(image, upscale=1).info == known
+
+
+def test_pillows_image_comes_back_upright() -> None:
+    """As a file does, with the rest of its EXIF."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    Image.fromarray(SMALL.swapaxes(0, 1)[::-1]).save(file, "PNG", exif=exif)
+    found = restore(Image.open(file), upscale=1)
+    np.testing.assert_array_equal(np.asarray(found), restore(SMALL, upscale=1))
+    assert found.getexif()[0x010F] == "maker" and found.getexif()[0x0112] == 1
 
 
 def test_progress_is_told_for_each_stage() -> None:
@@ -147,9 +159,10 @@ def test_progress_is_told_for_each_stage() -> None:
     "given, message",
     [
         ({"stepz": 3}, "there is no option 'stepz'; did you mean 'steps'"),
-        ({"zzz": 3}, "there is no option 'zzz'; options are steps, "),
+        ({"zzz": 3}, "there is no option 'zzz'; there are version, "),
+        ({"upsacle": 3}, "there is no option 'upsacle'; did you mean 'upscale'"),
         ({"precision": "half"}, "`precision` is 'half'; use one of"),
-        ({"version": "v9"}, "preset 'v9' given, allowed are"),
+        ({"version": "v9"}, "version 'v9' given, allowed are"),
         ({"steps": 0}, "steps is 0"),
         ({"upscale": 0}, "`upscale` is 0; give a finite number above 0"),
         ({"upscale": "2"}, "`upscale` is '2'"),

@@ -1,6 +1,7 @@
 """Upscales that the networks were not trained for: worked at the nearest one, and the result resized."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from diffbir_jax.imaging.canvas import resize_float
 from diffbir_jax.models.bsrnet import BSRNetConfig
 from diffbir_jax.models.presets import PRESETS, REALESRGAN, Preset
 from diffbir_jax.restoration import planner
+from diffbir_jax.restoration.defaults import DEFAULTS
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.geometry import measure
 from diffbir_jax.restoration.plan import Plan, StagePlan
@@ -53,6 +55,19 @@ def test_above_the_range_the_result_of_its_end_is_enlarged() -> None:
         # What is enlarged here was rounded before.
         enlarged = resize_float(wanted.astype(np.float32), (48, 48)).clip(0, 255)
         assert np.abs(found - enlarged).max() <= 1.5
+
+
+def test_what_a_preset_was_not_trained_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    restorer = Restorer(dataclasses.replace(MICRO, scales=(0.5, 1.0)), micro().params)
+    monkeypatch.setitem(DEFAULTS, "micro", dataclasses.replace(FEW, steps=1))
+    assert restorer.options(seed=3) == dataclasses.replace(FEW, steps=1, seed=3)
+    with pytest.warns(UserWarning, match="up to 1; from there to 2 the result is only resized"):
+        restorer.restore_many([], 2.0, restorer.options())
+    with pytest.warns(UserWarning, match=r"trained for one step; 2 steps spoil images"):
+        restorer.restore_many([], 1.0, FEW)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restorer.restore_many([], 1.0, restorer.options())
 
 
 def test_without_stage_1_the_range_holds_too() -> None:

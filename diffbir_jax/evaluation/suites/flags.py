@@ -24,7 +24,9 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
         f"{page('evaluation')} has their lists"
     )
     add("--suite", choices=sorted(file.stem for file in SUITES.glob("*.toml")), help=suite)
-    version = "preset of networks; tiny is shipped, the others need --weights (default: tiny)"
+    version = (
+        "preset of networks; one-step and tiny are shipped, the others need --weights (default: one-step)"
+    )
     # No default here: without --suite any given --version is an error.
     add("--version", choices=sorted(with_stage2()), help=version)
     weights = (
@@ -62,7 +64,7 @@ def suite_run(args: argparse.Namespace) -> "SuiteRun":
     from diffbir_jax.evaluation.suites.spec import read_suite
 
     suite = read_suite(args.suite)
-    networks = Networks(args.version or "tiny", suite.task, args.weights)
+    networks = Networks(args.version or "one-step", suite.task, args.weights)
     return SuiteRun(
         suite,
         networks,

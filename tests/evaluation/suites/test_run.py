@@ -105,7 +105,7 @@ def test_the_command_line_runs_photos(tmp_path: Path, capsys: pytest.CaptureFixt
     "line, message",
     [
         ("--suite tiny", "--output is missing"),
-        ("--suite huge --output out", "invalid choice: 'huge'"),
+        ("--suite huge --output out", "'huge' given; allowed are"),
         ("--suite tiny --gt x --output out", "--gt goes with --pred, not with --suite"),
         ("--suite tiny --crop-border 2 --output out", "--crop-border goes with --pred, not with --suite"),
         ("--pred x --data y --output out", "--data goes with --suite, not with --pred"),

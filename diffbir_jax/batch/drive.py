@@ -135,9 +135,11 @@ class Driver:
 
     def _load(self, job: Job) -> Loaded:
         try:
-            return load(job, self._recipe)
+            loaded = load(job, self._recipe)
         except (*EXPECTED, MemoryError) as error:
             return Loaded(job, error=error)
+        self._journal.note(job.path, loaded.photo.notes if loaded.photo else ())
+        return loaded
 
     def _write(self, loaded: Loaded, results: Sequence[Restored], seconds: float) -> None:
         """Write the files of a job and note it; runs in a thread."""
@@ -149,10 +151,11 @@ class Driver:
                 write_record(job.outputs.sidecar, self._recorder.record(loaded, spent))
 
         try:
-            write_results(loaded, results, self._recipe, note)
+            left_out = write_results(loaded, results, self._recipe, note)
         except (*EXPECTED, MemoryError) as error:
             self._fail(job, error)
         else:
+            self._journal.note(job.outputs.results[0], left_out)
             self._journal.restored(job, results[0].image.shape, seconds)
 
     def _fail(self, job: Job, error: Exception) -> None:

@@ -2,16 +2,18 @@
 
 import os
 import sys
+import unicodedata
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from diffbir_jax.batch.names import Outputs, check_clashes, outputs_of, real_folder, some, suffix_of
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.listing import find_images
+from diffbir_jax.imaging.listing import list_folder
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.weights.loading import NO_STAGE1, weights_folder
 
@@ -37,14 +39,21 @@ class Job:
     mask: Path | None = None
 
 
-def find_jobs(settings: Settings) -> list[Job]:
-    """Return all jobs, of all hosts together, sorted by name or in the order of the list.
+class Inputs(NamedTuple):
+    """The inputs of a run: path and name below the folder that results mirror, and files that are no images."""
+
+    names: dict[Path, Path]
+    others: list[Path]
+
+
+def find_jobs(settings: Settings) -> tuple[list[Job], list[Path]]:
+    """Return all jobs, of all hosts together, sorted by name or in the order of the list; and what is no image.
 
     Raises:
         ImageFileError: there is no image, ready-made images or masks are missing, or results would overwrite files of
             the user or each other.
     """
-    names = find_inputs(settings)
+    names, others = find_inputs(settings)
     clean, masks = stage1_images(settings, names), fidelity_masks(settings, names)
     many = settings.list is not None or bool(settings.paths)
     many |= settings.input is not None and settings.input.is_dir()
@@ -53,7 +62,7 @@ def find_jobs(settings: Settings) -> list[Job]:
         for path, name in names.items()
     ]
     check_jobs(jobs, settings)
-    return jobs
+    return jobs, others
 
 
 def check_jobs(jobs: Sequence[Job], settings: Settings) -> None:
@@ -85,30 +94,37 @@ def check_depth(jobs: Iterable[Job], recipe: Recipe) -> None:
         )
 
 
-def find_inputs(settings: Settings) -> dict[Path, Path]:
-    """Return every input with its name below the folder that results mirror; ImageFileError if there is no input."""
+def find_inputs(settings: Settings) -> Inputs:
+    """Return every input; ImageFileError if there is none."""
     if settings.list is not None or settings.paths:
-        paths = read_list(settings.list) if settings.list is not None else expanded(settings)
+        paths, others = (read_list(settings.list), []) if settings.list is not None else expanded(settings)
         root = Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
-        return {path: Path(os.path.abspath(path)).relative_to(root) for path in paths}
+        return Inputs({path: Path(os.path.abspath(path)).relative_to(root) for path in paths}, others)
     path = settings.input
     if path is None or not path.exists():
         raise ImageFileError(
             f"{path}: no such file or folder; give an image or a folder of images as --input"
         )
     if not path.is_dir():
-        return {path: Path(path.name)}
+        return Inputs({path: Path(path.name)}, [])
     check_output(settings.output, path, "inputs")
-    return {found: found.relative_to(path) for found in find_images(path, own_folders(settings))}
+    images, others = list_folder(path, own_folders(settings))
+    return Inputs({found: found.relative_to(path) for found in images}, others)
 
 
-def expanded(settings: Settings) -> list[Path]:
-    """Return the files among several inputs and the images in their folders, each once; ImageFileError as elsewhere."""
+def expanded(settings: Settings) -> tuple[list[Path], list[Path]]:
+    """Return the files among several inputs and the images in their folders, each once, and what is no image there.
+
+    Raises:
+        ImageFileError: see `find_jobs`.
+    """
     found: dict[str, Path] = {}
+    left: list[Path] = []
     for path in settings.paths:
-        inside = find_images(path, own_folders(settings)) if path.is_dir() else [path]
+        inside, others = list_folder(path, own_folders(settings)) if path.is_dir() else ([path], [])
         found.update((os.path.abspath(file), file) for file in inside)
-    return list(found.values())
+        left += others
+    return list(found.values()), left
 
 
 def own_folders(settings: Settings) -> list[Path]:
@@ -171,14 +187,19 @@ def named_as(names: dict[Path, Path], folder: Path, output: Path, what: str) -> 
             results would overwrite them.
     """
     check_output(output, folder, f"{what}s")
-    ready: dict[Path, list[Path]] = defaultdict(list)
-    for path in find_images(folder):
-        ready[path.relative_to(folder).with_suffix("")].append(path)
-    stems = {path: name.with_suffix("") for path, name in names.items()}
+    ready: dict[str, list[Path]] = defaultdict(list)
+    for path in list_folder(folder).images:
+        ready[stem_of(path.relative_to(folder))].append(path)
+    stems = {path: stem_of(name) for path, name in names.items()}
     bad = [stem for stem in stems.values() if len(ready[stem]) != 1]
     if bad:
         raise ImageFileError(f"{folder}: holds no {what}, or several, named {some(bad)}; give one each")
     return {path: ready[stem][0] for path, stem in stems.items()}
+
+
+def stem_of(name: Path) -> str:
+    """Return a name without its suffix; accents in one or two characters, as systems write them, are equal."""
+    return unicodedata.normalize("NFC", str(name.with_suffix("")))
 
 
 def noise_index(path: Path) -> int:
@@ -191,4 +212,4 @@ def noise_index(path: Path) -> int:
 
 def is_done(job: Job) -> bool:
     """Whether all files of a job exist. Files appear whole, so existing ones are complete."""
-    return all(path.exists() for path in job.outputs.all())
+    return all(path.is_file() for path in job.outputs.all())

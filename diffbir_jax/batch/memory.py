@@ -2,23 +2,23 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.report import Journal, counted
 from diffbir_jax.batch.settings import Recipe, Settings
+from diffbir_jax.imaging.headers import header_size
+from diffbir_jax.imaging.photo import MIN_SIDE
 from diffbir_jax.restoration.effort import costs, effort
 from diffbir_jax.restoration.plan import STAGES, Plan, StagePlan
-from diffbir_jax.restoration.planner import Size, compile_all, make_plan
+from diffbir_jax.restoration.planner import Forecast, PlanError, Size, compile_all, make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 
-# EXIF orientations that exchange height and width.
-LYING = (5, 6, 7, 8)
+ADVICE = "give a higher --memory-gb or a lower --upscale, or crop it"
 
 
 def planned(
@@ -30,20 +30,27 @@ def planned(
 ) -> Plan | None:
     """Choose the plan of a run and print it, or take that of a sidecar. With --warmup also compile all programs.
 
-    The journal learns how much there is to compute.
+    The journal learns how much there is to compute, and which images do not fit the memory; the others are planned for.
 
     Raises:
-        PlanError: no plan fits the memory.
+        PlanError: no plan fits the memory, not even for the smallest image.
     """
     if record is not None and record["plan"] is not None:
         return plan_from(record["plan"])
-    images = sizes(jobs, settings.recipe)
-    if not images:
+    measured = sorted(sizes(jobs, settings.recipe).items(), key=lambda entry: math.prod(entry[1][1]))
+    if not measured:
         return None
     memory = None if settings.memory_gb is None else int(settings.memory_gb * 2**30)
-    found = make_plan(
-        restorer, restorer.programs, images, wanted(settings, jobs), memory, norms=settings.vae_norms
-    )
+    made = wanted(settings, jobs)
+
+    def plan_of(number: int) -> Forecast:
+        smallest = [pair for _, pair in measured[:number]]
+        return make_plan(restorer, restorer.programs, smallest, made, memory, norms=settings.vae_norms)
+
+    found, number = fitting(plan_of, len(measured))
+    for job, ((height, width), _) in measured[number:]:
+        journal.failed(job, f"{job.path}: {width}x{height} pixels need more memory than there is; {ADVICE}")
+    images = [pair for _, pair in measured[:number]]
     lines = ["plan for the images that take most:", *found.lines()] if settings.plan else [found.sentence()]
     tqdm.write("\n".join(lines))
     expected = costs(found.executor, images, found.shape)
@@ -55,6 +62,31 @@ def planned(
     return found.plan
 
 
+def fitting(plan_of: Callable[[int], Forecast], count: int) -> tuple[Forecast, int]:
+    """Return the plan for as many of the smallest images as fit, and their number.
+
+    Args:
+        plan_of: plans for so many images; raises PlanError if they do not fit.
+        count: how many images there are.
+
+    Raises:
+        PlanError: not even the smallest fits.
+    """
+    try:
+        return plan_of(count), count
+    except PlanError:
+        if count == 1:
+            raise
+    found, fits, fails = plan_of(1), 1, count
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        try:
+            found, fits = plan_of(middle), middle
+        except PlanError:
+            fails = middle
+    return found, fits
+
+
 def wanted(settings: Settings, jobs: Sequence[Job]) -> Wanted:
     """What to make of every image."""
     recipe = settings.recipe
@@ -62,19 +94,20 @@ def wanted(settings: Settings, jobs: Sequence[Job]) -> Wanted:
     return Wanted(recipe.options, recipe.n_samples, recipe.keeps_stages, fidelity, recipe.stage1_only)
 
 
-def sizes(jobs: Sequence[Job], recipe: Recipe) -> list[tuple[Size, Size]]:
+def sizes(jobs: Sequence[Job], recipe: Recipe) -> dict[Job, tuple[Size, Size]]:
     """Sides of the inputs that can be read, and of their results."""
-    return [(size, _scaled(size, recipe)) for job in jobs if (size := size_of(job))]
+    return {job: (size, _scaled(size, recipe)) for job in jobs if (size := size_of(job, recipe.max_pixels))}
 
 
-def by_size(jobs: Sequence[Job]) -> list[Job]:
+def by_size(jobs: Sequence[Job], recipe: Recipe) -> list[Job]:
     """Jobs with the smallest input first: a run shows soon what it does."""
-    return sorted(jobs, key=lambda job: math.prod(size_of(job) or (0, 0)))
+    known = sizes(jobs, recipe)
+    return sorted(jobs, key=lambda job: math.prod(known[job][0]) if job in known else 0)
 
 
 def summary(jobs: Sequence[Job], recipe: Recipe) -> str:
     """Say what a run is about to do, before anything is loaded."""
-    pairs = sizes(jobs, recipe)
+    pairs = list(sizes(jobs, recipe).values())
     if len(pairs) == 1:
         (height, width), (tall, wide) = pairs[0]
         return f"{counted(len(jobs), 'image')}: {width}x{height} to {wide}x{tall} pixels, version {recipe.version}"
@@ -92,11 +125,11 @@ def _total(efforts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return found
 
 
-def size_of(job: Job) -> tuple[int, int] | None:
+def size_of(job: Job, max_pixels: int) -> tuple[int, int] | None:
     """Height and width of an input, from its header; None if it cannot be read, which the run reports later."""
-    with contextlib.suppress(Exception), Image.open(job.path) as image:
-        lying = image.getexif().get(0x0112) in LYING
-        return (image.width, image.height) if lying else (image.height, image.width)
+    with contextlib.suppress(Exception):
+        height, width = header_size(job.path)
+        return (height, width) if height * width <= max_pixels and min(height, width) >= MIN_SIDE else None
     return None
 
 

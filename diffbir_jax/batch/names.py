@@ -88,7 +88,15 @@ def real_folder(folder: Path) -> str:
 
 @functools.cache
 def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
+    return real_path(folder)
+
+
+def real_path(path: str | Path) -> str:
+    """Return a path without symbolic links; one with a NUL character, which no file has, as it is."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return str(path)
 
 
 def place(path: Path) -> str:
@@ -107,7 +115,7 @@ def check_clashes(written: Iterable[tuple[Path, Outputs]], given: Iterable[Path]
     Raises:
         ImageFileError: a file would be overwritten; the message names the files and a solution.
     """
-    kept = {key for path in given for key in (place(path), place(Path(os.path.realpath(path))))}
+    kept = {key for path in given for key in (place(path), place(Path(real_path(path))))}
     owners: dict[str, Path] = {}
     over: dict[Path, None] = {}
     for path, outputs in written:

@@ -1,5 +1,6 @@
 """From a job's files to a request to the restorer, and from its results to files."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import numpy as np
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.settings import BitDepth, Recipe
 from diffbir_jax.files.digest import file_record
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.bytes import resize_alpha
 from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.imaging.reading import read_image, read_photo, to_eight
@@ -20,6 +22,8 @@ from diffbir_jax.restoration.restorer import Request, Restored
 
 # The map of invented detail shows this standard deviation, in levels of 1/255, as white.
 WHITE_DEVIATION = 16
+# Bytes of a file name that common file systems allow.
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,12 @@ def load(job: Job, recipe: Recipe) -> Loaded:
 
 
 def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
-    """Raise ImageFileError if results are larger than their formats allow."""
+    """Raise ImageFileError if results are larger than their formats allow, or their names too long."""
+    for path in job.outputs.all():
+        if len(os.fsencode(path.name)) > LONGEST_NAME:
+            raise ImageFileError(
+                f"{path}: this name is longer than {LONGEST_NAME} bytes; rename {job.path.name}"
+            )
     height, width = (round(side * upscale) for side in photo.pixels.shape[:2])
     for path in job.outputs.results:
         check_output(path, height, width)
@@ -119,8 +128,8 @@ def file_depth(path: Path, depth: BitDepth) -> BitDepth:
 
 def write_results(
     loaded: Loaded, results: Sequence[Restored], recipe: Recipe, note: Callable[[float], None]
-) -> None:
-    """Write all files of a job, the main result last.
+) -> tuple[str, ...]:
+    """Write all files of a job, the main result last; return what was left out of it, see `write_photo`.
 
     Args:
         loaded: the job with its input.
@@ -134,9 +143,9 @@ def write_results(
     begin, outputs, photo = time.perf_counter(), loaded.job.outputs, loaded.photo
     assert photo is not None
 
-    def save(path: Path, pixels: np.ndarray, transparent: bool = True) -> None:
+    def save(path: Path, pixels: np.ndarray, transparent: bool = True) -> tuple[str, ...]:
         depth = file_depth(path, recipe.bit_depth)
-        write_photo(path, dressed(pixels, photo, depth, transparent), quality=recipe.quality)
+        return write_photo(path, dressed(pixels, photo, depth, transparent), quality=recipe.quality)
 
     for path, restored in zip(outputs.compared, results):
         panels = (restored.upscaled, restored.stage1, restored.image)
@@ -147,7 +156,7 @@ def write_results(
     for path, restored in reversed(list(zip(outputs.results[1:], results[1:], strict=True))):
         save(path, restored.image)
     note(time.perf_counter() - begin)
-    save(outputs.results[0], results[0].image)
+    return save(outputs.results[0], results[0].image)
 
 
 def write_maps(loaded: Loaded, results: Sequence[Restored]) -> None:

@@ -2,14 +2,14 @@
 
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
-from diffbir_jax.batch.jobs import Job
+from diffbir_jax.batch.jobs import Job, is_done
 from diffbir_jax.console.meter import Meter
 from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.restoration.effort import Costs
@@ -20,9 +20,10 @@ from diffbir_jax.restoration.results import Progress
 class Journal:
     """Records and shows the outcome of every job; threads may share it. A context manager, for its progress bar."""
 
-    def __init__(self, jobs: Sequence[Job], skipped: Sequence[Job] = ()):
-        """Take the jobs to do and the jobs that are already done."""
-        self._jobs, self._skipped = jobs, skipped
+    def __init__(self, jobs: Sequence[Job], skipped: Sequence[Job] = (), others: Sequence[Path] = ()):
+        """Take the jobs to do, the jobs that are already done, and files that are no images."""
+        self._jobs, self._skipped, self._others = jobs, skipped, others
+        self._notes: list[tuple[Path, str]] = []
         self._restored: dict[Job, float] = {}
         self._failed: dict[Job, str] = {}
         self._lock = threading.Lock()
@@ -73,6 +74,19 @@ class Journal:
             self._failed[job] = reason
             complain(reason)
 
+    def note(self, path: Path, notes: Iterable[str]) -> None:
+        """Print what a user should know of a file that was read or written nevertheless."""
+        with self._lock:
+            for text in notes:
+                self._notes.append((path, text))
+                complain(f"warning: {path}: {text}")
+
+    def check(self) -> None:
+        """Note as failed what was written and is there no more: somebody removed it, or its folder, meanwhile."""
+        for job in [job for job in self._restored if not is_done(job)]:
+            del self._restored[job]
+            self.failed(job, f"{job.path}: its result was written and is gone; restore it again")
+
     @property
     def left(self) -> list[Job]:
         """Jobs without an outcome so far."""
@@ -105,6 +119,8 @@ class Journal:
             "skipped": [str(job.path) for job in self._skipped],
             "failed": [{"input": str(job.path), "reason": reason} for job, reason in self._failed.items()],
             "left": [str(job.path) for job in self.left],
+            "no_images": [str(path) for path in self._others],
+            "warnings": [{"file": str(path), "text": text} for path, text in self._notes],
             "interrupted": self.interrupted,
         }
 

@@ -12,7 +12,7 @@ from diffbir_jax.batch.drive import Driver
 from diffbir_jax.batch.hosts import connect, share
 from diffbir_jax.batch.jobs import Job, find_jobs, is_done
 from diffbir_jax.batch.memory import by_size, planned, summary
-from diffbir_jax.batch.names import remove_leftovers
+from diffbir_jax.batch.names import remove_leftovers, some
 from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repeated_job
 from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
@@ -35,11 +35,13 @@ class Work:
         settings: the run.
         jobs: the jobs of this host.
         record: the sidecar to repeat, or None.
+        others: files among the inputs that are no images.
     """
 
     settings: Settings
     jobs: Sequence[Job]
     record: Mapping[str, Any] | None = None
+    others: Sequence[Path] = ()
 
 
 def find_work(args: argparse.Namespace) -> Work:
@@ -53,8 +55,8 @@ def find_work(args: argparse.Namespace) -> Work:
     settings = settings_from(args, recipe)
     if args.distributed:
         settings = connect(settings, args.coordinator)
-    jobs = find_jobs(settings) if record is None else [repeated_job(settings, record)]
-    return Work(settings, share(jobs, settings), record)
+    jobs, others = find_jobs(settings) if record is None else ([repeated_job(settings, record)], [])
+    return Work(settings, share(jobs, settings), record, others)
 
 
 def run(work: Work) -> int:
@@ -68,19 +70,22 @@ def run(work: Work) -> int:
     settings = work.settings
     done = {job for job in work.jobs if is_done(job)} if settings.skip_existing else set()
     todo = [job for job in work.jobs if job not in done]
-    journal = Journal(todo, [job for job in work.jobs if job in done])
+    journal = Journal(todo, [job for job in work.jobs if job in done], work.others)
     report = settings.report and report_path(settings.report, settings.hosts, settings.host_index)
     if todo:
         print(summary(todo, settings.recipe), flush=True)
+    if work.others:
+        complain(f"left out, as no images: {some(work.others)}")
     with journal:
         driver = prepare(work, todo, report, journal) if todo else None
         if settings.plan or settings.warmup:
             return 0
         try:
             if driver is not None:
-                driver.restore(by_size(todo))
+                driver.restore(by_size(journal.left, settings.recipe))
         finally:
             journal.meter.close()
+            journal.check()
             journal.show()
             if report:
                 write_record(report, journal.as_record())

@@ -5,7 +5,7 @@ import numpy as np
 from diffbir_jax.data.example import BrokenExampleError
 from diffbir_jax.data.sources.files import reason
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.decoding import FORMATS, decode, kind_of
+from diffbir_jax.imaging.decoding import FORMATS, HEAD, decode, kind_of
 from diffbir_jax.imaging.photo import MAX_PIXELS, Photo
 from diffbir_jax.imaging.reading import over_white, to_eight
 
@@ -16,7 +16,7 @@ def samples(data: bytes) -> np.ndarray:
     Raises:
         BrokenExampleError: it is no image, damaged, cut off, or smaller than 16 pixels; the message has no file name.
     """
-    kind = kind_of(data[:16])
+    kind = kind_of(data[:HEAD])
     if kind is None:
         raise BrokenExampleError(f"is not a {FORMATS} image; convert it to one of these")
     try:

@@ -14,6 +14,8 @@ from diffbir_jax.files.errors import ImageFileError
 def replacing(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
     """Open a new file, which takes the place of `path` when the block ends without an error, and vanishes otherwise.
 
+    After the block it is on the disk, flushed.
+
     Args:
         path: the file; its folder is made if missing.
         temporary: the new file until then, in the same folder. A name that stays the same lets the next run write over
@@ -28,10 +30,24 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
     try:
         with temporary.open("wb") as file:
             yield file
+            # On the disk before its name is: a loss of power leaves the old file or the whole new one.
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+        _flush_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the names of a folder on the disk. Some systems and network drives cannot."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -10,8 +10,12 @@ from diffbir_jax.files.errors import ImageFileError
 CUT_OFF = "is cut off; copy or download it again"
 DAMAGED = "is damaged; copy or download it again"
 _STEP = 1 << 20
-# Markers of JPEG, except stuffed bytes and the restarts within the pixels.
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+# Markers of JPEG, except stuffed bytes and the restarts within the pixels. Before the code there may be any number of
+# 0xff; a pattern that repeats them would look at each of them again and again.
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_SCAN, _END = b"\xda", b"\xd9"
+# Each scan of a progressive JPEG visits the whole image; encoders make about ten.
+_MOST_SCANS = 100
 # The passes of interlaced PNG: first row, first column, row step, column step.
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -23,17 +27,25 @@ def check_complete(data: bytes, kind: str) -> None:
         check(data)
 
 
-def inflated_length(deflated: bytes) -> int:
+def inflated_length(deflated: bytes, most: int) -> int:
     """Return the number of bytes in a deflated stream. The output is discarded in pieces, to save memory.
 
+    Args:
+        deflated: the stream.
+        most: how many bytes it may have: a stream inflates up to thousandfold.
+
     Raises:
-        ImageFileError: it has no end, or its checksum is wrong.
+        ImageFileError: it has no end or more bytes, or its checksum is wrong.
     """
     stream, length = zlib.decompressobj(), 0
     try:
         while deflated:
             length += len(stream.decompress(deflated, _STEP))
             deflated = stream.unconsumed_tail
+            if length > most:
+                raise ImageFileError(
+                    "is damaged: it holds more pixels than it says; copy or download it again"
+                )
     except zlib.error:
         raise ImageFileError(DAMAGED) from None
     if not stream.eof:
@@ -44,7 +56,9 @@ def inflated_length(deflated: bytes) -> int:
 def _check_png(data: bytes) -> None:
     """Check all chunks' checksums, the end chunk, and the number of rows against the header."""
     pixels = b"".join(piece for kind, piece in _png_chunks(data) if kind == b"IDAT")
-    if inflated_length(pixels) < _png_length(data[16:29]):
+    length = _png_length(data[16:29])
+    # Some encoders write a little too much.
+    if inflated_length(pixels, 2 * length + _STEP) < length:
         raise ImageFileError("is damaged: it has fewer rows than it says; copy or download it again")
 
 
@@ -76,10 +90,13 @@ def _png_length(header: bytes) -> int:
 
 def _check_jpeg(data: bytes) -> None:
     """Walk over the segments to the end marker; this skips thumbnails, which have their own end markers."""
-    at = 2
+    at, scans = 2, 0
     while found := _MARKER.search(data, at):
-        if found[1] == b"\xd9":
+        if found[1] == _END:
             return
+        scans += found[1] == _SCAN
+        if scans > _MOST_SCANS:
+            raise ImageFileError(f"has more than {_MOST_SCANS} scans, as no camera makes; save it again")
         at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
     raise ImageFileError(CUT_OFF)
 

@@ -1,6 +1,7 @@
 """Decode the bytes of an image file to pixels; incomplete or damaged files are errors."""
 
 import contextlib
+import importlib
 import io
 import logging
 import re
@@ -8,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,29 +18,46 @@ from PIL import Image, UnidentifiedImageError
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging import tiff
 from diffbir_jax.imaging.completeness import DAMAGED, check_complete
+from diffbir_jax.imaging.jpeg_files import decode_jpeg
 from diffbir_jax.imaging.metadata import ICC, XMP, carried, image_dpi, image_tags, orientation_of
 from diffbir_jax.imaging.photo import MIN_SIDE, Metadata
 from diffbir_jax.imaging.samples import from_bgr, from_pillow, upright
 
+# Bytes of a file that tell its format.
+HEAD = 64
+# AVIF and HEIC share a container, and may call it "mif1"; its other names follow.
 _SIGNATURES = {
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "JPEG": rb"\xff\xd8\xff",
     "WEBP": rb"RIFF....WEBP",
+    "AVIF": rb"....ftyp(?:avi[fs]|m(?:if|sf)1.{4}(?:.{4}){0,8}avi[fs])",
+    "HEIF": rb"....ftyp(?:he[iv][cxms]|m(?:if|sf)1)",
+    "JXL": rb"\xff\x0a|\0{3}\x0cJXL \r\n\x87\n",
+    "GIF": rb"GIF8[79]a",
+    "RAW": rb"FUJIFILMCCD-RAW|FOVb|II(?:U\0|R[OS])|MMOR|II\*\0....CR|....ftypcrx ",
     "TIFF": rb"II[*+]\0|MM\0[*+]",
     "BMP": rb"BM",
 }
-FORMATS = "PNG, JPEG, WebP, TIFF or BMP"
+FORMATS = "PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP"
+_MISSING = "is a {} file; pip install 'diffbir-jax[formats]' to read it, or convert it to PNG"
 
 
 class Decoded(NamedTuple):
-    """An upright image: samples (H, W, C) uint8 or uint16, see `samples.from_pillow`, and the file's metadata."""
+    """An upright image.
+
+    Attributes:
+        samples: (H, W, C) uint8 or uint16, see `samples.from_pillow`.
+        metadata: the file's.
+        notes: what a user should know of how it was read, such as "is an animation; its first image is taken".
+    """
 
     samples: np.ndarray
     metadata: Metadata
+    notes: tuple[str, ...] = ()
 
 
 def kind_of(head: bytes) -> str | None:
-    """Return Pillow's name of the format of a file that starts with these bytes; 16 bytes are enough."""
+    """Return Pillow's name of the format (or "RAW") of a file that starts with these bytes, `HEAD` of them."""
     return next((kind for kind, mark in _SIGNATURES.items() if re.match(mark, head, re.DOTALL)), None)
 
 
@@ -57,6 +75,8 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
     """
     with _undisturbed:
         try:
+            if kind == "RAW":
+                return _decode_raw(data, max_pixels)
             return _decode_tiff(data, max_pixels) if kind == "TIFF" else _decode(data, kind, max_pixels)
         except UnidentifiedImageError:
             # Pillow's message would name a BytesIO object, not the file.
@@ -66,36 +86,75 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
 
 
 def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
+    _register(kind)
     with Image.open(io.BytesIO(data), formats=[kind]) as image:
         _check_size(image.size, max_pixels)
         # Before decoding, because Pillow pads cut-off files without an error.
         check_complete(data, kind)
-        image.load()
+        notes = ("is an animation; its first image is taken",) if getattr(image, "is_animated", False) else ()
+        samples, icc, warned = _samples(data, kind, image)
         tags = image_tags(image)
-        icc = image.info.get("icc_profile")
-        # Bit depth and colour type of the header. Pillow keeps 16 bits only for plain gray (type 0).
-        if kind == "PNG" and data[24] == 16 and data[25] != 0:
-            samples = _deep_png(data)
-        else:
-            samples, icc = from_pillow(image, icc)
         metadata = carried(tags, image.info.get("xmp"), icc, image_dpi(image))
-    return Decoded(upright(samples, orientation_of(tags)), metadata)
+    # Pillow turns AVIF and HEIC upright by itself.
+    turned = 1 if kind in ("AVIF", "HEIF") else orientation_of(tags)
+    return Decoded(upright(samples, turned), metadata, (*notes, *warned))
+
+
+def _samples(data: bytes, kind: str, image: Image.Image) -> tuple[np.ndarray, bytes | None, tuple[str, ...]]:
+    """Return the samples of an image that Pillow has opened, its colour profile, and notes."""
+    icc = image.info.get("icc_profile")
+    # Bit depth and colour type of the header. Pillow keeps 16 bits only for plain gray (type 0).
+    if kind == "PNG" and data[24] == 16 and data[25] != 0:
+        return _deep_png(data), icc, ()
+    if kind == "JPEG":
+        samples, warned = decode_jpeg(data, image.mode)
+        if samples is not None:
+            return samples, icc, warned
+    image.load()
+    return *from_pillow(image, icc), ()
+
+
+def _register(kind: str) -> None:
+    """Make a format known to Pillow; ImageFileError if its package is missing."""
+    try:
+        if kind == "HEIF":
+            importlib.import_module("pillow_heif").register_heif_opener()
+        if kind == "JXL":
+            importlib.import_module("pillow_jxl")
+    except ImportError:
+        raise ImageFileError(_MISSING.format({"HEIF": "HEIC", "JXL": "JPEG XL"}[kind])) from None
+
+
+def _decode_raw(data: bytes, max_pixels: int) -> Decoded:
+    """Develop a camera's raw file with its white balance, to 16 bits of sRGB; its metadata stay behind."""
+    try:
+        rawpy: Any = importlib.import_module("rawpy")
+    except ImportError:
+        raise ImageFileError(_MISSING.format("camera's raw")) from None
+    with rawpy.imread(io.BytesIO(data)) as raw:
+        _check_size((raw.sizes.width, raw.sizes.height), max_pixels)
+        samples = raw.postprocess(use_camera_wb=True, output_bps=16)
+    return Decoded(samples, Metadata(), ("is a camera's raw file, developed with its white balance",))
 
 
 def _decode_tiff(data: bytes, max_pixels: int) -> Decoded:
     tags = tiff.first_directory(data)
+    if tiff.is_raw(tags):
+        return _decode_raw(data, max_pixels)
     layout = tiff.layout(tags)
     _check_size((layout.width, layout.height), max_pixels)
     tiff.check_complete(tags, data)
-    icc = tags.get(ICC)
+    icc, notes = tags.get(ICC), ()
     if layout.deep:
         samples = tiff.decode_deep(data, layout)
+    elif layout.unusual:
+        samples, notes = tiff.decode_numbers(data, layout)
     else:
         # Pillow turns TIFF upright by itself, but no other format.
         with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
             image.load()
             samples, icc = from_pillow(image, icc)
-    return Decoded(samples, carried(tags, tags.get(XMP), icc))
+    return Decoded(samples, carried(tags, tags.get(XMP), icc), notes)
 
 
 def _deep_png(data: bytes) -> np.ndarray:

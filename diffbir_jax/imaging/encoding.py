@@ -51,7 +51,7 @@ def encode_jpeg(samples: np.ndarray, metadata: Metadata, quality: int) -> bytes:
     for name, block, head in (("EXIF", metadata.exif, 6), ("XMP", metadata.xmp, 29)):
         if block and len(block) + head > _JPEG_SEGMENT:
             raise ImageFileError(
-                f"{name} of {len(block)} bytes does not fit into JPEG; write PNG, WebP or TIFF, or leave metadata out"
+                f"{name} of {len(block)} bytes does not fit into JPEG; write PNG, WebP or TIFF"
             )
     dpi = written_dpi(metadata)
     more = _pillow_metadata(metadata) | ({"dpi": dpi} if dpi else {})

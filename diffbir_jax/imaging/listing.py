@@ -3,10 +3,24 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging.decoding import HEAD, kind_of
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".bmp")
+
+
+class Listing(NamedTuple):
+    """What a folder and its subfolders hold, sorted by path.
+
+    Attributes:
+        images: files with a suffix of `SUFFIXES`, or that begin as images do.
+        others: what is no image; hidden files are in neither.
+    """
+
+    images: list[Path]
+    others: list[Path]
 
 
 def find_images(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike] = ()) -> list[Path]:
@@ -22,15 +36,42 @@ def find_images(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike] 
     Raises:
         ImageFileError: the folder is missing, is a file, or holds no image file; or a subfolder cannot be read.
     """
-    folder = _folder(folder)
+    return _some([path for path in _files(folder, exclude) if _named(path) and path.is_file()], folder)
+
+
+def list_folder(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike] = ()) -> Listing:
+    """Return what a folder holds, by content; arguments and errors as in `find_images`.
+
+    A file with an image's suffix is one: if it is damaged, somebody wants to know. Pipes and devices are not opened.
+    """
+    images, others = [], []
+    for path in _files(folder, exclude):
+        (images if path.is_file() and (_named(path) or _begins_as_image(path)) else others).append(path)
+    return Listing(_some(images, folder), others)
+
+
+def _files(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike]) -> list[Path]:
+    """Everything below a folder that is not hidden and no folder."""
     excluded = {Path(path).resolve() for path in exclude}
     paths: list[Path] = []
-    for place, folders, files in os.walk(folder, onerror=_raise):
+    for place, folders, files in os.walk(_folder(folder), onerror=_raise):
         here = Path(place)
         # os.walk descends only into the folders left in this list.
         folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() not in excluded]
-        paths += [here / name for name in files if _is_image(here / name)]
-    return _some(sorted(paths), folder)
+        paths += [here / name for name in files if name[0] != "."]
+    return sorted(paths)
+
+
+def _named(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _begins_as_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return kind_of(file.read(HEAD)) is not None
+    except OSError:
+        return False
 
 
 def _folder(folder: str | os.PathLike) -> Path:
@@ -41,11 +82,7 @@ def _folder(folder: str | os.PathLike) -> Path:
     return folder
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
-
-
-def _some(paths: list[Path], folder: Path) -> list[Path]:
+def _some(paths: list[Path], folder: str | os.PathLike) -> list[Path]:
     if not paths:
         raise ImageFileError(
             f"{folder}: holds no image file; put files ending in {', '.join(SUFFIXES)} there"

@@ -1,11 +1,15 @@
 """EXIF, XMP and ICC profiles: keep the parts that still hold after an image was turned upright and resized."""
 
+import contextlib
 import io
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from PIL import ExifTags, Image, ImageCms
 
+from diffbir_jax.imaging.directories import check_directories
 from diffbir_jax.imaging.photo import Metadata
 
 ORIENTATION = 0x0112
@@ -20,11 +24,13 @@ _STRUCTURE = frozenset(
 )
 # PixelXDimension, PixelYDimension, and the interoperability directory (its offset changes).
 _STALE = frozenset([0xA002, 0xA003, ExifTags.IFD.Interop])
+# Every repetition has a bound, so that the time is linear in the packet's length.
 _XMP_SIZES = rb"(?:tiff:Image(?:Width|Length)|exif:Pixel[XY]Dimension)"
 _XMP_STALE = re.compile(
-    rb'\s+%s\s*=\s*"[^"]*"|<(%s)>[^<]*</\1>|<(xmp:Thumbnails)\b.*?</\2>' % (_XMP_SIZES, _XMP_SIZES), re.DOTALL
+    rb'\s%s\s{0,9}=\s{0,9}(?:"[^"<]{0,99}"|\'[^\'<]{0,99}\')|<(%s)>[^<]{0,99}</\1>' % (_XMP_SIZES, _XMP_SIZES)
 )
-_XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>))\d""")
+_XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s{0,9}=\s{0,9}["']|>))\d""")
+_XMP_THUMBNAILS = (b"<xmp:Thumbnails", b"</xmp:Thumbnails>")
 
 
 Tags = dict[int, Any]  # EXIF's or TIFF's, directories within being dicts
@@ -32,6 +38,7 @@ Resolution = tuple[float, float]
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 # Pixels per unit to pixels per inch, by EXIF's unit: inch and centimetre.
 _PER_INCH = {2: 1.0, 3: 2.54}
+_MAKER_NOTE = 0x927C
 # JPEG holds no more.
 _MOST_DPI = 65535
 
@@ -63,6 +70,8 @@ def orientation_of(tags: Tags) -> int:
 def image_tags(image: Image.Image) -> Tags:
     """Return the EXIF tags of an image, without those of its thumbnail; {} if they are too damaged to be read."""
     try:
+        if exif := image.info.get("exif"):
+            check_directories(exif.removeprefix(b"Exif\0\0"))
         return _tags(image.getexif())
     except Exception:  # Pillow parses late, and damage causes many types of errors.
         return {}
@@ -82,6 +91,35 @@ def written_dpi(metadata: Metadata) -> Resolution | None:
     scale = _PER_INCH.get(tags.get(RESOLUTION_UNIT, 0))
     x, y = tags.get(X_RESOLUTION), tags.get(Y_RESOLUTION)
     return None if scale is None or not x or not y else _sound((float(x) * scale, float(y) * scale))
+
+
+def reduced(metadata: Metadata) -> Iterator[tuple[str, Metadata]]:
+    """Yield what is left out and the rest, from nothing to everything but the resolution."""
+    dpi = None
+    with contextlib.suppress(Exception):  # as in `image_tags`
+        dpi = written_dpi(metadata)
+    # Many cameras' notes are too long for JPEG and of use to their makers only.
+    note = replace(metadata, exif=_without_note(metadata.exif), dpi=dpi)
+    plain = replace(metadata, exif=None, dpi=dpi)
+    yield "", metadata
+    if metadata.xmp:
+        yield "XMP", replace(metadata, xmp=None)
+    if metadata.exif:
+        yield "the maker's note", note
+        yield "the maker's note and XMP", replace(note, xmp=None)
+        yield "EXIF", plain
+    yield "EXIF and XMP", replace(plain, xmp=None)
+    yield "EXIF, XMP and profile", Metadata(dpi=dpi)
+    yield "metadata", Metadata()
+
+
+def _without_note(exif: bytes | None) -> bytes | None:
+    """Return EXIF without its maker's note; None if it cannot be taken apart."""
+    with contextlib.suppress(Exception):  # as in `image_tags`
+        tags = parse_exif(exif or b"")
+        tags.get(ExifTags.IFD.Exif, {}).pop(_MAKER_NOTE, None)
+        return _exif_bytes(tags)
+    return None
 
 
 def with_resolution(tags: Tags, dpi: Resolution | None) -> Tags:
@@ -154,7 +192,16 @@ def _exif_bytes(tags: Tags) -> bytes:
 
 
 def _carried_xmp(xmp: bytes) -> bytes:
-    return _XMP_ORIENTATION.sub(rb"\g<1>1", _XMP_STALE.sub(b"", xmp))
+    return _XMP_ORIENTATION.sub(rb"\g<1>1", _XMP_STALE.sub(b"", _without_thumbnails(xmp)))
+
+
+def _without_thumbnails(xmp: bytes) -> bytes:
+    """Return a packet without the pictures in it."""
+    (opening, closing), parts, at = _XMP_THUMBNAILS, [], 0
+    while (begin := xmp.find(opening, at)) >= 0 and (end := xmp.find(closing, begin)) >= 0:
+        parts.append(xmp[at:begin])
+        at = end + len(closing)
+    return b"".join([*parts, xmp[at:]])
 
 
 def profile_from(icc: bytes) -> ImageCms.ImageCmsProfile:

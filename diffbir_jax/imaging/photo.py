@@ -35,9 +35,11 @@ class Photo:
         alpha: (H, W) of the same type, 0 for transparent pixels, or None.
         grey: True if the file has no colour; then the three channels are equal.
         metadata: metadata for the file of the result.
+        notes: what a user should know of how the file was read; each goes on from the file's name.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
     grey: bool = False
     metadata: Metadata = field(default_factory=Metadata)
+    notes: tuple[str, ...] = ()

@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.decoding import FORMATS, Decoded, decode, kind_of
+from diffbir_jax.imaging.decoding import FORMATS, HEAD, Decoded, decode, kind_of
 from diffbir_jax.imaging.photo import MAX_PIXELS, Photo
 from diffbir_jax.imaging.samples import apart
 
 
 def read_photo(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
-    """Read a PNG, JPEG, WebP, TIFF or BMP file. Its content decides the format, not its suffix.
+    """Read a PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP file. Its content decides the format, not its suffix.
 
-    16-bit gray and RGB stay in 16 bits; everything else becomes 8 bits. Gray, palettes, YCbCr, CMYK (by its profile, if
-    it has one) and LAB become RGB. Floats must be in 0 to 1, wide integers in 0 to 65535. The EXIF orientation is
-    applied. Alpha is kept, and fully transparent pixels get the colour of the nearest visible pixel. An animation or a
-    file of several pages gives its first image.
+    With the extra [formats] also HEIC, JPEG XL and raw files of cameras. 16-bit gray and RGB stay in 16 bits, and so do
+    floats, wide integers and raw files; everything else becomes 8 bits. Gray, palettes, YCbCr, CMYK (by its profile, if
+    it has one) and LAB become RGB. Floats are in 0 to 1, integers in 0 to 255 or 65535; if there are larger ones, the
+    largest is white. The EXIF orientation is applied. Alpha is kept, and fully transparent pixels get the colour of the
+    nearest visible pixel. An animation or a file of several pages gives its first image.
 
     Args:
         path: the file.
@@ -74,7 +75,7 @@ def to_eight(samples: np.ndarray) -> np.ndarray:
 
 
 def _load(path: Path) -> tuple[str, bytes]:
-    """Return the format and the bytes of a file; ImageFileError if it cannot be read or is no image."""
+    """Return the format and the bytes of a regular file; ImageFileError if it cannot be read or is no image."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -83,7 +84,7 @@ def _load(path: Path) -> tuple[str, bytes]:
         if not stat.S_ISREG(mode):
             raise ImageFileError(f"{path}: is a device or a pipe; give a file")
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(HEAD)
             if not head:
                 raise ImageFileError(f"{path}: is empty (0 bytes); copy or download it again")
             if kind := kind_of(head):
@@ -103,4 +104,4 @@ def _load(path: Path) -> tuple[str, bytes]:
 
 def _photo(decoded: Decoded) -> Photo:
     pixels, alpha, grey = apart(decoded.samples)
-    return Photo(pixels, alpha, grey, decoded.metadata)
+    return Photo(pixels, alpha, grey, decoded.metadata, decoded.notes)

@@ -56,11 +56,12 @@ def from_bgr(array: np.ndarray) -> np.ndarray:
 
 
 def unassociated(samples: np.ndarray) -> np.ndarray:
-    """Undo the multiplication of colours by alpha, the last channel of (H, W, C) uint16."""
+    """Undo the multiplication of colours by alpha, the last channel of (H, W, C) uint8 or uint16."""
     # At least 1: fully transparent pixels have no colour to recover.
     alpha = np.maximum(samples[..., -1:], 1).astype(np.float32)
-    colours = np.minimum(np.rint(samples[..., :-1] * (np.float32(65535) / alpha)), 65535)
-    return np.concatenate([colours.astype(np.uint16), samples[..., -1:]], axis=2)
+    white = np.float32(np.iinfo(samples.dtype).max)
+    colours = np.minimum(np.rint(samples[..., :-1] * (white / alpha)), white)
+    return np.concatenate([colours.astype(samples.dtype), samples[..., -1:]], axis=2)
 
 
 def without_hidden(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -102,6 +103,30 @@ def apart(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:
         colours = without_hidden(colours, alpha)
     grey = colours.shape[2] == 1
     return (np.repeat(colours, 3, axis=2) if grey else np.ascontiguousarray(colours)), alpha, grey
+
+
+def scaled(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Convert numbers of any kind to samples.
+
+    Args:
+        values: (H, W, C), floats or integers.
+
+    Returns:
+        (H, W, C) uint8 or uint16: floats in 0 to 1 and integers up to 255 or 65535 are taken for what they are, larger
+        ones are divided by the largest; and a note if that happened.
+
+    Raises:
+        ImageFileError: negative numbers, or numbers that are not finite.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all() or low < 0:
+        raise ImageFileError(f"holds numbers from {low:g} to {high:g}; give numbers from 0")
+    floats = values.dtype.kind == "f"
+    if not floats and high <= 65535:
+        return values.astype(np.uint8 if high <= 255 else np.uint16), ()
+    white = 1.0 if high <= 1 else high
+    samples = np.rint(values * (np.float64(65535) / white)).astype(np.uint16)
+    return samples, () if white == 1 else (f"holds numbers up to {high:g}, which is taken for white",)
 
 
 def _is_grey(image: Image.Image) -> bool:

@@ -11,10 +11,18 @@ from PIL import TiffImagePlugin
 
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.completeness import CUT_OFF, inflated_length
+from diffbir_jax.imaging.directories import check_directories
 from diffbir_jax.imaging.metadata import SUB_DIRECTORIES, Tags, orientation_of
-from diffbir_jax.imaging.samples import from_bgr, unassociated, upright
+from diffbir_jax.imaging.samples import from_bgr, scaled, unassociated, upright
 
 _DEFLATE = (8, 32946)
+# What tifffile reads without further packages.
+_READABLE = (1, *_DEFLATE)
+_DNG = 50706
+# Photometric interpretations of raw files: colour filter array, linear raw.
+_SENSOR = (32803, 34892)
+# Pixels that a tile may have in an image of any size.
+_TILE = 1 << 20
 
 
 class Layout(NamedTuple):
@@ -49,6 +57,11 @@ class Layout(NamedTuple):
         kind = (set(self.bits), set(self.formats))
         return kind == ({16}, {1}) and self.photometric in (0, 1, 2)
 
+    @property
+    def unusual(self) -> bool:
+        """Whether samples are floats, signed, or of 32 bits or more."""
+        return not {*self.formats} <= {1, 4} or max(self.bits) >= 32
+
 
 def first_directory(data: bytes) -> Tags:
     """Return the tags of the first image of a TIFF file, including its EXIF.
@@ -58,6 +71,7 @@ def first_directory(data: bytes) -> Tags:
     """
     if data[:4] == b"MM\0+":
         raise ImageFileError("is a BigTIFF of big-endian numbers; save it as plain TIFF, or as PNG")
+    check_directories(data)
     head = data[: 16 if data[2] == 43 else 8]  # 43: offsets of 64 bits
     tags = _directory(data, head)
     for tag in {*SUB_DIRECTORIES} & tags.keys():
@@ -98,12 +112,56 @@ def check_complete(tags: Tags, data: bytes) -> None:
     Decoders stop when they have enough pixels, even wrong ones, and never read the checksum of a deflated piece.
     """
     (compression,) = _numbers(tags, 259, 1)
+    number, most = _pieces(tags)
     for offsets, counts in ((273, 279), (324, 325)):
-        for begin, count in zip(_numbers(tags, offsets), _numbers(tags, counts), strict=False):
+        places = zip(_numbers(tags, offsets)[:number], _numbers(tags, counts), strict=False)
+        for begin, count in places:
             if begin + count > len(data):
                 raise ImageFileError(CUT_OFF)
             if compression in _DEFLATE:
-                inflated_length(data[begin : begin + count])
+                inflated_length(data[begin : begin + count], most)
+
+
+def _pieces(tags: Tags) -> tuple[int, int]:
+    """Return how many strips or tiles the image has, and how many bytes one of them may have."""
+    found, tiled = layout(tags), 324 in tags
+    (wide,), (high,) = (_numbers(tags, tag, size) for tag, size in ((322, found.width), (323, found.height)))
+    (rows,) = _numbers(tags, 278, found.height)
+    width, height = (wide, high) if tiled else (found.width, min(rows, found.height))
+    if min(width, height) < 1 or width * height > max(4 * found.width * found.height, _TILE):
+        raise ImageFileError(
+            f"is damaged: it has tiles of {width}x{height} pixels; copy or download it again"
+        )
+    planes = found.samples if found.planar == 2 else 1
+    number = planes * -(-found.width // width) * -(-found.height // height)
+    samples = 1 if found.planar == 2 else found.samples
+    return number, height * (-(-width * samples * max(found.bits) // 8) + 8)
+
+
+def is_raw(tags: Tags) -> bool:
+    """Whether a directory is that of a camera's raw file: DNG, or a preview of an image that lies elsewhere."""
+    return _DNG in tags or bool(_numbers(tags, 254, 0)[0] & 1) or _numbers(tags, 262, 1)[0] in _SENSOR
+
+
+def decode_numbers(data: bytes, tags: Layout) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Decode floats, signed numbers and numbers of 32 bits or more.
+
+    Returns:
+        (H, W, C) uint8 or uint16, C as in `samples.from_pillow`, upright; and notes, see `samples.scaled`.
+
+    Raises:
+        ImageFileError: the storage is not supported, or the numbers have no clear range.
+    """
+    if tags.photometric not in (0, 1, 2):
+        raise ImageFileError(
+            "holds colours as floats or wide integers in an unusual way; save it as RGB, or as PNG"
+        )
+    samples, notes = scaled(
+        _with_tifffile(data, tags) if tags.compression in _READABLE else _with_opencv(data)
+    )
+    if samples.shape[2] != tags.samples:
+        raise ImageFileError("is damaged: its pixels are not what its tags say; copy or download it again")
+    return _without_extra(samples, tags), notes
 
 
 def decode_deep(data: bytes, tags: Layout) -> np.ndarray:
@@ -132,25 +190,29 @@ def _with_opencv(data: bytes) -> np.ndarray:
 
 
 def _with_tifffile(data: bytes, tags: Layout) -> np.ndarray:
-    if tags.compression not in (1, *_DEFLATE):
-        raise ImageFileError(
-            f"holds 16-bit channels in an unusual order and compression (number {tags.compression}); "
-            "save it interleaved, with deflate or without compression, or as PNG"
-        )
+    unusual = ImageFileError(
+        f"holds its channels in an unusual order and compression (number {tags.compression}); "
+        "save it interleaved, with deflate or without compression, or as PNG"
+    )
+    if tags.compression not in _READABLE:
+        raise unusual
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        array = file.pages[0].asarray()
+        try:
+            array = file.pages[0].asarray()
+        except (ValueError, KeyError) as error:  # a predictor that tifffile does not know alone
+            raise unusual from error
     if array.ndim == 2:
         array = array[..., None]
     return upright(np.moveaxis(array, 0, -1) if tags.planar == 2 else array, tags.orientation)
 
 
 def _without_extra(array: np.ndarray, tags: Layout) -> np.ndarray:
-    """Keep gray or RGB, with white as 65535, and alpha if there is any."""
+    """Keep gray or RGB, with white as the largest number, and alpha if there is any."""
     colours = 3 if tags.photometric == 2 else 1
     if array.shape[2] < colours:
         raise ImageFileError("is damaged: it has too few channels; copy or download it again")
     if tags.photometric == 0:
-        array = np.concatenate([65535 - array[..., :1], array[..., 1:]], axis=2)
+        array = np.concatenate([np.iinfo(array.dtype).max - array[..., :1], array[..., 1:]], axis=2)
     # Without a description, a fourth channel is alpha; Pillow reads it in the same way.
     extra = tags.extra[:1] or (2,)
     if array.shape[2] == colours or extra == (0,):

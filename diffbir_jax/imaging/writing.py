@@ -1,6 +1,8 @@
 """Write image files. A path always holds the old file or the complete new one."""
 
+import functools
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.writing import replace_file
 from diffbir_jax.imaging.encoding import encode_jpeg, encode_png, encode_tiff, encode_webp
-from diffbir_jax.imaging.metadata import colour_space
+from diffbir_jax.imaging.metadata import colour_space, reduced
 from diffbir_jax.imaging.photo import Metadata, Photo
 from diffbir_jax.imaging.reading import over_white, to_eight
 
@@ -40,22 +42,26 @@ def check_output(path: str | os.PathLike, height: int, width: int) -> None:
         )
 
 
-def write_photo(path: str | os.PathLike, photo: Photo, *, quality: int = 95) -> None:
+def write_photo(path: str | os.PathLike, photo: Photo, *, quality: int = 95) -> tuple[str, ...]:
     """Write a photo in the format of the suffix: PNG, JPEG, WebP or TIFF.
 
     PNG and TIFF keep 16 bits; JPEG and WebP round to 8. A grey photo is written as gray (its brightness), except in
     WebP, which has no gray. JPEG puts alpha over white; the other formats keep it. EXIF, XMP and the ICC profile are
-    written too, but not a profile for other colours than those of the file (RGB for gray).
+    written too, but not a profile for other colours than those of the file (RGB for gray). Metadata that the format
+    cannot hold, such as long XMP in JPEG, are left out: the pixels are worth more.
 
     Args:
         path: the file; its folder is made if missing.
         photo: as `read_photo` returns it; its metadata must fit it.
         quality: quality of JPEG and WebP, 1 to 100; PNG and TIFF are lossless.
 
+    Returns:
+        What was left out, as texts that go on from the file's name.
+
     Raises:
         TypeError: pixels that are neither uint8 nor uint16, or alpha of another type.
         ValueError: wrong shapes, or a quality out of range.
-        ImageFileError: another suffix, more pixels or metadata than the format allows, or the file cannot be written.
+        ImageFileError: another suffix, more pixels than the format allows, or the file cannot be written.
     """
     path, suffix = Path(path), Path(path).suffix.lower()
     _check(photo, quality)
@@ -63,16 +69,33 @@ def write_photo(path: str | os.PathLike, photo: Photo, *, quality: int = 95) -> 
     jpeg, webp = suffix in (".jpg", ".jpeg"), suffix == ".webp"
     samples = _samples(photo, grey=photo.grey and not webp, opaque=jpeg)
     metadata = _fitting(photo.metadata, samples.shape[2])
+    if jpeg or webp:
+        samples = to_eight(samples)
+        encode = functools.partial(encode_jpeg if jpeg else encode_webp, quality=quality)
+    else:
+        encode = encode_png if suffix == ".png" else encode_tiff
     try:
-        if jpeg:
-            data = encode_jpeg(to_eight(samples), metadata, quality)
-        elif webp:
-            data = encode_webp(to_eight(samples), metadata, quality)
-        else:
-            data = (encode_png if suffix == ".png" else encode_tiff)(samples, metadata)
+        data, left_out = _encoded(encode, samples, metadata)
     except ImageFileError as error:
         raise ImageFileError(f"{path}: {error}") from None
     replace_file(path, data)
+    return (f"is written without {left_out}, which {suffix[1:]} cannot hold",) if left_out else ()
+
+
+def _encoded(
+    encode: Callable[[np.ndarray, Metadata], bytes], samples: np.ndarray, metadata: Metadata
+) -> tuple[bytes, str]:
+    """Return a file with as much of the metadata as it can hold, and what was left out."""
+    problem: Exception | None = None
+    for left_out, less in reduced(metadata):
+        try:
+            return encode(samples, less), left_out
+        except MemoryError:
+            raise
+        # Damaged metadata cause many types of errors, wherever they are taken apart.
+        except Exception as error:
+            problem = problem or error
+    raise problem if isinstance(problem, ImageFileError) else ImageFileError(f"cannot be encoded ({problem})")
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """Pictures of callers (Pillow's images, arrays, files): taken apart for the restorer, and put together again."""
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -58,7 +59,10 @@ def take(picture: Picture) -> Taken:
     if isinstance(picture, Image.Image):
         return _of_pillow(picture)
     if isinstance(picture, (str, os.PathLike)):
-        return _of_photo(read_photo(picture))
+        photo = read_photo(picture)
+        for note in photo.notes:
+            warnings.warn(f"{picture}: {note}", stacklevel=4)
+        return _of_photo(photo)
     if hasattr(picture, "__array__"):
         return _of_array(np.asarray(picture))
     raise UserError(

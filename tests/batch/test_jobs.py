@@ -19,7 +19,7 @@ GUIDED = ("--guidance-scale", "1", "--fidelity-mask")
 
 
 def jobs(*flags: str) -> list[Job]:
-    return find_jobs(settings_from(parse(["--output", "out", *flags])))
+    return find_jobs(settings_from(parse(["--output", "out", *flags])))[0]
 
 
 def refusal(*flags: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -12,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from diffbir_jax.batch import ahead, drive
 from diffbir_jax.batch.jobs import noise_index
+from diffbir_jax.batch.photos import Loaded
 from diffbir_jax.console.errors import UserError
 from tests.batch.fake import Fake
 from tests.command import call, complaint, save, written
@@ -25,6 +28,14 @@ EXHAUSTED = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while 
 
 def restore(*flags: str, source: str = "in") -> int | str | None:
     return call("--input", source, "--output", "out", "--upscale", "2", *flags)
+
+
+def touched(loaded: Loaded) -> tuple[str, ...]:
+    """In place of writing results: empty files."""
+    for path in loaded.job.outputs.all():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return ()
 
 
 def index(name: str) -> int:
@@ -57,18 +68,86 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     assert restore("--no-sidecar", "--report", "reports/all.json") == 1
     assert written() == ["good.png", "sub/zebra.png"]
     streams = capsys.readouterr()
-    lines = [line for line in streams.err.splitlines() if line.startswith("diffbir restore: ")]
+    other, *lines = [line for line in streams.err.splitlines() if line.startswith("diffbir restore: ")]
+    assert other == "diffbir restore: left out, as no images: in/README.md"
     broken = ("cut.png", "empty.jpg", "notes.webp", "small.png")
     for line, name in zip(lines, broken, strict=True):
         assert f"in/{name}: " in line
         assert f"\n  {line.removeprefix('diffbir restore: ')}\n" in streams.out
-    assert "Traceback" not in streams.err and "README" not in streams.err
+    assert "Traceback" not in streams.err
     assert "2 restored, 4 failed\n" in streams.out
     report = json.loads(Path("reports/all.json").read_text())
     assert [entry["input"] for entry in report["failed"]] == [f"in/{name}" for name in broken]
     assert all(entry["reason"].startswith(entry["input"]) for entry in report["failed"])
     assert {entry["result"] for entry in report["restored"]} == {"out/good.png", "out/sub/zebra.png"}
     assert (report["skipped"], report["left"], report["interrupted"]) == ([], [], False)
+    assert (report["no_images"], report["warnings"]) == (["in/README.md"], [])
+
+
+def test_a_result_that_vanished_is_not_counted(fake: Fake, capsys) -> None:
+    """Somebody removes the folder of the first result while the last image is computed."""
+    for name in ("a/a.png", "b.png", "c.png"):
+        save(Path("in") / name)
+
+    def remove(seen: int) -> None:
+        if Path("out/a/a.png").exists():
+            shutil.rmtree("out/a")
+
+    fake.before = remove
+    restore("--no-sidecar")
+    if not Path("out/a/a.png").exists():
+        streams = capsys.readouterr()
+        assert (
+            "2 restored, 1 failed" in streams.out
+            and "in/a/a.png: its result was written and is gone" in streams.err
+        )
+
+
+def test_what_only_looks_done_is_restored(fake: Fake) -> None:
+    """A folder with the name of a result."""
+    save(Path("in/a.png"))
+    Path("out/a.png").mkdir(parents=True)
+    assert restore("--no-sidecar", "--skip-existing") == 1
+    assert len(fake.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b.png", "\udcff\udcfe.png", "a\nb.png", "e" * 251 + ".png", "e" * 300 + ".png"]
+)
+def test_names_that_no_file_has_or_that_are_long_fail_alone(fake: Fake, capsys, name: str) -> None:
+    """Names that are no UTF-8 are names, too."""
+    save(Path("good.png"))
+    there = "\0" not in name and len(name) < 256
+    if there:
+        save(Path("c.png")).rename(name)
+    Path("list.txt").write_bytes(b"good.png\n" + os.fsencode(name) + b"\n")
+    code = call("--list", "list.txt", "--output", "out", "--save-stages")
+    assert "Traceback" not in capsys.readouterr().err
+    assert Path("out/good.png").is_file()
+    # A line of a list is a name; the one with a newline in it is two names that are not there.
+    fine = there and "\n" not in name and len(name) < 250
+    assert code == (0 if fine else 1)
+
+
+def test_notes_of_files_are_shown_and_reported(fake: Fake, capsys) -> None:
+    """Of what is read, and of what is written."""
+    save(Path("in/a.gif"), save_all=True, append_images=[Image.new("RGB", (16, 16))])
+    save(Path("in/b.png"), pnginfo=with_xmp(70_000))
+    assert restore("--format", "jpeg", "--report", "r.json") == 0
+    told = json.loads(Path("r.json").read_text())["warnings"]
+    texts = [
+        "in/a.gif: is an animation; its first image is taken",
+        "out/b.jpg: is written without XMP, which jpg cannot hold",
+    ]
+    assert sorted(f"{entry['file']}: {entry['text']}" for entry in told) == texts
+    errors = capsys.readouterr().err
+    assert all(f"diffbir restore: warning: {text}\n" in errors for text in texts)
+
+
+def with_xmp(length: int) -> PngInfo:
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", "<x>" + " " * length + "</x>")
+    return info
 
 
 def test_a_missing_file_of_a_list_fails_alone(fake: Fake, capsys) -> None:
@@ -201,11 +280,12 @@ def test_a_second_ctrl_c_ends_at_once(fake: Fake, monkeypatch) -> None:
     """Python's own handler would raise where writers are waited for; afterwards all is as before."""
     handlers, before = [], signal.getsignal(signal.SIGINT)
 
-    def write(*_: object) -> None:
+    def write(loaded: Loaded, *_: object) -> tuple[str, ...]:
         limit = time.monotonic() + 60
         while (now := signal.getsignal(signal.SIGINT)) is not signal.SIG_DFL and time.monotonic() < limit:
             time.sleep(0.01)
         handlers.append(now)
+        return touched(loaded)
 
     monkeypatch.setattr(drive, "write_results", write)
     for name in "abc":
@@ -228,7 +308,7 @@ def test_ctrl_c_while_the_last_are_written(fake: Fake, capsys, monkeypatch) -> N
         writers._pool.shutdown(wait=True)
 
     monkeypatch.setattr(ahead.Writers, "finish", finish)
-    monkeypatch.setattr(drive, "write_results", lambda *_: interrupted.wait(60) and None)
+    monkeypatch.setattr(drive, "write_results", lambda loaded, *_: interrupted.wait(60) and touched(loaded))
     for name in "abc":
         save(Path(f"in/{name}.png"))
     assert restore("--no-sidecar") == 130

@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging.decoding import FORMATS
 from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.imaging.reading import read_photo
 
@@ -181,10 +182,10 @@ def test_what_is_no_image(tmp_path):
     for text in (b"not an image at all", b"BMW is a maker of cars", b"\x89PNG\r\n\x1a\n", b"<svg/>"):
         path.write_bytes(text)
         assert message_of(path).startswith(
-            ("is not a PNG, JPEG, WebP, TIFF or BMP image; convert", "is damaged", "is a damaged")
+            (f"is not a {FORMATS} image; convert", "is damaged", "is a damaged")
         )
-    Image.fromarray(RGB).save(path, "GIF")
-    assert message_of(path) == "is not a PNG, JPEG, WebP, TIFF or BMP image; convert it to one of these"
+    Image.fromarray(RGB).save(path, "PPM")
+    assert message_of(path) == f"is not a {FORMATS} image; convert it to one of these"
     path.unlink()
     Image.fromarray(RGB[:15]).save(path)
     assert message_of(path) == "is 56x15 pixels; enlarge it until both sides are at least 16"

@@ -3,9 +3,10 @@
 import os
 
 import pytest
+from PIL import Image
 
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.listing import find_images
+from diffbir_jax.imaging.listing import find_images, list_folder
 
 
 def touch(folder, *names):
@@ -24,6 +25,18 @@ def test_find_images(tmp_path):
     (tmp_path / "d.png").mkdir()
     found = find_images(tmp_path, exclude=[tmp_path / "b" / ".." / "out", tmp_path / "nowhere"])
     assert names(found, tmp_path) == ["b/a.tif", "b/c/d.JPEG", "b/out/y.webp", "e.TIFF", "f.bmp", "z.png"]
+
+
+def test_content_decides(tmp_path):
+    """What is no image is told; pipes are not opened, which would wait."""
+    touch(tmp_path, "broken.jpg", "notes.md", "sub/data.json", ".hidden")
+    Image.new("RGB", (16, 16)).save(tmp_path / "sub" / "photo", "PNG")
+    Image.new("RGB", (16, 16)).save(tmp_path / "b.gif")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "c.png").mkdir()
+    images, others = list_folder(tmp_path)
+    assert names(images, tmp_path) == ["b.gif", "broken.jpg", "sub/photo"]
+    assert names(others, tmp_path) == ["notes.md", "pipe.png", "sub/data.json"]
 
 
 def test_links(tmp_path):

@@ -189,11 +189,11 @@ def test_wide_numbers(tmp_path, values, expected):
     assert read_photo(tmp_path / "a.tif").pixels.dtype == expected.dtype
 
 
-@pytest.mark.parametrize("low, high", [(0, 255.0), (-0.5, 1.0), (0, np.nan), (-1, 40000), (0, 70000)])
+@pytest.mark.parametrize("low, high", [(-0.5, 1.0), (0, np.nan), (0, np.inf), (-1, 40000)])
 def test_numbers_of_no_clear_range(tmp_path, low, high):
     dtype = np.float32 if isinstance(high, float) else np.int32
     tifffile.imwrite(tmp_path / "a.tif", np.array([low, high] * 128, dtype).reshape(16, 16))
-    with pytest.raises(ImageFileError, match=r"a.tif: holds numbers from .*; scale floats to 0 to 1"):
+    with pytest.raises(ImageFileError, match=r"a.tif: holds numbers from .*; give numbers from 0"):
         read_photo(tmp_path / "a.tif")
 
 

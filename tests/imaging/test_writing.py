@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging import writing
 from diffbir_jax.imaging.photo import Metadata, Photo
 from diffbir_jax.imaging.reading import read_photo
 from diffbir_jax.imaging.writing import check_output, write_photo, write_png
@@ -264,10 +266,55 @@ def test_formats_and_their_limits(tmp_path):
     for name in ("a.bmp", "a", "a.gif"):
         with pytest.raises(ImageFileError, match="end it in one of .png, .jpg, .jpeg, .webp, .tif, .tiff"):
             write_photo(tmp_path / name, SHALLOW)
-    for block in ({"exif": EXIF + bytes(65536)}, {"xmp": bytes(65510)}):
-        with pytest.raises(ImageFileError, match="a.jpg: .* does not fit into JPEG; write PNG"):
-            write_photo(tmp_path / "a.jpg", Photo(SMOOTH, None, False, Metadata(**block)))
     assert os.listdir(tmp_path) == ["a.jpg"]
+
+
+def with_note(length: int, tag: int = 0x927C) -> bytes:
+    """EXIF with a long tag; by default a maker's note, as cameras write them."""
+    found = Image.Exif()
+    found.load(b"Exif\0\0" + EXIF)
+    found.get_ifd(0x8769)[tag] = bytes(length)
+    return found.tobytes().removeprefix(b"Exif\0\0")
+
+
+def encoder_that_fails(*_: object) -> bytes:
+    raise struct.error("bad tag")
+
+
+@pytest.mark.parametrize(
+    "given, left_out",
+    [
+        ({"xmp": bytes(65510), "exif": EXIF}, "XMP"),
+        ({"exif": with_note(65536), "xmp": b"<x/>"}, "the maker's note"),
+        ({"exif": with_note(65536), "xmp": bytes(65510)}, "the maker's note and XMP"),
+        ({"exif": EXIF + bytes(65536)}, "the maker's note"),
+        ({"exif": with_note(65536, 0x9286), "xmp": bytes(65510)}, "EXIF and XMP"),
+    ],
+)
+def test_metadata_that_do_not_fit_cost_no_pixels(tmp_path, given, left_out):
+    """The resolution stays."""
+    path = tmp_path / "a.jpg"
+    notes = write_photo(
+        path, Photo(SMOOTH, None, False, Metadata(icc=METADATA.icc, dpi=(300.0, 300.0), **given))
+    )
+    assert notes == (f"is written without {left_out}, which jpg cannot hold",)
+    back = read_photo(path)
+    assert back.metadata.dpi == (300.0, 300.0) and back.metadata.icc == METADATA.icc
+    assert bool(back.metadata.exif) == ("EXIF" not in left_out and "exif" in given)
+    assert bool(back.metadata.xmp) == ("XMP" not in left_out and "xmp" in given)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_metadata_that_no_encoder_can_take_apart(tmp_path, suffix):
+    broken = Metadata(b"II*\0\xff\xff\xff\x7f" + bytes(40), b"<x/>", b"no profile", (300.0, 300.0))
+    write_photo(tmp_path / f"a{suffix}", Photo(SMOOTH, None, False, broken))
+    assert read_photo(tmp_path / f"a{suffix}").pixels.shape == SMOOTH.shape
+
+
+def test_an_encoder_that_cannot_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "encode_png", encoder_that_fails)
+    with pytest.raises(ImageFileError, match=r"a.png: cannot be encoded \(bad tag\)"):
+        write_photo(tmp_path / "a.png", SHALLOW)
 
 
 def test_the_largest_metadata_that_jpeg_takes(tmp_path):

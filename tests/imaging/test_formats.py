@@ -1,0 +1,159 @@
+"""Formats beside the common ones: read for what they are, with a note where that is a choice."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging import decoding
+from diffbir_jax.imaging.decoding import HEAD, kind_of
+from diffbir_jax.imaging.reading import read_photo
+
+RAMP = np.linspace(0, 1, 32 * 40 * 3, dtype=np.float32).reshape(32, 40, 3)
+X, Y = np.mgrid[:48, :48].astype(np.float32) / 47
+SMOOTH = np.rint(255 * np.stack([X, Y, 0 * X + 0.5], axis=2)).astype(np.uint8)
+
+
+def tiff(path: Path, array: np.ndarray, **options: object) -> Path:
+    photometric = "rgb" if array.ndim == 3 else "minisblack"
+    tifffile.imwrite(path, array, photometric=photometric, **options)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_floats_are_read(tmp_path: Path, dtype: type, compression: str | None, planar: str) -> None:
+    values = RAMP.astype(dtype)
+    array = np.moveaxis(values, -1, 0) if planar == "separate" else values
+    photo = read_photo(tiff(tmp_path / "a.tif", array, compression=compression, planarconfig=planar))
+    assert photo.pixels.dtype == np.uint16 and not photo.notes
+    np.testing.assert_allclose(photo.pixels / 65535, RAMP, atol=5e-4 if dtype == np.float16 else 1e-5)
+
+
+def test_gray_floats_are_gray(tmp_path: Path) -> None:
+    photo = read_photo(tiff(tmp_path / "a.tif", RAMP[..., 0]))
+    assert photo.grey and abs(int(photo.pixels[0, 1, 0]) - round(65535 * float(RAMP[0, 1, 0]))) <= 1
+
+
+@pytest.mark.parametrize(
+    "values, dtype",
+    [(255 * RAMP, np.float32), (255 * RAMP, np.int16), (100_000 * RAMP, np.uint32), (7 * RAMP, np.float16)],
+)
+def test_other_numbers_are_said_and_scaled(tmp_path: Path, values: np.ndarray, dtype: type) -> None:
+    photo = read_photo(tiff(tmp_path / "a.tif", values.astype(dtype)))
+    whole = values.astype(dtype).max() <= 255 and np.dtype(dtype).kind != "f"
+    white = np.iinfo(photo.pixels.dtype).max
+    np.testing.assert_allclose(photo.pixels / white, values.astype(dtype) / values.max(), atol=4e-3)
+    assert [note.split(" which")[0] for note in photo.notes] == (
+        [] if whole else [f"holds numbers up to {values.max():g},"]
+    )
+
+
+@pytest.mark.parametrize("bad", [-RAMP, RAMP + np.inf, RAMP + np.nan, (-100 * RAMP).astype(np.int16)])
+def test_numbers_without_a_meaning_are_refused(tmp_path: Path, bad: np.ndarray) -> None:
+    with pytest.raises(ImageFileError, match=r"a.tif: holds numbers from .* to .*; give numbers from 0"):
+        read_photo(tiff(tmp_path / "a.tif", bad))
+
+
+def save(path: Path, kind: str, **options: object) -> Path:
+    Image.fromarray(SMOOTH).save(path, kind, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name, kind", [("a.jfif", "JPEG"), ("a.dat", "PNG"), ("a", "WEBP"), ("a.avif", "AVIF"), ("a.gif", "GIF")]
+)
+def test_content_decides(tmp_path: Path, name: str, kind: str) -> None:
+    photo = read_photo(save(tmp_path / name, kind))
+    assert photo.pixels.shape == SMOOTH.shape and not photo.notes
+    assert np.abs(photo.pixels.astype(float) - SMOOTH).mean() < (12 if kind == "GIF" else 4)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
+def test_an_animation_gives_its_first_image_and_says_so(tmp_path: Path, kind: str) -> None:
+    path = save(tmp_path / "a", kind, save_all=True, append_images=[Image.fromarray(255 - SMOOTH)])
+    photo = read_photo(path)
+    assert photo.notes == ("is an animation; its first image is taken",)
+    assert np.abs(photo.pixels.astype(float) - SMOOTH).mean() < 12
+
+
+@pytest.mark.parametrize(
+    "module, kind, name", [("pillow_heif", "HEIF", "HEIC"), ("pillow_jxl", "JXL", "JPEG XL")]
+)
+def test_formats_of_other_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, kind: str, name: str
+) -> None:
+    pytest.importorskip(module)
+    decoding._register(kind)
+    path = save(tmp_path / "a", kind, quality=95)
+    assert np.abs(read_photo(path).pixels.astype(float) - SMOOTH).mean() < 3
+
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(decoding.importlib, "import_module", missing)
+    with pytest.raises(
+        ImageFileError, match=rf"is a {name} file; pip install 'diffbir-jax\[formats\]' to read it"
+    ):
+        read_photo(path)
+
+
+def raw() -> bytes:
+    """A camera's raw file: DNG, the colours of a Bayer mosaic in 16 bits."""
+    mosaic = np.zeros((64, 64), np.uint16)
+    mosaic[0::2, 0::2], mosaic[1::2, 1::2], mosaic[0::2, 1::2], mosaic[1::2, 0::2] = (
+        40_000,
+        9_000,
+        20_000,
+        20_000,
+    )
+    rational = lambda values: [number for value in values for number in (round(value * 10_000), 10_000)]  # noqa: E731
+    tags = [
+        *((33421, 3, 2, (2, 2)), (33422, 1, 4, bytes([0, 1, 1, 2])), (50706, 1, 4, bytes([1, 4, 0, 0]))),
+        *((50708, 2, 5, "Test"), (50717, 4, 1, 65535), (50778, 3, 1, 21)),
+        (50721, 10, 9, rational([3.24, -1.54, -0.5, -0.97, 1.88, 0.04, 0.06, -0.2, 1.06])),
+        (50728, 5, 3, rational([1, 1, 1])),
+    ]
+    file = io.BytesIO()
+    tifffile.imwrite(file, mosaic, photometric=32803, extratags=[(*tag, True) for tag in tags])
+    return file.getvalue()
+
+
+def test_a_raw_file_is_developed(tmp_path: Path) -> None:
+    pytest.importorskip("rawpy")
+    (tmp_path / "a.dng").write_bytes(raw())
+    photo = read_photo(tmp_path / "a.dng")
+    red, green, blue = photo.pixels[16:48, 16:48].mean(axis=(0, 1))
+    assert photo.pixels.dtype == np.uint16 and photo.pixels.shape[2] == 3 and red > green > blue
+    assert "developed" in photo.notes[0]
+
+
+def test_the_preview_of_a_raw_file_is_not_taken_for_the_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NEF and ARW begin with a small picture."""
+    monkeypatch.setattr(
+        decoding.importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name))
+    )
+    with pytest.raises(ImageFileError, match="is a camera's raw file; pip install"):
+        read_photo(tiff(tmp_path / "a.nef", SMOOTH, subfiletype=1))
+    for head in (
+        b"FUJIFILMCCD-RAW 0201",
+        b"IIU\0\x08\0\0\0",
+        b"II*\0\x10\0\0\0CR\x02\0",
+        b"\0\0\0\x18ftypcrx \0\0\0\1",
+    ):
+        assert kind_of(head.ljust(HEAD, b"\0")) == "RAW"
+
+
+def test_containers_are_told_apart() -> None:
+    box = lambda *brands: struct.pack(">I", 8 + 4 * len(brands)) + b"ftyp" + b"".join(brands)  # noqa: E731
+    assert kind_of(box(b"avif", bytes(4))) == kind_of(box(b"mif1", bytes(4), b"miaf", b"avif")) == "AVIF"
+    assert kind_of(box(b"heic", bytes(4))) == kind_of(box(b"mif1", bytes(4), b"heic")) == "HEIF"
+    assert kind_of(box(b"isom", bytes(4))) is None

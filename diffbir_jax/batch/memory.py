@@ -3,17 +3,17 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from tqdm import tqdm
 
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.report import Journal, counted
 from diffbir_jax.batch.settings import Recipe, Settings
+from diffbir_jax.batch.sidecar import Sidecar
 from diffbir_jax.imaging.headers import header_size
 from diffbir_jax.imaging.photo import MIN_SIDE
 from diffbir_jax.restoration.effort import costs, effort
-from diffbir_jax.restoration.plan import STAGES, Plan, StagePlan
+from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.planner import Forecast, PlanError, Size, compile_all, make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
@@ -25,7 +25,7 @@ def planned(
     restorer: Restorer,
     settings: Settings,
     jobs: Sequence[Job],
-    record: Mapping[str, Any] | None,
+    record: Sidecar | None,
     journal: Journal,
 ) -> Plan | None:
     """Choose the plan of a run and print it, or take that of a sidecar. With --warmup also compile all programs.
@@ -35,8 +35,8 @@ def planned(
     Raises:
         PlanError: no plan fits the memory, not even for the smallest image.
     """
-    if record is not None and record["plan"] is not None:
-        return plan_from(record["plan"])
+    if record is not None and record.plan is not None:
+        return record.plan
     measured = sorted(sizes(jobs, settings.recipe).items(), key=lambda entry: math.prod(entry[1][1]))
     if not measured:
         return None
@@ -136,8 +136,3 @@ def size_of(job: Job, max_pixels: int) -> tuple[int, int] | None:
 def _scaled(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
     height, width = (max(1, round(side * recipe.upscale)) for side in size)
     return height, width
-
-
-def plan_from(record: Mapping[str, Any]) -> Plan:
-    """Return the plan that a sidecar holds."""
-    return Plan(**{**record, **{name: StagePlan(*record[name]) for name in STAGES}})

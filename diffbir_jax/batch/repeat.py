@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from diffbir_jax.batch.jobs import Job, check_jobs
 from diffbir_jax.batch.names import outputs_of
@@ -17,7 +16,8 @@ from diffbir_jax.batch.settings import (
     Settings,
     from_record,
 )
-from diffbir_jax.batch.sidecar import read_record
+from diffbir_jax.batch.sidecar import Sidecar, Source, read_record
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.digest import sha256, weights_record
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import device, versions
@@ -25,12 +25,12 @@ from diffbir_jax.files.records import device, versions
 DECIDED = {*RECIPE_FIELDS, *OPTION_FIELDS, "paths", "list", "memory_gb", "vae_norms"} - {*PLACES}
 
 
-def recipe_of(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
+def recipe_of(args: argparse.Namespace) -> tuple[Recipe, Sidecar]:
     """Return the recipe of the sidecar on the command line, with paths from the flags, and the sidecar's record.
 
     Raises:
         FlagError: other flags set what the sidecar decides.
-        ImageFileError: the sidecar cannot be read or used.
+        UserError: the sidecar cannot be read or used.
     """
     flags = {"paths": "several inputs"}
     extra = sorted(flags.get(name, f"--{name.replace('_', '-')}") for name in args.given & DECIDED)
@@ -38,16 +38,16 @@ def recipe_of(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
         raise FlagError(f"--from-sidecar decides {', '.join(extra)}; leave that out")
     record = read_record(args.from_sidecar)
     try:
-        recipe = from_record(record["parameters"])
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ImageFileError(f"{args.from_sidecar}: {error}") from None
+        recipe = from_record(record.parameters)
+    except UserError as error:
+        raise UserError(f"{args.from_sidecar}: {error}") from None
     changes = {name: getattr(args, name) for name in args.given & {*PLACES}}
     if "stage1" in changes and recipe.stage1 is None:
         raise FlagError("--stage1 is given, but the sidecar's stage 1 is the version's own; leave it out")
     return dataclasses.replace(recipe, **changes), record
 
 
-def repeated_job(settings: Settings, record: Mapping[str, Any]) -> Job:
+def repeated_job(settings: Settings, record: Sidecar) -> Job:
     """Return the job of a sidecar.
 
     Args:
@@ -58,55 +58,55 @@ def repeated_job(settings: Settings, record: Mapping[str, Any]) -> Job:
         FlagError: there is a mask in the settings and none in the sidecar.
         ImageFileError: a file is missing or has changed, or would be overwritten.
     """
-    if settings.fidelity_mask and record["mask"] is None:
+    if settings.fidelity_mask and record.mask is None:
         raise FlagError("--fidelity-mask is given, but the sidecar knows no mask; leave it out")
-    name, stage1 = Path(record["name"]), settings.recipe.stage1
-    moved = Path(stage1) if stage1 and stage1 != record["parameters"]["stage1"] else None
+    name, stage1 = Path(record.name), settings.recipe.stage1
+    moved = Path(stage1) if stage1 and stage1 != record.parameters["stage1"] else None
     job = Job(
-        find_again(record["input"], settings.input, "input"),
+        find_again(record.input, settings.input, "input"),
         name,
-        record["noise_index"],
+        record.noise_index,
         outputs_of(settings, name, many=False),
-        record["clean"] and find_again(record["clean"], moved, "stage-1 image"),
-        record["mask"] and find_again(record["mask"], settings.fidelity_mask, "mask"),
+        record.clean and find_again(record.clean, moved, "stage-1 image"),
+        record.mask and find_again(record.mask, settings.fidelity_mask, "mask"),
     )
     check_jobs([job], settings)
     return job
 
 
-def find_again(entry: Mapping[str, Any], place: Path | None, what: str) -> Path:
+def find_again(entry: Source, place: Path | None, what: str) -> Path:
     """Return where a recorded file is: at its own path, or at `place`, a file or a folder.
 
     Raises:
         ImageFileError: it is missing, or has other bytes.
     """
-    recorded = Path(entry["path"])
+    recorded = Path(entry.path)
     path = recorded if place is None else place / recorded.name if place.is_dir() else place
     if not path.is_file():
         raise ImageFileError(f"{path}: the {what} that the sidecar names is not there; say where it lies now")
-    if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+    if path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
         raise ImageFileError(
             f"{path}: is not the {what} that the sidecar names (its SHA-256 differs); find the original"
         )
     return path
 
 
-def check_weights(record: Mapping[str, Any], weights: Mapping[str, Path]) -> None:
+def check_weights(record: Sidecar, weights: Mapping[str, Path]) -> None:
     """Raise ImageFileError unless the weights files are those of a sidecar; `weights` maps networks to files."""
-    found, wanted = weights_record(weights), record["weights"]
+    found, wanted = weights_record(weights), record.weights
     for module in sorted(found.keys() | wanted.keys()):
-        digests = [side.get(module, {}).get("sha256") for side in (found, wanted)]
-        if digests[0] != digests[1]:
-            file = weights.get(module) or wanted[module]["file"]
+        there = module in found and module in wanted
+        if not there or found[module]["sha256"] != wanted[module].sha256:
+            file = weights.get(module) or wanted[module].file
             raise ImageFileError(
                 f"{file}: the weights of {module} are not those that the sidecar names (their SHA-256 differs); "
                 "give the folder of the original ones as --weights"
             )
 
 
-def differences(record: Mapping[str, Any]) -> str:
+def differences(record: Sidecar) -> str:
     """Return the versions and devices that differ between this process and a sidecar; empty if none differs."""
-    now, then = versions() | device(), record["versions"] | record["device"]
+    now, then = versions() | device(), record.versions | record.device
     changed = [
         f"{name} {then.get(name)} then, {value} now" for name, value in now.items() if then.get(name) != value
     ]

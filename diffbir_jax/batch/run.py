@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -16,7 +15,7 @@ from diffbir_jax.batch.names import remove_leftovers, some
 from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repeated_job
 from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
-from diffbir_jax.batch.sidecar import Recorder
+from diffbir_jax.batch.sidecar import Recorder, Sidecar
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.folders import check_folder, make_folder
 from diffbir_jax.files.records import write_record
@@ -40,7 +39,7 @@ class Work:
 
     settings: Settings
     jobs: Sequence[Job]
-    record: Mapping[str, Any] | None = None
+    record: Sidecar | None = None
     others: Sequence[Path] = ()
 
 

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diffbir_jax.console.errors import UserError
-from diffbir_jax.models.presets import Task, get_preset
+from diffbir_jax.console.errors import UserError, as_flags
+from diffbir_jax.files.checked import checked
+from diffbir_jax.models.presets import PRESETS, Task, get_preset
 from diffbir_jax.restoration.flags import options_from
+from diffbir_jax.restoration.names import PRECISIONS
 from diffbir_jax.sampling.options import Options
 
 Format = Literal["png", "jpeg", "webp", "tiff", "same"]
 BitDepth = Literal["same", "8", "16"]
 # These say where the sidecar's files are now. The sidecar alone decides the rest of a recipe.
 PLACES = ("weights", "stage1")
+# More is a wrong unit, such as per cent, or a slip of the finger.
+MOST_UPSCALE, MOST_SAMPLES = 1000, 1000
 
 
 class FlagError(UserError):
@@ -51,6 +55,24 @@ class Recipe:
     bit_depth: BitDepth
     max_pixels: int
     options: Options
+
+    def __post_init__(self) -> None:
+        """Check values; UserError for one that no run can use."""
+        if self.version not in PRESETS or self.precision not in PRECISIONS:
+            given, allowed = (
+                (self.version, PRESETS) if self.version not in PRESETS else (self.precision, PRECISIONS)
+            )
+            raise UserError(f"{given!r} given, allowed are {', '.join(allowed)}")
+        for name, value, least, most in (
+            ("upscale", self.upscale, 0, MOST_UPSCALE),
+            ("n_samples", self.n_samples, 1, MOST_SAMPLES),
+            ("quality", self.quality, 1, 100),
+            ("max_pixels", self.max_pixels, 1, 2**48),
+        ):
+            if not least <= value <= most or value == 0:
+                raise UserError(
+                    f"`{name}` is {value:g}; allowed are {least or 'numbers above 0'} to {most:g}"
+                )
 
     @property
     def keeps_stages(self) -> bool:
@@ -124,13 +146,12 @@ def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Set
 
 def recipe_from(args: argparse.Namespace) -> Recipe:
     """Return the recipe that the flags describe; FlagError for options out of range."""
-    try:
-        options = options_from(args)
-    except UserError as error:
-        raise FlagError(str(error)) from None
     values = {name: getattr(args, name) for name in RECIPE_FIELDS}
     values["stage1_only"] |= get_preset(args.version).stage1_only
-    return Recipe(**values, options=options)
+    try:
+        return Recipe(**values, options=options_from(args))
+    except UserError as error:
+        raise FlagError(as_flags(str(error))) from None
 
 
 def check_version(args: argparse.Namespace) -> None:
@@ -201,15 +222,12 @@ def from_record(record: dict[str, Any]) -> Recipe:
         ValueError: entries are missing or unknown, or options are out of range.
     """
     missing = [name for name in (*RECIPE_FIELDS, "options") if name not in record]
-    unknown = [
-        *(record.keys() - {*RECIPE_FIELDS, "options"}),
-        *(record.get("options", {}).keys() - {*OPTION_FIELDS}),
-    ]
+    given = record.get("options")
+    options = given if isinstance(given, dict) else {}
+    unknown = [*(record.keys() - {*RECIPE_FIELDS, "options"}), *(options.keys() - {*OPTION_FIELDS})]
     if missing or unknown:
         wrong = "lacks" if missing else "has unknown"
         raise UserError(
             f"{wrong} parameters {', '.join(missing or sorted(unknown))}; it is of another version"
         )
-    weights = record["weights"]
-    changes = {"weights": None if weights is None else Path(weights), "options": Options(**record["options"])}
-    return Recipe(**record | changes)
+    return checked(record, Recipe)

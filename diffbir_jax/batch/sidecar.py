@@ -1,34 +1,79 @@
 """Sidecars: JSON beside a result that describes how it was made, so that it can be made again bit for bit."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from diffbir_jax.batch.photos import Loaded
 from diffbir_jax.batch.settings import Recipe, as_record
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.checked import read_checked
 from diffbir_jax.files.digest import weights_record
-from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import device, versions
+from diffbir_jax.restoration.plan import Plan
 
 # Version of the entries and their meaning. Raise it when an older reader would misread them.
 FORMAT = 1
-ENTRIES = (
-    "input",
-    "clean",
-    "mask",
-    "name",
-    "parameters",
-    "noise_index",
-    "plan",
-    "weights",
-    "versions",
-    "device",
-)
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Word = Annotated[str, Field(max_length=1000)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that was read: its path, SHA-256 and size."""
+
+    path: str
+    sha256: Digest
+    bytes: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The file of a network: name and SHA-256."""
+
+    file: str
+    sha256: Digest
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What a sidecar holds, as far as a repetition needs it.
+
+    Attributes:
+        format: see `FORMAT`.
+        input, clean, mask: the files read.
+        name: of the input, without folders: results are named after it.
+        parameters: see `settings.from_record`.
+        noise_index: selects the noise.
+        plan: how images are cut.
+        weights: by network.
+        versions: of packages, by name.
+        device: kind, number and backend.
+    """
+
+    format: Literal[1]
+    input: Source
+    clean: Source | None
+    mask: Source | None
+    name: Annotated[str, Field(min_length=1, max_length=255)]
+    parameters: dict[str, Any]
+    noise_index: Annotated[int, Field(ge=0, lt=2**32)]
+    plan: Plan | None
+    weights: dict[str, Weights]
+    versions: dict[str, Word]
+    device: dict[str, Word | int]
+
+    def __post_init__(self) -> None:
+        """Refuse names that lie elsewhere than beside the other results."""
+        if Path(self.name).name != self.name or self.name == ".." or {*self.name} & {"\\", "\0"}:
+            raise UserError(f"name is {self.name!r}; allowed are file names without folders")
 
 
 class Recorder:
@@ -81,23 +126,6 @@ class Recorder:
         }
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Return the content of a sidecar.
-
-    Raises:
-        ImageFileError: it cannot be read, is not a sidecar, or has another format.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ImageFileError(f"{path}: cannot be read ({error.strerror}); give a sidecar") from None
-    except ValueError as error:
-        raise ImageFileError(
-            f"{path}: is no sidecar ({error}); give the .json file beside a result"
-        ) from None
-    found = record.get("format") if isinstance(record, dict) else None
-    if found != FORMAT or any(name not in record for name in ENTRIES):
-        raise ImageFileError(
-            f"{path}: is no sidecar of format {FORMAT} (format {found!r}); give the .json file beside a result"
-        )
-    return record
+def read_record(path: Path) -> Sidecar:
+    """Return the content of a sidecar; UserError if it is none, see `files.checked`."""
+    return read_checked(path, Sidecar, f"sidecar of format {FORMAT}", "give the .json file beside a result")

@@ -1,6 +1,28 @@
 """Tables as text."""
 
-from collections.abc import Collection, Sequence
+import csv
+import io
+from collections.abc import Collection, Iterable, Sequence
+
+# Programs for tables take a cell that begins so for a formula, and would run it.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_table(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV; texts that programs would take for formulas get an apostrophe in front."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([_harmless(cell) for cell in row] for row in rows)
+    return file.getvalue()
+
+
+def _harmless(cell: object) -> object:
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:

@@ -1,7 +1,5 @@
 """Convert a source to ArrayRecord shards, in chunks, so that an interrupted run can continue."""
 
-import csv
-import io
 import json
 import re
 from collections import Counter
@@ -14,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diffbir_jax import __version__
+from diffbir_jax.console.tables import csv_table
 from diffbir_jax.data.examining import Verdict, verdicts
 from diffbir_jax.data.example import DataError, Source
 from diffbir_jax.data.sources.array_record import write_shard
@@ -177,15 +176,13 @@ def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
 
 def _finish(output: Path, manifest: dict[str, Any], parts: list[Chunk]) -> dict[str, Any]:
     """Write rejected.csv and the final manifest."""
-    table, faults, shards = io.StringIO(), Counter[str](), {}
-    rows = csv.writer(table)
-    rows.writerow(COLUMNS)
+    rows, faults, shards = [COLUMNS], Counter[str](), {}
     for part in parts:
         report = part.load()
         shards[part.shard.name] = len(report["kept"])
-        rows.writerows(report["rejected"])
+        rows += report["rejected"]
         faults.update(fault for _, _, fault, _ in report["rejected"])
-    replace_file(output / REJECTED, table.getvalue().encode("utf-8", "surrogateescape"))
+    replace_file(output / REJECTED, csv_table(rows).encode("utf-8", "surrogateescape"))
     counts = {
         "images": parts[-1].indices.stop,
         "kept": sum(shards.values()),

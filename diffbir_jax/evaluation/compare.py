@@ -1,8 +1,6 @@
 """Comparison of several results on the same images: the differences, and whether chance can explain them."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.console.tables import markdown_table
+from diffbir_jax.console.tables import csv_table, markdown_table
 from diffbir_jax.evaluation.aggregate import interval
 from diffbir_jax.evaluation.result import Image, Result, read_result
 from diffbir_jax.evaluation.tables import digits
@@ -180,12 +178,8 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 def comparison_csv(comparison: Comparison) -> str:
     """Return differences as CSV, in full precision; missing values are empty."""
-    file = io.StringIO()
     names = [field.name for field in dataclasses.fields(Difference)]
-    writer = csv.DictWriter(file, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(dataclasses.asdict, comparison.differences))
-    return file.getvalue()
+    return csv_table([names, *map(dataclasses.astuple, comparison.differences)])
 
 
 def _has_scores(result: Result, name: str) -> bool:

@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.checked import read_checked
 from diffbir_jax.files.writing import replace_file
 
 FORMAT = 1
-KINDS = ("reference", "single", "set", "spread")
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Column:
     """A metric in a result: `title`, `better` ("higher" or "lower"), `kind` and `version`, see `Metric`."""
 
     title: str
-    better: str
-    kind: str
+    better: Literal["higher", "lower"]
+    kind: Literal["reference", "single", "set", "spread"]
     version: int
 
 
@@ -101,38 +101,22 @@ def read_result(path: Path) -> Result:
         raise FileNotFoundError(
             f"no result at {path}: give the folder that diffbir evaluate wrote (--output)"
         )
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        # Another format would be misread without an error.
-        if found.pop("format") != FORMAT:
-            raise ValueError("another format")
-        columns = {name: Column(**column) for name, column in found.pop("columns").items()}
-        images = tuple(Image(**image) for image in found.pop("images"))
-        summary = {name: Summary(**value) for name, value in found.pop("summary").items()}
-        result = Result(columns=columns, images=images, summary=summary, **found)
-        _check(result)
-        return result
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no result of diffbir evaluate in format {FORMAT}: {error}") from error
+    what = f"result of diffbir evaluate in format {FORMAT}"
+    stored = read_checked(path, _Stored, what, "give the folder that diffbir evaluate wrote")
+    return Result(**{field.name: getattr(stored, field.name) for field in fields(Result)})
 
 
-def _check(result: Result) -> None:
-    """Raise TypeError or ValueError for content that `write_result` never writes."""
-    if not isinstance(result.name, str) or not isinstance(result.protocol, dict):
-        raise TypeError("name and protocol must be a text and a table")
-    if odd := [
-        c for c in result.columns.values() if c.better not in ("higher", "lower") or c.kind not in KINDS
-    ]:
-        raise ValueError(f"{odd[0]} is no metric")
-    if len({image.name for image in result.images}) < len(result.images):
-        raise ValueError("images occur twice")
-    scores = [score for image in result.images for score in image.scores.values()]
-    means = [value for s in result.summary.values() for value in (s.mean, s.low, s.high)]
-    # JSON reads 1.0 and 1 as different types; both are numbers.
-    if not all(value is None or isinstance(value, int | float) for value in (*scores, *means)):
-        raise TypeError("scores must be numbers")
-    if unknown := result.summary.keys() - result.columns.keys():
-        raise UserError(f"{', '.join(sorted(unknown))} have a mean and no column")
+@dataclass(frozen=True, kw_only=True)
+class _Stored(Result):
+    """A result as it stands in its file; another format would be misread without an error."""
+
+    format: Literal[1]
+
+    def __post_init__(self) -> None:
+        if len({image.name for image in self.images}) < len(self.images):
+            raise UserError("images occur twice")
+        if unknown := self.summary.keys() - self.columns.keys():
+            raise UserError(f"{', '.join(sorted(unknown))} have a mean and no column")
 
 
 def _plain(value: Any) -> Any:

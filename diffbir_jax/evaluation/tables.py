@@ -1,13 +1,11 @@
 """Results as tables: Markdown, LaTeX and CSV."""
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from diffbir_jax.console.tables import markdown_table
+from diffbir_jax.console.tables import csv_table, markdown_table
 from diffbir_jax.evaluation.result import Column, Image, Result
 from diffbir_jax.files.writing import replace_file
 
@@ -132,17 +130,14 @@ def latex(table: Table) -> str:
 def images_csv(results: Sequence[Result]) -> str:
     """Return a line per method and image: scores in full precision, or empty with the reason."""
     columns = all_columns(results)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["method", "image", *columns, "problems"])
-    for result in results:
-        for image in result.images:
-            scores = [image.scores.get(name) for name in columns]
-            problems = "; ".join(f"{name}: {problem}" for name, problem in image.problems.items())
-            writer.writerow(
-                [result.name, image.name, *("" if x is None else repr(x) for x in scores), problems]
-            )
-    return file.getvalue()
+    rows = [_image_row(result, image, columns) for result in results for image in result.images]
+    return csv_table([["method", "image", *columns, "problems"], *rows])
+
+
+def _image_row(result: Result, image: Image, columns: Iterable[str]) -> list[str]:
+    scores = [image.scores.get(name) for name in columns]
+    problems = "; ".join(f"{name}: {problem}" for name, problem in image.problems.items())
+    return [result.name, image.name, *("" if x is None else repr(x) for x in scores), problems]
 
 
 def write_tables(results: Sequence[Result], folder: Path, intervals: bool = True) -> str:

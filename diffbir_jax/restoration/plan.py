@@ -3,6 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from diffbir_jax.console.errors import UserError
+
+# No machine has room for larger numbers of tiles or pixels.
+MOST = 2**30
+
 
 class StagePlan(NamedTuple):
     """How one stage sees images.
@@ -42,6 +47,12 @@ class Plan:
     norms: Literal["image", "tile"] = "image"
     devices: int = 1
     pixels: int = 2**20
+
+    def __post_init__(self) -> None:
+        """Check the numbers, which a file may hold; UserError for sizes that no machine has."""
+        numbers = [*self.rm, *self.encode, *self.sample, *self.decode, self.devices, self.pixels]
+        if not all(0 <= number <= MOST for number in numbers) or not self.devices:
+            raise UserError(f"the plan has sizes {numbers}; allowed are 0 to {MOST}, and at least one device")
 
     def batch_of(self, stage: str, size: tuple[int, int]) -> int:
         """How many tiles of a size in pixels a stage sees at once: a multiple of the devices."""

@@ -1,11 +1,10 @@
 """The table of a sweep: settings, and the last and best value of each validation metric."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffbir_jax.console.tables import markdown_table
+from diffbir_jax.console.tables import csv_table, markdown_table
 
 PREFIX = "validation/"
 # The lowest value is the best for metrics whose names begin with these; for all others the highest is.
@@ -27,8 +26,7 @@ def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         # Reasons are long texts, so they come last.
         columns.append("reason")
     full = [[{**row, "reason": why}.get(name, "") for name in columns] for row, why in zip(cells, reasons)]
-    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *full])
+    (folder / "results.csv").write_text(csv_table([columns, *full]), "utf-8")
     table = markdown_table(columns, [[_short(cell) for cell in row] for row in full])
     (folder / "results.md").write_text(table, "utf-8")
 

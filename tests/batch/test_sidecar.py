@@ -1,8 +1,11 @@
 """Sidecars: what they hold, and the run that they repeat."""
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,12 +153,24 @@ def test_places_of_what_the_sidecar_lacks(fake: Fake, capsys) -> None:
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"format": 2}, "a.json: is no sidecar of format 1 (format 2); give the .json file beside a result"),
-        ({"format": None}, "is no sidecar of format 1 (format None)"),
+        (
+            {"format": 2},
+            "is no sidecar of format 1 (format: Input should be 1); give the .json file beside",
+        ),
+        ({"format": None}, "is no sidecar of format 1 (format: Input should be 1)"),
         ({"parameters": {}}, "a.json: lacks parameters version, task"),
         ({"parameters": {"speed": 1}}, "a.json: has unknown parameters speed; it is of another version"),
         ({"parameters": {"options": {"speed": 1}}}, "has unknown parameters speed; it is of another version"),
-        ({"parameters": {"options": {"steps": 0}}}, "a.json: steps is 0; allowed"),
+        ({"parameters": {"options": {"steps": 0}}}, "a.json: options: steps is 0; allowed"),
+        (
+            {"parameters": {"options": {"steps": "2"}}},
+            "a.json: options.steps: Input should be a valid integer",
+        ),
+        ({"parameters": {"upscale": 1e9}}, "a.json: --upscale is 1e+09; allowed are numbers above 0 to 1000"),
+        ({"name": "../victim/a.png"}, "(name is '../victim/a.png'; allowed are file names without folders"),
+        ({"name": "/tmp/a.png"}, "(name is '/tmp/a.png'; allowed are file names without folders"),
+        ({"name": ".."}, "(name is '..'; allowed are file names without folders"),
+        ({"plan": {"rm": [1, 2, 3]}}, "is no sidecar of format 1 (plan.encode: Field required)"),
     ],
 )
 def test_sidecars_of_other_versions(fake: Fake, capsys, change: dict, message: str) -> None:
@@ -171,13 +186,74 @@ def test_sidecars_of_other_versions(fake: Fake, capsys, change: dict, message: s
 
 def test_files_that_are_no_sidecars(fake: Fake, capsys) -> None:
     assert again(Path("none.json")) == 1
-    assert "none.json: cannot be read (No such file or directory); give a sidecar" in complaint(capsys)
+    assert "none.json: cannot be read (No such file or directory); give the .json" in complaint(capsys)
     Path("a.json").write_bytes(b"\x89PNG")
     assert again(Path("a.json")) == 1
-    assert "a.json: is no sidecar (" in complaint(capsys)
+    assert "a.json: is no sidecar of format 1 (" in complaint(capsys)
     Path("a.json").write_text("[1]")
     assert again(Path("a.json")) == 1
-    assert "a.json: is no sidecar of format 1 (format None)" in complaint(capsys)
+    assert "a.json: is no sidecar of format 1 (Input should be an object)" in complaint(capsys)
+    Path("a.json").write_text("[" * 100_000)
+    assert again(Path("a.json")) == 1
+    assert "a.json: is no sidecar of format 1 (" in complaint(capsys)
+
+
+WRONG = (None, True, -1, 10**30, 1e308, "", "x" * 5000, "../x", "/x", "\0", [], [1, 2, 3], {}, {"a": 1})
+
+
+def leaves(record: object, place: tuple = ()) -> Iterator[tuple]:
+    """The places of all values in a record."""
+    yield place
+    if isinstance(record, dict):
+        for key, value in record.items():
+            yield from leaves(value, (*place, key))
+
+
+def replaced(record: Any, place: tuple, value: object) -> Any:
+    """A copy of a record with another value in a place; without it for `...`."""
+    if not place:
+        return value
+    key, *rest = place
+    inner = replaced(record[key], tuple(rest), value)
+    left = {name: each for name, each in record.items() if name != key}
+    return left if inner is ... else left | {key: inner}
+
+
+def test_malformed_sidecars_are_one_line_and_write_nothing_elsewhere(made: Path, fake: Fake, capsys) -> None:
+    """150 of all changes; `make fuzz` tries more."""
+    record = json.loads(made.read_text())
+    places = [place for place in leaves(record) if place]
+    rng = np.random.default_rng(int(os.environ.get("DIFFBIR_FUZZ", "0")))
+    Path("elsewhere").mkdir()
+    os.chdir("elsewhere")
+    for _ in range(150 if "DIFFBIR_FUZZ" not in os.environ else 3000):
+        place, value = places[rng.integers(len(places))], (*WRONG, ...)[rng.integers(len(WRONG) + 1)]
+        changed = replaced(record, place, value)
+        Path("../side.json").write_text(json.dumps(changed))
+        before = sorted(Path("..").rglob("*"))
+        capsys.readouterr()
+        code = call(
+            "--from-sidecar",
+            "../side.json",
+            "--input",
+            "../in/s/a.png",
+            "--output",
+            "again",
+            "--fidelity-mask",
+            "../masks",
+            "--stage1",
+            "../clean",
+        )
+        errors = capsys.readouterr().err.splitlines()
+        assert code in (0, 1, 2) and not any("Traceback" in line for line in errors), (place, value)
+        assert code == 0 or len(errors) == 1 or errors[0].startswith("diffbir restore: warning"), (
+            place,
+            value,
+            errors,
+        )
+        if Path("again").exists():
+            shutil.rmtree("again")
+        assert sorted(Path("..").rglob("*")) == before, (place, value)
 
 
 def test_weights_are_read_once(fake: Fake, monkeypatch) -> None:

@@ -1,6 +1,6 @@
 """Tables for terminals and in Markdown, as they are to look."""
 
-from diffbir_jax.console.tables import aligned, markdown_table
+from diffbir_jax.console.tables import aligned, csv_table, markdown_table
 
 
 def test_columns_are_aligned() -> None:
@@ -17,3 +17,9 @@ def test_markdown() -> None:
     assert markdown_table(["run", "psnr"], [["a", "1"], ["b", ""]], right=[1]) == (
         "| run | psnr |\n| --- | ---: |\n| a | 1 |\n| b |  |\n"
     )
+
+
+def test_csv_holds_no_formulas() -> None:
+    """Programs for tables would run them; numbers stay numbers."""
+    rows = [["=1+1", "@x", "+a", "-b", "a=b", "-1.5", "+2e3", "nan", 3, None]]
+    assert csv_table(rows) == "'=1+1,'@x,'+a,'-b,a=b,-1.5,+2e3,nan,3,\n"

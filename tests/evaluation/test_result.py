@@ -45,5 +45,7 @@ def test_what_was_edited_by_hand_is_one_line(path: tuple, value: object, tmp_pat
         place = place[key]
     place[path[-1]] = value
     file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="is no result of diffbir evaluate in format 1"):
+    with pytest.raises(
+        ValueError, match="is no result of diffbir evaluate in format 1 (.*); give the folder"
+    ):
         read_result(file)

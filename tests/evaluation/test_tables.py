@@ -106,11 +106,13 @@ def test_latex_has_a_tabular_with_as_many_cells_per_row():
 
 
 def test_the_caption_tells_of_images_intervals_and_border():
-    results = [make_result("a", {"psnr": [1.0]}, protocol={"scoring": {"crop": crop}}) for crop in (4, 4)]
-    assert (
-        make_tables(results)[0].caption
-        == "Means over 1 image, in brackets 95 % bootstrap intervals; border crop 4."
-    )
+    for scores, caption in (
+        ([1.0, 2.0], "Means over 2 images, in brackets 95 % bootstrap intervals; border crop 4."),
+        ([1.0], "Means over 1 image; border crop 4."),
+    ):
+        protocol = {"scoring": {"crop": 4}}
+        results = [make_result("a", {"psnr": scores}, protocol=protocol) for _ in range(2)]
+        assert make_tables(results)[0].caption == caption
     assert (
         make_tables([make_result("a", {"psnr": [1.0, 2.0]})], intervals=False)[0].caption
         == "Means over 2 images."

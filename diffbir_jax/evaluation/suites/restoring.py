@@ -14,6 +14,7 @@ from diffbir_jax.evaluation.scoring import versions
 from diffbir_jax.evaluation.suites.datasets import Images
 from diffbir_jax.evaluation.suites.methods import Method
 from diffbir_jax.evaluation.suites.spec import Suite
+from diffbir_jax.files.checked import read_checked
 from diffbir_jax.files.digest import known_sha256
 from diffbir_jax.files.records import write_record
 from diffbir_jax.imaging.reading import read_image
@@ -57,10 +58,7 @@ def check_recipe(folder: Path, wanted: Mapping[str, Any]) -> None:
                 f"{folder} holds images, but no {RECIPE} that says what made them: give a new --output"
             )
         return
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): give a new --output") from None
+    found = read_checked(path, dict[str, Any], "recipe", "give a new --output")
     told = sorted(_differences(found, wanted))
     if told:
         more = " and more" if len(told) > 3 else ""

@@ -96,7 +96,7 @@ def test_weights_are_known_by_their_checksums(work: tuple[Suite, Images, Path], 
     "content, message",
     [
         (None, "holds images, but no recipe.json"),
-        ("{", "recipe.json is damaged"),
+        ("{", "recipe.json: is no recipe"),
         ("[]", "of another recipe"),
     ],
 )

@@ -1,0 +1,51 @@
+"""JSON files that anybody may have written: checked against a type before anything is done with them."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from diffbir_jax.console.errors import UserError
+
+T = TypeVar("T")
+# Bytes of the largest file: results of 100,000 images have fewer.
+MOST = 2**28
+
+
+def read_checked(path: Path, kind: type[T], what: str, instead: str) -> T:
+    """Return the content of a JSON file.
+
+    Args:
+        path: the file.
+        kind: a dataclass, or any type of pydantic: names, types and ranges of what the file holds.
+        what: the file's sort, for messages, such as "sidecar".
+        instead: what to do if it is none.
+
+    Raises:
+        UserError: it cannot be read, is too large or holds something else; the message is one line.
+    """
+    try:
+        if path.stat().st_size > MOST:
+            raise UserError(f"{path}: is no {what} ({path.stat().st_size} bytes); {instead}")
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {instead}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: is no {what} ({_first(error)}); {instead}") from None
+
+
+def checked(record: Any, kind: type[T]) -> T:
+    """Return a value of `kind` made of what JSON holds; UserError if it is none."""
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(record), strict=True)
+    except ValidationError as error:
+        raise UserError(_first(error)) from None
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first problem in a line: where, and what is wrong."""
+    found = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in found["loc"])
+    told = found["msg"].removeprefix("Value error, ")
+    return " ".join(f"{place}: {told}".removeprefix(": ").split())[:200]

@@ -75,6 +75,8 @@ def run(work: Work) -> int:
         print(summary(todo, settings.recipe), flush=True)
     if work.others:
         complain(f"left out, as no images: {some(work.others)}")
+    folders = {path.parent for job in work.jobs for path in job.outputs.all()}
+    remove_leftovers(folders | ({report.parent} if report else set()), alone=settings.hosts == 1)
     with journal:
         driver = prepare(work, todo, report, journal) if todo else None
         if settings.plan or settings.warmup:
@@ -115,8 +117,6 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
         return None
     for folder in folders:
         make_folder(folder)
-    results = {path.parent for job in jobs for path in job.outputs.all()}
-    remove_leftovers(results, alone=settings.hosts == 1)
     recorder = Recorder(recipe, preset.name, files, plan) if settings.sidecar else None
     return Driver(restorer, recipe, journal, recorder, plan)
 

@@ -27,11 +27,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     from diffbir_jax.batch.settings import FlagError
     from diffbir_jax.console.process import configure
 
-    warnings.showwarning = lambda message, *_, **__: complain(f"warning: {as_flags(str(message))}")
     try:
-        work = find_work(args)
-        configure(work.settings.recipe.precision)
-        sys.exit(run(work))
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: complain(f"warning: {as_flags(str(message))}")
+            work = find_work(args)
+            configure(work.settings.recipe.precision)
+            sys.exit(run(work))
     except EXPECTED as error:
         complain(one_line(error))
         sys.exit(2 if isinstance(error, FlagError) else 1)

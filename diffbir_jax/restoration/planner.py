@@ -176,7 +176,7 @@ def forecast(executor: Executor, images: Sizes, budget: int) -> Forecast:
     host, params, names = _host(executor, sides, shape), _params_bytes(executor), stages_of(executor, images)
     on_host = jax.default_backend() == "cpu"
     base = resident() if on_host else params
-    if on_host and base + max(host[name] for name in names) > budget:
+    if on_host and base + max((host[name] for name in names), default=0) > budget:
         # The images alone do not fit: compile nothing.
         stages = dict.fromkeys(names, 0)
     else:

@@ -97,7 +97,7 @@ def test_weights_are_known_by_their_checksums(work: tuple[Suite, Images, Path], 
     [
         (None, "holds images, but no recipe.json"),
         ("{", "recipe.json: is no recipe"),
-        ("[]", "of another recipe"),
+        ("[]", "recipe.json: is no recipe"),
     ],
 )
 def test_images_of_unknown_origin_are_not_taken(

@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Processes that run the tests; each takes 3 GB.
 JOBS ?= 2
+# Damaged images that make fuzz tries.
+FUZZ ?= 10000
 # Golden values of the reference: the whole set where it lies beside the checkout, else the part that the tests need.
 GOLDEN ?= $(firstword $(wildcard ../shared/golden) tests/golden)
 
@@ -14,7 +16,7 @@ TORCH ?= torch==2.13.0
 PEERS := .venv-peers
 PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-tools wheel-test lint peers parity bench clean
+.PHONY: help demo test test-slow test-tools wheel-test lint peers parity bench fuzz clean
 
 help:
 	@echo "make demo   restore the pictures of assets/demo into out/demo"
@@ -25,6 +27,7 @@ help:
 	@echo "make lint   ruff and pyright"
 	@echo "make peers  compare the networks with their PyTorch peers"
 	@echo "make parity compare every number with the golden values in GOLDEN (about 5 GB of memory)"
+	@echo "make fuzz   10,000 damaged images and more; kills and errors at every operation on files (5 minutes)"
 	@echo "make bench  how the small model does on held-out pictures, with every sampler (15 minutes)"
 	@echo "make clean  remove .venv, caches and out/"
 
@@ -41,6 +44,10 @@ test-slow: $(VENV)/.installed-test
 # They compile the programs of a pod, which takes minutes: for changes to sharding, to these programs or to benchmarks/.
 test-tools: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m tools
+
+# Ten thousand damaged images and thousands of malformed sidecars, and a kill or an error at every operation on files.
+fuzz: $(VENV)/.installed-test
+	DIFFBIR_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/robustness tests/batch/test_sidecar.py
 
 wheel-test:
 	PYTHON=$(PYTHON) .ci/wheel

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffbir_jax.cli import sample
+from diffbir_jax.cli.main import start
 from tests.micro import picture
 
 
@@ -18,7 +18,7 @@ def save(path: Path, side: tuple[int, int] = (16, 16), seed: int = 0, **options:
 def call(*command: object) -> int | str | None:
     """Exit code of sample.py."""
     with pytest.raises(SystemExit) as exit:
-        sample.main([str(part) for part in command])
+        start("restore", [str(part) for part in command])
     return exit.value.code
 
 

@@ -89,8 +89,8 @@ def add_input_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for inputs."""
     add = group.add_argument
     image = (
-        "images (PNG, JPEG, WebP, TIFF or BMP, at least 16x16 pixels) or a folder of images; subfolders are searched, "
-        "and results mirror them (this, --list or --from-sidecar is required)"
+        "images (PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP, at least 16x16 pixels) or a folder of images; subfolders are "
+        "searched, and results mirror them (this, --list or --from-sidecar is required)"
     )
     add("paths", type=Path, nargs="*", metavar="PHOTO", help=image)
     add("--input", type=Path, metavar="FILE|DIR", help="one PHOTO, with a flag (default: none)")

@@ -3,13 +3,14 @@
 import difflib
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diffbir_jax import __version__
 from diffbir_jax.console.parser import Parser, options_of
+from diffbir_jax.console.streams import steady_output
 
 HELP = ("-h", "--help", "help")
 
@@ -64,7 +65,22 @@ def start(name: str, argv: Sequence[str] | None = None) -> NoReturn:
         argv: its command line; by default that of the process.
     """
     Parser.owners = staticmethod(owners)
-    sys.exit(importlib.import_module(PROGRAMS[name].module).main(argv))
+    with steady_output() as output:
+        code = _code(importlib.import_module(PROGRAMS[name].module).main, argv)
+        print(end="", flush=True)
+    error = output and output.error
+    if error is not None and not isinstance(error, BrokenPipeError):
+        print(f"diffbir {name}: the output cannot be written ({error.strerror})", file=sys.stderr)
+        code = code or 1
+    sys.exit(code)
+
+
+def _code(program: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None) -> Any:
+    """Run a program; its exit code, or a text for the error stream."""
+    try:
+        return program(argv)
+    except SystemExit as end:
+        return end.code
 
 
 def split(words: Sequence[str]) -> tuple[str, Sequence[str]]:

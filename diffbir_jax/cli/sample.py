@@ -1,6 +1,5 @@
 """Restore photographs: diffbir restore PHOTO -o DIR. See --help."""
 
-import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,9 +17,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     args = parse(argv)
     if problem := missing_input(args):
         make_parser().refuse(problem)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The terminal may not be able to show a file name.
-        sys.stdout.reconfigure(errors="backslashreplace")
     # JAX takes seconds to import: not before the flags are read.
     from diffbir_jax.batch.report import complain
     from diffbir_jax.batch.run import find_work, run

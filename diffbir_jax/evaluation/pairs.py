@@ -1,5 +1,6 @@
 """Matching of predictions and ground truths, checked before any scoring."""
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -137,7 +138,9 @@ def _by_name(folder: Path, exclude: Iterable[Path]) -> dict[str, Path]:
     # A report's copies of the images have other names and must not count as results.
     copies = [page.with_name("report") for page in folder.rglob("report.html")]
     for path in find_images(folder, [*exclude, *copies]):
-        files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+        # Systems write accents in one or in two characters; both are one name.
+        name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        files.setdefault(name, []).append(path)
     if double := [paths for paths in files.values() if len(paths) > 1]:
         told = _few([" and ".join(path.relative_to(folder).as_posix() for path in paths) for paths in double])
         raise ImageFileError(f"{folder}: names without suffixes must differ: {told}; keep one of each")

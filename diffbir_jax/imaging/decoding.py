@@ -73,7 +73,7 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
         ImageFileError: too small or too large, cut off, or not readable; the message has no path.
         Exception: almost anything else, if the file is damaged.
     """
-    with _undisturbed:
+    with undisturbed:
         try:
             if kind == "RAW":
                 return _decode_raw(data, max_pixels)
@@ -220,4 +220,4 @@ def _silenced() -> Iterator[None]:
             tifffile.disabled = disabled
 
 
-_undisturbed = _Undisturbed()
+undisturbed = _Undisturbed()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from diffbir_jax.imaging.decoding import undisturbed
+
 # EXIF's orientations that exchange height and width.
 _LYING = (5, 6, 7, 8)
 # Deflate makes data at most this many times as small.
@@ -21,7 +23,7 @@ def header_size(path: Path) -> tuple[int, int]:
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise UnidentifiedImageError("no regular file")
-    with Image.open(path) as image:
+    with undisturbed, Image.open(path) as image:
         if image.width * image.height > _most_pixels(image, found.st_size):
             raise UnidentifiedImageError("shorter than its pixels")
         lying = image.getexif().get(0x0112) in _LYING

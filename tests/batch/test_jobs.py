@@ -149,6 +149,14 @@ def test_nothing_is_overwritten(here: Path, files: str, flags: str, message: str
     assert not Path("out").exists()
 
 
+def test_accents_in_one_or_two_characters_are_one_name(here: Path) -> None:
+    """A mask from a Mac belongs to an input from Linux; a result would replace an input of the other spelling."""
+    save(Path("in/\u00e9.jpg"))
+    save(Path("masks/e\u0301.png"))
+    (job,) = jobs("--input", "in", "--guidance-scale", "1", "--fidelity-mask", "masks")
+    assert job.mask == Path("masks/e\u0301.png")
+
+
 def test_a_result_may_not_replace_a_mask(here: Path) -> None:
     save(Path("in/a.jpg"))
     save(Path("masks/a.png"))

@@ -252,6 +252,8 @@ def test_upscale_defaults_to_4() -> None:
         ("--spacing linear", 2, "--spacing: 'linear' given; allowed"),
         ("--guidance-repeats 0", 2, "guidance_repeats is 0; allowed are 1 to 100"),
         ("--noise-aug 1000", 2, "noise_aug is 1000; allowed are 0 to 999"),
+        ("--upscale 1e9", 2, "--upscale is 1e+09; allowed are numbers above 0 to 1000"),
+        ("--n-samples 100000000", 2, "--n-samples is 1e+08; allowed are 1 to 1000"),
         ("--n-samples 0", 2, "--n-samples: '0' given, allowed are whole numbers above 0"),
         ("--std-map", 2, "--std-map compares several results; give --n-samples of at least 2"),
         (

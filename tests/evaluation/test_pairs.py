@@ -19,6 +19,13 @@ def test_files_match_by_path_without_suffix(tmp_path: Path):
     assert [case.gt for case in find_cases([pred])] == [None, None]
 
 
+def test_accents_in_one_or_two_characters_are_one_name(tmp_path: Path):
+    save(tmp_path / "pred" / "\u00e9.png")
+    save(tmp_path / "gt" / "e\u0301.png")
+    (case,) = find_cases([tmp_path / "pred"], tmp_path / "gt")
+    assert case.gt == tmp_path / "gt" / "e\u0301.png"
+
+
 def test_results_of_several_seeds_belong_together(tmp_path: Path):
     seeds = [fill_folder(tmp_path / seed, ["a.png", "b.png"]) for seed in "12"]
     assert [case.preds for case in find_cases(seeds)] == [

@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; bad input ends in one line."""
     parser = make_parser()
     args, words = parse(parser, argv)
+    if Path(args.output).suffix.lower() != ".png":
+        parser.refuse(f"--output is {args.output}; give a .png file")
     config = read_config(parser, args, words)
     try:
         run(config.to_dict(), args)

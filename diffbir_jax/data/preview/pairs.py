@@ -10,12 +10,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from diffbir_jax.data.example import Example, Source
 from diffbir_jax.data.items import Item, Items
 from diffbir_jax.data.loader import Loader
+from diffbir_jax.imaging.writing import write_png
 
 MARGIN = 4  # pixels between pairs
 
@@ -121,7 +121,7 @@ def show(items: Items, first: int, number: int, out: Path) -> None:
     for i in range(number):
         made.append(watched(first + i))
         print(describe(i, made[-1], watch), flush=True)
-    Image.fromarray(grid(made)).save(out)
+    write_png(out, grid(made))
     print(f"{out}: {number} pairs, target left and input right")
 
 

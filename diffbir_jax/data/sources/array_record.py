@@ -68,7 +68,8 @@ class ArrayRecordSource:
 def pack(name: str, image: bytes, captions: Mapping[str, str]) -> bytes:
     """Return a record: a msgpack map of `name` (str), `image` (bytes of an image file), `short` and `long` (str)."""
     fields = {"name": name, "image": image} | {kind: captions.get(kind, "") for kind in KINDS}
-    return cast(bytes, msgpack.packb(fields))
+    # Names of files are bytes, and may be no UTF-8.
+    return cast(bytes, msgpack.packb(fields, unicode_errors="surrogateescape"))
 
 
 def unpack(record: bytes, place: str) -> Example:
@@ -82,7 +83,7 @@ def unpack(record: bytes, place: str) -> Example:
         BrokenExampleError: it is no such map.
     """
     try:
-        fields = msgpack.unpackb(record)
+        fields = msgpack.unpackb(record, unicode_errors="surrogateescape")
         name, image = fields["name"], fields["image"]
         captions = {kind: fields[kind] for kind in KINDS if fields.get(kind)}
     except (ValueError, KeyError, TypeError, AttributeError, msgpack.UnpackException):

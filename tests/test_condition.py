@@ -137,6 +137,7 @@ def test_tiles_are_seen_as_the_whole_image():
     assert np.abs(frame.hint - expected).max() < 1e-3 * expected.std()
 
 
+@pytest.mark.slow
 def test_company_does_not_matter():
     given = [
         Request(picture(*size, index), index) for index, size in enumerate([(24, 38), (90, 38), (24, 33)])

@@ -43,6 +43,7 @@ def test_noise_and_jpeg_at_the_photos_own_size(restorer: Restorer) -> None:
     assert mean(psnr, images, truths) >= mean(psnr, inputs, truths) + 0.5
 
 
+@pytest.mark.slow
 def test_detail_at_x4_without_a_grid(restorer: Restorer) -> None:
     """Enlarging leaves a grid of the input's pixels."""
     truths, inputs = pictures("gt", 2), pictures("lq", 2)

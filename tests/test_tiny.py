@@ -19,11 +19,13 @@ def rows() -> dict[str, Row]:
     return table(Restorer.load("tiny"), scales=(min(GUIDANCE_SCALES), max(GUIDANCE_SCALES)))
 
 
+@pytest.mark.slow
 def test_stage_1_beats_bicubic(rows: dict[str, Row]) -> None:
     assert rows["RM"]["PSNR"] >= rows["bicubic"]["PSNR"] + 0.45
     assert rows["RM"]["SSIM"] > rows["bicubic"]["SSIM"]
 
 
+@pytest.mark.slow
 def test_stage_2_adds_detail_where_it_belongs(rows: dict[str, Row]) -> None:
     """More detail than stage 1 at little loss of fidelity, and placed better than noise of the same spectrum."""
     noise = next(row for name, row in rows.items() if name.startswith("RM + noise"))
@@ -32,6 +34,7 @@ def test_stage_2_adds_detail_where_it_belongs(rows: dict[str, Row]) -> None:
     assert rows["default"]["energy"] > noise["energy"]
 
 
+@pytest.mark.slow
 def test_fidelity_rises_with_guidance(rows: dict[str, Row]) -> None:
     scales = [
         rows["no guidance"],
@@ -45,6 +48,7 @@ def test_size() -> None:
     assert sum(file.stat().st_size for file in weight_files(TINY, None).values()) <= 20e6
 
 
+@pytest.mark.slow
 def test_tiles_leave_no_seams() -> None:
     """The gradient across their borders is within 2 % of that of the image restored whole."""
     image, restorer = photo(192), Restorer.load("tiny")

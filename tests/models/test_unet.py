@@ -162,6 +162,7 @@ def shared(wordy):
     return jax.jit(controlled).lower(params, *once, texts).compile()
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_close(wordy, shared):
     """Of all kinds of layers, in a network that compiles soon; in float32 they are held to the goldens above."""
     params, once, texts = wordy

@@ -173,7 +173,7 @@ def convolutions_round_by_place() -> bool:
     return bool((filtered != turned[::-1]).any())
 
 
-@pytest.mark.parametrize("sampler", ["spaced", "edm_heun"])
+@pytest.mark.parametrize("sampler", ["spaced", pytest.param("edm_heun", marks=pytest.mark.slow)])
 def test_an_image_comes_out_alike_in_any_company(sampler: str) -> None:
     """In any order and company of the same batch size bit for bit, or to rounding where products round by place; to
     1e-4 alone, among five, and on four devices."""

@@ -126,12 +126,14 @@ def test_when_much_is_waiting_packs_are_computed_as_they_are(monkeypatch: pytest
         np.testing.assert_array_equal(outcome.results[0].image, mixed()[outcome.position].results[0].image)
 
 
+@pytest.mark.slow
 def test_the_batch_does_not_matter() -> None:
     chosen = [0, 1, 4]
     for place, image in zip(chosen, images(requests([SIZES[i] for i in chosen]), plan=make_plan(1))):
         assert levels(image, mixed()[place].results[0].image) <= 1
 
 
+@pytest.mark.slow
 def test_devices_do_not_matter() -> None:
     """Whole images lie on one device each, tiles of one image on all."""
     chosen = [0, 1, 2, 4]

@@ -31,6 +31,7 @@ from tests.route import finish
 
 
 # `make parity` has all paths: each takes a minute to compile. Networks and samplers have golden tests of their own.
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["bsrnet_v2"])
 def test_the_whole_path_equals_the_reference(case: str) -> None:
     """Stage 1, samples and bytes of a real photo, with the small networks; docs/parity.md has the figures."""

@@ -51,7 +51,9 @@ def small_vae():
     return decode, convert(state, table, target), step
 
 
-@pytest.mark.parametrize("loss", ["mse", "w_mse"])
+@pytest.mark.parametrize(
+    "loss", [pytest.param("mse", marks=pytest.mark.slow), pytest.param("w_mse", marks=pytest.mark.slow)]
+)
 def test_gradient_parity(small_vae, loss):
     decode, params, step = small_vae
     inputs = Guidance(decode, loss).prepare(params, nhwc(GOLDEN["target"]))

@@ -93,7 +93,9 @@ def gradient(options):
     return jax.jit(jax.grad(make_loss(MICRO, options), has_aux=True))(trained, frozen, batch, KEY)[0]
 
 
-@pytest.mark.parametrize(("condition", "steps"), [("vae", 2), ("conv", 3)])
+@pytest.mark.parametrize(
+    ("condition", "steps"), [("vae", 2), pytest.param("conv", 3, marks=pytest.mark.slow)]
+)
 def test_a_step_trains_what_it_should_and_leaves_the_frozen_bit_identical(folder, condition, steps):
     """The zero convolutions hide the encoder in step 1, its zero weights for the hint a trained encoder in step 2."""
     config = micro(folder)

@@ -60,6 +60,7 @@ def start(folder, spec, *flags):
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_agree_with_one(folder):
     """One of two is told to stop; one process with four devices goes on, and ends as if it had been alone."""
     with socket.socket() as probe:

@@ -34,11 +34,13 @@ def run(golden):
     return functools.cache(lambda parameterization: stage_2(parameterization, golden, SALT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 def test_loss(golden, run, parameterization):
     np.testing.assert_allclose(run(parameterization)[0], golden[f"{parameterization}|loss"], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 def test_gradient_norm_of_every_parameter(golden, run, parameterization):
     """Each norm to 1e-4 of itself, which is stricter than 1e-4 of the largest."""
@@ -51,6 +53,7 @@ def test_gradient_norm_of_every_parameter(golden, run, parameterization):
     assert max(*given[~effective], *expected[~effective]) <= 1e-6 * expected.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 def test_whole_gradients(golden, run, parameterization):
     prefix = f"{parameterization}|grad|"
@@ -64,7 +67,7 @@ def test_adamw():
     assert misses(GOLDEN, "training:*|adamw") == []
 
 
-@pytest.mark.parametrize("name", ["gan|*", "head|*", "vsd"])
+@pytest.mark.parametrize("name", ["gan|*", "head|*", pytest.param("vsd", marks=pytest.mark.slow)])
 def test_losses_of_one_step_training(name):
     assert misses(GOLDEN, f"losses:{name}") == []
 

@@ -59,6 +59,7 @@ def config(folder, **data):
     return config
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_bit_identical_with_any_number_of_workers(folder, monkeypatch, capsys):
     """Stopped in the first epoch with threads, gone on with two processes; the loop's own place is the step."""
     whole = train(config(folder), folder / "whole")

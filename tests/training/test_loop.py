@@ -99,6 +99,7 @@ def train_py(*arguments):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_is_bit_identical(folder, uninterrupted, tmp_path):
     settings = [f"--config.train.{key}={value}" for key, value in RUN.items()]
     arguments = ["--workdir", tmp_path, f"--config.data.folder={folder}/photos", *settings]

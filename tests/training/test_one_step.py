@@ -69,6 +69,7 @@ def test_exports_are_the_averages_with_the_frozen_encoder(folder, uninterrupted)
         assert_bit_identical(exported, jax.tree.map(np.asarray, state.ema[name]))
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_run_is_bit_identical(folder, uninterrupted, tmp_path, monkeypatch):
     """Both players of the game, their moments and the averages: everything that the next step depends on."""
     monkeypatch.setattr(loop, "stop_requested", lambda: _stopping_at(3))

@@ -61,10 +61,21 @@ def training_step(preset: Preset, mesh: Mesh, images: int, remat: bool) -> Progr
     )
 
 
-def sampling(preset: Preset, mesh: Mesh, images: int) -> Program:
-    """Stage 2 from stage-1 images to results: encoder, `SAMPLING`, decoder; all weights in bfloat16.
+def sampling(
+    preset: Preset,
+    mesh: Mesh,
+    images: int,
+    options: Options = SAMPLING,
+    side: int = SIDE,
+    precision: str = PRECISION,
+) -> Program:
+    """Stage 2 from stage-1 images to results: encoder, sampler, decoder; all weights in one precision.
 
-    Arguments as in `training_step`; text embeddings of both prompts are given.
+    Args:
+        preset, mesh, images: as in `training_step`; text embeddings of both prompts are given.
+        options: how to sample.
+        side: of the images, in pixels.
+        precision: a key of `PRECISIONS`.
     """
 
     def restore(
@@ -73,16 +84,16 @@ def sampling(preset: Preset, mesh: Mesh, images: int) -> Program:
         generator, vae = Generator(preset, params, dtype), preset.make_vae(dtype)
         target, scale = 2.0 * clean - 1.0, preset.vae.scale_factor
         latent = scale * apply(vae, params["vae"], target, method="encode")[0]
-        weight = pixel_weight(SAMPLING.guidance_loss, target)
-        keys = image_keys(SAMPLING.seed, range(images))
-        z = sample(*generator.steered(Conditioned(latent, weight, target), SAMPLING, keys, context))
+        weight = pixel_weight(options.guidance_loss, target)
+        keys = image_keys(options.seed, range(images))
+        z = sample(*generator.steered(Conditioned(latent, weight, target), options, keys, context))
         return apply(vae, params["vae"], z / scale, method="decode")
 
-    dtype = PRECISIONS[PRECISION]
+    dtype = PRECISIONS[precision]
     everywhere, split = replicated(mesh), batch_sharding(mesh)
     params = abstract_params(preset, ("vae", "unet", "control"))
     params = jax.eval_shape(lambda params: stored(params, dtype), params)
-    clean = jax.ShapeDtypeStruct((images, SIDE, SIDE, 3), jnp.float32)
+    clean = jax.ShapeDtypeStruct((images, side, side, 3), jnp.float32)
     text = jax.ShapeDtypeStruct((1, 77, preset.unet.context_dim), jnp.float32)
     function = jax.jit(restore, in_shardings=(everywhere, split, everywhere), out_shardings=split)
     return Program(function, (params, clean, (text, text)))

@@ -1,6 +1,6 @@
 """Scaled dot-product attention: one entry point for every network, several backends behind it."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,11 @@ from jax import Array, lax
 
 from diffbir_jax.models.platform import target_platform
 
-Backend = Literal["auto", "chunked", "xla", "cudnn"]
+Backend = Literal["auto", "chunked", "queries", "xla", "cudnn"]
+# Scores of one image that may be held at once where nothing fuses them: 64 MiB as float32.
+MOST_SCORES = 2**24
+# cuDNN's fused attention: largest head size, fewest keys that are worth it, oldest chips (Ampere).
+_CUDNN_HEAD, _CUDNN_KEYS, _CUDNN_CHIP = 128, 256, 8.0
 
 
 def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_scores: int = 2**22) -> Array:
@@ -18,10 +22,10 @@ def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_sc
         q: (B, Nq, heads, D) queries.
         k: (B, Nk, heads, D) keys, same dtype as `q`.
         v: (B, Nk, heads, D) values, same dtype as `q`.
-        backend: "chunked" processes heads and blocks of queries in turn and never holds a large score matrix; "xla"
-            and "cudnn" are those of `jax.nn.dot_product_attention` ("cudnn" needs 16-bit inputs on a GPU);
-            "auto" is "chunked" on CPUs and "xla" on other devices.
-        max_scores: most query-key scores that the chunked backend holds at once, 16 MiB by default.
+        backend: "chunked" processes heads and blocks of queries in turn, "queries" blocks of queries of all heads:
+            neither ever holds a large score matrix. "xla" and "cudnn" are those of `jax.nn.dot_product_attention`.
+            "auto" is `choose`.
+        max_scores: most query-key scores that "chunked" holds at once, and "queries" per image; 16 MiB by default.
 
     Returns:
         (B, Nq, heads, D) in the dtype of `q`.
@@ -37,10 +41,58 @@ def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_sc
             "(B, Nk, heads, D) for both k and v"
         )
     if backend == "auto":
-        backend = "chunked" if target_platform() == "cpu" else "xla"
+        backend = choose(q.shape, k.shape[1], q.dtype, target_platform())
     if backend == "chunked":
         return _chunked(q, k, v, max_scores)
-    return jax.nn.dot_product_attention(q, k, v, implementation=backend)
+    if backend == "queries":
+        return _by_queries(q, k, v, max_scores)
+    return jax.nn.dot_product_attention(q, k, v, implementation=cast(Literal["xla", "cudnn"], backend))
+
+
+def choose(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Backend:
+    """Return the backend for a shape.
+
+    | platform | condition | backend |
+    |---|---|---|
+    | cpu | | chunked |
+    | gpu | 16 bits, heads of at most 128 (a multiple of 8), keys even in number, 256 or more, Ampere or newer | cudnn |
+    | gpu | else, if the scores of an image take at most 64 MiB | xla |
+    | gpu | else | queries |
+    | tpu | | xla |
+
+    Args:
+        queries: shape of the queries, (B, Nq, heads, D).
+        keys: their number, Nk.
+        dtype: of queries, keys and values.
+        platform: "cpu", "gpu" or "tpu".
+    """
+    _, length, heads, dim = queries
+    if platform != "gpu":
+        return "chunked" if platform == "cpu" else "xla"
+    fits = dim <= _CUDNN_HEAD and dim % 8 == 0 and keys >= _CUDNN_KEYS and keys % 2 == 0
+    if fits and jnp.dtype(dtype).itemsize == 2 and _chip() >= _CUDNN_CHIP:
+        return "cudnn"
+    return "xla" if heads * length * keys <= MOST_SCORES else "queries"
+
+
+def _chip() -> float:
+    """Compute capability of the GPU, such as 8.9; where there is none, that of a new one: it compiles for others."""
+    if jax.default_backend() != "gpu":
+        return _CUDNN_CHIP
+    return float(getattr(jax.local_devices()[0], "compute_capability", _CUDNN_CHIP))
+
+
+def _by_queries(q: Array, k: Array, v: Array, max_scores: int) -> Array:
+    """One block of queries of all images and heads at a time; the backward pass recomputes each block's scores."""
+    batch, length, heads, dim = q.shape
+    blocks = -(-length * heads * k.shape[1] // max_scores)
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * dim**-0.5, k, v))
+    # Padded queries fill the last block; their rows are cut off at the end.
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, -length % blocks), (0, 0)))
+    parts = jnp.moveaxis(q.reshape(batch, heads, blocks, -1, dim), 2, 0)
+    step = jax.checkpoint(_block)
+    out = jnp.moveaxis(lax.map(lambda part: step(part, k, v), parts), 0, 2)
+    return out.reshape(batch, heads, -1, dim)[:, :, :length].transpose(0, 2, 1, 3)
 
 
 def _chunked(q: Array, k: Array, v: Array, max_scores: int) -> Array:

@@ -5,7 +5,7 @@ count, nor do products with the zeros that the gradient of a strided convolution
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,4 +76,22 @@ def _convolution(equation: Any) -> int:
     return 2 * products
 
 
-_PRODUCTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
+def _fused_attention(products: int) -> Callable[[Any], int]:
+    """Count products of queries and keys: two forward; five backward, one of which computes the scores again."""
+
+    def flops(equation: Any) -> int:
+        (batch, queries, heads, dim), (_, keys, *_) = (
+            variable.aval.shape for variable in equation.invars[:2]
+        )
+        return 2 * products * batch * heads * queries * keys * dim
+
+    return flops
+
+
+_PRODUCTS = {
+    "dot_general": _dot,
+    "conv_general_dilated": _convolution,
+    # cuDNN's, see `models.attention`.
+    "dot_product_attention_fwd_wrapper": _fused_attention(2),
+    "dot_product_attention_bwd_wrapper": _fused_attention(5),
+}

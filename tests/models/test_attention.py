@@ -1,11 +1,12 @@
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.models.attention import attention
+from diffbir_jax.models.attention import attention, choose
 
 # Compiled whole: operation by operation, each would be a program for each shape.
 compiled = jax.jit(attention, static_argnames=("backend", "max_scores"))
@@ -69,6 +70,55 @@ def test_full_score_matrix_is_never_held():
     assert working_memory(jax.nn.dot_product_attention) >= score_matrix
     assert working_memory(chunked) < score_matrix / 16
     assert working_memory(gradient) < score_matrix / 8
+
+
+@pytest.mark.parametrize("queries, keys", [(5, 7), (64, 64), (77, 40), (65, 77)])
+def test_blocks_of_queries_equal_xla(queries, keys):
+    """One block, whole blocks, a remainder; with gradients."""
+    inputs = qkv(2, queries, keys, 3, 16)
+    np.testing.assert_allclose(
+        compiled(*inputs, backend="queries", max_scores=1000), reference(*inputs), atol=1e-5
+    )
+
+    def gradients(run):
+        return jax.jit(jax.grad(lambda args: jnp.sin(run(*args)).sum()))(inputs)
+
+    found = gradients(lambda *args: attention(*args, backend="queries", max_scores=1000))
+    for ours, expected in zip(found, gradients(jax.nn.dot_product_attention)):
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_blocks_of_queries_hold_few_scores():
+    score_matrix, blocks = 4 * 2 * 8192**2, functools.partial(attention, backend="queries")
+    assert working_memory(blocks) < score_matrix / 8
+    assert working_memory(jax.grad(lambda *args: blocks(*args).sum(), argnums=(0, 1, 2))) < score_matrix / 4
+
+
+BF16, F32 = jnp.bfloat16, jnp.float32
+
+
+@pytest.mark.parametrize(
+    "shape, keys, dtype, platform, expected",
+    [
+        ((2, 4096, 5, 64), 4096, F32, "cpu", "chunked"),
+        ((2, 4096, 5, 64), 4096, BF16, "gpu", "cudnn"),
+        ((2, 4096, 5, 64), 77, BF16, "gpu", "xla"),  # cuDNN has no gradient for an odd number
+        ((1, 4096, 1, 512), 4096, BF16, "gpu", "xla"),
+        ((1, 16384, 1, 512), 16384, BF16, "gpu", "queries"),
+        ((2, 4096, 5, 64), 4096, F32, "gpu", "queries"),
+        ((9, 1024, 10, 64), 1024, F32, "gpu", "xla"),  # the limit is per image: devices share a batch
+        ((2, 4096, 5, 64), 4096, BF16, "tpu", "xla"),
+    ],
+)
+def test_the_choice_of_a_backend(shape, keys, dtype, platform, expected):
+    assert choose(shape, keys, dtype, platform) == expected
+
+
+@pytest.mark.parametrize("capability, expected", [("7.5", "queries"), ("8.0", "cudnn"), ("12.0", "cudnn")])
+def test_old_chips_have_no_fused_attention(monkeypatch, capability, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
+    assert choose((2, 4096, 5, 64), 4096, BF16, "gpu") == expected
 
 
 def test_what_does_not_fit_is_refused():

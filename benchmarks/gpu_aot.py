@@ -1,0 +1,194 @@
+"""What the CUDA compiler says of our programs, on a machine without a GPU and without its driver.
+
+    make gpu-aot
+    python -m benchmarks.gpu_aot --preset v2.1 --targets h100 rtx4090 --guidance 0 0.5
+
+compiles the sampler (or with `--program train` the training step of stage 2) and prints a row of Markdown per program.
+docs/gpu.md explains the columns. What was compiled is kept in `--results`. The GPUs are described
+by the files in benchmarks/targets/, by their published numbers. Kernels are chosen without timing them.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.experimental.layout import Format, Layout
+
+from benchmarks.pod_programs import SAMPLING, Program, sampling, training_step
+from diffbir_jax.models import attention
+from diffbir_jax.models.platform import tracing_for
+from diffbir_jax.models.presets import get_preset
+from diffbir_jax.sharding import make_mesh
+from diffbir_jax.training.flops import count
+
+TARGETS = Path(__file__).with_name("targets")
+HEADER = (
+    "program", "GPU", "attention", "weights", "arguments", "temporaries", "output", "sum, GiB", "largest buffer",
+    "TFLOP", "kernels", "compile s",
+)  # fmt: skip
+# Kinds of kernels by what their instructions hold.
+KINDS = {
+    "fused attention": r"__cudnn\$fmha",
+    "cuDNN convolution": r"__cudnn\$conv",
+    "cuBLAS product": r"__cublas",
+    "Triton": r'"kind":"__triton',
+    "transposition": r" transpose\(",
+}
+_RESULT = re.compile(r"= \(?([a-z]+?)(\d+)\w*\[([\d,]+)\].*?op_name=\"([^\"]*)\"")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One compilation.
+
+    Attributes:
+        preset: name.
+        program: "train" or "sample".
+        target: name of a file in benchmarks/targets.
+        batch: images.
+        side: of the images, in pixels.
+        guidance: guidance scale of the sampler; 0 is off.
+        precision: of the sampler.
+        attention: a backend in place of the choice of `models.attention`, or "auto".
+        layouts: "auto": the compiler chooses how arguments lie in memory; "rows": as NumPy's arrays.
+    """
+
+    preset: str
+    program: str
+    target: str
+    batch: int = 1
+    side: int = 512
+    guidance: float = 0.0
+    precision: str = "bf16"
+    attention: str = "auto"
+    layouts: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """Key of the results."""
+        return " ".join(map(str, dataclasses.astuple(self)))
+
+
+def compile_case(case: Case) -> dict[str, Any]:
+    """Compile for the target; returns the compiler's numbers."""
+    described = (TARGETS / f"{case.target}.txt").read_text()
+    topology = topologies.get_topology_desc(
+        platform="cuda", topology_name=case.target, target_config=described, topology="1x1x1"
+    )
+    mesh = make_mesh(devices=topology.devices)
+    with tracing_for("gpu"):
+        program = _program(case, mesh)
+        traced = program.function.trace(*program.arguments)
+    flops = count(traced.jaxpr)
+    begin = time.perf_counter()
+    compiled = traced.lower().compile(compiler_options={"xla_gpu_autotune_level": "0"})
+    return {"seconds": time.perf_counter() - begin, "flops": flops.total} | measures(compiled)
+
+
+def _program(case: Case, mesh: Any) -> Program:
+    preset = get_preset(case.preset)
+    if case.program == "train":
+        return training_step(preset, mesh, case.batch, remat=True)
+    options = dataclasses.replace(SAMPLING, guidance_scale=case.guidance)
+    made = sampling(preset, mesh, case.batch, options, case.side, case.precision)
+    return with_layouts(made) if case.layouts == "auto" else made
+
+
+def with_layouts(program: Program) -> Program:
+    """The same program, for which the compiler chooses how the arguments lie in memory."""
+    return Program(jax.jit(program.function.__wrapped__, in_shardings=Format(Layout.AUTO)), program.arguments)
+
+
+def measures(compiled: Any) -> dict[str, Any]:
+    """Bytes of memory, the largest array that an instruction makes, and kernels by kind."""
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    return {
+        "arguments": memory.argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "output": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "largest": largest(text),
+        "kernels": dict(Counter(kind for line in text.splitlines() for kind in kinds(line))),
+    }
+
+
+def kinds(line: str) -> list[str]:
+    """Return the kinds of kernels that an instruction of a compiled program is of."""
+    return [kind for kind, pattern in KINDS.items() if re.search(pattern, line)]
+
+
+def largest(text: str) -> tuple[int, str]:
+    """Return bytes and origin of the largest array in a compiled program, arguments left out."""
+    found = [(_bytes(*match[:3]), match[3]) for match in _RESULT.findall(text)]
+    return max(found, default=(0, ""))
+
+
+def _bytes(kind: str, bits: str, shape: str) -> int:
+    return int(np.prod([int(side) for side in shape.split(",")])) * max(1, int(bits) // 8)
+
+
+def row(case: Case, found: dict[str, Any]) -> str:
+    """A row of the table."""
+    sort = f"{case.preset} {case.program}, {case.batch} of {case.side}"
+    sort += f", {case.precision}, guidance {case.guidance:g}" if case.program == "sample" else ", bf16"
+    parts = [found[k] for k in ("arguments", "temporaries", "output")]
+    size, origin = found["largest"]
+    kernels = ", ".join(f"{number} {kind}" for kind, number in found["kernels"].items())
+    cells = [sort, case.target, case.attention, "one copy" if case.layouts == "auto" else "as given"]
+    cells += [f"{x / 2**30:.2f}" for x in (*parts, sum(parts))]
+    place = "/".join(origin.split("/")[-3:])
+    cells += [
+        f"{size / 2**20:.0f} MiB ({place})",
+        f"{found['flops'] / 1e12:.1f}",
+        kernels,
+        f"{found['seconds']:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Run the command line."""
+    args = parser().parse_args()
+    if args.attention != "auto":
+        attention.choose = lambda *_: args.attention
+    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
+    known = json.loads(args.results.read_text()) if args.results.is_file() else {}
+    for target in args.targets:
+        for guidance in args.guidance if args.program == "sample" else (0.0,):
+            case = Case(args.preset, args.program, target, args.batch, args.side, guidance, args.precision,
+                        args.attention, args.layouts)  # fmt: skip
+            if case.name not in known:
+                known[case.name] = compile_case(case)
+                args.results.parent.mkdir(parents=True, exist_ok=True)
+                args.results.write_text(json.dumps(known, indent=1))
+            print(row(case, known[case.name]), flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = made.add_argument
+    add("--preset", choices=("tiny", "v1", "v2", "v2.1"), default="v2.1")
+    add("--program", choices=("train", "sample"), default="sample")
+    add("--targets", nargs="+", choices=sorted(file.stem for file in TARGETS.glob("*.txt")), default=["h100"])
+    add("--batch", type=int, default=1, metavar="N", help="images (default: %(default)s)")
+    add("--side", type=int, default=512, metavar="N", help="of the images (default: %(default)s)")
+    add("--guidance", nargs="+", type=float, default=[0.0, 0.5], metavar="S")
+    add("--precision", choices=("bf16", "fp32"), default="bf16")
+    add("--attention", choices=("auto", "xla", "queries", "cudnn"), default="auto")
+    add("--layouts", choices=("auto", "rows"), default="auto", help="of arguments (default: %(default)s)")
+    add(
+        "--results", type=Path, default=Path("work/gpu_aot.json"), metavar="FILE", help="default: %(default)s"
+    )
+    return made
+
+
+if __name__ == "__main__":
+    main()

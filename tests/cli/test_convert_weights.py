@@ -105,7 +105,7 @@ def test_errors_are_one_line(tmp_path, run, source, monkeypatch, capsys):
         ("absent.ckpt", "no file and no folder"),
         ("x.safetensors", "unknown family of weights; known are"),
         ("cut.safetensors", "is not a safetensors file, or it is truncated"),
-        ("w.pth", "pip install 'diffbir-jax[convert]'"),
+        ("w.pth", "w.pth is empty: fetch it again"),
     ):
         code, out, err = run("--input", tmp_path / name)
         assert (code, out) == (1, "")

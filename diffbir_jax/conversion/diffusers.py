@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from diffbir_jax.conversion import architectures, stable_diffusion
-from diffbir_jax.conversion.architectures import Shapes
 from diffbir_jax.conversion.engine import DENSE, POINTWISE, Rule, is_floating
 from diffbir_jax.conversion.files import CheckpointError, State, Stored, read_tensors
 from diffbir_jax.conversion.rules import Rules
+from diffbir_jax.conversion.shapes import Shapes
 from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig

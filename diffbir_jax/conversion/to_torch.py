@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.conversion.abstract import abstract_controlnet
-from diffbir_jax.conversion.architectures import BSRNET, CONTROL, SCUNET, SWINIR, Architecture
+from diffbir_jax.conversion.architectures import BSRNET, CONTROL, SCUNET, SRVGG, SWINIR, Architecture
 from diffbir_jax.conversion.engine import export
 from diffbir_jax.conversion.output import check_names, together
 from diffbir_jax.conversion.report import Entry, sha256_of
@@ -22,7 +22,7 @@ from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.models.swinir import SwinIRConfig
 from diffbir_jax.weights.safetensors import load_weights, read_metadata, write_arrays
 
-ARCHITECTURES = {kind.family: kind for kind in (CONTROL, SWINIR, BSRNET, SCUNET)}
+ARCHITECTURES = {kind.family: kind for kind in (CONTROL, SWINIR, BSRNET, SCUNET, SRVGG)}
 FORMATS = ("pth", "safetensors")
 # The reference's `img_size`: it stores SwinIR's attention mask for this number of tokens per side.
 SWINIR_MASK_SIDE = 64

@@ -156,15 +156,11 @@ def _whole_objects(root: dict[Any, Any]) -> str:
 
 def _left_out(root: dict[Any, Any], found: Mapping[Any, Any]) -> list[str]:
     """What stands beside the weights, and the classes that were not built."""
-    others = [name for name, x in root.items() if not _leads_to(x, found)] if root is not found else []
+    others = [name for name, x in root.items() if not _holds(x)] if root is not found else []
     beside = [shown(name, 40) for name in [*others, *(name for name in found if name not in _weights(found))]]
     classes = sorted({shown(name) for name in _classes(root)})
     notes = [f"left out beside the weights: {_some(beside)}"] if beside else []
     return notes + ([f"objects of these classes were not built: {_some(classes)}"] if classes else [])
-
-
-def _leads_to(value: Any, found: Mapping[Any, Any]) -> bool:
-    return value is found or (isinstance(value, dict) and unwrap(value) is found)
 
 
 def _classes(root: Any) -> Iterator[str]:

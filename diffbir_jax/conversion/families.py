@@ -110,7 +110,9 @@ FAMILIES = (
     Family("BSRNet", r"RRDB_trunk\..*", (Network("bsrnet", "", BSRNET),)),
     Family("Real-ESRGAN", r"body\.\d+\.rdb\d\..*", (Network("realesrgan", "", REALESRGAN),)),
     Family("ESRGAN, old layout", r"model\.1\.sub\.\d+\.RDB\d\..*", (Network("esrgan", "", OLD_ESRGAN),)),
-    Family("SRVGG", r"body\.0\.(weight|bias)", (Network("srvgg", "", SRVGG),), also=r"body\.[1-9]\d*\.weight"),
+    Family(
+        "SRVGG", r"body\.0\.(weight|bias)", (Network("srvgg", "", SRVGG),), also=r"body\.[1-9]\d*\.weight"
+    ),
     Family("SCUNet", r"m_(head|body|tail)\..*", (Network("scunet", "", SCUNET),)),
 )
 

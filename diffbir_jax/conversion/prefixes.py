@@ -48,7 +48,8 @@ def select(contents: Contents, prefix: str | None = None) -> tuple[Family, Conte
     taken = {key.removeprefix(chosen): x for key, x in state.items() if key.startswith(chosen)}
     beside = left + [key for key in state if not key.startswith(chosen)]
     foreign = _foreign(taken, family)
-    notes += _note_of_averages(taken) + _note_of_rest([*beside, *foreign], prefix or chosen)
+    notes += [f"takes the keys {shown(prefix or chosen)}*"] if (prefix or chosen) and not notes else []
+    notes += _note_of_averages(taken) + _note_of_rest([*beside, *foreign])
     kept = {key: x for key, x in taken.items() if key not in foreign}
     return family, Contents(kept, (*contents.notes, *notes))
 
@@ -152,12 +153,11 @@ def _note_of_averages(state: Mapping[str, Any]) -> list[str]:
     return [f"takes model.*; the file also has averaged weights (--prefix {AVERAGED} takes them)"]
 
 
-def _note_of_rest(keys: list[str], prefix: str) -> list[str]:
+def _note_of_rest(keys: list[str]) -> list[str]:
     if not keys:
         return []
     groups = sorted({key.split(".")[0] + (".*" if "." in key else "") for key in keys})
-    here = f"takes the keys {shown(prefix)}*; " if prefix else ""
-    return [f"{here}left out: {_listed(groups)} ({len(keys)} keys)"]
+    return [f"left out: {_listed(groups)} ({len(keys)} {'keys' if len(keys) > 1 else 'key'})"]
 
 
 def _listed(names: list[str], most: int = 8) -> str:

@@ -30,9 +30,13 @@ def read_torch(path: Path) -> Any:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         return _read_zip(path, mapped) if mapped[:2] == b"PK" else _read_old(mapped)
-    except (ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(
+            f"{path} is truncated, or damaged at its end: a zip archive without its directory; fetch it again"
+        ) from error
+    except ValueError as error:
         raise CheckpointError(
             f"{path} is not a PyTorch checkpoint, or it is truncated ({error}): fetch it again"
         ) from error

@@ -1,13 +1,12 @@
 """PyTorch's files of every form, made without PyTorch."""
 
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffbir_jax.conversion.torch_files import MAGIC, PROTOCOL
 from diffbir_jax.conversion.torch_writing import Call, Pickle, write_torch
+from scripts.checkpoint_forms import write_old
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -17,18 +16,8 @@ def write(path: Path, value: Any, modern: bool = True) -> Path:
     if modern:
         write_torch(path, value)
     else:
-        path.write_bytes(old(value))
+        write_old(path, value)
     return path
-
-
-def old(value: Any) -> bytes:
-    """A file as PyTorch before 1.6 wrote it."""
-    pickle = Pickle(old=True)
-    system = {"protocol_version": PROTOCOL, "little_endian": True, "type_sizes": {"short": 2, "int": 4}}
-    head = [Pickle().dump(x) for x in (MAGIC, PROTOCOL, system)]
-    body = [pickle.dump(value), Pickle().dump([str(i) for i in range(len(pickle.arrays))])]
-    values = [struct.pack("<q", x.size) + x.tobytes() for x in pickle.arrays]
-    return b"".join([*head, *body, *values])
 
 
 def tensor(shape: Any, strides: Any, start: int = 0, count: int = 6, kind: str = "FloatStorage") -> Call:

@@ -218,7 +218,7 @@ class TestTorch:
         data = whole.read_bytes()
         path.write_bytes(data[: int(share * len(data))])
         with pytest.raises(
-            CheckpointError, match="w.pth is not a PyTorch checkpoint, or it is truncated"
+            CheckpointError, match="w.pth is (not a PyTorch checkpoint, or it is )?truncated"
         ) as e:
             read_tensors(path)
         assert "\n" not in str(e.value)

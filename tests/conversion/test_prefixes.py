@@ -63,7 +63,7 @@ def test_other_things_beside_it_are_named_and_left():
     rest = {"n_averaged": ONE, "net_d.conv.weight": ONE, "net_d.conv.bias": ONE, "loss.weight": ONE}
     found = selected(prefixed("net_g.") | rest)[1]
     assert found.state.keys() == SWINIR.keys()
-    assert found.notes == ("takes the keys net_g.*; left out: loss.*, n_averaged, net_d.* (4 keys)",)
+    assert found.notes == ("takes the keys net_g.*", "left out: loss.*, n_averaged, net_d.* (4 keys)")
     found = selected(SWINIR | rest)[1]
     assert found.state.keys() == SWINIR.keys()
     assert found.notes == ("left out: loss.*, n_averaged, net_d.* (4 keys)",)
@@ -83,7 +83,7 @@ def test_the_average_is_taken_where_there_are_two_and_it_is_said():
     for name in ("net_g", "net_g."):
         found = selected(both, name)[1]
         np.testing.assert_array_equal(found.state["norm.bias"], SWINIR["norm.bias"])
-        assert found.notes == (f"takes the keys {name}*; left out: net_g_ema.* ({len(SWINIR)} keys)",)
+        assert found.notes == (f"takes the keys {name}*", f"left out: net_g_ema.* ({len(SWINIR)} keys)")
 
 
 def test_two_networks_are_asked_for():
@@ -144,7 +144,8 @@ def test_the_whole_way_from_a_trainers_file(tmp_path, modern):
     assert notes == [
         "left out beside the weights: epoch, callbacks",
         "objects of these classes were not built: lightning.callbacks.ModelCheckpoint",
-        "takes the keys net.*; left out: disc.* (1 keys)",
+        "takes the keys net.*",
+        "left out: disc.* (1 key)",
     ]
 
 

@@ -178,7 +178,7 @@ def _srvgg_sizes(shapes: Shapes) -> SRVGGConfig:
     firsts = [(f"body.{i}.weight", 0) for i in (0, 1, 3)]
     return SRVGGConfig(
         num_feat=shapes.most([*firsts, ("body.0.bias", 0)], default.num_feat),
-        num_conv=max(0, (last - 2) // 2),
+        num_conv=max(1, (last - 2) // 2),
         scale=max(1, math.isqrt(area // 3)),
     )
 

@@ -227,7 +227,7 @@ def networks() -> list[Form]:
             "Real-ESRGAN general-x4v3, animevideov3 (SRVGG)",
             {"params": weights(kinds.SRVGG, SRVGGConfig(8, 2))},
         ),
-        pth("SCUNet", weights(kinds.SCUNET, SCUNetConfig(32, (1,) * 7, head_dim=16))),
+        pth("SCUNet", weights(kinds.SCUNET, SCUNetConfig(32, (1, 1, 1, 1, 1, 1, 1), head_dim=16))),
     ]
 
 

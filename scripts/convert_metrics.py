@@ -89,8 +89,7 @@ def dists_params(data: bytes) -> dict[str, Any]:
     """Return DISTS's "alpha" and "beta", (C,) float32, from the weights.pt of DISTS-pytorch.
 
     Raises:
-        ImportError: PyTorch is not installed.
-        ValueError: they are missing, of another size, or beside things that only arbitrary unpickling reads.
+        ValueError: they are missing, of another size, or the file is damaged.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pt"

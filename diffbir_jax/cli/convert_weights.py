@@ -24,8 +24,9 @@ def make_parser() -> Parser:
     parser = Parser(
         prog=PROG,
         description="Convert published weights to one safetensors file per network, or convert ours back to PyTorch.",
-        epilog="Known: Stable Diffusion 2.1, DiffBIR's IRControlNets and its old all-in-one files, SwinIR, BSRNet, "
-        "Real-ESRGAN's RRDBNet, SCUNet. The family is recognised from the keys. Exit code: 0 if everything was "
+        epilog="Known: Stable Diffusion 2.1, DiffBIR's IRControlNets and its old all-in-one files, SwinIR with all "
+        "of its heads, BSRNet, ESRGAN, Real-ESRGAN (RRDBNet and SRVGG), SCUNet. The family is recognised from the "
+        "keys. Exit code: 0 if everything was "
         f"written, 1 if nothing was, 2 for a bad flag, {INTERRUPTED} if interrupted.",
     )
     add = parser.add_argument

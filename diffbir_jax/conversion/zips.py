@@ -30,7 +30,11 @@ def entries(path: Path) -> dict[str, Entry]:
         zipfile.BadZipFile: the archive has no end or is damaged.
         OSError: the file cannot be read.
     """
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (NotImplementedError, OverflowError, struct.error) as error:
+        raise ValueError(f"damaged directory of the zip archive, {error}") from error
+    with archive, path.open("rb") as file:
         infos = archive.infolist()
         if len({info.filename for info in infos}) != len(infos):
             raise ValueError("two entries of one name in the zip archive")

@@ -242,6 +242,13 @@ class TestZips:
         path.write_bytes(content)
         self.refused(path, "lie over each other, or their sizes are wrong")
 
+    def test_a_directory_of_another_version(self, tmp_path, data):
+        path = archive(tmp_path / "w.pth", data)
+        content = bytearray(path.read_bytes())
+        content[content.index(b"PK\x01\x02") + 6] = 200
+        path.write_bytes(content)
+        self.refused(path, "damaged directory of the zip archive, zip file version 20.0")
+
     def test_a_missing_storage(self, tmp_path, data):
         names = (NAMES[0], "archive/data/1")
         self.refused(archive(tmp_path / "w.pth", data, names=names), "storage 0 is missing")

@@ -19,6 +19,7 @@ WRAPPERS = (
 )
 # Objects that are looked at for the names of classes; files of other trainers can hold millions.
 LOOKED_AT = 10_000
+LONGEST_KEY = 500
 REBUILT = "torch._utils._rebuild_"
 
 
@@ -43,59 +44,76 @@ def contents(path: Path, root: Any, key: str | None = None) -> Contents:
     """
     if not isinstance(root, dict):
         raise CheckpointError(f"{path} {_no_dict(root)}")
-    found, notes = _at(path, root, key) if key else _unwrapped(path, root)
+    chain = _at(path, root, key) if key else _unwrapped(path, root)
+    found = chain[-1]
     if not _weights(found):
         raise CheckpointError(
             f"{path} holds no state dict: no tensors by name, bare or in {', '.join(WRAPPERS)}{_whole_objects(root)}"
         )
     _check_plain(path, found)
-    notes += _left_out(root, found)
-    return Contents({name: _stored(path, name, x) for name, x in _weights(found).items()}, tuple(notes))
+    notes = [] if key else _choices(chain)
+    state = {name: _stored(path, name, x) for name, x in _weights(found).items()}
+    return Contents(state, (*notes, *_left_out(root, chain)))
 
 
 def unwrap(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """The innermost dict of weights in a training tool's file."""
-    seen: set[int] = set()
-    while id(loaded) not in seen:
-        seen.add(id(loaded))
+    return _chain(loaded)[-1]
+
+
+def _chain(loaded: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
+    """The dicts from the outermost to the innermost one; a dict may hold itself."""
+    chain = [loaded]
+    while True:
         inner = next((loaded[name] for name in WRAPPERS if _holds(loaded.get(name))), None)
-        loaded = loaded if inner is None else inner
-    return loaded
+        if inner is None or any(inner is outer for outer in chain):
+            return chain
+        loaded = inner
+        chain.append(loaded)
 
 
-def _unwrapped(path: Path, root: dict[Any, Any]) -> tuple[Mapping[Any, Any], list[str]]:
-    found = unwrap(root)
-    if found is root and not _weights(root):
-        found = _only(path, root)
-    here = [name for name in root if isinstance(name, str) and _holds(root[name])]
-    if found is root or len(here) < 2:
-        return found, []
-    taken = next(name for name in (*WRAPPERS, *here) if name in here)
-    others = ", ".join(shown(name) for name in here if name != taken)
-    return found, [
-        f"takes the weights in {shown(taken)!r}; the file also has {others} (--key NAME takes another)"
-    ]
+def _unwrapped(path: Path, root: dict[Any, Any]) -> list[Mapping[Any, Any]]:
+    chain = _chain(root)
+    if len(chain) > 1 or _weights(root):
+        return chain
+    inner = _only(path, root)
+    return chain if inner is None else [root, *_chain(inner)]
 
 
-def _only(path: Path, root: dict[Any, Any]) -> Mapping[Any, Any]:
+def _choices(chain: list[Mapping[Any, Any]]) -> list[str]:
+    """A line for each dict that holds weights under several names."""
+    notes = []
+    for outer, inner in zip(chain, chain[1:]):
+        here = [name for name in outer if isinstance(name, str) and _holds(outer[name])]
+        taken = next(shown(name, 40) for name in here if outer[name] is inner)
+        others = ", ".join(shown(name, 40) for name in here if outer[name] is not inner)
+        if others:
+            notes.append(
+                f"takes the weights in {taken!r}; the file also has {others} (--key NAME takes another)"
+            )
+    return notes
+
+
+def _only(path: Path, root: dict[Any, Any]) -> Mapping[Any, Any] | None:
     """The one dict of tensors, whatever its name."""
     inner = {name: x for name, x in root.items() if _holds(x)}
     if len(inner) > 1:
         names = ", ".join(sorted(shown(name, 40) for name in inner))
         raise CheckpointError(f"{path} holds several dicts of tensors, {names}: choose one with --key NAME")
-    return unwrap(next(iter(inner.values()))) if inner else root
+    return next(iter(inner.values()), None)
 
 
-def _at(path: Path, root: dict[Any, Any], key: str) -> tuple[Mapping[Any, Any], list[str]]:
-    found: Any = root
+def _at(path: Path, root: dict[Any, Any], key: str) -> list[Mapping[Any, Any]]:
+    chain: list[Any] = [root]
     for name in [key] if key in root else key.split("."):
+        found = chain[-1]
         if not isinstance(found, dict) or name not in found:
             has = ", ".join(shown(x, 40) for x in list(found)[:8]) if isinstance(found, dict) else "no dict"
             raise CheckpointError(f"{path}: there is no --key {key}; at {name!r} there are: {has}")
-        found = found[name]
-    if not isinstance(found, dict):
+        chain.append(found[name])
+    if not isinstance(chain[-1], dict):
         raise CheckpointError(f"{path}: --key {key} is no dict of tensors")
-    return unwrap(found), []
+    return [*chain[:-1], *_chain(chain[-1])]
 
 
 def _holds(value: Any, depth: int = 4) -> bool:
@@ -125,6 +143,8 @@ def _check_plain(path: Path, found: Mapping[Any, Any]) -> None:
 
 
 def _stored(path: Path, name: str, x: Any) -> Stored:
+    if len(name) > LONGEST_KEY or not name.isprintable():
+        raise CheckpointError(f"{path}: {shown(name)!r} is no name of a weight: the file is damaged")
     if isinstance(x, Array):
         x = x.value
     if isinstance(x, np.ndarray):
@@ -154,10 +174,11 @@ def _whole_objects(root: dict[Any, Any]) -> str:
     return f" ({shown(whole, 120)}: save its state_dict())" if whole else ""
 
 
-def _left_out(root: dict[Any, Any], found: Mapping[Any, Any]) -> list[str]:
+def _left_out(root: dict[Any, Any], chain: list[Mapping[Any, Any]]) -> list[str]:
     """What stands beside the weights, and the classes that were not built."""
-    others = [name for name, x in root.items() if not _holds(x)] if root is not found else []
-    beside = [shown(name, 40) for name in [*others, *(name for name in found if name not in _weights(found))]]
+    outside = [name for outer in chain[:-1] for name, x in outer.items() if not _holds(x)]
+    inside = [name for name, x in chain[-1].items() if not (isinstance(name, str) and _is_array(x))]
+    beside = [shown(name, 40) for name in [*outside, *inside]]
     classes = sorted({shown(name) for name in _classes(root)})
     notes = [f"left out beside the weights: {_some(beside)}"] if beside else []
     return notes + ([f"objects of these classes were not built: {_some(classes)}"] if classes else [])

@@ -11,6 +11,12 @@ TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
 # What browsers and download tools call a file before it is complete.
 UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".opdownload", ".aria2", ".tmp")
 HEAD = 4096
+OTHERS = {
+    b"\x89HDF": "an HDF5 file (Keras)",
+    b"GGUF": "a GGUF file",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+}
 PACKED = {
     b"\x1f\x8b": "gzip",
     b"7z\xbc\xaf\x27\x1c": "7z",
@@ -74,6 +80,9 @@ def _foreign(head: bytes) -> str | None:
         return "full of zeros at its start: the download did not finish; fetch it again"
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it, and give the file inside"
+    other = next((name for start, name in OTHERS.items() if head.startswith(start)), None)
+    if other:
+        return f"{other}: give the weights as PyTorch or safetensors"
     packed = next((name for start, name in PACKED.items() if head.startswith(start)), None)
     if packed:
         return f"a {packed} archive: unpack it, and give the file inside"
@@ -83,7 +92,7 @@ def _foreign(head: bytes) -> str | None:
 def _text(head: bytes) -> str | None:
     # A pickle of protocol 0 is text, too; it has a full stop at its end and no sentence in front.
     words = re.match(rb"\s*[\w\"'{\[(][\x20-\x7e\s]{8,}", head)
-    if not words or words.end() < min(len(head), 200) or re.match(rb"\s*(\(|c\w+\n|I\d|\])", head):
+    if not words or words.end() < min(len(head), 200) or re.match(rb"\s*(\(|c[\w.]+\n|I\d|\])", head):
         return None
     start = " ".join(head[:60].decode("ascii", "replace").split())
     return f"text, not weights ({start!r}): the server sent a message in their place; fetch the file again"

@@ -1,7 +1,7 @@
 """SwinIR (Liang et al. 2021): DiffBIR's restoration module for faces and for training, and the official ones."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -47,6 +47,12 @@ class SwinIRConfig:
     upsampler: Upsampler = "nearest+conv"
     scale: int = 1
     bottleneck: bool = False
+
+    def __post_init__(self) -> None:
+        if self.upsampler not in get_args(Upsampler):
+            raise ValueError(
+                f"upsampler {self.upsampler!r} given, allowed are {', '.join(get_args(Upsampler))}"
+            )
 
     @property
     def multiple(self) -> int:

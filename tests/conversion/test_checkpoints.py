@@ -209,7 +209,7 @@ def test_sizes_are_read_off_the_shapes(kind, config):
     assert kind.revive(kind.describe(config)["config"]) == config
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"side": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"side": 3}', '{"upsampler": "bicubic"}'])
 def test_damaged_descriptions(text):
     with pytest.raises(ValueError, match="does not describe a SwinIRConfig"):
         SWINIR.revive(text)

@@ -111,7 +111,9 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b
         ("w.pth.crdownload", b"PK\x03\x04", "is an unfinished download by name"),
         ("w.ckpt.part", b"", "is an unfinished download by name"),
         ("w.onnx", b"\x08\x07", "unknown kind of file; give a .safetensors, .ckpt"),
-        ("w.pth", b"\x89PNG\r\n", "is not a PyTorch checkpoint, or it is truncated"),
+        ("w.pth", b"\x89PNG\r\n", "is a picture: give the weights as PyTorch or safetensors"),
+        ("w.pth", b"\x89HDF\r\n", "is an HDF5 file"),
+        ("w.pth", b"\x88\x77\x66", "is not a PyTorch checkpoint, or it is truncated"),
         ("w.pth", b"PK\x05\x06" + b"\0" * 18, "is a zip archive, but not one of PyTorch: it holds nothing"),
     ],
 )
@@ -172,6 +174,22 @@ class TestWrappers:
             read_tensors(made.write(tmp_path / "w.pth", {"model": model}))
         with pytest.raises(CheckpointError, match="holds a whole object of the class basicsr.archs.SwinIR"):
             read_tensors(made.write(tmp_path / "w.pth", model))
+
+    def test_wrappers_in_wrappers(self, tmp_path):
+        value = {"model": {"net_g": {"a": X}, "net_d": {"b": X}, "lr": 1e-4}, "iter": 5}
+        found = read_contents(made.write(tmp_path / "w.pth", value))
+        assert list(found.state) == ["a"]
+        assert found.notes == (
+            "takes the weights in 'net_g'; the file also has net_d (--key NAME takes another)",
+            "left out beside the weights: iter, lr",
+        )
+        assert list(read_contents(tmp_path / "w.pth", "model.net_d").state) == ["b"]
+
+    @pytest.mark.parametrize("name", ["a\nb", "a" * 501])
+    def test_keys_that_are_no_names(self, tmp_path, name):
+        with pytest.raises(CheckpointError, match="is no name of a weight: the file is damaged") as error:
+            read_tensors(made.write(tmp_path / "w.pth", {name: X}))
+        assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
     def test_a_dict_in_itself(self):
         state: dict = {"a": X}

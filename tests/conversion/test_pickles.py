@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffbir_jax.conversion.files import CheckpointError, read_contents, read_tensors
-from diffbir_jax.conversion.pickled_arrays import Inert
+from diffbir_jax.conversion.pickled_arrays import Inert, storage_dtype
 from diffbir_jax.conversion.pickles import load
 from diffbir_jax.conversion.torch_writing import Call, Pickle, write_torch
 from tests.conversion import made
@@ -296,3 +296,16 @@ def test_objects_beside_the_weights_are_named(tmp_path, modern):
         "left out beside the weights: epoch, callbacks, hyper_parameters",
         "objects of these classes were not built: argparse.Namespace, pytorch_lightning.callbacks.ModelCheckpoint",
     )
+
+
+@pytest.mark.parametrize(
+    "name, dtype",
+    [
+        ("torch.FloatStorage", "float32"),
+        ("torch.cuda.HalfStorage", "float16"),
+        ("torch.storage.UntypedStorage", "uint8"),
+        ("torch.BFloat16Storage", "bfloat16"),
+    ],
+)
+def test_storages_of_any_device(name, dtype):
+    assert storage_dtype(name) == dtype

@@ -2,7 +2,7 @@
 
 Each case fills a file that has the keys and shapes of the published one with computed values, and converts it in a
 process of its own, whose memory is read from /proc (Linux). At full size it takes 10.5 GB of disk, in the folder for
-temporary files or in --folder, and leaves nothing there. The .ckpt needs PyTorch.
+temporary files or in --folder, and leaves nothing there.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffbir_jax.conversion.files import import_torch
+from diffbir_jax.conversion.files import read_tensors
+from diffbir_jax.conversion.torch_writing import write_torch
 from diffbir_jax.weights.safetensors import write_arrays
 
 ROOT = Path(__file__).parents[1]
@@ -47,19 +48,12 @@ def values(shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def write_source(folder: Path, kind: str, shapes: Shapes, dtype: str) -> Path:
-    """Write a checkpoint of these shapes.
-
-    Raises:
-        ImportError: a .ckpt is asked for and PyTorch is not installed.
-    """
+    """Write a checkpoint of these shapes."""
     path = folder / "source.safetensors"
-    if kind == "ckpt":
-        torch = import_torch()
     write_arrays(path, shapes, values(shapes), {}, dict.fromkeys(shapes, dtype))
     if kind == "ckpt":
-        from safetensors.torch import load_file
-
-        torch.save({"state_dict": load_file(path)}, path.with_suffix(".ckpt"))
+        state = {key: np.asarray(x) for key, x in read_tensors(path).items()}
+        write_torch(path.with_suffix(".ckpt"), {"state_dict": state})
         path.unlink()
     return path.with_suffix(f".{kind}")
 

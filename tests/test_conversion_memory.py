@@ -16,8 +16,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_table_with_a_line_per_case(tmp_path, capsys, case):
-    if case == "ckpt":
-        pytest.importorskip("torch")
     manifest, folder = tmp_path / "manifest.json", tmp_path / "work"
     manifest.write_text(json.dumps({key: x.shape for key, x in small.stable_diffusion().items()}))
     folder.mkdir()

@@ -37,7 +37,7 @@ ROOMS["__main__"] = {"cli"}
 # Commands read configurations by one reader.
 CONFINED = {
     "flax": {"models"},
-    "torch": {"conversion"},
+    "torch": set(),
     "tensorflow": set(),
     "ml_collections": {"console"},
 }

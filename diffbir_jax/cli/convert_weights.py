@@ -24,8 +24,9 @@ def make_parser() -> Parser:
     parser = Parser(
         prog=PROG,
         description="Convert published weights to one safetensors file per network, or convert ours back to PyTorch.",
-        epilog="Known: Stable Diffusion 2.1, DiffBIR's IRControlNets and its old all-in-one files, SwinIR, BSRNet, "
-        "Real-ESRGAN's RRDBNet, SCUNet. The family is recognised from the keys. Exit code: 0 if everything was "
+        epilog="Known: Stable Diffusion 2.1, DiffBIR's IRControlNets and its old all-in-one files, SwinIR with all "
+        "of its heads, BSRNet, ESRGAN, Real-ESRGAN (RRDBNet and SRVGG), SCUNet. The family is recognised from the "
+        "keys. Exit code: 0 if everything was "
         f"written, 1 if nothing was, 2 for a bad flag, {INTERRUPTED} if interrupted.",
     )
     add = parser.add_argument
@@ -38,6 +39,12 @@ def make_parser() -> Parser:
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder, made if missing (required)")
     name = "name of the result without suffix; part of the names of several networks (default: the published "
     add("--name", help=name + "file's name, otherwise the family)")
+    add(
+        "--key",
+        metavar="NAME",
+        help="dict of the weights in a PyTorch file (default: averaged weights, if any)",
+    )
+    add("--prefix", metavar="P", help="prefix of the network's keys (default: found from the keys)")
     add("--dtype", choices=DTYPES, default="fp32", help="stored precision (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace files with the same names (default: off)")
     back = "write restoration modules and IRControlNet in the reference's layout (FORMAT by default: pth)"
@@ -48,6 +55,11 @@ def make_parser() -> Parser:
 def warn(message: Warning | str, *_: object, **__: object) -> None:
     """Show a warning as one line, without the code location that Python adds."""
     print(f"{PROG}: warning: {message}", file=sys.stderr)
+
+
+def say(note: str) -> None:
+    """Show a choice that was made."""
+    print(f"{PROG}: {note}", file=sys.stderr)
 
 
 @contextmanager
@@ -62,7 +74,12 @@ def terminable() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.to_torch and (args.key or args.prefix):
+        parser.error(
+            "--key and --prefix choose in a file that is read from PyTorch: leave them out with --to-torch"
+        )
     with terminable(), warnings.catch_warnings():
         warnings.showwarning = warn
         return run(args)
@@ -80,8 +97,9 @@ def run(args: argparse.Namespace) -> int:
         if args.to_torch:
             entries = export_files(args.input, args.output, args.to_torch, **more)
         else:
-            entries = convert_file(args.input, args.output, published=PUBLISHED, **more)
-    except (*EXPECTED, ImportError) as error:
+            choice = {"key": args.key, "prefix": args.prefix, "say": say}
+            entries = convert_file(args.input, args.output, published=PUBLISHED, **more, **choice)
+    except EXPECTED as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

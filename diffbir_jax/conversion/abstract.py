@@ -12,6 +12,7 @@ from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
 from diffbir_jax.models.clip import CLIPText, CLIPTextConfig
 from diffbir_jax.models.controlnet import IRControlNet
 from diffbir_jax.models.scunet import SCUNet, SCUNetConfig
+from diffbir_jax.models.srvgg import SRVGG, SRVGGConfig
 from diffbir_jax.models.swinir import SwinIR, SwinIRConfig
 from diffbir_jax.models.unet import UNet, UNetConfig
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
@@ -25,6 +26,11 @@ def abstract_swinir(config: SwinIRConfig) -> Params:
 def abstract_bsrnet(config: BSRNetConfig) -> Params:
     """Shapes of `BSRNet`'s parameters."""
     return _shapes(BSRNet(config), _pixels(config.multiple, 3))
+
+
+def abstract_srvgg(config: SRVGGConfig) -> Params:
+    """Shapes of `SRVGG`'s parameters."""
+    return _shapes(SRVGG(config), _pixels(config.multiple, 3))
 
 
 def abstract_scunet(config: SCUNetConfig) -> Params:

@@ -1,41 +1,22 @@
 """The networks that can be converted: the key table of each, and its sizes, read from the shapes of a state dict."""
 
 import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from diffbir_jax.conversion import abstract, restoration, stable_diffusion
 from diffbir_jax.conversion.engine import Params
 from diffbir_jax.conversion.rules import Rules
+from diffbir_jax.conversion.shapes import Shapes
 from diffbir_jax.models.bsrnet import BSRNetConfig
 from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.models.header import describe, revive
 from diffbir_jax.models.scunet import SCUNetConfig
+from diffbir_jax.models.srvgg import SRVGGConfig
 from diffbir_jax.models.swinir import SwinIRConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
-
-
-class Shapes:
-    """Shapes of a state dict, with a fallback for each query. The engine reports missing and odd shapes."""
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
-        """Take key -> shape."""
-        self._shapes = shapes
-
-    def size(self, key: str, axis: int, default: int, multiple: int = 1) -> int:
-        """Length of an axis; `default` if it is missing, 0 or no multiple of `multiple`."""
-        shape = self._shapes.get(key, ())
-        # A damaged file may have any shape here; the engine reports it later with all other problems.
-        size = shape[axis] if axis < len(shape) else 0
-        return size if size and size % multiple == 0 else default
-
-    def count(self, pattern: str, default: int) -> int:
-        """1 + the largest number that the group of `pattern` captures at the start of a key."""
-        found = [int(match[1]) for key in self._shapes if (match := re.match(pattern, key))]
-        return 1 + max(found) if found else default
 
 
 @dataclass(frozen=True)
@@ -49,6 +30,7 @@ class Architecture:
         rules: sizes -> the key table.
         abstract: sizes -> shapes of our parameters.
         ignore: sizes -> regular expressions of keys that hold no weights.
+        others: further sizes that were published.
     """
 
     family: str
@@ -57,6 +39,7 @@ class Architecture:
     rules: Callable[[Any], Rules]
     abstract: Callable[[Any], Params]
     ignore: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    others: tuple[Any, ...] = ()
 
     def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Any, Params]:
         """Sizes of the network in a state dict of these shapes (prefix removed), and the shapes of our parameters.
@@ -74,6 +57,10 @@ class Architecture:
         config = self.config()
         return config, self.abstract(config)
 
+    def nearest(self, config: Any) -> Any:
+        """The published sizes that differ least from `config`."""
+        return min((self.config(), *self.others), key=lambda known: len(differences(config, known)))
+
     def describe(self, config: Any) -> dict[str, str]:
         """The header of a converted file; `revive` makes the sizes from it."""
         return describe(self.family, config)
@@ -87,47 +74,129 @@ class Architecture:
         return revive(self.config, text)
 
 
+def differences(config: Any, known: Any) -> list[str]:
+    """Names of the sizes in which two configurations differ."""
+    return [
+        field.name for field in fields(config) if getattr(config, field.name) != getattr(known, field.name)
+    ]
+
+
 def _swinir_sizes(shapes: Shapes) -> SwinIRConfig:
-    width = shapes.size("conv_first.1.weight", 0, SwinIRConfig.embed_dim)
-    # All blocks have the same sizes, so the first one is enough.
-    block = "layers.0.residual_group.blocks.0"
-    offsets = shapes.size(f"{block}.attn.relative_position_bias_table", 0, (2 * SwinIRConfig.window - 1) ** 2)
-    return SwinIRConfig(
+    default = SwinIRConfig()
+    shapes.colour("conv_first.weight")
+    firsts = (
+        "conv_first.1.weight",
+        "conv_first.weight",
+        "patch_embed.norm.weight",
+        "norm.weight",
+        "norm.bias",
+    )
+    width = shapes.most([(key, 0) for key in firsts], default.embed_dim)
+    # All blocks have the same sizes; one of them may be damaged.
+    blocks = [f"layers.{i}.residual_group.blocks.{j}" for i in range(3) for j in range(2)]
+    tables = [f"{block}.attn.relative_position_bias_table" for block in blocks]
+    offsets = shapes.most([(key, 0) for key in tables], (2 * default.window - 1) ** 2)
+    hidden = shapes.most([(f"{block}.mlp.fc1.weight", 0) for block in blocks], default.mlp_ratio * width)
+    return replace(
+        _swinir_head(shapes, default),
         embed_dim=width,
-        num_layers=shapes.count(r"layers\.(\d+)\.", SwinIRConfig.num_layers),
-        depth=shapes.count(r"layers\.0\.residual_group\.blocks\.(\d+)\.", SwinIRConfig.depth),
-        num_heads=shapes.size(f"{block}.attn.relative_position_bias_table", 1, SwinIRConfig.num_heads),
-        window=(math.isqrt(offsets) + 1) // 2,
-        mlp_ratio=max(1, shapes.size(f"{block}.mlp.fc1.weight", 0, SwinIRConfig.mlp_ratio * width) // width),
-        # The first convolution sees 3 unshuffle^2 channels.
-        unshuffle=math.isqrt(shapes.size("conv_first.1.weight", 1, 3 * SwinIRConfig.unshuffle**2) // 3),
-        num_feat=shapes.size("conv_before_upsample.0.weight", 0, SwinIRConfig.num_feat),
+        num_layers=shapes.count(r"layers\.(\d+)\.", default.num_layers),
+        depth=shapes.count(r"layers\.\d+\.residual_group\.blocks\.(\d+)\.", default.depth),
+        num_heads=shapes.most([(key, 1) for key in tables], default.num_heads),
+        window=shapes.window((math.isqrt(offsets) + 1) // 2),
+        mlp_ratio=max(1, hidden // width),
+        bottleneck=shapes.has(r"conv_after_body\.\d\.|layers\.0\.conv\.\d\."),
     )
 
 
+def _swinir_head(shapes: Shapes, default: SwinIRConfig) -> SwinIRConfig:
+    """What stands before and after the transformer."""
+    feat = [("conv_before_upsample.0.weight", 0), ("conv_hr.weight", 0), ("conv_last.weight", 1)]
+    num_feat = shapes.most([*feat, ("conv_before_upsample.0.bias", 0)], default.num_feat)
+    if shapes.has(r"conv_up\d|conv_hr") or not shapes.has("upsample|conv_last|conv_before_upsample"):
+        factor = 2 ** (shapes.count(r"conv_up([1-9])\.", 1 + default.upsamplings) - 1)
+        unshuffle = _unshuffled(
+            shapes, ["conv_first.1.weight"], factor if shapes.has(r"conv_first\.1\.") else 1
+        )
+        return replace(default, num_feat=num_feat, unshuffle=unshuffle, scale=max(1, factor // unshuffle))
+    if not shapes.has("upsample"):
+        return replace(default, upsampler="none", unshuffle=1)
+    if not shapes.has("conv_before_upsample|conv_last"):
+        area = shapes.most([("upsample.0.weight", 0), ("upsample.0.bias", 0)], 12) // 3
+        return replace(default, upsampler="pixelshuffledirect", unshuffle=1, scale=math.isqrt(area))
+    area = shapes.most([("upsample.0.weight", 0), ("upsample.0.bias", 0)], 4 * num_feat) // num_feat
+    # The layers between these convolutions have no weights.
+    doublings = (shapes.count(r"upsample\.(\d)\.", 1) + 1) // 2
+    scale = 3 if area == 9 else 2**doublings
+    return replace(default, upsampler="pixelshuffle", unshuffle=1, num_feat=num_feat, scale=scale)
+
+
+def _unshuffled(shapes: Shapes, keys: Sequence[str], default: int) -> int:
+    """Side of the pixel blocks that the first convolution sees as channels: 3 side^2 of them."""
+    side = math.isqrt(shapes.most([(key, 1) for key in keys], 3 * default**2, multiple=3) // 3)
+    return side if side in (1, 2, 4, 8) else default
+
+
 def _bsrnet_sizes(shapes: Shapes) -> BSRNetConfig:
-    first = shapes.size("RRDB_trunk.0.RDB1.conv1.weight", 0, BSRNetConfig.growth)
+    default = BSRNetConfig()
+    shapes.colour("conv_first.weight")
+    blocks = ("RRDB_trunk.{}.RDB{}", "body.{}.rdb{}")
+    dense = [f"{block.format(i, j)}.conv1.weight" for block in blocks for i in range(2) for j in (1, 2, 3)]
+    ends = [("conv_first.weight", 0), ("conv_first.bias", 0), ("conv_last.weight", 1)]
+    # Each upsampling convolution doubles the sides; they are numbered from 1.
+    factor = 2 ** max(1, shapes.count(r"(?:upconv|conv_up)(\d+)\.", 1 + default.upsamplings) - 1)
+    unshuffle = min(_unshuffled(shapes, ["conv_first.weight"], 1), factor)
     return BSRNetConfig(
-        num_feat=shapes.size("conv_first.weight", 0, BSRNetConfig.num_feat),
-        num_blocks=shapes.count(r"(?:RRDB_trunk|body)\.(\d+)\.", BSRNetConfig.num_blocks),
-        growth=shapes.size("body.0.rdb1.conv1.weight", 0, first),
-        # Each upsampling convolution doubles the sides; they are numbered from 1.
-        scale=2 ** max(1, shapes.count(r"(?:upconv|conv_up)(\d+)\.", 1 + BSRNetConfig().upsamplings) - 1),
+        num_feat=shapes.most(ends, default.num_feat),
+        num_blocks=shapes.count(r"(?:RRDB_trunk|body)\.(\d+)\.", default.num_blocks),
+        growth=shapes.most([(key, 0) for key in dense], default.growth),
+        scale=factor // unshuffle,
+        unshuffle=unshuffle,
+    )
+
+
+def _old_esrgan_sizes(shapes: Shapes) -> BSRNetConfig:
+    """The layout before 2020: layers by their number, those without weights included."""
+    default = BSRNetConfig()
+    ends = [("model.0.weight", 0), ("model.0.bias", 0), ("model.1.sub.0.RDB1.conv1.0.weight", 1)]
+    dense = [f"model.1.sub.{i}.RDB{j}.conv1.0.weight" for i in range(2) for j in (1, 2, 3)]
+    # Two layers, three for each doubling, three at the end.
+    layers = shapes.count(r"model\.(\d+)\.", 5 + 3 * default.upsamplings)
+    return BSRNetConfig(
+        num_feat=shapes.most(ends, default.num_feat),
+        num_blocks=shapes.count(r"model\.1\.sub\.(\d+)\.RDB", default.num_blocks),
+        growth=shapes.most([(key, 0) for key in dense], default.growth),
+        scale=2 ** max(1, (layers - 5) // 3),
+    )
+
+
+def _srvgg_sizes(shapes: Shapes) -> SRVGGConfig:
+    default = SRVGGConfig()
+    # A convolution and an activation per layer, and one more convolution.
+    last = shapes.count(r"body\.(\d+)\.", 2 * default.num_conv + 3) - 1
+    area = shapes.most([(f"body.{last}.weight", 0), (f"body.{last}.bias", 0)], 3 * default.scale**2)
+    firsts = [(f"body.{i}.weight", 0) for i in (0, 1, 3)]
+    return SRVGGConfig(
+        num_feat=shapes.most([*firsts, ("body.0.bias", 0)], default.num_feat),
+        num_conv=max(1, (last - 2) // 2),
+        scale=max(1, math.isqrt(area // 3)),
     )
 
 
 def _scunet_sizes(shapes: Shapes) -> SCUNetConfig:
     default = SCUNetConfig()
-    dim = shapes.size("m_head.0.weight", 0, default.dim, multiple=16)
-    heads = shapes.size("m_body.0.trans_block.msa.relative_position_params", 0, 1)
-    side = shapes.size("m_body.0.trans_block.msa.relative_position_params", 1, 2 * default.window - 1)
     # A decoder level starts with its upsampling, so its blocks are counted from 1.
     parts = [*((f"m_down{i}", 0) for i in (1, 2, 3)), ("m_body", 0), *((f"m_up{i}", 1) for i in (3, 2, 1))]
+    tables = [f"{part}.{i}.trans_block.msa.relative_position_params" for part, i in [*parts, ("m_body", 1)]]
+    dim = shapes.most([("m_head.0.weight", 0), ("m_tail.0.weight", 1)], default.dim, multiple=16)
+    body = [f"m_body.{i}.trans_block.msa.relative_position_params" for i in range(4)]
+    heads = shapes.most([(key, 0) for key in body], max(1, 4 * dim // default.head_dim))
+    side = shapes.most([(key, 1) for key in tables], 2 * default.window - 1)
     depths = [
         shapes.count(rf"{part}\.(\d+)\.trans_block", default.depths[i] + first) - first
         for i, (part, first) in enumerate(parts)
     ]
-    return SCUNetConfig(dim, tuple(depths), max(1, 4 * dim // heads), (side + 1) // 2)  # pyright: ignore[reportArgumentType]
+    return SCUNetConfig(dim, tuple(depths), max(1, 4 * dim // heads), shapes.window((side + 1) // 2))  # pyright: ignore[reportArgumentType]
 
 
 def unet_sizes(width: int, context: int) -> UNetConfig:
@@ -138,22 +207,26 @@ def unet_sizes(width: int, context: int) -> UNetConfig:
 
 
 def _unet_sizes(shapes: Shapes) -> UNetConfig:
-    context = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    context = [
+        f"input_blocks.{i}.1.transformer_blocks.0.attn2.to_{part}.weight" for i in (1, 2) for part in "kv"
+    ]
+    width = [("input_blocks.0.0.weight", 0), ("input_blocks.0.0.bias", 0), ("time_embed.0.weight", 1)]
     default = UNetConfig()
     return unet_sizes(
-        shapes.size("input_blocks.0.0.weight", 0, default.model_channels, multiple=32),
-        shapes.size(context, 1, default.context_dim or 0),
+        shapes.most(width, default.model_channels, multiple=32),
+        shapes.most([(key, 1) for key in context], default.context_dim or 0),
     )
 
 
 def vae_sizes(shapes: Shapes) -> VAEConfig:
     """Sizes of the autoencoder; its first key is the same in every layout."""
-    return VAEConfig(ch=shapes.size("encoder.conv_in.weight", 0, VAEConfig.ch, multiple=32))
+    places = [("encoder.conv_in.weight", 0), ("encoder.conv_in.bias", 0), ("decoder.conv_out.weight", 1)]
+    return VAEConfig(ch=shapes.most(places, VAEConfig.ch, multiple=32))
 
 
 def clip_sizes(shapes: Shapes, words: str, places: str, layers: int) -> CLIPTextConfig:
     """Sizes of the text tower from the keys of its tables. State dicts do not contain the number of heads."""
-    width = shapes.size(words, 1, CLIPTextConfig.width)
+    width = shapes.most([(words, 1), (places, 1)], CLIPTextConfig.width)
     return CLIPTextConfig(
         width=width,
         heads=math.gcd(width, CLIPTextConfig.heads),
@@ -187,6 +260,8 @@ TEXT = Architecture(
     abstract.abstract_clip,
     stable_diffusion.clip_rest,
 )
+# The sizes that SwinIR's own networks share (Liang et al. 2021, main_test_swinir.py).
+_OFFICIAL = SwinIRConfig(num_layers=6, unshuffle=1)
 SWINIR = Architecture(
     "swinir",
     SwinIRConfig,
@@ -194,12 +269,39 @@ SWINIR = Architecture(
     restoration.swinir_rules,
     abstract.abstract_swinir,
     lambda config: SWINIR_BUFFERS,
+    (
+        *(replace(_OFFICIAL, upsampler="pixelshuffle", scale=scale) for scale in (2, 3, 4, 8)),
+        *(replace(_OFFICIAL, scale=scale) for scale in (2, 4)),
+        replace(_OFFICIAL, embed_dim=240, num_layers=9, num_heads=8, scale=4, bottleneck=True),
+        *(
+            replace(_OFFICIAL, embed_dim=60, num_layers=4, upsampler="pixelshuffledirect", scale=scale)
+            for scale in (2, 3, 4)
+        ),
+        *(replace(_OFFICIAL, upsampler="none", window=window) for window in (7, 8)),
+    ),
 )
 SCUNET = Architecture(
     "scunet", SCUNetConfig, _scunet_sizes, restoration.scunet_rules, abstract.abstract_scunet
 )
 BSRNET = Architecture(
-    "bsrnet", BSRNetConfig, _bsrnet_sizes, restoration.bsrnet_rules, abstract.abstract_bsrnet
+    "bsrnet",
+    BSRNetConfig,
+    _bsrnet_sizes,
+    restoration.bsrnet_rules,
+    abstract.abstract_bsrnet,
+    # BSRGAN x2, Real-ESRGAN x2plus and its network for anime.
+    others=(BSRNetConfig(scale=2), BSRNetConfig(scale=2, unshuffle=2), BSRNetConfig(num_blocks=6)),
 )
-# The same network under the names of Real-ESRGAN's checkpoints.
+# The same network under the names of Real-ESRGAN's checkpoints, and under those before 2020.
 REALESRGAN = replace(BSRNET, rules=lambda config: restoration.bsrnet_rules(config, "realesrgan"))
+OLD_ESRGAN = replace(
+    BSRNET, sizes=_old_esrgan_sizes, rules=lambda config: restoration.bsrnet_rules(config, "old")
+)
+SRVGG = Architecture(
+    "srvgg",
+    SRVGGConfig,
+    _srvgg_sizes,
+    restoration.srvgg_rules,
+    abstract.abstract_srvgg,
+    others=(SRVGGConfig(num_conv=16),),  # for animated films
+)

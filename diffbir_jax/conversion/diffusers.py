@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from diffbir_jax.conversion import architectures, stable_diffusion
-from diffbir_jax.conversion.architectures import Shapes
 from diffbir_jax.conversion.engine import DENSE, POINTWISE, Rule, is_floating
 from diffbir_jax.conversion.files import CheckpointError, State, Stored, read_tensors
 from diffbir_jax.conversion.rules import Rules
+from diffbir_jax.conversion.shapes import Shapes
 from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
@@ -120,7 +120,6 @@ def read_folder(path: Path) -> State:
 
     Raises:
         CheckpointError: a folder or a shard is missing, or a file is damaged.
-        ImportError: there are only .bin files, and PyTorch is not installed.
     """
     missing = [name for name in FOLDERS if not (path / name).is_dir()]
     if missing:
@@ -142,7 +141,7 @@ def weight_files(folder: Path) -> list[Path]:
         CheckpointError: there is no such file, or a shard is missing.
     """
     for suffix in ("safetensors", "bin"):
-        # Safetensors first: they need no PyTorch and cannot run code.
+        # As diffusers itself chooses.
         if found := sorted(folder.glob(f"*.{suffix}")):
             indices = sorted(folder.glob(f"*.{suffix}.*json"))
             return _shards(_full_precision(indices)) or _full_precision(found) or _shards(indices) or found

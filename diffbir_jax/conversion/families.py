@@ -8,8 +8,10 @@ from diffbir_jax.conversion import diffusers
 from diffbir_jax.conversion.architectures import (
     BSRNET,
     CONTROL,
+    OLD_ESRGAN,
     REALESRGAN,
     SCUNET,
+    SRVGG,
     SWINIR,
     TEXT,
     UNET,
@@ -17,7 +19,7 @@ from diffbir_jax.conversion.architectures import (
     Architecture,
     vae_sizes,
 )
-from diffbir_jax.conversion.files import CheckpointError
+from diffbir_jax.conversion.stored import CheckpointError, shown
 
 # Schedule tables and averaged copies that training leaves in a Stable Diffusion file. The file of v1 also has a copy of
 # the VAE's encoder for the condition.
@@ -45,12 +47,14 @@ class Family:
         mark: regular expression of a whole key that only this family has.
         networks: the networks in it.
         ignore: regular expressions of whole keys that hold no weights.
+        also: regular expression of a second key that it must have.
     """
 
     title: str
     mark: str
     networks: tuple[Network, ...]
     ignore: tuple[str, ...] = ()
+    also: str = ""
 
     def stems(self, name: str | None, published: tuple[str, ...] = ()) -> list[str]:
         """Names of the files to write.
@@ -97,6 +101,7 @@ FAMILIES = (
             Network("swinir", "preprocess_model.", SWINIR),
         ),
         TRAINING_REST,
+        r"model\.diffusion_model\..*",
     ),
     Family("Stable Diffusion 2.1", r"model\.diffusion_model\..*", STABLE_DIFFUSION, TRAINING_REST),
     Family("Stable Diffusion 2.1, diffusers", r"unet\.(down|up)_blocks\..*", DIFFUSERS),
@@ -104,6 +109,10 @@ FAMILIES = (
     Family("SwinIR", r"layers\.\d+\.residual_group\..*", (Network("swinir", "", SWINIR),)),
     Family("BSRNet", r"RRDB_trunk\..*", (Network("bsrnet", "", BSRNET),)),
     Family("Real-ESRGAN", r"body\.\d+\.rdb\d\..*", (Network("realesrgan", "", REALESRGAN),)),
+    Family("ESRGAN, old layout", r"model\.1\.sub\.\d+\.RDB\d\..*", (Network("esrgan", "", OLD_ESRGAN),)),
+    Family(
+        "SRVGG", r"body\.0\.(weight|bias)", (Network("srvgg", "", SRVGG),), also=r"body\.[1-9]\d*\.weight"
+    ),
     Family("SCUNet", r"m_(head|body|tail)\..*", (Network("scunet", "", SCUNET),)),
 )
 
@@ -116,9 +125,19 @@ def recognise(keys: Iterable[str]) -> Family:
     """
     keys = list(keys)
     for family in FAMILIES:
-        if any(re.fullmatch(family.mark, key) for key in keys):
+        marks = [mark for mark in (family.mark, family.also) if mark]
+        if all(any(re.fullmatch(mark, key) for key in keys) for mark in marks):
             return family
-    known, some = "; ".join(family.title for family in FAMILIES), ", ".join(sorted(keys)[:5])
-    raise CheckpointError(
+    raise unknown(keys)
+
+
+def unknown(keys: Iterable[str]) -> CheckpointError:
+    """The error for keys that fit no family: it lists the known ones and some of the keys."""
+    keys = list(keys)
+    known, some = (
+        "; ".join(family.title for family in FAMILIES),
+        ", ".join(shown(key, 60) for key in sorted(keys)[:5]),
+    )
+    return CheckpointError(
         f"unknown family of weights; known are: {known}. Some of the {len(keys)} keys: {some}"
     )

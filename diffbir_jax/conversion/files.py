@@ -1,28 +1,22 @@
 """Checkpoint files of any format as key -> array. Values are read on demand."""
 
-import importlib
-import pickle
-import re
-import zipfile
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from diffbir_jax.console.errors import UserError
+from diffbir_jax.conversion.contents import Contents, contents
+from diffbir_jax.conversion.kinds import kind_of
+from diffbir_jax.conversion.stored import CheckpointError, State, Stored
+from diffbir_jax.conversion.torch_files import read_torch
 
-TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
-# Dicts that hold the weights beside other things; an averaged copy comes before the last one.
-WRAPPERS = ("params_ema", "state_dict", "params", "model")
+__all__ = ["CheckpointError", "Contents", "State", "Stored", "read_contents", "read_tensors"]
+
 # Prefixes of training tools on every key: data parallelism, compilation, DiffBIR v1's name of its ControlNet.
 PREFIXES = ("module.", "_orig_mod.", "control_model.")
 
-# Types that numpy can hold, by the names in safetensors and PyTorch. fp8 and packed types would need a scale.
+# Types that numpy can hold, by the names in safetensors. fp8 and packed types would need a scale.
 READABLE = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"}
 READABLE |= {
     f"{kind}{bits}": f"{name}{bits}"
@@ -31,70 +25,34 @@ READABLE |= {
 }
 
 
-class CheckpointError(UserError):
-    """A file is not a checkpoint, is damaged or must not be read; the message says which and what to do."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An array in a file. numpy reads it when it needs the values; nothing keeps them."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    read: Callable[[], np.ndarray]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.read(), dtype)
-
-
-State = dict[str, Stored]
-
-
 def read_tensors(path: Path) -> State:
     """The bare state dict of a PyTorch or safetensors file, without wrappers and without prefixes common to all keys.
 
-    Values are read from the file on demand. Only a PyTorch file in the format before version 1.6 is read at once.
-
     Raises:
-        CheckpointError: the file has another format, is damaged, has a precision that numpy lacks (fp8), or needs
-            arbitrary unpickling.
-        ImportError: a PyTorch file is given and PyTorch is not installed.
+        CheckpointError: the file has another format, is damaged, or has a precision that numpy lacks (fp8).
         OSError: the file cannot be read.
     """
-    with path.open("rb"):  # raises the system's error, if any
-        pass
-    if path.suffix.lower() == ".safetensors":
-        return _strip(_read_safetensors(path))
-    if path.suffix.lower() in TORCH_SUFFIXES:
-        return _strip(_read_torch(path))
-    known = ", ".join((".safetensors", *TORCH_SUFFIXES))
-    raise CheckpointError(
-        f"{path}: unknown kind of file; give a {known} file, a diffusers folder or ncnn's .param"
-    )
+    return _strip(read_contents(path).state)
 
 
-def import_torch() -> ModuleType:
-    """PyTorch.
+def read_contents(path: Path, key: str | None = None) -> Contents:
+    """The weights in a PyTorch or safetensors file, whatever its name, and notes on what was chosen.
+
+    Values are read from the file on demand. Nothing in the file is run.
+
+    Args:
+        path: the file.
+        key: name of the dict of weights in a PyTorch file; by default see `contents.contents`.
 
     Raises:
-        ImportError: it is not installed.
+        CheckpointError: the file has another format, is damaged, or has a precision that numpy lacks (fp8).
+        OSError: the file cannot be read.
     """
-    try:
-        return importlib.import_module("torch")
-    except ImportError as error:
-        raise ImportError(
-            "PyTorch is needed to read and write .ckpt, .pth, .pt and .bin files and is not installed: "
-            "pip install 'diffbir-jax[convert]' (.safetensors files do without)"
-        ) from error
-
-
-def unwrap(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The innermost dict of weights in a training tool's file."""
-    while True:
-        inner = next((loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), Mapping)), None)
-        if inner is None:
-            return loaded
-        loaded = inner
+    if kind_of(path) == "torch":
+        return contents(path, read_torch(path), key)
+    if key:
+        raise CheckpointError(f"{path} is a safetensors file, which has no dicts inside: leave --key out")
+    return Contents(_read_safetensors(path))
 
 
 def _strip(state: State) -> State:
@@ -120,58 +78,9 @@ def _read_safetensors(path: Path) -> State:
         raise CheckpointError(f"{path} is not a safetensors file, or it is truncated ({error})") from error
 
 
-def _read_torch(path: Path) -> State:
-    torch = import_torch()
-    try:
-        # The format before PyTorch 1.6 is no zip archive and cannot be mapped.
-        mapped = zipfile.is_zipfile(path)
-        # weights_only: an ordinary pickle can run any code. mmap: values are read only when needed.
-        loaded = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} {_refusal(str(error))}") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint, or it is truncated ({reason})") from error
-    loaded = unwrap(loaded) if isinstance(loaded, Mapping) else {}
-    tensors = {key: x for key, x in loaded.items() if isinstance(key, str) and isinstance(x, torch.Tensor)}
-    if not tensors:
-        raise CheckpointError(
-            f"{path} holds no state dict: no tensors by name, bare or in {', '.join(WRAPPERS)}"
-        )
-    odd = next((key for key, x in tensors.items() if x.is_meta or x.layout != torch.strided), None)
-    if odd is not None:
-        raise CheckpointError(f"{path}: {odd} is sparse or without values: save plain tensors")
-    dtypes = {key: str(x.dtype).removeprefix("torch.") for key, x in tensors.items()}
-    _check_dtypes(path, dtypes, READABLE.values())
-    return {
-        key: Stored(tuple(x.shape), np.dtype(dtypes[key]), lambda x=x: _to_numpy(torch, x))
-        for key, x in tensors.items()
-    }
-
-
 def _check_dtypes(path: Path, dtypes: Mapping[str, str], readable: Collection[str]) -> None:
     odd = next(((key, dtype) for key, dtype in dtypes.items() if dtype not in readable), None)
     if odd:
         raise CheckpointError(
             f"{path}: {odd[0]} is stored as {odd[1]}, which is not read: give a copy in fp32, bf16 or fp16"
         )
-
-
-def _refusal(message: str) -> str:
-    """Why `weights_only` stopped: the file has objects other than tensors, or is no pickle."""
-    found = re.search(r"(?:GLOBAL|class|global:?) ([\w.]+\.\w+)", message)
-    if found is None:
-        return f"is not a PyTorch checkpoint, or it is truncated ({message.splitlines()[0]})"
-    return (
-        f"is refused: reading its {found[1]} takes arbitrary unpickling, which can run any code. "
-        "Save the state dict alone, as .safetensors, where you trust the file"
-    )
-
-
-def _to_numpy(torch: ModuleType, tensor: Any) -> np.ndarray:
-    """The tensor's memory as an array, without PyTorch's lazy minus signs; numpy itself has no bfloat16."""
-    tensor = tensor.detach().resolve_neg()
-    if tensor.dtype == torch.bfloat16:
-        # Through int16 of the same width, so no bit changes.
-        return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
-    return tensor.numpy()

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from diffbir_jax.conversion.architectures import Architecture
+from diffbir_jax.conversion.architectures import Architecture, differences
 from diffbir_jax.conversion.diffusers import FOLDERS, read_folder, weight_files
 from diffbir_jax.conversion.engine import DAMAGED, Params, Rule, by_path, check, not_finite, raise_all, read
-from diffbir_jax.conversion.families import Family, recognise
-from diffbir_jax.conversion.files import State, read_tensors
+from diffbir_jax.conversion.families import Family
+from diffbir_jax.conversion.files import CheckpointError, Contents, read_contents
 from diffbir_jax.conversion.ncnn import PACKAGE_NAME, locate, read_ncnn
 from diffbir_jax.conversion.output import check_names, together
+from diffbir_jax.conversion.prefixes import select
 from diffbir_jax.conversion.report import Entry, read_report, sha256_of, write_report
 from diffbir_jax.weights.safetensors import flatten, write_arrays
 
@@ -48,6 +49,9 @@ def convert_file(
     dtype: str = "float32",
     overwrite: bool = False,
     progress: bool = False,
+    key: str | None = None,
+    prefix: str | None = None,
+    say: Callable[[str], None] = lambda note: None,
 ) -> list[Entry]:
     """Convert a checkpoint of any known family, one array at a time.
 
@@ -62,12 +66,16 @@ def convert_file(
         dtype: stored precision, "float32" or "bfloat16".
         overwrite: replace files with the same names.
         progress: show a bar on stderr, if it is a terminal.
+        key: name of the dict of weights in a PyTorch file, if it is not found by itself.
+        prefix: prefix of the network's keys, if it is not found by itself.
+        say: gets a line for each choice that was made, and for what was left out.
 
     Returns:
         One entry per network, as in report.json.
 
     Raises:
-        CheckpointError: the source is no checkpoint, is damaged, of an unknown family or must not be unpickled.
+        CheckpointError: the source is no checkpoint, is damaged, of an unknown family, or several networks
+            could be meant.
         ConversionError: keys are missing, unexpected, misshapen or without floating-point numbers, or values are not
             finite; the error lists all, and nothing is written.
         FileExistsError: an output exists and `overwrite` is off; nothing is written.
@@ -75,11 +83,12 @@ def convert_file(
         IsADirectoryError: an output or report.json is a folder; nothing is written.
         NotADirectoryError: the output folder is a file.
         ValueError: the name is no file name, the source would be replaced, or there is a damaged report.json.
-        ImportError: the source needs PyTorch, which is not installed.
     """
     path, folder = _located(source), Path(folder).expanduser()
-    state = read_checkpoint(path)
-    family = recognise(state)
+    family, found = _selected(path, key, prefix)
+    state = found.state
+    for note in found.notes:
+        say(note)
     known = _published(path, published or {})
     # A published file must have the published sizes; a file without its last blocks would pass as a smaller
     # network.
@@ -102,13 +111,21 @@ def convert_file(
     return entries
 
 
-def read_checkpoint(path: Path) -> State:
+def read_checkpoint(path: Path, key: str | None = None) -> Contents:
     """The state dict of a checkpoint of any format, read on demand if the format allows it."""
     if path.is_dir():
-        return read_folder(path)
+        return Contents(read_folder(path))
     if path.suffix == ".param" or (path.suffix == ".bin" and path.with_suffix(".param").is_file()):
-        return read_ncnn(path)
-    return read_tensors(path)
+        return Contents(read_ncnn(path))
+    return read_contents(path, key)
+
+
+def _selected(path: Path, key: str | None, prefix: str | None) -> tuple[Family, Contents]:
+    found = read_checkpoint(path, key)
+    try:
+        return select(found, prefix)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def make_plans(
@@ -155,8 +172,11 @@ def parts(state: Mapping[str, Any], plan: Plan, problems: list[str]) -> Iterator
 
 def _warn_of_sizes(plan: Plan) -> None:
     """Warn about sizes other than the published ones: a file without its last blocks looks like a smaller network."""
-    found, usual = (dataclasses.asdict(config) for config in (plan.config, plan.architecture.config()))
-    differs = [f"{name} {x} (published: {usual[name]})" for name, x in found.items() if x != usual[name]]
+    usual = plan.architecture.nearest(plan.config)
+    differs = [
+        f"{name} {getattr(plan.config, name)} (published: {getattr(usual, name)})"
+        for name in differences(plan.config, usual)
+    ]
     if differs:
         warnings.warn(
             f"{plan.stem} has {', '.join(differs)}: right for a network of your own, otherwise the file lacks blocks",

@@ -9,6 +9,7 @@ from diffbir_jax.conversion.engine import CONV, POINTWISE, Layout, Rule
 from diffbir_jax.conversion.rules import Rules, conv, dense, norm, stacked
 from diffbir_jax.models.bsrnet import BSRNetConfig
 from diffbir_jax.models.scunet import SCUNetConfig
+from diffbir_jax.models.srvgg import SRVGGConfig
 from diffbir_jax.models.swinir import SwinIRConfig
 
 # A 2x2 convolution of stride 2 and its transpose as dense layers: the 2x2 pixels become channels, (row, column, C).
@@ -24,43 +25,106 @@ UPSAMPLE = Layout(
 
 def swinir_rules(config: SwinIRConfig) -> Rules:
     """`SwinIR` in its original layout; the Flax side stacks its residual groups."""
-    first, layout = "conv_first.1", _unshuffled_conv(config.unshuffle)
-    yield Rule(f"{first}.weight", "conv_first/kernel", layout)
+    # The reference unshuffles by a layer in front of the convolution.
+    first = "conv_first.1" if config.unshuffle > 1 else "conv_first"
+    yield Rule(f"{first}.weight", "conv_first/kernel", unshuffled_conv(config.unshuffle))
     yield Rule(f"{first}.bias", "conv_first/bias")
     yield from norm("patch_embed.norm", "patch_norm")
     for layer in range(config.num_layers):
-        group = list(conv("conv", "groups/conv"))
+        group = list(_residual_conv("conv", "groups/conv", config))
         for i in range(config.depth):
             group += _swin_block(f"residual_group.blocks.{i}", f"groups/block_{i}")
         # The keys of a group differ only in its number, which becomes the index along the stacked axis.
         for rule in group:
             yield Rule(f"layers.{layer}.{rule.key}", rule.path, rule.layout, layer)
     yield from norm("norm", "norm")
-    yield from conv("conv_after_body", "conv_after_body")
-    yield from conv("conv_before_upsample.0", "conv_before_upsample")
-    for i in range(config.upsamplings):
-        yield from conv(f"conv_up{i + 1}", f"conv_up{i + 1}")
-    yield from conv("conv_hr", "conv_hr")
+    yield from _residual_conv("conv_after_body", "conv_after_body", config)
+    yield from _swinir_head(config)
+
+
+def _swinir_head(config: SwinIRConfig) -> Rules:
+    if config.upsampler == "pixelshuffledirect":
+        yield from _shuffled("upsample.0", "upsample_0", config.scale)
+        return
+    if config.upsampler != "none":
+        yield from conv("conv_before_upsample.0", "conv_before_upsample")
+    if config.upsampler == "pixelshuffle":
+        for i, factor in enumerate(config.shuffles):
+            yield from _shuffled(f"upsample.{2 * i}", f"upsample_{i}", factor)
+    if config.upsampler == "nearest+conv":
+        for i in range(config.upsamplings):
+            yield from conv(f"conv_up{i + 1}", f"conv_up{i + 1}")
+        yield from conv("conv_hr", "conv_hr")
     yield from conv("conv_last", "conv_last")
 
 
-def bsrnet_rules(config: BSRNetConfig, naming: Literal["bsrnet", "realesrgan"] = "bsrnet") -> Rules:
-    """`BSRNet` as in BSRGAN's checkpoint, with the names of ESRGAN, or as in Real-ESRGAN's.
+def _residual_conv(key: str, path: str, config: SwinIRConfig) -> Rules:
+    """One convolution, or three of which the middle one is narrow; their activations take a number, too."""
+    if not config.bottleneck:
+        yield from conv(key, path)
+        return
+    for i in range(3):
+        yield from conv(f"{key}.{2 * i}", f"{path}_{i}")
+
+
+Naming = Literal["bsrnet", "realesrgan", "old"]
+
+
+def bsrnet_rules(config: BSRNetConfig, naming: Naming = "bsrnet") -> Rules:
+    """`BSRNet` as in BSRGAN's checkpoint, with the names of ESRGAN, or as in Real-ESRGAN's, or as ESRGAN's before 2020.
 
     The Flax side stacks the blocks.
     """
-    old = naming == "bsrnet"
+    block, conv_name, body, up, hr, last = _bsrnet_names(config, naming)
     for i in range(config.num_blocks):
         for j in range(3):
-            block = f"RRDB_trunk.{i}.RDB{j + 1}" if old else f"body.{i}.rdb{j + 1}"
             for k in range(5):
-                yield from stacked(i, conv(f"{block}.conv{k + 1}", f"blocks/dense_{j}/conv_{k}"))
-    yield from conv("conv_first", "conv_first")
-    yield from conv("trunk_conv" if old else "conv_body", "conv_body")
+                key = f"{block.format(i, j + 1)}.{conv_name.format(k + 1)}"
+                yield from stacked(i, conv(key, f"blocks/dense_{j}/conv_{k}"))
+    first = "model.0" if naming == "old" else "conv_first"
+    yield Rule(f"{first}.weight", "conv_first/kernel", unshuffled_conv(config.unshuffle))
+    yield Rule(f"{first}.bias", "conv_first/bias")
+    yield from conv(body, "conv_body")
     for i in range(config.upsamplings):
-        yield from conv(f"upconv{i + 1}" if old else f"conv_up{i + 1}", f"conv_up{i + 1}")
-    yield from conv("HRconv" if old else "conv_hr", "conv_hr")
-    yield from conv("conv_last", "conv_last")
+        yield from conv(up.format(3 * (i + 1) if naming == "old" else i + 1), f"conv_up{i + 1}")
+    yield from conv(hr, "conv_hr")
+    yield from conv(last, "conv_last")
+
+
+def _bsrnet_names(config: BSRNetConfig, naming: Naming) -> tuple[str, str, str, str, str, str]:
+    """Names of a dense block, its convolutions, and the convolutions after the blocks."""
+    if naming == "bsrnet":
+        return "RRDB_trunk.{}.RDB{}", "conv{}", "trunk_conv", "upconv{}", "HRconv", "conv_last"
+    if naming == "realesrgan":
+        return "body.{}.rdb{}", "conv{}", "conv_body", "conv_up{}", "conv_hr", "conv_last"
+    # Layers by number: enlarging and activations have no weights.
+    hr = 3 * config.upsamplings + 2
+    trunk = f"model.1.sub.{config.num_blocks}"
+    return "model.1.sub.{}.RDB{}", "conv{}.0", trunk, "model.{}", f"model.{hr}", f"model.{hr + 2}"
+
+
+def srvgg_rules(config: SRVGGConfig) -> Rules:
+    """`SRVGG` in its original layout: convolutions and slopes by turns; the Flax side stacks the middle ones."""
+    yield from conv("body.0", "conv_first")
+    yield Rule("body.1.weight", "slopes_first")
+    for i in range(config.num_conv):
+        yield from stacked(i, conv(f"body.{2 * i + 2}", "layers/conv"))
+        yield from stacked(i, [Rule(f"body.{2 * i + 3}.weight", "layers/slopes")])
+    yield from _shuffled(f"body.{2 * config.num_conv + 2}", "conv_last", config.scale)
+
+
+def _shuffled(key: str, path: str, factor: int) -> Rules:
+    """A convolution before pixel shuffling. PyTorch orders its output (C, row, column), Flax here (row, column, C)."""
+
+    def blocks(x: np.ndarray) -> np.ndarray:
+        return x.reshape(-1, factor**2, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+
+    def back(x: np.ndarray) -> np.ndarray:
+        return x.reshape(factor**2, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+
+    kernel = Layout(lambda x: CONV.to_flax(blocks(x)), lambda x: back(CONV.to_torch(x)))
+    yield Rule(f"{key}.weight", f"{path}/kernel", kernel)
+    yield Rule(f"{key}.bias", f"{path}/bias", Layout(blocks, back))
 
 
 def scunet_rules(config: SCUNetConfig) -> Rules:
@@ -118,7 +182,7 @@ def _position_table(side: int) -> Layout:
     return Layout(lambda x: x.reshape(-1, side**2).T, lambda x: x.T.reshape(-1, side, side))
 
 
-def _unshuffled_conv(factor: int) -> Layout:
+def unshuffled_conv(factor: int) -> Layout:
     """A convolution after pixel unshuffling. PyTorch orders its input (C, row, column), Flax here (row, column, C)."""
 
     def to_flax(x: np.ndarray) -> np.ndarray:

@@ -7,21 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.conversion.abstract import abstract_controlnet
-from diffbir_jax.conversion.architectures import BSRNET, CONTROL, SCUNET, SWINIR, Architecture
+from diffbir_jax.conversion.architectures import BSRNET, CONTROL, SCUNET, SRVGG, SWINIR, Architecture
 from diffbir_jax.conversion.engine import export
-from diffbir_jax.conversion.files import import_torch
 from diffbir_jax.conversion.output import check_names, together
 from diffbir_jax.conversion.report import Entry, sha256_of
+from diffbir_jax.conversion.torch_writing import write_torch
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.models.swinir import SwinIRConfig
 from diffbir_jax.weights.safetensors import load_weights, read_metadata, write_arrays
 
-ARCHITECTURES = {kind.family: kind for kind in (CONTROL, SWINIR, BSRNET, SCUNET)}
+ARCHITECTURES = {kind.family: kind for kind in (CONTROL, SWINIR, BSRNET, SCUNET, SRVGG)}
 FORMATS = ("pth", "safetensors")
 # The reference's `img_size`: it stores SwinIR's attention mask for this number of tokens per side.
 SWINIR_MASK_SIDE = 64
@@ -42,7 +43,7 @@ def export_files(
         source: a safetensors file that `convert_weights.py` or `train.py` wrote, or a folder of them. From a folder,
             every restoration module and IRControlNet is taken, and a warning names the others.
         folder: the folder for NAME.pth or NAME.safetensors; made if missing.
-        file_format: "pth", which needs PyTorch, or "safetensors".
+        file_format: "pth" or "safetensors".
         name: name of the result, by default the source's; only for a single file.
         dtype: stored precision, "float32" or "bfloat16".
         overwrite: replace files with the same names.
@@ -55,7 +56,6 @@ def export_files(
         FileExistsError: an output exists and `overwrite` is off; nothing is written.
         FileNotFoundError: there is no such source.
         IsADirectoryError: an output is a folder; nothing is written.
-        ImportError: the format is "pth" and PyTorch is not installed.
         ValueError: nothing in the source has a layout in the reference, a file is damaged, or an output would replace
             a source.
     """
@@ -65,9 +65,6 @@ def export_files(
         raise UserError(f"one --name for {len(files)} files: give one file as --input")
     names = [f"{name or path.stem}.{file_format}" for path in files]
     check_names(folder, names, overwrite, files)
-    # Imported early: a missing PyTorch must not be found after minutes of work.
-    if file_format == "pth":
-        import_torch()
     bar = tqdm(list(zip(files, names)), "to PyTorch", disable=None if progress else True)
     with together(folder) as unfinished:
         return [_write(state_dict(path), unfinished / name, dtype) for path, name in bar]
@@ -205,7 +202,5 @@ def _write(state: Mapping[str, np.ndarray], path: Path, dtype: str) -> Entry:
 
 
 def _write_pth(state: Mapping[str, np.ndarray], path: Path, dtypes: Mapping[str, str]) -> str:
-    torch = import_torch()
-    tensors = {key: torch.tensor(x, dtype=getattr(torch, dtypes[key])) for key, x in state.items()}
-    torch.save(tensors, path)
+    write_torch(path, {key: x.astype(jnp.dtype(dtypes[key]), copy=False) for key, x in state.items()})
     return sha256_of(path)

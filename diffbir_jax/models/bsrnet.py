@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from diffbir_jax.models.layers import conv, convolve
+from diffbir_jax.models.layers import conv, convolve, space_to_depth
 
 
 @dataclass(frozen=True)
@@ -20,22 +20,24 @@ class BSRNetConfig:
         num_blocks: residual-in-residual dense blocks.
         growth: channels that each convolution of a dense block adds.
         scale: output side / input side, a power of two.
+        unshuffle: side of the pixel blocks folded into channels at the input, a power of two (2: Real-ESRGAN x2plus).
     """
 
     num_feat: int = 64
     num_blocks: int = 23
     growth: int = 32
     scale: int = 4
+    unshuffle: int = 1
 
     @property
     def multiple(self) -> int:
         """Sides of the input are multiples of this."""
-        return 1
+        return self.unshuffle
 
     @property
     def upsamplings(self) -> int:
         """Number of doublings of the resolution at the output."""
-        return self.scale.bit_length() - 1
+        return (self.scale * self.unshuffle).bit_length() - 1
 
 
 class BSRNet(nn.Module):
@@ -49,13 +51,15 @@ class BSRNet(nn.Module):
         """Restore and enlarge.
 
         Args:
-            lq: (B, H, W, 3) in [0, 1].
+            lq: (B, H, W, 3) in [0, 1]; H and W are multiples of `config.multiple`.
 
         Returns:
             float32 (B, scale H, scale W, 3), about [0, 1].
         """
         config, dtype = self.config, self.dtype
-        features = conv(config.num_feat, name="conv_first", dtype=dtype)(lq)
+        features = conv(config.num_feat, name="conv_first", dtype=dtype)(
+            space_to_depth(lq, config.unshuffle) if config.unshuffle > 1 else lq
+        )
         blocks = nn.scan(
             ResidualInResidualBlock,
             variable_axes={"params": 0},

@@ -13,13 +13,14 @@ from diffbir_jax.models.controlnet import ConditionEncoder, IRControlNet
 from diffbir_jax.models.header import describe, revive
 from diffbir_jax.models.restoration_unet import RestorationUNet, RestorationUNetConfig
 from diffbir_jax.models.scunet import SCUNet, SCUNetConfig
+from diffbir_jax.models.srvgg import SRVGG, SRVGGConfig
 from diffbir_jax.models.swinir import SwinIR, SwinIRConfig
 from diffbir_jax.models.unet import UNet, UNetConfig
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
 
 Task = Literal["sr", "face", "denoise"]
 TASKS: tuple[Task, ...] = get_args(Task)
-RestorationConfig = RestorationUNetConfig | SwinIRConfig | BSRNetConfig | SCUNetConfig
+RestorationConfig = RestorationUNetConfig | SwinIRConfig | BSRNetConfig | SCUNetConfig | SRVGGConfig
 
 
 class RestorationFamily(NamedTuple):
@@ -43,6 +44,7 @@ RESTORATION_FAMILIES = {
     "swinir": RestorationFamily(SwinIRConfig, SwinIR, True),
     "bsrnet": RestorationFamily(BSRNetConfig, BSRNet, False),
     "scunet": RestorationFamily(SCUNetConfig, SCUNet, False),
+    "srvgg": RestorationFamily(SRVGGConfig, SRVGG, False),
 }
 
 

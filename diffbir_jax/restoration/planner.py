@@ -102,9 +102,10 @@ def default_plan(preset: Preset, options: Options, devices: int = 1) -> Plan:
 
 def _plan(preset: Preset, tile: int, stride: int, side: int, devices: int) -> Plan:
     """A plan for diffusion tiles `stride` apart, and tiles of `side` in the other stages."""
-    scale = 1 if preset.rm is None else preset.rm.scale
+    scale, multiple = (1, 1) if preset.rm is None else (preset.rm.scale, preset.rm.multiple)
     vae = StagePlan(side, side // 8, devices)
-    rm = StagePlan(side // scale, side // scale // 8, devices)
+    lq = max(multiple, side // scale // multiple * multiple)
+    rm = StagePlan(lq, lq // 8, devices)
     pixels = PIXELS.get(jax.default_backend(), 2**20)
     return Plan(rm, vae, StagePlan(tile, tile - stride, devices), vae, devices=devices, pixels=pixels)
 

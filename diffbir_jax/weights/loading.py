@@ -130,12 +130,14 @@ def abstract_params(preset: Preset, modules: Iterable[str] | None = None) -> dic
     """Return shapes and dtypes of a preset's parameters by module name, by default of all; nothing is computed."""
     side, f = preset.multiple * 2, preset.vae.downsample
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    # A restoration module of another preset may need other multiples.
+    lq_side = 0 if preset.rm is None else -(-side // preset.rm.multiple) * preset.rm.multiple
     z = jax.ShapeDtypeStruct((1, side // f, side // f, preset.vae.embed_dim), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
     text = preset.unet.context_dim
     context = () if text is None else (jax.ShapeDtypeStruct((1, 77, text), jnp.float32),)
     inputs = {
-        "rm": (image,),
+        "rm": (jax.ShapeDtypeStruct((1, lq_side, lq_side, 3), jnp.float32),),
         "vae": (image,),
         "unet": (z, t, *context),
         "control": (z, z, t, *context),

@@ -13,7 +13,7 @@ from diffbir_jax.cli import convert_weights
 from diffbir_jax.conversion import from_torch
 from diffbir_jax.conversion.families import FAMILIES
 from diffbir_jax.weights.registry import REGISTRY
-from tests.conversion import small
+from tests.conversion import made, small
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,7 +105,7 @@ def test_errors_are_one_line(tmp_path, run, source, monkeypatch, capsys):
         ("absent.ckpt", "no file and no folder"),
         ("x.safetensors", "unknown family of weights; known are"),
         ("cut.safetensors", "is not a safetensors file, or it is truncated"),
-        ("w.pth", "pip install 'diffbir-jax[convert]'"),
+        ("w.pth", "w.pth is empty: fetch it again"),
     ):
         code, out, err = run("--input", tmp_path / name)
         assert (code, out) == (1, "")
@@ -117,6 +117,34 @@ def test_errors_are_one_line(tmp_path, run, source, monkeypatch, capsys):
     code, _, err = run("--input", source)
     assert code == 1 and "exists: give --overwrite" in err
     assert run("--input", source, "--overwrite")[0] == 0
+
+
+def test_choices_are_said_and_made(tmp_path, run):
+    state = {f"net.{key}": x for key, x in small.swinir().items()}
+    other = {f"net.{key}": 2 * x for key, x in small.swinir().items()}
+    path = made.write(tmp_path / "x.ckpt", {"params": state, "params_ema": other, "epoch": 3})
+    code, _, err = run("--input", path, "--name", "a")
+    assert (code, err.splitlines()[:3]) == (
+        0,
+        [
+            "diffbir convert: takes the weights in 'params_ema'; the file also has params (--key NAME takes another)",
+            "diffbir convert: left out beside the weights: epoch",
+            "diffbir convert: takes the keys net.*",
+        ],
+    )
+    assert run("--input", path, "--name", "b", "--key", "params", "--prefix", "net")[0] == 0
+    a, b = (load_file(tmp_path / "out" / f"{name}.safetensors") for name in "ab")
+    np.testing.assert_array_equal(a["norm/bias"], 2 * b["norm/bias"])
+    code, _, err = run("--input", path, "--key", "absent")
+    assert code == 1 and "there is no --key absent; at 'absent' there are: params, params_ema" in err
+
+
+@pytest.mark.parametrize("flag", ["--key", "--prefix"])
+def test_choices_belong_to_reading(run, source, flag, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run("--input", source, "--to-torch", flag, "x")
+    assert exit_.value.code == 2
+    assert "leave them out with --to-torch" in capsys.readouterr().err
 
 
 def test_problems_are_listed_one_a_line(tmp_path, run):

@@ -9,8 +9,10 @@ from diffbir_jax.conversion import diffusers
 from diffbir_jax.conversion.architectures import (
     BSRNET,
     CONTROL,
+    OLD_ESRGAN,
     REALESRGAN,
     SCUNET,
+    SRVGG,
     SWINIR,
     TEXT,
     UNET,
@@ -20,12 +22,14 @@ from diffbir_jax.conversion.architectures import (
 from diffbir_jax.conversion.engine import Params, export, torch_shapes
 from diffbir_jax.conversion.to_torch import swinir_buffers
 from diffbir_jax.models.clip import CLIPTextConfig
+from diffbir_jax.models.srvgg import SRVGGConfig
 from tests.golden.weights import fill
 from tests.models import reference
 
 State = dict[str, np.ndarray]
 # The goldens' sizes, but for a vocabulary of megabytes; state dicts do not tell the number of heads of the last three.
 CLIP = CLIPTextConfig(width=64, heads=16, layers=3, vocab=50)
+SMALL_SRVGG = SRVGGConfig(num_feat=16, num_conv=2)
 UNET_CONFIG = reference.UNET.__class__(model_channels=32, num_head_channels=32, context_dim=64)
 
 
@@ -91,6 +95,7 @@ def publish(patch: pytest.MonkeyPatch) -> None:
     """Let the sizes here be the published ones, which files of published names must have."""
     configs = {"unet": UNET_CONFIG, "vae": reference.VAE, "text": CLIP, "bsrnet": reference.BSRNET}
     configs |= {"control": UNET_CONFIG, "swinir": reference.SWINIR, "scunet": reference.SCUNET}
+    configs |= {"srvgg": SMALL_SRVGG}
 
     def published(kind: Architecture) -> tuple[object, Params]:
         return configs[kind.family], kind.abstract(configs[kind.family])
@@ -118,5 +123,7 @@ FAMILIES = {
     "SwinIR": (swinir, ["swinir"]),
     "BSRNet": (lambda: weights(BSRNET, reference.BSRNET), ["bsrnet"]),
     "Real-ESRGAN": (lambda: weights(REALESRGAN, reference.BSRNET), ["realesrgan"]),
+    "ESRGAN, old layout": (lambda: weights(OLD_ESRGAN, reference.BSRNET), ["esrgan"]),
+    "SRVGG": (lambda: weights(SRVGG, SMALL_SRVGG), ["srvgg"]),
     "SCUNet": (lambda: weights(SCUNET, reference.SCUNET), ["scunet"]),
 }

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -17,17 +18,31 @@ from diffbir_jax.conversion.abstract import (
     abstract_unet,
     abstract_vae,
 )
-from diffbir_jax.conversion.architectures import BSRNET, CONTROL, SCUNET, SWINIR, UNET, VAE, Shapes
+from diffbir_jax.conversion.architectures import (
+    BSRNET,
+    CONTROL,
+    OLD_ESRGAN,
+    REALESRGAN,
+    SCUNET,
+    SRVGG,
+    SWINIR,
+    UNET,
+    VAE,
+)
 from diffbir_jax.conversion.engine import ConversionError, export, torch_shapes
 from diffbir_jax.conversion.families import recognise
 from diffbir_jax.conversion.from_torch import make_plans
+from diffbir_jax.conversion.shapes import Shapes
+from diffbir_jax.conversion.stored import CheckpointError
 from diffbir_jax.conversion.to_torch import swinir_buffers
 from diffbir_jax.models.bsrnet import BSRNetConfig
 from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.models.scunet import SCUNetConfig
+from diffbir_jax.models.srvgg import SRVGGConfig
 from diffbir_jax.models.swinir import SwinIRConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
+from tests.conversion import small
 
 CHECKPOINTS = Path(__file__).parents[1] / "golden" / "checkpoints"
 # What each published file becomes: name -> (the published sizes, the shapes of our network).
@@ -179,6 +194,11 @@ def test_tables_follow_the_configuration(kind, config):
     [
         (SWINIR, SwinIRConfig(24, 3, 3, 2, window=4, mlp_ratio=3, unshuffle=4, num_feat=16)),
         (BSRNET, BSRNetConfig(num_feat=16, num_blocks=2, growth=8, scale=2)),
+        (REALESRGAN, BSRNetConfig(num_feat=16, num_blocks=2, growth=8, scale=2, unshuffle=2)),
+        (REALESRGAN, BSRNetConfig(num_feat=16, num_blocks=2, growth=8, scale=1, unshuffle=4)),
+        (OLD_ESRGAN, BSRNetConfig(num_feat=16, num_blocks=12, growth=8, scale=2)),
+        (SRVGG, SRVGGConfig(num_feat=16, num_conv=5, scale=3)),
+        *((SWINIR, config) for config in SWINIR.others),
         (SCUNET, SCUNetConfig(32, (1, 2, 3, 2, 1, 2, 3), head_dim=16, window=4)),
         (CONTROL, UNetConfig(model_channels=96, num_head_channels=32, context_dim=40)),
         (VAE, VAEConfig(ch=64)),
@@ -189,7 +209,90 @@ def test_sizes_are_read_off_the_shapes(kind, config):
     assert kind.revive(kind.describe(config)["config"]) == config
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"side": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"side": 3}', '{"upsampler": "bicubic"}'])
 def test_damaged_descriptions(text):
     with pytest.raises(ValueError, match="does not describe a SwinIRConfig"):
         SWINIR.revive(text)
+
+
+def problems(state):
+    try:
+        plans(state)
+    except ConversionError as error:
+        return str(error).splitlines()[1:]
+    return []
+
+
+def of_a_small_swinir(upsampler, scale):
+    config = SwinIRConfig(12, 2, 2, 2, unshuffle=1, num_feat=8, upsampler=upsampler, scale=scale)
+    return lambda: small.weights(SWINIR, config)
+
+
+SMALL = {title: make for title, (make, stems) in small.FAMILIES.items() if len(stems) == 1}
+SMALL |= {
+    f"SwinIR {upsampler} x{scale}": of_a_small_swinir(upsampler, scale)
+    for upsampler, scale in (
+        ("pixelshuffle", 3),
+        ("pixelshuffle", 4),
+        ("pixelshuffledirect", 2),
+        ("nearest+conv", 4),
+        ("none", 1),
+    )
+}
+
+
+@pytest.mark.parametrize("title", SMALL)
+def test_a_missing_key_is_one_problem(title):
+    """Sizes come from more than one key."""
+    whole = SMALL[title]()
+    assert problems(whole) == []
+    # Buffers hold no weights. The UNet's many blocks say nothing of its sizes.
+    skipped = r".*(_index|attn_mask)$|input_blocks\.[2-9]|middle|zero_convs\.[2-9]|.*\.1[0-9]\."
+    keys = [key for key in whole if not re.match(skipped, key)]
+    for key in keys:
+        found = problems({k: x for k, x in whole.items() if k != key})
+        assert len(found) == 1 and found[0].startswith(f"  missing {key} "), (key, found)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.diffusion_model.input_blocks.0.0.weight",
+        "first_stage_model.encoder.conv_in.weight",
+        "cond_stage_model.model.token_embedding.weight",
+        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+    ],
+)
+def test_a_missing_key_of_stable_diffusion_is_one_problem(key):
+    state = small.stable_diffusion()
+    del state[key]
+    (found,) = problems(state)
+    assert found.startswith(f"  missing {key} ")
+
+
+@pytest.mark.parametrize("number", ["99999999", "100", "9" * 5000])
+def test_absurd_numbers_are_refused_at_once(number):
+    state = {
+        "conv_first.weight": np.zeros((16, 3, 3, 3)),
+        f"body.{number}.rdb1.conv1.weight": np.zeros((8, 16, 3, 3)),
+    }
+    with pytest.raises(
+        CheckpointError, match="networks have at most 100 blocks in a row; the file is damaged"
+    ):
+        plans(state)
+
+
+def test_absurd_windows_are_refused_at_once():
+    key = "layers.{}.residual_group.blocks.{}.attn.relative_position_bias_table"
+    state = small.swinir() | {
+        key.format(i, j): np.broadcast_to(0.0, (10**6, 2)) for i in range(2) for j in range(2)
+    }
+    with pytest.raises(CheckpointError, match="attention windows of 500 pixels; allowed are 1 to 32"):
+        plans(state)
+
+
+def test_networks_for_grey_photos_are_refused_with_the_reason():
+    state = small.weights(BSRNET, BSRNetConfig(num_feat=16, num_blocks=1, growth=8))
+    state["conv_first.weight"] = state["conv_first.weight"][:, :1]
+    with pytest.raises(CheckpointError, match="conv_first.weight takes 1 channel, grey photos"):
+        plans(state)

@@ -65,7 +65,10 @@ def test_odd_counts_are_padded():
 def test_conversion(tmp_path):
     (entry,) = convert_file(write(tmp_path), tmp_path / "out")
     assert entry.module == "realesrgan"
-    assert entry.details["config"] == {"num_feat": 16, "num_blocks": 2, "growth": 8, "scale": 4}
+    assert entry.details["config"] == {
+        **{"num_feat": 16, "num_blocks": 2, "growth": 8, "scale": 4},
+        "unshuffle": 1,
+    }
     assert entry.details["source"]["file"] == "m.bin"
 
 

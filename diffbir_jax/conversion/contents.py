@@ -1,0 +1,206 @@
+"""What a PyTorch file holds: the dict of weights among everything else, and what is left out."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffbir_jax.conversion.pickled_arrays import READABLE, Array, Inert, Tensor
+from diffbir_jax.conversion.pickles import Name
+from diffbir_jax.conversion.stored import CheckpointError, State, Stored, shown
+
+# Dicts that hold the weights beside other things: averaged copies first.
+WRAPPERS = (
+    *("params_ema", "state_dict_ema", "ema", "g_ema"),
+    *("params", "state_dict", "model_state_dict", "model", "net_g"),
+)
+# Objects that are looked at for the names of classes; files of other trainers can hold millions.
+LOOKED_AT = 10_000
+LONGEST_KEY = 500
+REBUILT = "torch._utils._rebuild_"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The weights in a file by key, and what a reader should know about the choice, one line each."""
+
+    state: State
+    notes: tuple[str, ...] = ()
+
+
+def contents(path: Path, root: Any, key: str | None = None) -> Contents:
+    """The dict of weights in what `read_torch` read.
+
+    Args:
+        path: the file, for messages.
+        root: the object in it.
+        key: name of the dict, or names joined with "."; None: the innermost of `WRAPPERS`, averaged weights first.
+
+    Raises:
+        CheckpointError: there is none, several could be meant, or it holds tensors that cannot be read.
+    """
+    if not isinstance(root, dict):
+        raise CheckpointError(f"{path} {_no_dict(root)}")
+    chain = _at(path, root, key) if key else _unwrapped(path, root)
+    found = chain[-1]
+    if not _weights(found):
+        raise CheckpointError(
+            f"{path} holds no state dict: no tensors by name, bare or in {', '.join(WRAPPERS)}{_whole_objects(root)}"
+        )
+    _check_plain(path, found)
+    notes = [] if key else _choices(chain)
+    state = {name: _stored(path, name, x) for name, x in _weights(found).items()}
+    return Contents(state, (*notes, *_left_out(root, chain)))
+
+
+def unwrap(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The innermost dict of weights in a training tool's file."""
+    return _chain(loaded)[-1]
+
+
+def _chain(loaded: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
+    """The dicts from the outermost to the innermost one; a dict may hold itself."""
+    chain = [loaded]
+    while True:
+        inner = next((loaded[name] for name in WRAPPERS if _holds(loaded.get(name))), None)
+        if inner is None or any(inner is outer for outer in chain):
+            return chain
+        loaded = inner
+        chain.append(loaded)
+
+
+def _unwrapped(path: Path, root: dict[Any, Any]) -> list[Mapping[Any, Any]]:
+    chain = _chain(root)
+    if len(chain) > 1 or _weights(root):
+        return chain
+    inner = _only(path, root)
+    return chain if inner is None else [root, *_chain(inner)]
+
+
+def _choices(chain: list[Mapping[Any, Any]]) -> list[str]:
+    """A line for each dict that holds weights under several names."""
+    notes = []
+    for outer, inner in zip(chain, chain[1:]):
+        here = [name for name in outer if isinstance(name, str) and _holds(outer[name])]
+        taken = next(shown(name, 40) for name in here if outer[name] is inner)
+        others = ", ".join(shown(name, 40) for name in here if outer[name] is not inner)
+        if others:
+            notes.append(
+                f"takes the weights in {taken!r}; the file also has {others} (--key NAME takes another)"
+            )
+    return notes
+
+
+def _only(path: Path, root: dict[Any, Any]) -> Mapping[Any, Any] | None:
+    """The one dict of tensors, whatever its name."""
+    inner = {name: x for name, x in root.items() if _holds(x)}
+    if len(inner) > 1:
+        names = ", ".join(sorted(shown(name, 40) for name in inner))
+        raise CheckpointError(f"{path} holds several dicts of tensors, {names}: choose one with --key NAME")
+    return next(iter(inner.values()), None)
+
+
+def _at(path: Path, root: dict[Any, Any], key: str) -> list[Mapping[Any, Any]]:
+    chain: list[Any] = [root]
+    for name in [key] if key in root else key.split("."):
+        found = chain[-1]
+        if not isinstance(found, dict) or name not in found:
+            has = ", ".join(shown(x, 40) for x in list(found)[:8]) if isinstance(found, dict) else "no dict"
+            raise CheckpointError(f"{path}: there is no --key {key}; at {name!r} there are: {has}")
+        chain.append(found[name])
+    if not isinstance(chain[-1], dict):
+        raise CheckpointError(f"{path}: --key {key} is no dict of tensors")
+    return [*chain[:-1], *_chain(chain[-1])]
+
+
+def _holds(value: Any, depth: int = 4) -> bool:
+    """Whether a value is a dict with tensors by name, in it or in a wrapper in it."""
+    if not isinstance(value, Mapping) or not depth:
+        return False
+    return any(isinstance(name, str) and _is_array(x) for name, x in value.items()) or any(
+        _holds(value.get(name), depth - 1) for name in WRAPPERS
+    )
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray | Stored) or (
+        isinstance(value, Array) and value.value is not None
+    )
+
+
+def _weights(found: Mapping[Any, Any]) -> dict[str, Any]:
+    return {name: x for name, x in found.items() if isinstance(name, str) and _is_array(x)}
+
+
+def _check_plain(path: Path, found: Mapping[Any, Any]) -> None:
+    """Tensors that are none of ours beside the others are weights that would be missing."""
+    for name, x in found.items():
+        if isinstance(x, Inert) and x.name.startswith(REBUILT):
+            raise CheckpointError(f"{path}: {shown(name)} is sparse or without values: save plain tensors")
+
+
+def _stored(path: Path, name: str, x: Any) -> Stored:
+    if len(name) > LONGEST_KEY or not name.isprintable():
+        raise CheckpointError(f"{path}: {shown(name)!r} is no name of a weight: the file is damaged")
+    if isinstance(x, Array):
+        x = x.value
+    if isinstance(x, np.ndarray):
+        return Stored(x.shape, x.dtype, lambda: x)
+    if x.dtype not in READABLE:
+        raise CheckpointError(
+            f"{path}: {shown(name)} is stored as {shown(x.dtype)}, which is not read: give a copy in fp32, bf16 or fp16"
+        )
+    if x.nbytes > path.stat().st_size:
+        raise CheckpointError(
+            f"{path}: {shown(name)} has the shape {x.shape}, larger than the file: it is damaged"
+        )
+    dtype = np.dtype(jnp.bfloat16 if x.dtype == "bfloat16" else x.dtype)
+    return Stored(x.shape, dtype, x.array)
+
+
+def _no_dict(root: Any) -> str:
+    if isinstance(root, Inert):
+        return f"holds a whole object of the class {shown(root.name)}, not weights by name: save its state_dict()"
+    return f"holds no state dict but a {type(root).__name__}: save the state_dict()"
+
+
+def _whole_objects(root: dict[Any, Any]) -> str:
+    whole = next(
+        (f"{name} is an object of {shown(x.name)}" for name, x in root.items() if isinstance(x, Inert)), ""
+    )
+    return f" ({shown(whole, 120)}: save its state_dict())" if whole else ""
+
+
+def _left_out(root: dict[Any, Any], chain: list[Mapping[Any, Any]]) -> list[str]:
+    """What stands beside the weights, and the classes that were not built."""
+    outside = [name for outer in chain[:-1] for name, x in outer.items() if not _holds(x)]
+    inside = [name for name, x in chain[-1].items() if not (isinstance(name, str) and _is_array(x))]
+    beside = [shown(name, 40) for name in [*outside, *inside]]
+    classes = sorted({shown(name) for name in _classes(root)})
+    notes = [f"left out beside the weights: {_some(beside)}"] if beside else []
+    return notes + ([f"objects of these classes were not built: {_some(classes)}"] if classes else [])
+
+
+def _classes(root: Any) -> Iterator[str]:
+    """Names of the classes that the file's objects ask for, of a bounded number of objects."""
+    todo, seen = [root], set()
+    while todo and len(seen) < LOOKED_AT:
+        value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Inert):
+            yield value.name
+        elif isinstance(value, Name):
+            yield value.text
+        elif isinstance(value, dict):
+            todo += [*value.keys(), *value.values()][:LOOKED_AT]
+        elif isinstance(value, list | tuple | set | frozenset):
+            todo += list(value)[:LOOKED_AT]
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -26,7 +26,7 @@ from benchmarks.pod_programs import SAMPLING, Program, sampling, training_step
 from diffbir_jax.models import attention
 from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.models.presets import get_preset
-from diffbir_jax.sharding import make_mesh
+from diffbir_jax.sharding import make_mesh, replicated
 from diffbir_jax.training.flops import count
 
 TARGETS = Path(__file__).with_name("targets")
@@ -99,12 +99,13 @@ def _program(case: Case, mesh: Any) -> Program:
         return training_step(preset, mesh, case.batch, remat=True)
     options = dataclasses.replace(SAMPLING, guidance_scale=case.guidance)
     made = sampling(preset, mesh, case.batch, options, case.side, case.precision)
-    return with_layouts(made) if case.layouts == "auto" else made
+    return with_layouts(made, mesh) if case.layouts == "auto" else made
 
 
-def with_layouts(program: Program) -> Program:
+def with_layouts(program: Program, mesh: Any) -> Program:
     """The same program, for which the compiler chooses how the arguments lie in memory."""
-    return Program(jax.jit(program.function.__wrapped__, in_shardings=Format(Layout.AUTO)), program.arguments)
+    anyhow = Format(Layout.AUTO, replicated(mesh))
+    return Program(jax.jit(program.function.__wrapped__, in_shardings=anyhow), program.arguments)
 
 
 def measures(compiled: Any) -> dict[str, Any]:

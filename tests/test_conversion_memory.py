@@ -11,7 +11,10 @@ from benchmarks import conversion_memory
 from benchmarks.conversion_memory import CASES, main, measure
 from tests.conversion import small
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+    pytest.mark.tools,
+]
 
 
 @pytest.mark.parametrize("case", CASES)

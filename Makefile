@@ -16,7 +16,7 @@ TORCH ?= torch==2.13.0
 PEERS := .venv-peers
 PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-tools wheel-test lint peers parity bench fuzz clean
+.PHONY: help demo test test-slow test-tools wheel-test lint peers parity bench fuzz gpu-aot clean
 
 help:
 	@echo "make demo   restore the pictures of assets/demo into out/demo"
@@ -27,6 +27,7 @@ help:
 	@echo "make lint   ruff and pyright"
 	@echo "make peers  compare the networks with their PyTorch peers"
 	@echo "make parity compare every number with the golden values in GOLDEN (about 5 GB of memory)"
+	@echo "make gpu-aot  what the CUDA compiler says of our programs, without a GPU (docs/gpu.md)"
 	@echo "make fuzz   10,000 damaged images and more; kills and errors at every operation on files (5 minutes)"
 	@echo "make bench  how the small model does on held-out pictures, with every sampler (15 minutes)"
 	@echo "make clean  remove .venv, caches and out/"
@@ -44,6 +45,21 @@ test-slow: $(VENV)/.installed-test
 # They compile the programs of a pod, which takes minutes: for changes to sharding, to these programs or to benchmarks/.
 test-tools: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m tools
+
+# XLA's CUDA compiler, 700 MB with cuDNN, which tells it what is fused; no driver. Apart from .venv, which has no use for it.
+GPU_AOT := .venv-gpu
+gpu-aot: $(GPU_AOT)/.installed
+	JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 JAX_PLATFORMS=cpu \
+	LD_LIBRARY_PATH=$$($(GPU_AOT)/bin/python -c 'import nvidia.cudnn as c; print(c.__path__[0])')/lib \
+	$(GPU_AOT)/bin/python -m benchmarks.gpu_aot $(ARGUMENTS)
+
+$(GPU_AOT)/.installed: pyproject.toml
+	@test -x $(GPU_AOT)/bin/python || $(PYTHON) -m venv $(GPU_AOT)
+	$(GPU_AOT)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	jax=$$($(GPU_AOT)/bin/python -c 'import jax; print(jax.__version__)'); \
+	$(GPU_AOT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	jax-cuda13-pjrt==$$jax jax-cuda13-plugin==$$jax nvidia-cuda-nvcc nvidia-cudnn-cu13
+	@touch $@
 
 # Ten thousand damaged images and thousands of malformed sidecars, and a kill or an error at every operation on files.
 fuzz: $(VENV)/.installed-test
@@ -69,7 +85,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.sampling
 
 clean:
-	rm -rf $(VENV) $(PEERS) .cache .pytest_cache .ruff_cache out *.egg-info
+	rm -rf $(VENV) $(PEERS) $(GPU_AOT) .cache .pytest_cache .ruff_cache out *.egg-info
 
 # PyTorch comes first and stays: some of the others would replace it, those that ask for torchvision come without
 # their dependencies, which the extra [peers] lists. It comes alone, so that a CUDA build is seen before its libraries are fetched.

@@ -1,0 +1,48 @@
+"""benchmarks/gpu_aot.py: how it reads a compiled program. The compiler itself is not here: make gpu-aot installs it."""
+
+import pytest
+
+from benchmarks.gpu_aot import TARGETS, Case, kinds, largest, row
+
+HLO = """
+%fusion.1 = (bf16[2,64]{1,0}, f32[8]{0}) fusion(%p), metadata={op_name="jit(f)/norm/mul" stack_frame_id=1}
+ROOT %c.2 = f32[4,1024,1024]{2,1,0} custom-call(%q), custom_call_target="__cudnn$fmhaSoftmax", metadata={op_name="jit(f)/attention/dot"}
+%p.0 = f32[99999]{0} parameter(0)
+"""  # noqa: E501
+
+
+def test_the_largest_array_and_where_it_comes_from() -> None:
+    """Arguments have no origin: they are not counted."""
+    assert largest(HLO) == (4 * 4 * 1024 * 1024, "jit(f)/attention/dot")
+    assert largest("") == (0, "")
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ('custom_call_target="__cudnn$fmhaSoftmaxBackward"', ["fused attention"]),
+        ('custom_call_target="__cudnn$convBiasActivationForward"', ["cuDNN convolution"]),
+        ('custom_call_target="__cublas$lt$matmul"', ["cuBLAS product"]),
+        ('"fusion_backend_config":{"kind":"__triton_nested_gemm_fusion"}', ["Triton"]),
+        ("%t = bf16[3,3]{1,0} transpose(%p), dimensions={1,0}", ["transposition"]),
+        ("%a = f32[] add(%x, %y)", []),
+    ],
+)
+def test_kinds_of_kernels(line: str, expected: list[str]) -> None:
+    assert kinds(line) == expected
+
+
+def test_a_row_has_the_sum_in_gib() -> None:
+    found = {"arguments": 2**30, "temporaries": 2**29, "output": 0, "flops": 3e12, "seconds": 5.4}
+    text = row(
+        Case("v2.1", "sample", "h100", guidance=0.5), found | {"largest": (2**20, "a/b/c/d"), "kernels": {}}
+    )
+    assert (
+        "| v2.1 sample, 1 of 512, bf16, guidance 0.5 | h100 | auto | one copy | 1.00 | 0.50 | 0.00 | 1.50 |"
+        in text
+    )
+    assert "| 1 MiB (b/c/d) | 3.0 |  | 5 |" in text
+
+
+def test_targets_are_of_four_kinds() -> None:
+    assert {file.stem for file in TARGETS.glob("*.txt")} == {"h100", "a100", "rtx4090", "l4"}

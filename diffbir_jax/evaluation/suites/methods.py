@@ -263,8 +263,8 @@ def load_realesrgan(path: Path) -> Restore:
             convert_file(path, folder, name=REALESRGAN)
             path = Path(folder) / f"{REALESRGAN}.safetensors"
         config = restoration_config(read_metadata(path))
-        if not isinstance(config, BSRNetConfig):
-            raise UserError(f"{path} holds a {type(config).__name__}; --realesrgan takes an RRDBNet")
+        if not isinstance(config, BSRNetConfig) or config.scale != 4 or config.unshuffle != 1:
+            raise UserError(f"{path} holds a {config}; --realesrgan takes an RRDBNet that enlarges by 4")
         module = BSRNet(config)
         params = load_weights(path, abstract(module, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)))
 

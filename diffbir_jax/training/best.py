@@ -56,6 +56,7 @@ class Best:
         if better:
             self._value = value
             self.checkpoints.save(int(state.step), state, {"rule": self._rule, "value": value})
+            self.checkpoints.flush()
         return better
 
     def _stored(self) -> float | None:

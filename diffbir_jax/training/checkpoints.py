@@ -9,6 +9,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.training.distributed import is_first, together
+from diffbir_jax.training.intact import seal, set_damaged_aside
 from diffbir_jax.weights.safetensors import mismatches
 
 # Items of a checkpoint. "default" is Orbax's name for an only item: older checkpoints hold just the arrays, and with
@@ -17,15 +19,20 @@ STATE, POSITION = "default", "position"
 
 
 class Checkpoints:
-    """The training checkpoints of a work folder: asynchronous, the newest `keep` kept.
+    """The training checkpoints of a work folder: asynchronous, the newest `keep` kept, with checksums.
 
     A context manager. The last checkpoint is complete on disk only after it has closed.
+
+    Attributes:
+        damaged: what was wrong with checkpoints that were set aside when the folder was opened, a line each.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
         """Open (or create) `folder`."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._folder = Path(folder).expanduser().absolute()
+        self.damaged = set_damaged_aside(self._folder) if is_first() else []
+        together("checkpoints")
         handlers = {STATE: ocp.StandardCheckpointHandler(), POSITION: ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
@@ -49,6 +56,7 @@ class Checkpoints:
             position: position in the data, serialisable as JSON.
         """
         if self.latest != step:
+            self.flush()
             items = {STATE: ocp.args.StandardSave(state), POSITION: ocp.args.JsonSave(dict(position or {}))}
             self._manager.save(step, args=ocp.args.Composite(**items))
 
@@ -88,9 +96,15 @@ class Checkpoints:
         self._manager.wait_until_finished()
         return step
 
+    def flush(self) -> None:
+        """Wait until everything is on disk, and seal it."""
+        self._manager.wait_until_finished()
+        if is_first():
+            seal(self._folder)
+
     def close(self) -> None:
         """Wait until everything is on disk."""
-        self._manager.wait_until_finished()
+        self.flush()
         self._manager.close()
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather, sync_global_devices
 from jax.sharding import Mesh
 
 from diffbir_jax.console.errors import UserError
@@ -42,6 +42,12 @@ def join(coordinator: str | None = None, hosts: int | None = None, index: int | 
 def is_first() -> bool:
     """Whether this process is the one that prints, logs and exports."""
     return jax.process_index() == 0
+
+
+def together(what: str) -> None:
+    """Wait until all processes are here; `what` names the place."""
+    if jax.process_count() > 1:
+        sync_global_devices(what)
 
 
 def own_rows(batch: HostBatch, size: int) -> HostBatch:

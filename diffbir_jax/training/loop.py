@@ -22,6 +22,7 @@ from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.config import Config, optional
 from diffbir_jax.training.distributed import is_first, own_rows
 from diffbir_jax.training.divergence import DivergedError
+from diffbir_jax.training.lock import only_run
 from diffbir_jax.training.objective import Objective, make_objective
 from diffbir_jax.training.position import resume
 from diffbir_jax.training.report import Report
@@ -30,7 +31,7 @@ from diffbir_jax.training.settings import check_config
 from diffbir_jax.training.speed import Profiler, Stopwatch, compile_step
 from diffbir_jax.training.state import Params, TrainState, init_state, make_optimizer, make_step
 from diffbir_jax.training.stopping import stop_requested
-from diffbir_jax.training.writers import open_writers
+from diffbir_jax.training.writers import LINES, open_writers, read_lines
 
 __all__ = ["DivergedError", "place", "train"]
 
@@ -64,11 +65,16 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     frozen, last = jax.device_put(objective.frozen, replicated(mesh)), int(config.train.steps)
     # The stack closes in reverse order: signals stay handled until the last checkpoint is on disk.
     with ExitStack() as stack:
+        if is_first():
+            stack.enter_context(only_run(workdir))
         stop = stack.enter_context(stop_requested())
         checkpoints, best = _open_checkpoints(stack, workdir, config)
         state = _resumed(state, checkpoints, objective.batches)
         first, saved, pending = int(state.step), checkpoints.latest, None
+        lines = read_lines(workdir / LINES)
         report = stack.enter_context(_open_report(workdir, first, config))
+        for told in (*checkpoints.damaged, *(best.checkpoints.damaged if best else ())):
+            report.say(told)
         profiler = stack.enter_context(_open_profiler(workdir, config))
         run = Run(config, objective, mesh, frozen, checkpoints, best, report, saved)
         batches = stack.enter_context(closing(objective.batches.iterate(first, last)))
@@ -80,6 +86,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
             report.say(
                 f"resumed at step {first}" + (", the last one: there is nothing to do" * (first >= last))
             )
+            run.catch_up(first, state, lines)
         for step, batch in enumerate(prefetch_to_device(parts, mesh), start=first + 1):
             if step == first + 1:
                 # Compile ahead of the first call, so that the clock does not count it as a step.

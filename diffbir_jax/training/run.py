@@ -1,7 +1,9 @@
 """The work between training steps: check and log metrics, save checkpoints, validate and export."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ from diffbir_jax.models.presets import get_preset
 from diffbir_jax.training.best import Best
 from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.config import Config, optional
-from diffbir_jax.training.distributed import is_first, local
+from diffbir_jax.training.distributed import agreed, is_first, local
 from diffbir_jax.training.divergence import LossGuard
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.position import position_of
@@ -73,6 +75,20 @@ class Run:
         if last or step % options.eval_every == 0:
             self._validate(step, state)
 
+    def catch_up(self, step: int, state: TrainState, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Validate the state that a run resumes from, if it was killed between saving and validating it.
+
+        Args:
+            step: of the state.
+            state: the state.
+            lines: of metrics.jsonl so far.
+        """
+        options = self.config.train
+        due = step == options.steps or (step and step % options.eval_every == 0)
+        done = any(line["step"] == step and "lr" not in line for line in lines)
+        if agreed(float(due and not done)):
+            self._validate(step, state)
+
     def export(self, state: TrainState, workdir: Path) -> None:
         """Write the weights of `state` to `workdir`/export, and of the best checkpoint to `workdir`/export_best."""
         self._write(state, workdir / EXPORT)
@@ -90,11 +106,12 @@ class Run:
         ema, frozen = (local(tree, self.mesh) for tree in (state.ema, self.frozen))
         # The EMA, because it is what the run exports.
         values, grid = self.objective.validate(ema, frozen)
+        # The best state is on the disk before the line that says that this validation was done, see `catch_up`.
+        if self.best is not None:
+            self.best.offer(state, values)
         self.report.scalars(step, values, "validation")
         self.report.grid(step, grid)
         self.report.say(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
-        if self.best is not None:
-            self.best.offer(state, values)
         # Validation takes longer than a step and must not count as one.
         self.report.clock.restart()
 

@@ -17,6 +17,8 @@ from diffbir_jax.console.errors import UserError
 
 # Names in the work folder of a run: its metrics, and the folder of weights, which exists only after the last step.
 LINES, EXPORT = "metrics.jsonl", "export"
+# Key of a line of metrics.jsonl: later steps before it are repeated after it.
+RESUMED = "resumed"
 
 
 class Writer(Protocol):
@@ -62,17 +64,24 @@ class JsonLines:
     """`workdir`/metrics.jsonl, a JSON object per line, and the newest picture as `workdir`/grid.png."""
 
     def __init__(self, workdir: Path, first: int):
-        """Begin after step `first`; lines of later steps, which the run repeats, are dropped."""
+        """Begin after step `first`. A line says so where there are lines of later steps, which the run repeats."""
         self._picture, path = workdir / "grid.png", workdir / LINES
-        kept = [line for line in read_lines(path) if line["step"] <= first]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        before = read_lines(path)
+        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
         self._file = path.open("a", encoding="utf-8")
+        if torn:
+            self._file.write("\n")
+        if any(line["step"] > first for line in before):
+            self._line({RESUMED: first})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write a line: `step`, `time` (seconds since 1970) and the values; null if a value is not finite."""
         # JSON has no NaN and no infinity.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        print(json.dumps({"step": step, "time": round(time.time(), 3)} | finite), file=self._file, flush=True)
+        self._line({"step": step, "time": round(time.time(), 3)} | finite)
+
+    def _line(self, values: Mapping[str, Any]) -> None:
+        print(json.dumps(values), file=self._file, flush=True)
 
     def grid(self, step: int, image: np.ndarray) -> None:
         """Write the picture over the previous one."""
@@ -129,8 +138,24 @@ def open_writers(workdir: Path, first: int, project: str | None = None) -> list[
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics.jsonl; [] if it does not exist. A last line that a killed run left incomplete is ignored."""
-    if not path.exists():
-        return []
-    lines = path.read_text("utf-8").split("\n")[:-1]  # after the last newline: nothing, or an incomplete line
-    return [json.loads(line) for line in lines]
+    """Read a metrics.jsonl; [] if it does not exist.
+
+    Lines that a killed run left incomplete are ignored, and so are those that a resumed run repeats.
+    """
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text("utf-8", "replace").split("\n") if path.exists() else ():
+        line = _parsed(text)
+        if RESUMED in line:
+            lines = [each for each in lines if each["step"] <= line[RESUMED]]
+        elif "step" in line:
+            lines.append(line)
+    return lines
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """A line of JSON; {} for another."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return {}
+    return line if isinstance(line, dict) else {}

@@ -1,0 +1,95 @@
+"""Checkpoints have checksums, so that a damaged one is noticed and set aside before a run resumes from it."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffbir_jax.files.digest import sha256
+from diffbir_jax.files.writing import replace_file
+
+# Ends of the names of two folders beside that of the checkpoints, which belongs to Orbax.
+SEALS, DAMAGED = "_checksums", "_damaged"
+# Orbax writes this file last into a checkpoint.
+_WHOLE = "_CHECKPOINT_METADATA"
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of complete checkpoints that have none, and forget those of checkpoints that are gone."""
+    steps = set(checkpoint_steps(folder))
+    for step in steps:
+        record = _record(folder, step)
+        if not record.exists():
+            record.parent.mkdir(exist_ok=True)
+            replace_file(record, json.dumps(_checksums(folder / str(step)), indent=1).encode())
+    for record in beside(folder, SEALS).glob("*.json"):
+        if record.stem.isdecimal() and int(record.stem) not in steps:
+            record.unlink(missing_ok=True)
+
+
+def set_damaged_aside(folder: Path) -> list[str]:
+    """Move checkpoints that are newer than the last intact one into another folder; return what is wrong.
+
+    A checkpoint without checksums, of an earlier version or of a run that was killed before it wrote them, is intact if
+    Orbax has finished it.
+    """
+    told = []
+    for step in sorted(checkpoint_steps(folder), reverse=True):
+        problem = _problem(folder, step)
+        if not problem:
+            break
+        place = _free(beside(folder, DAMAGED) / str(step))
+        place.parent.mkdir(exist_ok=True)
+        shutil.move(folder / str(step), place)
+        _record(folder, step).unlink(missing_ok=True)
+        told.append(f"checkpoint {folder / str(step)} is damaged ({problem}); it lies in {place} now")
+    return told
+
+
+def checkpoint_steps(folder: Path) -> Iterator[int]:
+    """Yield the steps of the checkpoints in a folder; unfinished ones have other names."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and path.name.isdecimal():
+            yield int(path.name)
+
+
+def beside(folder: Path, end: str) -> Path:
+    """Return the folder beside one of checkpoints whose name ends so."""
+    return folder.with_name(folder.name + end)
+
+
+def _record(folder: Path, step: int) -> Path:
+    return beside(folder, SEALS) / f"{step}.json"
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file below a folder, by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def _problem(folder: Path, step: int) -> str:
+    """What is wrong with a checkpoint; "" if nothing."""
+    place = folder / str(step)
+    if not (place / _WHOLE).is_file():
+        return f"it has no {_WHOLE}, as foreign folders and unfinished checkpoints"
+    try:
+        wanted = json.loads(_record(folder, step).read_text("utf-8"))
+    except FileNotFoundError:
+        return ""
+    except ValueError:
+        return "its checksums cannot be read"
+    found = _checksums(place)
+    different = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    return f"{different[0]} is not what was saved" if different else ""
+
+
+def _free(path: Path) -> Path:
+    """A path that does not exist: this one, or with a number."""
+    number = 0
+    found = path
+    while os.path.lexists(found):
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found

@@ -1,0 +1,167 @@
+"""Training states as they are in the world: damaged, torn, foreign, or in use."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.training.checkpoints import Checkpoints
+from diffbir_jax.training.intact import DAMAGED, SEALS, beside, checkpoint_steps
+from diffbir_jax.training.lock import only_run
+from diffbir_jax.training.writers import JsonLines, read_lines
+
+
+def state(step: int) -> dict:
+    return {"weight": jnp.arange(4000.0) + step, "step": jnp.int32(step)}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of steps 2 and 4, sealed."""
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        for step in (2, 4):
+            checkpoints.save(step, state(step), {"place": step})
+    assert sorted(path.stem for path in (beside(folder, SEALS)).iterdir()) == ["2", "4"]
+    return folder
+
+
+def copied(saved: Path, folder: Path) -> Path:
+    """A copy of checkpoints with their checksums."""
+    shutil.copytree(beside(saved, SEALS), folder / ("checkpoints" + SEALS))
+    return Path(shutil.copytree(saved, folder / "checkpoints"))
+
+
+def largest(folder: Path) -> Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def turn_a_bit(folder: Path) -> None:
+    data = bytearray(largest(folder).read_bytes())
+    data[len(data) // 2] ^= 1
+    largest(folder).write_bytes(data)
+
+
+def truncate(folder: Path) -> None:
+    os.truncate(largest(folder), largest(folder).stat().st_size // 2)
+
+
+def zero(folder: Path) -> None:
+    largest(folder).write_bytes(bytes(largest(folder).stat().st_size))
+
+
+def make_foreign(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a bit": turn_a_bit,
+    "half a file": truncate,
+    "an empty file": lambda folder: os.truncate(largest(folder), 0),
+    "zeros": zero,
+    "no file": lambda folder: largest(folder).unlink(),
+    "no metadata": lambda folder: (folder / "_CHECKPOINT_METADATA").unlink(),
+    "no item": lambda folder: shutil.rmtree(folder / "default"),
+    "a foreign folder": make_foreign,
+    "an empty folder": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
+    "one file more": lambda folder: (folder / "more").touch(),
+    "other checksums": lambda folder: (beside(folder.parent, SEALS) / "4.json").write_text("{}"),
+    "torn checksums": lambda folder: (beside(folder.parent, SEALS) / "4.json").write_text('{"a'),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_last_intact_one_taken(
+    saved: Path, tmp_path: Path, name: str
+) -> None:
+    folder = copied(saved, tmp_path)
+    DAMAGES[name](folder / "4")
+    with Checkpoints(folder) as checkpoints:
+        (told,) = checkpoints.damaged
+        assert told.startswith(f"checkpoint {folder / '4'} is damaged (") and "\n" not in told
+        assert checkpoints.latest == 2 and checkpoints.position() == {"place": 2}
+        np.testing.assert_array_equal(checkpoints.restore(state(0))["weight"], state(2)["weight"])
+        checkpoints.save(4, state(4), {"place": 4})
+    assert (beside(folder, DAMAGED) / "4").is_dir()
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest == 4 and not checkpoints.damaged
+        np.testing.assert_array_equal(checkpoints.restore(state(0))["weight"], state(4)["weight"])
+
+
+def test_checkpoints_without_checksums_are_taken(saved: Path, tmp_path: Path) -> None:
+    """Of an earlier version, or of a run that was killed before it wrote them."""
+    folder = copied(saved, tmp_path)
+    shutil.rmtree(beside(folder, SEALS))
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest == 4 and not checkpoints.damaged
+    assert sorted(path.stem for path in (beside(folder, SEALS)).iterdir()) == ["2", "4"]
+
+
+def test_all_damaged_is_a_new_beginning_and_nothing_is_deleted(saved: Path, tmp_path: Path) -> None:
+    folder = copied(saved, tmp_path)
+    for step in ("2", "4"):
+        truncate(folder / step)
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest is None and len(checkpoints.damaged) == 2
+    assert sorted(path.name for path in beside(folder, DAMAGED).iterdir()) == ["2", "4"]
+
+
+def test_checksums_go_with_their_checkpoints(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "run", keep=1) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state(step))
+    assert list(checkpoint_steps(tmp_path / "run")) == [3]
+    assert [path.name for path in beside(tmp_path / "run", SEALS).iterdir()] == ["3.json"]
+
+
+def test_one_run_per_folder(tmp_path: Path) -> None:
+    """The lock is free again when its process is killed."""
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+from diffbir_jax.training.lock import only_run
+with only_run(Path({str(tmp_path)!r})):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "locked\n"
+    with (
+        pytest.raises(UserError, match=f"process {process.pid} trains there; wait for it"),
+        only_run(tmp_path),
+    ):
+        pass
+    process.kill()
+    process.communicate()
+    with only_run(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_metrics_are_only_appended_to(tmp_path: Path) -> None:
+    """A line torn by a kill costs itself only; steps that are repeated count once."""
+    path = tmp_path / "metrics.jsonl"
+    first = JsonLines(tmp_path, 0)
+    for step in (1, 2, 3):
+        first.scalars(step, {"train/loss": float(step)})
+    first.close()
+    before = path.read_text() + '{"step": 4, "tra'
+    path.write_text(before)
+    second = JsonLines(tmp_path, 2)
+    second.scalars(3, {"train/loss": 7.0})
+    second.close()
+    assert path.read_text().startswith(before)
+    assert [(line["step"], line["train/loss"]) for line in read_lines(path)] == [(1, 1.0), (2, 2.0), (3, 7.0)]
+    path.write_text(path.read_text() + json.dumps([1]) + "\nnull\n")
+    assert len(read_lines(path)) == 3

@@ -65,18 +65,19 @@ def sampling(
     preset: Preset,
     mesh: Mesh,
     images: int,
-    options: Options = SAMPLING,
-    side: int = SIDE,
+    options: Options | None = None,
+    side: int | None = None,
     precision: str = PRECISION,
 ) -> Program:
     """Stage 2 from stage-1 images to results: encoder, sampler, decoder; all weights in one precision.
 
     Args:
         preset, mesh, images: as in `training_step`; text embeddings of both prompts are given.
-        options: how to sample.
-        side: of the images, in pixels.
+        options: how to sample; by default `SAMPLING`.
+        side: of the images, in pixels; by default `SIDE`.
         precision: a key of `PRECISIONS`.
     """
+    options, side = options or SAMPLING, side or SIDE
 
     def restore(
         params: dict[str, Params], clean: jax.Array, context: tuple[jax.Array, jax.Array]

@@ -258,7 +258,8 @@ def _seen(matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """1 for the pixels of the coarse crop that the map brings into an image of `size`, else 0."""
     y, x = np.mgrid[:COARSE, :COARSE]
     places = moved(matrix, np.stack([x, y], -1))
-    return ((places > -0.5) & (places < (size[1] - 0.5, size[0] - 0.5))).all(-1).astype(np.float32)
+    inside = (places > -0.5) & (places < (size[1] - 0.5, size[0] - 0.5))
+    return np.asarray(inside.all(-1), np.float32)
 
 
 def _is_gray(colours: np.ndarray, box: Box) -> bool:

@@ -134,7 +134,7 @@ def detect(image: np.ndarray, detector: Detector | None = None, *, closer: bool 
     # Here, since a closer look uses the types above.
     from diffbir_jax.faces.closer import look_closer
 
-    pixels = _bytes(image)
+    pixels = as_bytes(image)
     detector = detector or yunet()
     found = _search(pixels, detector, _sides(max(pixels.shape[:2])))
     if closer:
@@ -152,7 +152,7 @@ def _face(row: np.ndarray) -> Face:
     return Face((x, y, width, height), row[4:14].reshape(5, 2), float(row[14]))
 
 
-def _bytes(image: np.ndarray) -> np.ndarray:
+def as_bytes(image: np.ndarray) -> np.ndarray:
     """The colours of a picture as (H, W, 3) uint8."""
     check_image(image, "photo")
     samples = image[..., None] if image.ndim == 2 else image

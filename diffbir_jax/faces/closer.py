@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from diffbir_jax.faces.affine import invert, moved, warped
+from diffbir_jax.faces.affine import invert, moved, sampled, warped
 
 if TYPE_CHECKING:
     from diffbir_jax.faces.detect import Detector, Face
 
 # Side of the pictures that the detector looks at, and the usual size of the face in them.
-SIDE, USUAL = 160, 56
+SIDE, USUAL = 128, 56
 # Small faces are enlarged by at most this factor, but always to this size: YuNet is made for 10 pixels and more.
-ENLARGED, LEAST = 2.75, 20
+ENLARGED, LEAST = 2.0, 20
 # Zooms of the last looks, of the looks for the turn, and of those all around, in units of that size.
 ZOOMS, FEW, ONE = (0.72, 1.0, 1.3), (0.72, 1.15), (1.0,)
 # A face's size in units of its longest distance among eyes and mouth.
@@ -27,7 +27,7 @@ AROUND, NEAR, NEARER, LAST = (
     tuple(range(-150, 181, 30)),
     (-30, -15, 0, 15, 30),
     (-20, -10, 0, 10, 20),
-    (-6, 0, 6),
+    (-10, -5, 0, 5, 10),
 )
 # Scores differ by about this much between a face upright and one turned by 20 degrees.
 SHARPNESS = 0.02
@@ -36,7 +36,7 @@ UPSIDE_DOWN = 0.03
 # The score of a view without a face.
 NOTHING = 0.3
 # The part of the photo that is looked at, in units of the face's size, and its side in pixels.
-AREA, KEPT = 5.0, 400
+AREA, KEPT = 5.0, 300
 
 
 class _View(NamedTuple):
@@ -106,7 +106,7 @@ def _look(pixels: np.ndarray, view: _View, turn: float, zoom: float, detector: "
     back = invert(matrix)
     found = [
         f._replace(points=moved(back, f.points))
-        for f in detector.detect(warped(pixels, matrix, (SIDE, SIDE)))
+        for f in detector.detect(sampled(pixels, matrix, (SIDE, SIDE)))
     ]
     near = [f for f in found if np.hypot(*(f.points.mean(0) - view.centre)) < 0.35 * view.size]
     return max(near, key=lambda face: face.score, default=None)

@@ -142,3 +142,17 @@ def test_what_is_no_picture_is_refused():
 def test_the_detector_comes_with_its_licence():
     folder = YuNet.__init__.__globals__["MODEL"].parent
     assert "Shiqi Yu" in (folder / "LICENSE").read_text("utf-8")
+
+
+def test_a_face_that_is_not_found_again_stays_as_it_was():
+    class Once:
+        """Finds a face in whole photos only."""
+
+        def detect(self, image: np.ndarray) -> list[Face]:
+            if image.shape[0] == image.shape[1] and image.shape[0] < 300:
+                return []
+            scale = image.shape[1] / 512
+            return [Face((178 * scale, 62 * scale, 90 * scale, 114 * scale), ASTRONAUT * scale, 0.7)]
+
+    (found,) = detect(astronaut(), Once())
+    assert found.score == 0.7 and np.abs(found.points - ASTRONAUT).max() < 1

@@ -235,3 +235,21 @@ def test_labels_of_another_size_are_refused():
 
 def test_goldens_are_here():
     assert (Path(__file__).parents[1] / "golden" / "faces.npz").stat().st_size < 1.5e6
+
+
+def test_the_mask_leaves_no_seam():
+    """Gradients along the soft edge are those of face and background; the mask itself adds less than 3 %."""
+    photo = (astronaut() / 255).astype(np.float32)
+    face = crop(photo, MATRIX)
+    sharper = (1.15 * (2 * face - cv2.GaussianBlur(face, (0, 0), 6)) + 0.04).clip(0, 1)
+    share = weights([ASTRONAUT], 512).astype(np.float64)
+    found = paste(photo, [patch(sharper)], (512, 512)).astype(np.float64)
+    edge = (share > 0.05) & (share < 0.95)
+    pasted = photo + (found - photo) / np.maximum(share, 0.01)[..., None]
+    seen = gradients(found)
+    without = share * gradients(pasted) + (1 - share) * gradients(photo)
+    assert (seen[:, edge] ** 2).sum() == pytest.approx((without[:, edge] ** 2).sum(), rel=0.03)
+
+
+def gradients(picture: np.ndarray) -> np.ndarray:
+    return np.stack(np.gradient(picture.astype(np.float64).mean(-1)))

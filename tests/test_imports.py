@@ -25,6 +25,7 @@ ROOMS = {
 }
 LOWER = set(ROOMS)
 ROOMS["restoration"] = LOWER
+ROOMS["faces"] = {"console", "files", "imaging", "restoration", "sampling"}
 ROOMS["training"] = LOWER - {"conversion"} | {"restoration"}
 ROOMS["batch"] = LOWER | {"restoration"}
 ROOMS["evaluation"] = ROOMS["batch"] | {"batch"}

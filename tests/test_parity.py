@@ -53,7 +53,7 @@ def lines(capsys: pytest.CaptureFixture, start: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "pattern, count", [("image_ops:*", 6), ("samplers:*tables", 4), ("degradation:*", 7)]
+    "pattern, count", [("image_ops:*", 6), ("samplers:*tables", 4), ("degradation:*", 7), ("faces:*", 20)]
 )
 def test_true_values_pass(pattern, count, capsys):
     assert run(GOLDEN, "--only", pattern) == 0

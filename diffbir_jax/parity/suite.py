@@ -9,7 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffbir_jax.parity import degradation, guidance, imaging, losses, networks, pipeline, sampling, training
+from diffbir_jax.parity import (
+    degradation,
+    faces,
+    guidance,
+    imaging,
+    losses,
+    networks,
+    pipeline,
+    sampling,
+    training,
+)
 from diffbir_jax.parity.case import Case
 
 # Pattern of the file's stem -> (stem, keys, salt) -> cases.
@@ -24,9 +34,10 @@ FILES: dict[str, Callable[[str, Sequence[str], str], Iterator[Case]]] = {
     "pipeline*": pipeline.cases,
     "losses": losses.cases,
     "onestep_*": losses.cases,
+    "faces*": faces.cases,
 }
-# Files of one-step methods are in a folder of this name beside the others, or among them.
-BESIDE = "onestep"
+# Files of one-step methods and of faces are in folders of these names beside the others, or among them.
+BESIDE = ("onestep", "faces")
 
 
 class ParityError(Exception):
@@ -83,8 +94,9 @@ def collect(folder: Path) -> Suite:
 
 
 def golden_files(folder: Path) -> dict[str, Path]:
-    """Return stem -> golden file, sorted, of `folder` and of the folder `BESIDE` it; `folder` wins."""
-    found = [*(folder.resolve().parent / BESIDE).glob("*.npz"), *folder.glob("*.npz")]
+    """Return stem -> golden file, sorted, of `folder` and of the folders `BESIDE` it; `folder` wins."""
+    beside = (folder.resolve().parent / name for name in BESIDE)
+    found = [*(file for place in beside for file in place.glob("*.npz")), *folder.glob("*.npz")]
     return dict(sorted({file.stem: file for file in found}.items()))
 
 

@@ -1,0 +1,1 @@
+"""Faces in whole photos: find them, align them, restore them, paste them back."""

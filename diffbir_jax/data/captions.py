@@ -33,6 +33,16 @@ class CaptionConfig:
                 raise DataError(f"captions: {field} is {value}; give a probability, 0 to 1")
 
 
+# What programs write where there is no text, in lower case: Python, JSON, pandas.
+MISSING = ("", "none", "nan", "null", "<na>")
+
+
+def clean(text: object) -> str:
+    """Return a caption without spaces around it; "" for no text, and for words that programs write in its place."""
+    stripped = str(text).strip()
+    return "" if stripped.lower() in MISSING else stripped
+
+
 def choose(captions: Mapping[str, str], rng: np.random.Generator, config: CaptionConfig | None = None) -> str:
     """Draw the caption of an image.
 

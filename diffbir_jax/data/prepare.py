@@ -18,7 +18,14 @@ from diffbir_jax.data.preparing import REJECTED, Settings, prepare
 from diffbir_jax.data.sources import make_source
 from diffbir_jax.files.errors import ImageFileError
 
-KINDS = {".txt": "list", ".parquet": "table", ".csv": "table", ".tar": "tar", ".array_record": "array_record"}
+KINDS = {
+    ".txt": "list",
+    ".parquet": "table",
+    ".csv": "table",
+    ".jsonl": "table",
+    ".tar": "tar",
+    ".array_record": "array_record",
+}
 
 
 def make_parser() -> Parser:
@@ -31,7 +38,10 @@ def make_parser() -> Parser:
         "2 for a bad flag; 130 after Ctrl-C.",
     )
     defaults = Settings()
-    inputs = "folder; list (.txt); table (.parquet, .csv); shards (.tar, .array_record); or any source as JSON, such as"
+    inputs = (
+        "folder; list (.txt); table (.parquet, .csv, .jsonl); shards (.tar, .array_record); or any source as JSON, "
+        "such as"
+    )
     example = '{"kind": "table", "path": "a.csv", "root": "photos"}'
     parser.add_argument("--input", nargs="+", required=True, help=f"{inputs} '{example}' ({page('data')})")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -11,13 +12,14 @@ from diffbir_jax.data.captions import CaptionConfig, choose
 from diffbir_jax.data.crops import Crop
 from diffbir_jax.data.decoded import Decoded
 from diffbir_jax.data.degradation import make_degradation
-from diffbir_jax.data.example import DataError, Source
+from diffbir_jax.data.example import BrokenExampleError, DataError, Source
 from diffbir_jax.data.items import Items
 from diffbir_jax.data.loader import Loader
 from diffbir_jax.data.recipe import build
 from diffbir_jax.data.sources import make_source
 from diffbir_jax.data.split import Split
 
+LOG = logging.getLogger(__name__)
 # Settings that go to the loader unchanged; settings that turn an example into an item; all settings.
 LOADER_SETTINGS = ("workers", "threads", "ahead", "max_broken")
 RECIPE = ("crop", "flip", "rotate", "degradation", "captions", "dtype")
@@ -33,6 +35,7 @@ SETTINGS = (
 DRAWS = 2
 REQUIRED = ("source", "crop", "batch_size", "validation_size")
 HELD_OUT_EVERY = 16
+PROBED = 8  # images whose captions are looked for
 # Crops of a held-out example in a validation batch, at most: more of a few photos say nothing new.
 CROPS_EACH = 8
 
@@ -65,6 +68,8 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
         raise UserError(f"config.data lacks {', '.join(missing)}")
     train, held_out = _parts(data)
     degradation, captions = data.get("degradation"), data.get("captions")
+    if captions:
+        _look_for_captions(train)
     make = {
         "crop": build(
             Crop, data["crop"] | {name: data.get(name, False) for name in ("flip", "rotate")}, "crop"
@@ -78,6 +83,23 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
     return (
         Loader(Items(_kept(train, data), seed=seed, **make), data["batch_size"], host, hosts, **settings),
         Loader(Items(held_out, seed=seed + 1, **make), _validation_size(data, held_out), **settings),
+    )
+
+
+def _look_for_captions(source: Source) -> None:
+    """Warn if no image of a few has a caption: all prompts would be empty, and nothing else would show it."""
+    places = range(0, len(source), -(-len(source) // PROBED))
+    for place in places:
+        try:
+            if source[place].captions:
+                return
+        except BrokenExampleError:
+            continue
+    LOG.warning(
+        "data.captions is set, but none of %d images looked at (of %d) has a caption: their prompts are empty. Put a "
+        ".txt beside each image, or metadata.jsonl into the folder, or set data.captions to None.",
+        len(places),
+        len(source),
     )
 
 

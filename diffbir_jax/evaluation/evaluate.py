@@ -14,12 +14,14 @@ from diffbir_jax.evaluation.metric import Metric, Setup
 from diffbir_jax.evaluation.pairs import Case, check_cases, find_cases
 from diffbir_jax.evaluation.result import Column, Image, Result, Summary, write_result
 from diffbir_jax.evaluation.scoring import Scorer, Scorers, fill, inputs, load_scorers, set_keys, versions
-from diffbir_jax.evaluation.tables import DEVIATION
+from diffbir_jax.evaluation.tables import CUT, DEVIATION
 from diffbir_jax.files.folders import make_folder
+from diffbir_jax.imaging.photo import MAX_PIXELS
 from diffbir_jax.metrics.spread import global_deviation
 
 # Folder of the report's pictures, inside the evaluation's folder.
 REPORT = "report"
+CROP_TO_COMMON = "crop_to_common"
 COLOURS = "RGB in 8 bits: 16 bits rounded, gray repeated, alpha over white; Y of ITU-R BT.601 in 16 to 235, not rounded"
 
 
@@ -37,6 +39,8 @@ class Evaluation:
         lq: folder of the images that were restored; reports show them.
         setup: setup of the metrics.
         protocol: further settings that scores depend on; JSON.
+        max_pixels: largest number of pixels of a file.
+        crop_to_common: cut results that are a pixel larger or smaller than their ground truths to the common size.
     """
 
     name: str
@@ -47,6 +51,8 @@ class Evaluation:
     lq: Path | None = None
     setup: Setup = Setup()
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    max_pixels: int = MAX_PIXELS
+    crop_to_common: bool = False
 
 
 def evaluate(evaluation: Evaluation) -> Result:
@@ -61,7 +67,8 @@ def evaluate(evaluation: Evaluation) -> Result:
     make_folder(output)
     # The output may lie inside a folder of results; its pictures are not results.
     own = [output, output / REPORT]
-    cases = check_cases(find_cases(evaluation.preds, evaluation.gt, evaluation.lq, exclude=own))
+    found = find_cases(evaluation.preds, evaluation.gt, evaluation.lq, exclude=own)
+    cases = check_cases(found, evaluation.max_pixels, evaluation.crop_to_common)
     scorers = load_scorers(evaluation.metrics, evaluation.setup, cases[0])
     with Cache(output / "cache.jsonl") as cache:
         fill(cases, scorers.ready, cache)
@@ -158,7 +165,10 @@ def _protocol(evaluation: Evaluation, cases: Sequence[Case], scorers: Sequence[S
                 each.metric.name: {"version": each.metric.version, "weights": dict(each.checksums)}
                 for each in scorers
             },
-        },
+        }
+        # Only if it was asked for, so that other results stay comparable with those of before.
+        | ({CROP_TO_COMMON: True} if evaluation.crop_to_common else {}),
+        **({CUT: sum(case.cut is not None for case in cases)} if evaluation.crop_to_common else {}),
         "results_per_image": len(evaluation.preds),
         "folders": {"pred": [path.resolve().name for path in evaluation.preds]}
         | {key: path.resolve().name for key, path in folders.items() if path is not None},

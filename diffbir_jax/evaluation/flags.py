@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.console.numbers import whole
+from diffbir_jax.console.numbers import count, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.evaluation.suites.flags import SUITE_ONLY, add_suite_flags
+from diffbir_jax.imaging.photo import MAX_PIXELS
 
 if TYPE_CHECKING:
     from diffbir_jax.evaluation.metric import Metric
@@ -23,7 +24,7 @@ ELSEWHERE = {
 }
 # The modes of each flag that does not fit all modes.
 FITTING = {
-    **dict.fromkeys(("gt", "lq", "crop_border", "name"), ("pred",)),
+    **dict.fromkeys(("gt", "lq", "crop_border", "name", "max_pixels", "crop_to_common"), ("pred",)),
     **dict.fromkeys(("metrics", "metric_weights"), ("pred", "suite")),
     **dict.fromkeys(SUITE_ONLY, ("suite",)),
 }
@@ -109,6 +110,14 @@ def add_folder_flags(group: argparse._ArgumentGroup) -> None:
     add("--gt", type=Path, metavar="DIR", help=gt)
     lq = "folder of the images that were restored, with the same names, for the report (default: none)"
     add("--lq", type=Path, metavar="DIR", help=lq)
+    most = f"refuse images with more pixels than this, as a guard against decompression bombs (default: {MAX_PIXELS})"
+    add("--max-pixels", type=count, metavar="N", help=most)
+    common = (
+        "cut results that are a pixel larger or smaller than their ground truths to the common size, at the right and "
+        "at the bottom (default: such results are an error)"
+    )
+    # None and not False, so that the flag is known to be given.
+    add("--crop-to-common", action="store_true", default=None, help=common)
 
 
 def add_scoring_flags(group: argparse._ArgumentGroup) -> None:

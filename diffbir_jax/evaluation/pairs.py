@@ -6,14 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from diffbir_jax.batch.names import ASIDE
 from diffbir_jax.files.digest import sha256
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.listing import find_images
+from diffbir_jax.imaging.photo import MAX_PIXELS
 from diffbir_jax.imaging.reading import read_image
 
+# Pixels per side that `--crop-to-common` may cut off: rounding of sizes explains one.
+SPARE = 1
+Size = tuple[int, int]
 # A message lists this many names and counts the rest.
 SHOWN = 3
 
@@ -28,6 +33,8 @@ class Case:
         gt: its ground truth, or None.
         lq: the input of the restoration, or None.
         digests: SHA-256 of the files of `preds` and `gt`; only in checked cases.
+        cut: (height, width) to which its images are cut, from the top left corner; None if they are of one size.
+        max_pixels: largest number of pixels of a file.
     """
 
     name: str
@@ -35,6 +42,13 @@ class Case:
     gt: Path | None = None
     lq: Path | None = None
     digests: Mapping[Path, str] = field(default_factory=dict)
+    cut: Size | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def read(self, path: Path) -> np.ndarray:
+        """Read one of its images, (H, W, 3) uint8, as it is scored; ImageFileError if that fails."""
+        image = read_image(path, self.max_pixels)
+        return image if self.cut is None else image[: self.cut[0], : self.cut[1]]
 
     @property
     def scored(self) -> tuple[Path, ...]:
@@ -88,12 +102,20 @@ def find_cases(
     ]
 
 
-def check_cases(cases: Sequence[Case]) -> list[Case]:
+def check_cases(
+    cases: Sequence[Case], max_pixels: int = MAX_PIXELS, crop_to_common: bool = False
+) -> list[Case]:
     """Read all images once; return the cases with `digests`.
+
+    Args:
+        cases: as `find_cases` returns them.
+        max_pixels: largest number of pixels of a file.
+        crop_to_common: cut images of a case whose sides differ by one pixel to the common size (`Case.cut`).
 
     Raises:
         ImageFileError: an image cannot be read, or sizes of one case differ.
     """
+    cases = [replace(case, max_pixels=max_pixels) for case in cases]
     with ThreadPoolExecutor() as pool:
         # Threads help, because decoding and hashing release Python's lock.
         looked = tqdm(pool.map(_look, cases), "checking", len(cases), unit="image", disable=None, leave=False)
@@ -102,28 +124,36 @@ def check_cases(cases: Sequence[Case]) -> list[Case]:
         more = len(unreadable) - 1
         raise ImageFileError(f"{unreadable[0]}" + f" ({more} more cannot be read)" * bool(more))
     facts = [each for each in seen if not isinstance(each, ImageFileError)]
+    if crop_to_common:
+        cases = [replace(case, cut=_common(sizes)) for case, (sizes, _) in zip(cases, facts)]
     if odd := [text for case, (sizes, _) in zip(cases, facts) if (text := _odd_size(case, sizes))]:
         raise ImageFileError(
             f"{len(odd)} of {len(cases)} images differ in size from what they are compared with: {_few(odd)}; "
-            "give images of one size (width x height)"
+            f"give images of one size (width x height); --crop-to-common cuts a difference of {SPARE} pixel per side"
         )
     return [replace(case, digests=digests) for case, (_, digests) in zip(cases, facts)]
-
-
-Size = tuple[int, int]
 
 
 def _look(case: Case) -> tuple[list[Size], dict[Path, str]] | ImageFileError:
     """(Height, width) and digests of a case's files, or the error if one cannot be read."""
     try:
-        sizes = [read_image(path).shape[:2] for path in case.scored]
+        sizes = [case.read(path).shape[:2] for path in case.scored]
         return sizes, {path: sha256(path) for path in case.scored}  # pyright: ignore[reportReturnType]
     except ImageFileError as error:
         return error
 
 
+def _common(sizes: Sequence[Size]) -> Size | None:
+    """Return the size that all images have a part of, if they differ by `SPARE` pixels at most; else None."""
+    heights, widths = zip(*sizes)
+    near = max(heights) - min(heights) <= SPARE and max(widths) - min(widths) <= SPARE
+    return (min(heights), min(widths)) if near and len(set(sizes)) > 1 else None
+
+
 def _odd_size(case: Case, sizes: Sequence[Size]) -> str:
     """Describe the first file with another size than the ground truth (without one: than the first result)."""
+    if case.cut is not None:
+        return ""
     # `scored` lists the ground truth last.
     wanted = sizes[-1] if case.gt is not None else sizes[0]
     for path, size in zip(case.preds, sizes):

@@ -17,6 +17,7 @@ from diffbir_jax.evaluation.suites.run import run_suite
 from diffbir_jax.evaluation.tables import make_tables, markdown, write_tables
 from diffbir_jax.files.folders import make_folder
 from diffbir_jax.files.writing import replace_file
+from diffbir_jax.imaging.photo import MAX_PIXELS
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,7 +39,8 @@ def run_folders(args: argparse.Namespace) -> int:
         # Several seeds allow a deviation of pixels, so it is a column even if nobody asks.
         metrics = tuple(dict.fromkeys((*metrics, *select(["lstd"]))))
     name = args.name or default_name(args.pred)
-    result = evaluate(Evaluation(name, args.pred, args.output, metrics, args.gt, args.lq, setup))
+    reading = {"max_pixels": args.max_pixels or MAX_PIXELS, "crop_to_common": bool(args.crop_to_common)}
+    result = evaluate(Evaluation(name, args.pred, args.output, metrics, args.gt, args.lq, setup, **reading))
     print(publish([result], args.output, args), end="")
     # The exit code tells scripts that a requested score is missing; by default some need larger images.
     missing = [metric for metric in metrics if metric.name not in result.summary]

@@ -24,7 +24,6 @@ from diffbir_jax.evaluation.cache import Cache, Outcome
 from diffbir_jax.evaluation.metric import Kind, Metric, SetScore, Setup, UnavailableError
 from diffbir_jax.evaluation.pairs import Case
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.reading import read_image
 from diffbir_jax.weights.safetensors import checksum
 
 
@@ -54,7 +53,8 @@ class Scorer:
 
     def key(self, case: Case, paths: Sequence[Path]) -> str:
         """Return the cache's key for the score of these files of a case."""
-        return _digest([self.stamp, *(case.digests[path] for path in paths)])
+        cut = [] if case.cut is None else [list(case.cut)]
+        return _digest([self.stamp, *(case.digests[path] for path in paths), *cut])
 
 
 class Scorers(NamedTuple):
@@ -144,12 +144,14 @@ def set_keys(cases: Sequence[Case], scorer: Scorer) -> list[str]:
     """The keys of a "set" metric's scores, one per seed."""
     truths = [case.digests[case.gt] for case in cases if case.gt is not None]
     seeds = zip(*([case.digests[pred] for pred in case.preds] for case in cases))
-    return [_digest([scorer.stamp, list(seed), truths]) for seed in seeds]
+    cuts = [list(case.cut) if case.cut else None for case in cases]
+    more = [cuts] if any(cuts) else []
+    return [_digest([scorer.stamp, list(seed), truths, *more]) for seed in seeds]
 
 
 def _fill_case(case: Case, scorers: Sequence[Scorer], cache: Cache) -> None:
     # Each file is read once per case, for all metrics.
-    read = functools.cache(read_image)
+    read = functools.cache(case.read)
     for scorer in scorers:
         for paths in inputs(scorer.metric.kind, case):
             if (key := scorer.key(case, paths)) not in cache:
@@ -186,7 +188,8 @@ def _fill_sets(cases: Sequence[Case], scorer: Scorer, cache: Cache) -> None:
 
     def features(paths: Sequence[Path | None]) -> np.ndarray:
         bar = tqdm(paths, f"features of {scorer.metric.title}", unit="image", disable=None, leave=False)
-        return np.stack([function.features(read_image(path)) for path in bar if path is not None])
+        read = (case.read(path) for case, path in zip(cases, bar) if path is not None)
+        return np.stack([function.features(image) for image in read])
 
     # Lazy: if the predictions fail, the ground truths are never processed.
     truths = functools.cache(lambda: features([case.gt for case in cases]))

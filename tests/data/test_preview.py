@@ -1,3 +1,4 @@
+import argparse
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffbir_jax.data.example import DataError
+from diffbir_jax.data.preview import __main__ as preview
 from diffbir_jax.data.preview import pairs
 from diffbir_jax.data.setup import make_loaders
 
@@ -128,3 +130,32 @@ def test_the_command_shows_a_configuration_and_names_what_is_wrong(settings, tmp
     wrong = call("--config.data.source.path=absent")
     assert wrong.returncode == 1
     assert re.fullmatch(r"diffbir data preview: .*absent.*\n", wrong.stderr)
+
+
+def test_any_folder_of_photos_is_shown(
+    settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """Of any size, from any working folder, with the captions beside them, into a folder that is not there."""
+    folder, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    for path in (folder, elsewhere):
+        path.mkdir()
+    for i in range(3):
+        (tmp_path / f"{i}.png").rename(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a cat")
+    monkeypatch.chdir(elsewhere)
+    data = settings | {
+        "source": {"kind": "folder", "path": "../photos"},
+        "crop": {"kind": "none", "size": SIZE},
+    }
+    flags = argparse.Namespace(
+        photos="../photos", held_out=False, first=0, number=2, output="new/grid.png", stats=False
+    )
+    preview.run({"data": data, "seed": 0}, flags)
+    shown = capsys.readouterr()
+    assert (elsewhere / "new/grid.png").is_file() and shown.out.count("prompt 'a cat'") == 2
+    assert "data.crop.kind is none" in shown.err and shown.err.count("\n") == 1
+
+
+def test_a_configuration_without_a_source_is_told():
+    with pytest.raises(DataError, match="cuts photos by itself .data.folder. and has no data.source"):
+        preview.shown({"folder": "photos"}, True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image as Pillow
 
 from diffbir_jax.cli import evaluate
 from diffbir_jax.console import process
@@ -11,6 +12,7 @@ from diffbir_jax.evaluation import run
 from diffbir_jax.evaluation.metric import Metric
 from diffbir_jax.evaluation.registry import METRICS
 from diffbir_jax.evaluation.result import read_result
+from diffbir_jax.imaging.reading import read_image
 from tests.evaluation.folders import fill_folder, save
 
 FILES = {"result.json", "images.csv", "table.md", "table.tex", "cache.jsonl"}
@@ -117,6 +119,29 @@ def test_the_report_gets_files_that_can_be_found(here: Path, monkeypatch: pytest
     ]
 
 
+def test_results_a_pixel_larger_are_cut_if_asked(here: Path, capsys: pytest.CaptureFixture):
+    save(here / "pred/b.png", 3, side=(17, 16))
+    flags = ("--pred", "pred", "--gt", "gt", "--output", "out", *PLAIN)
+    assert "b.png is 16x17, not 16x16; give images of one size" in refused(capsys, *flags)
+    assert call(*flags, "--crop-to-common") == 0
+    assert "; 1 image cut to the common size." in capsys.readouterr().out
+    result = read_result(here / "out/result.json")
+    assert (
+        result.protocol["images_cut_to_common"] == 1 and result.protocol["scoring"]["crop_to_common"] is True
+    )
+    cut = result.images[1].scores
+    Pillow.fromarray(read_image(here / "pred/b.png")[:16]).save(here / "pred/b.png")
+    assert call(*flags) == 0
+    plain = read_result(here / "out/result.json")
+    assert plain.images[1].scores == cut and "images_cut_to_common" not in plain.protocol
+
+
+def test_the_limit_of_pixels_is_a_flag(here: Path, capsys: pytest.CaptureFixture):
+    flags = ("--pred", "pred", "--gt", "gt", "--output", "out", *PLAIN, "--max-pixels")
+    assert "more than the limit of 255" in refused(capsys, *flags, "255")
+    assert call(*flags, "256") == 0
+
+
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
@@ -127,6 +152,9 @@ def test_the_report_gets_files_that_can_be_found(here: Path, monkeypatch: pytest
             "--runs a b --crop-border 0",
             "--crop-border goes with --pred, not with --runs",
         ),
+        ("--suite tiny --output o --max-pixels 9", "--max-pixels goes with --pred, not with --suite"),
+        ("--runs a b --crop-to-common", "--crop-to-common goes with --pred, not with --runs"),
+        ("--pred p --output o --max-pixels 0", "'0' given, allowed are whole numbers above 0"),
         ("--pred p --output o --crop-border -1", "'-1' given, allowed are whole numbers from 0"),
         ("--pred p --output o --metrics psnr,nope", "no such metric: nope; allowed are psnr, "),
         ("--pred p --output o --metrics ,", "no metric given; allowed are psnr, "),

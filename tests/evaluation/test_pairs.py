@@ -1,9 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffbir_jax.evaluation.pairs import check_cases, find_cases
 from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging.reading import read_image
 from tests.evaluation.folders import fill_folder, save
 
 
@@ -126,3 +128,30 @@ def test_checked_cases_know_the_contents_of_their_files(tmp_path: Path):
     a, b = check_cases(find_cases([pred], gt))
     assert set(a.digests) == set(a.scored)
     assert a.digests[gt / "a.png"] == b.digests[pred / "b.png"] != b.digests[gt / "b.png"]
+
+
+@pytest.mark.parametrize("side", [(17, 16), (16, 17), (17, 17), (16, 16)])
+def test_a_pixel_more_or_less_is_cut_to_the_common_size(tmp_path: Path, side: tuple[int, int]):
+    pred, gt = save(tmp_path / "pred" / "a.png", side=side), save(tmp_path / "gt" / "a.png", 5, (17, 17))
+    (case,) = check_cases(find_cases([tmp_path / "pred"], tmp_path / "gt"), crop_to_common=True)
+    assert case.cut == (None if side == (17, 17) else side)
+    for path in (pred, gt):
+        np.testing.assert_array_equal(case.read(path), read_image(path)[: side[0], : side[1]])
+
+
+@pytest.mark.parametrize("side", [(18, 16), (16, 14), (18, 18)])
+def test_two_pixels_are_not_cut(tmp_path: Path, side: tuple[int, int]):
+    height, width = max(16, side[0]), max(16, side[1])
+    save(tmp_path / "pred" / "a.png", side=(height, width))
+    save(tmp_path / "gt" / "a.png", side=(height - side[0] + 16, width - side[1] + 16))
+    with pytest.raises(
+        ImageFileError, match="differ in size .*; --crop-to-common cuts a difference of 1 pixel"
+    ):
+        check_cases(find_cases([tmp_path / "pred"], tmp_path / "gt"), crop_to_common=True)
+
+
+def test_large_images_are_refused_by_the_limit(tmp_path: Path):
+    pred = fill_folder(tmp_path / "pred", ["a.png"])
+    assert check_cases(find_cases([pred]), max_pixels=256)
+    with pytest.raises(ImageFileError, match="a.png: is 16x16 = 256 pixels, more than the limit of 255"):
+        check_cases(find_cases([pred]), max_pixels=255)

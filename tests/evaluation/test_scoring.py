@@ -262,3 +262,30 @@ def test_files_below_the_output_are_relative(folders: Path):
     (folders / "inner").rename(folders / "out/pred")
     result = score(folders, select(["psnr"]), preds="out/pred")
     assert result.images[0].files == {"pred": "pred/a.png", "gt": str(folders / "gt/a.png")}
+
+
+def test_scores_of_a_cut_image_are_kept_apart(folders: Path):
+    """From those of the whole image, and of other cuts."""
+    counted = Counted()
+    single = [counted.metric(kind="single")]
+    save(folders / "pred/b.png", 20, (17, 17))
+    score(folders, single, gt=None)
+    assert counted.calls == 3
+    for side, calls in (((16, 17), 4), ((17, 16), 5), ((16, 17), 5), ((17, 17), 5)):
+        save(folders / "gt/b.png", side=side)
+        score(folders, single, crop_to_common=True)
+        assert counted.calls == calls
+
+
+def test_sets_see_images_of_the_common_size(folders: Path):
+    seen = []
+
+    def features(image: np.ndarray) -> np.ndarray:
+        seen.append(image.shape)
+        return np.array([float(image.shape[0])])
+
+    metric = Metric("d", "D", "set", "lower", lambda setup: SetScore(features, lambda a, b: len(seen)))
+    assert score(folders, [metric]).summary["d"].mean == 6
+    save(folders / "pred/b.png", 3, (17, 16))
+    assert score(folders, [metric], crop_to_common=True).summary["d"].mean == 12
+    assert seen == [(16, 16, 3)] * 12

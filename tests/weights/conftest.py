@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from diffbir_jax.weights import download
 from tests.weights.server import Server
 
 
@@ -12,7 +11,6 @@ from tests.weights.server import Server
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for variable in ("DIFFBIR_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(download, "CHUNK", 1000)  # drops in these tests are at multiples of it
     server = Server(monkeypatch)
     yield server
     server.http.shutdown()

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import io
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,20 @@ import pytest
 
 from diffbir_jax.weights import REGISTRY, WeightFile, fetch
 
-CONTENT = b"PK" + bytes(range(2, 256)) + bytes(range(256)) * 4095  # 1 MiB, which begins as PyTorch's files do
+
+def archive(size: int, member: bytes = bytes(range(256))) -> bytes:
+    """A zip archive of `size` bytes, as PyTorch's files are; other members make others of the same size."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        file.writestr("data.pkl", b"")
+    content = (member * (size // len(member)))[: size - len(stream.getvalue())]
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        file.writestr("data.pkl", content)
+    return stream.getvalue()
+
+
+CONTENT = archive(1 << 20)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 NAME = "some.pth"
 

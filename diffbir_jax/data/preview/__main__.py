@@ -13,6 +13,7 @@ from diffbir_jax.console.config_flags import add_config_flags, parse, read_confi
 from diffbir_jax.console.errors import EXPECTED
 from diffbir_jax.console.numbers import count, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
+from diffbir_jax.data.example import DataError
 
 PROG = "diffbir data preview"
 
@@ -51,6 +52,27 @@ def make_parser() -> Parser:
     return parser
 
 
+def shown(data: Mapping[str, Any], photos: bool) -> dict[str, Any]:
+    """Return the settings of the data, with random crops if a configuration for ready crops is shown on photos.
+
+    Raises:
+        DataError: the configuration has no data source.
+    """
+    if "source" not in data:
+        raise DataError(
+            "this configuration cuts photos by itself (data.folder) and has no data.source to show; give one that has, "
+            "such as --config bsr"
+        )
+    if not photos or data["crop"]["kind"] != "none":
+        return dict(data)
+    print(
+        f"{PROG}: data.crop.kind is none, for images of one size; shown with random, as photos have any size. To train "
+        "on them give --config.data.crop.kind=random too.",
+        file=sys.stderr,
+    )
+    return dict(data) | {"crop": dict(data["crop"]) | {"kind": "random"}}
+
+
 def run(config: Mapping[str, Any], args: argparse.Namespace) -> None:
     """Show what `config` trains on, as the flags ask.
 
@@ -62,7 +84,7 @@ def run(config: Mapping[str, Any], args: argparse.Namespace) -> None:
     from diffbir_jax.data.preview.pairs import show, time_loader, time_stages
     from diffbir_jax.data.setup import make_loaders
 
-    train, held_out = make_loaders(config["data"], config["seed"])
+    train, held_out = make_loaders(shown(config["data"], bool(args.photos)), config["seed"])
     loader = held_out if args.held_out else train
     show(loader.items, args.first, args.number, Path(args.output).expanduser())
     if args.stats:

@@ -1,9 +1,10 @@
 """Image files by their paths: from a folder or from a list."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from diffbir_jax.data.example import DataError, Example
+from diffbir_jax.data.sources.beside import TABLES, read_caption, table_captions, text_of
 from diffbir_jax.data.sources.files import (
     check_some_exist,
     folder_of,
@@ -20,35 +21,52 @@ from diffbir_jax.imaging.listing import SUFFIXES, find_images
 
 
 class FileSource:
-    """Image files without captions. About 0.1 KB of memory per file, in every process."""
+    """Image files. About 0.1 KB of memory per file and the captions of a table, in every process."""
 
-    def __init__(self, root: str, names: Sequence[str]):
+    def __init__(
+        self,
+        root: str,
+        names: Sequence[str],
+        texts: Container[str] = (),
+        captions: Mapping[str, Mapping[str, str]] | None = None,
+    ):
         """Take the files.
 
         Args:
             root: path or URL of the folder of `names`.
             names: paths below it; absolute paths and URLs are allowed.
+            texts: text files that exist below it; one beside an image (`text_of`) is its short caption.
+            captions: captions by name and kind; a text file comes before its short one.
         """
-        self._root, self._names = root, names
+        self._root, self._names, self._captions = root, names, captions or {}
+        # A byte per image takes less memory than a set of names.
+        self._described = bytes(text_of(name) in texts for name in names)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Example:
-        """Read file `index`; BrokenExampleError if that fails."""
-        url = join(self._root, self._names[index])
-        return Example(url, read(url))
+        """Read file `index` and its caption; BrokenExampleError if that fails."""
+        name = self._names[index]
+        captions = dict(self._captions.get(name, {}))
+        if self._described[index] and (text := read_caption(join(self._root, text_of(name)))):
+            captions["short"] = text
+        url = join(self._root, name)
+        return Example(url, read(url), captions)
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the names, without the root: data may move."""
-        return digest(self._names)
+        """Digest of the names and of a table's captions, without the root: data may move."""
+        texts = [text_of(name) for name, flag in zip(self._names, self._described) if flag]
+        table = [part for name in sorted(self._captions) for part in (name, *self._captions[name].items())]
+        return digest([*self._names, *texts, *table])
 
 
 def folder(path: str) -> FileSource:
     """Make a source of the images in a folder and all folders below it, by name.
 
-    Files are chosen by suffix (`imaging.listing.SUFFIXES`), in upper or lower case; hidden files are left out.
+    Files are chosen by suffix (`imaging.listing.SUFFIXES`), in upper or lower case; hidden files are left out. A `.txt`
+    of an image's name is its short caption; so are rows of a table in the folder (`beside.TABLES`).
 
     Args:
         path: the folder, or a URL of one.
@@ -56,25 +74,30 @@ def folder(path: str) -> FileSource:
     Raises:
         DataError: it is missing, holds no image, or cannot be listed.
     """
-    names = _local(path) if is_local(path) else _remote(path)
-    return FileSource(path, names)
+    names, others = _local(path) if is_local(path) else _remote(path)
+    texts = {name for name in others if name.endswith(".txt")}
+    table = next((name for name in TABLES if name in others), None)
+    return FileSource(path, names, texts, table_captions(path, table, names) if table else None)
 
 
-def _local(path: str) -> list[str]:
+def _local(path: str) -> tuple[list[str], set[str]]:
+    """Return the images of a folder, and the texts and tables that may describe them."""
     root = Path(locate(path)[1])
     try:
         # Paths relative to the folder take less memory; there may be millions.
         cut = len(str(root).rstrip("/")) + 1
-        return [str(image)[cut:] for image in find_images(root)]
+        names = [str(image)[cut:] for image in find_images(root)]
     except ImageFileError as error:
         raise DataError(str(error)) from None
+    tables = {name for name in TABLES if (root / name).is_file()}
+    return names, tables | {text for name in names if (root / (text := text_of(name))).is_file()}
 
 
-def _remote(path: str) -> list[str]:
+def _remote(path: str) -> tuple[list[str], set[str]]:
     with whole(path):
         system, root = locate(path)
         found = system.find(root)
-    names = (name[len(root) :].lstrip("/") for name in found)
+    names = [name[len(root) :].lstrip("/") for name in found]
     # Sorted by parts, the order of a local folder: "a/b" before "a.b".
     parts = sorted(name.split("/") for name in names if name.lower().endswith(SUFFIXES))
     images = ["/".join(each) for each in parts if not any(part.startswith(".") for part in each)]
@@ -82,7 +105,7 @@ def _remote(path: str) -> list[str]:
         raise DataError(
             f"{path}: holds no image file; give a folder with files ending in {', '.join(SUFFIXES)}"
         )
-    return images
+    return images, {name for name in names if name.endswith(".txt") or name in TABLES}
 
 
 def listed(path: str, root: str | None = None) -> FileSource:

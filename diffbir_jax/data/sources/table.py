@@ -1,9 +1,11 @@
-"""Tables of image paths and captions: Parquet and CSV, read by pyarrow."""
+"""Tables of image paths and captions: Parquet, CSV and JSON lines, in pyarrow's memory."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from diffbir_jax.data.captions import MISSING
 from diffbir_jax.data.example import DataError, Example
+from diffbir_jax.data.sources.beside import rows_of
 from diffbir_jax.data.sources.files import (
     check_some_exist,
     find_shards,
@@ -15,7 +17,7 @@ from diffbir_jax.data.sources.files import (
 )
 from diffbir_jax.data.sources.shared import digest, extra
 
-SUFFIXES = (".parquet", ".csv")
+SUFFIXES = (".parquet", ".csv", ".jsonl")
 SHORT, LONG = "short", "long"
 
 
@@ -33,10 +35,12 @@ class TableSource:
         """Read the tables and concatenate them. Rows without a path are left out.
 
         Args:
-            path: `.parquet` and `.csv` files (UTF-8, with a header): paths, URLs, globs, folders, ranges.
+            path: `.parquet`, `.csv` (UTF-8, with a header) and `.jsonl` files (an object per line): paths, URLs, globs,
+                folders, ranges.
             root: folder of relative image paths; by default the folder of the first table.
             path_column: the column of paths.
-            short_column: the column of short captions; by default `short`, if it exists. Null becomes "".
+            short_column: the column of short captions; by default `short`, if it exists. Cells that are
+                null, empty, `None`, `NaN` or `null` are no captions.
             long_column: the column of long captions; by default `long`, if it exists.
 
         Raises:
@@ -89,9 +93,12 @@ def _read(file: str, wanted: dict[str, str | None]) -> Any:
                 else column.cast(arrow.large_string())
             )
         # One missing text must not make a column null in one table and text in the next.
-        texts[kind] = compute.fill_null(text, "")
+        text = compute.fill_null(text, "")
+        words = compute.utf8_lower(compute.utf8_trim_whitespace(text))
+        missing = compute.is_in(words, value_set=arrow.array(MISSING, arrow.large_string()))
+        texts[kind] = compute.if_else(missing, "", text)
     table = arrow.table(texts)
-    return table.filter(compute.not_equal(compute.utf8_trim_whitespace(table["path"]), ""))
+    return table.filter(compute.not_equal(table["path"], ""))
 
 
 def _columns(file: str, wanted: dict[str, str | None]) -> tuple[list[str], dict[str, Any]]:
@@ -107,9 +114,28 @@ def _columns(file: str, wanted: dict[str, str | None]) -> tuple[list[str], dict[
         elif file.lower().endswith(".csv"):
             table = _read_csv(stream, chosen)
             names = table.column_names
+        elif file.lower().endswith(".jsonl"):
+            table = _read_objects(file, chosen)
+            names = table.column_names
         else:
             raise DataError(f"{file}: is no table of a known kind; give {' or '.join(SUFFIXES)}")
     return names, {name: table[name] for name in names if name in chosen}
+
+
+def _read_objects(file: str, chosen: set[str]) -> Any:
+    """Read JSON lines; chosen columns are text, others are empty. Rows need not have the same keys."""
+    arrow = extra("pyarrow", "tables")
+    # Not pyarrow.json: it refuses NaN, which Python writes, and columns of two types.
+    rows = list(rows_of(file))
+    names = dict.fromkeys(key for row in rows for key in row)
+    if not names:
+        raise DataError(f"{file}: is empty; give a file with an object per line")
+
+    def cell(value: Any) -> str | None:
+        return None if value is None else str(value)
+
+    columns = {name: [cell(row.get(name)) if name in chosen else None for row in rows] for name in names}
+    return arrow.table({name: arrow.array(column, arrow.large_string()) for name, column in columns.items()})
 
 
 def _read_csv(stream: Any, chosen: set[str]) -> Any:

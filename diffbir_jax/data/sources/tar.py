@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from diffbir_jax.data.captions import clean
 from diffbir_jax.data.example import BrokenExampleError, DataError, Example
 from diffbir_jax.data.sources.files import find_shards, locate, read, reason, whole
 from diffbir_jax.data.sources.shared import digest
@@ -112,8 +113,8 @@ def _captions(text: bytes, record: bytes, name: str) -> dict[str, str]:
         fields = json.loads(record or b"{}")
         if not isinstance(fields, Mapping):
             raise ValueError("the .json is no map")
-        short = fields.get("short") or fields.get("caption") or text.decode().strip()
-        found = {"short": short, "long": fields.get("long")}
+        texts = (fields.get("short"), fields.get("caption"), text.decode())
+        found = {"short": next(filter(None, map(clean, texts)), ""), "long": clean(fields.get("long"))}
     except ValueError as error:
         raise BrokenExampleError(f"{name}: its captions cannot be read ({reason(error)})") from None
-    return {kind: str(caption) for kind, caption in found.items() if caption}
+    return {kind: caption for kind, caption in found.items() if caption}

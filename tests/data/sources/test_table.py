@@ -71,6 +71,53 @@ def test_categories_are_texts(place: str) -> None:
     check_reads(source, [png(0)] * 2, [{"short": "cat"}, {}], lambda i: "0.png")
 
 
+EMPTY = {
+    "image_path": ["0.png", "b/1.png", "2.png", "NaN"],
+    "short": ["None", " nan ", "a cat", "x"],
+    "long": ["", "NULL", "<NA>", "x"],
+}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_words_that_programs_write_for_no_text_are_none(place: str, suffix: str) -> None:
+    source = make_source({"kind": "table", "path": write(f"{place}/t.{suffix}", EMPTY)})
+    check_reads(source, [png(0), png(1), png(2)], [{}, {}, {"short": "a cat"}], lambda i: ".png")
+
+
+def test_a_column_of_numbers_that_are_none_is_no_caption(place: str) -> None:
+    """As pandas writes a column without any text."""
+    path = write(f"{place}/t.parquet", {"image_path": ["0.png"], "short": [float("nan")]})
+    check_reads(make_source({"kind": "table", "path": path}), [png(0)], [{}], lambda i: "0.png")
+
+
+LINES = """{"image_path": "0.png", "short": "a\\ncat"}
+
+{"image_path": "b/1.png", "short": NaN, "long": null, "id": 3}
+{"image_path": null, "short": "nobody"}
+{"image_path": "2.png", "long": 7}
+"""
+
+
+def test_lines_of_json_are_a_table(place: str) -> None:
+    source = make_source({"kind": "table", "path": put(f"{place}/t.jsonl", LINES)})
+    check_reads(source, [png(0), png(1), png(2)], [{"short": "a\ncat"}, {}, {"long": "7"}], lambda i: ".png")
+    check_copies(source)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "t.jsonl: is empty; give a file with an object per line"),
+        ('{"image_path": "0.png"}\n{', "t.jsonl: cannot be read .line 2 is no JSON"),
+        ("[1]", "t.jsonl: cannot be read .line 1 is no object"),
+        ('{"file": "0.png"}', "t.jsonl: has no column image_path for path; it has file"),
+    ],
+)
+def test_lines_that_are_no_table_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make_source({"kind": "table", "path": put(tmp_path / "t.jsonl", content)})
+
+
 def test_the_fingerprint_covers_the_captions(place: str) -> None:
     one = make_source({"kind": "table", "path": write(f"{place}/1.csv", ROWS)})
     two = make_source({"kind": "table", "path": write(f"{place}/2.parquet", ROWS)})

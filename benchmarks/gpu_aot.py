@@ -10,7 +10,6 @@ by the files in benchmarks/targets/, by their published numbers. Kernels are cho
 
 import argparse
 import dataclasses
-import json
 import re
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from jax.experimental import topologies
 from jax.experimental.layout import Format, Layout
 
 from benchmarks.pod_programs import SAMPLING, Program, sampling, training_step
+from benchmarks.results import Results
 from diffbir_jax.models import attention
 from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.models.presets import get_preset
@@ -160,23 +160,25 @@ def main() -> None:
     if args.attention != "auto":
         attention.choose = lambda *_: args.attention
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
-    known = json.loads(args.results.read_text()) if args.results.is_file() else {}
+    results = Results(args.results, compile_case, row)
     for target in args.targets:
         for guidance in args.guidance if args.program == "sample" else (0.0,):
-            case = Case(args.preset, args.program, target, args.batch, args.side, guidance, args.precision,
-                        args.attention, args.layouts)  # fmt: skip
-            if case.name not in known:
-                known[case.name] = compile_case(case)
-                args.results.parent.mkdir(parents=True, exist_ok=True)
-                args.results.write_text(json.dumps(known, indent=1))
-            print(row(case, known[case.name]), flush=True)
+            results(case_of(args, target, guidance))
+
+
+def case_of(args: argparse.Namespace, target: str, guidance: float) -> Case:
+    """Return a case of a command line; training has one size and precision, and arguments as they are given."""
+    if args.program == "train":
+        return Case(args.preset, args.program, target, args.batch, attention=args.attention, layouts="rows")
+    settings = (args.side, guidance, args.precision, args.attention, args.layouts)
+    return Case(args.preset, args.program, target, args.batch, *settings)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
-    add("--preset", choices=("tiny", "v1", "v2", "v2.1"), default="v2.1")
+    add("--preset", choices=("v1", "v2", "v2.1"), default="v2.1")
     add("--program", choices=("train", "sample"), default="sample")
     add("--targets", nargs="+", choices=sorted(file.stem for file in TARGETS.glob("*.txt")), default=["h100"])
     add("--batch", type=int, default=1, metavar="N", help="images (default: %(default)s)")

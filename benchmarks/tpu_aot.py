@@ -9,7 +9,6 @@ compiled is kept in `--results` and not compiled again. `--search` looks for the
 
 import argparse
 import dataclasses
-import json
 import re
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from jax.experimental import topologies
 
 from benchmarks.collectives import collectives
 from benchmarks.pod_programs import Program, sampling, training_step
+from benchmarks.results import Results
 from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.sharding import make_mesh
@@ -149,24 +149,6 @@ def _line(cells: Any) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-class Results:
-    """A JSON file of what was compiled, by case."""
-
-    def __init__(self, path: Path):
-        """Read the file, if there is one."""
-        self.path = path
-        self.found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def __call__(self, case: Case) -> dict[str, Any]:
-        """Look a case up, or compile it, keep it, and print its row."""
-        if case.name not in self.found:
-            self.found[case.name] = compile_case(case)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(self.found, indent=1))
-        print(row(case, self.found[case.name]), flush=True)
-        return self.found[case.name]
-
-
 def largest(memory: Callable[[int], float], limit: float) -> int:
     """The largest batch whose program fits, 0 if none does.
 
@@ -204,7 +186,7 @@ def main() -> None:
     parser.add_argument("--search", action="store_true", help="find the largest batch that fits a chip")
     parser.add_argument("--results", type=Path, default=Path("work/tpu_aot.json"))
     args = parser.parse_args()
-    results = Results(args.results)
+    results = Results(args.results, compile_case, row)
     print(f"{_line(HEADER)}\n{_line(['---'] * len(HEADER))}", flush=True)
     for topology in args.topologies:
         case = Case(args.preset, args.program, topology, 1, args.fsdp, args.remat)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.gpu_aot import TARGETS, Case, kinds, largest, row
+from benchmarks.gpu_aot import TARGETS, Case, case_of, kinds, largest, parser, row
 
 HLO = """
 %fusion.1 = (bf16[2,64]{1,0}, f32[8]{0}) fusion(%p), metadata={op_name="jit(f)/norm/mul" stack_frame_id=1}
@@ -42,6 +42,13 @@ def test_a_row_has_the_sum_in_gib() -> None:
         in text
     )
     assert "| 1 MiB (b/c/d) | 3.0 |  | 5 |" in text
+
+
+def test_training_is_compiled_as_it_runs() -> None:
+    """Its program takes the weights as they are given, in one size and precision."""
+    args = parser().parse_args(["--program", "train", "--side", "1024"])
+    case = case_of(args, "h100", 0.5)
+    assert (case.layouts, case.side, case.guidance) == ("rows", 512, 0.0)
 
 
 def test_targets_are_of_four_kinds() -> None:

@@ -18,6 +18,7 @@ from diffbir_jax.batch.settings import (
 )
 from diffbir_jax.batch.sidecar import Sidecar, Source, read_record
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.checked import file_name
 from diffbir_jax.files.digest import sha256, weights_record
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import device, versions
@@ -60,7 +61,7 @@ def repeated_job(settings: Settings, record: Sidecar) -> Job:
     """
     if settings.fidelity_mask and record.mask is None:
         raise FlagError("--fidelity-mask is given, but the sidecar knows no mask; leave it out")
-    name, stage1 = Path(record.name), settings.recipe.stage1
+    name, stage1 = Path(file_name(record.name)), settings.recipe.stage1
     moved = Path(stage1) if stage1 and stage1 != record.parameters["stage1"] else None
     job = Job(
         find_again(record.input, settings.input, "input"),
@@ -80,7 +81,7 @@ def find_again(entry: Source, place: Path | None, what: str) -> Path:
     Raises:
         ImageFileError: it is missing, or has other bytes.
     """
-    recorded = Path(entry.path)
+    recorded = Path(file_name(entry.path))
     path = recorded if place is None else place / recorded.name if place.is_dir() else place
     if not path.is_file():
         raise ImageFileError(f"{path}: the {what} that the sidecar names is not there; say where it lies now")

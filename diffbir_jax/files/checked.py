@@ -1,6 +1,7 @@
 """JSON files that anybody may have written: checked against a type before anything is done with them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,11 @@ from pydantic import TypeAdapter, ValidationError
 from diffbir_jax.console.errors import UserError
 
 T = TypeVar("T")
+# A byte in a file's name that is no UTF-8, as Python's JSON has it. It is half of a pair, which other readers refuse.
+# So a character at the end of Unicode takes its place until `file_name`.
+_NO_UTF8 = re.compile(rb"(?<!\\ud[89ab][0-9a-f]{2})\\udc([89a-f][0-9a-f])")
+_SHIELD = 0x10FF00
+_SHIELDED = re.compile(f"[{chr(_SHIELD + 0x80)}-{chr(_SHIELD + 0xFF)}]")
 # Bytes of the largest file: results of 100,000 images have fewer.
 MOST = 2**28
 
@@ -28,11 +34,18 @@ def read_checked(path: Path, kind: type[T], what: str, instead: str) -> T:
     try:
         if path.stat().st_size > MOST:
             raise UserError(f"{path}: is no {what} ({path.stat().st_size} bytes); {instead}")
-        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+        return TypeAdapter(kind).validate_json(
+            _NO_UTF8.sub(rb"\\udbff\\udf\1", path.read_bytes()), strict=True
+        )
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {instead}") from None
     except ValidationError as error:
         raise UserError(f"{path}: is no {what} ({_first(error)}); {instead}") from None
+
+
+def file_name(text: str) -> str:
+    """Return a name of a file that `read_checked` has read, with its bytes that are no UTF-8."""
+    return _SHIELDED.sub(lambda found: chr(ord(found[0]) - _SHIELD + 0xDC00), text)
 
 
 def checked(record: Any, kind: type[T]) -> T:

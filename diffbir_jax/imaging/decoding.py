@@ -95,9 +95,7 @@ def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
         samples, icc, warned = _samples(data, kind, image)
         tags = image_tags(image)
         metadata = carried(tags, image.info.get("xmp"), icc, image_dpi(image))
-    # Pillow turns AVIF and HEIC upright by itself.
-    turned = 1 if kind in ("AVIF", "HEIF") else orientation_of(tags)
-    return Decoded(upright(samples, turned), metadata, (*notes, *warned))
+    return Decoded(upright(samples, orientation_of(tags)), metadata, (*notes, *warned))
 
 
 def _samples(data: bytes, kind: str, image: Image.Image) -> tuple[np.ndarray, bytes | None, tuple[str, ...]]:

@@ -11,8 +11,8 @@ from diffbir_jax.files.writing import replace_file
 
 # Ends of the names of two folders beside that of the checkpoints, which belongs to Orbax.
 SEALS, DAMAGED = "_checksums", "_damaged"
-# Orbax writes this file last into a checkpoint.
-_WHOLE = "_CHECKPOINT_METADATA"
+# What tells a checkpoint without checksums from another folder: Orbax's files, the second in older versions.
+_MARKS = ("_CHECKPOINT_METADATA", "default/_METADATA")
 
 
 def seal(folder: Path) -> None:
@@ -31,8 +31,8 @@ def seal(folder: Path) -> None:
 def set_damaged_aside(folder: Path) -> list[str]:
     """Move checkpoints that are newer than the last intact one into another folder; return what is wrong.
 
-    A checkpoint without checksums, of an earlier version or of a run that was killed before it wrote them, is intact if
-    Orbax has finished it.
+    A checkpoint without checksums, of an earlier version or of a run that was killed before it wrote them, counts as
+    intact: Orbax gives a checkpoint its name when it is whole.
     """
     told = []
     for step in sorted(checkpoint_steps(folder), reverse=True):
@@ -72,12 +72,11 @@ def _checksums(folder: Path) -> dict[str, str]:
 def _problem(folder: Path, step: int) -> str:
     """What is wrong with a checkpoint; "" if nothing."""
     place = folder / str(step)
-    if not (place / _WHOLE).is_file():
-        return f"it has no {_WHOLE}, as foreign folders and unfinished checkpoints"
     try:
         wanted = json.loads(_record(folder, step).read_text("utf-8"))
     except FileNotFoundError:
-        return ""
+        known = any((place / mark).is_file() for mark in _MARKS)
+        return "" if known else f"it holds no {' or '.join(_MARKS)}, so something else made it"
     except ValueError:
         return "its checksums cannot be read"
     found = _checksums(place)

@@ -15,7 +15,7 @@ except ImportError:  # Windows, where a second run is not noticed
 
 @contextlib.contextmanager
 def only_run(workdir: Path) -> Iterator[None]:
-    """Within this context no other run can use the folder.
+    """Within this context no other run can use the folder, if its file system and the system have such locks.
 
     Raises:
         UserError: another process trains there.

@@ -85,7 +85,8 @@ class Run:
         """
         options = self.config.train
         due = step == options.steps or (step and step % options.eval_every == 0)
-        done = any(line["step"] == step and "lr" not in line for line in lines)
+        named = [name for line in lines if line["step"] == step for name in line]
+        done = any(name.startswith("validation/") for name in named)
         if agreed(float(due and not done)):
             self._validate(step, state)
 

@@ -198,6 +198,17 @@ def test_files_that_are_no_sidecars(fake: Fake, capsys) -> None:
     assert "a.json: is no sidecar of format 1 (" in complaint(capsys)
 
 
+@pytest.mark.parametrize("name", ["\udcff\udcfe.png", "\U0001f480\u00e9.png", "a\nb.png"])
+def test_names_of_any_bytes_are_found_again(fake: Fake, name: str) -> None:
+    """The skull's JSON ends as a byte that is no UTF-8 begins."""
+    save(Path("a.png"))
+    Path("in").mkdir()
+    Path("a.png").rename(Path("in", name))
+    assert call("--input", "in", "--output", "out") == 0
+    assert again(Path("out", name).with_suffix(".json")) == 0
+    assert Path("again", name).is_file()
+
+
 WRONG = (None, True, -1, 10**30, 1e308, "", "x" * 5000, "../x", "/x", "\0", [], [1, 2, 3], {}, {"a": 1})
 
 

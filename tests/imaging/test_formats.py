@@ -12,6 +12,7 @@ from PIL import Image
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging import decoding
 from diffbir_jax.imaging.decoding import HEAD, kind_of
+from diffbir_jax.imaging.headers import header_size
 from diffbir_jax.imaging.reading import read_photo
 
 RAMP = np.linspace(0, 1, 32 * 40 * 3, dtype=np.float32).reshape(32, 40, 3)
@@ -73,6 +74,25 @@ def test_content_decides(tmp_path: Path, name: str, kind: str) -> None:
     photo = read_photo(save(tmp_path / name, kind))
     assert photo.pixels.shape == SMOOTH.shape and not photo.notes
     assert np.abs(photo.pixels.astype(float) - SMOOTH).mean() < (12 if kind == "GIF" else 4)
+
+
+TURNED = {1: 0, 3: 2, 6: 1, 8: 3}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF", "JXL"])
+def test_orientation_of_other_formats(tmp_path: Path, kind: str, orientation: int) -> None:
+    """Some of Pillow's readers turn images by themselves, others leave that to us."""
+    if kind != "AVIF":
+        pytest.importorskip({"HEIF": "pillow_heif", "JXL": "pillow_jxl"}[kind])
+        decoding._register(kind)
+    exif, wide = Image.Exif(), SMOOTH[:32]
+    exif[0x0112] = orientation
+    turned = np.ascontiguousarray(np.rot90(wide, TURNED[orientation]))
+    Image.fromarray(turned).save(tmp_path / "a", kind, exif=exif.tobytes(), quality=95)
+    photo = read_photo(tmp_path / "a")
+    assert photo.pixels.shape == wide.shape and np.abs(photo.pixels.astype(float) - wide).mean() < 4
+    assert header_size(tmp_path / "a") == wide.shape[:2]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])

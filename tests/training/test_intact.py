@@ -107,6 +107,15 @@ def test_checkpoints_without_checksums_are_taken(saved: Path, tmp_path: Path) ->
     assert sorted(path.stem for path in (beside(folder, SEALS)).iterdir()) == ["2", "4"]
 
 
+def test_a_foreign_folder_without_checksums_is_set_aside(saved: Path, tmp_path: Path) -> None:
+    folder = copied(saved, tmp_path)
+    (folder / "9").mkdir()
+    (folder / "9" / "notes.txt").write_text("mine")
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest == 4 and "something else made it" in checkpoints.damaged[0]
+    assert (beside(folder, DAMAGED) / "9" / "notes.txt").read_text() == "mine"
+
+
 def test_all_damaged_is_a_new_beginning_and_nothing_is_deleted(saved: Path, tmp_path: Path) -> None:
     folder = copied(saved, tmp_path)
     for step in ("2", "4"):

@@ -13,6 +13,7 @@ from diffbir_jax.training import loop, speed
 from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.divergence import ENOUGH, DivergedError, LossGuard
 from diffbir_jax.training.loop import train
+from diffbir_jax.training.run import Run
 from diffbir_jax.training.speed import Stopwatch, compile_step
 from diffbir_jax.training.state import init_state, make_optimizer, make_step
 from diffbir_jax.training.writers import JsonLines, read_lines
@@ -96,6 +97,34 @@ def test_a_resumed_run_knows_its_best(tmp_path):
         ValueError, match=r"holds the best by psnr:max, config\.train\.keep_best is 'psnr:min'"
     ):
         train(config(keep_best="psnr:min"), tmp_path)
+
+
+def test_a_validation_that_a_kill_prevented_is_made_up_for(tmp_path, monkeypatch):
+    """And the best state is kept, as without the kill; what was done is not done again."""
+    validate, calls = Run._validate, []
+
+    def killed(run, step, state):
+        if step == 4:
+            raise RuntimeError("killed")
+        validate(run, step, state)
+
+    monkeypatch.setattr(Run, "_validate", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(config(keep_best="psnr:max"), tmp_path)
+    assert left(tmp_path / "checkpoints")[-1] == 4 and left(tmp_path / "best") == [2]
+    monkeypatch.setattr(
+        Run, "_validate", lambda run, step, state: calls.append(step) or validate(run, step, state)
+    )
+    settings = config(keep_best="psnr:max")
+    settings.skipped = 1
+    train(settings, tmp_path)
+    assert calls[0] == 4 and len(calls) == len(set(calls))
+    assert left(tmp_path / "best") == [4]
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert {line["step"]: line["validation/psnr"] for line in lines if "validation/psnr" in line} == PSNR
+    calls.clear()
+    train(settings, tmp_path)
+    assert not calls
 
 
 def test_a_metric_that_validation_lacks(tmp_path):

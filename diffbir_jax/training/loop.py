@@ -8,7 +8,9 @@ from typing import Any, cast
 import jax
 from jax.sharding import Mesh
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
+from diffbir_jax.files.locks import HeldError, held
 from diffbir_jax.sharding import (
     batch_sharding,
     check_batch,
@@ -22,7 +24,6 @@ from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.config import Config, optional
 from diffbir_jax.training.distributed import is_first, own_rows
 from diffbir_jax.training.divergence import DivergedError
-from diffbir_jax.training.lock import only_run
 from diffbir_jax.training.objective import Objective, make_objective
 from diffbir_jax.training.position import resume
 from diffbir_jax.training.report import Report
@@ -66,7 +67,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     # The stack closes in reverse order: signals stay handled until the last checkpoint is on disk.
     with ExitStack() as stack:
         if is_first():
-            stack.enter_context(only_run(workdir))
+            _only_run(stack, workdir)
         stop = stack.enter_context(stop_requested())
         checkpoints, best = _open_checkpoints(stack, workdir, config)
         state = _resumed(state, checkpoints, objective.batches)
@@ -135,6 +136,16 @@ def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState,
         donate_argnums=0,
     )
     return jax.device_put(state, shardings), step
+
+
+def _only_run(stack: ExitStack, workdir: Path) -> None:
+    """Lock the work folder for this run; UserError if another process trains there."""
+    try:
+        stack.enter_context(held(workdir / ".lock"))
+    except HeldError as error:
+        raise UserError(
+            f"{workdir}: process {error.owner} trains there; wait for it, or give another --workdir"
+        ) from None
 
 
 def _open_checkpoints(stack: ExitStack, workdir: Path, config: Config) -> tuple[Checkpoints, Best | None]:

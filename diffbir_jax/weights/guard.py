@@ -4,18 +4,14 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.locks import HeldError, held
 from diffbir_jax.files.writing import replacing
-
-try:
-    import fcntl
-except ImportError:  # Windows has no fcntl: two downloads at once are not prevented there
-    fcntl = None
 
 RECORD = "checksums.json"
 
@@ -102,19 +98,13 @@ def alone(target: Path) -> Iterator[None]:
     Raises:
         OSError: another process is downloading it.
     """
-    # flock, not the existence of a file: the system releases it when a process is killed.
     lock = target.with_name(f"{target.name}.lock")
-    with lock.open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OSError(
-                    f"{target} is being downloaded by another process, which holds {lock}: wait for it or end it."
-                ) from error
-            except OSError:  # a file system without locks
-                pass
+    with ExitStack() as stack:
         try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+            stack.enter_context(held(lock))
+        except HeldError as error:
+            raise OSError(
+                f"{target} is being downloaded by process {error.owner}, which holds {lock}: wait for it or end it."
+            ) from None
+        stack.callback(lock.unlink, missing_ok=True)
+        yield

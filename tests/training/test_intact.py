@@ -3,9 +3,8 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,9 +12,10 @@ import numpy as np
 import pytest
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.locks import held
 from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.intact import DAMAGED, SEALS, beside, checkpoint_steps
-from diffbir_jax.training.lock import only_run
+from diffbir_jax.training.loop import _only_run
 from diffbir_jax.training.writers import JsonLines, read_lines
 
 
@@ -134,28 +134,12 @@ def test_checksums_go_with_their_checkpoints(tmp_path: Path) -> None:
 
 
 def test_one_run_per_folder(tmp_path: Path) -> None:
-    """The lock is free again when its process is killed."""
-    code = f"""
-import os, signal, sys
-from pathlib import Path
-from diffbir_jax.training.lock import only_run
-with only_run(Path({str(tmp_path)!r})):
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stdout.readline() == "locked\n"
-    with (
-        pytest.raises(UserError, match=f"process {process.pid} trains there; wait for it"),
-        only_run(tmp_path),
-    ):
-        pass
-    process.kill()
-    process.communicate()
-    with only_run(tmp_path):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+    """Another process, such as this one here, is named."""
+    busy = pytest.raises(UserError, match=f"process {os.getpid()} trains there; wait for it")
+    with held(tmp_path / ".lock"), ExitStack() as stack, busy:
+        _only_run(stack, tmp_path)
+    with ExitStack() as stack:
+        _only_run(stack, tmp_path)
 
 
 def test_metrics_are_only_appended_to(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,23 +85,25 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     assert (report["no_images"], report["warnings"]) == (["in/README.md"], [])
 
 
-def test_a_result_that_vanished_is_not_counted(fake: Fake, capsys) -> None:
-    """Somebody removes the folder of the first result while the last image is computed."""
+def test_a_result_that_vanished_is_not_counted(fake: Fake, capsys, monkeypatch) -> None:
+    """Somebody removes the folder of a result while another one is written."""
     for name in ("a/a.png", "b.png", "c.png"):
         save(Path("in") / name)
+    write = drive.write_results
 
-    def remove(seen: int) -> None:
-        if Path("out/a/a.png").exists():
+    def then_remove(loaded: Loaded, *rest: Any) -> tuple[str, ...]:
+        left_out, limit = write(loaded, *rest), time.monotonic() + 60
+        while loaded.job.path.stem == "c" and not Path("out/a/a.png").exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        if loaded.job.path.stem == "c":
             shutil.rmtree("out/a")
+        return left_out
 
-    fake.before = remove
-    restore("--no-sidecar")
-    if not Path("out/a/a.png").exists():
-        streams = capsys.readouterr()
-        assert (
-            "2 restored, 1 failed" in streams.out
-            and "in/a/a.png: its result was written and is gone" in streams.err
-        )
+    monkeypatch.setattr(drive, "write_results", then_remove)
+    assert restore("--no-sidecar") == 1
+    streams = capsys.readouterr()
+    assert "2 restored, 1 failed" in streams.out
+    assert "in/a/a.png: its result was written and is gone; restore it again" in streams.err
 
 
 def test_what_only_looks_done_is_restored(fake: Fake) -> None:

@@ -119,6 +119,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_an_error_of_the_system_is_one_line_and_costs_one_image(folder: None, name: str) -> None:
     """The count is true: what is said to be restored is there, whole."""
+    summaries = 0
     for number in range(1, 200, 5 * STEP):
         shutil.rmtree("out", ignore_errors=True)
 
@@ -131,18 +132,21 @@ def test_an_error_of_the_system_is_one_line_and_costs_one_image(folder: None, na
         assert code in (0, 1) and "Traceback" not in errors, (number, errors)
         counted = [line for line in told.splitlines() if " restored, " in line]
         good = sum(Path("out", result).is_file() for result in RESULTS)
+        summaries += bool(counted)
         if counted:
             assert counted[0].startswith(f"{good} restored, "), (number, counted, errors)
         for result in Path("out").rglob("[a-d].png"):
             Image.open(result).load()
+    assert summaries
 
 
 def test_a_folder_that_vanishes(folder: None) -> None:
     """Its results are not counted, or the run makes it again."""
     for number in range(20, 80, 4 * STEP):
         shutil.rmtree("out", ignore_errors=True)
-        interrupted(number, lambda: shutil.rmtree("out"))
+        status = interrupted(number, lambda: shutil.rmtree("out"))
         told, errors = Path("stdout.txt").read_text(), Path("stderr.txt").read_text()
         good = sum(all(path.is_file() for path in beside(result)) for result in RESULTS)
         assert "Traceback" not in errors, (number, errors)
         assert f"{good} restored, {len(NAMES) - good} failed" in told, (number, told, errors)
+        assert os.waitstatus_to_exitcode(status) == int(good < len(NAMES))

@@ -1,14 +1,12 @@
 """Convert published weights: diffbir convert --input FILE_OR_FOLDER --output DIR. See --help."""
 
 import argparse
-import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from diffbir_jax.console.errors import EXPECTED
+from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.weights.registry import REGISTRY
 
@@ -62,16 +60,6 @@ def say(note: str) -> None:
     print(f"{PROG}: {note}", file=sys.stderr)
 
 
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM interrupt as Ctrl-C does: ended by a batch system, a run leaves as little behind."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = make_parser()
@@ -80,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             "--key and --prefix choose in a file that is read from PyTorch: leave them out with --to-torch"
         )
-    with terminable(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.showwarning = warn
         return run(args)
 
@@ -100,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             choice = {"key": args.key, "prefix": args.prefix, "say": say}
             entries = convert_file(args.input, args.output, published=PUBLISHED, **more, **choice)
     except EXPECTED as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
+        print(f"{PROG}: {one_line(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted: nothing is written", file=sys.stderr)

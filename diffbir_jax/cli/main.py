@@ -3,13 +3,15 @@
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from diffbir_jax import __version__
-from diffbir_jax.console.parser import Parser, options_of
+from diffbir_jax.console.errors import EXPECTED, one_line
+from diffbir_jax.console.interrupts import terminable
+from diffbir_jax.console.parser import INTERRUPTED, Parser, options_of
 from diffbir_jax.console.streams import steady_output
 
 HELP = ("-h", "--help", "help")
@@ -65,8 +67,8 @@ def start(name: str, argv: Sequence[str] | None = None) -> NoReturn:
         argv: its command line; by default that of the process.
     """
     Parser.owners = staticmethod(owners)
-    with steady_output() as output:
-        code = _code(importlib.import_module(PROGRAMS[name].module).main, argv)
+    with terminable(), steady_output() as output:
+        code = _code(name, argv)
         print(end="", flush=True)
     error = output and output.error
     if error is not None and not isinstance(error, BrokenPipeError):
@@ -75,12 +77,17 @@ def start(name: str, argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _code(program: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None) -> Any:
+def _code(name: str, argv: Sequence[str] | None) -> Any:
     """Run a program; its exit code, or a text for the error stream."""
     try:
-        return program(argv)
+        return importlib.import_module(PROGRAMS[name].module).main(argv)
     except SystemExit as end:
         return end.code
+    except EXPECTED as error:
+        return f"diffbir {name}: {one_line(error)}"
+    except KeyboardInterrupt:
+        print(f"diffbir {name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def split(words: Sequence[str]) -> tuple[str, Sequence[str]]:

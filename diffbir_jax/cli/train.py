@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from diffbir_jax.console.config_flags import add_config_flags, parse, read_config
-from diffbir_jax.console.errors import EXPECTED, UserError
+from diffbir_jax.console.errors import EXPECTED, UserError, one_line
 from diffbir_jax.console.numbers import whole
 from diffbir_jax.console.parser import Parser
 
@@ -87,7 +87,9 @@ def run(config: Any, args: argparse.Namespace) -> None:
     try:
         meet(args)
         train(config, args.workdir)
-    except (OSError, DivergedError) as error:
+    except OSError as error:
+        leave(f"{one_line(error)}; the same command goes on from the last checkpoint")
+    except DivergedError as error:
         leave(error)
     except UserError as error:
         sys.exit(f"{PROG}: {error}")  # may be a list, a problem per line

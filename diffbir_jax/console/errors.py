@@ -17,8 +17,13 @@ EXPECTED = (UserError, OSError)
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message with flags for arguments, see `as_flags`; for a list of problems only the first."""
-    lines = [line.strip() for line in as_flags(str(error)).splitlines()]
+    """Return an error's message with flags for arguments, see `as_flags`; for a list of problems only the first.
+
+    An error of the system names its file first, and its number is left out.
+    """
+    system = isinstance(error, OSError) and error.filename is not None and error.strerror is not None
+    text = f"{error.filename}: {error.strerror}" if system else as_flags(str(error))
+    lines = [line.strip() for line in text.splitlines()]
     return " ".join(lines[:2]) + (" ..." if len(lines) > 2 else "")
 
 

@@ -1,12 +1,14 @@
 """Writing several files at once: files are replaced only on request, and all appear together or not at all."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.interrupts import undisturbed
 
 
 def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Sequence[Path] = ()) -> None:
@@ -42,7 +44,13 @@ def together(folder: Path) -> Iterator[Path]:
     """An empty folder. Its files move into `folder` if the block ends without an error, and are deleted otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
     # Inside the target folder, so that moving is a rename on the same disk.
-    with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as unfinished:
-        yield Path(unfinished)
-        for path in sorted(Path(unfinished).iterdir()):
-            os.replace(path, folder / path.name)
+    unfinished = Path(tempfile.mkdtemp(prefix=".converting-", dir=folder))
+    try:
+        yield unfinished
+        with undisturbed():
+            for path in sorted(unfinished.iterdir()):
+                os.replace(path, folder / path.name)
+            unfinished.rmdir()
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise

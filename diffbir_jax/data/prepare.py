@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from diffbir_jax.console.errors import one_line
 from diffbir_jax.console.extras import MissingExtraError, require
 from diffbir_jax.console.numbers import integer, whole
 from diffbir_jax.console.pages import page
@@ -18,6 +19,7 @@ from diffbir_jax.data.preparing import REJECTED, Settings, prepare
 from diffbir_jax.data.sources import make_source
 from diffbir_jax.files.errors import ImageFileError
 
+PROG = "diffbir data prepare"
 KINDS = {
     ".txt": "list",
     ".parquet": "table",
@@ -31,7 +33,7 @@ KINDS = {
 def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(
-        prog="diffbir data prepare",
+        prog=PROG,
         description="Turn images into ArrayRecord shards to train from: all that decode in full, are large enough and "
         "are no duplicates, with their captions. The same command goes on where a run was stopped.",
         epilog="Exit code: 0; 1 if no image was kept, the input is of no use or the output cannot be written; "
@@ -90,7 +92,10 @@ def run(flags: argparse.Namespace) -> int:
     manifest = prepare(source, flags.output, settings, flags.workers)
     print(summary(manifest, flags.output))
     if manifest["kept"] == 0:
-        print(f"{flags.output}: holds no image, since none was fit; see {REJECTED} there", file=sys.stderr)
+        print(
+            f"{PROG}: {flags.output}: holds no image, since none was fit; see {REJECTED} there",
+            file=sys.stderr,
+        )
     return int(manifest["kept"] == 0)
 
 
@@ -106,11 +111,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(flags)
     # Linux kills the largest process when memory runs out, without an error of its own.
     except BrokenProcessPool:
-        print("a process was killed, perhaps because memory ran out; give fewer --workers", file=sys.stderr)
+        print(
+            f"{PROG}: a process was killed, perhaps because memory ran out; give fewer --workers",
+            file=sys.stderr,
+        )
     except (DataError, ImageFileError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"{PROG}: {one_line(error)}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on with the shard that was not finished", file=sys.stderr)
+        print(
+            f"{PROG}: interrupted; the same command goes on with the shard that was not finished",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     return 1
 

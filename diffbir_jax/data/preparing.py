@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ from diffbir_jax.console.tables import csv_table
 from diffbir_jax.data.examining import Verdict, verdicts
 from diffbir_jax.data.example import DataError, Source
 from diffbir_jax.data.sources.array_record import write_shard
+from diffbir_jax.files.digest import sha256
 from diffbir_jax.files.writing import replace_file
 from diffbir_jax.imaging.photo import MIN_SIDE
 
@@ -57,20 +59,25 @@ class Chunk:
         indices: indices of the images in the source.
         shard: the ArrayRecord file.
         report: a JSON file, written last: digest and index of each kept image; index, name, fault and detail of each
-            rejected one.
+            rejected one; SHA-256 of the shard.
     """
 
     indices: range
     shard: Path
     report: Path
 
-    def finished(self) -> bool:
-        """Whether an earlier run has written both files."""
-        return self.report.exists() and self.shard.exists()
+    def fault(self) -> str:
+        """What is wrong with the files, or nothing."""
+        try:
+            report = self.load()
+            intact = report["sha256"] == sha256(self.shard) and {"kept", "rejected"} <= report.keys()
+        except (ValueError, KeyError, TypeError):
+            return f"{self.report}: is damaged, or of an older version"
+        return "" if intact else f"{self.shard}: has changed since it was written"
 
     def load(self) -> dict[str, Any]:
         """Read the report."""
-        return json.loads(self.report.read_text())
+        return json.loads(self.report.read_text("utf-8"))
 
 
 def chunks(count: int, output: Path, settings: Settings) -> list[Chunk]:
@@ -113,7 +120,7 @@ def prepare(source: Source, output: Path, settings: Settings, workers: int) -> d
     manifest = {"version": __version__, "settings": asdict(settings), "fingerprint": source.fingerprint}
     _begin(output, manifest)
     parts = chunks(len(source), output, settings)
-    finished = {part for part in parts if part.finished()}
+    finished = set(_whole(parts))
     left = [index for part in parts if part not in finished for index in part.indices]
     seen: dict[str, int] = {}
     first = len(source) - len(left)
@@ -131,6 +138,17 @@ def prepare(source: Source, output: Path, settings: Settings, workers: int) -> d
     return _finish(output, manifest, parts)
 
 
+def _whole(parts: list[Chunk]) -> Iterator[Chunk]:
+    """Yield the chunks that are done; say which ones are damaged and are therefore written again."""
+    for part in parts:
+        if part.report.exists() and part.shard.exists():
+            fault = part.fault()
+            if fault:
+                print(f"{fault}; it is written again", file=sys.stderr)
+            else:
+                yield part
+
+
 def _begin(output: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest of a new run, or check it against that of an earlier run."""
     path = output / MANIFEST
@@ -139,7 +157,7 @@ def _begin(output: Path, manifest: dict[str, Any]) -> None:
         if any(output.glob("*.array_record")):
             raise DataError(f"{output}: holds shards but no {MANIFEST}; give another --output")
         return replace_file(path, _json(manifest | {"finished": False}))
-    earlier = json.loads(path.read_text())
+    earlier = _manifest(path)
     for field, value in manifest["settings"].items():
         if earlier["settings"].get(field) != value:
             flag, old = f"--{field.replace('_', '-')}", earlier["settings"].get(field)
@@ -150,6 +168,16 @@ def _begin(output: Path, manifest: dict[str, Any]) -> None:
         raise DataError(
             f"{output}: begun with other inputs than those of now; give the same or another --output"
         )
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of an earlier run."""
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        dict(manifest["settings"]), str(manifest["fingerprint"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: is damaged; give another --output, or remove the folder") from None
+    return manifest
 
 
 def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
@@ -171,7 +199,7 @@ def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
 
     # The report is written last: a chunk without a report is done again.
     write_shard(part.shard, records())
-    replace_file(part.report, _json({"kept": kept, "rejected": rejected}))
+    replace_file(part.report, _json({"kept": kept, "rejected": rejected, "sha256": sha256(part.shard)}))
 
 
 def _finish(output: Path, manifest: dict[str, Any], parts: list[Chunk]) -> dict[str, Any]:

@@ -6,15 +6,15 @@ Each run is a separate process: a crash or leaked memory ends with it and does n
 import json
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.interrupts import terminable
 from diffbir_jax.training.grid import Overrides, run_name
 from diffbir_jax.training.table import write_tables
 from diffbir_jax.training.writers import EXPORT, LINES, read_lines
@@ -100,7 +100,7 @@ def _do(run: Run, command: Sequence[str]) -> None:
     """Start a run, wait for its end, and note its state."""
     run.folder.mkdir(exist_ok=True)
     settings = [f"--config.{key}={value}" for key, value in run.overrides.items()]
-    with (run.folder / "log.txt").open("ab") as log, _interruptible():
+    with (run.folder / "log.txt").open("ab") as log, terminable():
         begin = log.tell()
         process = subprocess.Popen(
             [*command, "--workdir", str(run.folder), *settings],
@@ -130,17 +130,3 @@ def _judge(run: Run, code: int, begin: int) -> None:
     else:
         # train.py exits with 0 also when it was stopped. Only a finished run has exported weights.
         run.note(DONE if (run.folder / EXPORT).exists() else STOPPED)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM interrupt as SIGINT does."""
-
-    def interrupt(signum: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

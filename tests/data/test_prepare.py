@@ -208,7 +208,8 @@ def test_an_interrupt_says_how_to_go_on(early: bool) -> None:
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert err == "interrupted; the same command goes on with the shard that was not finished\n" and out == ""
+    said = "interrupted; the same command goes on with the shard that was not finished"
+    assert err == f"diffbir data prepare: {said}\n" and out == ""
     for path in reports():
         assert path.with_suffix(".array_record").exists()
 
@@ -221,6 +222,47 @@ def test_a_missing_shard_is_written_again() -> None:
     Path("out/train-00000-of-00004.array_record").unlink()
     assert call("--shard-size", 2) == 0
     assert files() == whole
+
+
+def turn_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "fault"),
+    [
+        ("array_record", turn_a_bit, "has changed since it was written"),
+        ("array_record", lambda path: os.truncate(path, 100), "has changed since it was written"),
+        ("array_record", lambda path: path.write_bytes(b""), "has changed since it was written"),
+        ("json", lambda path: os.truncate(path, 20), "is damaged, or of an older version"),
+        ("json", lambda path: path.write_text("[]"), "is damaged, or of an older version"),
+        ("json", lambda path: path.write_text('{"kept": {}}'), "is damaged, or of an older version"),
+    ],
+)
+def test_a_damaged_shard_is_named_and_written_again(
+    name: str, damage: Callable[[Path], object], fault: str, capsys: pytest.CaptureFixture
+) -> None:
+    fill()
+    assert call("--shard-size", 2) == 0
+    whole = files()
+    damage(path := Path(f"out/train-00001-of-00004.{name}"))
+    capsys.readouterr()
+    assert call("--shard-size", 2) == 0
+    assert f"{path}: {fault}; it is written again\n" in capsys.readouterr().err
+    assert files() == whole
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": 1}'])
+def test_a_damaged_manifest_is_one_line(text: str, capsys: pytest.CaptureFixture) -> None:
+    fill()
+    assert call() == 0
+    Path("out/manifest.json").write_text(text)
+    capsys.readouterr()
+    assert call() == 1
+    said = "out/manifest.json: is damaged; give another --output, or remove the folder"
+    assert capsys.readouterr().err == f"diffbir data prepare: {said}\n"
 
 
 @pytest.mark.parametrize(
@@ -280,7 +322,7 @@ def test_settings_without_sense_are_one_line(
 ) -> None:
     fill()
     assert call(flag, value) == 1
-    assert capsys.readouterr().err == f"{message}\n"
+    assert capsys.readouterr().err == f"diffbir data prepare: {message}\n"
 
 
 def test_nothing_fit_is_a_failure(capsys: pytest.CaptureFixture) -> None:
@@ -288,7 +330,7 @@ def test_nothing_fit_is_a_failure(capsys: pytest.CaptureFixture) -> None:
     assert call("--min-side", 100) == 1
     out, err = capsys.readouterr()
     assert "kept 0 of 8 images in 1 shard(s); rejected 5 small, 3 undecodable" in out
-    assert err == "out: holds no image, since none was fit; see rejected.csv there\n"
+    assert err == "diffbir data prepare: out: holds no image, since none was fit; see rejected.csv there\n"
 
 
 def test_help_explains_itself(capsys: pytest.CaptureFixture) -> None:

@@ -64,6 +64,16 @@ def make_foreign(folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
 
 
+def metadata(folder: Path) -> Path:
+    return folder / "_CHECKPOINT_METADATA"
+
+
+def take_from(folder: Path, item: str) -> None:
+    """An item of the checkpoint before: whole, but another step's."""
+    shutil.rmtree(folder / item)
+    shutil.copytree(folder.with_name("2") / item, folder / item)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a bit": turn_a_bit,
     "half a file": truncate,
@@ -71,6 +81,14 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "zeros": zero,
     "no file": lambda folder: largest(folder).unlink(),
     "no metadata": lambda folder: (folder / "_CHECKPOINT_METADATA").unlink(),
+    "half the metadata": lambda folder: os.truncate(metadata(folder), metadata(folder).stat().st_size // 2),
+    "empty metadata": lambda folder: os.truncate(metadata(folder), 0),
+    "zeros for metadata": lambda folder: metadata(folder).write_bytes(bytes(metadata(folder).stat().st_size)),
+    "other metadata": lambda folder: metadata(folder).write_text("{}"),
+    "no position": lambda folder: shutil.rmtree(folder / "position"),
+    "another step's position": lambda folder: take_from(folder, "position"),
+    "another step's state": lambda folder: take_from(folder, "default"),
+    "a renamed file": lambda folder: largest(folder).rename(folder / "default" / "other"),
     "no item": lambda folder: shutil.rmtree(folder / "default"),
     "a foreign folder": make_foreign,
     "an empty folder": lambda folder: [shutil.rmtree(folder), folder.mkdir()],

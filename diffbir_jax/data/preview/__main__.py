@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffbir_jax.console.config_flags import add_config_flags, parse, read_config
-from diffbir_jax.console.errors import EXPECTED
+from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.numbers import count, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.data.example import DataError
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         run(config.to_dict(), args)
     except EXPECTED as error:
-        sys.exit(f"{PROG}: {' '.join(str(error).split())}")
+        sys.exit(f"{PROG}: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

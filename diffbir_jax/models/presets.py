@@ -150,13 +150,13 @@ class Preset:
     def detail(self, upscale: float) -> float:
         """The default share of stage 2's detail in results at an upscale (above 0), in [0, 1].
 
-        It rises with the upscale. An image that is only noisy still has its detail, and stage 1 keeps it. A reduced
-        image has lost its detail.
+        It rises with the square of what the upscale adds. An image that is only noisy still has its detail, and stage 1
+        keeps it. A reduced image has lost its detail.
         """
         # The formula below would divide by 0.
         if self.all_detail_from <= 1.0:
             return 1.0
-        return min(1.0, max(0.0, (upscale - 1.0) / (self.all_detail_from - 1.0)))
+        return min(1.0, max(0.0, (upscale - 1.0) / (self.all_detail_from - 1.0))) ** 2
 
     def header(self, module: str) -> dict[str, str]:
         """Return the header entries of a weights file for one of `modules`, so that any file name can be recognised.

@@ -18,6 +18,7 @@ DEFAULTS = {
         start=0.4,
         start_noise=0.05,  # half of what it was trained with: fewer differences between seeds, and no worse
         start_point="input",
+        texture=1.0,
         guidance_loss="paper",
         guidance_space="latent",
     ),

@@ -67,6 +67,11 @@ class Executor:
         detail = self.wanted.options.detail
         return self.preset.detail(upscale) if detail is None else detail
 
+    def texture(self, upscale: float) -> float:
+        """The share of the input's texture in stage-1 images: there is more of it where stage 2 adds less detail."""
+        detail = 0.0 if self.wanted.stage1_only else self.detail(upscale)
+        return self.wanted.options.texture * (1.0 - detail)
+
     def needs_stage2(self, upscales: Iterable[float]) -> bool:
         """Whether results at any of these upscales show more than stage 1."""
         shown = self.wanted.with_fidelity or any(map(self.detail, upscales))

@@ -138,6 +138,11 @@ def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
         "first (default: 1; for one-step it rises from 0 at --upscale 1 to 1 at --upscale 4)"
     )
     add("--detail", real, detail, metavar="X")
+    texture = (
+        "share of the photo's own fine texture that comes back where stage 1 took it for noise, times what --detail "
+        "leaves of 1; 0 removes more noise"
+    )
+    add("--texture", real, texture, metavar="X")
     scale = (
         "pull toward stage 1 in flat regions: 0 is off, more is more faithful and smoother; unlike --detail it works "
         "while versions of several steps sample"

@@ -13,6 +13,7 @@ from diffbir_jax.models.presets import Preset
 from diffbir_jax.models.shared_norms import Norms, merge_norms
 from diffbir_jax.restoration.geometry import measure, stage_grid
 from diffbir_jax.restoration.plan import Plan
+from diffbir_jax.restoration.texture import with_texture
 
 # Weights of the luma (ITU-R BT.601).
 LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)
@@ -146,6 +147,11 @@ class Frame:
         grid, (height, width) = self.rm_grid(), self.sides.lq
         clean = self._blended(tiles, grid.scaled(scale), (height * scale, width * scale), 3, "stage 1")
         self.clean = resize_float(clean, self.sides.work)
+
+    def regain_texture(self, share: float) -> None:
+        """Give the stage-1 image a share of the input's texture, see `with_texture`."""
+        if share:
+            self.clean = with_texture(self.clean, self._input_at_work(), share)
 
     def clean_tile(self, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """A tile of the padded stage-1 image, float32."""

@@ -30,6 +30,7 @@ def clean(executor: Executor, frames: list[Frame]) -> None:
         results = executor.stream(clean_tiles, "rm", frames[0].shape, tiles, params, count, module=module)
         for frame in taken:
             frame.take_clean(results)
+            frame.regain_texture(executor.texture(frame.upscale))
     keep = executor.starts_from_input and executor.needs_stage2(frame.upscale for frame in frames)
     for frame in frames:
         if frame not in taken:

@@ -36,6 +36,8 @@ class Options:
         detail: share of the generator's detail in the result, 0 to 1: 1 is all of it, 0 the stage-1 image. Flat
             regions, where the weight W of guidance is near 1, lose theirs first (`tile_programs.detail_share`). None is
             the preset's share for the upscale, see `Preset.detail`.
+        texture: share of the input's fine texture that comes back where stage 1 took it for noise, 0 to 1, times what
+            `detail` leaves of 1. See `restoration.texture`.
         guidance_scale: s of region-adaptive guidance at 512x512 pixels; larger is more faithful to stage 1, 0 is off.
         guidance_loss: "w_mse" (the reference), "paper" (weight inside the norm) or "mse" (unweighted).
         guidance_space: "rgb" compares decoded images (the paper), "latent" their latents (a fraction of the cost).
@@ -71,6 +73,7 @@ class Options:
     start: float = 1.0
     start_noise: float = 1.0
     detail: float | None = None
+    texture: float = 0.0
     guidance_scale: float = 0.0
     guidance_loss: Loss = "w_mse"
     guidance_space: Space = "rgb"
@@ -100,7 +103,11 @@ class Options:
         """Refuse values outside their ranges."""
         if not 0.0 < self.start <= 1.0:
             raise UserError(f"start is {self.start}; allowed are shares of the schedule in (0, 1]")
-        for name, share in (("start_noise", self.start_noise), ("detail", self.detail)):
+        for name, share in (
+            ("start_noise", self.start_noise),
+            ("detail", self.detail),
+            ("texture", self.texture),
+        ):
             if share is not None and not 0.0 <= share <= 1.0:
                 raise UserError(f"{name} is {share}; allowed are shares from 0 to 1")
         for name in ("guidance_scale", "strength", "cfg_scale"):

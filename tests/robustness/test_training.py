@@ -10,9 +10,9 @@ import pytest
 
 FUZZ = "DIFFBIR_FUZZ" in os.environ
 ROOT = Path(__file__).parents[2]
-# A run does some 450 operations.
-KILLS = range(3, 453, 9) if FUZZ else (60, 245)
-FEW = range(1, 450, 56) if FUZZ else (40, 130)
+# A run does some 400 operations.
+KILLS = range(2, 352, 7) if FUZZ else (60, 245)
+FEW = range(1, 350, 43) if FUZZ else (40, 130)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked"),

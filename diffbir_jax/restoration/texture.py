@@ -1,0 +1,61 @@
+"""Fine texture that stage 1 took for noise comes back: the local statistics of Lee (1980).
+
+A network that minimises squared errors smooths what it cannot tell from noise. Noise is about as strong everywhere;
+texture is not. So where more was removed than where least was, the surplus is texture.
+
+J.-S. Lee, Digital image enhancement and noise filtering by use of local statistics. PAMI 2 (1980).
+"""
+
+import cv2
+import numpy as np
+
+from diffbir_jax.imaging.canvas import from_depth
+
+# Energies are means over blocks of so many pixels, smoothed over so many blocks (standard deviation).
+BLOCK, WINDOW = 4, 1.5
+# Noise is this percentile of the local energies, times the factor by which noise of one image varies, plus rounding.
+FLATTEST, MARGIN, ROUNDING = 5.0, 6.0, 1.0 / 255.0**2
+# Rows at a time: images may be large.
+ROWS = 64 * BLOCK
+
+
+def texture_share(energy: np.ndarray) -> np.ndarray:
+    """Which share of what was removed is texture: max(0, 1 - noise / local energy).
+
+    Args:
+        energy: (h, w) float32, mean squares of what was removed from the mean of the channels, values in [0, 1].
+
+    Returns:
+        (h, w) float32 in [0, 1].
+    """
+    local = cv2.GaussianBlur(energy, (0, 0), WINDOW)
+    noise = MARGIN * float(np.percentile(local, FLATTEST)) + ROUNDING
+    return np.maximum(0.0, 1.0 - noise / np.maximum(local, noise))
+
+
+def with_texture(clean: np.ndarray, image: np.ndarray, share: float) -> np.ndarray:
+    """Give a stage-1 image back the texture of its input.
+
+    Args:
+        clean: (H, W, 3) float32 or float16 in about [0, 1]; it is changed in place.
+        image: (H, W, 3) the input: bytes, or float32 in about [0, 1].
+        share: of the texture that comes back, 0 to 1.
+
+    Returns:
+        `clean`.
+    """
+    height, width = clean.shape[:2]
+    small = (-(-height // BLOCK), -(-width // BLOCK))
+    energy = np.empty(small, np.float32)
+    for top in range(0, height, ROWS):
+        removed = _removed(clean, image, top).mean(axis=-1)
+        rows = energy[top // BLOCK : (top + ROWS) // BLOCK]
+        rows[...] = cv2.resize(removed * removed, rows.shape[::-1], interpolation=cv2.INTER_AREA)
+    back = cv2.resize(share * texture_share(energy), (width, height), interpolation=cv2.INTER_LINEAR)
+    for top in range(0, height, ROWS):
+        clean[top : top + ROWS] += back[top : top + ROWS, :, None] * _removed(clean, image, top)
+    return clean
+
+
+def _removed(clean: np.ndarray, image: np.ndarray, top: int) -> np.ndarray:
+    return from_depth(image[top : top + ROWS]) - clean[top : top + ROWS].astype(np.float32)

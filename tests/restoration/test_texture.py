@@ -1,0 +1,57 @@
+"""What comes back of the input's texture."""
+
+import numpy as np
+import pytest
+
+from diffbir_jax.restoration.texture import BLOCK, texture_share, with_texture
+
+SIDE = 96
+
+
+def noise(sigma: float, seed: int = 0, side: int = SIDE) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0.0, sigma / 255.0, (side, side, 3)).astype(np.float32)
+
+
+def test_noise_alone_does_not_come_back() -> None:
+    flat = np.full((SIDE, SIDE, 3), 0.5, np.float32)
+    image = flat + noise(15.0)
+    assert np.abs(with_texture(flat.copy(), image, 1.0) - flat).max() < 0.01 * np.abs(image - flat).max()
+
+
+def test_texture_beside_flat_regions_comes_back() -> None:
+    """Where ten times as much was removed as elsewhere, nearly all of it; elsewhere nothing."""
+    image = np.full((SIDE, SIDE, 3), 0.5, np.float32) + noise(2.0)
+    image[: SIDE // 2] += np.repeat(noise(40.0, 1)[: SIDE // 2, :, :1], 3, axis=-1)
+    clean = np.full((SIDE, SIDE, 3), 0.5, np.float32)
+    result = with_texture(clean.copy(), image, 1.0)
+    inner = slice(4 * BLOCK, SIDE // 2 - 4 * BLOCK)
+    back = np.linalg.norm((result - clean)[inner]) / np.linalg.norm((image - clean)[inner])
+    assert 0.9 < back < 1.0
+    assert np.abs((result - clean)[SIDE // 2 + 9 * BLOCK :]).max() < 1e-3
+
+
+def test_the_share_by_hand() -> None:
+    """Blocks without a blur between them: 1 - 6 n / e, and nothing where the energy is that of the noise."""
+    energy = np.full((64, 64), 1e-4, np.float32)
+    energy[32:] = 1e-2
+    share = texture_share(energy)
+    expected = 1.0 - (6.0 * 1e-4 + 1.0 / 255.0**2) / 1e-2
+    np.testing.assert_allclose(share[48:], expected, rtol=1e-4)
+    assert not share[:16].any()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("sides", [(1, 1), (3, 70), (300, 7), (257, 40)])
+def test_any_size_and_half_the_texture(dtype: type, sides: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*sides, 3), np.uint8)
+    clean = np.full((*sides, 3), 0.5, dtype)
+    whole, half = (with_texture(clean.copy(), image, share).astype(np.float32) for share in (1.0, 0.5))
+    assert whole.dtype == np.float32 and np.isfinite(whole).all()
+    np.testing.assert_allclose(half - 0.5, (whole - 0.5) / 2, atol=1e-3)
+
+
+def test_an_image_that_was_left_alone_stays() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    clean = image.astype(np.float32) / 255.0
+    np.testing.assert_array_equal(with_texture(clean.copy(), image, 1.0), clean)

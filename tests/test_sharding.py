@@ -73,6 +73,7 @@ def test_batches_lie_on_the_devices_ahead(count, depth):
     assert asked == list(range(count))
 
 
+@pytest.mark.slow
 def test_devices_do_not_change_the_training_step(tmp_path, monkeypatch):
     """Three steps of the autoencoder, whose loss draws random numbers, on one and on four devices."""
     monkeypatch.setitem(PRESETS, "micro", MICRO)

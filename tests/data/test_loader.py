@@ -107,6 +107,7 @@ def test_a_batch_depends_on_seed_and_number_alone():
     assert len({image.tobytes() for batch in expected for image in batch["lq"]}) == 4 * 30
 
 
+@pytest.mark.slow
 def test_worker_processes_change_nothing_and_leave_nothing():
     """The same batches, replacements and broken examples, from a restart too; closed half-way."""
     source = Levels(50, broken={3, 30}, captions={"short": "a cat"})

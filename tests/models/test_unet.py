@@ -171,6 +171,7 @@ def test_bfloat16_stays_close(wordy, shared):
     assert 1e-5 < relative_error(half, shared(params, *once, texts)) < 0.05
 
 
+@pytest.mark.slow
 def test_several_texts_share_what_does_not_depend_on_them(wordy, shared):
     """Two texts for each of two latents give what copies of the latents give, in fewer operations."""
     params, once, texts = wordy
@@ -186,6 +187,7 @@ def test_several_texts_share_what_does_not_depend_on_them(wordy, shared):
         jax.eval_shape(controlled, params, *once, jnp.zeros((3, 5, 8)))
 
 
+@pytest.mark.slow
 def test_rematerialisation_can_be_chosen(tiny):
     _, x, t = tiny
 

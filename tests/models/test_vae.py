@@ -50,6 +50,7 @@ def test_bfloat16_stays_close(params, golden):
 SMALL = VAEConfig(ch=16, ch_mult=(1, 2), num_res_blocks=1, z_channels=3, embed_dim=5, patch_size=2)
 
 
+@pytest.mark.slow
 def test_patches_train():
     """Folded pixels multiply the downsampling; every parameter receives a gradient."""
     vae = AutoencoderKL(SMALL)

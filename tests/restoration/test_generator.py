@@ -23,6 +23,7 @@ from tests.micro import FEW, GUIDED, MICRO, clean, micro, picture, random_params
 from tests.route import reconstruct, sampling, stage2
 
 
+@pytest.mark.slow
 def test_neighbours_do_not_matter() -> None:
     together = stage2(micro(), clean(1, 2), GUIDED, [5, 7])
     for place, index in enumerate([5, 7]):

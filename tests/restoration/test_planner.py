@@ -57,6 +57,7 @@ def forecast(images=(IMAGE,), memory: int | None = None, options=FEW, using: Res
     return make_plan(using, using.programs, images, Wanted(options), memory)
 
 
+@pytest.mark.slow
 def test_what_is_planned_is_what_runs() -> None:
     """Of whole images and of tiles: nothing is compiled that was not analysed."""
     for size, options in (

@@ -195,6 +195,7 @@ def test_a_control_starts_as_a_copy_or_from_scratch(folder):
         make_objective(config)
 
 
+@pytest.mark.slow
 def test_without_stage_1_the_condition_encodes_the_input_itself(folder):
     """And with it, the clipped output of the restoration module; z0 is the scaled mean of the posterior."""
     _, frozen = weights(MICRO)
@@ -227,6 +228,7 @@ def test_prompts_are_read_in_the_step_and_are_empty_without_captions():
     assert abs(words / empty - 1) > 1e-5
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_half_and_trains_in_full_precision():
     options = Stage2Options(precision="bf16")
     frozen = flatten(abstract_frozen(MICRO, options))
@@ -240,6 +242,7 @@ def test_bfloat16_computes_in_half_and_trains_in_full_precision():
     np.testing.assert_allclose(half, full, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_memory_alone():
     recomputed, expected = (gradient(Stage2Options(remat=remat)) for remat in (True, False))
     for a, b in zip(jax.tree.leaves(recomputed), jax.tree.leaves(expected), strict=True):
@@ -296,6 +299,7 @@ def test_the_weighted_loss_of_a_denoiser_that_says_zero():
         diffusion_loss(schedule, denoise, min_snr=0)
 
 
+@pytest.mark.slow
 def test_the_condition_is_noised_in_training():
     options = Stage2Options(noise_aug=200)
     drawn = draw_augmentation(KEY, (4000, 1, 1, 2), 200)

@@ -88,6 +88,7 @@ def trained(folder):
 
 
 @pytest.mark.parametrize("stage", EXPORTS)
+@pytest.mark.slow
 def test_training_changes_what_it_should_and_nothing_else(trained, stage):
     objective, params, frozen, state = trained[stage]
     assert int(state.step) == 2
@@ -102,6 +103,7 @@ def test_training_changes_what_it_should_and_nothing_else(trained, stage):
 
 
 @pytest.mark.parametrize("stage", EXPORTS)
+@pytest.mark.slow
 def test_exports_load_back(trained, folder, stage):
     name, state = EXPORTS[stage], trained[stage][3]
     weights = load_weights(folder / stage / "export" / f"{name}.safetensors", SHAPES[name])
@@ -111,6 +113,7 @@ def test_exports_load_back(trained, folder, stage):
     assert stage == "decoder" or ema.keys() == flatten(weights).keys()
 
 
+@pytest.mark.slow
 def test_a_trained_control_goes_to_pytorch_under_any_name(trained, folder, tmp_path):
     shutil.copy(folder / "control" / "export" / "control.safetensors", tmp_path / "mine.safetensors")
     export_files(tmp_path / "mine.safetensors", tmp_path / "back", "safetensors")
@@ -119,6 +122,7 @@ def test_a_trained_control_goes_to_pytorch_under_any_name(trained, folder, tmp_p
     assert state["input_blocks.0.0.weight"].shape == (MICRO.unet.model_channels, both, 3, 3)
 
 
+@pytest.mark.slow
 def test_the_decoder_stage_keeps_the_encoder(trained, folder):
     """Latents must not change their meaning under a prior that knows them."""
     first, second = (
@@ -132,6 +136,7 @@ def test_the_decoder_stage_keeps_the_encoder(trained, folder):
 
 
 @pytest.mark.parametrize("stage", EXPORTS)
+@pytest.mark.slow
 def test_losses_hold_under_strict_types(trained, stage):
     """Optax's own arithmetic is not strict, so the other tests cannot be."""
     objective, params, frozen, _ = trained[stage]
@@ -142,6 +147,7 @@ def test_losses_hold_under_strict_types(trained, stage):
 
 
 @pytest.mark.parametrize("stage", EXPORTS)
+@pytest.mark.slow
 def test_validation_is_finite_and_has_a_picture(trained, stage):
     objective, _, frozen, state = trained[stage]
     values, picture = objective.validate(state.ema, frozen)
@@ -150,6 +156,7 @@ def test_validation_is_finite_and_has_a_picture(trained, stage):
     assert picture.std() > 0
 
 
+@pytest.mark.slow
 def test_latents_are_those_of_the_autoencoder(trained, folder):
     """A pool holds float16 means of clean crops and, for stage 2, of stage-1 images; batches are float32."""
     for stage, keys in (("prior", {"z0"}), ("control", {"z0", "condition"})):
@@ -168,6 +175,7 @@ def test_latents_are_those_of_the_autoencoder(trained, folder):
         assert all(row == rows[0] for row in rows) and len(set(rows[0])) == BATCH
 
 
+@pytest.mark.slow
 def test_cached_latents_are_used_and_stale_ones_refused(trained, folder, tmp_path, monkeypatch):
     config = stage_config("control", folder)
     before = latent_batches(config)[0].pool["condition"]

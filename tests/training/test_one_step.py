@@ -48,6 +48,7 @@ def uninterrupted(folder, tmp_path_factory):
     return loop.train(config(folder), workdir), workdir
 
 
+@pytest.mark.slow
 def test_trains_prior_control_decoder_and_discriminator(folder, uninterrupted):
     state, start = uninterrupted[0], make_objective(config(folder)).params
     for name in ("vae", "unet", "control", "discriminator"):
@@ -56,6 +57,7 @@ def test_trains_prior_control_decoder_and_discriminator(folder, uninterrupted):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 def test_exports_are_the_averages_with_the_frozen_encoder(folder, uninterrupted):
     state, workdir = uninterrupted
     objective = make_objective(config(folder))
@@ -69,6 +71,7 @@ def test_exports_are_the_averages_with_the_frozen_encoder(folder, uninterrupted)
         assert_bit_identical(exported, jax.tree.map(np.asarray, state.ema[name]))
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_interrupted_and_resumed_run_is_bit_identical(folder, uninterrupted, tmp_path, monkeypatch):
     """Both players of the game, their moments and the averages: everything that the next step depends on."""
@@ -151,6 +154,7 @@ def test_missing_samples_say_what_writes_them(tmp_path):
         load_samples(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_start_is_the_latent_of_the_input_or_of_stage_1(folder):
     """Where stage 1 returns its input, both are the same."""
     settings, preset = config(folder), MICRO

@@ -17,7 +17,7 @@ from skimage import data
 
 from diffbir_jax.faces.affine import compose, corners, invert, moved, resizing
 from diffbir_jax.faces.align import SIDE, crop, similarity
-from diffbir_jax.faces.detect import Face, detect
+from diffbir_jax.faces.find import Face, detect
 from diffbir_jax.faces.paste import Patch, paste
 from diffbir_jax.imaging.bytes import enlarge
 from diffbir_jax.metrics.fidelity import psnr

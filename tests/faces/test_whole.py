@@ -5,9 +5,11 @@ import pytest
 from PIL import Image
 
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.faces import whole
-from diffbir_jax.faces.detect import Face
-from diffbir_jax.faces.whole import Faces, fitting_zoom, restore_faces, save_crops
+from diffbir_jax.faces import cuts, memory, restoring
+from diffbir_jax.faces.choice import Faces
+from diffbir_jax.faces.cuts import fitting_zoom
+from diffbir_jax.faces.find import Face
+from diffbir_jax.faces.whole import restore_faces, save_crops
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.options import Options
 from tests import micro
@@ -41,12 +43,13 @@ def restorer() -> Restorer:
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Crops of 64 pixels, and faces that are known without a network."""
-    monkeypatch.setattr(whole, "SIDE", SIDE)
-    monkeypatch.setattr(whole, "similarity", lambda points: whole_similarity(points, SIDE))
-    monkeypatch.setattr(whole, "detect", lambda photo, detector: detector.of(photo))
+    for module in (cuts, memory):
+        monkeypatch.setattr(module, "SIDE", SIDE)
+    monkeypatch.setattr(cuts, "similarity", lambda points: whole_similarity(points, SIDE))
+    monkeypatch.setattr(restoring, "detect", lambda photo, detector: detector.of(photo))
 
 
-whole_similarity = whole.similarity
+whole_similarity = cuts.similarity
 PHOTOS = [wall(90, 120), wall(96, 96), wall(60, 80)]
 KNOWN = Known({(90, 120): [face(8, 20, 40), face(60, 20, 50)], (96, 96): [face(30, 20, 45)]})
 
@@ -183,7 +186,7 @@ def test_zooms_fit_the_presets():
     "more, wrong",
     [
         ({"upscale": 0.0}, "`upscale` is 0"),
-        ({"background": "none"}, "`background` is 'none'"),
+        ({"background": "rezise"}, "`background` is 'rezise'"),
         ({"background": [PHOTOS[0]]}, "1 backgrounds for 3 photos"),
         ({"background": [PHOTOS[0].astype(np.float32)] * 3}, "the background is float32"),
         ({"background": [wall(50, 20)] * 3}, "other proportions"),

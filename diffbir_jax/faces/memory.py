@@ -1,23 +1,34 @@
 """Plans for photos with faces: how crops and backgrounds are cut, and the memory that pasting takes beside that."""
 
+from typing import Literal
 
 import jax
 
 from diffbir_jax.faces.align import SIDE
+from diffbir_jax.faces.paste import ROWS
 from diffbir_jax.faces.restoring import FACES, PIXELS, FaceRestorer
 from diffbir_jax.restoration.planner import PROGRAM, Forecast, Size, Sizes, make_plan
+from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 
-# Bytes that the detector takes at its largest size, for photos of 2560 pixels; measured (docs/faces.md).
-DETECTOR = 200 * 2**20
-# Longest side at which the detector takes that.
-LONGEST = 2560
-# Bytes per pixel of the strip that is pasted, and rows of it (`paste.ROWS`).
-STRIP, ROWS = 100, 512
+# Bytes that the detector takes for photos whose longest side has so many pixels or more; measured (docs/faces.md).
+DETECTOR, LONGEST = 200 * 2**20, 2560
+# Bytes per pixel of a strip that is pasted, see `paste`.
+STRIP = 100
+
+
+def crop_sizes(both: FaceRestorer) -> tuple[Size, Size]:
+    """The sides of a crop and of the restored crop."""
+    small = SIDE // both.zoom
+    return (small, small), (SIDE, SIDE)
 
 
 def crops_plan(
-    both: FaceRestorer, wanted: Wanted, photos: Sizes, memory: int | None = None
+    both: FaceRestorer,
+    wanted: Wanted,
+    photos: Sizes,
+    memory: int | None = None,
+    norms: Literal["image", "tile"] = "image",
 ) -> Forecast:
     """Choose how crops are cut: they fill batches, however many faces there are.
 
@@ -26,36 +37,30 @@ def crops_plan(
         wanted: what is made of every photo.
         photos: (height, width) of each photo and of its result.
         memory: bytes that may be taken; by default most of what there is.
+        norms: see `Plan`.
 
     Raises:
         PlanError: no plan fits.
     """
-    small = SIDE // both.zoom
-    many = [((small, small), (SIDE, SIDE))] * FACES
-    faces = both.faces
-    stage1_only = wanted.stage1_only or faces.preset.stage1_only
-    return make_plan(
-        faces,
-        faces.programs,
-        many,
-        wanted._replace(stage1_only=stage1_only),
-        memory,
-        beside=beside(both, wanted, photos),
-    )
+    many = [crop_sizes(both)] * FACES
+    return _plan(both.faces, many, wanted, memory, norms, beside(both, wanted, photos))
 
 
 def photos_plan(both: FaceRestorer, wanted: Wanted, photos: Sizes, memory: int | None = None) -> Forecast:
     """Choose how backgrounds are cut; arguments and errors as in `crops_plan`."""
-    stage1_only = wanted.stage1_only or both.behind.preset.stage1_only
-    restorer = both.behind
-    return make_plan(
-        restorer,
-        restorer.programs,
-        photos,
-        wanted._replace(stage1_only=stage1_only),
-        memory,
-        beside=beside(both, wanted, photos),
-    )
+    return _plan(both.behind, photos, wanted, memory, "image", beside(both, wanted, photos))
+
+
+def _plan(
+    restorer: Restorer,
+    images: Sizes,
+    wanted: Wanted,
+    memory: int | None,
+    norms: Literal["image", "tile"],
+    other: int,
+) -> Forecast:
+    made = wanted._replace(stage1_only=wanted.stage1_only or restorer.preset.stage1_only)
+    return make_plan(restorer, restorer.programs, images, made, memory, norms=norms, beside=other)
 
 
 def beside(both: FaceRestorer, wanted: Wanted, photos: Sizes) -> int:
@@ -71,20 +76,18 @@ def beside(both: FaceRestorer, wanted: Wanted, photos: Sizes) -> int:
     layers = wanted.count * (2 if wanted.keep else 1)
     crops = FACES * ((SIDE // both.zoom) ** 2 + layers * SIDE**2)
     wide = max((max(result) for _, result in photos), default=0)
-    strip = STRIP * min(ROWS, wide) * wide
     longest = max((max(photo) for photo, _ in photos), default=0)
     detector = DETECTOR * min(1.0, longest / LONGEST) ** 2
-    return int(3 * (group + largest * layers + crops) + strip + detector + 4 * PROGRAM)
+    return int(
+        3 * (group + largest * layers + crops) + STRIP * min(ROWS, wide) * wide + detector + 4 * PROGRAM
+    )
 
 
-def _own(one: object, other: object) -> int:
-    """Bytes of the parameters of `one` that `other` does not share."""
-    theirs = {id(leaf) for leaf in jax.tree.leaves(getattr(other, "params", {}))}
-    mine = jax.tree.leaves(getattr(one, "params", {}))
-    return sum(leaf.nbytes for leaf in mine if id(leaf) not in theirs)
+def _own(one: Restorer, other: Restorer) -> int:
+    """Bytes of the parameters of a restorer that the other one does not share."""
+    theirs = {id(leaf) for leaf in jax.tree.leaves(other.params)}
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(one.params) if id(leaf) not in theirs)
 
 
 def _area(size: Size) -> int:
     return size[0] * size[1]
-
-

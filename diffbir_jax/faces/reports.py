@@ -66,6 +66,19 @@ def summary(faces: Sequence[FaceReport]) -> str:
     return f"{counted}, {len(left)} left as background ({reasons})" if left else counted
 
 
+def faces_record(faces: Sequence[FaceReport]) -> dict[str, Any]:
+    """The reports on all faces of a photo in a form that JSON can hold, with what they come to in words."""
+    return {
+        "faces": [report.as_record(number) for number, report in enumerate(faces, 1)],
+        "found": summary(faces),
+    }
+
+
+def crop_file(start: Path, number: int, end: str) -> Path:
+    """The file of a face's crop; the arguments are those of `write_crops`, the face's number and `FaceReport.crops`."""
+    return start.with_name(f"{start.name}_{number:02d}_{end}.png")
+
+
 def write_crops(faces: Sequence[FaceReport], start: Path, depth: type | None = None) -> list[Path]:
     """Write the crops of restored faces as PNG; all faces are counted, from left to right.
 
@@ -83,7 +96,7 @@ def write_crops(faces: Sequence[FaceReport], start: Path, depth: type | None = N
     files = []
     for number, report in enumerate(faces, 1):
         for end, pixels in report.crops():
-            files.append(start.with_name(f"{start.name}_{number:02d}_{end}.png"))
+            files.append(crop_file(start, number, end))
             deep = depth or (np.uint16 if pixels.dtype == np.float32 else pixels.dtype)
             write_png(files[-1], pixels if pixels.dtype == deep else to_depth(from_depth(pixels), deep))
     return files

@@ -16,6 +16,7 @@ from diffbir_jax.faces.align import to_result
 from diffbir_jax.faces.choice import Faces
 from diffbir_jax.faces.cuts import Cut, cut_faces, fitting_zoom
 from diffbir_jax.faces.find import Detector, Face, detect
+from diffbir_jax.faces.flags import BACKGROUNDS
 from diffbir_jax.faces.identity import SFace
 from diffbir_jax.faces.paste import Patch, paste
 from diffbir_jax.faces.reports import FaceReport
@@ -28,7 +29,6 @@ from diffbir_jax.restoration.results import NOTHING, Outcome, Progress, Restored
 from diffbir_jax.sampling.options import Options
 
 Background = Literal["sr", "resize", "none"]
-BACKGROUNDS: tuple[Background, ...] = ("sr", "resize", "none")
 # A group of photos ends with so many photos, faces or pixels of results.
 PHOTOS, FACES, PIXELS = 16, 64, 2**24
 
@@ -84,7 +84,12 @@ class FaceRestorer:
     """Restores photos and, apart from them, their faces."""
 
     def __init__(
-        self, faces: Restorer, behind: Restorer | None = None, way: Way | None = None, plan: Plan | None = None
+        self,
+        faces: Restorer,
+        behind: Restorer | None = None,
+        way: Way | None = None,
+        plan: Plan | None = None,
+        found: Callable[[int], None] | None = None,
     ):
         """Take the networks.
 
@@ -93,9 +98,10 @@ class FaceRestorer:
             behind: restores backgrounds; by default `faces`.
             way: what is done.
             plan: how crops are cut; by default one that does not look at the memory.
+            found: called with the number of crops of each photo, before they are restored.
         """
         self.faces, self.behind = faces, faces if behind is None else behind
-        self.way, self.plan = way or Way(), plan
+        self.way, self.plan, self.found = way or Way(), plan, found
         self.zoom = fitting_zoom(faces) if self.way.zoom is None else self.way.zoom
 
     @property
@@ -121,7 +127,6 @@ class FaceRestorer:
         with_fidelity: bool = False,
         stage1_only: bool = False,
         listen: Callable[[Progress], None] | None = None,
-        more: Callable[[int], None] | None = None,
     ) -> Iterator[Outcome]:
         """Restore any number of photos; one that fails does not stop the others. Requests are read group by group.
 
@@ -135,7 +140,6 @@ class FaceRestorer:
             with_fidelity: whether results show where guidance holds backgrounds.
             stage1_only: take everything through stage 1 alone.
             listen: called with a `Progress` after each batch of tiles.
-            more: called with the number of crops of each photo, before they are restored.
 
         Yields:
             an `Outcome` per photo, whose `about` is a tuple of `FaceReport`, from left to right. With the background
@@ -143,7 +147,7 @@ class FaceRestorer:
         """
         options = options or self.faces.options()
         shared = {"count": count, "keep": keep, "stage1_only": stage1_only, "listen": listen}
-        for group in self._groups(requests, upscale, more):
+        for group in self._groups(requests, upscale):
             if isinstance(group, Outcome):
                 yield group
                 continue
@@ -156,9 +160,7 @@ class FaceRestorer:
             for photo, ground in grounds:
                 yield ground if ground.error else self._whole(photo, ground.results, after, upscale)
 
-    def _groups(
-        self, requests: Iterable[Request], upscale: float, more: Callable[[int], None] | None
-    ) -> Iterator[list[_Photo] | Outcome]:
+    def _groups(self, requests: Iterable[Request], upscale: float) -> Iterator[list[_Photo] | Outcome]:
         """Yield groups of photos with their crops, and at once the outcomes of what is no photo."""
         group: list[_Photo] = []
         for position, request in enumerate(requests):
@@ -167,8 +169,8 @@ class FaceRestorer:
             except (UserError, MemoryError) as error:
                 yield Outcome(position, error=error)
                 continue
-            if more is not None:
-                more(len(photo.cuts))
+            if self.found is not None:
+                self.found(len(photo.cuts))
             group.append(photo)
             if _full(group, upscale):
                 yield group
@@ -180,9 +182,7 @@ class FaceRestorer:
     def _looked_at(self, position: int, request: Request, upscale: float) -> _Photo:
         check_photo(request, upscale)
         faces = detect(request.image, self.way.detector)
-        return _Photo(
-            position, request, faces, *cut_faces(request.image, faces, self.way.choice, self.zoom)
-        )
+        return _Photo(position, request, faces, *cut_faces(request.image, faces, self.way.choice, self.zoom))
 
     def _restored_faces(
         self, group: list[_Photo], options: Options, shared: dict[str, Any]
@@ -191,9 +191,7 @@ class FaceRestorer:
         order = [(photo.position, cut.place) for photo in group for cut in photo.cuts]
         if not order:
             return {}, {}
-        crops = (
-            Request(cut.before, cut.index(photo.request.index)) for photo in group for cut in photo.cuts
-        )
+        crops = (Request(cut.before, cut.index(photo.request.index)) for photo in group for cut in photo.cuts)
         after: _After = {}
         failed: dict[int, Exception] = {}
         for outcome in self.faces.restore_many(crops, self.zoom, options, plan=self.plan, **shared):
@@ -226,9 +224,7 @@ class FaceRestorer:
         restored = Restored(ground, ground, large) if keep else Restored(ground)
         return Outcome(photo.position, (restored,) * count)
 
-    def _whole(
-        self, photo: _Photo, grounds: Sequence[Restored], after: _After, upscale: float
-    ) -> Outcome:
+    def _whole(self, photo: _Photo, grounds: Sequence[Restored], after: _After, upscale: float) -> Outcome:
         """Paste the restored faces of a photo into each of its backgrounds, and report on all its faces."""
         faces = [after[photo.position, cut.place] for cut in photo.cuts]
         results: list[Restored] = []

@@ -17,7 +17,8 @@ FACE = np.s_[70:214, 56:200]
 # Contrast of the finest octave divided by that of the next but one. Portraits have 0.51 to 0.78, blurred by two pixels
 # 0.30 to 0.39 (docs/faces.md).
 SHARP = 0.48
-# More noise than this, in levels of 255 of the photo, is to be removed. Clean portraits have up to 3.0, noise of 15 levels 5 and more.
+# More noise than this, in levels of 255, is to be removed. Clean portraits have up to 3.0, those
+# with noise of 15 levels 4.8 and more.
 NOISE = 4.5
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 

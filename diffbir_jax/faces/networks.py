@@ -33,5 +33,7 @@ def with_networks(
         names: of the networks to load.
     """
     own = load_params(preset, folder, restorer.dtype, names)
-    shared = {name: restorer.params[name] for name in restorer.params if name not in own}
+    # An encoder of the condition belongs to its control.
+    left = {*own, "condition"} if "control" in own else {*own}
+    shared = {name: params for name, params in restorer.params.items() if name not in left}
     return Restorer(preset, shared | own, restorer.dtype, restorer.programs.mesh)

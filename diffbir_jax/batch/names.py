@@ -153,7 +153,6 @@ def check_clashes(written: Iterable[tuple[Path, Outputs]], given: Iterable[Path]
             own.add(key)
             files[key] = file
     check_crops(owners, files, settings)
-    over |= dict.fromkeys(Path(key) for key in kept if _crop_of(key) in owners)
     if over:
         raise ImageFileError(f"{some(over)}: would be overwritten; give another --output or --guidance-map")
 

@@ -28,7 +28,9 @@ def face(left: float, top: float, size: float) -> Face:
 
 
 TWO, ONE = (90, 120), (96, 96)
-KNOWN = Known({TWO: [face(8, 20, 40), face(60, 20, 50)], ONE: [face(30, 20, 45)]})
+# As large as a crop, so that crops and backgrounds share programs.
+SMALL = (SIDE, SIDE)
+KNOWN = Known({TWO: [face(8, 20, 40), face(60, 20, 50)], ONE: [face(30, 20, 45)], SMALL: [face(18, 14, 30)]})
 
 
 def small_crops(monkeypatch: pytest.MonkeyPatch) -> None:

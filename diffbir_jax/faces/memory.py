@@ -12,7 +12,7 @@ from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 
 # Bytes that the detector takes for photos whose longest side has so many pixels or more; measured (docs/faces.md).
-DETECTOR, LONGEST = 200 * 2**20, 2560
+DETECTOR, LONGEST = 300 * 2**20, 2560
 # Bytes per pixel of a strip that is pasted, see `paste`.
 STRIP = 100
 

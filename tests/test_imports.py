@@ -25,9 +25,9 @@ ROOMS = {
 }
 LOWER = set(ROOMS)
 ROOMS["restoration"] = LOWER
-ROOMS["faces"] = {"console", "files", "imaging", "restoration", "sampling"}
+ROOMS["faces"] = {"console", "files", "imaging", "models", "restoration", "sampling", "weights"}
 ROOMS["training"] = LOWER - {"conversion"} | {"restoration"}
-ROOMS["batch"] = LOWER | {"restoration"}
+ROOMS["batch"] = LOWER | {"restoration", "faces"}
 ROOMS["evaluation"] = ROOMS["batch"] | {"batch"}
 # Checks everything.
 ROOMS["parity"] = set(ROOMS)

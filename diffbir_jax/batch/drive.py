@@ -7,10 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 import jax
+import numpy as np
 
 from diffbir_jax.batch.ahead import ReadAhead, Writers
 from diffbir_jax.batch.jobs import Job
@@ -20,12 +22,16 @@ from diffbir_jax.batch.report import Journal
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.batch.sidecar import Recorder
 from diffbir_jax.console.errors import EXPECTED, as_flags, one_line
+from diffbir_jax.faces.reports import write_crops
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import write_record
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.restorer import Outcome, Request, Restored
 from diffbir_jax.restoration.results import Progress
 from diffbir_jax.sampling.options import Options
+
+# Dtypes of files of crops, by --bit-depth.
+CROP_DEPTHS = {"same": None, "8": np.uint8, "16": np.uint16}
 
 
 class Restores(Protocol):
@@ -44,7 +50,7 @@ class Restores(Protocol):
         stage1_only: bool,
         listen: Callable[[Progress], None] | None,
     ) -> Iterator[Outcome]:
-        """See `Restorer.restore_many`."""
+        """See `Restorer.restore_many`. `Outcome.about` has reports on faces, or nothing."""
         ...
 
 
@@ -90,9 +96,7 @@ class Driver:
         for outcome in self._outcomes(reading, fidelity):
             loaded = self._pending.pop(outcome.position)
             if outcome.error is None:
-                work = functools.partial(
-                    self._write, loaded, outcome.results, time.perf_counter() - loaded.begin
-                )
+                work = functools.partial(self._write, loaded, outcome, time.perf_counter() - loaded.begin)
                 writers.submit(work, sum(held(restored) for restored in outcome.results))
             else:
                 self._fail(loaded.job, outcome.error)
@@ -141,22 +145,26 @@ class Driver:
         self._journal.note(job.path, loaded.photo.notes if loaded.photo else ())
         return loaded
 
-    def _write(self, loaded: Loaded, results: Sequence[Restored], seconds: float) -> None:
+    def _write(self, loaded: Loaded, outcome: Outcome, seconds: float) -> None:
         """Write the files of a job and note it; runs in a thread."""
-        job = loaded.job
+        job, results, faces = loaded.job, outcome.results, outcome.about
+        crops: Sequence[Path] = ()
 
         def note(writing: float) -> None:
             if self._recorder and job.outputs.sidecar:
                 spent = {"read": loaded.read_seconds, "compute": seconds, "write": writing}
-                write_record(job.outputs.sidecar, self._recorder.record(loaded, spent))
+                write_record(job.outputs.sidecar, self._recorder.record(loaded, spent, crops, faces))
 
         try:
+            if job.outputs.crops:
+                crops = write_crops(faces, job.outputs.crops, CROP_DEPTHS[self._recipe.bit_depth])
             left_out = write_results(loaded, results, self._recipe, note)
         except (*EXPECTED, MemoryError) as error:
             self._fail(job, error)
         else:
-            self._journal.note(job.outputs.results[0], left_out)
-            self._journal.restored(job, results[0].image.shape, seconds)
+            self._journal.note(job.outputs.main, left_out)
+            size = results[0].image.shape if results else None
+            self._journal.restored(job, size, seconds, faces)
 
     def _fail(self, job: Job, error: Exception) -> None:
         """Note why a job failed; raise `error` instead if it is a bug."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffbir_jax.console.numbers import count, positive, quality, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
+from diffbir_jax.faces.flags import add_face_flags
 from diffbir_jax.imaging.photo import MAX_PIXELS
 from diffbir_jax.restoration.flags import add_guidance_flags, add_network_flags, add_stage2_flags
 
@@ -16,6 +17,7 @@ BASIC = (
     "upscale",
     "detail",
     "version",
+    "task",
     "format",
     "quality",
     "compare",
@@ -40,6 +42,7 @@ def make_parser() -> Parser:
     add_output_flags(parser.add_argument_group("files out"))
     add_run_flags(parser.add_argument_group("long runs"))
     add_network_flags(parser.add_argument_group("networks"))
+    add_face_flags(parser.add_argument_group("faces in whole photos, with --task faces"))
     add_stage2_flags(parser.add_argument_group("stage 2"))
     add_guidance_flags(parser.add_argument_group("guidance and control"))
     return parser

@@ -29,6 +29,7 @@ class Job:
         outputs: files to write.
         clean: the input's ready-made stage-1 image, or None.
         mask: the input's fidelity mask, or None.
+        ground: the picture that the input's faces are pasted into, or None.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Job:
     outputs: Outputs
     clean: Path | None = None
     mask: Path | None = None
+    ground: Path | None = None
 
 
 class Inputs(NamedTuple):
@@ -55,10 +57,19 @@ def find_jobs(settings: Settings) -> tuple[list[Job], list[Path]]:
     """
     names, others = find_inputs(settings)
     clean, masks = stage1_images(settings, names), fidelity_masks(settings, names)
+    grounds = backgrounds(settings, names)
     many = settings.list is not None or bool(settings.paths)
     many |= settings.input is not None and settings.input.is_dir()
     jobs = [
-        Job(path, name, noise_index(path), outputs_of(settings, name, many), clean.get(path), masks.get(path))
+        Job(
+            path,
+            name,
+            noise_index(path),
+            outputs_of(settings, name, many),
+            clean.get(path),
+            masks.get(path),
+            grounds.get(path),
+        )
         for path, name in names.items()
     ]
     check_jobs(jobs, settings)
@@ -68,10 +79,10 @@ def find_jobs(settings: Settings) -> tuple[list[Job], list[Path]]:
 def check_jobs(jobs: Sequence[Job], settings: Settings) -> None:
     """Check that no file of the user is lost and that formats hold the bits; ImageFileError says what is wrong."""
     folders = {real_folder(job.path.parent) for job in jobs}
-    for folder in [settings.output, *{job.outputs.results[0].parent for job in jobs}]:
+    for folder in [settings.output, *{job.outputs.folder for job in jobs}]:
         if real_folder(folder) in folders:
             check_output(folder, folder, "inputs")
-    given = [path for job in jobs for path in (job.path, job.clean, job.mask) if path]
+    given = [path for job in jobs for path in (job.path, job.clean, job.mask, job.ground) if path]
     given += [settings.report] if settings.report else []
     check_clashes([(job.path, job.outputs) for job in jobs], given, settings)
     check_depth(jobs, settings.recipe)
@@ -129,7 +140,12 @@ def expanded(settings: Settings) -> tuple[list[Path], list[Path]]:
 
 def own_folders(settings: Settings) -> list[Path]:
     """Return the folders that never hold inputs: results, maps, masks, stage-1 images."""
-    made = (settings.guidance_map, settings.fidelity_mask, stage1_folder(settings.recipe))
+    made = (
+        settings.guidance_map,
+        settings.fidelity_mask,
+        settings.recipe.backs,
+        stage1_folder(settings.recipe),
+    )
     return [settings.output, *(folder for folder in made if folder)]
 
 
@@ -177,6 +193,12 @@ def fidelity_masks(settings: Settings, names: dict[Path, Path]) -> dict[Path, Pa
     if mask is None:
         return {}
     return named_as(names, mask, settings.output, "mask") if mask.is_dir() else dict.fromkeys(names, mask)
+
+
+def backgrounds(settings: Settings, names: dict[Path, Path]) -> dict[Path, Path]:
+    """Return the ready background of each input; none unless --background is a folder. Errors as in `named_as`."""
+    folder = settings.recipe.backs
+    return {} if folder is None else named_as(names, folder, settings.output, "background")
 
 
 def named_as(names: dict[Path, Path], folder: Path, output: Path, what: str) -> dict[Path, Path]:

@@ -10,11 +10,13 @@ from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.report import Journal, counted
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.batch.sidecar import Sidecar
+from diffbir_jax.faces.memory import beside, crop_sizes, crops_plan
+from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.imaging.headers import header_size
 from diffbir_jax.imaging.photo import MIN_SIDE
 from diffbir_jax.restoration.effort import costs, effort
 from diffbir_jax.restoration.plan import Plan
-from diffbir_jax.restoration.planner import Forecast, PlanError, Size, compile_all, make_plan
+from diffbir_jax.restoration.planner import Forecast, PlanError, Size, Sizes, compile_all, make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 
@@ -22,7 +24,7 @@ ADVICE = "give a higher --memory-gb or a lower --upscale, or crop it"
 
 
 def planned(
-    restorer: Restorer,
+    restorer: Restorer | FaceRestorer,
     settings: Settings,
     jobs: Sequence[Job],
     record: Sidecar | None,
@@ -35,31 +37,83 @@ def planned(
     Raises:
         PlanError: no plan fits the memory, not even for the smallest image.
     """
+    if isinstance(restorer, FaceRestorer):
+        return planned_faces(restorer, settings, jobs, record, journal)
     if record is not None and record.plan is not None:
         return record.plan
+    return _planned(restorer, settings, jobs, journal)
+
+
+def planned_faces(
+    both: FaceRestorer, settings: Settings, jobs: Sequence[Job], record: Sidecar | None, journal: Journal
+) -> Plan | None:
+    """As `planned`, for photos and crops of their faces: the restorer gets the plan of crops."""
+    images = list(sizes(jobs, settings.recipe).values())
+    made, memory = wanted(settings, jobs), memory_of(settings)
+    backs = settings.recipe.background == "sr"
+    if record is not None and record.crops is not None:
+        both.plan = record.crops
+        return record.plan
+    if not images:
+        return None
+    found = crops_plan(both, made, images, memory, settings.vae_norms)
+    both.plan = found.plan
+    show("crops of faces", found, settings, "faces: ")
+    side = crop_sizes(both)
+    expected = costs(found.executor, [side], found.shape)
+    work = effort(found.executor, side, expected)
+    both.found = lambda faces: journal.expect_more({stage: faces * each for stage, each in work.items()})
+    if settings.warmup:
+        compile_shapes(found, [side], both.faces)
+    if backs:
+        return _planned(both.behind, settings, jobs, journal, beside(both, made, images))
+    journal.expect(expected, {})
+    return None
+
+
+def memory_of(settings: Settings) -> int | None:
+    """The memory limit in bytes; None without one."""
+    return None if settings.memory_gb is None else int(settings.memory_gb * 2**30)
+
+
+def _planned(
+    restorer: Restorer, settings: Settings, jobs: Sequence[Job], journal: Journal, other: int = 0
+) -> Plan | None:
+    """As `planned`, for whole images, while the run takes `other` bytes for other things."""
     measured = sorted(sizes(jobs, settings.recipe).items(), key=lambda entry: math.prod(entry[1][1]))
     if not measured:
         return None
-    memory = None if settings.memory_gb is None else int(settings.memory_gb * 2**30)
+    memory = memory_of(settings)
     made = wanted(settings, jobs)
 
     def plan_of(number: int) -> Forecast:
         smallest = [pair for _, pair in measured[:number]]
-        return make_plan(restorer, restorer.programs, smallest, made, memory, norms=settings.vae_norms)
+        norms = settings.vae_norms
+        return make_plan(restorer, restorer.programs, smallest, made, memory, norms=norms, beside=other)
 
     found, number = fitting(plan_of, len(measured))
     for job, ((height, width), _) in measured[number:]:
         journal.failed(job, f"{job.path}: {width}x{height} pixels need more memory than there is; {ADVICE}")
     images = [pair for _, pair in measured[:number]]
-    lines = ["plan for the images that take most:", *found.lines()] if settings.plan else [found.sentence()]
-    tqdm.write("\n".join(lines))
+    show("the images that take most", found, settings)
     expected = costs(found.executor, images, found.shape)
     journal.expect(expected, _total(effort(found.executor, image, expected) for image in images))
     if settings.warmup:
-        for _ in tqdm(compile_all(found.executor, images), "compiling", unit="shape", disable=None):
-            pass
-        tqdm.write(f"{counted(restorer.compiled, 'program')} in the cache")
+        compile_shapes(found, images, restorer)
     return found.plan
+
+
+def show(what: str, found: Forecast, settings: Settings, before: str = "") -> None:
+    """Print a plan: with --plan as a table, else in a line, after `before`."""
+    lines = [f"plan for {what}:", *found.lines()] if settings.plan else [f"{before}{found.sentence()}"]
+    tqdm.write("\n".join(lines))
+
+
+def compile_shapes(found: Forecast, images: Sizes, restorer: Restorer) -> None:
+    """Compile all programs that images need, into the cache."""
+    for _ in tqdm(compile_all(found.executor, images), "compiling", unit="shape", disable=None):
+        pass
+    tqdm.write(f"{counted(restorer.compiled, 'program')} in the cache")
 
 
 def fitting(plan_of: Callable[[int], Forecast], count: int) -> tuple[Forecast, int]:

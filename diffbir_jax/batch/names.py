@@ -5,7 +5,7 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,10 @@ from diffbir_jax.imaging.writing import OUTPUT_SUFFIXES
 
 SUFFIXES: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 # What the names of pictures beside a result end in; they are no results themselves.
-ASIDE = ("_compare", "_stage1", "_std")
+CROP = r"_face_\d+_(before|after(_\d+)?)"
+ASIDE = re.compile(rf"(_compare|_stage1|_std|{CROP})$")
+# A crop of a face among the keys of `place`, and what its files' names begin with.
+CROP_FILE = re.compile(r"(.+_face)_\d+_(before|after(_\d+)?)\.png")
 # Name of a file that `files.writing` has not finished: process, thread.
 TEMPORARY = re.compile(r"\.(\d+)-\d+\.tmp")
 # A temporary file of this age in seconds is abandoned.
@@ -28,26 +31,43 @@ class Outputs(NamedTuple):
     """The files written for an input.
 
     Attributes:
-        results: one per sample. results[0] is written last: if it exists, the job is complete.
+        folder: of all files but the guidance map.
+        results: one per sample. results[0] is written last: if it exists, the job is complete. None without whole
+            photos: then the sidecar is the last.
         compared: one per sample, or none.
         stage1: the image after stage 1, or None.
         deviation: the map of differences between the results, or None.
         weight: the guidance map, or None.
         sidecar: the record of how the results were made, or None.
+        crops: beginning of the names of crops of faces, see `faces.reports.write_crops`; or None. How many there are
+            shows only later.
     """
 
+    folder: Path
     results: tuple[Path, ...]
     compared: tuple[Path, ...] = ()
     stage1: Path | None = None
     deviation: Path | None = None
     weight: Path | None = None
     sidecar: Path | None = None
+    crops: Path | None = None
+
+    @property
+    def main(self) -> Path:
+        """The file, or the beginning of its name, that stands for all."""
+        return self.results[0] if self.results else self.crops or self.folder
 
     def all(self) -> Iterator[Path]:
         """Yield the files, the main result last."""
         yield from self.compared
         yield from (path for path in (self.stage1, self.deviation, self.weight, self.sidecar) if path)
         yield from reversed(self.results)
+
+    def claimed(self) -> Iterator[Path]:
+        """Yield the files, and the beginning of the crops' names, which no other input may have."""
+        yield from self.all()
+        if self.crops:
+            yield self.crops
 
 
 def suffix_of(recipe: Recipe, name: Path) -> str:
@@ -69,15 +89,17 @@ def outputs_of(settings: Settings, name: Path, many: bool) -> Outputs:
     suffix = suffix_of(recipe, name)
     numbers = [""] if recipe.n_samples == 1 else [f"_{i + 1}" for i in range(recipe.n_samples)]
     # If formats are kept, a.jpg and a.png may lie side by side.
-    noted = f"{name.name}.json" if recipe.format == "same" else f"{stem}.json"
+    noted = name.name if recipe.format == "same" else stem
     maps = settings.guidance_map
     return Outputs(
-        tuple(folder / f"{stem}{number}{suffix}" for number in numbers),
+        folder,
+        tuple(folder / f"{stem}{number}{suffix}" for number in numbers if recipe.writes_photos),
         tuple(folder / f"{stem}{number}_compare{suffix}" for number in numbers if recipe.compare),
         folder / f"{stem}_stage1{suffix}" if recipe.save_stages else None,
         folder / f"{stem}_std.png" if recipe.std_map else None,
         maps / name.parent / f"{stem}.png" if maps and many else maps,
-        folder / noted if settings.sidecar else None,
+        folder / f"{noted}.json" if settings.sidecar else None,
+        folder / f"{noted}_face" if recipe.writes_faces else None,
     )
 
 
@@ -118,9 +140,10 @@ def check_clashes(written: Iterable[tuple[Path, Outputs]], given: Iterable[Path]
     kept = {key for path in given for key in (place(path), place(Path(real_path(path))))}
     owners: dict[str, Path] = {}
     over: dict[Path, None] = {}
+    files: dict[str, Path] = {}
     for path, outputs in written:
         own: set[str] = set()
-        for file in outputs.all():
+        for file in outputs.claimed():
             key = place(file)
             owner = owners.setdefault(key, path)
             if owner is not path:
@@ -128,8 +151,30 @@ def check_clashes(written: Iterable[tuple[Path, Outputs]], given: Iterable[Path]
             if key in kept or key in own:
                 over[file] = None
             own.add(key)
+            files[key] = file
+    check_crops(owners, files, settings)
     if over:
         raise ImageFileError(f"{some(over)}: would be overwritten; give another --output or --guidance-map")
+
+
+def check_crops(owners: Mapping[str, Path], files: Mapping[str, Path], settings: Settings) -> None:
+    """Raise ImageFileError if a file of one input may be a crop of another one's faces.
+
+    Args:
+        owners: inputs by the keys of what is written for them.
+        files: the same keys' files.
+        settings: the run.
+    """
+    for key, path in owners.items():
+        other = owners.get(_crop_of(key), path)
+        if other is not path:
+            raise ImageFileError(clash(other, path, files[key], settings))
+
+
+def _crop_of(key: str) -> str:
+    """The beginning of crops' names that a file of this name would be one of; else ""."""
+    found = CROP_FILE.fullmatch(key)
+    return found[1] if found else ""
 
 
 def clash(first: Path, second: Path, file: Path, settings: Settings) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.settings import BitDepth, Recipe
+from diffbir_jax.faces.reports import crop_file
 from diffbir_jax.files.digest import file_record
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.bytes import resize_alpha
@@ -71,17 +72,20 @@ def load(job: Job, recipe: Recipe) -> Loaded:
     clean, mask = job.clean and read_image(job.clean), job.mask and read_grey(job.mask)
     # A result with 16 bits needs an input with 16 bits; 8-bit files are made from the finer result.
     image = to_depth(photo.pixels, "16") if recipe.bit_depth == "16" else photo.pixels
-    request = Request(image, job.index, clean, mask)
+    ground = None if job.ground is None else read_ground(job.ground, image)
+    request = Request(image, job.index, clean, mask, behind=ground)
     files = {}
     if job.outputs.sidecar:
         sources = {"input": job.path, "clean": job.clean, "mask": job.mask}
+        sources |= {"ground": job.ground} if job.ground else {}
         files = {name: path and file_record(path) for name, path in sources.items()}
     return Loaded(job, photo, request, time.perf_counter() - begin, files)
 
 
 def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
     """Raise ImageFileError if results are larger than their formats allow, or their names too long."""
-    for path in job.outputs.all():
+    crops = [crop_file(job.outputs.crops, 9999, "after_1000")] if job.outputs.crops else []
+    for path in (*job.outputs.all(), *crops):
         if len(os.fsencode(path.name)) > LONGEST_NAME:
             raise ImageFileError(
                 f"{path}: this name is longer than {LONGEST_NAME} bytes; rename {job.path.name}"
@@ -96,6 +100,12 @@ def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
 def read_grey(path: Path) -> np.ndarray:
     """Read an image file as (H, W) uint8; errors as in `read_image`."""
     return np.rint(read_image(path).mean(axis=2)).astype(np.uint8)
+
+
+def read_ground(path: Path, image: np.ndarray) -> np.ndarray:
+    """Read an image file with the bits of `image`; errors as in `read_image`."""
+    found = read_photo(path).pixels
+    return to_depth(found, "8" if image.dtype == np.uint8 else "16")
 
 
 def to_depth(values: np.ndarray, depth: BitDepth) -> np.ndarray:
@@ -127,9 +137,12 @@ def file_depth(path: Path, depth: BitDepth) -> BitDepth:
 
 
 def write_results(
-    loaded: Loaded, results: Sequence[Restored], recipe: Recipe, note: Callable[[float], None]
+    loaded: Loaded,
+    results: Sequence[Restored],
+    recipe: Recipe,
+    note: Callable[[float], None],
 ) -> tuple[str, ...]:
-    """Write all files of a job, the main result last; return what was left out of it, see `write_photo`.
+    """Write all files of a job but crops, the main result last; return what was left out of it, see `write_photo`.
 
     Args:
         loaded: the job with its input.
@@ -156,7 +169,7 @@ def write_results(
     for path, restored in reversed(list(zip(outputs.results[1:], results[1:], strict=True))):
         save(path, restored.image)
     note(time.perf_counter() - begin)
-    return save(outputs.results[0], results[0].image)
+    return save(outputs.results[0], results[0].image) if outputs.results else ()
 
 
 def write_maps(loaded: Loaded, results: Sequence[Restored]) -> None:

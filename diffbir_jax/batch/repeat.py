@@ -8,7 +8,7 @@ from pathlib import Path
 from diffbir_jax.batch.jobs import Job, check_jobs
 from diffbir_jax.batch.names import outputs_of
 from diffbir_jax.batch.settings import (
-    OPTION_FIELDS,
+    MADE_FLAGS,
     PLACES,
     RECIPE_FIELDS,
     FlagError,
@@ -23,7 +23,7 @@ from diffbir_jax.files.digest import sha256, weights_record
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import device, versions
 
-DECIDED = {*RECIPE_FIELDS, *OPTION_FIELDS, "paths", "list", "memory_gb", "vae_norms"} - {*PLACES}
+DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, "paths", "list", "memory_gb", "vae_norms"} - {*PLACES}
 
 
 def recipe_of(args: argparse.Namespace) -> tuple[Recipe, Sidecar]:
@@ -45,6 +45,8 @@ def recipe_of(args: argparse.Namespace) -> tuple[Recipe, Sidecar]:
     changes = {name: getattr(args, name) for name in args.given & {*PLACES}}
     if "stage1" in changes and recipe.stage1 is None:
         raise FlagError("--stage1 is given, but the sidecar's stage 1 is the version's own; leave it out")
+    if "background" in changes and recipe.backs is None:
+        raise FlagError("--background is given, but the sidecar knows no folder of backgrounds; leave it out")
     return dataclasses.replace(recipe, **changes), record
 
 
@@ -63,6 +65,8 @@ def repeated_job(settings: Settings, record: Sidecar) -> Job:
         raise FlagError("--fidelity-mask is given, but the sidecar knows no mask; leave it out")
     name, stage1 = Path(file_name(record.name)), settings.recipe.stage1
     moved = Path(stage1) if stage1 and stage1 != record.parameters["stage1"] else None
+    background = settings.recipe.background
+    moved_ground = Path(background) if background != record.parameters.get("background") else None
     job = Job(
         find_again(record.input, settings.input, "input"),
         name,
@@ -70,6 +74,7 @@ def repeated_job(settings: Settings, record: Sidecar) -> Job:
         outputs_of(settings, name, many=False),
         record.clean and find_again(record.clean, moved, "stage-1 image"),
         record.mask and find_again(record.mask, settings.fidelity_mask, "mask"),
+        record.ground and find_again(record.ground, moved_ground, "background"),
     )
     check_jobs([job], settings)
     return job

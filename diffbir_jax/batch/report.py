@@ -12,6 +12,7 @@ from tqdm import tqdm
 from diffbir_jax.batch.jobs import Job, is_done
 from diffbir_jax.console.meter import Meter
 from diffbir_jax.console.parser import INTERRUPTED
+from diffbir_jax.faces.reports import FaceReport, faces_record, summary
 from diffbir_jax.restoration.effort import Costs
 from diffbir_jax.restoration.planner import STAGE_NAMES
 from diffbir_jax.restoration.results import Progress
@@ -25,9 +26,11 @@ class Journal:
         self._jobs, self._skipped, self._others = jobs, skipped, others
         self._notes: list[tuple[Path, str]] = []
         self._restored: dict[Job, float] = {}
+        self._faces: dict[Job, Sequence[FaceReport]] = {}
         self._failed: dict[Job, str] = {}
         self._lock = threading.Lock()
         self._costs: Costs = {}
+        self._work: dict[str, float] = {}
         self._before = 0  # tiles of the present stage that are counted
         self.interrupted = False
         self.meter = Meter("restoring")
@@ -43,8 +46,14 @@ class Journal:
 
     def expect(self, costs: Costs, work: Mapping[str, float]) -> None:
         """Take how many operations a pixel takes in each stage, and all images together."""
-        self._costs = costs
+        self._costs, self._work = costs, dict(work)
         self.meter.expect(work)
+
+    def expect_more(self, work: Mapping[str, float]) -> None:
+        """Take work that shows up on the way, such as faces."""
+        for stage, more in work.items():
+            self._work[stage] = self._work.get(stage, 0.0) + more
+        self.meter.expect(self._work)
 
     def listen(self, progress: Progress) -> None:
         """Show how far a stage is."""
@@ -61,12 +70,31 @@ class Journal:
         cut = f" of {tiles} tiles" if tiles > 1 else ""
         return f"{finished} of {counted(len(self._jobs), 'image')} done, {STAGE_NAMES[stage]}{cut}"
 
-    def restored(self, job: Job, size: Sequence[int], seconds: float) -> None:
-        """Note that all files of a job are written; `size` is the result's (height, width)."""
+    def restored(
+        self,
+        job: Job,
+        size: Sequence[int] | None,
+        seconds: float,
+        faces: Sequence[FaceReport] | None = None,
+    ) -> None:
+        """Note that all files of a job are written.
+
+        Args:
+            job: the job.
+            size: (height, width) of the result; None without one.
+            seconds: time of computing.
+            faces: of the photo; None without --task faces.
+        """
         with self._lock:
             self._restored[job] = seconds
             # Show the last result: its number tells how many there are.
-            tqdm.write(f"{job.outputs.results[-1]}  {size[1]}x{size[0]}  {seconds:.1f} s")
+            shown = job.outputs.results[-1] if job.outputs.results else f"{job.outputs.crops}_*"
+            told = [] if size is None else [f"{size[1]}x{size[0]}"]
+            told += [f"{seconds:.1f} s"]
+            if faces is not None:
+                self._faces[job] = faces
+                told += [summary(faces)]
+            tqdm.write("  ".join([str(shown), *told]))
 
     def failed(self, job: Job, reason: str) -> None:
         """Note why a job failed, and print the reason to the error stream."""
@@ -113,7 +141,8 @@ class Journal:
         """Return the summary in a form that JSON can hold."""
         return {
             "restored": [
-                {"input": str(job.path), "result": str(job.outputs.results[0]), "seconds": round(seconds, 3)}
+                {"input": str(job.path), "result": str(job.outputs.main), "seconds": round(seconds, 3)}
+                | (faces_record(self._faces[job]) if job in self._faces else {})
                 for job, seconds in self._restored.items()
             ],
             "skipped": [str(job.path) for job in self._skipped],

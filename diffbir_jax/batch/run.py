@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from diffbir_jax.batch.drive import Driver
+from diffbir_jax.batch.faces import crop_networks, face_restorer
 from diffbir_jax.batch.hosts import connect, share
 from diffbir_jax.batch.jobs import Job, find_jobs, is_done
 from diffbir_jax.batch.memory import by_size, planned, summary
@@ -17,9 +18,10 @@ from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
 from diffbir_jax.batch.sidecar import Recorder, Sidecar
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.files.folders import check_folder, make_folder
 from diffbir_jax.files.records import write_record
-from diffbir_jax.models.presets import Preset, get_preset
+from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration.first_use import Allow, ask, permit, provide
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sharding import make_mesh
@@ -104,20 +106,26 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     for folder in folders:
         check_folder(folder)
     journal.meter.begin("loading the networks")
-    preset, files = networks(recipe, ready=jobs[0].clean is not None, allow=permit if settings.yes else ask)
+    allow = permit if settings.yes else ask
+    preset, files = networks(recipe, ready=jobs[0].clean is not None, allow=allow)
+    crops = crop_networks(recipe, preset, files, allow)
+    recorded = files | {f"face_{name}": file for name, file in crops.files.items()}
     if work.record is not None:
-        check_weights(work.record, files)
+        check_weights(work.record, recorded)
     restorer = load(preset, recipe, files, journal)
+    if recipe.faces is not None:
+        restorer = face_restorer(recipe, restorer, crops)
     if not recipe.stage1_only:
         check_options(restorer, recipe)
     if work.record is not None and (changed := differences(work.record)):
         complain(f"warning: not all is as in the sidecar, results may differ slightly: {changed}")
     plan = planned(restorer, settings, jobs, work.record, journal)
+    in_crops = restorer.plan if isinstance(restorer, FaceRestorer) else None
     if settings.plan or settings.warmup:
         return None
     for folder in folders:
         make_folder(folder)
-    recorder = Recorder(recipe, preset.name, files, plan) if settings.sidecar else None
+    recorder = Recorder(recipe, preset.name, recorded, plan, in_crops) if settings.sidecar else None
     return Driver(restorer, recipe, journal, recorder, plan)
 
 
@@ -127,7 +135,7 @@ def networks(recipe: Recipe, ready: bool, allow: Allow) -> tuple[Preset, dict[st
     `allow` is asked before weights are downloaded. Errors as in `provide`.
     """
     stage1 = NO_STAGE1 if ready else recipe.stage1
-    preset = with_stage1(get_preset(recipe.version, recipe.task), stage1, recipe.weights)
+    preset = with_stage1(recipe.preset(), stage1, recipe.weights)
     provide(preset, recipe.weights, allow)
     modules = [name for name in preset.modules if name == "rm" or not recipe.stage1_only]
     return preset, weight_files(preset, recipe.weights, modules)
@@ -142,7 +150,7 @@ def load(preset: Preset, recipe: Recipe, modules: Mapping[str, Path], journal: J
     return restorer
 
 
-def check_options(restorer: Restorer, recipe: Recipe) -> None:
+def check_options(restorer: Restorer | FaceRestorer, recipe: Recipe) -> None:
     """Raise FlagError if the networks cannot use the options."""
     try:
         restorer.check(recipe.options)

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from diffbir_jax.batch.checks import FlagError, check_flags, check_run, check_version
 from diffbir_jax.console.errors import UserError, as_flags
+from diffbir_jax.faces.choice import Faces
+from diffbir_jax.faces.flags import BACKGROUNDS, FACE_FLAGS
 from diffbir_jax.files.checked import checked
-from diffbir_jax.models.presets import PRESETS, Task, get_preset
+from diffbir_jax.models.presets import PRESETS, Preset, Task, get_preset
 from diffbir_jax.restoration.flags import options_from
-from diffbir_jax.restoration.names import PRECISIONS
+from diffbir_jax.restoration.names import FACES, PRECISIONS
 from diffbir_jax.sampling.options import Options
 
 Format = Literal["png", "jpeg", "webp", "tiff", "same"]
 BitDepth = Literal["same", "8", "16"]
+AnyTask = Task | Literal["faces"]
 # These say where the sidecar's files are now. The sidecar alone decides the rest of a recipe.
-PLACES = ("weights", "stage1")
+PLACES = ("weights", "stage1", "background")
 # More is a wrong unit, such as per cent, or a slip of the finger.
 MOST_UPSCALE, MOST_SAMPLES = 1000, 1000
-
-
-class FlagError(UserError):
-    """Flags that contradict each other, or a value that no run can use; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,13 @@ class Recipe:
         format, quality, bit_depth: how results are written.
         max_pixels: inputs with more pixels fail.
         options: how stage 2 samples.
+        faces: which faces are restored and how they are pasted; None without --task faces.
+        background: what they are pasted into: a word of `faces.flags.BACKGROUNDS`, or a folder.
+        save_faces: whether crops are written.
     """
 
     version: str
-    task: Task
+    task: AnyTask
     weights: Path | None
     stage1: str | None
     stage1_only: bool
@@ -55,6 +58,9 @@ class Recipe:
     bit_depth: BitDepth
     max_pixels: int
     options: Options
+    faces: Faces | None = None
+    background: str = "sr"
+    save_faces: bool = False
 
     def __post_init__(self) -> None:
         """Check values; UserError for one that no run can use."""
@@ -63,6 +69,10 @@ class Recipe:
                 (self.version, PRESETS) if self.version not in PRESETS else (self.precision, PRECISIONS)
             )
             raise UserError(f"{given!r} given, allowed are {', '.join(allowed)}")
+        if (self.task == FACES) != (self.faces is not None):
+            raise UserError(
+                f"`task` is {self.task!r}; {FACES!r} has a choice of faces, and no other task has one"
+            )
         for name, value, least, most in (
             ("upscale", self.upscale, 0, MOST_UPSCALE),
             ("n_samples", self.n_samples, 1, MOST_SAMPLES),
@@ -78,6 +88,30 @@ class Recipe:
     def keeps_stages(self) -> bool:
         """Whether results that show stage 1 are written."""
         return self.compare or self.save_stages
+
+    @property
+    def backs(self) -> Path | None:
+        """The folder of backgrounds, if faces are pasted into ready ones."""
+        return None if self.faces is None or self.background in BACKGROUNDS else Path(self.background)
+
+    @property
+    def writes_photos(self) -> bool:
+        """Whether whole photos are written, and not only crops of faces."""
+        return self.faces is None or self.background != "none"
+
+    @property
+    def writes_faces(self) -> bool:
+        """Whether crops of faces are written."""
+        return self.faces is not None and (self.save_faces or not self.writes_photos)
+
+    def preset(self, faces: bool = False) -> Preset:
+        """The networks of whole images or, of `faces`, those of aligned crops.
+
+        Without a background to restore, --task faces needs only the latter.
+        """
+        if self.faces is None:
+            return get_preset(self.version, self.task)  # pyright: ignore[reportArgumentType]
+        return get_preset(self.version, "face" if faces or self.background != "sr" else "sr")
 
 
 @dataclass(frozen=True)
@@ -121,11 +155,15 @@ class Settings:
     host_index: int = 0
 
 
-RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe) if field.name != "options")
+# Fields of a recipe that several flags make.
+MADE = ("options", "faces")
+RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe) if field.name not in MADE)
+# Flags that they are made of.
+MADE_FLAGS = (*(field.name for field in dataclasses.fields(Options)), *FACE_FLAGS)
 RUN_FIELDS = tuple(field.name for field in dataclasses.fields(Settings) if field.name != "recipe")
+# Sidecars from before faces lack the others.
+NEEDED = tuple(field.name for field in dataclasses.fields(Recipe) if field.default is dataclasses.MISSING)
 OPTION_FIELDS = tuple(field.name for field in dataclasses.fields(Options))
-# Fields that mean nothing to a version with stage 1 alone. `tile` is not among them: it cuts stage-1 images, too.
-STAGE2_ONLY = {*OPTION_FIELDS, "stage1", "n_samples", "std_map", "guidance_map", "fidelity_mask"} - {"tile"}
 
 
 def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Settings:
@@ -149,64 +187,25 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     values = {name: getattr(args, name) for name in RECIPE_FIELDS}
     values["stage1_only"] |= get_preset(args.version).stage1_only
     try:
-        return Recipe(**values, options=options_from(args))
+        return Recipe(**values, options=options_from(args), faces=faces_from(args))
     except UserError as error:
         raise FlagError(as_flags(str(error))) from None
 
 
-def check_version(args: argparse.Namespace) -> None:
-    """Raise FlagError for flags that mean nothing to a version with stage 1 alone."""
-    extra = args.given & STAGE2_ONLY
-    if extra and get_preset(args.version).stage1_only:
-        flags = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in extra))
-        raise FlagError(f"--version {args.version} is stage 1 alone and has no {flags}; leave that out")
-
-
-def check_flags(args: argparse.Namespace, recipe: Recipe) -> None:
-    """Raise FlagError for contradictory flags of a recipe."""
-    options = recipe.options
-    if recipe.std_map and recipe.n_samples == 1:
-        raise FlagError("--std-map compares several results; give --n-samples of at least 2")
-    if recipe.stage1_only and (recipe.n_samples > 1 or args.guidance_map or args.fidelity_mask):
-        raise FlagError(
-            "--stage1-only knows no --n-samples, --guidance-map and --fidelity-mask: leave them out"
-        )
-    detail = get_preset(recipe.version).detail(recipe.upscale) if options.detail is None else options.detail
-    if recipe.n_samples > 1 and not detail:
-        raise FlagError(
-            f"--n-samples is {recipe.n_samples}, but without generated detail all samples are equal; give --detail "
-            "above 0 or a larger --upscale"
-        )
-    if args.fidelity_mask and not options.guidance_scale:
-        raise FlagError("--fidelity-mask weighs guidance, which is off; give --guidance-scale as well")
-    if not options.s_churn and not (options.s_tmin is None and options.s_tmax is None):
-        raise FlagError("--s-tmin and --s-tmax bound --s-churn, which is off; give --s-churn as well")
-    if recipe.bit_depth == "16" and recipe.format in ("jpeg", "webp"):
-        raise FlagError(f"--bit-depth is 16, but {recipe.format} holds 8; give --format png or tiff")
-
-
-def check_run(args: argparse.Namespace) -> None:
-    """Raise FlagError for contradictory flags about reading, writing and sharing."""
-    if args.list is not None and (args.input is not None or args.paths):
-        raise FlagError("an input and --list are both given; give one of them")
-    many = args.list is not None or bool(args.paths) or (args.input is not None and args.input.is_dir())
-    if args.guidance_map and (args.guidance_map.suffix.lower() == ".png") == many:
-        wanted = "a folder for several inputs" if many else "a .png file for a single input"
-        raise FlagError(f"--guidance-map is {args.guidance_map}; give {wanted}")
-    if args.report and args.report.suffix != ".json":
-        raise FlagError(f"--report is {args.report}; give a .json file")
-    check_hosts(args)
-
-
-def check_hosts(args: argparse.Namespace) -> None:
-    """Raise FlagError for contradictory numbers of hosts."""
-    if args.coordinator and not args.distributed:
-        raise FlagError("--coordinator is an address for --distributed; give both or neither")
-    if (args.hosts is None) != (args.host_index is None) and args.hosts != 1:
-        raise FlagError("--hosts and --host-index belong together; give both or neither")
-    if args.host_index is not None and args.host_index >= args.hosts:
-        allowed = f"allowed with --hosts {args.hosts} are 0 to {args.hosts - 1}"
-        raise FlagError(f"--host-index is {args.host_index}; {allowed}")
+def faces_from(args: argparse.Namespace) -> Faces | None:
+    """Return the choice of faces that the flags describe; None without --task faces."""
+    if args.task != FACES:
+        return None
+    least, most = args.face_size
+    return Faces(
+        least,
+        most,
+        args.only_largest,
+        args.skip_sharp,
+        args.face_strength,
+        args.mask,
+        compat=args.compat,
+    )
 
 
 def as_record(recipe: Recipe) -> dict[str, Any]:
@@ -221,10 +220,10 @@ def from_record(record: dict[str, Any]) -> Recipe:
     Raises:
         ValueError: entries are missing or unknown, or options are out of range.
     """
-    missing = [name for name in (*RECIPE_FIELDS, "options") if name not in record]
+    missing = [name for name in NEEDED if name not in record]
     given = record.get("options")
     options = given if isinstance(given, dict) else {}
-    unknown = [*(record.keys() - {*RECIPE_FIELDS, "options"}), *(options.keys() - {*OPTION_FIELDS})]
+    unknown = [*(record.keys() - {*RECIPE_FIELDS, *MADE}), *(options.keys() - {*OPTION_FIELDS})]
     if missing or unknown:
         wrong = "lacks" if missing else "has unknown"
         raise UserError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from pydantic import Field
 from diffbir_jax.batch.photos import Loaded
 from diffbir_jax.batch.settings import Recipe, as_record
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.faces.reports import FaceReport, faces_record
 from diffbir_jax.files.checked import read_checked
 from diffbir_jax.files.digest import weights_record
 from diffbir_jax.files.records import device, versions
@@ -48,11 +49,12 @@ class Sidecar:
 
     Attributes:
         format: see `FORMAT`.
-        input, clean, mask: the files read.
+        input, clean, mask, ground: the files read.
         name: of the input, without folders: results are named after it.
         parameters: see `settings.from_record`.
         noise_index: selects the noise.
         plan: how images are cut.
+        crops: how crops of faces are cut.
         weights: by network.
         versions: of packages, by name.
         device: kind, number and backend.
@@ -69,6 +71,8 @@ class Sidecar:
     weights: dict[str, Weights]
     versions: dict[str, Word]
     device: dict[str, Word | int]
+    ground: Source | None = None
+    crops: Plan | None = None
 
     def __post_init__(self) -> None:
         """Refuse names that lie elsewhere than beside the other results."""
@@ -79,7 +83,9 @@ class Sidecar:
 class Recorder:
     """Holds what is the same in all sidecars of a run."""
 
-    def __init__(self, recipe: Recipe, preset: str, weights: Mapping[str, Path], plan: Any = None):
+    def __init__(
+        self, recipe: Recipe, preset: str, weights: Mapping[str, Path], plan: Any = None, crops: Any = None
+    ):
         """Take what decides the results.
 
         Args:
@@ -87,11 +93,13 @@ class Recorder:
             preset: name of the networks' preset.
             weights: the file of each network that runs.
             plan: a dataclass with the plan of the work, or None.
+            crops: one with the plan of crops of faces, or None.
         """
         self._common = {
             "parameters": as_record(recipe),
             "preset": preset,
             "plan": None if plan is None else dataclasses.asdict(plan),
+            **({"crops": dataclasses.asdict(crops)} if crops is not None else {}),
             "versions": versions(),
             "device": device(),
         }
@@ -100,19 +108,28 @@ class Recorder:
         self._weights = with_weights.submit(weights_record, weights)
         with_weights.shutdown(wait=False)
 
-    def record(self, loaded: Loaded, seconds: Mapping[str, float]) -> dict[str, Any]:
+    def record(
+        self,
+        loaded: Loaded,
+        seconds: Mapping[str, float],
+        crops: Sequence[Path] = (),
+        faces: Sequence[FaceReport] | None = None,
+    ) -> dict[str, Any]:
         """Return the sidecar of a job.
 
         Args:
             loaded: the job.
+            crops: files of its faces.
+            faces: reports on them; None without --task faces.
             seconds: the time of each part.
 
         Raises:
             OSError: a weights file can no longer be read.
         """
         job = loaded.job
-        folder, sidecar = job.outputs.results[0].parent, job.outputs.sidecar
-        names = [os.path.relpath(path, folder) for path in job.outputs.all() if path != sidecar]
+        folder, sidecar = job.outputs.folder, job.outputs.sidecar
+        files = [path for path in job.outputs.all() if path != sidecar]
+        names = [os.path.relpath(path, folder) for path in (*crops, *files)]
         return {
             "format": FORMAT,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -122,6 +139,7 @@ class Recorder:
             "noise_index": job.index,
             "weights": self._weights.result(),
             **self._common,
+            **({} if faces is None else faces_record(faces)),
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
 

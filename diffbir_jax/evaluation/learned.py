@@ -126,7 +126,8 @@ def _params(setup: Setup, stem: str, like: dict[str, Any], remedy: str) -> dict[
         raise UnavailableError(f"{str(error).splitlines()[0].rstrip(':')}. {remedy}") from error
 
 
-def _load_lpips(setup: Setup, net: Backbone, file: str) -> Callable[[np.ndarray, np.ndarray], float]:
+def load_lpips(setup: Setup, net: Backbone, file: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return LPIPS with a network's features; UnavailableError without the weights."""
     params = _params(setup, file, lpips_shapes(net), LPIPS_REMEDY)
     return _pairwise(partial(lpips, net, jax.device_put(params)), "LPIPS", net.SIDE)
 
@@ -143,7 +144,7 @@ LEARNED = (
         "LPIPS",
         "reference",
         "lower",
-        partial(_load_lpips, net=AlexNet(), file=LPIPS_ALEX),
+        partial(load_lpips, net=AlexNet(), file=LPIPS_ALEX),
         files=(LPIPS_ALEX,),
     ),
     Metric(
@@ -151,7 +152,7 @@ LEARNED = (
         "LPIPS-VGG",
         "reference",
         "lower",
-        partial(_load_lpips, net=VGG16(), file=LPIPS_VGG),
+        partial(load_lpips, net=VGG16(), file=LPIPS_VGG),
         files=(LPIPS_VGG,),
     ),
     Metric("dists", "DISTS", "reference", "lower", _load_dists, files=(LPIPS_VGG, DISTS)),

@@ -181,8 +181,8 @@ def _without_asides(files: Mapping[str, Path], truths: Mapping[str, Path]) -> di
     """Return results without the comparisons, stage-1 images and maps that lie beside them."""
 
     def aside(name: str) -> bool:
-        ends = (name.removesuffix(end) for end in ASIDE if name.endswith(end))
-        return any(stem in files or f"{stem}_1" in files for stem in ends)
+        stem = ASIDE.sub("", name)
+        return stem != name and (stem in files or f"{stem}_1" in files)
 
     return {name: path for name, path in files.items() if name in truths or not aside(name)}
 

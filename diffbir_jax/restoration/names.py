@@ -7,6 +7,9 @@ holds them to the tables that they come from.
 VERSIONS = ["one-step", "realesrgan", "tiny", "v1", "v2", "v2.1"]
 STAGE1_VERSIONS = ["realesrgan"]
 TASKS = ["sr", "face", "denoise"]
+# Those of the command: a task that takes networks of two tasks.
+FACES = "faces"
+ALL_TASKS = [*TASKS, FACES]
 PRECISIONS = ["fp32", "bf16", "fp16"]
 SPACINGS = ["uniform", "trailing", "karras", "exponential"]
 START_POINTS = ["noise", "cond", "input"]

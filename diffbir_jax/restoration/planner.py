@@ -132,6 +132,7 @@ def make_plan(
     wanted: Wanted,
     memory: int | None = None,
     norms: Literal["image", "tile"] = "image",
+    beside: int = 0,
 ) -> Forecast:
     """Choose the fastest plan that fits.
 
@@ -142,6 +143,7 @@ def make_plan(
         wanted: what is to be made of them.
         memory: bytes that may be taken; by default most of what there is.
         norms: see `Plan`.
+        beside: bytes that the caller takes for other things meanwhile.
 
     Raises:
         PlanError: none fits.
@@ -152,7 +154,7 @@ def make_plan(
         if least is not None and _hopeless(least, plan):
             continue
         executor = Executor(generator, programs, replace(plan, norms=norms), wanted)
-        found = forecast(executor, images, budget)
+        found = forecast(executor, images, budget, beside)
         if found.peak <= budget:
             return found
         least = found if least is None or found.peak < least.peak else least
@@ -170,13 +172,13 @@ def _hopeless(least: Forecast, plan: Plan) -> bool:
     return least.base + 0.5 * share * (least.peak - least.base) > least.budget
 
 
-def forecast(executor: Executor, images: Sizes, budget: int) -> Forecast:
-    """The memory of the most expensive images under the executor's plan."""
+def forecast(executor: Executor, images: Sizes, budget: int, beside: int = 0) -> Forecast:
+    """The memory of the most expensive images under the executor's plan, with `beside` for other things."""
     measured = {measure(*image, executor.preset, executor.plan) for image in images}
     sides, shape = max(measured, key=lambda found: _weight(*found))
     host, params, names = _host(executor, sides, shape), _params_bytes(executor), stages_of(executor, images)
     on_host = jax.default_backend() == "cpu"
-    base = resident() if on_host else params
+    base = (resident() if on_host else params) + beside
     if on_host and base + max((host[name] for name in names), default=0) > budget:
         # The images alone do not fit: compile nothing.
         stages = dict.fromkeys(names, 0)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, overload
@@ -19,6 +19,7 @@ from diffbir_jax.restoration.pictures import Picture, Taken, take
 from diffbir_jax.restoration.planner import make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Progress, Wanted
+from diffbir_jax.sampling.options import Options
 from diffbir_jax.weights.loading import PRECISIONS
 
 # Sides of results are below this: more is a wrong unit, such as per cent for a factor.
@@ -88,16 +89,8 @@ def restore(
         ImageFileError: a file cannot be read.
         FileNotFoundError: weights are missing.
     """
-    get_preset(version)
-    chosen = options_of(version, options, ARGUMENTS)
-    if precision not in PRECISIONS:
-        raise UserError(f"`precision` is {precision!r}; use one of {', '.join(PRECISIONS)}")
-    if set_up:
-        configure(precision)
-    for name, value in (("upscale", upscale), ("memory_gb", 1.0 if memory_gb is None else memory_gb)):
-        if not isinstance(value, Real) or not 0 < value < math.inf:
-            raise UserError(f"`{name}` is {value!r}; give a finite number above 0")
-    one = _is_one(pictures)
+    chosen = settled(version, options, precision, set_up, upscale=upscale, memory_gb=memory_gb)
+    one = is_one(pictures)
     several: Iterable[Picture] = [pictures] if one else pictures
     taken = [take(picture) for picture in several]
     restorer = loaded(version, task, stage1, weights, precision, download)
@@ -108,7 +101,37 @@ def restore(
     return found[0] if one else found
 
 
-def _is_one(pictures: object) -> bool:
+def settled(
+    version: str,
+    options: dict[str, Any],
+    precision: str,
+    set_up: bool,
+    arguments: Sequence[str] = ARGUMENTS,
+    **numbers: float | None,
+) -> Options:
+    """Check arguments of `restore`, set up the process and return how to sample.
+
+    Args:
+        version, options, precision, set_up: as in `restore`.
+        arguments: names that a wrong name among the options may have meant.
+        numbers: `upscale` and others that are finite and above 0, or None.
+
+    Raises:
+        UserError: one of them cannot be used.
+    """
+    get_preset(version)
+    chosen = options_of(version, options, arguments)
+    if precision not in PRECISIONS:
+        raise UserError(f"`precision` is {precision!r}; use one of {', '.join(PRECISIONS)}")
+    if set_up:
+        configure(precision)
+    for name, value in numbers.items():
+        if value is not None and (not isinstance(value, Real) or not 0 < value < math.inf):
+            raise UserError(f"`{name}` is {value!r}; give a finite number above 0")
+    return chosen
+
+
+def is_one(pictures: object) -> bool:
     """Whether this is no collection of pictures: one picture, or nothing that can be restored."""
     single = isinstance(pictures, (str, bytes, dict)) or hasattr(pictures, "__array__")
     return single or not isinstance(pictures, Iterable)

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -52,11 +52,13 @@ class Outcome(NamedTuple):
         position: of the request, counted from 0.
         results: one per variant; none if it failed.
         error: why it failed, or None.
+        about: what the restorer tells besides, such as reports of faces; None: nothing.
     """
 
     position: int
     results: tuple[Restored, ...] = ()
     error: Exception | None = None
+    about: Any = None
 
     def all(self) -> tuple[Restored, ...]:
         """The results; raises the error if there is one."""

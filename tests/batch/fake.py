@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from diffbir_jax.batch import run
+from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.restoration.restorer import Outcome, Request, Restored
 from diffbir_jax.sampling.options import Options
 
@@ -35,6 +36,7 @@ class Fake:
     seen: list[tuple[Request, float, Options]] = field(default_factory=list)
 
     compiled = 0
+    preset = PRESETS["one-step"]
 
     def check(self, options: Options) -> None:
         """All options will do."""

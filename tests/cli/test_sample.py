@@ -72,6 +72,8 @@ FLAGS += (
     "--distributed",
     "--coordinator",
 )
+FLAGS += ("--background", "--face-size", "--face-strength", "--only-largest", "--skip-sharp", "--save-faces")
+FLAGS += ("--mask", "--compat")
 FLAGS += ("--guidance-start", "--guidance-stop", "--guidance-repeats", "--guidance-map", "--fidelity-mask")
 
 

@@ -5,32 +5,16 @@ import pytest
 from PIL import Image
 
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.faces import whole
-from diffbir_jax.faces.detect import Face
-from diffbir_jax.faces.whole import Faces, fitting_zoom, restore_faces, save_crops
+from diffbir_jax.faces.choice import Faces
+from diffbir_jax.faces.cuts import fitting_zoom
+from diffbir_jax.faces.whole import restore_faces, save_crops
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.options import Options
 from tests import micro
-from tests.faces.pictures import ASTRONAUT, wall
+from tests.faces.known import KNOWN, SIDE, known_faces, small_crops
+from tests.faces.pictures import wall
 
 OPTIONS = Options(steps=1, start=0.5)
-# Small crops keep the tests quick.
-SIDE = 64
-
-
-class Known:
-    """A detector that knows the faces of photos by their sides."""
-
-    def __init__(self, faces: dict[tuple[int, int], list[Face]]):
-        self.faces = faces
-
-    def of(self, image: np.ndarray) -> list[Face]:
-        return self.faces.get((image.shape[0], image.shape[1]), [])
-
-
-def face(left: float, top: float, size: float) -> Face:
-    points = (ASTRONAUT - (178, 62.6)) * (size / 101) + (left, top)
-    return Face((left, top, size * 0.9, size * 1.1), points, 0.9)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +25,11 @@ def restorer() -> Restorer:
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Crops of 64 pixels, and faces that are known without a network."""
-    monkeypatch.setattr(whole, "SIDE", SIDE)
-    monkeypatch.setattr(whole, "similarity", lambda points: whole_similarity(points, SIDE))
-    monkeypatch.setattr(whole, "detect", lambda photo, detector: detector.of(photo))
+    small_crops(monkeypatch)
+    known_faces(monkeypatch)
 
 
-whole_similarity = whole.similarity
 PHOTOS = [wall(90, 120), wall(96, 96), wall(60, 80)]
-KNOWN = Known({(90, 120): [face(8, 20, 40), face(60, 20, 50)], (96, 96): [face(30, 20, 45)]})
 
 
 def restored(restorer: Restorer, pictures: list = PHOTOS, **more):
@@ -183,7 +164,7 @@ def test_zooms_fit_the_presets():
     "more, wrong",
     [
         ({"upscale": 0.0}, "`upscale` is 0"),
-        ({"background": "none"}, "`background` is 'none'"),
+        ({"background": "rezise"}, "`background` is 'rezise'"),
         ({"background": [PHOTOS[0]]}, "1 backgrounds for 3 photos"),
         ({"background": [PHOTOS[0].astype(np.float32)] * 3}, "the background is float32"),
         ({"background": [wall(50, 20)] * 3}, "other proportions"),

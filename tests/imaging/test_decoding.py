@@ -14,6 +14,7 @@ from PIL import Image
 
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging import decoding
+from diffbir_jax.imaging.opencv import log_level
 
 THREADS = 8
 RNG = np.random.default_rng(0)
@@ -34,11 +35,10 @@ def encoded(image: np.ndarray, kind: str) -> bytes:
 
 
 def settings() -> tuple:
-    opencv = cv2.utils.logging
     return (
         Image.MAX_IMAGE_PIXELS,
         list(warnings.filters),
-        opencv.getLogLevel(),
+        log_level(),
         logging.getLogger("tifffile").disabled,
     )
 

@@ -175,6 +175,10 @@ def blocks_by_opencv(path):
     return [found[kind].removeprefix(mark) for kind, mark in marks.items()]
 
 
+new_opencv = pytest.mark.skipif(not hasattr(cv2, "imdecodeWithMetadata"), reason="OpenCV before 4.12")
+
+
+@new_opencv
 @pytest.mark.parametrize("photo", [SHALLOW, DEEP, Photo(DEEP.pixels)], ids=["8", "16", "16 opaque"])
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_metadata_by_opencv(tmp_path, photo, suffix):
@@ -317,6 +321,7 @@ def test_an_encoder_that_cannot_says_why(tmp_path, monkeypatch):
         write_photo(tmp_path / "a.png", SHALLOW)
 
 
+@new_opencv
 def test_the_largest_metadata_that_jpeg_takes(tmp_path):
     metadata = Metadata(EXIF.ljust(65533 - 6, b"\0"), b"x" * (65533 - 29), METADATA.icc)
     write_photo(tmp_path / "a.jpg", Photo(SMOOTH, None, False, metadata))

@@ -50,6 +50,8 @@ def find_datasets(suite: Suite, data: Path | None, names: Sequence[str] | None =
         raise UserError(f"--data is {data}, but suite {suite.name} ships its images: leave it out")
     chosen = [dataset for dataset in suite.datasets if names is None or dataset.name in names]
     root = suite.shipped or data
+    if names is None:
+        chosen = [each for each in chosen if not each.own or (root and (root / each.name).is_dir())]
     _check_folders(suite, chosen, root)
     assert root is not None  # else folders are missing
     _check_sums(suite)
@@ -86,7 +88,7 @@ def _check_sums(suite: Suite) -> None:
 def _found(dataset: Dataset, folder: Path) -> Images:
     lq, gt = folder / "lq", folder / "gt" if dataset.truths else None
     cases = tuple(find_cases([lq], gt))
-    if len(cases) != dataset.images:
+    if len(cases) != dataset.images and not dataset.own:
         # A warning, not an error: parts of a data set are useful for trials.
         warnings.warn(
             f"{lq} holds {len(cases)} images, {dataset.name} has {dataset.images}: scores are not comparable with "

@@ -16,6 +16,8 @@ import numpy as np
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.conversion.from_torch import convert_file
 from diffbir_jax.evaluation.suites.spec import Suite
+from diffbir_jax.faces.networks import differing, with_networks
+from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.imaging.bytes import enlarge, to_bytes, to_float
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
@@ -23,6 +25,7 @@ from diffbir_jax.models.presets import Preset, Task, get_preset, restoration_con
 from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.restoration.generator import apply_jit
 from diffbir_jax.restoration.image import Request
+from diffbir_jax.restoration.names import FACES
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.weights import find
@@ -72,11 +75,22 @@ class Networks:
         version: the preset's name.
         task: selects among its networks.
         folder: holds the weights; None for those of the package.
+        whole: whether images are whole photos, whose faces are restored apart. `task` is then that of backgrounds.
     """
 
     version: str
     task: Task
     folder: Path | None = None
+    whole: bool = False
+
+    def of_whole_photos(self) -> "Networks":
+        """The networks for whole photos with faces."""
+        return dataclasses.replace(self, task="sr", whole=True)
+
+    @property
+    def named_task(self) -> str:
+        """The task as the command has it."""
+        return FACES if self.whole else self.task
 
     @property
     def preset(self) -> Preset:
@@ -84,13 +98,28 @@ class Networks:
         return get_preset(self.version, self.task)
 
     @functools.cached_property
-    def restorer(self) -> Restorer:
+    def restorer(self) -> Restorer | FaceRestorer:
         """The networks, loaded once."""
-        return Restorer.load(self.preset, self.folder)
+        restorer = Restorer.load(self.preset, self.folder)
+        if not self.whole:
+            return restorer
+        names = differing(self.crops, self.preset)
+        return FaceRestorer(
+            with_networks(restorer, self.crops, self.folder, names) if names else restorer, restorer
+        )
+
+    @property
+    def crops(self) -> Preset:
+        """The sizes of the networks for crops of faces."""
+        return get_preset(self.version, "face")
 
     def files(self, *modules: str) -> dict[str, Path]:
         """Return the files of some modules, by default of all; FileNotFoundError if any is missing."""
-        return weight_files(self.preset, self.folder, modules or None)
+        files = weight_files(self.preset, self.folder, modules or None)
+        if self.whole and (names := [n for n in differing(self.crops, self.preset) if n in files]):
+            own = weight_files(self.crops, self.folder, names)
+            files |= {f"face_{name}": file for name, file in own.items()}
+        return files
 
     def restore(self, images: Iterable[Indexed], upscale: int, options: Options | None) -> Iterator[Indexed]:
         """Restore images by both stages, or by stage 1 alone without `options`.
@@ -176,7 +205,7 @@ def nlm_method(upscale: int) -> Method:
 
 def stage1_method(networks: Networks, upscale: int) -> Method:
     """The restoration module alone."""
-    settings = {"version": networks.version, "task": networks.task, "stage1_only": True}
+    settings = {"version": networks.version, "task": networks.named_task, "stage1_only": True}
     return Method(
         "rm",
         f"{networks.version}, stage 1 alone",
@@ -212,7 +241,7 @@ def diffbir_methods(suite: Suite, networks: Networks) -> list[Method]:
                 f"diffbir_s{scale:g}",
                 f"DiffBIR {networks.version}, {note}" + " (default)" * (scale == default),
                 "diffbir",
-                {"version": networks.version, "task": networks.task, "options": record},
+                {"version": networks.version, "task": networks.named_task, "options": record},
                 load,
                 networks.files,
                 # Stability over seeds is measured once; for all scales it would multiply the time.

@@ -65,24 +65,28 @@ def run_suite(run: SuiteRun) -> dict[Path, dict[str, Result]]:
         ValueError, FileNotFoundError, ImageFileError: before the run, if images or weights are missing, or if the
             output holds results of another recipe.
     """
-    metrics = run.metrics or select(run.suite.metrics)
     # All checks come before the first restoration, which may take hours.
     jobs = find_jobs(run)
+    metrics = {job.folder: run.metrics or select(_names(run, job)) for job in jobs}
     for job in jobs:
         make_folder(job.folder.parent)
         if not job.method.unavailable:
             restore_images(job.images, job.method, job.folder, job.recipe)
     results: dict[Path, dict[str, Result]] = {}
     for job in jobs:
-        results.setdefault(job.folder.parent, {})[job.method.name] = _scored(run, job, metrics)
+        results.setdefault(job.folder.parent, {})[job.method.name] = _scored(run, job, metrics[job.folder])
     return results
 
 
 def find_jobs(run: SuiteRun) -> list[Job]:
     """Return all jobs, dataset by dataset; errors as in `run_suite`."""
-    methods = select_methods(make_methods(run.suite, run.networks, run.realesrgan), run.methods)
     found = find_datasets(run.suite, run.data, run.datasets)
-    return [_job(run, images, method) for images in found for method in methods]
+    methods = {
+        whole: select_methods(make_methods(run.suite, networks, run.realesrgan), run.methods)
+        for whole, networks in ((False, run.networks), (True, run.networks.of_whole_photos()))
+        if not whole or any(images.dataset.whole for images in found)
+    }
+    return [_job(run, images, method) for images in found for method in methods[images.dataset.whole]]
 
 
 def _job(run: SuiteRun, images: Images, method: Method) -> Job:
@@ -93,6 +97,11 @@ def _job(run: SuiteRun, images: Images, method: Method) -> Job:
     wanted = recipe(run.suite, images, method)
     check_recipe(folder, wanted)
     return Job(images, method, folder, wanted)
+
+
+def _names(run: SuiteRun, job: Job) -> Sequence[str]:
+    """The names of a dataset's metrics."""
+    return job.images.dataset.metrics or run.suite.metrics
 
 
 def _scored(run: SuiteRun, job: Job, metrics: Sequence[Metric]) -> Result:

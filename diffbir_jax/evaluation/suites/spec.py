@@ -31,12 +31,18 @@ class Dataset:
         images: number of images.
         truths: whether it has ground truths.
         published: where to get it.
+        whole: whether they are whole photos, whose faces are restored and pasted.
+        own: whether it is the user's: any number of images, and left out if its folder is missing.
+        metrics: replace the suite's, if there are any.
     """
 
     name: str
     images: int
     truths: bool
     published: str
+    whole: bool = False
+    own: bool = False
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from diffbir_jax.evaluation.suites.methods import Method, Networks, make_methods
 from diffbir_jax.evaluation.suites.spec import Suite
 from diffbir_jax.imaging.bytes import enlarge
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
-from diffbir_jax.models.presets import PRESETS, TINY, describe_restoration
+from diffbir_jax.models.presets import PRESETS, TINY, VARIANTS, describe_restoration
 from diffbir_jax.restoration.defaults import DEFAULTS
 from diffbir_jax.weights.safetensors import save_weights
 from tests.conversion.test_ncnn import write as write_ncnn
@@ -153,3 +153,17 @@ def test_another_network_is_not_real_esrgan(tmp_path: Path) -> None:
         match=r"holds a RestorationUNetConfig\(.*; --realesrgan takes an RRDBNet that enlarges by 4",
     ):
         methods.realesrgan_method(4, path).load()
+
+
+def test_whole_photos_also_need_the_networks_of_faces(tmp_path: Path, monkeypatch) -> None:
+    """The recipe has the files of both; the task is the command's."""
+    monkeypatch.setitem(PRESETS, "micro", MICRO)
+    files = MICRO.files._replace(rm="rm_face")
+    monkeypatch.setitem(VARIANTS, ("micro", "face"), dataclasses.replace(MICRO, files=files))
+    for name in (*MICRO.modules, "rm_face"):
+        save_weights(tmp_path / f"{name}.safetensors", {}, {})
+    networks = Networks("micro", "face", tmp_path).of_whole_photos()
+    assert networks.named_task == "faces" and networks.preset == MICRO
+    named = {name: path.stem for name, path in networks.files("rm").items()}
+    assert named == {"rm": "rm", "face_rm": "rm_face"}
+    assert networks.files().keys() == {*MICRO.modules, "face_rm"}

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from diffbir_jax.evaluation.run import run
 from diffbir_jax.evaluation.suites import run as suites
 from diffbir_jax.evaluation.suites.methods import Method, Networks, realesrgan_method
 from diffbir_jax.evaluation.suites.run import SuiteRun, run_suite
-from tests.evaluation.suites.small import Painter, write_data, write_suite
+from tests.evaluation.suites.small import SUITE, Painter, write_data, write_suite
 
 Methods = Callable[[Sequence[Method]], SuiteRun]
 
@@ -123,3 +124,33 @@ def test_flags_that_do_not_fit_are_refused(
     with pytest.raises(SystemExit, match="2"):
         flags.parse(line.split())
     assert message in capsys.readouterr().err
+
+
+def test_whole_photos_have_methods_and_metrics_of_their_own(tmp_path: Path, monkeypatch) -> None:
+    """They are the user's: without the folder they are left out."""
+    entry = """
+[[datasets]]
+name = "whole"
+images = 1
+truths = true
+published = "your own photos"
+whole = true
+own = true
+metrics = ["ssim"]
+"""
+    suite = write_suite(tmp_path / "suites", SUITE.replace("[versions.tiny]", f"{entry}\n[versions.tiny]"))
+    data = write_data(tmp_path / "data")
+    asked = []
+
+    def make(_: object, networks: Networks, *more: object) -> list[Method]:
+        asked.append((networks.named_task, networks.task))
+        return [Painter().method()]
+
+    monkeypatch.setattr(suites, "make_methods", make)
+    given = SuiteRun(suite, Networks("tiny", "face"), tmp_path / "out", data)
+    assert len(run_suite(given)) == 2 and asked == [("face", "face")]
+    shutil.copytree(data / "pair", data / "whole")
+    found = run_suite(given)
+    assert asked[1:] == [("face", "face"), ("faces", "sr")]
+    assert found[tmp_path / "out" / "whole"]["painter"].summary.keys() == {"ssim"}
+    assert found[tmp_path / "out" / "pair"]["painter"].summary.keys() == {"psnr", "spectral"}

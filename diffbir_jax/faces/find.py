@@ -3,10 +3,9 @@
 W. Wu, H. Peng and S. Yu, "YuNet: A Tiny Millisecond-level Face Detector", 2023. OpenCV runs the network.
 """
 
-import contextlib
 import functools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -17,6 +16,7 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.faces.affine import check_image, invert, moved, resizing
 from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.imaging.canvas import from_depth
+from diffbir_jax.imaging.opencv import ERRORS, logged
 
 MODEL = Path(__file__).parent / "yunet" / "face_detection_yunet_2023mar_int8bq.onnx"
 # The longest sides at which a photo is looked at. YuNet finds faces of 10 to 300 pixels.
@@ -24,6 +24,8 @@ SIDES = (320, 640, 1280, 2560)
 # Small photos are enlarged to this longest side: points of small faces are more exact there.
 ENLARGED = 1280
 SCORE, OVERLAP, TOP = 0.6, 0.3, 5000
+# The least side that the network sees: twice the distance of its coarsest features.
+LEAST = 64
 
 
 class Face(NamedTuple):
@@ -79,7 +81,7 @@ class YuNet:
         """
         if not Path(model).is_file():
             raise UserError(f"no face detector {model}; give the path of YuNet's ONNX file")
-        with quiet():
+        with logged(ERRORS):  # OpenCV 5 warns of targets, though none was asked for
             try:
                 self._net = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score, OVERLAP, TOP)
             except (cv2.error, AttributeError) as error:
@@ -91,22 +93,17 @@ class YuNet:
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Return the faces of (H, W, 3) RGB uint8 pixels, of the highest score first."""
-        blue_first = np.ascontiguousarray(image[..., ::-1])
+        blue_first = _at_least(np.ascontiguousarray(image[..., ::-1]))
         with self._lock:
-            self._net.setInputSize((image.shape[1], image.shape[0]))
+            self._net.setInputSize((blue_first.shape[1], blue_first.shape[0]))
             rows = self._net.detect(blue_first)[1]
         return [] if rows is None else [_face(row) for row in np.asarray(rows, np.float64)]
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """OpenCV 5 warns of targets when it loads a network, though none was asked for."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+def _at_least(image: np.ndarray) -> np.ndarray:
+    """The image, continued at the right and below to `LEAST` pixels: of narrower ones OpenCV 4 gives random faces."""
+    down, across = (max(0, LEAST - side) for side in image.shape[:2])
+    return cv2.copyMakeBorder(image, 0, down, 0, across, cv2.BORDER_REPLICATE) if down or across else image
 
 
 @functools.lru_cache(maxsize=1)

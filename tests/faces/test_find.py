@@ -7,7 +7,7 @@ from PIL import Image
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.faces.affine import corners, invert, moved
 from diffbir_jax.faces.align import similarity
-from diffbir_jax.faces.detect import Face, YuNet, detect
+from diffbir_jax.faces.find import Face, YuNet, detect
 from tests.faces.pictures import ASTRONAUT, BOX, astronaut, head, row_of_heads, wall
 
 

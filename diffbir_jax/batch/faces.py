@@ -1,0 +1,46 @@
+"""--task faces: the networks of crops beside those of photos, and the restorer that has both."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffbir_jax.batch.settings import Recipe
+from diffbir_jax.faces.flags import BACKGROUNDS
+from diffbir_jax.faces.identity import SFace, model_file
+from diffbir_jax.faces.networks import differing, with_networks
+from diffbir_jax.faces.restoring import FaceRestorer, Way
+from diffbir_jax.models.presets import Preset
+from diffbir_jax.restoration.first_use import Allow, provide
+from diffbir_jax.weights.loading import weight_files, with_stage1
+
+
+class CropNetworks(NamedTuple):
+    """The networks of crops that those of photos lack: the preset, and files by network; none if all are shared."""
+
+    preset: Preset | None = None
+    files: Mapping[str, Path] = {}
+
+
+def crop_networks(recipe: Recipe, preset: Preset, files: Mapping[str, Path], allow: Allow) -> CropNetworks:
+    """Return the networks of aligned crops beside those of `preset`, whose files are given. Errors as in `provide`."""
+    if recipe.faces is None:
+        return CropNetworks()
+    own = with_stage1(recipe.preset(faces=True), recipe.stage1, recipe.weights)
+    if own == preset:
+        return CropNetworks()
+    provide(own, recipe.weights, allow)
+    names = [name for name in differing(own, preset) if name in files]
+    return CropNetworks(own, weight_files(own, recipe.weights, names))
+
+
+def face_restorer(recipe: Recipe, restorer: Any, crops: CropNetworks) -> FaceRestorer:
+    """Return what restores photos by `restorer` and their faces by the networks of crops."""
+    assert recipe.faces is not None
+    faces = restorer
+    if crops.preset is not None:
+        faces = with_networks(restorer, crops.preset, recipe.weights, crops.files)
+        faces.programs.compiling = restorer.programs.compiling
+    word = recipe.background if recipe.background in BACKGROUNDS else "resize"
+    # SFace comes with a package that whoever wants identities installs.
+    judge = SFace() if model_file() else None
+    return FaceRestorer(faces, restorer, Way(recipe.faces, word, judge=judge))  # pyright: ignore[reportArgumentType]

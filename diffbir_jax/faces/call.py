@@ -1,0 +1,125 @@
+"""`diffbir_jax.restore`: restoring in one call, whole images or the faces in them."""
+
+import functools
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image
+
+from diffbir_jax.faces.choice import Faces
+from diffbir_jax.faces.masks import Shape
+from diffbir_jax.faces.networks import differing, with_networks
+from diffbir_jax.faces.whole import restore_faces
+from diffbir_jax.models.presets import get_preset
+from diffbir_jax.restoration import restore as images
+from diffbir_jax.restoration.names import FACES
+from diffbir_jax.restoration.pictures import Picture
+from diffbir_jax.restoration.restorer import Restorer
+from diffbir_jax.restoration.results import Wanted
+from diffbir_jax.weights.loading import with_stage1
+
+# Arguments of faces alone.
+ARGUMENTS = ("background", "face_size", "face_strength", "only_largest", "skip_sharp", "mask", "compat")
+
+
+@overload
+def restore(pictures: np.ndarray, **arguments: Any) -> np.ndarray: ...
+@overload
+def restore(pictures: Image.Image, **arguments: Any) -> Image.Image: ...
+@overload
+def restore(pictures: str | Path, **arguments: Any) -> Image.Image: ...
+@overload
+def restore(pictures: Iterable[Picture], **arguments: Any) -> list[Any]: ...
+def restore(pictures: Any, *, task: str = "sr", **arguments: Any) -> Any:
+    """Restore one picture or several.
+
+    >>> photo = Image.linear_gradient("L").resize((16, 16))
+    >>> restore(photo, version="tiny", upscale=2).size
+    (32, 32)
+
+    Args:
+        pictures: Pillow's image of any mode, an array (H, W) or (H, W, C) with 1 to 4 channels (uint8, uint16, or
+            floats in [0, 1]), the path of an image file, or a list of these. Two and four channels end with alpha.
+        task: "sr", "face" (aligned crops) or "denoise", which decide among the networks of v1, v2 and v2.1; or "faces":
+            find the faces of whole photos, restore them by the networks for "face", and paste them into the photo.
+        arguments: those of `restoration.restore.restore`. For "faces" also those of the command's flags, by name:
+            `background` ("sr", "resize" or a picture per photo, (h, w, 3) arrays), `face_size` (least, most),
+            `face_strength`, `only_largest`, `skip_sharp`, `mask` and `compat`. `faces.whole.restore_faces` gives
+            reports and crops as well.
+
+    Returns:
+        For each picture one of its kind. A photo without a face is restored as background, with a warning.
+
+    Raises:
+        UserError: an argument or a picture that cannot be used; a ValueError.
+        ImageFileError: a file cannot be read.
+        FileNotFoundError: weights are missing.
+    """
+    if task == FACES:
+        return _with_faces(pictures, **arguments)
+    return images.restore(pictures, task=task, **arguments)
+
+
+def _with_faces(
+    pictures: Any,
+    *,
+    version: str = "one-step",
+    upscale: float = 4.0,
+    stage1: str | None = None,
+    weights: str | Path | None = None,
+    precision: str = "fp32",
+    stage1_only: bool = False,
+    memory_gb: float | None = None,
+    download: bool = False,
+    set_up: bool = True,
+    callback: Any = None,
+    background: str | Sequence[np.ndarray] = "sr",
+    face_size: tuple[float, float | None] = (0.0, None),
+    face_strength: float = 1.0,
+    only_largest: bool = False,
+    skip_sharp: bool = False,
+    mask: Shape = "ellipse",
+    compat: bool = False,
+    **options: Any,
+) -> Any:
+    """As `restore`, for faces in whole photos."""
+    known = (*images.ARGUMENTS, *ARGUMENTS)
+    chosen = images.settled(version, options, precision, set_up, known, upscale=upscale, memory_gb=memory_gb)
+    choice = Faces(*face_size, only_largest, skip_sharp, face_strength, mask, compat=compat)
+    one = images.is_one(pictures)
+    faces, behind = _networks(version, background == "sr", stage1, weights, precision, download)
+    found = restore_faces(
+        [pictures] if one else list(pictures),
+        faces,
+        upscale,
+        chosen,
+        background=background,  # pyright: ignore[reportArgumentType]
+        behind=behind,
+        choice=choice,
+        memory=None if memory_gb is None else int(memory_gb * 2**30),
+        wanted=Wanted(chosen, stage1_only=stage1_only, listen=callback),
+    )
+    for number, whole in enumerate(found, 1):
+        if whole.note:
+            warnings.warn(f"picture {number}: {whole.note}, restored as background", stacklevel=3)
+    return found[0].image if one else [whole.image for whole in found]
+
+
+@functools.lru_cache(maxsize=1)
+def _networks(
+    version: str,
+    restored: bool,
+    stage1: str | None,
+    weights: str | Path | None,
+    precision: str,
+    download: bool,
+) -> tuple[Restorer, Restorer]:
+    """The restorers of crops and of backgrounds, which are one where nothing differs or no background is restored."""
+    behind = images.loaded(version, "sr" if restored else "face", stage1, weights, precision, download)
+    preset = with_stage1(get_preset(version, "face"), stage1, weights)
+    if not (names := differing(preset, behind.preset)):
+        return behind, behind
+    return with_networks(behind, preset, weights, names), behind

@@ -21,8 +21,9 @@ def one_line(error: BaseException) -> str:
 
     An error of the system names its file first, and its number is left out.
     """
-    system = isinstance(error, OSError) and error.filename is not None and error.strerror is not None
-    text = f"{error.filename}: {error.strerror}" if system else as_flags(str(error))
+    text = as_flags(str(error))
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        text = f"{error.filename}: {error.strerror}"
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(lines[:2]) + (" ..." if len(lines) > 2 else "")
 

@@ -174,10 +174,10 @@ def _manifest(path: Path) -> dict[str, Any]:
     """Read the manifest of an earlier run."""
     try:
         manifest = json.loads(path.read_text("utf-8"))
-        dict(manifest["settings"]), str(manifest["fingerprint"])
+        settings, fingerprint = dict(manifest["settings"]), manifest["fingerprint"]
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path}: is damaged; give another --output, or remove the folder") from None
-    return manifest
+    return {"settings": settings, "fingerprint": fingerprint}
 
 
 def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:

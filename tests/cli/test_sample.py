@@ -36,6 +36,7 @@ FLAGS = (
     "--start",
     "--start-noise",
     "--detail",
+    "--texture",
 )
 FLAGS += ("--guidance-scale", "--guidance-loss", "--guidance-space", "--strength", "--seed")
 FLAGS += (

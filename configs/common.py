@@ -32,10 +32,13 @@ def everyday(shares: tuple[float, ...] = (0.28, 0.24, 0.28, 0.1, 0.04, 0.06)) ->
             "probabilities": (0.85, 0.15),
         },
     )
-    again = ("maybe", {"steps": (codec,), "probability": 0.2})
+    again = ("maybe", {"steps": (codec,), "probability": 0.15})
 
     def at(factor: tuple[float, float] | None, blur: tuple[float, float], sigma: float) -> tuple[str, dict]:
         """Blur, reduction, noise of up to `sigma` levels, halos and a codec."""
+        # JPEG and WebP halve the resolution of colour. Without them colour noise has another look, as in scans and
+        # in exports from raw files, which have their full size.
+        once = ("maybe", {"steps": (codec,), "probability": 0.45 if factor is None else 0.9})
         kinds = (
             ("noise", {"sigma": (0.0, sigma), "gray_probability": 0.3}),
             ("poisson", {"scale": (0.05, sigma / 12), "gray_probability": 0.3}),
@@ -45,7 +48,7 @@ def everyday(shares: tuple[float, ...] = (0.28, 0.24, 0.28, 0.1, 0.04, 0.06)) ->
         noise = ("one_of", {"steps": kinds, "probabilities": (0.6, 0.15, 0.1, 0.15)})
         smaller = () if factor is None else (("downscale", {"factor": factor, "modes": MODES}),)
         soften = ("maybe", {"steps": (("blur", {"size": 21, "sigma": blur}),), "probability": 0.7})
-        return "chain", {"steps": (soften, *smaller, noise, halos, codec, again)}
+        return "chain", {"steps": (soften, *smaller, noise, halos, once, again)}
 
     scales = (
         at(None, (0.2, 1.2), 30.0),

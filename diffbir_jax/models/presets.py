@@ -246,6 +246,7 @@ TINY = Preset(
 ONE_STEP = replace(
     TINY,
     name="one-step",
+    rm=RestorationUNetConfig(channels=(64, 160), blocks=(2, 4, 3), direct=True),
     vae=replace(
         TINY.vae,
         ch=16,

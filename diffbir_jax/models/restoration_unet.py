@@ -24,11 +24,14 @@ class RestorationUNetConfig:
         unshuffle: side of the pixel blocks moved into channels before the first convolution (pixels).
         channels: width of the fine and of the coarse level.
         blocks: residual blocks in (fine encoder, coarse level, fine decoder).
+        direct: whether a convolution of the unshuffled pixels joins the residual, gated by the features. The fine level
+            has too few channels to carry the noise of every pixel and colour; a filter needs none.
     """
 
     unshuffle: int = 4
     channels: tuple[int, int] = (72, 144)
     blocks: tuple[int, int, int] = (3, 4, 3)
+    direct: bool = False
 
     @property
     def multiple(self) -> int:
@@ -124,7 +127,8 @@ class RestorationUNet(nn.Module):
         if lq.shape[1] % cfg.multiple or lq.shape[2] % cfg.multiple:
             size = f"{lq.shape[1]}x{lq.shape[2]}"
             raise ValueError(f"image is {size}; pad both sides to multiples of {cfg.multiple}")
-        x = conv(fine, name="conv_in", dtype=self.dtype)(local_contrast(lq, cfg.unshuffle))
+        pixels = local_contrast(lq, cfg.unshuffle)
+        x = conv(fine, name="conv_in", dtype=self.dtype)(pixels)
         x = skip = self._blocks(x, fine, cfg.blocks[0], "encoder")
         x = conv(coarse, 2, stride=2, padding=(0, 0), name="down", dtype=self.dtype)(x)
         x = self._blocks(x, coarse, cfg.blocks[1], "middle")
@@ -133,7 +137,11 @@ class RestorationUNet(nn.Module):
         x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=2, q=2) + skip
         x = self._blocks(x, fine, cfg.blocks[2], "decoder")
         # With zero weights the untrained module returns its input.
-        x = conv(3 * cfg.unshuffle**2, zero=True, name="conv_out", dtype=self.dtype)(x)
+        outputs = 3 * cfg.unshuffle**2
+        gate = nn.sigmoid(conv(1, 1, name="gate", dtype=self.dtype)(x)) if cfg.direct else None
+        x = conv(outputs, zero=True, name="conv_out", dtype=self.dtype)(x)
+        if gate is not None:
+            x = x + gate * conv(outputs, zero=True, name="direct", dtype=self.dtype)(pixels)
         x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=cfg.unshuffle, q=cfg.unshuffle)
         return lq.astype(jnp.float32) + RESIDUAL_SCALE * x.astype(jnp.float32)
 

@@ -14,7 +14,7 @@ from diffbir_jax.imaging.canvas import from_depth
 # Energies are means over blocks of so many pixels, smoothed over so many blocks (standard deviation).
 BLOCK, WINDOW = 4, 1.5
 # Noise is this percentile of the local energies, times the factor by which noise of one image varies, plus rounding.
-FLATTEST, MARGIN, ROUNDING = 5.0, 6.0, 1.0 / 255.0**2
+FLATTEST, MARGIN, ROUNDING = 5.0, 30.0, 1.0 / 255.0**2
 # Rows at a time: images may be large.
 ROWS = 64 * BLOCK
 

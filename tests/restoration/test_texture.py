@@ -31,11 +31,11 @@ def test_texture_beside_flat_regions_comes_back() -> None:
 
 
 def test_the_share_by_hand() -> None:
-    """Blocks without a blur between them: 1 - 6 n / e, and nothing where the energy is that of the noise."""
+    """1 - 30 n / e far from where the energy changes, and nothing where it is that of the noise."""
     energy = np.full((64, 64), 1e-4, np.float32)
     energy[32:] = 1e-2
     share = texture_share(energy)
-    expected = 1.0 - (6.0 * 1e-4 + 1.0 / 255.0**2) / 1e-2
+    expected = 1.0 - (30.0 * 1e-4 + 1.0 / 255.0**2) / 1e-2
     np.testing.assert_allclose(share[48:], expected, rtol=1e-4)
     assert not share[:16].any()
 

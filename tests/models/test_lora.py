@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffbir_jax.models.layers import convolve
-from diffbir_jax.training.lora import merge
+from diffbir_jax.models.lora import merge
 from tests.draws import normal
 
 BASE = {

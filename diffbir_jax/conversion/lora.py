@@ -3,6 +3,7 @@
 All of them name layers as diffusers and transformers do. PEFT's names hold the adapter; the others have none.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ class Adapter:
     layers: Mapping[str, Mapping[str, Any]]
 
 
-def places(network: str, config: UNetConfig | VAEConfig | CLIPTextConfig) -> dict[str, Place]:
+@functools.cache
+def places(network: str, config: UNetConfig | VAEConfig | CLIPTextConfig) -> Mapping[str, Place]:
     """Return the place of every layer with a kernel, by its name in diffusers or transformers."""
     rules = {"unet": diffusers.unet_rules, "vae": diffusers.vae_rules, "text": diffusers.clip_rules}[network]
     found: dict[str, Place] = {}

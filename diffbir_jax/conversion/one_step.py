@@ -3,13 +3,17 @@
 import jax
 import jax.numpy as jnp
 
+from diffbir_jax.conversion.architectures import Architecture
 from diffbir_jax.conversion.engine import Params, Rule
 from diffbir_jax.conversion.rules import Rules, conv, dense, norm
 from diffbir_jax.conversion.shapes import Shapes
 from diffbir_jax.models.apply import abstract
+from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.models.degradation_estimator import DegradationEstimator, DegradationEstimatorConfig
 from diffbir_jax.models.modulation import Modulation, ModulationConfig
 from diffbir_jax.models.noise_predictor import NoisePredictor, NoisePredictorConfig
+from diffbir_jax.models.unet import UNetConfig
+from diffbir_jax.models.vae import VAEConfig
 
 
 def estimator_rules(config: DegradationEstimatorConfig) -> Rules:
@@ -120,3 +124,16 @@ def predictor_sizes(shapes: Shapes) -> NoisePredictorConfig:
     time = shapes.size("encoder.time_embedding.linear_1.weight", 0, usual.time_dim)
     wave = shapes.size("encoder.time_embedding.linear_1.weight", 1, usual.wave_dim)
     return NoisePredictorConfig((first, second), layers, min(usual.head_dim, first // 2), time, wave)
+
+
+ESTIMATOR = Architecture(
+    "degradation_estimator", DegradationEstimatorConfig, estimator_sizes, estimator_rules, abstract_estimator
+)
+MODULATION = Architecture(
+    "modulation", ModulationConfig, modulation_sizes, modulation_rules, abstract_modulation
+)
+PREDICTOR = Architecture(
+    "noise_predictor", NoisePredictorConfig, predictor_sizes, predictor_rules, abstract_predictor
+)
+# Sizes of the networks that LoRAs change.
+SIZES = {"unet": UNetConfig, "vae": VAEConfig, "text": CLIPTextConfig}

@@ -215,8 +215,8 @@ def invsr(make: Make, keys: Sequence[str], salt: str) -> Iterator[Case]:
         mean, logvar = map(nchw, networks.run(PREDICTOR, params, 2.0 * lr - 1.0, times))
         noise = draw_posterior(mean, logvar, golden["invsr|noise_predictor_noise"])
         large = resize(lr, (4 * lr.shape[1], 4 * lr.shape[2]), "bicubic")
-        moments = map(nchw, encoded(base("vae", salt), nchw(2.0 * large - 1.0)))
-        z = FACTOR * np.asarray(draw_posterior(*moments, golden["invsr|posterior_noise"]))
+        middle, spread = map(nchw, encoded(base("vae", salt), nchw(2.0 * large - 1.0)))
+        z = FACTOR * np.asarray(draw_posterior(middle, spread, golden["invsr|posterior_noise"]))
         kept = SCHEDULE.alphas_cumprod[200]
         sigma = np.float32(np.sqrt((1 - kept) / kept))
         x = z + sigma * np.asarray(noise)

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from diffbir_jax.parity import losses, one_step, one_step_more
+from diffbir_jax.parity import losses, one_step, one_step_more, one_step_paths
 from diffbir_jax.parity.case import Case
 
 PARTS = (
     one_step.common,
     one_step.hypir,
+    one_step_paths.cases,
     one_step_more.osediff,
     one_step.pisa_sr,
     one_step_more.s3diff,

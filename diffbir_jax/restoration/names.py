@@ -4,7 +4,23 @@ A command line is read before JAX is imported, which takes seconds. So these nam
 holds them to the tables that they come from.
 """
 
-VERSIONS = ["one-step", "realesrgan", "tiny", "v1", "v2", "v2.1"]
+VERSIONS = [
+    *(
+        "hypir",
+        "one-step",
+        "osediff",
+        "osediff-face",
+        "pisa-sr",
+        "realesrgan",
+        "s3diff",
+        "tiny",
+        "v1",
+        "v2",
+        "v2.1",
+    ),
+]
+# Published one-step restorers: without stage 1, and with options of their own.
+ONE_STEP_VERSIONS = ["hypir", "osediff", "osediff-face", "pisa-sr", "s3diff"]
 STAGE1_VERSIONS = ["realesrgan"]
 TASKS = ["sr", "face", "denoise"]
 PRECISIONS = ["fp32", "bf16", "fp16"]

@@ -5,17 +5,20 @@ from typing import Unpack
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from diffbir_jax.diffusion.schedule import Schedule
 from diffbir_jax.sampling.tables import LinearStep, Scales, make_level
 
 
-def draw_posterior(mean: Array, logvar: Array, noise: Array) -> Array:
+def draw_posterior(mean: ArrayLike, logvar: ArrayLike, noise: ArrayLike) -> Array:
     """A draw from the autoencoder's posterior, not scaled; arrays of one shape, `noise` standard normal."""
-    return mean + jnp.exp(0.5 * logvar) * noise
+    return jnp.asarray(mean) + jnp.exp(0.5 * jnp.asarray(logvar)) * jnp.asarray(noise)
 
 
-def blended_prediction(pixel: Array, both: Array, strength: Array | float, semantic: Array | float) -> Array:
+def blended_prediction(
+    pixel: ArrayLike, both: ArrayLike, strength: Array | float, semantic: Array | float
+) -> Array:
     """PiSA-SR's prediction (Sun et al. 2025): l_pix e_pix + l_sem (e_both - e_pix).
 
     Args:
@@ -23,7 +26,7 @@ def blended_prediction(pixel: Array, both: Array, strength: Array | float, seman
         both: output of the network with both LoRAs.
         strength, semantic: the two sliders, scalars or (B, 1, 1, 1); 1 and 1 give `both`.
     """
-    return strength * pixel + semantic * (both - pixel)
+    return strength * jnp.asarray(pixel) + semantic * (jnp.asarray(both) - jnp.asarray(pixel))
 
 
 def one_step(

@@ -11,6 +11,9 @@ from diffbir_jax.models.attention import attention
 from diffbir_jax.models.layers import Dense, GroupNorm, conv, timestep_embedding
 from diffbir_jax.models.unet import ResBlock
 
+# Of all group normalisations.
+EPSILON = 1e-6
+
 
 @dataclass(frozen=True)
 class NoisePredictorConfig:
@@ -48,14 +51,16 @@ class NoisePredictor(nn.Module):
         x = conv(config.widths[0], name="conv_in", dtype=dtype)(image)
         for level, width in enumerate(config.widths):
             for i in range(config.layers):
-                x = ResBlock(width, dtype, name=f"down_{level}_block_{i}")(x, embedding)
+                x = ResBlock(width, dtype, epsilon=EPSILON, name=f"down_{level}_block_{i}")(x, embedding)
                 x = PixelAttention(config.head_dim, dtype, name=f"down_{level}_attention_{i}")(x)
             if level + 1 < len(config.widths):
-                x = conv(width, stride=2, name=f"down_{level}_downsample", dtype=dtype)(x)
-        x = ResBlock(config.widths[-1], dtype, name="mid_block_0")(x, embedding)
+                # diffusers' encoders pad here only after the last row and column.
+                name = f"down_{level}_downsample"
+                x = conv(width, stride=2, padding=(0, 1), name=name, dtype=dtype)(x)
+        x = ResBlock(config.widths[-1], dtype, epsilon=EPSILON, name="mid_block_0")(x, embedding)
         x = PixelAttention(config.head_dim, dtype, name="mid_attention")(x)
-        x = ResBlock(config.widths[-1], dtype, name="mid_block_1")(x, embedding)
-        x = nn.silu(GroupNorm(1e-5, dtype, name="norm_out")(x))
+        x = ResBlock(config.widths[-1], dtype, epsilon=EPSILON, name="mid_block_1")(x, embedding)
+        x = nn.silu(GroupNorm(EPSILON, dtype, name="norm_out")(x))
         x = conv(2 * config.channels, name="conv_out", dtype=dtype)(x).astype(jnp.float32)
         mean, logvar = jnp.split(x, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
@@ -71,7 +76,7 @@ class PixelAttention(nn.Module):
     def __call__(self, x: Array) -> Array:
         """(B, h, w, C) -> (B, h, w, C)."""
         batch, height, width, channels = x.shape
-        y = GroupNorm(1e-5, self.dtype, name="norm")(x).reshape(batch, height * width, channels)
+        y = GroupNorm(EPSILON, self.dtype, name="norm")(x).reshape(batch, height * width, channels)
         heads = (batch, height * width, -1, self.head_dim)
         q, k, v = (Dense(channels, dtype=self.dtype, name=name)(y).reshape(heads) for name in "qkv")
         y = attention(q, k, v).reshape(batch, height * width, channels)

@@ -193,15 +193,16 @@ class ResBlock(nn.Module):
     features: int
     dtype: DTypeLike
     norm: Norm = "group"
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array) -> Array:
         """(B, h, w, C), (B, E) -> (B, h, w, features)."""
-        y = nn.silu(norm(self.norm, name="norm1", dtype=self.dtype)(x))
+        y = nn.silu(norm(self.norm, name="norm1", dtype=self.dtype, epsilon=self.epsilon)(x))
         y = conv(self.features, name="conv1", dtype=self.dtype)(y)
         time = Dense(self.features, dtype=self.dtype, name="time")(nn.silu(embedding))
         y = y + repeat_batch(time, len(y))[:, None, None]
-        y = nn.silu(norm(self.norm, name="norm2", dtype=self.dtype)(y))
+        y = nn.silu(norm(self.norm, name="norm2", dtype=self.dtype, epsilon=self.epsilon)(y))
         # Zero start: an untrained block is the identity (Ho et al. 2020).
         y = conv(self.features, zero=True, name="conv2", dtype=self.dtype)(y)
         if x.shape[-1] != self.features:

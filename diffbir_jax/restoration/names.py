@@ -19,8 +19,6 @@ VERSIONS = [
         "v2.1",
     ),
 ]
-# Published one-step restorers: without stage 1, and with options of their own.
-ONE_STEP_VERSIONS = ["hypir", "osediff", "osediff-face", "pisa-sr", "s3diff"]
 STAGE1_VERSIONS = ["realesrgan"]
 TASKS = ["sr", "face", "denoise"]
 PRECISIONS = ["fp32", "bf16", "fp16"]

@@ -20,7 +20,6 @@ from diffbir_jax.models.lora import adapted
 from diffbir_jax.models.modulation import matrices_of, unet_part, vae_part
 from diffbir_jax.models.one_step import OneStep
 from diffbir_jax.models.presets import Preset
-from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.sampling.onestep import blended_prediction, one_step
 from diffbir_jax.sampling.options import NOT_ONE_STEP, ONE_STEP_ONLY, Options
 from diffbir_jax.sampling.tables import LinearStep
@@ -33,7 +32,7 @@ run = jax.jit(apply, static_argnums=0)
 
 def check(preset: Preset, options: Options) -> None:
     """Raise UserError for options that mean nothing to a preset: one-step restorers have no sampler."""
-    usual = default_options(preset.name)
+    usual = Options(steps=1)
     names = ONE_STEP_ONLY if preset.one_step is None else NOT_ONE_STEP
     changed = [name for name in names if getattr(options, name) != getattr(usual, name)]
     if preset.one_step is not None and not preset.one_step.sliders:

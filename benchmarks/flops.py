@@ -34,18 +34,21 @@ def flops(version: str) -> dict[str, int]:
     preset, options = PRESETS[version], default_options(version)
     params: dict[str, Any] = abstract_params(preset, [name for name in preset.modules if name != "lora"])
     params |= {"lora": loras(preset)} if "lora" in preset.modules else {}
-    context = (jnp.zeros((1, 77, 1024)),) * 2
+    context = jnp.zeros((1, 77, 1024)), jnp.zeros((1, 77, 1024))
     generator = Generator(preset, params)
     wanted = Wanted(options, keep=False, context=context)
     executor = Executor(generator, Programs(), default_plan(preset, options), wanted)
-    image = ((SIDE // UPSCALE,) * 2, (SIDE,) * 2)
+    image = (SIDE // UPSCALE, SIDE // UPSCALE), (SIDE, SIDE)
     _, shape = measure(*image, preset, executor.plan)
     found = {}
     for stage in stages_of(executor, [image]):
         function, args, static = abstract_calls(executor, stage, shape)[0]
-        traced = jax.make_jaxpr(lambda *given: function(*_bound(function, given, static)))(*args)
-        found[stage] = count(traced).total
+        found[stage] = _count(function, args, static)
     return found
+
+
+def _count(function: Any, args: tuple[Any, ...], static: dict[str, Any]) -> int:
+    return count(jax.make_jaxpr(lambda *given: function(*_bound(function, given, static)))(*args)).total
 
 
 def loras(preset: Preset) -> dict[str, Any]:

@@ -330,42 +330,23 @@ REALESRGAN = replace(
 )
 
 # One-step restorers by others on the same Stable Diffusion: their own UNets, some with files beside them.
+_ONE_STEP = replace(V2, rm=None, multiple=8, tile=768)
 HYPIR = replace(
-    V2,
-    name="hypir",
-    rm=None,
-    files=Files(unet="unet_hypir"),
-    multiple=8,
-    tile=512,
-    padding="grey",
-    one_step=one_step.HYPIR,
+    _ONE_STEP, name="hypir", files=Files(unet="unet_hypir"), tile=512, padding="grey", one_step=one_step.HYPIR
 )
-OSEDIFF = replace(
-    HYPIR,
-    name="osediff",
-    files=Files(unet="unet_osediff", vae="vae_osediff"),
-    tile=768,
-    one_step=one_step.OSEDIFF,
+OSEDIFF, OSEDIFF_FACE = (
+    replace(
+        _ONE_STEP, name=name, files=Files(unet=f"unet_{name}", vae=f"vae_{name}"), one_step=one_step.OSEDIFF
+    )
+    for name in ("osediff", "osediff-face")
 )
-OSEDIFF_FACE = replace(
-    OSEDIFF, name="osediff-face", files=Files(unet="unet_osediff-face", vae="vae_osediff-face")
-)
-PISA_SR = replace(
-    OSEDIFF,
-    name="pisa-sr",
-    files=Files(unet="unet_pisa-sr", lora="lora_pisa-sr"),
-    one_step=one_step.PISA_SR,
-)
+_FILES = Files(unet="unet_pisa-sr", lora="lora_pisa-sr")
+PISA_SR = replace(_ONE_STEP, name="pisa-sr", files=_FILES, one_step=one_step.PISA_SR)
+_FILES = Files(unet="unet_s3diff", vae="vae_turbo", text="text_turbo", lora="lora_s3diff")
 S3DIFF = replace(
-    OSEDIFF,
+    _ONE_STEP,
     name="s3diff",
-    files=Files(
-        unet="unet_s3diff",
-        vae="vae_turbo",
-        text="text_turbo",
-        lora="lora_s3diff",
-        modulation="modulation_s3diff",
-    ),
+    files=_FILES._replace(modulation="modulation_s3diff"),
     multiple=64,
     padding="reflect",
     min_side=1,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbir_jax.console.errors import EXPECTED, one_line
+from diffbir_jax.console.numbers import positive
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.weights.registry import REGISTRY
 
@@ -23,9 +24,9 @@ def make_parser() -> Parser:
         prog=PROG,
         description="Convert published weights to one safetensors file per network, or convert ours back to PyTorch.",
         epilog="Known: Stable Diffusion 2.1, DiffBIR's IRControlNets and its old all-in-one files, SwinIR with all "
-        "of its heads, BSRNet, ESRGAN, Real-ESRGAN (RRDBNet and SRVGG), SCUNet. The family is recognised from the "
-        "keys. Exit code: 0 if everything was "
-        f"written, 1 if nothing was, 2 for a bad flag, {INTERRUPTED} if interrupted.",
+        "of its heads, BSRNet, ESRGAN, Real-ESRGAN (RRDBNet and SRVGG), SCUNet, LoRAs by the names of PEFT, diffusers "
+        "and kohya, HYPIR, OSEDiff, PiSA-SR, S3Diff. The keys tell the family. Exit code: 0 if everything "
+        f"was written, 1 if nothing was, 2 for a bad flag, {INTERRUPTED} if interrupted.",
     )
     add = parser.add_argument
     source = (
@@ -43,6 +44,15 @@ def make_parser() -> Parser:
         help="dict of the weights in a PyTorch file (default: averaged weights, if any)",
     )
     add("--prefix", metavar="P", help="prefix of the network's keys (default: found from the keys)")
+    base = (
+        "for a LoRA, or for HYPIR, OSEDiff, PiSA-SR or S3Diff, which change another network: a file of Stable "
+        "Diffusion 2.1 (of SD-Turbo for S3Diff), its diffusers folder, or the folder of its conversion (default: none)"
+    )
+    add("--base", type=Path, metavar="X", help=base)
+    alpha = "alpha of a LoRA that does not say it; the scale is alpha / rank (default: 8, as in PEFT)"
+    add("--lora-alpha", type=positive, metavar="A", help=alpha)
+    keep = "keep the factors of a LoRA in a file of their own, which --to-torch makes a LoRA again (default: merged)"
+    add("--keep-factors", action="store_true", help=keep)
     add("--dtype", choices=DTYPES, default="fp32", help="stored precision (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace files with the same names (default: off)")
     back = "write restoration modules and IRControlNet in the reference's layout (FORMAT by default: pth)"
@@ -68,6 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             "--key and --prefix choose in a file that is read from PyTorch: leave them out with --to-torch"
         )
+    if args.base is None and (args.lora_alpha is not None or args.keep_factors):
+        parser.error(
+            "--lora-alpha and --keep-factors belong to a LoRA: give the network it changes as --base"
+        )
+    if args.base is not None and (args.key or args.prefix or args.to_torch):
+        parser.error("--base converts a LoRA by all of its keys: leave --key, --prefix and --to-torch out")
     with warnings.catch_warnings():
         warnings.showwarning = warn
         return run(args)
@@ -76,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Do what the command line asks for; return the exit code."""
     # Here, as JAX takes seconds to import.
+    from diffbir_jax.conversion.adapted import convert_adapted
     from diffbir_jax.conversion.from_torch import convert_file
     from diffbir_jax.conversion.report import format_table
     from diffbir_jax.conversion.to_torch import export_files
@@ -84,6 +101,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.to_torch:
             entries = export_files(args.input, args.output, args.to_torch, **more)
+        elif args.base is not None:
+            choice = {"alpha": args.lora_alpha, "keep": args.keep_factors, "say": say}
+            entries = convert_adapted(args.input, args.base, args.output, **more, **choice)
         else:
             choice = {"key": args.key, "prefix": args.prefix, "say": say}
             entries = convert_file(args.input, args.output, published=PUBLISHED, **more, **choice)

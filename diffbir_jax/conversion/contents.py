@@ -20,6 +20,8 @@ WRAPPERS = (
 # Objects that are looked at for the names of classes; files of other trainers can hold millions.
 LOOKED_AT = 10_000
 LONGEST_KEY = 500
+# Dicts inside dicts that may hold tensors.
+DEEPEST = 4
 REBUILT = "torch._utils._rebuild_"
 
 
@@ -54,6 +56,30 @@ def contents(path: Path, root: Any, key: str | None = None) -> Contents:
     notes = [] if key else _choices(chain)
     state = {name: _stored(path, name, x) for name, x in _weights(found).items()}
     return Contents(state, (*notes, *_left_out(root, chain)))
+
+
+def everything(path: Path, root: Any) -> State:
+    """All tensors in what `read_torch` read, those in inner dicts with the dicts' names before theirs.
+
+    Raises:
+        CheckpointError: there are none, or tensors that cannot be read.
+    """
+    state = dict(_everywhere(path, root, "", 0))
+    if not state:
+        raise CheckpointError(
+            f"{path} {_no_dict(root) if not isinstance(root, dict) else 'holds no tensors'}"
+        )
+    return state
+
+
+def _everywhere(path: Path, value: Any, name: str, depth: int) -> Iterator[tuple[str, Stored]]:
+    if _is_array(value) and name:
+        yield name, _stored(path, name, value)
+    elif isinstance(value, dict) and depth < DEEPEST:
+        _check_plain(path, value)
+        for key, inner in value.items():
+            if isinstance(key, str):
+                yield from _everywhere(path, inner, f"{name}.{key}" if name else key, depth + 1)
 
 
 def unwrap(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:

@@ -19,6 +19,8 @@ from diffbir_jax.conversion.architectures import (
     Architecture,
     vae_sizes,
 )
+from diffbir_jax.conversion.lora import is_lora
+from diffbir_jax.conversion.one_step import ESTIMATOR, PREDICTOR
 from diffbir_jax.conversion.stored import CheckpointError, shown
 
 # Schedule tables and averaged copies that training leaves in a Stable Diffusion file. The file of v1 also has a copy of
@@ -113,6 +115,12 @@ FAMILIES = (
     Family(
         "SRVGG", r"body\.0\.(weight|bias)", (Network("srvgg", "", SRVGG),), also=r"body\.[1-9]\d*\.weight"
     ),
+    Family("S3Diff's degradation estimator", r"fc_degree\..*", (Network("degradation", "", ESTIMATOR),)),
+    Family(
+        "InvSR's noise predictor",
+        r"encoder\.time_embedding\..*",
+        (Network("noise_predictor", "", PREDICTOR),),
+    ),
     Family("SCUNet", r"m_(head|body|tail)\..*", (Network("scunet", "", SCUNET),)),
 )
 
@@ -134,6 +142,10 @@ def recognise(keys: Iterable[str]) -> Family:
 def unknown(keys: Iterable[str]) -> CheckpointError:
     """The error for keys that fit no family: it lists the known ones and some of the keys."""
     keys = list(keys)
+    if any(map(is_lora, keys)):
+        return CheckpointError(
+            "a LoRA or a one-step restorer, which changes another network: give that network as --base"
+        )
     known, some = (
         "; ".join(family.title for family in FAMILIES),
         ", ".join(shown(key, 60) for key in sorted(keys)[:5]),

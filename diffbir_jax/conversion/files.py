@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from diffbir_jax.conversion.contents import Contents, contents
+from diffbir_jax.conversion.contents import Contents, contents, everything
 from diffbir_jax.conversion.kinds import kind_of
 from diffbir_jax.conversion.stored import CheckpointError, State, Stored
 from diffbir_jax.conversion.torch_files import read_torch
 
-__all__ = ["CheckpointError", "Contents", "State", "Stored", "read_contents", "read_tensors"]
+__all__ = ["CheckpointError", "Contents", "State", "Stored", "read_all", "read_contents", "read_tensors"]
 
 # Prefixes of training tools on every key: data parallelism, compilation, DiffBIR v1's name of its ControlNet.
 PREFIXES = ("module.", "_orig_mod.", "control_model.")
@@ -53,6 +53,16 @@ def read_contents(path: Path, key: str | None = None) -> Contents:
     if key:
         raise CheckpointError(f"{path} is a safetensors file, which has no dicts inside: leave --key out")
     return Contents(_read_safetensors(path))
+
+
+def read_all(path: Path) -> State:
+    """All tensors in a PyTorch or safetensors file; those in inner dicts have the dicts' names before theirs.
+
+    Raises:
+        CheckpointError: the file has another format, is damaged or holds no tensors.
+        OSError: the file cannot be read.
+    """
+    return everything(path, read_torch(path)) if kind_of(path) == "torch" else _read_safetensors(path)
 
 
 def _strip(state: State) -> State:

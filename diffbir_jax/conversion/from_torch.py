@@ -85,7 +85,7 @@ def convert_file(
         ValueError: the name is no file name, the source would be replaced, or there is a damaged report.json.
     """
     path, folder = _located(source), Path(folder).expanduser()
-    family, found = _selected(path, key, prefix)
+    family, found = select_in(path, key, prefix)
     state = found.state
     for note in found.notes:
         say(note)
@@ -99,7 +99,7 @@ def convert_file(
     report = read_report(folder)
     for plan in () if exact else plans:
         _warn_of_sizes(plan)
-    origin = _origin(path) | {"family": family.title}
+    origin = origin_of(path) | {"family": family.title}
     problems: list[str] = []
     with together(folder) as unfinished:
         entries = [
@@ -120,7 +120,8 @@ def read_checkpoint(path: Path, key: str | None = None) -> Contents:
     return read_contents(path, key)
 
 
-def _selected(path: Path, key: str | None, prefix: str | None) -> tuple[Family, Contents]:
+def select_in(path: Path, key: str | None = None, prefix: str | None = None) -> tuple[Family, Contents]:
+    """The family of a checkpoint of any format and its weights; arguments and errors as in `convert_file`."""
     found = read_checkpoint(path, key)
     try:
         return select(found, prefix)
@@ -222,7 +223,7 @@ def _write(
     return Entry(plan.stem, len(shapes), parameters, dtype, digest, facts)
 
 
-def _origin(path: Path) -> dict[str, str]:
+def origin_of(path: Path) -> dict[str, str]:
     """Name and checksum of the source: of all files that hold its values, one after another."""
     files = _sources(path)
     return {"file": path.resolve().name if path.is_dir() else files[0].name, "sha256": sha256_of(*files)}

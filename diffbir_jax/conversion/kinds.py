@@ -46,11 +46,14 @@ def kind_of(path: Path) -> Kind:
 
 
 def _by_content(head: bytes, size: int) -> Kind | None:
+    # First, as the length of a header may begin like a pickle; a pickle read as a length is beyond any file.
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and 2 <= header <= size - 8:
+        return "safetensors"
     # PyTorch: a zip archive, or a pickle of protocol 2 or later.
     if head.startswith(b"PK") or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5" and len(head) > 1):
         return "torch"
-    header = int.from_bytes(head[:8], "little")
-    return "safetensors" if head[8:9] == b"{" and 2 <= header <= size - 8 else None
+    return None
 
 
 def _by_name(path: Path, head: bytes) -> Kind:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.conversion.abstract import abstract_controlnet
+from diffbir_jax.conversion.adapted import LORA, lora_state
 from diffbir_jax.conversion.architectures import BSRNET, CONTROL, SCUNET, SRVGG, SWINIR, Architecture
 from diffbir_jax.conversion.engine import export
 from diffbir_jax.conversion.output import check_names, together
@@ -41,7 +42,7 @@ def export_files(
 
     Args:
         source: a safetensors file that `convert_weights.py` or `train.py` wrote, or a folder of them. From a folder,
-            every restoration module and IRControlNet is taken, and a warning names the others.
+            every restoration module, IRControlNet and LoRA is taken, and a warning names the others.
         folder: the folder for NAME.pth or NAME.safetensors; made if missing.
         file_format: "pth" or "safetensors".
         name: name of the result, by default the source's; only for a single file.
@@ -76,6 +77,8 @@ def state_dict(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: the file is damaged, of another architecture, or does not state its architecture.
     """
+    if _is_lora(path):
+        return lora_state(path)
     kind, config = _described(path)
     try:
         target = kind.abstract(config)
@@ -124,9 +127,10 @@ def _attention_mask(window: int) -> np.ndarray:
 
 def _exportable(source: Path) -> list[Path]:
     if not source.is_dir():
-        _described(source)
+        if not _is_lora(source):
+            _described(source)
         return [source]
-    found = {path: _kind(path) is not None for path in sorted(source.glob("*.safetensors"))}
+    found = {path: _is_lora(path) or _kind(path) is not None for path in sorted(source.glob("*.safetensors"))}
     files, others = ([path for path in found if found[path] is taken] for taken in (True, False))
     if not files:
         raise UserError(f"{source} holds no restoration module and no IRControlNet as .safetensors of ours")
@@ -134,6 +138,10 @@ def _exportable(source: Path) -> list[Path]:
         left_out = ", ".join(path.name for path in others)
         warnings.warn(f"left out, without a layout in the reference: {left_out}", stacklevel=3)
     return files
+
+
+def _is_lora(path: Path) -> bool:
+    return read_metadata(path).get("family") == LORA
 
 
 def _described(path: Path) -> tuple[Architecture, Any]:

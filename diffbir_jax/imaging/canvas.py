@@ -11,7 +11,9 @@ from PIL import Image
 
 from diffbir_jax.imaging.tiling import Grid, gaussian_weights
 
-Padding = Literal["edge", "constant"]
+# What lies outside an image: its border repeated, zeros, mid-grey, or the image mirrored at its border.
+Padding = Literal["edge", "constant", "grey", "reflect"]
+GREY = 0.5
 
 
 def cut_padded(image: np.ndarray, start: np.ndarray, size: tuple[int, int], mode: Padding) -> np.ndarray:
@@ -21,7 +23,7 @@ def cut_padded(image: np.ndarray, start: np.ndarray, size: tuple[int, int], mode
         image: (H, W, C).
         start: (2,) top and left, inside the image or beyond it (if the padding is larger than a tile).
         size: height and width of the tile.
-        mode: values outside the image: "edge" repeats the border, "constant" is zeros.
+        mode: values outside the image, see `Padding`. "reflect" mirrors what the tile shows of the image.
 
     Returns:
         (*size, C).
@@ -32,7 +34,11 @@ def cut_padded(image: np.ndarray, start: np.ndarray, size: tuple[int, int], mode
         top, left = (min(at, side - 1) for at, side in zip(start, image.shape[:2]))
     part = image[top : top + size[0], left : left + size[1]]
     missing = [(0, size[i] - part.shape[i]) for i in range(2)]
-    return np.pad(part, (*missing, (0, 0)), mode=mode) if any(map(any, missing)) else part
+    if not any(map(any, missing)):
+        return part
+    if mode == "grey":
+        return np.pad(part, (*missing, (0, 0)), constant_values=GREY)
+    return np.pad(part, (*missing, (0, 0)), mode=mode)
 
 
 def from_depth(image: np.ndarray) -> np.ndarray:

@@ -71,22 +71,66 @@ def resize_matrix(source: int, target: int, method: Method) -> np.ndarray:
         index = np.arange(source)
         inside = (index >= start[:, None]) & (index < stop[:, None])
         return inside / inside.sum(axis=1, keepdims=True)
-    centre = (np.arange(target) + 0.5) * scale - 0.5
     if method == "bicubic_antialias":
+        centre = (np.arange(target) + 0.5) * scale - 0.5
         # Keys' kernel with a = -0.5, stretched over the input pixels it must average; cut off and
         # renormalised at the borders.
         distance = (np.arange(source) - centre[:, None]) / max(scale, 1.0)
         weights = _cubic(distance, -0.5)
         return weights / weights.sum(axis=1, keepdims=True)
-    # The nearest four (two) pixels; pixels outside the image count as the border pixel.
-    reach = 2 if method == "bicubic" else 1
     weights = np.zeros((target, source))
-    for offset in range(1 - reach, 1 + reach):
-        index = np.floor(centre).astype(int) + offset
-        distance = index - centre
-        value = _cubic(distance, -0.75) if method == "bicubic" else np.maximum(1 - np.abs(distance), 0)
-        np.add.at(weights, (np.arange(target), np.clip(index, 0, source - 1)), value)
+    index, values = taps(source, target, method, scale)
+    np.add.at(weights, (np.arange(target)[:, None], index), values)
     return weights
+
+
+def taps(
+    source: int, target: int, method: Literal["bicubic", "bilinear"], scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels that resizing without antialiasing reads along an axis, and their weights.
+
+    Args:
+        source: length of the axis before.
+        target: length after.
+        method: as in `resize`.
+        scale: pixels before per pixel after; source / target, or the inverse of a given factor.
+
+    Returns:
+        (target, taps) int, pixels outside the image replaced by the border pixel; (target, taps) float64.
+    """
+    centre = (np.arange(target) + 0.5) * scale - 0.5
+    # The nearest four (two) pixels.
+    reach = 2 if method == "bicubic" else 1
+    index = np.floor(centre).astype(int)[:, None] + np.arange(1 - reach, 1 + reach)
+    distance = index - centre[:, None]
+    values = _cubic(distance, -0.75) if method == "bicubic" else np.maximum(1 - np.abs(distance), 0)
+    return np.clip(index, 0, source - 1), values
+
+
+def resample(
+    image: np.ndarray, size: tuple[int, int], method: Literal["bicubic", "bilinear"], factor: float
+) -> np.ndarray:
+    """`resize` on the host, by a factor that need not lead to whole pixels; nothing is compiled.
+
+    Args:
+        image: (h, w, C) float32.
+        size: (H, W) of the result, about `factor` times as large.
+        method: as in `resize`; as in PyTorch, positions come from the factor and not from the sizes.
+        factor: above 0.
+
+    Returns:
+        (H, W, C) float32; bicubic results can leave the input's range a little.
+    """
+    for axis, length in enumerate(size):
+        index, weights = taps(image.shape[axis], length, method, 1.0 / factor)
+        along = (-1, 1, 1) if axis == 0 else (1, -1, 1)
+        # Tap by tap: all at once would hold several copies of the image.
+        parts = (
+            np.take(image, index[:, k], axis) * weights[:, k].astype(np.float32).reshape(along)
+            for k in range(index.shape[1])
+        )
+        image = np.asarray(sum(parts))
+    return image
 
 
 def _cubic(x: np.ndarray, a: float) -> np.ndarray:

@@ -142,12 +142,22 @@ class Conv(Layer):
     dtype: DTypeLike
     upsample: bool = False
 
-    def __call__(self, x: Array) -> Array:
-        """(B, H, W, C) -> (B, h, w, features) in the compute dtype."""
+    def __call__(self, x: Array, sides: tuple[int, int] | None = None) -> Array:
+        """(B, H, W, C) -> (B, h, w, features) in the compute dtype.
+
+        With `upsample`, `sides` are those of the repeated image: twice the input's (the default), or one pixel less.
+        """
         kernel, bias = self.weights(x.shape[-1])
-        if self.upsample:
-            return upsample_convolve(x.astype(self.dtype), kernel) + bias
-        return convolve(x.astype(self.dtype), kernel, self.stride, self.padding) + bias
+        return self.convolved(x.astype(self.dtype), kernel, sides) + bias
+
+    def convolved(self, x: Array, kernel: Array, sides: tuple[int, int] | None = None) -> Array:
+        """Convolve with another kernel (size, size, C, O), as this layer does; no bias."""
+        if not self.upsample:
+            return convolve(x, kernel, self.stride, self.padding)
+        if sides is None or sides == (2 * x.shape[1], 2 * x.shape[2]):
+            return upsample_convolve(x, kernel)
+        # Cut before the convolution, which sees zeros beyond the border.
+        return convolve(upsample_nearest(x)[:, : sides[0], : sides[1]], kernel)
 
     @nn.compact
     def weights(self, channels: int) -> tuple[Array, Array]:

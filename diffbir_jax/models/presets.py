@@ -7,10 +7,15 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax.numpy as jnp
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.imaging.canvas import Padding
+from diffbir_jax.models import one_step
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
 from diffbir_jax.models.clip import CLIPText, CLIPTextConfig
 from diffbir_jax.models.controlnet import ConditionEncoder, IRControlNet
+from diffbir_jax.models.degradation_estimator import DegradationEstimator
 from diffbir_jax.models.header import describe, revive
+from diffbir_jax.models.modulation import Modulation
+from diffbir_jax.models.one_step import OneStep
 from diffbir_jax.models.restoration_unet import RestorationUNet, RestorationUNetConfig
 from diffbir_jax.models.scunet import SCUNet, SCUNetConfig
 from diffbir_jax.models.srvgg import SRVGG, SRVGGConfig
@@ -77,7 +82,8 @@ def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
 class Files(NamedTuple):
     """Stems of the files that hold a preset's weights, `<stem>.safetensors` each.
 
-    `condition` exists only beside controls that were trained with an encoder of the condition (`ConditionEncoder`).
+    `condition` exists only beside controls that were trained with an encoder of the condition (`ConditionEncoder`), the
+    last three only for some published one-step restorers (`OneStep.modules`).
     """
 
     rm: str = "rm"
@@ -86,6 +92,9 @@ class Files(NamedTuple):
     control: str = "control"
     text: str = "text"
     condition: str = "condition"
+    lora: str = "lora"
+    modulation: str = "modulation"
+    degradation: str = "degradation"
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,8 @@ class Preset:
         min_side: images are enlarged until their shorter side has this many pixels in stage 1.
         multiple: sides of stage-1 images are padded to multiples of this many pixels before stage 2.
         tile: images with longer sides are restored in tiles of this many pixels (a multiple of 64) by default.
-        padding: "edge" (repeat the border) or "constant" (zeros, as the reference).
+        padding: "edge" (repeat the border) or "constant" (zeros, as the reference); of published one-step restorers
+            "grey" or "reflect".
         colour_levels: wavelet levels of the colour correction. Structure larger than about 2^levels pixels comes from
             stage 1 (5 as in the reference; 2 leaves a small generator only the detail that x4 downsampling destroys; 0:
             no correction).
@@ -117,6 +127,7 @@ class Preset:
             little; 1: as it comes, as in the reference.
         meant_from: below this upscale the preset makes images worse, and a run warns; 0: never.
         stage1_only: there is no stage 2; `vae` and `unet` then have no meaning.
+        one_step: how a published one-step restorer works, which has no stage 1 and no IRControlNet; None: as DiffBIR.
     """
 
     name: str
@@ -130,22 +141,25 @@ class Preset:
     min_side: int = 512
     multiple: int = 64
     tile: int = 1024
-    padding: Literal["edge", "constant"] = "constant"
+    padding: Padding = "constant"
     colour_levels: int = 5
     scales: tuple[float, float] | None = None
     all_detail_from: float = 1.0
     detail_gain: float = 1.0
     meant_from: float = 0.0
     stage1_only: bool = False
+    one_step: OneStep | None = None
 
     @property
     def modules(self) -> tuple[str, ...]:
         """Names of the preset's networks: keys of the parameters and of `files`."""
         if self.stage1_only:
             return () if self.rm is None else ("rm",)
+        if self.one_step is not None:
+            return ("vae", "unet", *(("text",) if self.text else ()), *self.one_step.modules)
         # The condition's encoder belongs to a control's file, not to the preset.
         absent = {name for name in ("rm", "text") if getattr(self, name) is None} | {"condition"}
-        return tuple(name for name in Files._fields if name not in absent)
+        return tuple(name for name in Files._fields[:6] if name not in absent)
 
     def detail(self, upscale: float) -> float:
         """The default share of stage 2's detail in results at an upscale (above 0), in [0, 1].
@@ -194,6 +208,22 @@ class Preset:
     def make_condition(self, dtype: Any = jnp.float32) -> ConditionEncoder:
         """Return the small encoder of the stage-1 image that can replace the autoencoder's encoder."""
         return ConditionEncoder(self.vae.embed_dim, self.vae.downsample, dtype)
+
+    def make_modulation(self, dtype: Any = jnp.float32) -> Modulation:
+        """Return what changes the LoRAs of a one-step restorer by the degradation; it always computes in float32.
+
+        Raises:
+            ValueError: there is nothing of the kind.
+        """
+        if self.one_step is None or self.one_step.modulation is None:
+            raise ValueError(f"preset {self.name} has no modulation")
+        return Modulation(self.one_step.modulation)
+
+    def make_degradation(self, dtype: Any = jnp.float32) -> DegradationEstimator:
+        """Return the estimator of the degradation that belongs to `make_modulation`; errors as there."""
+        self.make_modulation()
+        assert self.one_step is not None
+        return DegradationEstimator(self.one_step.estimator, dtype)
 
     def make_text(self, dtype: Any = jnp.float32) -> CLIPText:
         """Return the text encoder.
@@ -300,7 +330,37 @@ REALESRGAN = replace(
     stage1_only=True,
 )
 
-PRESETS = {preset.name: preset for preset in (TINY, ONE_STEP, V1, V2, V2_1, REALESRGAN)}
+# One-step restorers by others on the same Stable Diffusion: their own UNets, some with files beside them.
+_ONE_STEP = replace(V2, rm=None, multiple=8, tile=768)
+HYPIR = replace(
+    _ONE_STEP, name="hypir", files=Files(unet="unet_hypir"), tile=512, padding="grey", one_step=one_step.HYPIR
+)
+OSEDIFF, OSEDIFF_FACE = (
+    replace(
+        _ONE_STEP, name=name, files=Files(unet=f"unet_{name}", vae=f"vae_{name}"), one_step=one_step.OSEDIFF
+    )
+    for name in ("osediff", "osediff-face")
+)
+_FILES = Files(unet="unet_pisa-sr", lora="lora_pisa-sr")
+PISA_SR = replace(_ONE_STEP, name="pisa-sr", files=_FILES, one_step=one_step.PISA_SR)
+_FILES = Files(unet="unet_s3diff", vae="vae_turbo", text="text_turbo", lora="lora_s3diff")
+S3DIFF = replace(
+    _ONE_STEP,
+    name="s3diff",
+    files=_FILES._replace(modulation="modulation_s3diff"),
+    multiple=64,
+    padding="reflect",
+    min_side=1,
+    one_step=one_step.S3DIFF,
+)
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        *(TINY, ONE_STEP, V1, V2, V2_1, REALESRGAN),
+        *(HYPIR, OSEDIFF, OSEDIFF_FACE, PISA_SR, S3DIFF),
+    )
+}
 # Presets for tasks that differ from the entry in `PRESETS`.
 VARIANTS: dict[tuple[str, Task], Preset] = {
     ("v1", "face"): replace(V1, files=Files(rm="swinir_face", control="control_face")),

@@ -51,7 +51,7 @@ class UNetConfig:
 
     @property
     def downsample(self) -> int:
-        """Latent pixels per pixel of the lowest level; sides of the input are multiples of this."""
+        """Latent pixels per pixel of the lowest level."""
         return 2 ** (len(self.channel_mult) - 1)
 
 
@@ -72,7 +72,8 @@ class UNet(nn.Module):
         """One evaluation.
 
         Args:
-            x: (B, h, w, in_channels) noisy latent; h and w are multiples of `config.downsample`.
+            x: (B, h, w, in_channels) noisy latent of any sides. Where a level halves an odd side, upsampling returns to
+                the same side, as in diffusers.
             t: (B,) timesteps.
             context: (B n, tokens, context_dim) embeddings of n texts per latent, those of the first latent first. The
                 layers that do not depend on the text are computed once. None if the configuration has no `context_dim`.
@@ -100,7 +101,8 @@ class UNet(nn.Module):
                 stage = _stage(self)(config, multiple, transformer, dtype, name=f"up_{level}_stage_{i}")
                 x = stage(x, embedding, context)
             if level > 0:
-                x = conv(x.shape[-1], name=f"up_{level}_upsample", upsample=True, dtype=dtype)(x)
+                sides = (skips[-1].shape[1], skips[-1].shape[2])
+                x = conv(x.shape[-1], name=f"up_{level}_upsample", upsample=True, dtype=dtype)(x, sides)
         x = nn.silu(norm(config.norm, name="norm_out", dtype=dtype)(x))
         return conv(config.out_channels, zero=True, name="conv_out", dtype=dtype)(x).astype(jnp.float32)
 
@@ -154,9 +156,6 @@ class UNetEncoder(nn.Module):
 
 
 def _check_inputs(config: UNetConfig, x: Array, context: Array | None) -> None:
-    height, width = x.shape[1:3]
-    if height % config.downsample or width % config.downsample:
-        raise ValueError(f"input is {height}x{width}; pad both sides to multiples of {config.downsample}")
     given = None if context is None else context.shape[-1]
     # A missing text would otherwise fail deep in the network, with a message about shapes.
     if given != config.context_dim:
@@ -194,15 +193,16 @@ class ResBlock(nn.Module):
     features: int
     dtype: DTypeLike
     norm: Norm = "group"
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array) -> Array:
         """(B, h, w, C), (B, E) -> (B, h, w, features)."""
-        y = nn.silu(norm(self.norm, name="norm1", dtype=self.dtype)(x))
+        y = nn.silu(norm(self.norm, name="norm1", dtype=self.dtype, epsilon=self.epsilon)(x))
         y = conv(self.features, name="conv1", dtype=self.dtype)(y)
         time = Dense(self.features, dtype=self.dtype, name="time")(nn.silu(embedding))
         y = y + repeat_batch(time, len(y))[:, None, None]
-        y = nn.silu(norm(self.norm, name="norm2", dtype=self.dtype)(y))
+        y = nn.silu(norm(self.norm, name="norm2", dtype=self.dtype, epsilon=self.epsilon)(y))
         # Zero start: an untrained block is the identity (Ho et al. 2020).
         y = conv(self.features, zero=True, name="conv2", dtype=self.dtype)(y)
         if x.shape[-1] != self.features:

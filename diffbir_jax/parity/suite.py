@@ -16,6 +16,7 @@ from diffbir_jax.parity import (
     imaging,
     losses,
     networks,
+    one_step_suite,
     pipeline,
     sampling,
     training,
@@ -33,7 +34,7 @@ FILES: dict[str, Callable[[str, Sequence[str], str], Iterator[Case]]] = {
     "training": training.cases,
     "pipeline*": pipeline.cases,
     "losses": losses.cases,
-    "onestep_*": losses.cases,
+    "onestep_*": one_step_suite.cases,
     "faces*": faces.cases,
 }
 # Files of one-step methods and of faces are in folders of these names beside the others, or among them.
@@ -65,7 +66,9 @@ class Suite(NamedTuple):
         def matches(file: str, name: str) -> bool:
             return any(fnmatch.fnmatchcase(text, pattern) for text in (f"{file}:{name}", file))
 
-        cases = [c for c in self.cases if matches(c.group or c.file, c.name) and not (small and c.full_size)]
+        # A case of a group is found by the name of its file as well.
+        found = [c for c in self.cases if matches(c.file, c.name) or matches(c.group or c.file, c.name)]
+        cases = [case for case in found if not (small and case.full_size)]
         unknown = {file: [key for key in keys if matches(file, key)] for file, keys in self.unknown.items()}
         return self._replace(cases=cases, unknown={file: keys for file, keys in unknown.items() if keys})
 

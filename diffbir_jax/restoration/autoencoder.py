@@ -17,13 +17,17 @@ from jax import Array
 from diffbir_jax.imaging.colour import wavelet_colour
 from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.controlnet import ConditionEncoder
+from diffbir_jax.models.presets import Preset
 from diffbir_jax.models.shared_norms import KnownNorms, Norms, apply_normed, first_norms, measure_norms, stops
 from diffbir_jax.models.vae import AutoencoderKL
+from diffbir_jax.restoration.encoder_tiles import DEGREES, drawn_tiles, image_tiles, latent_tile, start_tiles
 from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.geometry import Shape
 from diffbir_jax.restoration.image import Frame
+from diffbir_jax.restoration.one_step import beside
 from diffbir_jax.restoration.tile_programs import in_batches
 from diffbir_jax.sampling.guidance import Loss, fidelity_weight, held, latent_weight
+from diffbir_jax.sampling.onestep import draw_posterior
 
 HalfName = Literal["encode", "decode"]
 
@@ -48,9 +52,10 @@ class Half(NamedTuple):
 Tiles = Callable[[Frame], Iterator[dict[str, Any]]]
 
 
-@functools.partial(jax.jit, static_argnames=("vae", "encoder", "loss"))
+@functools.partial(jax.jit, static_argnames=("vae", "preset", "encoder", "loss"))
 def encode_tiles(
     vae: AutoencoderKL,
+    preset: Preset,
     encoder: ConditionEncoder | None,
     loss: Loss,
     params: Params,
@@ -61,11 +66,14 @@ def encode_tiles(
 
     Args:
         vae: the autoencoder, of downsampling f.
+        preset: says what lies beside the autoencoder.
         encoder: the control's, None if it sees the latents.
         loss: of guidance.
-        params: "vae" and, with an encoder, "condition".
-        tiles: "image" (M, K, h, w, 3) in [0, 1] and "mask" (M, K, h, w, 1), a factor on the weight; the statistics of
-            the images that the tiles belong to, None to normalise each tile by its own.
+        params: "vae" and, with an encoder, "condition"; "lora" and "modulation" if the preset has them.
+        tiles: "image" (M, K, h, w, 3) in [0, 1] and "mask" (M, K, h, w, 1), a factor on the weight; with "noise"
+            (M, K, h/f, w/f, c), standard normal, latents are drawn from the posterior; "degrees" (M, K, n) for
+            autoencoders that depend on the degradation; the statistics of the images that the tiles belong to, None to
+            normalise each tile by its own.
         used: see `in_batches`.
 
     Returns:
@@ -76,7 +84,10 @@ def encode_tiles(
     def encode(batch: tuple[dict[str, Array], Norms | None]) -> Array:
         tile, norms = batch
         image = 2.0 * tile["image"] - 1.0
-        mean, _ = apply_normed(vae, params["vae"], image, norms, "encode")
+        with beside(preset, params, "vae", tile.get("degrees")):
+            mean, logvar = apply_normed(vae, params["vae"], image, norms, "encode")
+        if "noise" in tile:
+            mean = draw_posterior(mean, logvar, tile["noise"])
         z = vae.config.scale_factor * mean
         channels = [z, latent_weight(loss, image, (z.shape[1], z.shape[2]), tile["mask"])]
         if encoder is not None:
@@ -124,9 +135,10 @@ def decode_tiles(
     return in_batches(decode, tiles, used)
 
 
-@functools.partial(jax.jit, static_argnames=("vae", "half", "stop"))
+@functools.partial(jax.jit, static_argnames=("vae", "preset", "half", "stop"))
 def measure_tiles(
     vae: AutoencoderKL,
+    preset: Preset,
     half: HalfName,
     stop: int | None,
     params: Params,
@@ -137,6 +149,7 @@ def measure_tiles(
 
     Args:
         vae: the autoencoder, of downsampling f.
+        preset: says what lies beside the autoencoder.
         half: which.
         stop: statistics of the first `stop` normalisations are wanted, None for all.
         params: "vae".
@@ -148,7 +161,10 @@ def measure_tiles(
     def measure(batch: tuple[dict[str, Array], Array, KnownNorms | None]) -> Norms:
         tile, owned, known = batch
         x = 2.0 * tile["image"] - 1.0 if half == "encode" else tile["z"] / vae.config.scale_factor
-        return measure_norms(vae, params["vae"], x, owned, known, half, stop)
+        if half == "decode":
+            return measure_norms(vae, params["vae"], x, owned, known, half, stop)
+        with beside(preset, params, "vae", tile.get("degrees")):
+            return measure_norms(vae, params["vae"], x, owned, known, half, stop)
 
     return in_batches(measure, tiles, used)
 
@@ -175,17 +191,26 @@ def detail_share(clean: Array, detail: Array) -> Array:
     return share + (share - 1.0) * share * fidelity_weight(2.0 * clean - 1.0)
 
 
-def encode(executor: Executor, frames: list[Frame]) -> None:
-    """Give images of one shape their latents, the weight of guidance, the control's hint, and what they start from."""
+def encode(executor: Executor, frames: list[Frame], variant: int = 0) -> None:
+    """Give images of one shape their latents, the weight of guidance, the control's hint, and what they start from.
+
+    Where latents are drawn from the posterior, `variant` chooses the draw.
+    """
     half, hint = _encoder(executor), executor.generator.encoder is not None
-    _through(executor, frames, half, _image_tiles, functools.partial(Frame.take_latent, hint=hint))
+    tiles = functools.partial(drawn_tiles, executor, variant) if executor.preset.one_step else image_tiles
+    _through(executor, frames, half, tiles, functools.partial(Frame.take_latent, hint=hint))
     if executor.starts_from_input:
         # By the same program: what it makes of the input besides the latent is ignored.
-        _through(executor, frames, half, _start_tiles, functools.partial(Frame.take_start, hint=hint))
+        _through(executor, frames, half, start_tiles, functools.partial(Frame.take_start, hint=hint))
 
 
-def decode(executor: Executor, frames: list[Frame], latents: list[np.ndarray]) -> list[np.ndarray]:
-    """The results of latents, one per image of one shape."""
+def decode(
+    executor: Executor,
+    frames: list[Frame],
+    latents: list[np.ndarray],
+    take: Callable[..., np.ndarray] = Frame.take_image,
+) -> list[np.ndarray]:
+    """The results of latents, one per image of one shape; `take` makes each of a frame and its decoded tiles."""
     shares = [np.float32(executor.detail(frame.upscale)) for frame in frames]
     of = {frame.position: (z, share) for frame, z, share in zip(frames, latents, shares)}
 
@@ -194,17 +219,17 @@ def decode(executor: Executor, frames: list[Frame], latents: list[np.ndarray]) -
         grid = frame.grid("decode")
         for start in grid.starts:
             tile = {
-                "z": _latent_tile(executor, z, start, grid.size),
+                "z": latent_tile(executor, z, start, grid.size),
                 "clean": frame.clean_tile(start, grid.size),
             }
             yield tile | {"detail": share} if executor.blends else tile
 
-    return _through(executor, frames, _decoder(executor), tiles, Frame.take_image)
+    return _through(executor, frames, _decoder(executor), tiles, take)
 
 
 def maps(executor: Executor, frames: list[Frame]) -> list[np.ndarray]:
     """How far guidance holds each pixel of the results, (*output) uint8 each."""
-    tiles = (tile for frame in frames for tile in _image_tiles(frame))
+    tiles = (tile for frame in frames for tile in image_tiles(frame))
     loss = executor.wanted.options.guidance_loss
     count = _count(frames, "encode")
     results = executor.stream(weigh_tiles, "encode", frames[0].shape, tiles, (), count, loss=loss)
@@ -222,6 +247,10 @@ def calls(executor: Executor, stage: HalfName, shape: Shape) -> list[Call]:
 
     used = jax.ShapeDtypeStruct(batch, jnp.float32)
     image = {"image": array(3), "mask": array(1)}
+    if executor.preset.one_step is not None:
+        image["noise"] = array(channels, f)
+    if executor.degrades:
+        image["degrees"] = jax.ShapeDtypeStruct((*batch, DEGREES), jnp.float32)
     latent = {"z": array(channels, f), "clean": array(3)}
     share = {"detail": used} if executor.blends else {}
     tile = image if stage == "encode" else latent | share
@@ -247,14 +276,16 @@ def calls(executor: Executor, stage: HalfName, shape: Shape) -> list[Call]:
 
 def shares_norms(executor: Executor) -> bool:
     """Whether tiles are normalised by statistics of their image; layer normalisation has none."""
-    return executor.plan.norms == "image" and executor.preset.vae.norm == "group"
+    own = executor.preset.one_step is not None and executor.preset.one_step.own_norms
+    return executor.plan.norms == "image" and executor.preset.vae.norm == "group" and not own
 
 
 def _encoder(executor: Executor) -> Half:
     generator = executor.generator
     vae, encoder = generator.preset.make_vae(generator.dtype), generator.encoder
-    static = {"vae": vae, "encoder": encoder, "loss": executor.wanted.options.guidance_loss}
-    names = ("vae",) if encoder is None else ("vae", "condition")
+    loss = executor.wanted.options.guidance_loss
+    static = {"vae": vae, "preset": generator.preset, "encoder": encoder, "loss": loss}
+    names = ["vae", *(name for name in ("condition", "lora", "modulation") if name in generator.params)]
     return Half("encode", encode_tiles, {name: generator.params[name] for name in names}, static)
 
 
@@ -263,28 +294,11 @@ def _decoder(executor: Executor) -> Half:
     preset = generator.preset
     static = {
         "vae": preset.make_vae(generator.dtype),
-        "levels": preset.colour_levels,
+        # Colours of published one-step restorers are those of whole images, see `one_step.finish`.
+        "levels": preset.colour_levels if preset.one_step is None else 0,
         "gain": preset.detail_gain,
     }
     return Half("decode", decode_tiles, {"vae": generator.params["vae"]}, static)
-
-
-def _image_tiles(frame: Frame) -> Iterator[dict[str, Any]]:
-    grid = frame.grid("encode")
-    for start in grid.starts:
-        yield {"image": frame.clean_tile(start, grid.size), "mask": frame.mask_tile(start, grid.size)}
-
-
-def _start_tiles(frame: Frame) -> Iterator[dict[str, Any]]:
-    grid = frame.grid("encode")
-    for start in grid.starts:
-        yield {"image": frame.start_tile(start, grid.size), "mask": frame.mask_tile(start, grid.size)}
-
-
-def _latent_tile(executor: Executor, z: np.ndarray, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    f = executor.preset.vae.downsample
-    top, left = start // f
-    return z[top : top + size[0] // f, left : left + size[1] // f]
 
 
 def _through(
@@ -362,4 +376,6 @@ def _count(frames: list[Frame], stage: HalfName) -> int:
 
 
 def _measuring(executor: Executor, half: Half, stop: int | None) -> dict[str, Any]:
-    return {"vae": executor.preset.make_vae(executor.generator.dtype), "half": half.stage, "stop": stop}
+    preset = executor.preset
+    vae = preset.make_vae(executor.generator.dtype)
+    return {"vae": vae, "preset": preset, "half": half.stage, "stop": stop}

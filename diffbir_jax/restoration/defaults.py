@@ -39,6 +39,17 @@ DEFAULTS = {
             "artifacts, deformed, lowres, over-smooth."
         ),
     ),
+    **dict.fromkeys(("hypir", "osediff", "osediff-face", "pisa-sr"), Options(steps=1)),
+    "s3diff": Options(
+        steps=1,
+        cfg_scale=1.07,
+        pos_prompt=(
+            "A high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting."
+        ),
+        neg_prompt=(
+            "oil painting, cartoon, blur, dirty, messy, low quality, deformation, low resolution, oversmooth"
+        ),
+    ),
 }
 
 

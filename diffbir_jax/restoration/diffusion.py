@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.restoration import encoder_tiles
 from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.geometry import Shape, stage_grid, tiles_on_canvas
 from diffbir_jax.restoration.image import Frame, padded_whole, stacked
@@ -71,19 +72,25 @@ def calls(executor: Executor, shape: Shape) -> list[Call]:
     latent = array(1, executor.preset.vae.embed_dim)
     hint = None if executor.generator.encoder is None else latent
     start = latent if executor.starts_from_input else None
-    given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None, hint, start)
+    degrees = (
+        jax.ShapeDtypeStruct((images, encoder_tiles.DEGREES), jnp.float32) if executor.degrades else None
+    )
+    given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None, hint, start, degrees)
     denoisers: list[Any] = []
     # Beforehand: what is computed while tracing must not be kept.
     executor.context  # noqa: B018
 
-    def arguments(latent: Any, weight: Any, target: Any, hint: Any, start: Any, keys: jax.Array) -> Any:
-        denoiser, rest = steered(executor, Conditioned(latent, weight, target, layout, hint, start), keys)
+    def arguments(
+        latent: Any, weight: Any, target: Any, hint: Any, start: Any, degrees: Any, keys: jax.Array
+    ) -> Any:
+        given = Conditioned(latent, weight, target, layout, hint, start, degrees)
+        denoiser, rest = steered(executor, given, keys)
         denoisers.append(denoiser)
         return rest
 
     keys = jax.eval_shape(lambda: image_keys(0, range(images)))
     inputs, *rest = jax.eval_shape(arguments, *given, keys)
-    params = {name: executor.params[name] for name in ("unet", "control")}
+    params = {name: executor.params[name] for name in executor.generator.sampling_modules}
     placed = _placed(executor, (inputs._replace(params=params), *rest), layout is None)
     return [(sample, placed, {"denoiser": denoisers[0]})]
 
@@ -91,6 +98,9 @@ def calls(executor: Executor, shape: Shape) -> list[Call]:
 def check_noise(executor: Executor, frame: Frame) -> None:
     """Raise ValueError unless the noise of a request fits its latents and the sampler."""
     if frame.request.noise is None or executor.wanted.stage1_only:
+        return
+    if executor.preset.one_step is not None:
+        encoder_tiles.check_noise(executor, frame)
         return
     f, channels = executor.preset.vae.downsample, executor.preset.vae.embed_dim
     count = 1 + executor.generator.calls(executor.wanted.options)
@@ -102,7 +112,7 @@ def check_noise(executor: Executor, frame: Frame) -> None:
 def _tape(executor: Executor, frames: list[Frame]) -> jax.Array | None:
     """The noise of the requests on their canvases, (1 + calls, B, h, w, c); None if it is drawn."""
     tapes = [frame.request.noise for frame in frames if frame.request.noise is not None]
-    if not tapes:
+    if not tapes or executor.preset.one_step is not None:
         return None
     height, width = (side // executor.preset.vae.downsample for side in frames[0].shape.canvas)
     draws = [stacked(list(draw), (height, width)) for draw in zip(*tapes, strict=True)]
@@ -135,17 +145,18 @@ def conditioned(executor: Executor, frames: list[Frame], filled: list[Frame]) ->
     hint = stacked([frame.hint for frame in filled], sides) if encoded else None
     from_input = executor.starts_from_input
     start = jnp.asarray(stacked([frame.start for frame in filled], sides)) if from_input else None
+    degrees = np.stack([np.asarray(frame.degrees) for frame in filled]) if executor.degrades else None
     grids = [frame.grid("sample").scaled(1, f) for frame in frames]
     layout = _layout(executor, frames[0].shape, grids, len(filled))
     if options.guidance_space == "latent" or not options.guidance_scale:
         weight = stacked([frame.weight for frame in filled], sides)
-        return Conditioned(latent, weight, None, layout, hint, start)
+        return Conditioned(latent, weight, None, layout, hint, start, degrees)
     # Its borders are repeated to the canvas's: beside zeros they would pass for edges, which guidance spares.
     targets = [2.0 * padded_whole(frame, frame.clean_tile) - 1.0 for frame in filled]
     target = stacked(targets, (height, width), "edge")
     mask = stacked([padded_whole(frame, frame.mask_tile) for frame in filled], (height, width))
     weight = _pixel_weight(options.guidance_loss, jnp.asarray(target), jnp.asarray(mask))
-    return Conditioned(latent, weight, target, layout, hint, start)
+    return Conditioned(latent, weight, target, layout, hint, start, degrees)
 
 
 def _layout(executor: Executor, shape: Shape, grids: list[Any], canvases: int) -> Layout | None:

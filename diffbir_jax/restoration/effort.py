@@ -36,7 +36,9 @@ def _pixels(executor: Executor, image: tuple[Size, Size]) -> dict[str, float]:
     """Pixels of all tiles of an image, by stage."""
     plan, wanted = executor.plan, executor.wanted
     # Results with other noise repeat sampling and decoding; where sampling starts from the input, that is encoded, too.
-    again = {"encode": 1 + executor.starts_from_input, "sample": wanted.count, "decode": wanted.count}
+    # Where the encoder draws, each result has an encoding of its own.
+    draws = wanted.count if executor.preset.one_step is not None else 1
+    again = {"encode": draws + executor.starts_from_input, "sample": wanted.count, "decode": wanted.count}
     sides, shape = measure(*image, executor.preset, plan)
     pixels = {}
     for stage in ("rm", "encode", "sample", "decode"):

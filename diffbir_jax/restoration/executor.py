@@ -83,6 +83,11 @@ class Executor:
         return self.wanted.options.start_point == "input"
 
     @property
+    def degrades(self) -> bool:
+        """Whether the networks depend on an estimate of each image's degradation."""
+        return self.preset.one_step is not None and self.preset.one_step.modulation is not None
+
+    @property
     def blends(self) -> bool:
         """Whether results may have a share of the detail: the decoder's program is then another one."""
         detail = self.wanted.options.detail

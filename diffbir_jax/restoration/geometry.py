@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.imaging.preparation import pillow_sides
 from diffbir_jax.imaging.resize import at_least
 from diffbir_jax.imaging.tiling import Grid, make_grid
 from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, family_of
@@ -50,6 +51,8 @@ class Sides(NamedTuple):
 
 def measure(image: Sequence[int], output: tuple[int, int], preset: Preset, plan: Plan) -> tuple[Sides, Shape]:
     """Sides and shape of an image (height, width) that shall become `output`."""
+    if preset.one_step is not None:
+        return _measure_one_step((image[0], image[1]), output, preset, plan)
     height, width = image[:2]
     trained = _in_range(height, output[0], preset), _in_range(width, output[1], preset)
     work = at_least(trained, preset.min_side)
@@ -61,6 +64,41 @@ def measure(image: Sequence[int], output: tuple[int, int], preset: Preset, plan:
     whole = [side if side == size else canvas(side, size) for side, size in axes]
     shape = Shape((rm[0][1], rm[1][1]), **sizes, canvas=(whole[0], whole[1]))
     return Sides(output, work, padded, lq, (rm[0][0], rm[1][0]), trained), shape
+
+
+def work_sides(image: tuple[int, int], output: tuple[int, int], preset: Preset) -> tuple[int, int]:
+    """Sides of what a published one-step restorer makes of an image, before padding."""
+    assert preset.one_step is not None
+    if preset.one_step.enlarge == "pillow":
+        # From the longer side, whose rounding weighs least.
+        upscale = max(output) / max(image)
+        return pillow_sides(image, upscale, preset.min_side)[2]
+    return at_least(output, preset.min_side)
+
+
+def _measure_one_step(
+    image: tuple[int, int], output: tuple[int, int], preset: Preset, plan: Plan
+) -> tuple[Sides, Shape]:
+    """`measure` for published one-step restorers: padded no more than published, so there is a program per size."""
+    work = work_sides(image, output, preset)
+    height, width = (-(-side // preset.multiple) * preset.multiple for side in work)
+    padded = height, width
+    tiles = {name: _tile_size(padded, getattr(plan, name).tile) for name in ("encode", "sample", "decode")}
+    if preset.one_step is not None and preset.one_step.square:
+        tiles["sample"] = _square(padded, plan.sample.tile)
+    axes = zip(padded, tiles["sample"])
+    whole = [side if side == size else canvas(side, size) for side, size in axes]
+    # There is no stage 1, so images of any sides may share programs there.
+    shape = Shape((1, 1), **tiles, canvas=(whole[0], whole[1]))
+    return Sides(output, work, padded, work, (1, 1), output), shape
+
+
+def _square(sides: tuple[int, int], tile: int) -> tuple[int, int]:
+    """A tile of all of a small image, else a square that is no longer than the shorter side."""
+    if sides[0] * sides[1] <= tile**2:
+        return sides
+    side = min(tile, *sides)
+    return side, side
 
 
 def check_plan(plan: Plan, preset: Preset) -> None:
@@ -125,5 +163,9 @@ def tiles_on_canvas(shape: Shape, plan: Plan) -> int:
 
 def stage_grid(padded: tuple[int, int], size: tuple[int, int], plan: StagePlan) -> Grid:
     """The tiles of a padded image for a stage: whole along an axis that a tile covers."""
-    stride = [side if side == whole else side - plan.overlap for side, whole in zip(size, padded)]
+    # Tiles of a narrow image may be smaller than the plan's overlap; a step of theirs stays a multiple of 8.
+    overlaps = [plan.overlap if plan.overlap < side else side // 16 * 8 for side in size]
+    stride = [
+        side if side == whole else side - overlap for side, whole, overlap in zip(size, padded, overlaps)
+    ]
     return make_grid(padded, size, stride)

@@ -11,6 +11,7 @@ from diffbir_jax.imaging.checks import check_layout, check_proportions, check_ra
 from diffbir_jax.imaging.tiling import Grid
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.models.shared_norms import Norms, merge_norms
+from diffbir_jax.restoration import one_step
 from diffbir_jax.restoration.geometry import measure, stage_grid
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.texture import with_texture
@@ -28,7 +29,8 @@ class Request(NamedTuple):
         clean: (h, w, 3) RGB like `image`, the image after stage 1, from another tool; resized if need be.
         mask: (h, w) uint8, a factor on the guidance weight: 255 is 1, 0 leaves stage 2 free; resized if need be.
         noise: (1 + calls, h, w, c) float32 for the latents of the padded image, in place of random numbers: the start,
-            then one per call of the network. It makes runs of other implementations repeatable here.
+            then one per call of the network. Of published one-step restorers (N, h, w, c), one per tile of the encoder.
+            It makes runs of other implementations repeatable here.
         behind: (h, w, 3) RGB of the dtype of `image`, the photo restored by another tool; `faces` pastes faces into it.
     """
 
@@ -53,6 +55,8 @@ class Frame:
         latent: (h, w, c) of the padded image, scaled.
         weight: (h, w, 1) of guidance in latent space.
         hint: (h, w, c), the input of the control; without channels if the control sees the latent.
+        reference: (*output, 3), the input, where colours come from it and not from `clean`; None: from `clean`.
+        degrees: (n,) of degradation, for restorers that estimate it.
         last: whether the next result is the last one; it may then overwrite the stage-1 image.
         gray: whether the input has no colour; then no stage may add colour.
         upscale: output side divided by input side.
@@ -91,6 +95,8 @@ class Frame:
         self.latent: Any = None
         self.weight: Any = None
         self.hint: Any = None
+        self.reference: np.ndarray | None = None
+        self.degrees: np.ndarray | None = None
 
     def _fit_mask(self, mask: np.ndarray) -> np.ndarray:
         check_layout(mask, (), "mask")
@@ -112,6 +118,12 @@ class Frame:
     def skip_stage1(self) -> None:
         """Use the request's stage-1 image, or without one the enlarged input."""
         ready = self.request.clean
+        if ready is None and self.preset.one_step is not None:
+            given, sides = self.request.image, self.sides
+            self.clean, self.reference = one_step.prepare(
+                self.preset, given, self.upscale, sides.output, sides.work
+            )
+            return
         image = self._at_trained() if ready is None else ready
         self.clean = resize_float(from_depth(image), self.sides.work)
 
@@ -187,9 +199,19 @@ class Frame:
     def take_image(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
         """Make the result of its tiles, (*output, 3) of the input's dtype."""
         grid, work = self.grid("decode"), self.sides.work
+        if self.preset.one_step is not None:
+            image = self._blended(tiles, grid, work, 3, "stage 2", np.float32)
+            sides, style = self.sides.output, self.reference
+            return to_depth(
+                one_step.finish(self.preset.one_step, image, self.clean, style, sides), self.depth
+            )
         if work == self.sides.output:
             return self._blended(tiles, grid, work, 3, "stage 2", self.depth, self._reused(work))
         return self._at_output(self._blended(tiles, grid, work, 3, "stage 2", np.float32))
+
+    def take_decoded(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
+        """Make (*work, 3) float32 of the result's tiles as they are."""
+        return self._blended(tiles, self.grid("decode"), self.sides.work, 3, "stage 2", np.float32)
 
     def _at_output(self, image: np.ndarray) -> np.ndarray:
         """An image of stage 2's sides at the output's; beyond the preset's range, that of the range's end, resized."""

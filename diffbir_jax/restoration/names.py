@@ -4,7 +4,21 @@ A command line is read before JAX is imported, which takes seconds. So these nam
 holds them to the tables that they come from.
 """
 
-VERSIONS = ["one-step", "realesrgan", "tiny", "v1", "v2", "v2.1"]
+VERSIONS = [
+    *(
+        "hypir",
+        "one-step",
+        "osediff",
+        "osediff-face",
+        "pisa-sr",
+        "realesrgan",
+        "s3diff",
+        "tiny",
+        "v1",
+        "v2",
+        "v2.1",
+    ),
+]
 STAGE1_VERSIONS = ["realesrgan"]
 TASKS = ["sr", "face", "denoise"]
 # Those of the command: a task that takes networks of two tasks.

@@ -89,11 +89,14 @@ class Packer:
             images = [frame.shown_clean() for frame in frames]
             return [[Restored(image, image, up)] * self.wanted.count for image, up in zip(images, upscaled)]
         clean = [frame.shown_clean() if self.wanted.keep else NOTHING for frame in frames]
+        draws = self.executor.preset.one_step is not None
         autoencoder.encode(self.executor, frames)
         none = [None] * len(frames)
         maps = autoencoder.maps(self.executor, frames) if self.wanted.with_fidelity else none
         results: list[list[Restored]] = [[] for _ in frames]
         for variant in range(self.wanted.count):
+            if variant and draws:  # results differ by what the encoder draws
+                autoencoder.encode(self.executor, frames, variant)
             latents = diffusion.generate(self.executor, frames, variant)
             images = autoencoder.decode(self.executor, frames, latents)
             for variants, image, stage_1, up, shown in zip(results, images, clean, upscaled, maps):

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.models.one_step import OneStep
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration import autoencoder, diffusion, stage1
 from diffbir_jax.restoration.compiled import KEPT, Programs
@@ -96,8 +97,27 @@ class Forecast(NamedTuple):
 
 def default_plan(preset: Preset, options: Options, devices: int = 1) -> Plan:
     """The plan that ignores the memory: tiles of the preset's or the options' size, one per device."""
+    if preset.one_step is not None:
+        return _one_step_plan(preset.one_step, options, preset.one_step.vae_tile, devices)
     tile, stride = options.tiling or (preset.tile, preset.tile // 2)
     return _plan(preset, tile, stride, min(tile, preset.tile), devices)
+
+
+def _one_step_plan(one_step: OneStep, options: Options, side: int, devices: int) -> Plan:
+    """A plan with the published tiles, but for the autoencoder's `side`."""
+    tile, stride = options.tiling or (one_step.tile, one_step.tile - one_step.overlap)
+    # A restorer with tiles of one size in all stages keeps it so.
+    side = tile if one_step.own_norms else side
+    overlap = tile - stride if one_step.own_norms else min(one_step.vae_overlap, side // 8)
+    vae, pixels = StagePlan(side, overlap, devices), PIXELS.get(jax.default_backend(), 2**20)
+    return Plan(
+        StagePlan(1, 0, devices),
+        vae,
+        StagePlan(tile, tile - stride, devices),
+        vae,
+        devices=devices,
+        pixels=pixels,
+    )
 
 
 def _plan(preset: Preset, tile: int, stride: int, side: int, devices: int) -> Plan:
@@ -113,11 +133,16 @@ def _plan(preset: Preset, tile: int, stride: int, side: int, devices: int) -> Pl
 def candidates(preset: Preset, options: Options, devices: int, many: bool) -> Iterator[Plan]:
     """Plans from the fastest to the one that takes least memory; `many` images or tiles pay for larger batches."""
     for share in SHARES:
-        side = int(preset.tile * share) // 64 * 64
-        if side < max(64, preset.min_side):
-            return
-        tile, stride = options.tiling or (side, side // 2)
-        plan = _plan(preset, tile, stride, min(tile, side), devices)
+        if preset.one_step is not None:
+            plan = _one_step_plan(preset.one_step, options, int(preset.one_step.vae_tile * share), devices)
+            if share < 1.0 and preset.one_step.own_norms:
+                return
+        else:
+            side = int(preset.tile * share) // 64 * 64
+            if side < max(64, preset.min_side):
+                return
+            tile, stride = options.tiling or (side, side // 2)
+            plan = _plan(preset, tile, stride, min(tile, side), devices)
         guided = bool(options.guidance_scale) and options.guidance_space == "rgb"
         for remat in (False, True) if guided else (True,):
             if many and share == SHARES[0]:

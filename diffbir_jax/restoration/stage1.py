@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from diffbir_jax.imaging.canvas import from_depth
 from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.geometry import Shape
@@ -35,7 +37,21 @@ def clean(executor: Executor, frames: list[Frame]) -> None:
     for frame in frames:
         if frame not in taken:
             frame.skip_stage1()
+        if executor.degrades:
+            frame.degrees = _degrees(executor, frame.request.image)
         frame.release(keep)
+
+
+def _degrees(executor: Executor, image: np.ndarray) -> np.ndarray:
+    """How degraded an input is, (n,) in (0, 1): what changes the LoRAs of some one-step restorers."""
+    module = executor.preset.make_degradation(executor.generator.dtype)
+    pixels = jnp.asarray(from_depth(image)[None])
+    return np.asarray(executor.programs(_estimate, executor.params["degradation"], pixels, module=module))[0]
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _estimate(module: Any, params: Params, image: Array) -> Array:
+    return apply(module, params, image)
 
 
 def calls(executor: Executor, shape: Shape) -> list[Call]:

@@ -58,6 +58,7 @@ class Conditioned(NamedTuple):
         layout: tiles; None samples whole.
         hint: (B, h, w, c), the control's input in place of the latent; None: the latent.
         start: (B, h, w, c), what sampling starts from in place of the latent; None: the latent.
+        degrees: (B, n) of the images' degradation, for networks that depend on it; None: they do not.
     """
 
     latent: Any
@@ -66,3 +67,4 @@ class Conditioned(NamedTuple):
     layout: Layout | None = None
     hint: Any = None
     start: Any = None
+    degrees: Any = None

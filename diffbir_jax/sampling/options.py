@@ -12,6 +12,8 @@ TIMESTEPS = 1000
 MAX_SEED = 2**32 - 1
 # Sides of diffusion tiles are multiples of the UNet's downsampling in pixels, their offsets multiples of one latent.
 TILE_MULTIPLE, STRIDE_MULTIPLE = 64, 8
+# Beyond this, sliders only add artefacts.
+MOST_SLIDER = 4.0
 StartPoint = Literal["noise", "cond", "input"]
 CHOICES = {"start_point": StartPoint, "spacing": Spacing}
 RANGES = {
@@ -20,7 +22,27 @@ RANGES = {
     "guidance_stop": (0, TIMESTEPS),
     "guidance_repeats": (1, 100),
     "noise_aug": (0, TIMESTEPS - 1),
+    "pixel": (0.0, MOST_SLIDER),
+    "semantic": (0.0, MOST_SLIDER),
+    "model_t": (0, TIMESTEPS - 1),
+    "coeff_t": (0, TIMESTEPS - 1),
 }
+# Options of published one-step restorers, and those that mean nothing to them.
+ONE_STEP_ONLY = ("pixel", "semantic", "model_t", "coeff_t")
+NOT_ONE_STEP = (
+    *(
+        "steps",
+        "start",
+        "start_noise",
+        "sampler",
+        "start_point",
+        "spacing",
+        "noise_aug",
+        "strength",
+        "rescale_cfg",
+    ),
+    *("eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "order"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +87,12 @@ class Options:
         rescale_cfg: let the classifier-free guidance scale rise from 1 to 1 + cfg_scale during sampling.
         pos_prompt: text to sample towards.
         neg_prompt: text to sample away from.
+        pixel: slider of PiSA-SR, how much of the degradation is removed (0 to 4); None is 1. This and the next three
+            belong to published one-step restorers.
+        semantic: slider of PiSA-SR, how much detail is generated (0 to 4); None is 1.
+        model_t: the timestep that the network is told (0 to 999); None is that of its training.
+        coeff_t: the timestep whose noise level turns the prediction into the result (0 to 999): more removes and
+            generates more; None is that of its training.
         tile: side of the diffusion tiles in pixels (a multiple of 64); None leaves it to the plan.
         tile_stride: offset from tile to tile in pixels (a multiple of 8, at most `tile`); None is half a tile.
     """
@@ -96,6 +124,10 @@ class Options:
     rescale_cfg: bool = False
     pos_prompt: str = ""
     neg_prompt: str = ""
+    pixel: float | None = None
+    semantic: float | None = None
+    model_t: int | None = None
+    coeff_t: int | None = None
     tile: int | None = None
     tile_stride: int | None = None
 
@@ -121,7 +153,7 @@ class Options:
             if getattr(self, name) not in get_args(kind):
                 raise UserError(f"{name} is {getattr(self, name)!r}; use one of {get_args(kind)}")
         for name, (low, high) in RANGES.items():
-            if not low <= getattr(self, name) <= high:
+            if getattr(self, name) is not None and not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} is {getattr(self, name)}; allowed are {low} to {high}")
         # An empty window would turn guidance off without a message.
         if self.guidance_stop >= self.guidance_start:

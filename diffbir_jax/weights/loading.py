@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.pages import page
 from diffbir_jax.models.apply import Params, abstract
+from diffbir_jax.models.lora import merge
 from diffbir_jax.models.presets import Preset, restoration_config
 from diffbir_jax.weights import default_folder
-from diffbir_jax.weights.safetensors import load_weights, read_metadata
+from diffbir_jax.weights.safetensors import load_tree, load_weights, read_metadata
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
@@ -48,6 +49,8 @@ def with_stage1(preset: Preset, choice: str | None, folder: str | Path | None = 
         return preset
     if not choice:
         raise UserError(f"stage 1 is '', allowed are {NO_STAGE1}, a name, a .safetensors file or a folder")
+    if preset.one_step is not None and choice != NO_STAGE1:
+        raise UserError(f"version {preset.name} has no stage 1, so it takes none: leave --stage1 out")
     if choice == NO_STAGE1:
         return dataclasses.replace(preset, rm=None)
     named = weights_folder(preset, folder) / f"{choice}.safetensors"
@@ -88,8 +91,31 @@ def load_params(
         ValueError: a file does not fit the preset.
     """
     files = weight_files(preset, folder, modules)
-    likes = abstract_params(preset, files)
-    return {name: stored(load_weights(file, likes[name]), dtype) for name, file in files.items()}
+    likes = abstract_params(preset, [name for name in files if name != "lora"])
+    loaded = {name: load_weights(file, likes[name]) for name, file in files.items() if name in likes}
+    if "lora" in files:
+        loaded["lora"] = load_lora(files["lora"], likes)
+    return {name: stored(params, dtype) for name, params in loaded.items()}
+
+
+def load_lora(file: Path, networks: dict[str, Params]) -> Params:
+    """Read the LoRAs of a one-step restorer: network -> tree, see `models.lora`.
+
+    Args:
+        file: what diffbir convert wrote.
+        networks: shapes of the networks that may be adapted.
+
+    Raises:
+        ValueError: a LoRA fits none of them.
+    """
+    loras = load_tree(file)
+    for name, lora in loras.items():
+        try:
+            # Shapes only: a LoRA of other kernels fails here, not within a program.
+            jax.eval_shape(lambda base, lora: merge(base, lora, 1.0), networks[name], lora)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{file} does not fit the model's {name}: {error}") from error
+    return loras
 
 
 def weight_files(
@@ -143,6 +169,8 @@ def abstract_params(preset: Preset, modules: Iterable[str] | None = None) -> dic
         "control": (z, z, t, *context),
         "text": (jax.ShapeDtypeStruct((1, 77), jnp.int32),),
         "condition": (image,),
+        "degradation": (image,),
+        "modulation": (jax.ShapeDtypeStruct((1, 2), jnp.float32),),
     }
     names = preset.modules if modules is None else modules
     return {name: abstract(getattr(preset, f"make_{name}")(), *inputs[name]) for name in names}

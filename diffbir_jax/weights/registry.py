@@ -7,10 +7,25 @@ OPENRAIL = "CreativeML Open RAIL++-M"
 SLAB = "NTU S-Lab 1.0 (non-commercial)"
 APACHE = "Apache-2.0"
 BSD = "BSD-3-Clause"
+SUPPIXEL = "SupPixel (non-commercial)"
 
 _HUB = "https://huggingface.co"
 _DIFFBIR = f"{_HUB}/lxq007/DiffBIR"
 _KAIR = "https://github.com/cszn/KAIR/releases/download/v1.0"
+
+
+def _hub_mirrors(repository: str, name: str) -> tuple[str, ...]:
+    """A file of a repository on Hugging Face without a known copy: the mirror of the whole hub is the second place."""
+    return tuple(f"{home}/{repository}/resolve/main/{name}" for home in (_HUB, "https://hf-mirror.com"))
+
+
+def _osediff(name: str, what: str, stems: tuple[str, ...]) -> WeightFile:
+    path = f"preset/models/{name}"
+    mirrors = (
+        f"https://github.com/cswry/OSEDiff/raw/HEAD/{path}",
+        f"https://raw.githubusercontent.com/cswry/OSEDiff/HEAD/{path}",
+    )
+    return WeightFile(name, what, stems, APACHE, "https://github.com/cswry/OSEDiff", mirrors)
 
 
 def _v1_mirrors(name: str, openxlab: str) -> tuple[str, ...]:
@@ -184,6 +199,32 @@ _FILES = (
     _ncnn("param", 116_029, "35330ececcea33b6c397a72548e788d5d53becee4734c50b7fada36e89f10a86"),
     _ncnn("bin", 33_424_520, "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf"),
     WeightFile(
+        "HYPIR_sd2.pth",
+        "HYPIR, LoRA of Stable Diffusion 2.1 base",
+        ("unet_hypir",),
+        SUPPIXEL,
+        "https://github.com/XPixelGroup/HYPIR",
+        _hub_mirrors("lxq007/HYPIR", "HYPIR_sd2.pth"),
+    ),
+    _osediff("osediff.pkl", "OSEDiff, LoRAs of Stable Diffusion 2.1 base", ("unet_osediff", "vae_osediff")),
+    _osediff("osediff_face.pkl", "OSEDiff for faces", ("unet_osediff-face", "vae_osediff-face")),
+    WeightFile(
+        "s3diff.pkl",
+        "S3Diff, LoRAs of SD-Turbo and their modulation",
+        ("unet_s3diff", "lora_s3diff", "modulation_s3diff"),
+        APACHE,
+        f"{_HUB}/zhangap/S3Diff",
+        _hub_mirrors("zhangap/S3Diff", "s3diff.pkl"),
+    ),
+    WeightFile(
+        "de_net.pth",
+        "S3Diff's estimator of the degradation (of MM-RealSR)",
+        ("degradation",),
+        APACHE,
+        f"{_HUB}/zhangap/S3Diff",
+        _hub_mirrors("zhangap/S3Diff", "de_net.pth"),
+    ),
+    WeightFile(
         "general_full_v1.ckpt",
         "all of v1 in one file, general images",
         ("unet", "vae", "text", "control_general", "swinir_codeformer"),
@@ -207,9 +248,11 @@ _SD, _ZSNR = "v2-1_512-ema-pruned.ckpt", "sd2.1-base-zsnr-laionaes5.ckpt"
 _V1_GENERAL = (_SD, "v1_general.pth", "general_swinir_v1.ckpt")
 _V2_1 = (_ZSNR, "DiffBIR_v2.1.pt", "realesrgan_s4_swinir_100k.pth")
 _FACE = "face_swinir_v1.ckpt"
+_TASKS = ("sr", "face", "denoise")
 _REALESRGAN = ("realesrgan-x4plus.param", "realesrgan-x4plus.bin")
 # Base model, IRControlNet and restoration module of each version and task, as in the reference. Real-ESRGAN is stage 1
-# alone, and the same for every task.
+# alone, and the same for every task, as are the one-step restorers by others. PiSA-SR has no address that a program can
+# fetch from.
 NEEDED: dict[str, dict[str, tuple[str, ...]]] = {
     "v1": {"sr": _V1_GENERAL, "face": (_SD, "v1_face.pth", _FACE), "denoise": _V1_GENERAL},
     "v2": {
@@ -218,7 +261,12 @@ NEEDED: dict[str, dict[str, tuple[str, ...]]] = {
         "denoise": (_SD, "v2.pth", "scunet_color_real_psnr.pth"),
     },
     "v2.1": {"sr": _V2_1, "face": (_ZSNR, "DiffBIR_v2.1.pt", _FACE), "denoise": _V2_1},
-    "realesrgan": dict.fromkeys(("sr", "face", "denoise"), _REALESRGAN),
+    "realesrgan": dict.fromkeys(_TASKS, _REALESRGAN),
+    "hypir": dict.fromkeys(_TASKS, (_SD, "HYPIR_sd2.pth")),
+    "osediff": dict.fromkeys(_TASKS, (_SD, "osediff.pkl")),
+    "osediff-face": dict.fromkeys(_TASKS, (_SD, "osediff_face.pkl")),
+    # Its base, SD-Turbo, is fetched by hand: its licence has to be accepted.
+    "s3diff": dict.fromkeys(_TASKS, ("s3diff.pkl", "de_net.pth")),
 }
 
 
@@ -226,7 +274,7 @@ def needed(version: str, task: str) -> list[WeightFile]:
     """Return the files that a version and a task need: base model, IRControlNet, restoration module.
 
     Args:
-        version: "v1", "v2", "v2.1" or "realesrgan".
+        version: a key of `NEEDED`.
         task: "sr", "face" or "denoise".
 
     Raises:

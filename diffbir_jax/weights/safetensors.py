@@ -133,6 +133,17 @@ def load_weights(path: str | Path, like: dict[str, Any]) -> dict[str, Any]:
     return unflatten(flat)
 
 
+def load_tree(path: str | Path) -> dict[str, Any]:
+    """Read nested float32 params from a safetensors file as they are.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a safetensors file.
+    """
+    with _opened(path) as file:
+        return unflatten({key: file.get_tensor(key).astype(np.float32, copy=False) for key in file.keys()})  # noqa: SIM118
+
+
 def checksum(path: str | Path) -> str:
     """Return the CRC-32 of the values in a weights file as 8 hexadecimal digits.
 

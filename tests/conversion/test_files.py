@@ -270,3 +270,11 @@ class TestTorch:
         assert x.is_neg()
         torch.save({"a": x}, tmp_path / "w.pth")
         assert values(tmp_path / "w.pth") == {"a": (-X).tolist()}
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_no_pickle(tmp_path):
+    """0x0280 bytes: little-endian, the file starts with the two bytes of protocol 2."""
+    path = tmp_path / "x.safetensors"
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(0x280)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + np.float32(3).tobytes())
+    assert np.asarray(read_tensors(path)["a"]) == [3.0]

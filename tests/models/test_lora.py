@@ -1,10 +1,12 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.models.layers import convolve
-from diffbir_jax.training.lora import merge
+from diffbir_jax.models.apply import apply, init
+from diffbir_jax.models.layers import Dense, conv, convolve
+from diffbir_jax.models.lora import adapted, merge
 from tests.draws import normal
 
 BASE = {
@@ -56,3 +58,41 @@ def test_only_the_lora_gets_a_gradient_and_16_bit_kernels_are_widened():
 def test_a_lora_of_another_network_is_refused():
     with pytest.raises(ValueError, match="LoRA of block/other, which the network lacks"):
         merge(BASE, {"block": {"other": LORA["dense"]}}, 1.0)
+
+
+class Three(nn.Module):
+    """A convolution with a stride, an enlarging one and a dense layer."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = conv(4, stride=2, name="down")(x)
+        y = conv(4, name="up", upsample=True)(y, (x.shape[1], x.shape[2]))
+        return Dense(3, name="out")(y)
+
+
+def test_a_branch_beside_the_kernels_equals_merged_kernels():
+    x = normal(10, (2, 7, 6, 3))
+    params = init(Three(), jax.random.key(0), x)
+    shapes = {"down": (3, 3, 3, 2), "up": (3, 3, 4, 2), "out": (4, 2)}
+    widths = {"down": 4, "up": 4, "out": 3}
+    lora = {
+        name: {"a": normal(20 + i, shape), "b": normal(30 + i, (2, widths[name]))}
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+    lora["up"]["alpha"] = jnp.float32(6.0)  # a factor 3 on top of the scale
+    with adapted(lora, 0.5):
+        beside = apply(Three(), params, x)
+    wanted = apply(Three(), merge(params, lora, 0.5), x)
+    np.testing.assert_allclose(beside, wanted, rtol=1e-4, atol=1e-4)
+    assert np.abs(beside - apply(Three(), params, x)).max() > 1
+
+
+def test_a_modulation_is_one_matrix_per_image():
+    x, factors = normal(11, (2, 5, 5, 3)), {"a": normal(12, (3, 2)), "b": normal(13, (2, 4))}
+    matrices = normal(14, (2, 2, 2))
+    dense = Dense(4, name="only")
+    params = init(dense, jax.random.key(0), x)
+    with adapted(factors, 2.0, lambda path: matrices):
+        found = apply(dense, params, x)
+    branch = jnp.stack([x[i] @ factors["a"] @ matrices[i] @ factors["b"] for i in range(2)])
+    np.testing.assert_allclose(found, apply(dense, params, x) + 2.0 * branch, rtol=1e-4, atol=1e-4)

@@ -88,7 +88,8 @@ def run(config: Any, args: argparse.Namespace) -> None:
         meet(args)
         train(config, args.workdir)
     except OSError as error:
-        leave(f"{one_line(error)}; the same command goes on from the last checkpoint")
+        # An error of the system comes at any time; one of ours says itself what to do.
+        leave(f"{one_line(error)}; the same command goes on" if error.errno else error)
     except DivergedError as error:
         leave(error)
     except UserError as error:

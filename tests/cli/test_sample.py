@@ -37,6 +37,10 @@ FLAGS = (
     "--start-noise",
     "--detail",
     "--texture",
+    "--pixel",
+    "--semantic",
+    "--model-t",
+    "--coeff-t",
 )
 FLAGS += ("--guidance-scale", "--guidance-loss", "--guidance-space", "--strength", "--seed")
 FLAGS += (

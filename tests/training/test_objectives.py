@@ -197,6 +197,7 @@ def test_cached_latents_are_used_and_stale_ones_refused(trained, folder, tmp_pat
         latent_batches(config)
 
 
+@pytest.mark.slow
 def test_a_pool_smaller_than_a_batch_is_refused(folder):
     config = stage_config("prior", folder)
     config.data.pool = BATCH - 1
@@ -204,6 +205,7 @@ def test_a_pool_smaller_than_a_batch_is_refused(folder):
         latent_batches(config)
 
 
+@pytest.mark.slow
 def test_an_interrupted_encoding_leaves_no_cache(folder, tmp_path, monkeypatch):
     def die(file, **arrays):
         file.write(b"half of it")
@@ -218,6 +220,7 @@ def test_an_interrupted_encoding_leaves_no_cache(folder, tmp_path, monkeypatch):
     assert not list((tmp_path / "new").iterdir())
 
 
+@pytest.mark.slow
 def test_weights_of_an_earlier_stage_must_be_there(folder):
     config = stage_config("control", folder)
     config.weights.unet = "work/absent/unet.safetensors"

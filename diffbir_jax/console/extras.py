@@ -17,6 +17,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "orbax.checkpoint",
         "tensorboardX",
     ),
+    "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
 }
 # Not built for Windows.
 EXTRAS["train"] += ("array_record",) * (sys.platform != "win32")

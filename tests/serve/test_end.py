@@ -1,0 +1,137 @@
+"""The end of a service: a signal under load loses nothing that was accepted, and what is not done is named."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from diffbir_jax.cli.main import main
+from diffbir_jax.console import extras
+from diffbir_jax.serve import run
+from tests.serve.fake import Client, FakeWorks, service
+from tests.serve.test_service import PNG, shape
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_signal_under_load_loses_nothing_that_was_accepted(tmp_path):
+    """Clients on the line and jobs in the queue get their pictures; new jobs are refused meanwhile."""
+    command = [sys.executable, "-m", "tests.serve.fake", "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        found = re.search(r"http://127.0.0.1:(\d+) serves one-step", process.stderr.readline())
+        assert found is not None
+        client = Client(int(found[1]))
+        jobs = [client.job(PNG) for _ in range(6)]
+        with ThreadPoolExecutor(4) as pool:
+            lines = [pool.submit(client.restore, PNG) for _ in range(4)]
+            while "diffbir_accepted_total 10.0" not in client("GET", "/metrics").text:
+                pass
+            process.send_signal(signal.SIGTERM)
+            assert "accepted jobs are finished first" in process.stderr.readline()
+            refused = client.restore(PNG)
+            assert refused.status_code == 503 and "takes no more jobs" in refused.json()["detail"]
+            (tmp_path / "go").touch()
+            assert all(line.result().status_code == 200 for line in lines)
+        for job in jobs:
+            assert client.wait(job)["state"] == "done"
+            assert shape(client("GET", f"/jobs/{job}/result").content) == (64, 96, 3)
+        assert process.wait(30) == 0
+        assert process.stderr.read() == "diffbir: stopped, 0 jobs handed back\n"
+
+
+def test_what_is_not_done_in_time_is_handed_back():
+    """The same server in this process: its time is over at once."""
+    with service(FakeWorks()) as served:
+        client, answers = served.client(), []
+        job = client.job(PNG)
+        waiting = threading.Thread(target=lambda: answers.append(client.restore(PNG)))
+        waiting.start()
+        while "diffbir_accepted_total 2.0" not in client("GET", "/metrics").text:
+            pass
+        served.engine.close()
+        handed = served.engine.hand_back()
+        waiting.join()
+        assert job in {one.id for one in handed} and len(handed) == 2
+        assert answers[0].status_code == 503 and "send it again" in answers[0].json()["detail"]
+        assert client.wait(job)["error"] == "the service stopped before this job was done; send it again"
+
+
+def test_the_server_stays_for_jobs_and_results_and_leaves_in_time():
+    with service() as served:
+        server, client = served.server, served.client()
+        job = client.job(PNG)
+        server.handle_exit(signal.SIGTERM, None)
+        assert not server._done(server._left_at + 59) and server._done(server._left_at + 61)
+        served.works.gate.set()
+        assert client.wait(job)["state"] == "done"
+        server._left_at += 1e6  # the grace, which is not what is tested here
+        assert not server._done(1000.0) and server._done(1000.0 + run.LINGER + 1)
+        server._idle_at = None
+        assert client("GET", f"/jobs/{job}/result").status_code == 200
+        served.thread.join(30)
+        assert not served.thread.is_alive()
+        with pytest.raises(requests.ConnectionError):
+            client("GET", "/health")
+
+
+def test_a_second_signal_ends_at_once():
+    with service() as served:
+        served.client().job(PNG)
+        for _ in range(2):
+            served.server.handle_exit(signal.SIGTERM, None)
+        served.thread.join(30)
+        assert not served.thread.is_alive() and served.server.force_exit
+
+
+def call(*command: str) -> str:
+    """What a service says that cannot start."""
+    with pytest.raises(SystemExit) as end:
+        main(["serve", *command])
+    return end.value.code if isinstance(end.value.code, str) else ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ("--host 203.0.113.1 --port 1", "203.0.113.1 port 1: "),
+        ("--keys none.txt", "none.txt: cannot be read"),
+        ("--keys short.txt", "short.txt, line 2: give a name and a key of at least 16"),
+        ("--keys empty.txt", "empty.txt: holds no key"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(flags, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("short.txt").write_text("# keys\nanne secret\n")
+    Path("empty.txt").write_text("\n# none\n")
+    said = call(*flags.split())
+    assert line in said and "\n" not in said
+
+
+def test_ports_have_a_range(capsys):
+    call("--port", "99999")
+    assert "'99999' given, allowed are whole numbers up to 65535" in capsys.readouterr().err
+
+
+def test_without_the_extra_it_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(extras, "is_installed", lambda name: name != "uvicorn")
+    call()
+    assert capsys.readouterr().err == "diffbir serve: uvicorn missing: pip install 'diffbir-jax[serve]'\n"
+
+
+def test_an_address_that_others_reach_is_warned_of(capsys):
+    run.advise(Namespace(host="127.0.0.1"), "serve", {})
+    assert capsys.readouterr().err == ""
+    run.advise(Namespace(host="0.0.0.0"), "serve", {})
+    assert "without any key" in capsys.readouterr().err

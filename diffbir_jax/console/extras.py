@@ -19,6 +19,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     ),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
 }
+EXTRAS["web"] = EXTRAS["serve"]
 # Not built for Windows.
 EXTRAS["train"] += ("array_record",) * (sys.platform != "win32")
 

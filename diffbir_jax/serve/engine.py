@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from diffbir_jax.batch.drive import is_memory
 from diffbir_jax.console.errors import UserError, one_line
+from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.serve.jobs import Finished, Job, State
 from diffbir_jax.serve.limits import Limits
 from diffbir_jax.serve.metrics import Metrics
@@ -218,8 +219,8 @@ class Engine:
         if not pack.jobs:
             return
         begin, jobs, recipe = time.perf_counter(), pack.jobs, pack.jobs[0].wish.recipe
-        works, plan = self._works(jobs[0]), pack.course.plan
         try:
+            works, plan = self._works(jobs[0]), self._plan(pack)
             with contextlib.suppress(AbandonedError):
                 for outcome in works.restore(pack.take(), recipe, plan, jobs[0].views, pack.listen):
                     job = jobs[outcome.position]
@@ -227,18 +228,25 @@ class Engine:
                         self._fail(job, outcome.error)
                         continue
                     seconds = time.perf_counter() - begin
-                    self._write(Finished(job, outcome.results[0], seconds), pack.course)
+                    self._write(Finished(job, outcome.results[0], seconds), plan)
         except Exception as error:
             for job in jobs:
                 self._fail(job, error)
         self.metrics.computed(len(jobs), time.perf_counter() - begin)
 
-    def _write(self, made: Finished, course: Course) -> None:
+    def _plan(self, pack: Pack) -> Plan | None:
+        """How the pictures of a pack are cut; several may need other programs than one."""
+        head = pack.jobs[0]
+        if len(pack.jobs) == 1:
+            return pack.course.plan
+        return self._works(head).packed(head.wish, head.size, head.views)
+
+    def _write(self, made: Finished, plan: Plan | None) -> None:
         """Have a result encoded in another thread, once there is room."""
         self._room.acquire()
-        self._writers.submit(self._encode, made, course)
+        self._writers.submit(self._encode, made, plan)
 
-    def _encode(self, made: Finished, course: Course) -> None:
+    def _encode(self, made: Finished, plan: Plan | None) -> None:
         job = made.job
         try:
             with self._changed:
@@ -246,7 +254,7 @@ class Engine:
             if photo is None:  # the job is over
                 return
             files = self._works(job).files
-            result = finished(job, photo, made.restored, course.plan, files, made.seconds)
+            result = finished(job, photo, made.restored, plan, files, made.seconds)
             with self._changed:
                 if not job.over:
                     job.result, job.share, job.left = result, 1.0, 0.0

@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -34,8 +34,8 @@ class Course(NamedTuple):
     """How pictures of a size are computed.
 
     Attributes:
-        plan: how they are cut.
-        pack: how many go together.
+        plan: how one is cut. Batches for several would be padded, and take a single one several times as long.
+        pack: how many go together, see `Works.packed`.
         shape: what these share.
         peak: bytes that the process or the device needs.
         work: operations by stage, for one picture.
@@ -61,6 +61,10 @@ class Works(Protocol):
         """Return how a picture of this height and width is computed; UserError if the memory does not suffice."""
         ...
 
+    def packed(self, wish: Wish, size: Size, keep: bool) -> Plan | None:
+        """Return how several pictures of a course are cut, to share batches."""
+        ...
+
     def shape(self, wish: Wish, size: Size, plan: Plan | None) -> Hashable:
         """Return what a picture shares with those that it can be computed with."""
         ...
@@ -83,7 +87,7 @@ class Networks:
     def __init__(self, restorer: Restorer, files: Mapping[str, Path], memory: int | None = None):
         """Take the networks, the file of each, and the bytes that may be taken (default: most of the memory)."""
         self.restorer, self.files, self._memory = restorer, files, memory
-        self._courses: OrderedDict[Hashable, Course] = OrderedDict()
+        self._known: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def check(self, wish: Wish) -> None:
@@ -126,30 +130,51 @@ class Networks:
         Raises:
             UserError: the memory does not suffice.
         """
-        key = (wish.alike, size, keep)
-        with self._lock:
-            if key not in self._courses:
-                self._courses[key] = self._planned(wish, size, keep)
-                while len(self._courses) > REMEMBERED:
-                    self._courses.popitem(last=False)
-            return self._courses[key]
+        return self._remembered(self._course, wish, size, keep)
 
-    def _planned(self, wish: Wish, size: Size, keep: bool) -> Course:
+    def packed(self, wish: Wish, size: Size, keep: bool) -> Plan | None:
+        """Return the plan for several; that for one if the memory does not suffice. The first use compiles."""
+        return self._remembered(self._packed, wish, size, keep)
+
+    def _remembered(self, make: Callable[[Wish, Size, bool], Any], wish: Wish, size: Size, keep: bool) -> Any:
+        key = (make.__name__, wish.alike, size, keep)
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = make(wish, size, keep)
+                while len(self._known) > REMEMBERED:
+                    self._known.popitem(last=False)
+            return self._known[key]
+
+    def _course(self, wish: Wish, size: Size, keep: bool) -> Course:
         pair = (size, scaled(size, wish.recipe.upscale))
         found = self._forecast(wish, pair, keep)
         executor, shape = found.executor, found.shape
+        batched = dataclasses.replace(executor, plan=self._batched(executor.plan, wish))
         work = effort(executor, pair, costs(executor, [pair], shape))
-        return Course(executor.plan, executor.pack_size(shape), shape, found.peak, work)
+        return Course(executor.plan, batched.pack_size(shape), shape, found.peak, work)
+
+    def _packed(self, wish: Wish, size: Size, keep: bool) -> Plan | None:
+        pair = (size, scaled(size, wish.recipe.upscale))
+        found = self._forecast(wish, pair, keep)
+        batched = dataclasses.replace(found.executor, plan=self._batched(found.executor.plan, wish))
+        fits = forecast(batched, [pair], found.budget).peak <= found.budget
+        return batched.plan if fits else found.executor.plan
+
+    def _batched(self, plan: Plan, wish: Wish) -> Plan:
+        """The plan with batches for several pictures; smaller tiles than the usual tell of little memory."""
+        restorer = self.restorer
+        usual = next(candidates(restorer.preset, wish.recipe.options, restorer.programs.devices, True))
+        same = wish.plan is None and plan.sample == usual.sample._replace(batch=plan.sample.batch)
+        return plan.with_batch(usual.sample.batch) if same else plan
 
     def _forecast(self, wish: Wish, pair: tuple[Size, Size], keep: bool) -> Forecast:
-        """The plan of the wish, or one for several pictures of this size: others may come."""
+        """The plan of the wish, or the fastest one."""
         restorer, wanted = self.restorer, self._wanted(wish.recipe, keep)
+        best = make_plan(restorer, restorer.programs, [pair], wanted, self._memory)
         if wish.plan is None:
-            return make_plan(restorer, restorer.programs, [pair, pair], wanted, self._memory)
-        executor = Executor(restorer, restorer.programs, wish.plan, wanted)
-        budget = make_plan(restorer, restorer.programs, [pair], wanted, self._memory).budget
-        found = forecast(executor, [pair], budget)
-        if found.peak > budget:
+            return best
+        found = forecast(Executor(restorer, restorer.programs, wish.plan, wanted), [pair], best.budget)
+        if found.peak > found.budget:
             raise TooLargeError(f"the sidecar's plan takes {found.peak / 2**30:.2f} GiB; leave out `plan`")
         return found
 

@@ -55,6 +55,9 @@ class FakeWorks:
     def course(self, wish: Wish, size: tuple[int, int], keep: bool) -> Course:
         return Course(None, self.pack, self.shape(wish, size, None), 2**30, {"rm": 1.0, "sample": 3.0})
 
+    def packed(self, wish: Wish, size: tuple[int, int], keep: bool) -> None:
+        return None
+
     def shape(self, wish: Wish, size: tuple[int, int], plan: object) -> tuple[int, int]:
         return -(-size[0] // 64), -(-size[1] // 64)
 

@@ -73,6 +73,7 @@ def test_the_server_stays_for_jobs_and_results_and_leaves_in_time():
         server, client = served.server, served.client()
         job = client.job(PNG)
         server.handle_exit(signal.SIGTERM, None)
+        assert server._left_at is not None
         assert not server._done(server._left_at + 59) and server._done(server._left_at + 61)
         served.works.gate.set()
         assert client.wait(job)["state"] == "done"

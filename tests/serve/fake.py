@@ -140,7 +140,7 @@ def service(
     works = FakeWorks() if works is None else works
     engine = Engine({version: works}, Limits(**limits))
     app = build(engine, {version: base_recipe(version)}, keys, hosts)
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
     server = run.Server(config, engine, grace=60)
     with run.listening("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -27,6 +27,7 @@ def works(inputs: Path) -> Networks:
     return load(base_recipe("micro"), lambda text: None)
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_command(works, inputs, tmp_path):
     """Alone, in a pack, and repeated from the sidecar of either."""
     flags = ("--version", "micro", "--upscale", "1", "--seed", "3")

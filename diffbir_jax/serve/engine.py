@@ -29,6 +29,8 @@ from diffbir_jax.serve.wishes import Wish
 WRITERS = 2
 # Seconds between two looks for jobs whose time is over.
 LOOK = 0.5
+# Seconds that the end waits for the device, which stops at its next batch of tiles.
+PATIENCE = 30.0
 BUG = "internal error; the log of the service has more"
 HANDED_BACK = "the service stopped before this job was done; send it again"
 
@@ -166,7 +168,7 @@ class Engine:
         self.close()
         left = self.hand_back()
         self._over.set()
-        self._worker.join()
+        self._worker.join(PATIENCE)
         self._writers.shutdown()
         return left
 

@@ -20,6 +20,7 @@ from diffbir_jax.serve.app import create_app
 from diffbir_jax.serve.engine import Engine
 from diffbir_jax.serve.flags import LOOPBACK, limits_of
 from diffbir_jax.serve.guard import LOCAL
+from diffbir_jax.serve.jobs import Job
 from diffbir_jax.serve.keys import read_keys
 from diffbir_jax.serve.networks import load
 from diffbir_jax.serve.wishes import base_recipe
@@ -41,10 +42,12 @@ class Server(uvicorn.Server):
         self._engine, self._grace = engine, grace
         self._left_at: float | None = None
         self._idle_at: float | None = None
+        self.handed: list[Job] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no more jobs."""
         if self._left_at is not None:
+            self.handed += self._engine.hand_back()
             self.should_exit = self.force_exit = True
             return
         self._left_at = time.monotonic()
@@ -58,6 +61,8 @@ class Server(uvicorn.Server):
     def _done(self, now: float) -> bool:
         assert self._left_at is not None
         if now - self._left_at > self._grace:
+            # Now, while clients on the line can still be told.
+            self.handed += self._engine.hand_back()
             return True
         if not self._engine.idle:
             return False
@@ -104,12 +109,12 @@ def serve(app: Any, engine: Engine, listener: socket.socket, args: argparse.Name
     say(
         f"http://{f'[{host}]' if ':' in host else host}:{port} serves {', '.join(args.version or ['one-step'])}"
     )
-    Server(config, engine, args.grace).run(sockets=[listener])
-    handed = engine.hand_back()
-    for job in handed:
+    server = Server(config, engine, args.grace)
+    server.run(sockets=[listener])
+    for job in server.handed:
         say(f"handed back: job {job.id} was not done")
-    say(f"stopped, {len(handed)} jobs handed back")
-    return 1 if handed else 0
+    say(f"stopped, {len(server.handed)} jobs handed back")
+    return 1 if server.handed else 0
 
 
 def say(text: str) -> None:

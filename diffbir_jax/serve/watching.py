@@ -78,7 +78,7 @@ def state_of(job: Job, engine: Engine) -> dict[str, Any]:
         told |= {"stage": STAGE_NAMES.get(job.stage, ""), "done": job.done, "total": job.total}
         told |= {"share": round(job.share, 3), "left": None if job.left is None else round(job.left, 1)}
     if job.state == "done":
-        told |= {"result": f"/jobs/{job.id}/result", "sidecar": f"/jobs/{job.id}/sidecar"}
+        told |= {"share": 1.0, "result": f"/jobs/{job.id}/result", "sidecar": f"/jobs/{job.id}/sidecar"}
     if job.error:
         told["error"] = job.error
     return told

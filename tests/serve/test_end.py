@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ import requests
 from diffbir_jax.cli.main import main
 from diffbir_jax.console import extras
 from diffbir_jax.serve import run
-from tests.serve.fake import Client, FakeWorks, service
+from tests.serve.fake import Client, service
 from tests.serve.test_service import PNG, shape
 
 ROOT = Path(__file__).parents[2]
@@ -52,20 +51,21 @@ def test_a_signal_under_load_loses_nothing_that_was_accepted(tmp_path):
 
 
 def test_what_is_not_done_in_time_is_handed_back():
-    """The same server in this process: its time is over at once."""
-    with service(FakeWorks()) as served:
-        client, answers = served.client(), []
+    """Clients on the line and those that follow a job are told; the server knows what it hands back."""
+    with service() as served:
+        client, server = served.client(), served.server
         job = client.job(PNG)
-        waiting = threading.Thread(target=lambda: answers.append(client.restore(PNG)))
-        waiting.start()
-        while "diffbir_accepted_total 2.0" not in client("GET", "/metrics").text:
-            pass
-        served.engine.close()
-        handed = served.engine.hand_back()
-        waiting.join()
-        assert job in {one.id for one in handed} and len(handed) == 2
-        assert answers[0].status_code == 503 and "send it again" in answers[0].json()["detail"]
-        assert client.wait(job)["error"] == "the service stopped before this job was done; send it again"
+        with ThreadPoolExecutor(2) as pool:
+            line, events = pool.submit(client.restore, PNG), pool.submit(client.wait, job)
+            while "diffbir_accepted_total 2.0" not in client("GET", "/metrics").text:
+                pass
+            server._grace = 0.0
+            server.handle_exit(signal.SIGTERM, None)
+            answer, last = line.result(), events.result()
+        told = "the service stopped before this job was done; send it again"
+        assert (answer.status_code, answer.json()["detail"], last["error"]) == (503, told, told)
+        served.thread.join(30)
+        assert not served.thread.is_alive() and job in {one.id for one in server.handed}
 
 
 def test_the_server_stays_for_jobs_and_results_and_leaves_in_time():
@@ -74,7 +74,7 @@ def test_the_server_stays_for_jobs_and_results_and_leaves_in_time():
         job = client.job(PNG)
         server.handle_exit(signal.SIGTERM, None)
         assert server._left_at is not None
-        assert not server._done(server._left_at + 59) and server._done(server._left_at + 61)
+        assert not server._done(server._left_at + 59)
         served.works.gate.set()
         assert client.wait(job)["state"] == "done"
         server._left_at += 1e6  # the grace, which is not what is tested here
@@ -93,7 +93,7 @@ def test_a_second_signal_ends_at_once():
         for _ in range(2):
             served.server.handle_exit(signal.SIGTERM, None)
         served.thread.join(30)
-        assert not served.thread.is_alive() and served.server.force_exit
+        assert not served.thread.is_alive() and served.server.force_exit and len(served.server.handed) == 1
 
 
 def call(*command: str) -> str:

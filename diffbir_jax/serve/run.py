@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import socket
 import sys
 import time
@@ -81,7 +82,9 @@ def run(args: argparse.Namespace, name: str = "serve", build: Callable[..., Fast
     Raises:
         UserError, OSError: weights, keys or the address cannot be used.
     """
-    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+    # Once each: every picture would say the same again.
+    once = functools.cache(say)
+    warnings.showwarning = lambda message, *_, **__: once(f"warning: {message}")
     keys = read_keys(args.keys) if args.keys else {}
     bases = bases_of(args)
     with listening(args.host, args.port) as listener:

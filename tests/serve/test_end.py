@@ -68,18 +68,28 @@ def test_what_is_not_done_in_time_is_handed_back():
         assert not served.thread.is_alive() and job in {one.id for one in server.handed}
 
 
-def test_the_server_stays_for_jobs_and_results_and_leaves_in_time():
+def test_the_server_stays_for_jobs_and_for_results_in_bounds():
+    """A server that does not run: only the test asks whether it is done."""
     with service() as served:
-        server, client = served.server, served.client()
+        client, server = served.client(), run.Server(served.server.config, served.engine, 60.0)
         job = client.job(PNG)
-        server.handle_exit(signal.SIGTERM, None)
-        assert server._left_at is not None
-        assert not server._done(server._left_at + 59)
+        server._left_at = 1000.0
+        assert not server._done(1059.0)
         served.works.gate.set()
         assert client.wait(job)["state"] == "done"
-        server._left_at += 1e6  # the grace, which is not what is tested here
-        assert not server._done(1000.0) and server._done(1000.0 + run.LINGER + 1)
-        server._idle_at = None
+        assert not server._done(1001.0) and not server._done(1001.0 + run.LINGER)
+        assert server._done(1002.0 + run.LINGER)
+        assert client("GET", f"/jobs/{job}/result").status_code == 200
+        assert server._done(1001.0) and not server.handed
+
+
+def test_the_server_leaves_once_results_are_fetched():
+    with service() as served:
+        client = served.client()
+        job = client.job(PNG)
+        served.server.handle_exit(signal.SIGTERM, None)
+        served.works.gate.set()
+        assert client.wait(job)["state"] == "done"
         assert client("GET", f"/jobs/{job}/result").status_code == 200
         served.thread.join(30)
         assert not served.thread.is_alive()

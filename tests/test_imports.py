@@ -29,6 +29,8 @@ ROOMS["faces"] = {"console", "files", "imaging", "models", "restoration", "sampl
 ROOMS["training"] = LOWER - {"conversion"} | {"restoration"}
 ROOMS["batch"] = LOWER | {"restoration", "faces"}
 ROOMS["evaluation"] = ROOMS["batch"] | {"batch"}
+ROOMS["serve"] = ROOMS["batch"] | {"batch"}
+ROOMS["web"] = {"batch", "console", "serve"}
 # Checks everything.
 ROOMS["parity"] = set(ROOMS)
 # Starts every program.

@@ -36,6 +36,8 @@ class Program:
 
 PROGRAMS = {
     "restore": Program("diffbir_jax.cli.sample", "restore photos"),
+    "serve": Program("diffbir_jax.cli.serve", "restore photos for clients by HTTP"),
+    "web": Program("diffbir_jax.cli.web", "restore photos on a page in the browser"),
     "train": Program("diffbir_jax.cli.train", "train a stage from a configuration"),
     "sweep": Program("diffbir_jax.cli.sweep", "train all combinations of some settings"),
     "evaluate": Program("diffbir_jax.cli.evaluate", "score results, and compare scores"),

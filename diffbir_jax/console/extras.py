@@ -17,7 +17,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "orbax.checkpoint",
         "tensorboardX",
     ),
+    "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
 }
+EXTRAS["web"] = EXTRAS["serve"]
 # Not built for Windows.
 EXTRAS["train"] += ("array_record",) * (sys.platform != "win32")
 

@@ -11,6 +11,9 @@ from diffbir_jax.imaging.decoding import FORMATS, HEAD, Decoded, decode, kind_of
 from diffbir_jax.imaging.photo import MAX_PIXELS, Photo
 from diffbir_jax.imaging.samples import apart
 
+EMPTY = "is empty (0 bytes); copy or download it again"
+NO_IMAGE = f"is not a {FORMATS} image; convert it to one of these"
+
 
 def read_photo(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
     """Read a PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP file. Its content decides the format, not its suffix.
@@ -35,16 +38,31 @@ def read_photo(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
     path = Path(path)
     kind, data = _load(path)
     try:
-        decoded = decode(data, kind, max_pixels)
+        return _photo(_decoded(data, kind, max_pixels))
     except ImageFileError as error:
         raise ImageFileError(f"{path}: {error}") from None
-    except MemoryError:
+
+
+def photo_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Like `read_photo`, for the bytes of a file; the messages of errors have no path."""
+    if not data:
+        raise ImageFileError(EMPTY)
+    kind = kind_of(data[:HEAD])
+    if kind is None:
+        raise ImageFileError(NO_IMAGE)
+    return _photo(_decoded(data, kind, max_pixels))
+
+
+def _decoded(data: bytes, kind: str, max_pixels: int) -> Decoded:
+    """Decode a file; ImageFileError without a path for any damage."""
+    try:
+        return decode(data, kind, max_pixels)
+    except (ImageFileError, MemoryError):
         raise
     # Decoders report damage by many types of errors, depending on the format and the place.
     except Exception as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ImageFileError(f"{path}: is damaged or cut off ({reason}); copy or download it again") from None
-    return _photo(decoded)
+        raise ImageFileError(f"is damaged or cut off ({reason}); copy or download it again") from None
 
 
 def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -86,7 +104,7 @@ def _load(path: Path) -> tuple[str, bytes]:
         with path.open("rb") as file:
             head = file.read(HEAD)
             if not head:
-                raise ImageFileError(f"{path}: is empty (0 bytes); copy or download it again")
+                raise ImageFileError(f"{path}: {EMPTY}")
             if kind := kind_of(head):
                 return kind, head + file.read()
     except ImageFileError:
@@ -99,7 +117,7 @@ def _load(path: Path) -> tuple[str, bytes]:
         raise ImageFileError(f"{path}: may not be read; change its permissions") from None
     except (OSError, ValueError) as error:
         raise ImageFileError(f"{path}: cannot be read ({error}); check the path and the disk") from None
-    raise ImageFileError(f"{path}: is not a {FORMATS} image; convert it to one of these")
+    raise ImageFileError(f"{path}: {NO_IMAGE}")
 
 
 def _photo(decoded: Decoded) -> Photo:

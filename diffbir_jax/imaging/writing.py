@@ -66,6 +66,22 @@ def write_photo(path: str | os.PathLike, photo: Photo, *, quality: int = 95) -> 
     path, suffix = Path(path), Path(path).suffix.lower()
     _check(photo, quality)
     check_output(path, *photo.pixels.shape[:2])
+    try:
+        data, notes = encode_photo(photo, suffix, quality=quality)
+    except ImageFileError as error:
+        raise ImageFileError(f"{path}: {error}") from None
+    replace_file(path, data)
+    return notes
+
+
+def encode_photo(photo: Photo, suffix: str, *, quality: int = 95) -> tuple[bytes, tuple[str, ...]]:
+    """Return the file that `write_photo` writes for a suffix of `OUTPUT_SUFFIXES`, and what was left out of it.
+
+    Raises:
+        TypeError, ValueError: as in `write_photo`.
+        ImageFileError: it cannot be encoded; the message has no path.
+    """
+    _check(photo, quality)
     jpeg, webp = suffix in (".jpg", ".jpeg"), suffix == ".webp"
     samples = _samples(photo, grey=photo.grey and not webp, opaque=jpeg)
     metadata = _fitting(photo.metadata, samples.shape[2])
@@ -74,12 +90,8 @@ def write_photo(path: str | os.PathLike, photo: Photo, *, quality: int = 95) -> 
         encode = functools.partial(encode_jpeg if jpeg else encode_webp, quality=quality)
     else:
         encode = encode_png if suffix == ".png" else encode_tiff
-    try:
-        data, left_out = _encoded(encode, samples, metadata)
-    except ImageFileError as error:
-        raise ImageFileError(f"{path}: {error}") from None
-    replace_file(path, data)
-    return (f"is written without {left_out}, which {suffix[1:]} cannot hold",) if left_out else ()
+    data, left_out = _encoded(encode, samples, metadata)
+    return data, (f"is written without {left_out}, which {suffix[1:]} cannot hold",) if left_out else ()
 
 
 def _encoded(

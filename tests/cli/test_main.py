@@ -179,12 +179,16 @@ def test_names_are_those_of_the_tables_that_they_come_from():
     assert sorted(file.stem for file in SUITES.glob("*.toml")) == suite_names()
 
 
-def test_extras_are_those_of_the_package():
+@pytest.mark.parametrize("extra", extras.EXTRAS)
+def test_extras_are_those_of_the_package(extra):
     """A module of an extra is named like its distribution, but for the core's."""
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    if extra == "web":
+        assert listed == ["diffbir-jax[serve]"] and extras.EXTRAS["web"] == extras.EXTRAS["serve"]
+        return
     text = " ".join(listed).lower().replace("-", "_")
     shown = {"absl": "absl_py", "orbax.checkpoint": "orbax_checkpoint"}
-    assert all(shown.get(name, name.lower()) in text for name in extras.EXTRAS["train"])
+    assert all(shown.get(name, name.lower()) in text for name in extras.EXTRAS[extra])
 
 
 def test_a_missing_extra_is_one_line(photos, monkeypatch, capsys):

@@ -1,0 +1,117 @@
+"""A client's job: what is to be done, how far it is, and what came of it."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from diffbir_jax.imaging.photo import Photo
+from diffbir_jax.restoration.results import Restored
+from diffbir_jax.serve.wishes import Wish
+
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+OVER = ("done", "failed", "cancelled")
+
+
+class Result(NamedTuple):
+    """A finished picture.
+
+    Attributes:
+        data: the file.
+        media: its media type.
+        name: its name, without folders.
+        sidecar: how it was made, as JSON can hold it.
+        views: 8-bit pictures for a page: input, stage1 and result; none unless asked for.
+    """
+
+    data: bytes
+    media: str
+    name: str
+    sidecar: Mapping[str, Any]
+    views: Mapping[str, bytes] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return len(self.data) + sum(map(len, self.views.values()))
+
+
+@dataclass(eq=False)
+class Job:
+    """A picture to restore.
+
+    The engine changes it under its lock and calls the listeners after each change.
+
+    Attributes:
+        wish: how it is restored.
+        photo: the input; without pixels once the restorer has them, None once the job is over.
+        file: path (only a name), SHA-256 and size of the input, for the sidecar.
+        owner: the client that may see it.
+        views: whether pictures for a page are made as well.
+        waits: whether the client waits on the line for the result, which then is not kept.
+        id: cannot be guessed.
+        size: height and width of the input in pixels.
+        accepted, started, ended: times by the engine's clock.
+        state: see `State`.
+        stage: of the restorer, as in `Progress`.
+        done, total: tiles of this stage.
+        share: of the whole work, 0 to 1.
+        left: expected seconds to the end of the computation, or None.
+        error: why it failed, in one line.
+        status: HTTP's status code for that.
+        result: what came of it.
+        fetched: whether the client has the result.
+        listeners: called without arguments after each change, in any thread.
+    """
+
+    wish: Wish
+    photo: Photo | None
+    file: Mapping[str, Any]
+    owner: str = ""
+    views: bool = False
+    waits: bool = False
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    size: tuple[int, int] = (0, 0)
+    accepted: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    state: State = "waiting"
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    share: float = 0.0
+    left: float | None = None
+    error: str = ""
+    status: int = 500
+    result: Result | None = None
+    fetched: bool = False
+    listeners: list[Callable[[], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Keep the size, which outlives the pixels."""
+        if self.photo is not None:
+            height, width = self.photo.pixels.shape[:2]
+            self.size = (height, width)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in OVER
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels of the input."""
+        return self.size[0] * self.size[1]
+
+    def tell(self) -> None:
+        """Call the listeners."""
+        for listener in tuple(self.listeners):
+            listener()
+
+
+class Finished(NamedTuple):
+    """A job whose pixels are computed, to be written as a file."""
+
+    job: Job
+    restored: Restored
+    seconds: float

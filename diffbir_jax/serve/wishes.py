@@ -1,0 +1,185 @@
+"""What a client asks for: JSON with the names and the schema of a sidecar's parameters, or a whole sidecar."""
+
+import argparse
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
+
+from diffbir_jax.batch.checks import check_flags, check_version
+from diffbir_jax.batch.jobs import noise_index
+from diffbir_jax.batch.settings import MADE, Recipe, as_record, from_record
+from diffbir_jax.batch.sidecar import Sidecar
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.checked import checked
+from diffbir_jax.models.presets import get_preset
+from diffbir_jax.restoration.defaults import default_options
+from diffbir_jax.restoration.plan import Plan
+from diffbir_jax.serve.refusals import Refusal
+
+# Characters of the largest JSON, and bytes of the longest name.
+MOST, LONGEST = 2**16, 200
+# Fields that clients of a service may not choose: they name files of its machine, or ask for several results.
+FIXED = (
+    "weights",
+    "stage1",
+    "compare",
+    "save_stages",
+    "std_map",
+    "n_samples",
+    "max_pixels",
+    "precision",
+    "task",
+)
+# Sidecars of the command may have these. They decide which files are written, not the pixels of the first result.
+ASIDE = ("compare", "save_stages", "std_map")
+# These say where files of the sidecar's machine were.
+PLACES = ("weights", "max_pixels")
+_FLAG = re.compile(r"--([a-z][a-z0-9-]*)")
+
+
+class Wish(NamedTuple):
+    """How a picture is restored.
+
+    Attributes:
+        recipe: as in sidecars.
+        index: selects the noise.
+        name: of the input, without folders.
+        plan: how the picture is cut, or None: as the service chooses.
+        sidecar: what is repeated, or None.
+    """
+
+    recipe: Recipe
+    index: int
+    name: str
+    plan: Plan | None = None
+    sidecar: Sidecar | None = None
+
+    @property
+    def alike(self) -> tuple[Recipe, Plan | None]:
+        """What pictures share that can be computed side by side: all but the form of the file."""
+        return dataclasses.replace(self.recipe, format="png", quality=95, bit_depth="same"), self.plan
+
+
+def plain_name(name: str | None) -> str:
+    """Return a client's file name without folders and control characters, and not too long."""
+    last = PureWindowsPath(PurePosixPath(name or "").name).name
+    clean = "".join(letter for letter in last if letter.isprintable()).strip(" .")
+    while len(clean.encode(errors="replace")) > LONGEST:
+        clean = clean[1:]
+    return clean.encode("utf-8", "replace").decode() or "image"
+
+
+def read_wish(text: str, name: str, bases: Mapping[str, Recipe]) -> Wish:
+    """Return what a client asks for.
+
+    Args:
+        text: JSON: entries of a sidecar's `parameters` by name, all optional; or a sidecar; or nothing.
+        name: of the input, see `plain_name`.
+        bases: by version, the recipe without a client's changes; the first is the default.
+
+    Raises:
+        Refusal: it is no such JSON, or asks for what the service does not have.
+    """
+    given = _parsed(text)
+    try:
+        if "parameters" in given:
+            return _repeated(given, bases)
+        recipe = _recipe(given, bases)
+    except RecursionError:
+        raise Refusal("options: is nested too deeply") from None
+    except Refusal:
+        raise
+    except UserError as error:
+        raise Refusal(f"options: {_named(str(error))}") from None
+    return Wish(recipe, noise_index(Path(name)), name)
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    if len(text) > MOST:
+        raise Refusal(f"options: {len(text)} characters are given, allowed are {MOST}")
+    try:
+        given = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError):
+        raise Refusal('options: is no JSON; give an object such as {"upscale": 2}') from None
+    if not isinstance(given, dict):
+        raise Refusal('options: is no JSON object; give one such as {"upscale": 2}')
+    return given
+
+
+def _recipe(given: dict[str, Any], bases: Mapping[str, Recipe]) -> Recipe:
+    """A version's operating point with a client's changes."""
+    base = _base(given, bases)
+    record, changes = as_record(base), given.get("options", {})
+    if not isinstance(changes, dict):
+        raise Refusal('`options` inside is no object; give one such as {"seed": 1}')
+    for field in FIXED:
+        if field in given and given[field] != record[field]:
+            raise Refusal(f"`{field}` is {given[field]!r}; this service has {record[field]!r}, leave it out")
+    if given.get("faces") is not None or given.get("save_faces"):
+        raise Refusal("this service restores whole pictures; leave out `faces` and `save_faces`")
+    recipe = from_record(record | given | {"options": record["options"] | changes})
+    recipe = dataclasses.replace(recipe, stage1_only=recipe.stage1_only or base.stage1_only)
+    words = changed(given, record) | changed(changes, record["options"])
+    namespace = argparse.Namespace(version=recipe.version, given=words, guidance_map=None, fidelity_mask=None)
+    check_version(namespace)
+    check_flags(namespace, recipe)
+    return recipe
+
+
+def changed(given: Mapping[str, Any], record: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of entries that are not as in `record`."""
+    return frozenset(name for name in given.keys() - {*MADE} if given[name] != record.get(name))
+
+
+def _base(given: Mapping[str, Any], bases: Mapping[str, Recipe]) -> Recipe:
+    version = given.get("version", next(iter(bases)))
+    if not isinstance(version, str) or version not in bases:
+        raise Refusal(f"`version` is {version!r}; this service has {', '.join(bases)}")
+    return bases[version]
+
+
+def _repeated(given: dict[str, Any], bases: Mapping[str, Recipe]) -> Wish:
+    """The wish that a sidecar describes."""
+    sidecar = checked(given, Sidecar)
+    if sidecar.clean or sidecar.mask or sidecar.ground:
+        raise Refusal("the sidecar names further pictures; repeat it by diffbir restore --from-sidecar")
+    recorded = as_record(from_record(sidecar.parameters))
+    base = as_record(_base(recorded, bases))
+    recipe = _recipe(recorded | {name: base[name] for name in (*ASIDE, *PLACES)}, bases)
+    return Wish(recipe, sidecar.noise_index, plain_name(sidecar.name), sidecar.plan, sidecar)
+
+
+def _named(message: str) -> str:
+    """A message with names of entries in place of flags: --tile-stride becomes `tile_stride`."""
+    return " ".join(_FLAG.sub(lambda found: f"`{found[1].replace('-', '_')}`", message).split())
+
+
+def base_recipe(version: str, **changes: Any) -> Recipe:
+    """Return the recipe of a version without a client's changes.
+
+    Args:
+        version: name of a preset.
+        changes: fields of `Recipe` that the service decides.
+    """
+    values: dict[str, Any] = {
+        "version": version,
+        "task": "sr",
+        "weights": None,
+        "stage1": None,
+        "stage1_only": get_preset(version).stage1_only,
+        "precision": "fp32",
+        "upscale": 4.0,
+        "n_samples": 1,
+        "compare": False,
+        "save_stages": False,
+        "std_map": False,
+        "format": "png",
+        "quality": 95,
+        "bit_depth": "same",
+        "max_pixels": 2**25,
+        "options": default_options(version),
+    }
+    return Recipe(**values | changes)

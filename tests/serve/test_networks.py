@@ -1,0 +1,73 @@
+"""The service with networks: its results are those of the command, bit for bit, and sidecars go both ways."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.restoration.plan import StagePlan
+from diffbir_jax.restoration.planner import PlanError
+from diffbir_jax.serve.networks import Networks, load
+from diffbir_jax.serve.wishes import base_recipe, read_wish
+from tests.command import call, save
+from tests.serve.fake import service
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.fixture
+def works(inputs: Path) -> Networks:
+    return load(base_recipe("micro"), lambda text: None)
+
+
+@pytest.mark.slow
+def test_results_are_those_of_the_command(works, inputs, tmp_path):
+    """Alone, in a pack, and repeated from the sidecar of either."""
+    flags = ("--version", "micro", "--upscale", "1", "--seed", "3")
+    options = '{"upscale": 1, "options": {"seed": 3}}'
+    for seed in range(3):
+        save(inputs / f"{seed}.png", seed=seed)
+    assert call("--input", inputs, "-o", "out", *flags) == 0
+    with service(works, version="micro") as served:
+        client = served.client()
+        jobs = [client.job((inputs / f"{n}.png").read_bytes(), options, name=f"{n}.png") for n in range(3)]
+        for number, job in enumerate(jobs):
+            assert client.wait(job)["state"] == "done"
+            found = client("GET", f"/jobs/{job}/result").content
+            np.testing.assert_array_equal(pixels(found), np.asarray(Image.open(f"out/{number}.png")))
+        sidecar = client("GET", f"/jobs/{jobs[1]}/sidecar").text
+        assert str(tmp_path) not in sidecar and json.loads(sidecar)["parameters"]["weights"] is None
+        Path("one.json").write_text(sidecar)
+        again = client.restore((inputs / "2.png").read_bytes(), Path("out/2.json").read_text())
+        np.testing.assert_array_equal(pixels(again.content), np.asarray(Image.open("out/2.png")))
+        assert served.engine.rates.seconds({"sample": 1.0}) is not None
+    assert call("--from-sidecar", "one.json", "--input", inputs / "1.png", "-o", "again") == 0
+    assert Path("again/1.png").read_bytes() == Path("out/1.png").read_bytes()
+
+
+def test_a_course_tells_of_memory_and_work(works):
+    wish = read_wish('{"upscale": 1}', "a.png", {"micro": base_recipe("micro")})
+    course = works.course(wish, (16, 16), False)
+    assert course.peak > 0 and {*course.work} == {"rm", "encode", "sample", "decode"}
+    assert works.shape(wish, (16, 16), course.plan) == course.shape
+    assert works.shape(wish, (64, 64), course.plan) != course.shape
+    assert works.course(wish, (16, 16), False) is course
+
+
+def test_sidecars_that_cannot_be_repeated_here(works):
+    wish = read_wish('{"upscale": 1}', "a.png", {"micro": base_recipe("micro")})
+    plan = works.course(wish, (16, 16), False).plan
+    works.check(wish._replace(plan=plan))
+    huge = dataclasses.replace(plan, sample=StagePlan(2**20, 0, 2**20))
+    with pytest.raises(UserError, match="plan is not one for this machine"):
+        works.check(wish._replace(plan=huge))
+    small = Networks(works.restorer, works.files, memory=1)
+    with pytest.raises(PlanError, match="GiB of memory do not suffice"):
+        small.course(wish, (16, 16), False)

@@ -1,0 +1,338 @@
+"""The service by HTTP, with a restorer without networks: all that clients do, right and wrong."""
+
+import io
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.micro import picture
+from tests.serve.fake import Client, Served, service
+
+
+def png(height: int = 16, width: int = 24, seed: int = 0, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture(height, width, seed)).save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def shape(data: bytes) -> tuple[int, ...]:
+    return np.asarray(Image.open(io.BytesIO(data))).shape
+
+
+PNG = png()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """A service whose device never waits."""
+    with service(pixels=2**16, upload_bytes=2**20, output_pixels=2**20, upload_seconds=2.0) as found:
+        found.works.gate.set()
+        yield found
+
+
+@pytest.fixture
+def client(served: Served) -> Client:
+    return served.client()
+
+
+def test_a_picture_and_its_sidecar(client):
+    answer = client.restore(PNG, '{"upscale": 2, "options": {"seed": 3}}', "été.jpg")
+    assert answer.status_code == 200 and answer.headers["content-type"] == "image/png"
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''%C3%A9t%C3%A9.png"
+    sidecar = json.loads(answer.headers["diffbir-sidecar"])
+    assert sidecar["parameters"]["options"]["seed"] == 3 and sidecar["input"]["bytes"] == len(PNG)
+    assert shape(answer.content) == (32, 48, 3)
+
+
+def test_both_as_parts(client):
+    answer = client.restore(PNG, headers={"Accept": "multipart/mixed"})
+    mark = answer.headers["content-type"].partition("boundary=")[2].encode()
+    _, first, second, end = answer.content.split(b"--" + mark)
+    assert json.loads(first.partition(b"\r\n\r\n")[2])["name"] == "a.png" and end == b"--\r\n"
+    assert shape(second.partition(b"\r\n\r\n")[2][:-2]) == (64, 96, 3)
+
+
+def test_a_job_from_its_acceptance_to_its_end(client):
+    answer = client.restore(PNG, '{"upscale": 1}', query="?job=1&views=1")
+    identity = answer.json()["id"]
+    assert answer.status_code == 202 and answer.headers["location"] == f"/jobs/{identity}"
+    state = client.wait(identity)
+    assert state["state"] == "done" and state["result"] == f"/jobs/{identity}/result"
+    assert shape(client("GET", state["result"]).content) == (16, 24, 3)
+    assert client("GET", state["sidecar"]).json()["name"] == "a.png"
+    for view in ("input", "stage1", "result"):
+        assert shape(client("GET", f"/jobs/{identity}/views/{view}").content) == (16, 24, 3)
+    assert client("GET", f"/jobs/{identity}/views/else").status_code == 404
+    assert client("DELETE", f"/jobs/{identity}").json()["state"] == "done"
+    assert client("GET", state["result"]).status_code == 410
+
+
+def test_sixteen_bits_gray_and_alpha_as_on_the_command_line(client):
+    deep = (picture(16, 24, 0)[..., 0].astype(np.uint16) << 8) + 7
+    for image, mode in ((Image.fromarray(deep), "I;16"), (Image.new("LA", (24, 16), (90, 128)), "LA")):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        assert Image.open(io.BytesIO(client.restore(file.getvalue()).content)).mode == mode
+    tiff = client.restore(PNG, '{"format": "tiff", "bit_depth": "16"}')
+    assert tiff.headers["content-type"] == "image/tiff" and "a.tif" in tiff.headers["content-disposition"]
+
+
+def test_a_sidecar_repeats_a_result(client):
+    first = client.restore(PNG, '{"upscale": 3, "options": {"seed": 4}}', "one.png")
+    sidecar = first.headers["diffbir-sidecar"]
+    again = client.restore(PNG, sidecar, "renamed.png")
+    assert again.content == first.content and "one.png" in again.headers["content-disposition"]
+    other = client.restore(png(seed=1), sidecar)
+    assert other.status_code == 422 and "is not the one that the sidecar names" in other.json()["detail"]
+
+
+BAD: list[tuple[str, dict[str, Any], int, str]] = [
+    ("no picture", {"data": b"hello"}, 415, "is not a PNG, JPEG"),
+    ("an empty file", {"data": b""}, 415, "is empty"),
+    ("a cut file", {"data": PNG[:60]}, 415, "cut off"),
+    ("a small picture", {"data": png(8, 8)}, 415, "at least 16"),
+    ("many pixels", {"data": png(300, 300)}, 413, "more than the limit of 65536"),
+    ("a large result", {"data": PNG, "options": '{"upscale": 100}'}, 413, "allowed are 1048576"),
+    ("no JSON", {"options": "{"}, 422, "is no JSON"),
+    ("no object", {"options": "[1]"}, 422, "no JSON object"),
+    ("deep JSON", {"options": '{"a":' * 9000 + "1" + "}" * 9000}, 422, "options:"),
+    ("long JSON", {"options": " " * 70000}, 422, "allowed are 65536"),
+    ("an unknown name", {"options": '{"upscal": 2}'}, 422, "unknown parameters upscal"),
+    ("an unknown option", {"options": '{"options": {"stepz": 2}}'}, 422, "unknown parameters stepz"),
+    ("a wrong type", {"options": '{"upscale": "2"}'}, 422, "upscale"),
+    ("out of range", {"options": '{"options": {"detail": 2}}'}, 422, "detail is 2"),
+    ("not a number", {"options": '{"upscale": NaN}'}, 422, "upscale"),
+    ("no upscale", {"options": '{"upscale": 0}'}, 422, "upscale"),
+    ("other networks", {"options": '{"version": "tiny"}'}, 422, "this service has one-step"),
+    ("weights", {"options": '{"weights": "/etc"}'}, 422, "this service has None"),
+    ("stage 1", {"options": '{"stage1": "../x.safetensors"}'}, 422, "this service has None"),
+    ("several", {"options": '{"n_samples": 4}'}, 422, "this service has 1"),
+    ("faces", {"options": '{"task": "faces"}'}, 422, "this service has 'sr'"),
+    ("a list as options", {"options": '{"options": [1]}'}, 422, "no object"),
+    ("text", {"options": '{"options": {"pos_prompt": "a cat"}}'}, 422, "knows no text"),
+    ("half a character", {"options": '{"options": {"pos_prompt": "\\ud800"}}'}, 422, "options:"),
+    ("contradiction", {"options": '{"format": "jpeg", "bit_depth": "16"}'}, 422, "`bit_depth` is 16"),
+    ("no sidecar", {"options": '{"parameters": {}}'}, 422, "Field required"),
+    ("a wrong word", {"query": "?job=perhaps"}, 422, "job"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "request_", "status", "text"), BAD, ids=[bad[0] for bad in BAD])
+def test_bad_requests_get_one_line(client, what, request_, status, text, capfd):
+    answer = client.restore(**{"data": PNG} | request_)
+    detail = answer.json()["detail"]
+    assert (answer.status_code, text in detail) == (status, True), (answer.status_code, detail)
+    assert "\n" not in detail and len(detail) < 400
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_requests_of_another_form(client, capfd):
+    for method, path, status, more in (
+        ("POST", "/restore", 422, {}),
+        ("POST", "/restore", 422, {"json": {"image": "x"}}),
+        ("POST", "/restore", 422, {"files": {"image": (None, "no file")}}),
+        ("POST", "/restore", 400, {"data": b"--x", "headers": {"Content-Type": "multipart/form-data"}}),
+        ("GET", "/restore", 405, {}),
+        ("GET", "/jobs/none", 404, {}),
+        ("GET", "/jobs/none/result", 404, {}),
+        ("DELETE", "/jobs/..%2f..%2fetc", 404, {}),
+        ("GET", "/../../etc/passwd", 404, {}),
+        ("POST", "/estimate", 422, {"json": {"width": 0, "height": 1}}),
+        ("POST", "/estimate", 413, {"json": {"width": 90000, "height": 90000}}),
+        ("POST", "/estimate", 422, {"data": b"{"}),
+    ):
+        answer = client(method, path, **more)
+        assert answer.status_code == status and "\n" not in answer.json()["detail"], (path, answer.text)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+NAMES = [
+    "../../etc/passwd",
+    "..\\..\\boot.ini",
+    "/etc/cron.d/x.png",
+    "a\r\nX-Evil: 1.png",
+    "...",
+    "a" * 900,
+    "\u202egnp.exe",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hostile_names_stay_names(client, name):
+    """Raw as browsers send them, with the line ends that would begin another header."""
+    head = b"--x\r\nContent-Disposition: form-data; name=image; filename*=UTF-8''%s\r\n\r\n"
+    data = head % quote(name).encode() + PNG + b"\r\n--x--\r\n"
+    raw = client("POST", "/restore", data=data, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    named = client.restore(PNG, name=name.replace("\r\n", ""))
+    assert named.status_code == 200 and raw.status_code in (200, 422)
+    for answer in (raw, named)[raw.status_code != 200 :]:
+        kept = json.loads(answer.headers["diffbir-sidecar"])["name"]
+        assert not {*kept} & {"/", "\\", "\r", "\n", "\u202e"} and 0 < len(kept) <= 200
+        assert "x-evil" not in answer.headers and "etc" not in answer.headers["content-disposition"]
+
+
+def test_large_uploads_are_refused_before_they_are_read(client):
+    answer = client.restore(b"x" * 2**21)
+    assert answer.status_code == 413 and "allowed are 1048576" in answer.json()["detail"]
+
+
+def test_large_uploads_without_a_length_are_cut_off(served):
+    """In chunks: the header does not tell how many."""
+    head = "POST /restore HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    head += "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    part = b"--x\r\nContent-Disposition: form-data; name=image; filename=a.png\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port)) as line:
+        line.settimeout(30)
+        line.sendall(head.encode() + b"%x\r\n%s\r\n" % (len(part), part))
+        try:
+            for _ in range(64):
+                line.sendall(b"10000\r\n" + b"x" * 2**16 + b"\r\n")
+        except OSError:
+            pass  # The service has closed the line.
+        assert line.recv(100).startswith(b"HTTP/1.1 413")
+
+
+def test_slow_uploads_end(served):
+    head = "POST /restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+    with socket.create_connection(("127.0.0.1", served.port)) as line:
+        line.settimeout(30)
+        line.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x")
+        assert line.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_pages_of_other_sites_are_refused(client):
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}):
+        answer = client.restore(PNG, headers=headers)
+        assert answer.status_code == 403, headers
+    assert client("GET", "/health", headers={"Host": "localhost:1"}).json()["status"] == "ok"
+    own = {"Origin": client.base}
+    assert client.restore(PNG, headers=own).status_code == 200
+
+
+def test_what_else_can_be_asked(client):
+    assert client("GET", "/health").json() == {"status": "ok", "versions": ["one-step"]}
+    text = client("GET", "/metrics").text
+    assert "diffbir_jobs_total" in text and 'diffbir_wait_seconds_bucket{le="0.05"}' in text
+    paths = client("GET", "/openapi.json").json()["paths"]
+    assert {"/restore", "/jobs/{identity}", "/jobs/{identity}/events", "/estimate", "/health"} <= {*paths}
+    assert client("GET", "/docs").status_code == 404
+    found = client("POST", "/estimate", json={"width": 40, "height": 30, "options": {"upscale": 2}}).json()
+    assert (found["width"], found["height"], found["bytes"]) == (80, 60, 2**30)
+    about = client("GET", "/about").json()
+    assert about["versions"]["one-step"]["options"]["steps"] == 1 and about["limits"]["pixels"] == 2**16
+
+
+def test_no_answer_names_a_folder_of_the_machine(client):
+    texts = [client("GET", path).text for path in ("/about", "/health", "/metrics", "/openapi.json")]
+    texts += [client.restore(PNG).headers["diffbir-sidecar"], client.restore(b"x").text]
+    for text in texts:
+        assert str(Path.home()) not in text and str(Path(__file__).parents[2]) not in text
+
+
+def test_keys_and_the_jobs_of_others():
+    keys = {"anne-" + "1" * 16: "anne", "ben-" + "2" * 16: "ben"}
+    with service(keys=keys) as served:
+        served.works.gate.set()
+        anne, ben = (served.client(Authorization=f"Bearer {key}") for key in keys)
+        job = anne.job(PNG)
+        assert anne.wait(job)["state"] == "done"
+        for path in ("", "/result", "/events", "/sidecar", "/views/result"):
+            assert ben("GET", f"/jobs/{job}{path}").status_code == 404
+        assert ben("DELETE", f"/jobs/{job}").status_code == 404
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "anne"}):
+            assert served.client(**headers)("GET", f"/jobs/{job}/result").status_code == 401
+            assert served.client(**headers).restore(PNG).status_code == 401
+        assert served.client()("GET", "/health").status_code == 200
+        assert served.client(**{"X-API-Key": [*keys][0]})("GET", f"/jobs/{job}/result").status_code == 200
+
+
+def test_a_full_queue_is_429():
+    with service(queue=1) as served:
+        client = served.client()
+        first = client.job(PNG)
+        assert served.works.begun.wait(30)
+        second = client.job(PNG)
+        answer = client.restore(PNG)
+        assert answer.status_code == 429 and answer.headers["retry-after"] == "5"
+        assert client.state(second)["before"] == 0 and client.state(first)["stage"] == "sampling"
+        assert client("GET", f"/jobs/{first}/result").status_code == 409
+        served.works.gate.set()
+        assert client.wait(second)["state"] == "done"
+
+
+def test_a_client_that_leaves_cancels_its_job():
+    with service() as served:
+        address = ("127.0.0.1", served.port)
+        body = (
+            b"--x\r\nContent-Disposition: form-data; name=image; filename=a.png\r\n\r\n%s\r\n--x--\r\n" % PNG
+        )
+        head = f"POST /restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        with socket.create_connection(address) as line:
+            line.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + body)
+            assert served.works.begun.wait(30)
+            (job,) = served.engine._jobs.values()
+            over = threading.Event()
+            job.listeners.append(lambda: over.set() if job.over else None)
+        assert job.over or over.wait(30)
+        assert job.state == "cancelled"
+        served.works.gate.set()
+        assert served.client().restore(PNG).status_code == 200
+
+
+def test_cancelling_by_request():
+    with service() as served:
+        client = served.client()
+        running, waiting = client.job(PNG), client.job(PNG, '{"upscale": 1}')
+        assert client("DELETE", f"/jobs/{waiting}").json()["state"] == "cancelled"
+        assert client("DELETE", f"/jobs/{running}").json()["error"] == "the job was cancelled"
+        assert client.wait(running)["state"] == "cancelled"
+        assert client("GET", f"/jobs/{waiting}/result").status_code == 410
+
+
+def test_two_hundred_requests_by_sixteen_clients():
+    """Of three sizes and two options: each client gets its own pictures, and none is lost."""
+    sides = [(16, 24), (40, 30), (100, 70)]
+    with service() as served:
+        served.works.gate.set()
+        client = served.client()
+
+        def ask(number: int) -> tuple[bytes, bytes]:
+            height, width = sides[number % 3]
+            data = png(height, width, number)
+            options = json.dumps({"upscale": 1, "options": {"seed": number % 2}})
+            answer = client.restore(data, options, f"{number}.png")
+            assert answer.status_code == 200, answer.text
+            assert f"''{number}.png" in answer.headers["content-disposition"]
+            return data, answer.content
+
+        with ThreadPoolExecutor(16) as pool:
+            pairs = [*pool.map(ask, range(200))]
+        for given, found in pairs:
+            a, b = (np.asarray(Image.open(io.BytesIO(data))).astype(int) for data in (given, found))
+            # The restorer halves values and adds less than 7.
+            assert a.shape == b.shape and np.ptp(b - a // 2) == 0
+        assert sum(map(len, served.works.packs)) == 200 and max(map(len, served.works.packs)) == 2
+        assert all(job.photo is None and job.result is None for job in served.engine._jobs.values())
+
+
+def test_events_tell_of_each_stage():
+    with service() as served:
+        client = served.client()
+        job = client.job(PNG)
+        answer = client("GET", f"/jobs/{job}/events", stream=True)
+        lines = (line for line in answer.iter_lines(decode_unicode=True) if line.startswith("data: "))
+        assert served.works.begun.wait(30)
+        first = json.loads(next(lines)[6:])
+        assert first["state"] in ("waiting", "running")
+        served.works.gate.set()
+        rest = [json.loads(line[6:]) for line in lines]
+        assert rest[-1]["state"] == "done" and answer.headers["content-type"].startswith("text/event-stream")

@@ -1,0 +1,223 @@
+"""The page in a headless Chromium: what a photographer does, and that no request leaves the machine.
+
+Needs the packages playwright and chromium; the browser of the system, not one that playwright downloads.
+"""
+
+import base64
+import importlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from diffbir_jax.web.app import create_page
+from tests.micro import picture
+from tests.serve.fake import FakeWorks, Served, service
+
+pytestmark = pytest.mark.slow
+SECONDS = 30_000.0
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    with importlib.import_module(api.__name__).sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with service(FakeWorks(pack=1), build=create_page) as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser, served) -> Iterator[Any]:
+    """A page; every request goes to the service, and no script fails."""
+    with visit(browser, served) as found:
+        yield found
+
+
+class visit:
+    """A session of its own: a context with a page."""
+
+    def __init__(self, browser: Any, served: Served, **settings: Any):
+        self._context = browser.new_context(**settings)
+        self._base, self.errors, self.foreign = f"http://127.0.0.1:{served.port}", [], []
+
+    def __enter__(self) -> Any:
+        page = self._context.new_page()
+        page.set_default_timeout(SECONDS)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", self._note)
+        page.goto(self._base)
+        page.wait_for_selector("#examples button")
+        return page
+
+    def _note(self, request: Any) -> None:
+        if not request.url.startswith((self._base, "blob:" + self._base, "data:")):
+            self.foreign.append(request.url)
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self._context.close()
+        if kind is None:
+            assert not self.errors and not self.foreign
+
+
+def png(side: int = 64) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture(side, side, 1)).save(file, "PNG")
+    return file.getvalue()
+
+
+def choose(page: Any, *files: tuple[str, bytes], kind: str = "image/png") -> None:
+    page.set_input_files("#files", [{"name": name, "mimeType": kind, "buffer": data} for name, data in files])
+
+
+DROP = """([name, text]) => {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)), data = new DataTransfer();
+  data.items.add(new File([bytes], name, { type: "image/png" }));
+  document.getElementById("drop").dispatchEvent(new DragEvent("drop", { bubbles: true, dataTransfer: data }));
+}"""
+
+
+def test_a_photo_is_dropped_compared_and_downloaded(page, served):
+    page.evaluate(DROP, ["dropped.png", base64.b64encode(png()).decode()])
+    page.wait_for_selector("text=/64x64 becomes 256x256.*1.0 GiB/")
+    served.works.gate.set()
+    page.click("#go")
+    page.wait_for_selector("#history a >> text=Download")
+    until(page, "document.getElementById('under').naturalWidth === 256")
+    before = page.evaluate("getComputedStyle(document.getElementById('over')).clipPath")
+    page.focus("#slider")
+    page.keyboard.press("Home")
+    assert page.evaluate("getComputedStyle(document.getElementById('over')).clipPath") != before
+    page.select_option("#layer", "stage1")
+    assert page.get_attribute("#over", "src").endswith("/views/stage1")
+    page.fill("#zoom", "4")
+    assert page.evaluate(
+        "document.getElementById('stage').scrollWidth > document.getElementById('stage').clientWidth"
+    )
+    with page.expect_download() as download:
+        page.click("#history a >> text=Download")
+    assert download.value.suggested_filename == "dropped.png"
+    with page.expect_download() as download:
+        page.click("#history a >> text=Sidecar")
+    sidecar = json.loads(Path(download.value.path()).read_text())
+    assert sidecar["parameters"]["options"]["seed"] == 0
+    shot(page, "result")
+
+
+def test_options_reach_the_restorer_and_a_sidecar_repeats_them(page, served):
+    served.works.gate.set()
+    page.check("input[value=Faithful]")
+    page.fill("#upscale", "2")
+    page.click("summary")
+    page.fill("#seed", "7")
+    choose(page, ("a.png", png()))
+    page.click("#go")
+    page.wait_for_selector("#history a")
+    (job,) = served.engine._jobs.values()
+    recipe = job.wish.recipe
+    assert (recipe.upscale, recipe.options.seed, recipe.options.detail) == (2.0, 7, 0.4)
+    page.fill("#seed", "8")
+    choose(page, ("renamed.png", png()))
+    choose(page, ("a.json", json.dumps(job.result.sidecar).encode()), kind="application/json")
+    page.click("#go")
+    page.wait_for_selector("#history:has(li:nth-child(2)) li:first-child a")
+    again = [*served.engine._jobs.values()][1]
+    assert again.wish.recipe == recipe and again.result.data == job.result.data
+
+
+def test_progress_is_shown_and_cancel_ends_it(page, served):
+    choose(page, ("a.png", png()))
+    page.click("#go")
+    page.wait_for_selector("text=/a.png: sampling/")
+    shot(page, "running")
+    page.click("#history button >> text=Cancel")
+    page.wait_for_selector("text=the job was cancelled")
+    (job,) = served.engine._jobs.values()
+    assert job.state == "cancelled"
+
+
+def test_wrong_files_and_hostile_names_are_text(page, served):
+    served.works.gate.set()
+    hostile = '<img src=x onerror="document.title=1">.png'
+    choose(page, (hostile, png()), ("wrong.png", b"x" * 5 * 2**20))
+    page.click("#go")
+    page.wait_for_selector("text=/wrong.png: image: is not a PNG/")
+    page.wait_for_selector("#history a")
+    assert page.title() == "diffbir" and page.locator("#history img").count() == 0
+    choose(page, ("a.json", b"{}"), kind="application/json")
+    page.wait_for_selector("text=a.json: is no sidecar")
+
+
+def test_two_sessions_see_their_own_photos(browser, served):
+    served.works.gate.set()
+    with visit(browser, served) as anne, visit(browser, served) as ben:
+        choose(anne, ("anne.png", png()))
+        anne.click("#go")
+        anne.wait_for_selector("#history a")
+        ben.reload()
+        ben.wait_for_selector("#examples button")
+        assert ben.locator("#history li").count() == 0 and "anne" not in ben.content()
+
+
+def test_an_example_narrow_and_dark(browser, served):
+    """Nothing is wider than a telephone, and letters stand out from the ground."""
+    served.works.gate.set()
+    settings = {"viewport": {"width": 390, "height": 800}, "color_scheme": "dark"}
+    with visit(browser, served, **settings) as page:
+        page.click("#examples button")
+        page.wait_for_selector("#chosen li")
+        page.click("#go")
+        page.wait_for_selector("#history a")
+        shot(page, "narrow")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert brightness(page, "backgroundColor") < 200 < 500 < brightness(page, "color")
+
+
+def test_the_keyboard_is_enough(page, served):
+    """From the field for files by Tab to the button, and to what came of it."""
+    served.works.gate.set()
+    choose(page, ("a.png", png()))
+    page.focus("#files")
+    seen = []
+    while not seen or seen[-1] != "go":
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.id"))
+        assert len(seen) < 40
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#history a")
+    assert {"version", "upscale", "detail-own"} <= {*seen}
+
+
+def brightness(page: Any, name: str) -> int:
+    """Sum of red, green and blue of a colour of the page."""
+    colour = page.evaluate(f"getComputedStyle(document.body).{name}")
+    return sum(map(int, re.findall(r"\d+", colour)[:3]))
+
+
+def until(page: Any, script: str) -> None:
+    """Wait for a condition. The page's policy forbids playwright's own way, which evaluates texts within the page."""
+    for _ in range(int(SECONDS) // 20):
+        if page.evaluate(script):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(script)
+
+
+def shot(page: Any, name: str) -> None:
+    """Keep a picture of the page for people to look at."""
+    page.screenshot(path=f"out/web/{name}.png", full_page=True)

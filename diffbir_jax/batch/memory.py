@@ -162,13 +162,15 @@ def by_size(jobs: Sequence[Job], recipe: Recipe) -> list[Job]:
 def summary(jobs: Sequence[Job], recipe: Recipe) -> str:
     """Say what a run is about to do, before anything is loaded."""
     pairs = list(sizes(jobs, recipe).values())
-    if len(pairs) == 1:
+    if len(pairs) == len(jobs) == 1:
         (height, width), (tall, wide) = pairs[0]
         return f"{counted(len(jobs), 'image')}: {width}x{height} to {wide}x{tall} pixels, version {recipe.version}"
-    before, after = (
-        (sum(math.prod(size) for size in column) / 1e6 for column in zip(*pairs)) if pairs else (0, 0)
-    )
-    return f"{counted(len(jobs), 'image')}: {before:.2f} to {after:.2f} megapixels, version {recipe.version}"
+    if not pairs:
+        return f"{counted(len(jobs), 'image')} of a size that is not known yet, version {recipe.version}"
+    before, after = (sum(math.prod(size) for size in column) / 1e6 for column in zip(*pairs))
+    more = f", and {len(jobs) - len(pairs)} of unknown size" if len(pairs) < len(jobs) else ""
+    known = f"{counted(len(pairs), 'image')}: {before:.2f} to {after:.2f} megapixels{more}"
+    return f"{known}, version {recipe.version}"
 
 
 def _total(efforts: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -89,7 +89,10 @@ def find_again(entry: Source, place: Path | None, what: str) -> Path:
     recorded = Path(file_name(entry.path))
     path = recorded if place is None else place / recorded.name if place.is_dir() else place
     if not path.is_file():
-        raise ImageFileError(f"{path}: the {what} that the sidecar names is not there; say where it lies now")
+        flag = {"input": "--input", "stage-1 image": "--stage1", "mask": "--fidelity-mask"}.get(
+            what, "--background"
+        )
+        raise ImageFileError(f"{path}: the {what} that the sidecar names is no file; give it by {flag}")
     if path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
         raise ImageFileError(
             f"{path}: is not the {what} that the sidecar names (its SHA-256 differs); find the original"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,9 @@ def read_checked(path: Path, kind: type[T], what: str, instead: str) -> T:
         UserError: it cannot be read, is too large or holds something else; the message is one line.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            # Reading a pipe would wait for its writer.
+            raise UserError(f"{path}: is no {what}, and no regular file; {instead}")
         if path.stat().st_size > MOST:
             raise UserError(f"{path}: is no {what} ({path.stat().st_size} bytes); {instead}")
         return TypeAdapter(kind).validate_json(

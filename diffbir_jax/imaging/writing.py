@@ -91,7 +91,10 @@ def encode_photo(photo: Photo, suffix: str, *, quality: int = 95) -> tuple[bytes
     else:
         encode = encode_png if suffix == ".png" else encode_tiff
     data, left_out = _encoded(encode, samples, metadata)
-    return data, (f"is written without {left_out}, which {suffix[1:]} cannot hold",) if left_out else ()
+    kind = suffix[1:]
+    return data, (
+        f"is written without {left_out}, which {kind} cannot hold, or not as much of it",
+    ) if left_out else ()
 
 
 def _encoded(

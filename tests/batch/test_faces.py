@@ -130,7 +130,7 @@ def test_a_sidecar_repeats_result_and_crops(photos: Fake, capsys) -> None:
     Path("backs").rename("moved")
     capsys.readouterr()
     assert call("--from-sidecar", "out/two.json", "-o", "again") == 1
-    assert "the background that the sidecar names is not there" in complaint(capsys)
+    assert "the background that the sidecar names is no file" in complaint(capsys)
     assert call("--from-sidecar", "out/two.json", "-o", "again", "--background", "moved") == 0
     for name in made[1:]:
         assert Path("again", name).read_bytes() == Path("out", name).read_bytes(), name

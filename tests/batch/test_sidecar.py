@@ -90,18 +90,29 @@ def test_moved_files_are_found_again(made: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path, what", [("in/s/a.png", "input"), ("masks/s/a.png", "mask"), ("clean/s/a.png", "stage-1 image")]
+    "path, what, flag",
+    [
+        ("in/s/a.png", "input", "--input"),
+        ("masks/s/a.png", "mask", "--fidelity-mask"),
+        ("clean/s/a.png", "stage-1 image", "--stage1"),
+    ],
 )
-def test_changed_files_are_refused(made: Path, capsys, path: str, what: str) -> None:
+def test_changed_files_are_refused(made: Path, capsys, path: str, what: str, flag: str) -> None:
     capsys.readouterr()
     save(Path(path), seed=99)
     assert again(made) == 1
     assert f"{path}: is not the {what} that the sidecar names (its SHA-256 differs)" in complaint(capsys)
     Path(path).unlink()
     assert again(made) == 1
-    assert f"{path}: the {what} that the sidecar names is not there; say where it lies now" in complaint(
-        capsys
-    )
+    assert f"{path}: the {what} that the sidecar names is no file; give it by {flag}" in complaint(capsys)
+
+
+def test_a_pipe_is_no_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Reading it would wait for ever."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("side.json")
+    assert call("--from-sidecar", "side.json", "--output", "out") in (1, 2)
+    assert "side.json: is no sidecar" in complaint(capsys)
 
 
 def test_other_weights_are_refused(fake: Fake, inputs: Path, pretrained: Path, capsys) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffbir_jax.data.captions import MISSING
 from diffbir_jax.data.example import DataError, Example
-from diffbir_jax.data.sources.beside import rows_of
+from diffbir_jax.data.sources.beside import KINDS, rows_of
 from diffbir_jax.data.sources.files import (
     check_some_exist,
     find_shards,
@@ -19,6 +19,8 @@ from diffbir_jax.data.sources.shared import digest, extra
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 SHORT, LONG = "short", "long"
+# Names that columns of captions have, unless another one is given.
+SHORTS = KINDS[SHORT]
 
 
 class TableSource:
@@ -39,8 +41,8 @@ class TableSource:
                 folders, ranges.
             root: folder of relative image paths; by default the folder of the first table.
             path_column: the column of paths.
-            short_column: the column of short captions; by default `short`, if it exists. Cells that are
-                null, empty, `None`, `NaN` or `null` are no captions.
+            short_column: the column of short captions; by default the first of `short`, `caption` and `text` that
+                exists. Cells that are null, empty, `None`, `NaN` or `null` are no captions.
             long_column: the column of long captions; by default `long`, if it exists.
 
         Raises:
@@ -79,6 +81,8 @@ def _read(file: str, wanted: dict[str, str | None]) -> Any:
     arrow, compute = extra("pyarrow", "tables"), extra("pyarrow.compute", "tables")
     with whole(file):
         names, columns = _columns(file, wanted)
+    if wanted[SHORT] is None:
+        wanted = wanted | {SHORT: next((name for name in SHORTS if name in names), None)}
     for kind, name in wanted.items():
         if name is not None and name not in names:
             raise DataError(f"{file}: has no column {name} for {kind}; it has {', '.join(names)}")
@@ -104,7 +108,7 @@ def _read(file: str, wanted: dict[str, str | None]) -> Any:
 def _columns(file: str, wanted: dict[str, str | None]) -> tuple[list[str], dict[str, Any]]:
     """Return the names of all columns of a table, and the wanted columns that exist."""
     system, path = locate(file)
-    chosen = {name or kind for kind, name in wanted.items()}
+    chosen = {name or kind for kind, name in wanted.items()} | {*SHORTS}
     with system.open(path, "rb") as stream:
         if file.lower().endswith(".parquet"):
             parquet = extra("pyarrow.parquet", "tables").ParquetFile(stream)

@@ -90,6 +90,14 @@ def test_a_column_of_numbers_that_are_none_is_no_caption(place: str) -> None:
     check_reads(make_source({"kind": "table", "path": path}), [png(0)], [{}], lambda i: "0.png")
 
 
+@pytest.mark.parametrize("name", ["caption", "text"])
+def test_captions_have_the_names_that_folders_know(place, name):
+    path = write(f"{place}/t.parquet", {"image_path": ["0.png"], name: ["a cat"]})
+    check_reads(
+        make_source({"kind": "table", "path": path}), [png(0)], [{"short": "a cat"}], lambda i: "0.png"
+    )
+
+
 LINES = """{"image_path": "0.png", "short": "a\\ncat"}
 
 {"image_path": "b/1.png", "short": NaN, "long": null, "id": 3}

@@ -22,6 +22,7 @@ from diffbir_jax.batch.report import Journal
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.batch.sidecar import Recorder
 from diffbir_jax.console.errors import EXPECTED, as_flags, one_line
+from diffbir_jax.console.interrupts import told
 from diffbir_jax.faces.reports import write_crops
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import write_record
@@ -81,6 +82,7 @@ class Driver:
         try:
             with interruptible() as leave, Writers() as writers:
                 try:
+                    told.heed()
                     self._compute(jobs, reading, writers)
                     writers.finish()
                 except KeyboardInterrupt:

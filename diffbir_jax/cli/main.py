@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from diffbir_jax import __version__
 from diffbir_jax.console.errors import EXPECTED, one_line
-from diffbir_jax.console.interrupts import terminable
+from diffbir_jax.console.interrupts import terminable, told
 from diffbir_jax.console.parser import INTERRUPTED, Parser, options_of
 from diffbir_jax.console.streams import steady_output
 
@@ -85,11 +85,14 @@ def _code(name: str, argv: Sequence[str] | None) -> Any:
         return importlib.import_module(PROGRAMS[name].module).main(argv)
     except SystemExit as end:
         return end.code
-    except EXPECTED as error:
-        return f"diffbir {name}: {one_line(error)}"
-    except KeyboardInterrupt:
-        print(f"diffbir {name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except BaseException as error:
+        # An import that a signal broke off ends in any exception.
+        if told.asked or isinstance(error, KeyboardInterrupt):
+            print(f"diffbir {name}: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        if isinstance(error, EXPECTED):
+            return f"diffbir {name}: {one_line(error)}"
+        raise
 
 
 def split(words: Sequence[str]) -> tuple[str, Sequence[str]]:

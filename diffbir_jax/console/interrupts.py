@@ -4,7 +4,8 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 
 @contextlib.contextmanager
@@ -21,12 +22,39 @@ def _handled(handlers: dict[int, Any]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def terminable() -> contextlib.AbstractContextManager[None]:
+class Told:
+    """Whether a signal has asked the program to end: libraries may lose an exception that a handler raises."""
+
+    def __init__(self) -> None:
+        """Nobody has asked yet."""
+        self.asked = False
+
+    def interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
+        """Handle a signal."""
+        self.asked = True
+        raise KeyboardInterrupt
+
+    def heed(self) -> None:
+        """Raise KeyboardInterrupt if a signal came and its exception was lost."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+
+told = Told()
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[Told]:
     """Within this context SIGTERM interrupts as Ctrl-C does: ended by a batch system, a run leaves as little behind.
 
-    Programs that handle signals in another way do so inside.
+    Programs that handle signals in another way do so inside. Ctrl-C stays ignored where it is, as in the background.
     """
-    return _handled({signal.SIGTERM: signal.default_int_handler})
+    told.asked = False
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        numbers.append(signal.SIGINT)
+    with _handled(dict.fromkeys(numbers, told.interrupt)):
+        yield told
 
 
 def undisturbed() -> contextlib.AbstractContextManager[None]:

@@ -15,21 +15,29 @@ from diffbir_jax.imaging.canvas import from_depth
 BLOCK, WINDOW = 4, 1.5
 # Noise is this percentile of the local energies, times the factor by which noise of one image varies, plus rounding.
 FLATTEST, MARGIN, ROUNDING = 5.0, 30.0, 1.0 / 255.0**2
+# Blocks with gradients below this energy in one direction show no noise: borders, filled areas, skies that are cut off.
+DRAWN = 0.5 / 255.0**2
 # Rows at a time: images may be large.
 ROWS = 64 * BLOCK
 
 
-def texture_share(energy: np.ndarray) -> np.ndarray:
+def texture_share(energy: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Which share of what was removed is texture: max(0, 1 - noise / local energy).
 
     Args:
         energy: (h, w) float32, mean squares of what was removed from the mean of the channels, values in [0, 1].
+        seen: (h, w) bool, where noise can be seen, if there is any; it is measured there alone.
 
     Returns:
         (h, w) float32 in [0, 1].
     """
+    # What lies beside areas without noise is no quieter for that, and the network's view of their borders is no noise.
+    seen = cv2.erode(seen.astype(np.float32), np.ones((3, 3)), borderType=cv2.BORDER_REPLICATE)
+    weight = cv2.GaussianBlur(seen, (0, 0), WINDOW)
     local = cv2.GaussianBlur(energy, (0, 0), WINDOW)
-    noise = MARGIN * float(np.percentile(local, FLATTEST)) + ROUNDING
+    among = cv2.GaussianBlur(energy * seen, (0, 0), WINDOW)[seen > 0] / weight[seen > 0]
+    quiet = float(np.percentile(among, FLATTEST)) if len(among) else float(local.max())
+    noise = MARGIN * quiet + ROUNDING
     return np.maximum(0.0, 1.0 - noise / np.maximum(local, noise))
 
 
@@ -46,15 +54,31 @@ def with_texture(clean: np.ndarray, image: np.ndarray, share: float) -> np.ndarr
     """
     height, width = clean.shape[:2]
     small = (-(-height // BLOCK), -(-width // BLOCK))
-    energy = np.empty(small, np.float32)
+    energy, drawn = np.empty(small, np.float32), np.empty(small, np.float32)
     for top in range(0, height, ROWS):
+        part = slice(top // BLOCK, (top + ROWS) // BLOCK)
         removed = _removed(clean, image, top).mean(axis=-1)
-        rows = energy[top // BLOCK : (top + ROWS) // BLOCK]
-        rows[...] = cv2.resize(removed * removed, rows.shape[::-1], interpolation=cv2.INTER_AREA)
-    back = cv2.resize(share * texture_share(energy), (width, height), interpolation=cv2.INTER_LINEAR)
+        energy[part] = _blocks(removed * removed, energy[part].shape)
+        drawn[part] = _least_gradient(from_depth(image[top : top + ROWS]).mean(axis=-1), energy[part].shape)
+    back = cv2.resize(
+        share * texture_share(energy, drawn > DRAWN), (width, height), interpolation=cv2.INTER_LINEAR
+    )
     for top in range(0, height, ROWS):
         clean[top : top + ROWS] += back[top : top + ROWS, :, None] * _removed(clean, image, top)
     return clean
+
+
+def _blocks(values: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
+    """The means over blocks."""
+    return cv2.resize(values, sides[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _least_gradient(luma: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
+    """The energy of the gradient of blocks along the axis where it is less: noise has some along both."""
+    energies = [
+        _blocks(np.square(np.diff(luma, axis=axis, append=luma.take([-1], axis))), sides) for axis in (0, 1)
+    ]
+    return np.minimum(*energies)
 
 
 def _removed(clean: np.ndarray, image: np.ndarray, top: int) -> np.ndarray:

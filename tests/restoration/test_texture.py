@@ -34,10 +34,22 @@ def test_the_share_by_hand() -> None:
     """1 - 30 n / e far from where the energy changes, and nothing where it is that of the noise."""
     energy = np.full((64, 64), 1e-4, np.float32)
     energy[32:] = 1e-2
-    share = texture_share(energy)
+    share = texture_share(energy, np.ones_like(energy, bool))
     expected = 1.0 - (30.0 * 1e-4 + 1.0 / 255.0**2) / 1e-2
     np.testing.assert_allclose(share[48:], expected, rtol=1e-4)
     assert not share[:16].any()
+
+
+@pytest.mark.parametrize("border", ["black", "white", "streaks"])
+def test_a_border_without_noise_does_not_bring_noise_back(border: str) -> None:
+    """Nor an area that was filled where the picture was transparent."""
+    image = np.full((SIDE, SIDE, 3), 0.5, np.float32) + noise(15.0)
+    clean = np.full((SIDE, SIDE, 3), 0.5, np.float32)
+    rows = np.random.default_rng(0).random((SIDE, 1, 3), np.float32)
+    image[:, :30] = clean[:, :30] = {"black": 0.0, "white": 1.0, "streaks": rows}[border]
+    result = with_texture(clean.copy(), image, 1.0)
+    inner = np.s_[:, 30 + 2 * BLOCK :]
+    assert np.abs((result - clean)[inner]).max() < 0.01 * np.abs((image - clean)[inner]).max()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -1,0 +1,49 @@
+"""Signals whose exceptions get lost."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from diffbir_jax.cli import main as command
+from diffbir_jax.console.interrupts import terminable, told
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    yield
+    told.asked = False
+
+
+def test_a_lost_exception_is_made_up_for() -> None:
+    with terminable():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            told.heed()
+    with terminable():
+        told.heed()
+
+
+def test_what_a_signal_broke_off_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """An import of an extension turns the interruption into an ImportError."""
+
+    def broken(name: str) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("an error while initializing the extension") from None
+
+    monkeypatch.setattr(command.importlib, "import_module", broken)
+    with pytest.raises(SystemExit) as end:
+        command.start("restore", [])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "diffbir restore: interrupted\n"
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.importlib, "import_module", lambda name: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command.start("restore", [])

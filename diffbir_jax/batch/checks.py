@@ -44,6 +44,8 @@ def check_flags(args: argparse.Namespace, recipe: "Recipe") -> None:
     check_faces(args, recipe)
     if recipe.std_map and recipe.n_samples == 1:
         raise FlagError("--std-map compares several results; give --n-samples of at least 2")
+    if recipe.stage1_only and get_preset(recipe.version).one_step is not None:
+        raise FlagError(f"--version {recipe.version} has no stage 1; leave --stage1-only out")
     if recipe.stage1_only and (recipe.n_samples > 1 or args.guidance_map or args.fidelity_mask):
         raise FlagError(
             "--stage1-only knows no --n-samples, --guidance-map and --fidelity-mask: leave them out"

@@ -137,9 +137,10 @@ def weight_files(
     files = {name: files[name] for name in names}
     missing = [file.name for file in files.values() if not file.is_file()]
     if missing:
+        about = "published_one_step" if preset.one_step else "published"
         raise FileNotFoundError(
             f"{folder} lacks {', '.join(missing)}; give a folder (--weights) that holds these weights of "
-            f"the preset {preset.name}; {page('published')} says how to get those of the published versions"
+            f"the preset {preset.name}; {page(about)} says how to get those of the published versions"
         )
     return files
 

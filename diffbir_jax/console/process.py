@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from diffbir_jax.console.interrupts import told
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diffbir_jax" / "compiled"
 # Freed blocks of more bytes go back to the system.
 RETURNED = 2**20
@@ -24,6 +26,8 @@ def configure(precision: str) -> None:
     Args:
         precision: of the networks; with "fp32" products are exact on accelerators, too.
     """
+    # The imports before this take seconds, and lose exceptions of signals.
+    told.heed()
     return_freed_memory()
     if not _is_set("jax_compilation_cache_dir"):
         jax.config.update("jax_compilation_cache_dir", str(CACHE))

@@ -74,7 +74,10 @@ def _blocks(values: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
 
 
 def _least_gradient(luma: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
-    """The energy of the gradient of blocks along the axis where it is less: noise has some along both."""
+    """The energy of the gradient of blocks along the axis where it is less: noise has some along both.
+
+    The last row of a strip counts as equal to the next one, which takes a quarter of one gradient of its blocks.
+    """
     energies = [
         _blocks(np.square(np.diff(luma, axis=axis, append=luma.take([-1], axis))), sides) for axis in (0, 1)
     ]

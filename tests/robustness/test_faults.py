@@ -18,11 +18,11 @@ from PIL import Image
 
 from tests.batch.fake import Fake
 from tests.command import call, save, written
+from tests.robustness.operations import happening
 
 FLAGS = ("--upscale", "2", "--save-stages", "--report", "out/report.json")
 RUN = ("--input", "in", "--output", "out", *FLAGS, "--skip-existing")
 FUZZ = "DIFFBIR_FUZZ" in os.environ
-EVENTS = ("open", "os.rename", "os.mkdir", "os.remove")
 STEP, NAMES = (1, ("a", "b", "c", "d", "s/a", "s/b", "s/c", "s/d")) if FUZZ else (7, ("a", "b", "s/c", "s/d"))
 RESULTS = [f"{name}.png" for name in NAMES]
 pytestmark = [
@@ -41,22 +41,13 @@ def interrupted(number: int, happen: Callable[[], None]) -> int:
     """Run the command in a fork, where something happens at the given operation on out/; what `waitpid` tells."""
     if child := os.fork():
         return os.waitpid(child, 0)[1]
-    seen = 0
-
-    def watch(event: str, args: tuple) -> None:
-        nonlocal seen
-        if event in EVENTS and args and str(args[0]).startswith("out"):
-            seen += 1
-            if seen == number:
-                happen()
-
     os.dup2(os.open("stdout.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
     os.dup2(os.open("stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-    sys.addaudithook(watch)
     code = 99
     try:
-        code = int(call(*RUN) or 0)
+        with happening("out", number, happen):
+            code = int(call(*RUN) or 0)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

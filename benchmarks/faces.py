@@ -142,26 +142,31 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
-def time_crowd(version: str, count: int) -> None:
-    """Print how long the faces of a photo take, against as many aligned crops in one call."""
+def time_crowd(version: str, count: int, pairs: int) -> None:
+    """Print how long the faces of a photo take, against as many aligned crops in one call: medians, taken in turns."""
     restorer, photo = Restorer.load(version), crowd(count)
     both = FaceRestorer(restorer, way=Way(background="resize"))
-    (cuts, _), search = cut_faces(photo, detect(photo), Faces(), both.zoom), seconds(lambda: detect(photo))
+    cuts, _ = cut_faces(photo, detect(photo), Faces(), both.zoom)
     crops = [Request(cut.before, cut.index(0)) for cut in cuts]
 
     def aligned(requests: list[Request]) -> None:
         for outcome in restorer.restore_many(requests, both.zoom, keep=False):
             outcome.all()
 
+    def whole() -> None:
+        for outcome in both.restore_many([Request(photo)], 2.0, keep=False):
+            outcome.all()
+
     aligned(crops[:1])  # compiles
-    programs, alone = restorer.compiled, seconds(lambda: aligned(crops))
-    whole = seconds(lambda: [each.all() for each in both.restore_many([Request(photo)], 2.0, keep=False)])
-    print(
-        f"{version}: {len(cuts)} faces in one photo {whole:.0f} s of processor time, of it search {search:.0f} s;"
-    )
-    print(
-        f"  as crops {alone:.0f} s: {whole / alone:.3f} times; programs {programs}, after the photo {restorer.compiled}"
-    )
+    programs = restorer.compiled
+    search = float(np.median([seconds(lambda: detect(photo)) for _ in range(pairs)]))
+    taken = np.array([[seconds(lambda: aligned(crops)), seconds(whole)] for _ in range(pairs)])
+    alone, together = np.median(taken, axis=0)
+    ratios = taken[:, 1] / taken[:, 0]
+    print(f"{version}, {len(cuts)} faces, processor time in seconds, medians of {pairs} pairs:")
+    print(f"  crops {alone:.1f}, photo {together:.1f}, of it search {search:.1f}")
+    print(f"  photo / crops: {np.median(ratios):.3f} ({', '.join(f'{ratio:.3f}' for ratio in ratios)})")
+    print(f"  programs: {programs}, after the photo {restorer.compiled}")
 
 
 def show(name: str, errors: list[float]) -> None:
@@ -188,9 +193,10 @@ def main() -> None:
     parser.add_argument(
         "--time", metavar="VERSION", help="only time twenty faces of one photo against aligned crops"
     )
+    parser.add_argument("--pairs", type=int, default=3, help="how often --time measures each (default: 3)")
     args = parser.parse_args()
     if args.time:
-        return time_crowd(args.time, 20)
+        return time_crowd(args.time, 20, args.pairs)
     clean, true = group(args.portraits)
     poor = degraded(clean)
     found = {

@@ -90,7 +90,8 @@ def _with_faces(
     """As `restore`, for faces in whole photos."""
     known = (*images.ARGUMENTS, *ARGUMENTS)
     chosen = images.settled(version, options, precision, set_up, known, upscale=upscale, memory_gb=memory_gb)
-    choice = Faces(*_limits(face_size), only_largest, skip_sharp, face_strength, mask, compat=compat)
+    least, most = _limits(face_size)
+    choice = Faces(least, most, only_largest, skip_sharp, face_strength, mask, compat=compat)
     word = background if isinstance(background, str) else ""
     if word == "none":
         raise UserError(
@@ -116,14 +117,14 @@ def _with_faces(
     return found[0].image if one else [whole.image for whole in found]
 
 
-def _limits(face_size: Any) -> Sequence[Any]:
+def _limits(face_size: Any) -> tuple[Any, Any]:
     """The least and the most of `face_size`; UserError unless it holds two things."""
     if not isinstance(face_size, (tuple, list)) or len(face_size) != 2:
         raise UserError(
             f"`face_size` is {face_size!r}; give the least and the most in pixels, such as (20, 400), or (20, None) "
             "without a most"
         )
-    return face_size
+    return face_size[0], face_size[1]
 
 
 @functools.lru_cache(maxsize=1)

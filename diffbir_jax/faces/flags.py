@@ -7,8 +7,9 @@ from diffbir_jax.console.numbers import real, refused
 # Words of --background; anything else is a folder.
 BACKGROUNDS = ("sr", "resize", "none")
 SHAPES = ("ellipse", "square")
-# The least face that is restored, in pixels of the photo (docs/faces.md).
-LEAST = 10.0
+# The least face that is restored, in pixels of the photo. Small photos are enlarged for the detector, which then also
+# sees faces in a few pixels; many of these are none (docs/faces.md).
+LEAST = 12.0
 # Where argparse puts them.
 FACE_FLAGS = (
     *("background", "face_size", "face_strength", "only_largest", "skip_sharp", "save_faces", "mask"),

@@ -8,7 +8,7 @@ portraits are used that its CREDITS.md calls public domain. The astronaut comes 
 import argparse
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,10 +51,11 @@ PLACES = (
 )
 
 
-def portrait(folder: Path, place: Place) -> Image.Image:
+def portrait(folder: Path | None, place: Place) -> Image.Image:
     """The portrait of a place, as it is."""
     if place.name == ASTRONAUT:
         return Image.fromarray(data.astronaut()[:300, 80:380])
+    assert folder is not None, "portraits lie in a folder"
     return Image.open(folder / place.name).convert("RGB")
 
 
@@ -77,13 +78,13 @@ def oval(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray((np.clip((1 - radius) / 0.12, 0, 1) * 255).astype(np.uint8))
 
 
-def group(folder: Path) -> tuple[Image.Image, list[np.ndarray]]:
+def group(folder: Path | None, places: Sequence[Place] = PLACES) -> tuple[Image.Image, list[np.ndarray]]:
     """The portraits before a wall, and the five points of each face there."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     levels = [150 + 40 * np.sin(x / 90) + 20 * np.cos(y / 50), 140 + 0.06 * x, 120 + 0.08 * y]
     picture = Image.fromarray(np.clip(np.stack(levels, -1), 0, 255).astype(np.uint8))
     points = []
-    for place in PLACES:
+    for place in places:
         source = portrait(folder, place)
         size, corner, matrix = placing(source, place)
         mask = oval(size).rotate(place.turn, Image.Resampling.BICUBIC, expand=True)
@@ -94,10 +95,11 @@ def group(folder: Path) -> tuple[Image.Image, list[np.ndarray]]:
     return picture, points
 
 
-def degraded(picture: Image.Image) -> Image.Image:
+def degraded(picture: Image.Image, by: int = REDUCED) -> Image.Image:
     """The picture blurred, reduced, with noise, and through JPEG; from a fixed seed."""
-    size = (picture.width // REDUCED, picture.height // REDUCED)
-    small = np.asarray(picture.filter(ImageFilter.GaussianBlur(2)).resize(size, Image.Resampling.BICUBIC))
+    size = (picture.width // by, picture.height // by)
+    blurred = picture.filter(ImageFilter.GaussianBlur(by / 2))
+    small = np.asarray(blurred.resize(size, Image.Resampling.BICUBIC))
     noisy = small + np.random.default_rng(0).normal(0, 8, small.shape)
     file = io.BytesIO()
     Image.fromarray(np.clip(noisy.round(), 0, 255).astype(np.uint8)).save(file, "JPEG", quality=45)

@@ -66,7 +66,9 @@ def test_faces_are_pasted_and_crops_are_numbered_from_the_left(photos: Fake, cap
     assert read("out/two_face_01_before.png").shape == (16, 16, 3)
     assert read("out/two_face_02_after.png").shape == (64, 64, 3)
     streams = capsys.readouterr()
-    assert "out/two.png  240x180  " in streams.out and streams.err == ""
+    assert "out/two.png  240x180  " in streams.out
+    assert streams.err.startswith("diffbir restore: warning: --version one-step has no network for faces")
+    assert streams.err.count("\n") == 1, "one line, and none without --task faces"
     assert " s  2 faces\n" in streams.out and " s  1 face\n" in streams.out and " s  no face\n" in streams.out
 
 

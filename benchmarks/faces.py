@@ -84,14 +84,17 @@ def group(folder: Path | None, places: Sequence[Place] = PLACES) -> tuple[Image.
     levels = [150 + 40 * np.sin(x / 90) + 20 * np.cos(y / 50), 140 + 0.06 * x, 120 + 0.08 * y]
     picture = Image.fromarray(np.clip(np.stack(levels, -1), 0, 255).astype(np.uint8))
     points = []
+    known: dict[str, np.ndarray] = {}
     for place in places:
         source = portrait(folder, place)
+        if place.name not in known:
+            (face,) = detect(np.asarray(source))
+            known[place.name] = face.points
         size, corner, matrix = placing(source, place)
         mask = oval(size).rotate(place.turn, Image.Resampling.BICUBIC, expand=True)
         shown = source.resize(size, Image.Resampling.LANCZOS)
         picture.paste(shown.rotate(place.turn, Image.Resampling.BICUBIC, expand=True), corner, mask)
-        (face,) = detect(np.asarray(source))
-        points.append(moved(matrix, face.points))
+        points.append(moved(matrix, known[place.name]))
     return picture, points
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(whole, name, lambda *_: Unplanned())
 
 
-def restored(pictures: object, **more: object) -> object:
+def restored(pictures: Any, **more: Any) -> Any:
     return call.restore(pictures, **FLAGS | {"upscale": 2, "background": "resize"} | more)
 
 

@@ -105,7 +105,7 @@ def test_two_hundred_faces_are_restored_in_one_photo(photos: Fake, monkeypatch) 
     """More than a group holds; found by the shipped detector."""
     monkeypatch.setattr(restoring, "detect", lambda photo, _: detect(photo, closer=False))
     put("crowd.png", row_of_heads(200, 20))
-    assert restore("--background", "resize", source="crowd.png") == 0
+    assert restore("--background", "resize", "--upscale", 1, source="crowd.png") == 0
     record = json.loads(Path("out/crowd.json").read_text())
     restored = [entry for entry in record["faces"] if not entry["left"]]
     assert len(restored) == len(photos.seen) >= 190

@@ -64,11 +64,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check values; UserError for one that no run can use."""
-        if self.version not in PRESETS or self.precision not in PRECISIONS:
-            given, allowed = (
-                (self.version, PRESETS) if self.version not in PRESETS else (self.precision, PRECISIONS)
-            )
-            raise UserError(f"{given!r} given, allowed are {', '.join(allowed)}")
+        for name, given, known in (
+            ("version", self.version, PRESETS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if given not in known:
+                raise UserError(f"`{name}` is {given!r}; allowed are {', '.join(known)}")
         if (self.task == FACES) != (self.faces is not None):
             raise UserError(
                 f"`task` is {self.task!r}; {FACES!r} has a choice of faces, and no other task has one"

@@ -180,6 +180,7 @@ def test_a_sidecar_repeats_result_and_crops(photos: Fake, capsys) -> None:
     assert [entry["left"] for entry in record["faces"]] == ["not the largest face", ""]
     assert record["ground"]["path"] == "backs/two.png"
     Path("less.json").write_text(json.dumps({key: record[key] for key in record if key != "ground"}))
+    capsys.readouterr()
     assert call("--from-sidecar", "less.json", "-o", "again") == 1
     assert "less.json: names no background file, and its background is 'backs'" in complaint(capsys)
     assert sorted([*record["outputs"], "two.json"]) == made

@@ -12,6 +12,7 @@ from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.faces.choice import Faces
 from diffbir_jax.faces.flags import BACKGROUNDS, FACE_FLAGS
 from diffbir_jax.files.checked import checked
+from diffbir_jax.models.attention import Backend
 from diffbir_jax.models.presets import PRESETS, Preset, Task, get_preset
 from diffbir_jax.restoration.flags import options_from
 from diffbir_jax.restoration.names import FACES, PRECISIONS
@@ -40,6 +41,7 @@ class Recipe:
         faces: which faces are restored and how they are pasted; None without --task faces.
         background: what they are pasted into: a word of `faces.flags.BACKGROUNDS`, or a folder.
         save_faces: whether crops are written.
+        attention: how networks compute attention.
     """
 
     version: str
@@ -61,6 +63,7 @@ class Recipe:
     faces: Faces | None = None
     background: str = "sr"
     save_faces: bool = False
+    attention: Backend = "auto"
 
     def __post_init__(self) -> None:
         """Check values; UserError for one that no run can use."""

@@ -52,6 +52,12 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         "accelerators too (default: %(default)s)"
     )
     add("--precision", choices=names.PRECISIONS, default="fp32", help=precision)
+    attention = (
+        "how attention is computed: cudnn is NVIDIA's fused kernel, where it fits (16 bits); xla holds all scores; "
+        "queries and chunked take blocks of queries, of all heads or one by one; auto chooses by shape, dtype and "
+        "device (default: %(default)s)"
+    )
+    add("--attention", choices=names.ATTENTION, default="auto", help=attention)
 
 
 def option_adder(group: argparse._ArgumentGroup) -> Callable[..., None]:

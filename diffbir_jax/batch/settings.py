@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diffbir_jax.batch.checks import FlagError, check_flags, check_run, check_version
+from diffbir_jax.batch.checks import FlagError, check_flags, check_resume, check_run, check_version
 from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.faces.choice import Faces
 from diffbir_jax.faces.flags import BACKGROUNDS, FACE_FLAGS
@@ -178,6 +178,7 @@ def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Set
         recipe = recipe_from(args)
         check_flags(args, recipe)
     check_run(args)
+    check_resume(args, recipe)
     values: dict[str, Any] = {name: getattr(args, name) for name in RUN_FIELDS}
     values.update(hosts=args.hosts or 1, host_index=args.host_index or 0)
     return Settings(recipe, **values)

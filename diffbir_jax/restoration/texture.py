@@ -72,7 +72,7 @@ def with_texture(clean: np.ndarray, image: np.ndarray, share: float) -> np.ndarr
 
 def _areas(empty: np.ndarray) -> np.ndarray:
     """Where empty blocks form an area, a whole row or a whole column: (h, w) float32, 1 or 0."""
-    lines = empty.all(axis=0) | empty.all(axis=1)[:, None]
+    lines = empty.all(axis=0) | empty.all(axis=1, keepdims=True)
     opened = cv2.morphologyEx(
         empty.astype(np.float32), cv2.MORPH_OPEN, np.ones((AREA, AREA)), borderType=cv2.BORDER_REPLICATE
     )

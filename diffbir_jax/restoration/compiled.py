@@ -12,7 +12,7 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffbir_jax.models.attention import forced
-from diffbir_jax.models.platform import target_platform
+from diffbir_jax.models.platform import batches_over, target_platform
 from diffbir_jax.sharding import AXES
 
 
@@ -101,7 +101,7 @@ class Programs:
             if key not in self.compiled:
                 if len(self.compiled) >= KEPT:
                     _release(self.compiled)
-                with self.compiling(self.doing):
+                with self.compiling(self.doing), batches_over(self.mesh):
                     self.compiled[key] = function.lower(*_bound(function, args, static)).compile()
             return self.compiled[key]
 

@@ -14,6 +14,7 @@ from diffbir_jax.faces.flags import BACKGROUNDS, FACE_FLAGS
 from diffbir_jax.files.checked import checked
 from diffbir_jax.models.presets import PRESETS, Preset, Task, get_preset
 from diffbir_jax.restoration.flags import options_from
+from diffbir_jax.restoration.lora_flag import Lora
 from diffbir_jax.restoration.names import FACES, PRECISIONS
 from diffbir_jax.sampling.options import Options
 
@@ -21,7 +22,7 @@ Format = Literal["png", "jpeg", "webp", "tiff", "same"]
 BitDepth = Literal["same", "8", "16"]
 AnyTask = Task | Literal["faces"]
 # These say where the sidecar's files are now. The sidecar alone decides the rest of a recipe.
-PLACES = ("weights", "stage1", "background")
+PLACES = ("weights", "stage1", "background", "lora")
 # More is a wrong unit, such as per cent, or a slip of the finger.
 MOST_UPSCALE, MOST_SAMPLES = 1000, 1000
 
@@ -40,6 +41,7 @@ class Recipe:
         faces: which faces are restored and how they are pasted; None without --task faces.
         background: what they are pasted into: a word of `faces.flags.BACKGROUNDS`, or a folder.
         save_faces: whether crops are written.
+        lora: LoRA files that are merged into the networks.
     """
 
     version: str
@@ -61,6 +63,7 @@ class Recipe:
     faces: Faces | None = None
     background: str = "sr"
     save_faces: bool = False
+    lora: tuple[Lora, ...] = ()
 
     def __post_init__(self) -> None:
         """Check values; UserError for one that no run can use."""
@@ -185,6 +188,7 @@ def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Set
 def recipe_from(args: argparse.Namespace) -> Recipe:
     """Return the recipe that the flags describe; FlagError for options out of range."""
     values = {name: getattr(args, name) for name in RECIPE_FIELDS}
+    values["lora"] = tuple(args.lora or ())
     values["stage1_only"] |= get_preset(args.version).stage1_only
     try:
         return Recipe(**values, options=options_from(args), faces=faces_from(args))
@@ -211,7 +215,8 @@ def faces_from(args: argparse.Namespace) -> Faces | None:
 def as_record(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe in a form that JSON can hold."""
     record = dataclasses.asdict(recipe)
-    return record | {"weights": None if recipe.weights is None else str(recipe.weights)}
+    loras = [{"path": str(lora.path), "scale": lora.scale} for lora in recipe.lora]
+    return record | {"weights": None if recipe.weights is None else str(recipe.weights), "lora": loras}
 
 
 def from_record(record: dict[str, Any]) -> Recipe:

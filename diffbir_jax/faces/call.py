@@ -15,6 +15,8 @@ from diffbir_jax.faces.networks import differing, with_networks
 from diffbir_jax.faces.whole import restore_faces
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.restoration import restore as images
+from diffbir_jax.restoration.lora_flag import Lora
+from diffbir_jax.restoration.loras import merging
 from diffbir_jax.restoration.names import FACES
 from diffbir_jax.restoration.pictures import Picture
 from diffbir_jax.restoration.restorer import Restorer
@@ -70,6 +72,7 @@ def _with_faces(
     upscale: float = 4.0,
     stage1: str | None = None,
     weights: str | Path | None = None,
+    lora: Any = (),
     precision: str = "fp32",
     stage1_only: bool = False,
     memory_gb: float | None = None,
@@ -90,7 +93,8 @@ def _with_faces(
     chosen = images.settled(version, options, precision, set_up, known, upscale=upscale, memory_gb=memory_gb)
     choice = Faces(*face_size, only_largest, skip_sharp, face_strength, mask, compat=compat)
     one = images.is_one(pictures)
-    faces, behind = _networks(version, background == "sr", stage1, weights, precision, download)
+    files = images.loras_of(lora)
+    faces, behind = _networks(version, background == "sr", stage1, weights, precision, download, files)
     found = restore_faces(
         [pictures] if one else list(pictures),
         faces,
@@ -116,10 +120,11 @@ def _networks(
     weights: str | Path | None,
     precision: str,
     download: bool,
+    lora: tuple[Lora, ...],
 ) -> tuple[Restorer, Restorer]:
     """The restorers of crops and of backgrounds, which are one where nothing differs or no background is restored."""
-    behind = images.loaded(version, "sr" if restored else "face", stage1, weights, precision, download)
+    behind = images.loaded(version, "sr" if restored else "face", stage1, weights, precision, download, lora)
     preset = with_stage1(get_preset(version, "face"), stage1, weights)
     if not (names := differing(preset, behind.preset)):
         return behind, behind
-    return with_networks(behind, preset, weights, names), behind
+    return with_networks(behind, preset, weights, names, merging(preset, lora)), behind

@@ -33,6 +33,8 @@ def started(objective: Objective, given: str | Path) -> Objective:
         UserError: a file fits no trained network, or differs in a part that this stage does not train.
     """
     exported, params, said = objective.export(objective.params), objective.params, []
+    # An export may hold frozen networks, too.
+    exported = {name: x for name, x in exported.items() if name in params or _same(x, params)}
     for path in _files(Path(given).expanduser(), exported):
         stored = load_tree(path)
         name = _network(path, stored, exported)
@@ -66,7 +68,7 @@ def _network(path: Path, stored: Params, exported: Mapping[str, Params]) -> str:
 
 def _placed(path: Path, params: Params, stored: Params, exported: Mapping[str, Params], name: str) -> Params:
     """Return `params` with the values of a file in the places of a network."""
-    whole = jax.tree.structure(exported[name]) == jax.tree.structure(params)
+    whole = _same(exported[name], params)
     own = flatten(params if whole else params[name])
     values = flatten(stored)
     if changed := next(_differences(values, flatten(exported[name]), own), None):
@@ -76,6 +78,11 @@ def _placed(path: Path, params: Params, stored: Params, exported: Mapping[str, P
         )
     taken = unflatten({key: values[key] for key in own})
     return taken if whole else {**params, name: taken}
+
+
+def _same(one: Params, other: Params) -> bool:
+    """Whether two trees have the same keys."""
+    return jax.tree.structure(one) == jax.tree.structure(other)
 
 
 def _differences(values: Params, exported: Params, own: Params) -> Iterator[str]:

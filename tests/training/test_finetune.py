@@ -69,10 +69,16 @@ def objective(folder) -> Objective:
 
 
 @pytest.fixture(scope="module")
-def stepped(folder, objective) -> Any:
+def program(folder, objective) -> Any:
+    """The jitted step, which all tests share: tracing it takes seconds."""
+    return place(objective, make_mesh(), config(folder))[1]
+
+
+@pytest.fixture(scope="module")
+def stepped(folder, objective, program) -> Any:
     """The state after two steps, and the frozen parameters."""
-    mesh = make_mesh()
-    state, step = place(objective, mesh, config(folder))
+    mesh, step = make_mesh(), program
+    state, _ = place(objective, mesh, config(folder))
     frozen = jax.device_put(objective.frozen, replicated(mesh))
     for i in range(2):
         state, metrics = step(state, frozen, put_batch(objective.batches(i), mesh))
@@ -121,6 +127,7 @@ def test_the_export_is_a_file_that_restoring_takes(objective, stepped, folder, t
                 np.testing.assert_allclose(flatten(found[network])[key], value, atol=1e-5, err_msg=key)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient(folder, objective) -> None:
     """Layers keep their paths within recomputed blocks, by which they find their factors."""
     again = config(folder)
@@ -139,9 +146,13 @@ class Killed(BaseException):
     """In place of a signal that nothing can catch."""
 
 
-def test_a_killed_and_resumed_run_is_bit_identical(folder, tmp_path, monkeypatch) -> None:
+def test_a_killed_and_resumed_run_is_bit_identical(folder, objective, program, tmp_path, monkeypatch) -> None:
     """The exported files have the same bytes; the kill comes after a checkpoint and between two."""
     run = {"steps": 6, "checkpoint_every": 2, "eval_every": 6}
+    # One program for all runs; each begins with the objective's start or with its checkpoint.
+    monkeypatch.setattr(loop, "make_objective", lambda _: objective)
+    monkeypatch.setattr(loop, "place", lambda *given: (place(*given)[0], program))
+    monkeypatch.setattr(loop, "compile_step", lambda step, *_: (step, 0.0))
     train(config(folder, **run), tmp_path / "whole")
     done: list[int] = []
 
@@ -238,6 +249,7 @@ def test_a_version_without_a_control_is_refused(folder) -> None:
         make_objective(settings)
 
 
+@pytest.mark.slow
 def test_one_step_trains_its_factors_by_losses_on_images(folder, monkeypatch) -> None:
     """LPIPS has tests of its own. What is exported has the form of the other LoRAs."""
     made = configs_finetune.get_config("one-step")

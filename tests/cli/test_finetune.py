@@ -9,6 +9,9 @@ from PIL import Image
 
 from diffbir_jax.cli import finetune
 from diffbir_jax.cli.main import start
+from diffbir_jax.console import configurations
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.training.sources import training_batches
 
 
 def save(folder: Path, count: int, side: int = 64) -> None:
@@ -84,3 +87,21 @@ def test_the_line_to_type(photos: Path) -> None:
     assert "--version v2 --weights w --lora out/export/lora.safetensors" in finetune.told(args, 400)
     args, config = read("--photos photos --full -o out")
     assert config.lora.rank == 0 and finetune.told(args, 400).endswith("--version tiny --weights out/export")
+
+
+@pytest.mark.parametrize("name", ("tiny_rm", "tiny_one_step", "tiny_control", "bsr:tiny", "rm_swinir:tiny"))
+def test_every_configuration_trains_on_pairs(photos: Path, name: str) -> None:
+    """Those that cut photos by themselves get a source, and what else the loaders need."""
+    config = configurations.read(
+        name, ["--config.data.batch_size=2", "--config.data.crop.size=32"], pairs=("lq", "photos")
+    )
+    for batches in training_batches(config):
+        batch = batches(0)
+        assert batch["hq"].shape[1:] == batch["lq"].shape[1:] == (32, 32, 3)
+        # The files differ by number only, and each partner has the number of its original.
+        np.testing.assert_array_equal(batch["hq"], batch["lq"])
+
+
+def test_photos_and_pairs_exclude_each_other(photos: Path) -> None:
+    with pytest.raises(UserError, match="--photos and --pairs are both given; give one of them"):
+        configurations.read("bsr:tiny", (), "photos", ("lq", "photos"))

@@ -8,7 +8,7 @@ portraits are used that its CREDITS.md calls public domain. The astronaut comes 
 import argparse
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,10 +51,11 @@ PLACES = (
 )
 
 
-def portrait(folder: Path, place: Place) -> Image.Image:
+def portrait(folder: Path | None, place: Place) -> Image.Image:
     """The portrait of a place, as it is."""
     if place.name == ASTRONAUT:
         return Image.fromarray(data.astronaut()[:300, 80:380])
+    assert folder is not None, "portraits lie in a folder"
     return Image.open(folder / place.name).convert("RGB")
 
 
@@ -77,27 +78,31 @@ def oval(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray((np.clip((1 - radius) / 0.12, 0, 1) * 255).astype(np.uint8))
 
 
-def group(folder: Path) -> tuple[Image.Image, list[np.ndarray]]:
+def group(folder: Path | None, places: Sequence[Place] = PLACES) -> tuple[Image.Image, list[np.ndarray]]:
     """The portraits before a wall, and the five points of each face there."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     levels = [150 + 40 * np.sin(x / 90) + 20 * np.cos(y / 50), 140 + 0.06 * x, 120 + 0.08 * y]
     picture = Image.fromarray(np.clip(np.stack(levels, -1), 0, 255).astype(np.uint8))
     points = []
-    for place in PLACES:
+    known: dict[str, np.ndarray] = {}
+    for place in places:
         source = portrait(folder, place)
+        if place.name not in known:
+            (face,) = detect(np.asarray(source))
+            known[place.name] = face.points
         size, corner, matrix = placing(source, place)
         mask = oval(size).rotate(place.turn, Image.Resampling.BICUBIC, expand=True)
         shown = source.resize(size, Image.Resampling.LANCZOS)
         picture.paste(shown.rotate(place.turn, Image.Resampling.BICUBIC, expand=True), corner, mask)
-        (face,) = detect(np.asarray(source))
-        points.append(moved(matrix, face.points))
+        points.append(moved(matrix, known[place.name]))
     return picture, points
 
 
-def degraded(picture: Image.Image) -> Image.Image:
+def degraded(picture: Image.Image, by: int = REDUCED) -> Image.Image:
     """The picture blurred, reduced, with noise, and through JPEG; from a fixed seed."""
-    size = (picture.width // REDUCED, picture.height // REDUCED)
-    small = np.asarray(picture.filter(ImageFilter.GaussianBlur(2)).resize(size, Image.Resampling.BICUBIC))
+    size = (picture.width // by, picture.height // by)
+    blurred = picture.filter(ImageFilter.GaussianBlur(by / 2))
+    small = np.asarray(blurred.resize(size, Image.Resampling.BICUBIC))
     noisy = small + np.random.default_rng(0).normal(0, 8, small.shape)
     file = io.BytesIO()
     Image.fromarray(np.clip(noisy.round(), 0, 255).astype(np.uint8)).save(file, "JPEG", quality=45)
@@ -142,26 +147,31 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
-def time_crowd(version: str, count: int) -> None:
-    """Print how long the faces of a photo take, against as many aligned crops in one call."""
+def time_crowd(version: str, count: int, pairs: int) -> None:
+    """Print how long the faces of a photo take, against as many aligned crops in one call: medians, taken in turns."""
     restorer, photo = Restorer.load(version), crowd(count)
     both = FaceRestorer(restorer, way=Way(background="resize"))
-    (cuts, _), search = cut_faces(photo, detect(photo), Faces(), both.zoom), seconds(lambda: detect(photo))
+    cuts, _ = cut_faces(photo, detect(photo), Faces(), both.zoom)
     crops = [Request(cut.before, cut.index(0)) for cut in cuts]
 
     def aligned(requests: list[Request]) -> None:
         for outcome in restorer.restore_many(requests, both.zoom, keep=False):
             outcome.all()
 
+    def whole() -> None:
+        for outcome in both.restore_many([Request(photo)], 2.0, keep=False):
+            outcome.all()
+
     aligned(crops[:1])  # compiles
-    programs, alone = restorer.compiled, seconds(lambda: aligned(crops))
-    whole = seconds(lambda: [each.all() for each in both.restore_many([Request(photo)], 2.0, keep=False)])
-    print(
-        f"{version}: {len(cuts)} faces in one photo {whole:.0f} s of processor time, of it search {search:.0f} s;"
-    )
-    print(
-        f"  as crops {alone:.0f} s: {whole / alone:.3f} times; programs {programs}, after the photo {restorer.compiled}"
-    )
+    programs = restorer.compiled
+    search = float(np.median([seconds(lambda: detect(photo)) for _ in range(pairs)]))
+    taken = np.array([[seconds(lambda: aligned(crops)), seconds(whole)] for _ in range(pairs)])
+    alone, together = np.median(taken, axis=0)
+    ratios = taken[:, 1] / taken[:, 0]
+    print(f"{version}, {len(cuts)} faces, processor time in seconds, medians of {pairs} pairs:")
+    print(f"  crops {alone:.1f}, photo {together:.1f}, of it search {search:.1f}")
+    print(f"  photo / crops: {np.median(ratios):.3f} ({', '.join(f'{ratio:.3f}' for ratio in ratios)})")
+    print(f"  programs: {programs}, after the photo {restorer.compiled}")
 
 
 def show(name: str, errors: list[float]) -> None:
@@ -188,9 +198,10 @@ def main() -> None:
     parser.add_argument(
         "--time", metavar="VERSION", help="only time twenty faces of one photo against aligned crops"
     )
+    parser.add_argument("--pairs", type=int, default=3, help="how often --time measures each (default: 3)")
     args = parser.parse_args()
     if args.time:
-        return time_crowd(args.time, 20)
+        return time_crowd(args.time, 20, args.pairs)
     clean, true = group(args.portraits)
     poor = degraded(clean)
     found = {

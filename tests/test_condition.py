@@ -96,7 +96,11 @@ def test_the_reference_has_no_such_control(tmp_path):
 # Images
 
 
-@pytest.mark.parametrize("options", [FEW, GUIDED, LATENT], ids=["free", "rgb", "latent"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(FEW, marks=pytest.mark.slow), pytest.param(GUIDED, marks=pytest.mark.slow), LATENT],
+    ids=["free", "rgb", "latent"],
+)
 def test_files_are_restored_as_images_by_the_generator(options):
     """The pipeline's packs against the stages one after the other."""
     images = [picture(24, 24, seed) for seed in (0, 1)]

@@ -38,7 +38,7 @@ def test_a_row_has_the_sum_in_gib() -> None:
         Case("v2.1", "sample", "h100", guidance=0.5), found | {"largest": (2**20, "a/b/c/d"), "kernels": {}}
     )
     assert (
-        "| v2.1 sample, 1 of 512, bf16, guidance 0.5 | h100 | auto | one copy | 1.00 | 0.50 | 0.00 | 1.50 |"
+        "| v2.1 sample, 1 of 512, bf16, guidance 0.5 | h100 | auto | as restored | 1.00 | 0.50 | 0.00 | 1.50 |"
         in text
     )
     assert "| 1 MiB (b/c/d) | 3.0 |  | 5 |" in text

@@ -55,6 +55,7 @@ def test_detail_at_x4_without_a_grid(restorer: Restorer) -> None:
     assert grid_ratio(images, 4) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.slow
 def test_seeds_differ_a_little(restorer: Restorer) -> None:
     first, second = restorer.variants(pictures("lq", 40)[0], 4.0, default_options("one-step"), 2)
     difference = np.abs(first.image.astype(int) - second.image)

@@ -99,15 +99,20 @@ def check_background(args: argparse.Namespace, recipe: "Recipe") -> None:
         return
     if extra := flags_of(args.given & {"compare", "save_stages", "std_map"}):
         raise FlagError(f"--background none writes no whole photos and knows no {extra}; leave it out")
-    if args.skip_existing and not args.sidecar:
-        raise FlagError(
-            "--background none with --no-sidecar leaves nothing that tells --skip-existing what is done; leave one out"
-        )
 
 
 def flags_of(names: Iterable[str]) -> str:
     """Return the flags of some fields, with commas."""
     return ", ".join(sorted(f"--{name.replace('_', '-')}" for name in names))
+
+
+def check_resume(args: argparse.Namespace, recipe: "Recipe") -> None:
+    """Raise FlagError if nothing tells how many crops of faces a photo has."""
+    if recipe.writes_faces and args.skip_existing and not args.sidecar:
+        given = "--save-faces" if recipe.save_faces else "--background none"
+        raise FlagError(
+            f"{given} with --no-sidecar leaves nothing that tells --skip-existing what is done; leave one out"
+        )
 
 
 def check_run(args: argparse.Namespace) -> None:

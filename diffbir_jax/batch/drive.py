@@ -5,7 +5,6 @@ import functools
 import itertools
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -20,6 +19,7 @@ from diffbir_jax.batch.names import some
 from diffbir_jax.batch.photos import Loaded, load, write_results
 from diffbir_jax.batch.report import Journal
 from diffbir_jax.batch.settings import Recipe
+from diffbir_jax.batch.shares import Shares
 from diffbir_jax.batch.sidecar import Recorder
 from diffbir_jax.console.errors import EXPECTED, as_flags, one_line
 from diffbir_jax.console.interrupts import told
@@ -71,6 +71,7 @@ class Driver:
         self._journal, self._recorder = journal, recorder
         # Jobs that the restorer has, by the position of their requests.
         self._pending: dict[int, Loaded] = {}
+        self._shares = Shares()
 
     def restore(self, jobs: Sequence[Job]) -> None:
         """Restore every job, until the first Ctrl-C or SIGTERM; `Journal.interrupted` tells whether there was one.
@@ -96,9 +97,9 @@ class Driver:
     def _compute(self, jobs: Sequence[Job], reading: Iterator[Loaded], writers: Writers) -> None:
         fidelity = any(job.outputs.weight for job in jobs)
         for outcome in self._outcomes(reading, fidelity):
-            loaded = self._pending.pop(outcome.position)
+            loaded, seconds = self._taken(outcome.position)
             if outcome.error is None:
-                work = functools.partial(self._write, loaded, outcome, time.perf_counter() - loaded.begin)
+                work = functools.partial(self._write, loaded, outcome, seconds)
                 writers.submit(work, sum(held(restored) for restored in outcome.results))
             else:
                 self._fail(loaded.job, outcome.error)
@@ -123,9 +124,12 @@ class Driver:
             except Exception as error:
                 if not is_memory(error) or not self._pending:
                     raise
-                for loaded in self._pending.values():
-                    self._fail(loaded.job, error)
-                self._pending.clear()
+                for position in [*self._pending]:
+                    self._fail(self._taken(position)[0].job, error)
+
+    def _taken(self, position: int) -> tuple[Loaded, float]:
+        """The job of an outcome, no longer pending, and the seconds that it took."""
+        return self._pending.pop(position), self._shares.end(position)
 
     def _requests(self, reading: Iterator[Loaded]) -> Iterator[Request]:
         positions = itertools.count()
@@ -134,8 +138,9 @@ class Driver:
                 self._fail(loaded.job, loaded.error or RuntimeError("read without a request"))
                 continue
             # Hold no reference to the pixels while the restorer works on them.
-            box = [loaded.request]
-            self._pending[next(positions)] = loaded.handed_over()
+            box, position = [loaded.request], next(positions)
+            self._shares.begin(position, loaded.pixels)
+            self._pending[position] = loaded.handed_over()
             del loaded
             yield box.pop()
 

@@ -5,14 +5,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffbir_jax.batch.settings import Recipe
+from diffbir_jax.console.pages import page
 from diffbir_jax.faces.flags import BACKGROUNDS
 from diffbir_jax.faces.identity import SFace, model_file
 from diffbir_jax.faces.networks import differing, with_networks
 from diffbir_jax.faces.restoring import FaceRestorer, Way
-from diffbir_jax.models.presets import Preset
+from diffbir_jax.models.presets import VARIANTS, Preset
 from diffbir_jax.restoration.first_use import Allow, provide
 from diffbir_jax.restoration.loras import merging
 from diffbir_jax.weights.loading import weight_files, with_stage1
+
+# Versions that saw faces in training, beside those with networks of their own for the task.
+FOR_FACES = ("osediff-face",)
+
+
+def advice(recipe: Recipe) -> str:
+    """What to expect of faces from networks that never saw faces, in a line; "" for others and without faces."""
+    version = recipe.version
+    if recipe.faces is None or (version, "face") in VARIANTS or version in FOR_FACES:
+        return ""
+    trained = ", ".join([*sorted(name for name, task in VARIANTS if task == "face"), *FOR_FACES])
+    return (
+        f"--version {version} has no network for faces: they become crisper, but not more like the person "
+        f"({page('faces')}); made for faces are {trained}"
+    )
 
 
 class CropNetworks(NamedTuple):

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import unicodedata
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from diffbir_jax.batch.names import Outputs, check_clashes, outputs_of, real_folder, some, suffix_of
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.listing import list_folder
+from diffbir_jax.imaging.listing import list_folder, stem_of
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.weights.loading import NO_STAGE1, weights_folder
 
@@ -219,19 +218,9 @@ def named_as(names: dict[Path, Path], folder: Path, output: Path, what: str) -> 
     return {path: ready[stem][0] for path, stem in stems.items()}
 
 
-def stem_of(name: Path) -> str:
-    """Return a name without its suffix; accents in one or two characters, as systems write them, are equal."""
-    return unicodedata.normalize("NFC", str(name.with_suffix("")))
-
-
 def noise_index(path: Path) -> int:
     """Return the index of an image's noise. It depends only on the stem: the result is the same alone and in a folder.
 
     Two files with the same stem in different subfolders share their noise, which does no harm.
     """
     return zlib.crc32(os.fsencode(path.stem))
-
-
-def is_done(job: Job) -> bool:
-    """Whether all files of a job exist. Files appear whole, so existing ones are complete."""
-    return all(path.is_file() for path in job.outputs.all())

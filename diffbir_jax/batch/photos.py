@@ -37,7 +37,6 @@ class Loaded:
         request: the request to the restorer; None as soon as the restorer has it.
         read_seconds: time that reading took.
         files: path, SHA-256 and size of the files read, for the sidecar.
-        begin: when the restorer got it, by `time.perf_counter`.
         error: why files cannot be read, or None.
     """
 
@@ -46,7 +45,6 @@ class Loaded:
     request: Request | None = None
     read_seconds: float = 0.0
     files: Mapping[str, Any] = field(default_factory=dict)
-    begin: float = 0.0
     error: Exception | None = None
 
     @property
@@ -57,7 +55,7 @@ class Loaded:
     def handed_over(self) -> "Loaded":
         """Return it without the pixels, which the restorer now has."""
         photo = None if self.photo is None else replace(self.photo, pixels=np.empty((0, 0, 3), np.uint8))
-        return replace(self, photo=photo, request=None, begin=time.perf_counter())
+        return replace(self, photo=photo, request=None)
 
 
 def load(job: Job, recipe: Recipe) -> Loaded:

@@ -41,6 +41,7 @@ def recipe_of(args: argparse.Namespace) -> tuple[Recipe, Sidecar]:
     record = read_record(args.from_sidecar)
     try:
         recipe = from_record(record.parameters)
+        check_backgrounds(recipe, record)
     except UserError as error:
         raise UserError(f"{args.from_sidecar}: {error}") from None
     changes = {name: getattr(args, name) for name in args.given & {*PLACES}}
@@ -65,6 +66,15 @@ def moved_loras(then: Sequence[Lora], now: Sequence[Lora]) -> tuple[Lora, ...]:
                 f"--lora {new.path} has the scale {new.scale:g}, the sidecar {old.scale:g}; leave it out"
             )
     return tuple(Lora(new.path, old.scale) for old, new in zip(then, now))
+
+
+def check_backgrounds(recipe: Recipe, record: Sidecar) -> None:
+    """Raise UserError if a sidecar names a folder of backgrounds and no file in it, or the other way round."""
+    if (recipe.backs is None) != (record.ground is None):
+        there = "no background file" if record.ground is None else "a background file"
+        raise UserError(
+            f"names {there}, and its background is {recipe.background!r}; give the .json file beside a result"
+        )
 
 
 def repeated_job(settings: Settings, record: Sidecar) -> Job:

@@ -9,10 +9,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diffbir_jax.batch.jobs import Job, is_done
+from diffbir_jax.batch.done import is_done
+from diffbir_jax.batch.jobs import Job
 from diffbir_jax.console.meter import Meter
 from diffbir_jax.console.parser import INTERRUPTED
-from diffbir_jax.faces.reports import FaceReport, faces_record, summary
+from diffbir_jax.faces.reports import FaceReport, faces_record
 from diffbir_jax.restoration.effort import Costs
 from diffbir_jax.restoration.planner import STAGE_NAMES
 from diffbir_jax.restoration.results import Progress
@@ -26,7 +27,7 @@ class Journal:
         self._jobs, self._skipped, self._others = jobs, skipped, others
         self._notes: list[tuple[Path, str]] = []
         self._restored: dict[Job, float] = {}
-        self._faces: dict[Job, Sequence[FaceReport]] = {}
+        self._faces: dict[Job, dict[str, Any]] = {}
         self._failed: dict[Job, str] = {}
         self._lock = threading.Lock()
         self._costs: Costs = {}
@@ -82,19 +83,29 @@ class Journal:
         Args:
             job: the job.
             size: (height, width) of the result; None without one.
-            seconds: time of computing.
+            seconds: the job's share of the time of computing.
             faces: of the photo; None without --task faces.
         """
         with self._lock:
             self._restored[job] = seconds
-            # Show the last result: its number tells how many there are.
-            shown = job.outputs.results[-1] if job.outputs.results else f"{job.outputs.crops}_*"
             told = [] if size is None else [f"{size[1]}x{size[0]}"]
             told += [f"{seconds:.1f} s"]
             if faces is not None:
-                self._faces[job] = faces
-                told += [summary(faces)]
-            tqdm.write("  ".join([str(shown), *told]))
+                # Without the crops, which take megabytes.
+                self._faces[job] = faces_record(faces, bool(job.outputs.results))
+                told += [self._faces[job]["found"]]
+            tqdm.write("  ".join([self._shown(job), *told]))
+
+    def _shown(self, job: Job) -> str:
+        """What stands for a job on the screen: the last result, whose number tells how many there are, or crops."""
+        if job.outputs.results:
+            return str(job.outputs.results[-1])
+        return f"{job.outputs.crops}_*" if self._wrote(job) else str(job.path)
+
+    def _wrote(self, job: Job) -> bool:
+        """Whether there are pictures of a job: without background and without a face there is none."""
+        faces = self._faces.get(job, {"faces": []})["faces"]
+        return bool(job.outputs.results) or any(not face["left"] for face in faces)
 
     def failed(self, job: Job, reason: str) -> None:
         """Note why a job failed, and print the reason to the error stream."""
@@ -141,8 +152,12 @@ class Journal:
         """Return the summary in a form that JSON can hold."""
         return {
             "restored": [
-                {"input": str(job.path), "result": str(job.outputs.main), "seconds": round(seconds, 3)}
-                | (faces_record(self._faces[job]) if job in self._faces else {})
+                {
+                    "input": str(job.path),
+                    "result": str(job.outputs.main) if self._wrote(job) else None,
+                    "seconds": round(seconds, 3),
+                }
+                | self._faces.get(job, {})
                 for job, seconds in self._restored.items()
             ],
             "skipped": [str(job.path) for job in self._skipped],

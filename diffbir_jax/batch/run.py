@@ -7,10 +7,11 @@ from pathlib import Path
 
 import jax
 
+from diffbir_jax.batch.done import is_done
 from diffbir_jax.batch.drive import Driver
-from diffbir_jax.batch.faces import crop_networks, face_restorer
+from diffbir_jax.batch.faces import advice, crop_networks, face_restorer
 from diffbir_jax.batch.hosts import connect, share
-from diffbir_jax.batch.jobs import Job, find_jobs, is_done
+from diffbir_jax.batch.jobs import Job, find_jobs
 from diffbir_jax.batch.memory import by_size, planned, summary
 from diffbir_jax.batch.names import remove_leftovers, some
 from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repeated_job
@@ -107,6 +108,8 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     for folder in folders:
         check_folder(folder)
     journal.meter.begin("loading the networks")
+    if text := advice(recipe):
+        complain(f"warning: {text}")
     allow = permit if settings.yes else ask
     preset, files = networks(recipe, ready=jobs[0].clean is not None, allow=allow)
     crops = crop_networks(recipe, preset, files, allow)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diffbir_jax.batch.checks import FlagError, check_flags, check_run, check_version
+from diffbir_jax.batch.checks import FlagError, check_flags, check_resume, check_run, check_version
 from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.faces.choice import Faces
 from diffbir_jax.faces.flags import BACKGROUNDS, FACE_FLAGS
@@ -67,11 +67,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check values; UserError for one that no run can use."""
-        if self.version not in PRESETS or self.precision not in PRECISIONS:
-            given, allowed = (
-                (self.version, PRESETS) if self.version not in PRESETS else (self.precision, PRECISIONS)
-            )
-            raise UserError(f"{given!r} given, allowed are {', '.join(allowed)}")
+        for name, given, known in (
+            ("version", self.version, PRESETS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if given not in known:
+                raise UserError(f"`{name}` is {given!r}; allowed are {', '.join(known)}")
         if (self.task == FACES) != (self.faces is not None):
             raise UserError(
                 f"`task` is {self.task!r}; {FACES!r} has a choice of faces, and no other task has one"
@@ -180,6 +181,7 @@ def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Set
         recipe = recipe_from(args)
         check_flags(args, recipe)
     check_run(args)
+    check_resume(args, recipe)
     values: dict[str, Any] = {name: getattr(args, name) for name in RUN_FIELDS}
     values.update(hosts=args.hosts or 1, host_index=args.host_index or 0)
     return Settings(recipe, **values)

@@ -121,7 +121,7 @@ class Recorder:
             loaded: the job.
             crops: files of its faces.
             faces: reports on them; None without --task faces.
-            seconds: the time of each part.
+            seconds: the time of each part; that of computing is the job's share, see `shares`.
 
         Raises:
             OSError: a weights file can no longer be read.
@@ -139,7 +139,7 @@ class Recorder:
             "noise_index": job.index,
             "weights": self._weights.result(),
             **self._common,
-            **({} if faces is None else faces_record(faces)),
+            **({} if faces is None else faces_record(faces, bool(job.outputs.results))),
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
 

@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if problem := missing_input(args):
         make_parser().refuse(problem)
     # JAX takes seconds to import: not before the flags are read.
+    from diffbir_jax.batch.idle import idle_flags
     from diffbir_jax.batch.report import complain
     from diffbir_jax.batch.run import find_work, run
     from diffbir_jax.batch.settings import FlagError
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: complain(f"warning: {as_flags(str(message))}")
             work = find_work(args)
+            if idle := idle_flags(args.given, work.settings.recipe):
+                complain(f"warning: {idle}")
             configure(work.settings.recipe.precision)
             sys.exit(run(work))
     except EXPECTED as error:

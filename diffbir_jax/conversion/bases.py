@@ -54,7 +54,10 @@ def open_bases(source: Path, stems: Mapping[str, str]) -> dict[str, Base]:
     """
     if source.is_dir() and not (source / "unet").is_dir():
         return {name: _converted(source / f"{stem}.safetensors", name) for name, stem in stems.items()}
-    family, found = select_in(source)
+    try:
+        family, found = select_in(source)
+    except CheckpointError as error:
+        raise CheckpointError(f"--base {source}: {error}") from None
     networks = [network.stem for network in family.networks]
     if missing := KINDS.keys() - {*networks}:
         raise CheckpointError(

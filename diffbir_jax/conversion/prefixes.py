@@ -8,6 +8,7 @@ from typing import Any
 from diffbir_jax.conversion import families
 from diffbir_jax.conversion.contents import Contents
 from diffbir_jax.conversion.families import Family, unknown
+from diffbir_jax.conversion.lora import is_lora
 from diffbir_jax.conversion.shapes import Shapes
 from diffbir_jax.conversion.stored import CheckpointError, State, shown
 
@@ -46,6 +47,9 @@ def select(contents: Contents, prefix: str | None = None) -> tuple[Family, Conte
     family, found = _family(state)
     chosen, notes = _chosen(found)
     taken = {key.removeprefix(chosen): x for key, x in state.items() if key.startswith(chosen)}
+    # Nearly all other keys of the network would be missing, or all of a LoRA's be unexpected.
+    if any(map(is_lora, taken)):
+        raise unknown(taken)
     beside = left + [key for key in state if not key.startswith(chosen)]
     foreign = _foreign(taken, family)
     notes += [f"takes the keys {shown(prefix or chosen)}*"] if (prefix or chosen) and not notes else []

@@ -34,6 +34,7 @@ class Verdict(NamedTuple):
         digest: hexadecimal digest of the decoded pixels (upright, with the file's channels and depth).
         fault: `unreadable`, `undecodable`, `small`, or "" if it is fit.
         detail: the fault in words.
+        captioned: whether it has a caption.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Verdict(NamedTuple):
     digest: str = ""
     fault: str = ""
     detail: str = ""
+    captioned: bool = False
 
 
 def examine(source: Source, min_side: int, index: int) -> Verdict:
@@ -48,7 +50,7 @@ def examine(source: Source, min_side: int, index: int) -> Verdict:
     try:
         example = source[index]
     except BrokenExampleError as error:
-        return Verdict("", fault="unreadable", detail=str(error))
+        return Verdict(error.name, fault="unreadable", detail=str(error))
     name, image = example.name, example.image
     data = encode_png(image, Metadata()) if isinstance(image, np.ndarray) else image
     try:
@@ -59,7 +61,8 @@ def examine(source: Source, min_side: int, index: int) -> Verdict:
     height, width = decoded.shape[:2]
     if min(height, width) < min_side:
         return Verdict(name, fault="small", detail=f"is {width}x{height} pixels")
-    return Verdict(name, pack(name, data, example.captions), _digest(decoded))
+    record = pack(name, data, example.captions)
+    return Verdict(name, record, _digest(decoded), captioned=any(example.captions.values()))
 
 
 def _digest(image: np.ndarray) -> str:

@@ -14,7 +14,20 @@ class DataError(UserError):
 
 
 class BrokenExampleError(Exception):
-    """One example cannot be read; a loader replaces it by another one."""
+    """One example cannot be read; a loader replaces it by another one.
+
+    Attributes:
+        name: of the example, as `Example` has it, or "" where only the message says it.
+    """
+
+    def __init__(self, message: str, name: str = ""):
+        """Take the message and the name."""
+        super().__init__(message, name)
+        self.name = name
+
+    def __str__(self) -> str:
+        """The message alone."""
+        return self.args[0]
 
 
 @dataclass(frozen=True)

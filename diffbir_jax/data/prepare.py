@@ -76,11 +76,13 @@ def config_of(given: str) -> dict[str, Any]:
 
 
 def summary(manifest: dict[str, Any], output: Path) -> str:
-    """Return one line with the numbers of kept and rejected images."""
+    """Return one line with the numbers of kept images, their captions and rejected images."""
     faults = ", ".join(f"{count:,} {fault}" for fault, count in manifest["rejected"].items())
     rejected = f"; rejected {faults} ({output / REJECTED})" if faults else ""
     shards = len(manifest["shards"])
-    return f"kept {manifest['kept']:,} of {manifest['images']:,} images in {shards:,} shard(s){rejected}"
+    captions = f"{manifest['captioned']:,} with captions" if manifest["captioned"] else "no captions"
+    kept = f"kept {manifest['kept']:,} of {manifest['images']:,} images in {shards:,} shard(s), {captions}"
+    return kept + rejected
 
 
 def run(flags: argparse.Namespace) -> int:

@@ -58,8 +58,8 @@ class Chunk:
     Attributes:
         indices: indices of the images in the source.
         shard: the ArrayRecord file.
-        report: a JSON file, written last: digest and index of each kept image; index, name, fault and detail of each
-            rejected one; SHA-256 of the shard.
+        report: a JSON file, written last: digest and index of each kept image; how many of these have a caption; index,
+            name, fault and detail of each rejected one; SHA-256 of the shard.
     """
 
     indices: range
@@ -70,7 +70,9 @@ class Chunk:
         """What is wrong with the files, or nothing."""
         try:
             report = self.load()
-            intact = report["sha256"] == sha256(self.shard) and {"kept", "rejected"} <= report.keys()
+            intact = (
+                report["sha256"] == sha256(self.shard) and {"kept", "captioned", "rejected"} <= report.keys()
+            )
         except (ValueError, KeyError, TypeError):
             return f"{self.report}: is damaged, or of an older version"
         return "" if intact else f"{self.shard}: has changed since it was written"
@@ -183,9 +185,11 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
     """Write the files of a chunk. `seen` maps a digest to the first image's index; new digests are added."""
     kept: dict[str, int] = {}
+    captioned = 0
     rejected: list[tuple[int, str, str, str]] = []
 
     def records() -> Iterator[bytes]:
+        nonlocal captioned
         for index, verdict in zip(part.indices, found):
             # The first image with these pixels stays; later ones are duplicates of it.
             first = seen.setdefault(verdict.digest, index) if verdict.digest else None
@@ -195,25 +199,29 @@ def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
                 rejected.append((index, verdict.name, "duplicate", f"has the pixels of image {first}"))
             else:
                 kept[verdict.digest] = index
+                captioned += verdict.captioned
                 yield verdict.record
 
     # The report is written last: a chunk without a report is done again.
     write_shard(part.shard, records())
-    replace_file(part.report, _json({"kept": kept, "rejected": rejected, "sha256": sha256(part.shard)}))
+    report = {"kept": kept, "captioned": captioned, "rejected": rejected, "sha256": sha256(part.shard)}
+    replace_file(part.report, _json(report))
 
 
 def _finish(output: Path, manifest: dict[str, Any], parts: list[Chunk]) -> dict[str, Any]:
     """Write rejected.csv and the final manifest."""
-    rows, faults, shards = [COLUMNS], Counter[str](), {}
+    rows, faults, shards, captioned = [COLUMNS], Counter[str](), {}, 0
     for part in parts:
         report = part.load()
         shards[part.shard.name] = len(report["kept"])
+        captioned += report["captioned"]
         rows += report["rejected"]
         faults.update(fault for _, _, fault, _ in report["rejected"])
     replace_file(output / REJECTED, csv_table(rows).encode("utf-8", "surrogateescape"))
     counts = {
         "images": parts[-1].indices.stop,
         "kept": sum(shards.values()),
+        "captioned": captioned,
         "rejected": dict(sorted(faults.items())),
     }
     manifest |= {"finished": True} | counts | {"shards": shards}

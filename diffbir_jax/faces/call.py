@@ -9,7 +9,9 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.faces.choice import Faces
+from diffbir_jax.faces.flags import LEAST
 from diffbir_jax.faces.masks import Shape
 from diffbir_jax.faces.networks import differing, with_networks
 from diffbir_jax.faces.whole import restore_faces
@@ -18,7 +20,7 @@ from diffbir_jax.restoration import restore as images
 from diffbir_jax.restoration.lora_flag import Lora
 from diffbir_jax.restoration.loras import merging
 from diffbir_jax.restoration.names import FACES
-from diffbir_jax.restoration.pictures import Picture
+from diffbir_jax.restoration.pictures import Picture, is_one
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.weights.loading import with_stage1
@@ -48,9 +50,9 @@ def restore(pictures: Any, *, task: str = "sr", **arguments: Any) -> Any:
         task: "sr", "face" (aligned crops) or "denoise", which decide among the networks of v1, v2 and v2.1; or "faces":
             find the faces of whole photos, restore them by the networks for "face", and paste them into the photo.
         arguments: those of `restoration.restore.restore`. For "faces" also those of the command's flags, by name:
-            `background` ("sr", "resize" or a picture per photo, (h, w, 3) arrays), `face_size` (least, most),
-            `face_strength`, `only_largest`, `skip_sharp`, `mask` and `compat`. `faces.whole.restore_faces` gives
-            reports and crops as well.
+            `background` ("sr", "resize", a folder of pictures named as the photos, or a picture per photo),
+            `face_size` (least, most), `face_strength`, `only_largest`, `skip_sharp`, `mask` and `compat`.
+            `faces.whole.restore_faces` gives reports and crops as well.
 
     Returns:
         For each picture one of its kind. A photo without a face is restored as background, with a warning.
@@ -79,8 +81,8 @@ def _with_faces(
     download: bool = False,
     set_up: bool = True,
     callback: Any = None,
-    background: str | Sequence[np.ndarray] = "sr",
-    face_size: tuple[float, float | None] = (0.0, None),
+    background: str | Path | Picture | Sequence[Picture] = "sr",
+    face_size: tuple[float, float | None] = (LEAST, None),
     face_strength: float = 1.0,
     only_largest: bool = False,
     skip_sharp: bool = False,
@@ -91,16 +93,23 @@ def _with_faces(
     """As `restore`, for faces in whole photos."""
     known = (*images.ARGUMENTS, *ARGUMENTS)
     chosen = images.settled(version, options, precision, set_up, known, upscale=upscale, memory_gb=memory_gb)
-    choice = Faces(*face_size, only_largest, skip_sharp, face_strength, mask, compat=compat)
-    one = images.is_one(pictures)
+    least, most = _limits(face_size)
+    choice = Faces(least, most, only_largest, skip_sharp, face_strength, mask, compat=compat)
+    word = background if isinstance(background, str) else ""
+    if word == "none":
+        raise UserError(
+            "`background` is 'none', which leaves no picture to give back; use sr, resize, a folder or a picture per "
+            "photo, or faces.restore_faces, which gives crops"
+        )
+    one = is_one(pictures)
     files = images.loras_of(lora)
-    faces, behind = _networks(version, background == "sr", stage1, weights, precision, download, files)
+    faces, behind = _networks(version, word == "sr", stage1, weights, precision, download, files)
     found = restore_faces(
         [pictures] if one else list(pictures),
         faces,
         upscale,
         chosen,
-        background=background,  # pyright: ignore[reportArgumentType]
+        background=background,
         behind=behind,
         choice=choice,
         memory=None if memory_gb is None else int(memory_gb * 2**30),
@@ -110,6 +119,16 @@ def _with_faces(
         if whole.note:
             warnings.warn(f"picture {number}: {whole.note}, restored as background", stacklevel=3)
     return found[0].image if one else [whole.image for whole in found]
+
+
+def _limits(face_size: Any) -> tuple[Any, Any]:
+    """The least and the most of `face_size`; UserError unless it holds two things."""
+    if not isinstance(face_size, (tuple, list)) or len(face_size) != 2:
+        raise UserError(
+            f"`face_size` is {face_size!r}; give the least and the most in pixels, such as (20, 400), or (20, None) "
+            "without a most"
+        )
+    return face_size[0], face_size[1]
 
 
 @functools.lru_cache(maxsize=1)

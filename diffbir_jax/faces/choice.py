@@ -3,8 +3,17 @@
 from dataclasses import dataclass
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.typed import check_fields
 from diffbir_jax.faces.find import Face
+from diffbir_jax.faces.flags import LEAST, SHAPES
 from diffbir_jax.faces.masks import Shape
+
+# What messages say is allowed.
+ALLOWED = {
+    "least": "numbers of pixels from 0",
+    "most": "numbers of pixels from 0, and None",
+    "strength": "numbers from 0 to 1",
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,7 @@ class Faces:
         compat: crop and paste as the reference does, see `align.crop` and `paste`.
     """
 
-    least: float = 0.0
+    least: float = LEAST
     most: float | None = None
     only_largest: bool = False
     skip_sharp: bool = False
@@ -33,6 +42,9 @@ class Faces:
 
     def __post_init__(self) -> None:
         """Check values; UserError for one that no run can use."""
+        check_fields(self, ALLOWED)
+        if self.shape not in SHAPES:
+            raise UserError(f"mask is {self.shape!r}; allowed are {', '.join(SHAPES)}")
         if not self.least >= 0 or (self.most is not None and not self.least <= self.most):
             raise UserError(
                 f"faces from {self.least:g} to {self.most} pixels; give a least size of 0 or more, up to the most"

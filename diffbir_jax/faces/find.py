@@ -7,7 +7,7 @@ import functools
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 import cv2
 import numpy as np
@@ -16,7 +16,9 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.faces.affine import check_image, invert, moved, resizing
 from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.imaging.canvas import from_depth
+from diffbir_jax.imaging.checks import check_range
 from diffbir_jax.imaging.opencv import ERRORS, logged
+from diffbir_jax.restoration.pictures import Picture, is_one, take
 
 MODEL = Path(__file__).parent / "yunet" / "face_detection_yunet_2023mar_int8bq.onnx"
 # The longest sides at which a photo is looked at. YuNet finds faces of 10 to 300 pixels.
@@ -112,31 +114,53 @@ def yunet() -> YuNet:
     return YuNet()
 
 
-def detect(image: np.ndarray, detector: Detector | None = None, *, closer: bool = True) -> list[Face]:
-    """Find the faces of a photo.
+@overload
+def detect(pictures: Picture, detector: Detector | None = None, *, closer: bool = True) -> list[Face]: ...
+@overload
+def detect(
+    pictures: Iterable[Picture], detector: Detector | None = None, *, closer: bool = True
+) -> list[list[Face]]: ...
+def detect(pictures: Any, detector: Detector | None = None, *, closer: bool = True) -> Any:
+    """Find the faces of a photo, or of several.
 
     Args:
-        image: (H, W) or (H, W, C): C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha; uint8, uint16 or float32 in
-            [0, 1]. Alpha is not looked at.
+        pictures: what `diffbir_jax.restore` takes: Pillow's image, an array (H, W) or (H, W, C) with 1 to 4 channels
+            (uint8, uint16, or floats in [0, 1]), the path of an image file, or a list of these. Photos are turned
+            upright as their EXIF says, and where they are transparent nothing is seen.
         detector: by default YuNet, which comes with the package.
         closer: look at each face again, upright and at the size that suits the detector. It takes a few
             tenths of a second per face; without it the points of turned faces are tilted towards the upright.
 
     Returns:
-        the faces from left to right; none if there are none.
+        the faces from left to right, in pixels of the upright photo; none if there are none. For a list a list each.
 
     Raises:
         UserError: a picture of another kind.
+        ImageFileError: a file cannot be read.
     """
+    if not is_one(pictures):
+        return [_faces_of(each, detector, closer) for each in pictures]
+    return _faces_of(pictures, detector, closer)
+
+
+def _faces_of(picture: Picture, detector: Detector | None, closer: bool) -> list[Face]:
     # Here, since a closer look uses the types above.
     from diffbir_jax.faces.closer import look_closer
 
-    pixels = as_bytes(image)
+    pixels = _seen(picture)
     detector = detector or yunet()
     found = _search(pixels, detector, _sides(max(pixels.shape[:2])))
     if closer:
         found = _distinct(sorted((look_closer(pixels, face, detector) for face in found), key=_by_score))
     return sorted(found, key=lambda face: face.centre)
+
+
+def _seen(picture: Picture) -> np.ndarray:
+    """The colours of a picture as (H, W, 3) uint8."""
+    pixels = take(picture).pixels
+    check_image(pixels, "photo")
+    check_range(pixels)
+    return as_bytes(pixels)
 
 
 def _by_score(face: Face) -> float:

@@ -7,6 +7,9 @@ from diffbir_jax.console.numbers import real, refused
 # Words of --background; anything else is a folder.
 BACKGROUNDS = ("sr", "resize", "none")
 SHAPES = ("ellipse", "square")
+# The least face that is restored, in pixels of the photo. Small photos are enlarged for the detector, which then also
+# sees faces in a few pixels; many of these are none (docs/faces.md).
+LEAST = 12.0
 # Where argparse puts them.
 FACE_FLAGS = (
     *("background", "face_size", "face_strength", "only_largest", "skip_sharp", "save_faces", "mask"),
@@ -15,10 +18,11 @@ FACE_FLAGS = (
 
 
 def face_size(text: str) -> tuple[float, float | None]:
-    """Read MIN,MAX; either may be left out."""
-    least, _, most = text.partition(",")
+    """Read MIN,MAX; either may be left out, then MIN is `LEAST` or, if that is less, MAX."""
+    low, _, high = text.partition(",")
     try:
-        sizes = float(least or 0), float(most) if most else None
+        most = float(high) if high else None
+        sizes = float(low) if low else min(LEAST, most or LEAST), most
     except ValueError:
         sizes = -1.0, None
     # `not` also refuses NaN.
@@ -44,9 +48,10 @@ def add_face_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--background", default="sr", metavar="sr|resize|none|DIR", help=background)
     size = (
-        "leave smaller and larger faces as background; side of the box in pixels of the photo (default: all)"
+        "leave smaller and larger faces as background; side of the box in pixels of the photo; 0 leaves none "
+        f"(default: {LEAST:g})"
     )
-    add("--face-size", type=face_size, default=(0.0, None), metavar="MIN,MAX", help=size)
+    add("--face-size", type=face_size, default=(LEAST, None), metavar="MIN,MAX", help=size)
     share = "share of the restored faces in the result, 0 to 1 (default: 1)"
     add("--face-strength", type=strength, default=1.0, metavar="X", help=share)
     add("--only-largest", action="store_true", help="restore only the largest face of a photo (default: off)")

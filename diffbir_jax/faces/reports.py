@@ -12,6 +12,7 @@ from diffbir_jax.imaging.canvas import from_depth
 from diffbir_jax.imaging.writing import write_png
 
 NO_FACE = "no face"
+NO_CROP = ", so no crop is written"
 
 
 class FaceReport(NamedTuple):
@@ -56,21 +57,28 @@ class FaceReport(NamedTuple):
             yield "after" if len(after) == 1 else f"after_{sample}", pixels
 
 
-def summary(faces: Sequence[FaceReport]) -> str:
-    """Say in some words what became of all faces of a photo."""
-    if not faces:
-        return NO_FACE
+def summary(faces: Sequence[FaceReport], whole: bool = True) -> str:
+    """Say in some words what became of all faces of a photo.
+
+    Args:
+        faces: of the photo.
+        whole: whether there is a whole photo in which faces are left, and not only crops.
+    """
     left = [report.left for report in faces if report.left]
-    counted = "1 face" if len(faces) == 1 else f"{len(faces)} faces"
-    reasons = ", ".join(dict.fromkeys(left))
-    return f"{counted}, {len(left)} left as background ({reasons})" if left else counted
+    counted = NO_FACE if not faces else "1 face" if len(faces) == 1 else f"{len(faces)} faces"
+    place = "left as background" if whole else "left out"
+    reasons = f", {len(left)} {place} ({', '.join(dict.fromkeys(left))})" if left else ""
+    return counted + reasons + (NO_CROP if not whole and len(left) == len(faces) else "")
 
 
-def faces_record(faces: Sequence[FaceReport]) -> dict[str, Any]:
-    """The reports on all faces of a photo in a form that JSON can hold, with what they come to in words."""
+def faces_record(faces: Sequence[FaceReport], whole: bool = True) -> dict[str, Any]:
+    """The reports on all faces of a photo in a form that JSON can hold, with what they come to in words.
+
+    Arguments as in `summary`.
+    """
     return {
         "faces": [report.as_record(number) for number, report in enumerate(faces, 1)],
-        "found": summary(faces),
+        "found": summary(faces, whole),
     }
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffbir_jax.console.errors import UserError
 from diffbir_jax.faces.choice import Faces
 from diffbir_jax.faces.find import Detector
+from diffbir_jax.faces.grounds import grounds_of
 from diffbir_jax.faces.identity import SFace
 from diffbir_jax.faces.memory import crops_plan, photos_plan
 from diffbir_jax.faces.reports import NO_FACE, FaceReport, write_crops
@@ -26,7 +26,7 @@ class Whole(NamedTuple):
     Attributes:
         image: the result, of the kind of the picture that was given; None with the background "none".
         faces: from left to right.
-        note: "no face" if there is none, then `image` is the background; else empty.
+        note: "no face" if there is none, then `image` is the background, or None without one; else empty.
     """
 
     image: Any
@@ -40,7 +40,7 @@ def restore_faces(
     upscale: float = 1.0,
     options: Options | None = None,
     *,
-    background: Literal["sr", "resize", "none"] | Sequence[np.ndarray] = "sr",
+    background: str | Path | Picture | Sequence[Picture] = "sr",
     behind: Restorer | None = None,
     choice: Faces | None = None,
     detector: Detector | None = None,
@@ -59,8 +59,8 @@ def restore_faces(
         upscale: side of the result divided by that of the photo.
         options: how to sample; by default the operating point of the restorer's preset.
         background: "sr": the photo restored; "resize": the photo resized by Pillow's bicubic filter; "none": there is
-            no whole photo; or a picture per photo, (h, w, 3) of the photo's dtype and proportions, which is resized if
-            need be.
+            no whole photo; a folder of pictures named as the photos, which are then paths; or a picture per photo.
+            These have the photo's proportions and are resized if need be.
         behind: restores backgrounds for "sr"; by default `restorer`.
         choice: which faces, and how they are pasted; by default all of them.
         detector: finds the faces; by default the shipped one.
@@ -80,9 +80,8 @@ def restore_faces(
     wanted = wanted or Wanted(options)
     wanted = wanted._replace(options=options, keep=False)
     taken = [take(picture) for picture in pictures]
-    given = _given(background, len(taken))
-    word = background if isinstance(background, str) else "resize"
-    way = Way(choice or Faces(), word, detector, judge, zoom)
+    word, given = grounds_of(background, pictures, [each.pixels for each in taken])
+    way = Way(choice or Faces(), word, detector, judge, zoom)  # pyright: ignore[reportArgumentType]
     requests = [
         Request(each.pixels, index, behind=ground) for index, (each, ground) in enumerate(zip(taken, given))
     ]
@@ -105,15 +104,6 @@ def restore_faces(
         image = taken[outcome.position].like(results[0].image) if results else None
         found[outcome.position] = Whole(image, outcome.about, "" if outcome.about else NO_FACE)
     return found
-
-
-def _given(background: Any, count: int) -> Sequence[np.ndarray | None]:
-    """The background of each photo that the caller has made."""
-    if isinstance(background, str):
-        return [None] * count
-    if len(background) != count:
-        raise UserError(f"{len(background)} backgrounds for {count} photos; give one per photo")
-    return background
 
 
 def _sizes(pixels: np.ndarray, upscale: float) -> tuple[tuple[int, int], tuple[int, int]]:

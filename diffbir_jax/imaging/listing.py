@@ -1,6 +1,7 @@
 """Find the image files of a folder."""
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,11 @@ def list_folder(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike] 
     for path in _files(folder, exclude):
         (images if path.is_file() and (_named(path) or _begins_as_image(path)) else others).append(path)
     return Listing(_some(images, folder), others)
+
+
+def stem_of(name: Path) -> str:
+    """Return a name without its suffix; accents in one or two characters, as systems write them, are equal."""
+    return unicodedata.normalize("NFC", str(name.with_suffix("")))
 
 
 def _files(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike]) -> list[Path]:

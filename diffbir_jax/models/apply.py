@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from diffbir_jax.models.layers import no_values
+
 Params = dict[str, Any]
 
 
@@ -29,7 +31,8 @@ def _abstract(module: nn.Module, structure: Any, shapes: tuple[tuple[tuple[int, 
     """Like `abstract`, for inputs of a structure and of shapes: tracing a network takes up to seconds."""
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
     # The key is never used: only shapes are traced.
-    return jax.eval_shape(lambda *a: init(module, jax.random.key(0), *a), *args)
+    with no_values():
+        return jax.eval_shape(lambda *a: init(module, jax.random.key(0), *a), *args)
 
 
 def apply(module: nn.Module, params: Params, *args: Any, method: str | None = None) -> Any:

@@ -1,7 +1,9 @@
 """Layers that the networks share: normalisation, convolutions, timestep embedding, pixel rearrangement."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -18,6 +20,18 @@ Norm = Literal["group", "layer"]
 # `_tap_products` is faster from this number of channels, measured on two cores.
 WIDE = 48
 _Convolution = Callable[[Array, Array], Array]
+# Whether parameters are zeros, see `no_values`.
+_NO_VALUES: ContextVar[bool] = ContextVar("no_values", default=False)
+
+
+@contextmanager
+def no_values() -> Iterator[None]:
+    """Within this context parameters are initialised with zeros: for shapes alone, initialisers take long to trace."""
+    before = _NO_VALUES.set(True)
+    try:
+        yield
+    finally:
+        _NO_VALUES.reset(before)
 
 
 class Layer(nn.Module):
@@ -28,7 +42,11 @@ class Layer(nn.Module):
     """
 
     def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any, **more: Any) -> Any:
-        """As `nn.Module.param`, for initialisers whose first argument is the shape."""
+        """As `nn.Module.param`, for initialisers whose first argument is the shape and whose second is the dtype."""
+        if self.is_initializing() and _NO_VALUES.get():
+            value = jnp.zeros(init_args[0], *init_args[1:2])
+            self.put_variable("params", name, value)
+            return value
         if self.is_initializing() or not self.has_variable("params", name):
             return super().param(name, init_fn, *init_args, **more)
         value, shape = self.get_variable("params", name), tuple(init_args[0])

@@ -4,11 +4,14 @@ import inspect
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from diffbir_jax.models.platform import target_platform
 from diffbir_jax.sharding import AXES
 
 
@@ -26,6 +29,9 @@ class Memory(NamedTuple):
     temporary: int
 
 
+# How kernels of convolutions lie in memory, the axis of the output channels first, where a platform's convolutions read
+# them so. From other kernels every program makes a second copy of them all.
+ORDERS = {"gpu": Layout(major_to_minor=(3, 0, 1, 2))}
 # Programs kept in memory: each holds some 15 MB on CPUs, which would add up over folders of many shapes.
 KEPT = 48
 # Of all restorers of the process: parameters are arguments, so those of one preset share programs.
@@ -42,6 +48,7 @@ class Programs:
     def __init__(self, mesh: Mesh | None = None):
         """Take the devices that share the work; None is the default device alone."""
         self.mesh = mesh
+        self.order = ORDERS.get(target_platform())
         self.compiled = _COMPILED
         self.known: set[Any] = set()
         # What is compiled next, in words, and the context in which that happens: for what a run shows.
@@ -52,6 +59,11 @@ class Programs:
     def devices(self) -> int:
         """How many devices share the work."""
         return 1 if self.mesh is None else self.mesh.size
+
+    def hold(self, params: Any) -> Any:
+        """Put parameters on the devices, kernels of convolutions (height, width, in, out) in the platform's order."""
+        placed = self.place(params)
+        return placed if self.order is None else jax.tree.map(partial(_ordered, self.order), placed)
 
     def place(self, tree: Any, axis: int | None = None) -> Any:
         """Put arrays, or abstract ones, on the devices, split along `axis`, or all of them everywhere."""
@@ -81,7 +93,8 @@ class Programs:
         leaves, tree = jax.tree.flatten(args)
         shapes = tuple((leaf.shape, str(leaf.dtype), self._lies(leaf)) for leaf in leaves)
         precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-        key = (function, tuple(sorted(static.items(), key=lambda item: item[0])), tree, shapes, precision)
+        settings = (*sorted(static.items(), key=lambda item: item[0]), self.order)
+        key = (function, settings, tree, shapes, precision)
         self.known.add(hash(key))
         with _LOCK:
             if key not in self.compiled:
@@ -109,6 +122,11 @@ class Programs:
     def operations(self, function: Any, *args: Any, **static: Any) -> float:
         """Return the floating-point operations of a call, each loop counted as one turn; arguments as in `get`."""
         return float((self.get(function, *args, **static).cost_analysis() or {}).get("flops", 0.0))
+
+
+def _ordered(order: Layout, leaf: Any) -> Any:
+    """An array whose elements lie in this order if it is a convolution's kernel."""
+    return jax.device_put(leaf, Format(order, leaf.sharding)) if leaf.ndim == 4 else leaf
 
 
 def _release(compiled: dict[Any, Any]) -> None:

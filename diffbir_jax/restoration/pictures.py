@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +43,12 @@ class Taken(NamedTuple):
             alpha = resize_alpha(self.alpha, (pixels.shape[0], pixels.shape[1]))
             samples = np.concatenate([samples, to_depth(from_depth(alpha), samples.dtype)[..., None]], axis=2)
         return self.give(samples)
+
+
+def is_one(pictures: object) -> bool:
+    """Whether this is no collection of pictures: one picture, or nothing that can be restored."""
+    single = isinstance(pictures, (str, bytes, dict)) or hasattr(pictures, "__array__")
+    return single or not isinstance(pictures, Iterable)
 
 
 def take(picture: Picture) -> Taken:

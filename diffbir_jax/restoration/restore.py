@@ -16,7 +16,7 @@ from diffbir_jax.models.presets import Task, get_preset
 from diffbir_jax.restoration.defaults import options_of
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.lora_flag import Lora, lora_of
-from diffbir_jax.restoration.pictures import Picture, Taken, take
+from diffbir_jax.restoration.pictures import Picture, Taken, is_one, take
 from diffbir_jax.restoration.planner import make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Progress, Wanted
@@ -132,12 +132,6 @@ def settled(
         if value is not None and (not isinstance(value, Real) or not 0 < value < math.inf):
             raise UserError(f"`{name}` is {value!r}; give a finite number above 0")
     return chosen
-
-
-def is_one(pictures: object) -> bool:
-    """Whether this is no collection of pictures: one picture, or nothing that can be restored."""
-    single = isinstance(pictures, (str, bytes, dict)) or hasattr(pictures, "__array__")
-    return single or not isinstance(pictures, Iterable)
 
 
 @functools.lru_cache(maxsize=2)

@@ -37,7 +37,7 @@ class Restorer(Generator):
     ):
         """Take the networks as `Generator` does; the devices of `mesh` share the images, None is the default device."""
         self.programs = Programs(mesh)
-        super().__init__(preset, self.programs.place(params), dtype)
+        super().__init__(preset, self.programs.hold(params), dtype)
 
     def __repr__(self) -> str:
         millions = sum(leaf.size for leaf in jax.tree.leaves(self.params)) / 1e6

@@ -16,7 +16,9 @@ BLOCK, WINDOW = 4, 1.5
 # Noise is this percentile of the local energies, times the factor by which noise of one image varies, plus rounding.
 FLATTEST, MARGIN, ROUNDING = 5.0, 30.0, 1.0 / 255.0**2
 # Blocks with gradients below this energy in one direction show no noise: borders, filled areas, skies that are cut off.
-DRAWN = 0.5 / 255.0**2
+# Few of them at a time also lie in smooth parts of a clean photo, which show that there is no noise: areas count from
+# so many blocks in each direction, and rows and columns that are empty as a whole.
+DRAWN, AREA = 0.5 / 255.0**2, 5
 # Rows at a time: images may be large.
 ROWS = 64 * BLOCK
 
@@ -26,13 +28,13 @@ def texture_share(energy: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
     Args:
         energy: (h, w) float32, mean squares of what was removed from the mean of the channels, values in [0, 1].
-        seen: (h, w) bool, where noise can be seen, if there is any; it is measured there alone.
+        seen: (h, w) bool, where noise would be seen; it is measured there and between.
 
     Returns:
         (h, w) float32 in [0, 1].
     """
     # What lies beside areas without noise is no quieter for that, and the network's view of their borders is no noise.
-    seen = cv2.erode(seen.astype(np.float32), np.ones((3, 3)), borderType=cv2.BORDER_REPLICATE)
+    seen = cv2.erode(1.0 - _areas(~seen), np.ones((3, 3)), borderType=cv2.BORDER_REPLICATE)
     weight = cv2.GaussianBlur(seen, (0, 0), WINDOW)
     local = cv2.GaussianBlur(energy, (0, 0), WINDOW)
     among = cv2.GaussianBlur(energy * seen, (0, 0), WINDOW)[seen > 0] / weight[seen > 0]
@@ -66,6 +68,15 @@ def with_texture(clean: np.ndarray, image: np.ndarray, share: float) -> np.ndarr
     for top in range(0, height, ROWS):
         clean[top : top + ROWS] += back[top : top + ROWS, :, None] * _removed(clean, image, top)
     return clean
+
+
+def _areas(empty: np.ndarray) -> np.ndarray:
+    """Where empty blocks form an area, a whole row or a whole column: (h, w) float32, 1 or 0."""
+    lines = empty.all(axis=0) | empty.all(axis=1, keepdims=True)
+    opened = cv2.morphologyEx(
+        empty.astype(np.float32), cv2.MORPH_OPEN, np.ones((AREA, AREA)), borderType=cv2.BORDER_REPLICATE
+    )
+    return np.maximum(lines, opened)
 
 
 def _blocks(values: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:

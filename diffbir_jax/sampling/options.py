@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.typed import check_fields
 from diffbir_jax.sampling.guidance import Loss, Space
 from diffbir_jax.sampling.samplers import SETTINGS, check_settings
 from diffbir_jax.sampling.timesteps import Spacing
@@ -26,6 +27,15 @@ RANGES = {
     "semantic": (0.0, MOST_SLIDER),
     "model_t": (0, TIMESTEPS - 1),
     "coeff_t": (0, TIMESTEPS - 1),
+}
+SHARES = ("start_noise", "detail", "texture")
+FINITE = ("guidance_scale", "strength", "cfg_scale")
+# What messages say is allowed.
+ALLOWED = {
+    "start": "shares of the schedule in (0, 1]",
+    **dict.fromkeys(SHARES, "shares from 0 to 1"),
+    **dict.fromkeys(FINITE, "finite numbers of at least 0"),
+    **{name: f"{low} to {high}" for name, (low, high) in RANGES.items()},
 }
 # Options of published one-step restorers, and those that mean nothing to them.
 ONE_STEP_ONLY = ("pixel", "semantic", "model_t", "coeff_t")
@@ -132,19 +142,13 @@ class Options:
     tile_stride: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values outside their ranges."""
-        if not 0.0 < self.start <= 1.0:
-            raise UserError(f"start is {self.start}; allowed are shares of the schedule in (0, 1]")
-        for name, share in (
-            ("start_noise", self.start_noise),
-            ("detail", self.detail),
-            ("texture", self.texture),
-        ):
-            if share is not None and not 0.0 <= share <= 1.0:
-                raise UserError(f"{name} is {share}; allowed are shares from 0 to 1")
-        for name in ("guidance_scale", "strength", "cfg_scale"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"{name} is {getattr(self, name)}; allowed are finite numbers of at least 0")
+        """Refuse values of other types and outside their ranges."""
+        check_fields(self, ALLOWED)
+        self._need("start", 0.0 < self.start <= 1.0)
+        for name in SHARES:
+            self._need(name, getattr(self, name) is None or 0.0 <= getattr(self, name) <= 1.0)
+        for name in FINITE:
+            self._need(name, 0.0 <= getattr(self, name) < float("inf"))
         if not 1 <= self.steps <= self.timesteps:
             raise UserError(
                 f"steps is {self.steps}; allowed with start {self.start:g} are 1 to {self.timesteps}"
@@ -153,8 +157,7 @@ class Options:
             if getattr(self, name) not in get_args(kind):
                 raise UserError(f"{name} is {getattr(self, name)!r}; use one of {get_args(kind)}")
         for name, (low, high) in RANGES.items():
-            if getattr(self, name) is not None and not low <= getattr(self, name) <= high:
-                raise UserError(f"{name} is {getattr(self, name)}; allowed are {low} to {high}")
+            self._need(name, getattr(self, name) is None or low <= getattr(self, name) <= high)
         # An empty window would turn guidance off without a message.
         if self.guidance_stop >= self.guidance_start:
             raise UserError(
@@ -164,6 +167,11 @@ class Options:
         # A setting that the sampler ignores would mislead, so it is an error.
         check_settings(self.sampler, self.settings)
         self._check_tiles()
+
+    def _need(self, name: str, fits: bool) -> None:
+        """Raise UserError for a value that does not fit."""
+        if not fits:
+            raise UserError(f"{name} is {getattr(self, name)}; allowed are {ALLOWED[name]}")
 
     @property
     def settings(self) -> dict[str, float]:

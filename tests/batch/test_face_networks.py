@@ -61,9 +61,12 @@ def pixels(path: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("flags", [("--stage1-only",), pytest.param((), marks=pytest.mark.slow)])
-def test_faces_and_backgrounds_have_their_own_networks(photo: Path, flags: tuple[str, ...]) -> None:
+def test_faces_and_backgrounds_have_their_own_networks(
+    photo: Path, flags: tuple[str, ...], capsys: pytest.CaptureFixture
+) -> None:
     """With a plan each, which the sidecar repeats; without a background to restore there are only those for faces."""
     assert restore("--save-faces", *flags) == 0
+    assert "no network for faces" not in capsys.readouterr().err
     record = json.loads(Path("out/a.json").read_text())
     both = () if flags else ("vae", "unet", "control")
     files = {name: entry["file"].removesuffix(".safetensors") for name, entry in record["weights"].items()}

@@ -1,22 +1,31 @@
 """--task faces over folders: what is written, said and repeated. The restorer has no networks, faces are known."""
 
+import itertools
 import json
+import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from diffbir_jax.batch import drive
 from diffbir_jax.batch import faces as batch_faces
 from diffbir_jax.batch.jobs import noise_index
+from diffbir_jax.batch.shares import Shares
 from diffbir_jax.faces import restoring
+from diffbir_jax.faces.align import FFHQ
 from diffbir_jax.faces.cuts import STRIDE
-from diffbir_jax.faces.find import detect
+from diffbir_jax.faces.find import Face, detect
+from diffbir_jax.faces.flags import LEAST, face_size
 from diffbir_jax.faces.reports import FaceReport, summary
+from diffbir_jax.imaging.reading import read_photo
+from diffbir_jax.imaging.writing import write_png
 from tests.batch.fake import Fake
 from tests.command import call, complaint, written
-from tests.faces.known import ONE, TWO, face, known_faces, small_crops
-from tests.faces.pictures import row_of_heads, wall
+from tests.faces.known import KNOWN, ONE, TWO, face, known_faces, small_crops
+from tests.faces.pictures import fractal, row_of_heads, wall
 
 NONE = (60, 80)
 CROPS = [f"two_face_0{n}_{when}.png" for n in (1, 2) for when in ("after", "before")]
@@ -57,7 +66,9 @@ def test_faces_are_pasted_and_crops_are_numbered_from_the_left(photos: Fake, cap
     assert read("out/two_face_01_before.png").shape == (16, 16, 3)
     assert read("out/two_face_02_after.png").shape == (64, 64, 3)
     streams = capsys.readouterr()
-    assert "out/two.png  240x180  " in streams.out and streams.err == ""
+    assert "out/two.png  240x180  " in streams.out
+    assert streams.err.startswith("diffbir restore: warning: --version one-step has no network for faces")
+    assert streams.err.count("\n") == 1, "one line, and none without --task faces"
     assert " s  2 faces\n" in streams.out and " s  1 face\n" in streams.out and " s  no face\n" in streams.out
 
 
@@ -88,6 +99,48 @@ def test_a_crowd_shares_one_call(photos: Fake, monkeypatch) -> None:
     assert all(len(entry["points"]) == 5 and entry["score"] > 0.5 for entry in record["faces"])
     noises = {request.index for request, *_ in photos.seen}
     assert len(noises) == 26, "each face has its own noise"
+
+
+def test_two_hundred_faces_are_restored_in_one_photo(photos: Fake, monkeypatch) -> None:
+    """More than a group holds; found by the shipped detector."""
+    monkeypatch.setattr(restoring, "detect", lambda photo, _: detect(photo, closer=False))
+    put("crowd.png", row_of_heads(200, 20))
+    assert restore("--background", "resize", "--upscale", 1, source="crowd.png") == 0
+    record = json.loads(Path("out/crowd.json").read_text())
+    restored = [entry for entry in record["faces"] if not entry["left"]]
+    assert len(restored) == len(photos.seen) >= 190
+    assert len({request.index for request, *_ in photos.seen}) == len(photos.seen)
+
+
+def test_colours_of_sixteen_bits_stay(photos: Fake) -> None:
+    """Result and crops have levels between those of 8 bits."""
+    noise = np.random.default_rng(0).integers(0, 257, (*TWO, 3))
+    write_png("photo.png", (wall(*TWO) * 200 + noise).astype(np.uint16))
+    assert restore("--save-faces", "--background", "resize", source="photo.png") == 0
+    for name, side in (
+        ("photo", (180, 240)),
+        ("photo_face_01_before", (16, 16)),
+        ("photo_face_02_after", (64, 64)),
+    ):
+        pixels = read_photo(f"out/{name}.png").pixels
+        assert pixels.dtype == np.uint16 and pixels.shape == (*side, 3), name
+        assert (pixels % 257 != 0).mean() > 0.9 and (pixels[..., 0] != pixels[..., 2]).mean() > 0.9, name
+    assert restore("--background", "resize", "--face-strength", 0, source="photo.png", output="plain") == 0
+    assert (read_photo("out/photo.png").pixels != read_photo("plain/photo.png").pixels).any()
+
+
+def test_sharp_faces_are_left_by_the_command(fake: Fake, monkeypatch) -> None:
+    """A face of 512 pixels that is sharp, and the same one blurred; crops have their usual size."""
+    known_faces(monkeypatch)
+    monkeypatch.setattr(batch_faces, "model_file", lambda: None)
+    sharp = fractal()
+    monkeypatch.setitem(KNOWN.faces, sharp.shape[:2], [Face((150, 150, 200, 250), FFHQ, 0.9)])
+    put("in/sharp.png", sharp)
+    put("in/soft.png", cv2.GaussianBlur(sharp, (0, 0), 4))
+    assert restore("--skip-sharp", "--background", "resize") == 0
+    left = {name: json.loads(Path(f"out/{name}.json").read_text())["found"] for name in ("sharp", "soft")}
+    assert left == {"sharp": "1 face, 1 left as background (already sharp)", "soft": "1 face"}
+    assert [request.image.shape[0] for request, *_ in fake.seen] == [128]
 
 
 @pytest.mark.parametrize("mode, depth", [("L", 8), ("RGBA", 8), ("LA", 8), ("I;16", 16)])
@@ -126,6 +179,10 @@ def test_a_sidecar_repeats_result_and_crops(photos: Fake, capsys) -> None:
     record = json.loads(Path("out/two.json").read_text())
     assert [entry["left"] for entry in record["faces"]] == ["not the largest face", ""]
     assert record["ground"]["path"] == "backs/two.png"
+    Path("less.json").write_text(json.dumps({key: record[key] for key in record if key != "ground"}))
+    capsys.readouterr()
+    assert call("--from-sidecar", "less.json", "-o", "again") == 1
+    assert "less.json: names no background file, and its background is 'backs'" in complaint(capsys)
     assert sorted([*record["outputs"], "two.json"]) == made
     Path("backs").rename("moved")
     capsys.readouterr()
@@ -183,14 +240,53 @@ def test_only_crops_are_written_without_a_background(photos: Fake, capsys) -> No
     assert restore(*flags) == 0
     crops = [f"one_face_01_{when}.png" for when in ("after", "before")]
     assert written() == ["none.json", "one.json", *crops, "two.json", *CROPS]
+    record = json.loads(Path("out/none.json").read_text())
+    assert (record["found"], record["outputs"]) == ("no face, so no crop is written", [])
     assert all(request.image.shape[0] == 16 for request, *_ in photos.seen)
     report = json.loads(Path("r.json").read_text())
-    assert {entry["result"] for entry in report["restored"]} == {
-        f"out/{n}_face" for n in ("one", "two", "none")
-    }
-    assert "out/two_face_*  " in capsys.readouterr().out
+    assert {entry["result"] for entry in report["restored"]} == {"out/one_face", "out/two_face", None}
+    said = capsys.readouterr().out
+    assert "out/two_face_*  " in said and "none_face" not in said
+    assert re.search(r"^in/none.png  [0-9.]+ s  no face, so no crop is written$", said, re.MULTILINE)
     assert restore(*flags, "--skip-existing") == 0
     assert "0 restored, 0 failed, 3 skipped" in capsys.readouterr().out
+
+
+def test_missing_crops_are_not_skipped(photos: Fake, capsys) -> None:
+    """Those of a run without --save-faces, those that somebody removed, and those that no sidecar tells of."""
+    flags = ("--save-faces", "--skip-existing")
+    assert restore() == 0 and restore(*flags) == 0
+    assert "2 restored, 0 failed, 1 skipped" in capsys.readouterr().out
+    made = [name for name in written() if "_face_" in name]
+    assert made == [*(f"one_face_01_{when}.png" for when in ("after", "before")), *CROPS]
+    assert restore(*flags) == 0
+    assert "0 restored, 0 failed, 3 skipped" in capsys.readouterr().out
+    Path("out/two_face_02_after.png").unlink()
+    Path("out/one.json").write_text("{}")
+    assert restore(*flags) == 0
+    assert "2 restored, 0 failed, 1 skipped" in capsys.readouterr().out
+    assert [name for name in written() if "_face_" in name] == made
+    assert restore("--face-size", "500", output="few") == 0
+    assert restore("--face-size", "500", *flags, output="few") == 0
+    assert "0 restored, 0 failed, 3 skipped" in capsys.readouterr().out
+
+
+def test_a_result_of_another_task_has_no_crops(photos: Fake, capsys) -> None:
+    assert restore(task="sr", source="in/two.png") == 0
+    assert restore("--save-faces", "--skip-existing", source="in/two.png") == 0
+    assert "1 restored" in capsys.readouterr().out and {*CROPS} < {*written()}
+
+
+def test_seconds_add_up(photos: Fake, monkeypatch) -> None:
+    """A clock that ticks at each look: three photos are taken in hand and given back, with five ticks between."""
+    ticks = itertools.count()
+    monkeypatch.setattr(drive, "Shares", lambda: Shares(lambda: float(next(ticks))))
+    assert restore("--report", "r.json") == 0
+    report = json.loads(Path("r.json").read_text())["restored"]
+    spent = [entry["seconds"] for entry in report]
+    assert sum(spent) == pytest.approx(5.0, abs=0.01) and min(spent) > 0
+    records = [json.loads(Path(f"out/{n}.json").read_text()) for n in ("one", "two", "none")]
+    assert sum(record["seconds"]["compute"] for record in records) == pytest.approx(5.0, abs=0.01)
 
 
 def test_crops_of_files_of_one_stem_do_not_collide(photos: Fake, capsys) -> None:
@@ -220,6 +316,10 @@ def test_crops_of_files_of_one_stem_do_not_collide(photos: Fake, capsys) -> None
         ("--background none --compare", "--background none writes no whole photos and knows no --compare"),
         ("--background none --std-map --n-samples 2", "knows no --std-map; leave it out"),
         ("--background none --no-sidecar --skip-existing", "nothing that tells --skip-existing what is done"),
+        (
+            "--save-faces --no-sidecar --skip-existing",
+            "--save-faces with --no-sidecar leaves nothing that tells",
+        ),
         ("--face-size 9,3", "--face-size: '9,3' given, allowed are MIN,MAX with 0 <= MIN <= MAX"),
         ("--face-size big", "--face-size: 'big' given, allowed are MIN,MAX"),
         ("--face-size nan,", "--face-size: 'nan,' given, allowed are MIN,MAX"),
@@ -257,6 +357,23 @@ def test_faces_are_chosen_by_size(photos: Fake) -> None:
     assert [entry["left"] for entry in record["faces"]] == ["", "larger than 45 pixels"]
 
 
+def test_faces_of_too_few_pixels_are_left_unless_asked_for(photos: Fake, monkeypatch) -> None:
+    """By default below `LEAST`; the sidecar says so."""
+    monkeypatch.setitem(KNOWN.faces, NONE, [face(5, 5, LEAST - 1), face(30, 5, LEAST + 1)])
+    for flags, left in (((), f"smaller than {LEAST:g} pixels"), (("--face-size", "0"), "")):
+        assert restore(*flags, source="in/none.png") == 0
+        record = json.loads(Path("out/none.json").read_text())
+        assert [entry["left"] for entry in record["faces"]] == [left, ""]
+
+
+@pytest.mark.parametrize(
+    "text, sizes",
+    [("20,400", (20, 400)), ("20", (20, None)), (",400", (LEAST, 400)), (",5", (5, 5)), ("0", (0, None))],
+)
+def test_sizes_may_be_left_out(text: str, sizes: tuple) -> None:
+    assert face_size(text) == sizes
+
+
 def test_a_face_that_fails_fails_its_photo_alone(photos: Fake, capsys) -> None:
     """The other photos of the group are written."""
     photos.errors = {(noise_index(Path("one.png")) + STRIDE) % 2**32: MemoryError()}
@@ -269,6 +386,8 @@ def test_what_is_said_of_faces() -> None:
     left = FaceReport(face(0, 0, 20), "already sharp")
     assert summary([]) == "no face" and summary([FaceReport(face(0, 0, 20))]) == "1 face"
     assert summary([left, left]) == "2 faces, 2 left as background (already sharp)"
+    assert summary([left], whole=False) == "1 face, 1 left out (already sharp), so no crop is written"
+    assert summary([left, FaceReport(face(0, 0, 20))], whole=False) == "2 faces, 1 left out (already sharp)"
 
 
 def test_identities_are_reported_if_the_judge_is_installed(photos: Fake, monkeypatch) -> None:

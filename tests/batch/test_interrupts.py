@@ -127,6 +127,7 @@ def test_more_hosts_than_images(folder: None, fake: Fake, capsys) -> None:
     assert not fake.seen and not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_distributed_processes(folder: None) -> None:
     """They meet at the coordinator's and take their shares; the first ends while the second is held."""
     with socket.socket() as probe:

@@ -238,6 +238,11 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path, base: Path, convert
     save_file(spelled("peft"), tmp_path / "lora.safetensors")
     with pytest.raises(CheckpointError, match="give that network as --base"):
         convert_file(tmp_path / "lora.safetensors", tmp_path)
+    save_file({**load_file(base), **spelled("peft")}, tmp_path / "both.safetensors")
+    with pytest.raises(CheckpointError, match="give that network as --base"):
+        convert_file(tmp_path / "both.safetensors", tmp_path)
+    with pytest.raises(CheckpointError, match=r"--base .*lora.safetensors: a LoRA"):
+        convert_adapted(tmp_path / "lora.safetensors", tmp_path / "lora.safetensors", tmp_path)
     with pytest.raises(CheckpointError, match="is no LoRA and no known one-step restorer"):
         convert_adapted(base, converted, tmp_path)
     with pytest.raises(CheckpointError, match="has no unet.safetensors"):

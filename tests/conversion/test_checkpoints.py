@@ -257,7 +257,7 @@ def test_a_missing_key_is_one_problem(title):
 @pytest.mark.parametrize(
     "key",
     [
-        "model.diffusion_model.input_blocks.0.0.weight",
+        pytest.param("model.diffusion_model.input_blocks.0.0.weight", marks=pytest.mark.slow),
         "first_stage_model.encoder.conv_in.weight",
         "cond_stage_model.model.token_embedding.weight",
         "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",

@@ -29,7 +29,14 @@ def source(tmp_path):
     return tmp_path / "BSRNet.safetensors"
 
 
-@pytest.mark.parametrize("title", small.FAMILIES)
+# Stable Diffusion's networks are converted in other tests, too.
+SLOW = {"Stable Diffusion 2.1"}
+
+
+@pytest.mark.parametrize(
+    "title",
+    [pytest.param(each, marks=[pytest.mark.slow] if each in SLOW else []) for each in small.FAMILIES],
+)
 def test_files_of_every_family(tmp_path, title):
     make, stems = small.FAMILIES[title]
     save_file(make(), tmp_path / "x.safetensors")

@@ -225,6 +225,7 @@ if __name__ == "__main__":
 MANY = 300
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process(tmp_path):
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)

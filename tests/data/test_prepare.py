@@ -85,7 +85,7 @@ def test_what_is_fit_is_kept_as_it_is(capsys: pytest.CaptureFixture) -> None:
         assert detail in row[3]
     out, err = capsys.readouterr()
     faults = "1 duplicate, 1 small, 2 undecodable, 1 unreadable"
-    assert out == f"kept 3 of 8 images in 3 shard(s); rejected {faults} (out/rejected.csv)\n"
+    assert out == f"kept 3 of 8 images in 3 shard(s), no captions; rejected {faults} (out/rejected.csv)\n"
     assert err == ""
 
 
@@ -325,11 +325,28 @@ def test_settings_without_sense_are_one_line(
     assert capsys.readouterr().err == f"diffbir data prepare: {message}\n"
 
 
+def test_captions_are_counted(capsys: pytest.CaptureFixture) -> None:
+    """Those of kept images, also of shards that an earlier run wrote."""
+    fill()
+    for name in "abce":
+        put(f"in/{name}.txt", b"a house" if name != "e" else b" ")
+    put("in/g.txt", b"caf\xe9")
+    assert call("--min-side", 32, "--shard-size", 3) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("kept 2 of 8 images in 3 shard(s), 1 with captions; rejected ")
+    with open("out/rejected.csv", newline="") as file:
+        (told,) = [row for row in csv.DictReader(file) if row["name"] == "in/g.png"]
+    assert told["fault"] == "unreadable" and told["detail"].startswith("in/g.txt: is no UTF-8 text")
+    assert call("--min-side", 32, "--shard-size", 3) == 0
+    assert capsys.readouterr().out == said
+    assert json.loads(Path("out/manifest.json").read_text())["captioned"] == 1
+
+
 def test_nothing_fit_is_a_failure(capsys: pytest.CaptureFixture) -> None:
     fill()
     assert call("--min-side", 100) == 1
     out, err = capsys.readouterr()
-    assert "kept 0 of 8 images in 1 shard(s); rejected 5 small, 3 undecodable" in out
+    assert "kept 0 of 8 images in 1 shard(s), no captions; rejected 5 small, 3 undecodable" in out
     assert err == "diffbir data prepare: out: holds no image, since none was fit; see rejected.csv there\n"
 
 

@@ -40,3 +40,15 @@ def row_of_heads(count: int, height: int) -> np.ndarray:
         y, x = side * (at // 10), side * (at % 10)
         picture[y : y + side, x : x + side] = one
     return picture
+
+
+def fractal(seed: int = 0) -> np.ndarray:
+    """(512, 512, 3) uint8 with equal contrast in every octave, as photos have."""
+    side = 512
+    rng, total = np.random.default_rng(seed), np.zeros((side, side), np.float32)
+    for octave in range(8):
+        coarse = rng.standard_normal((side >> octave, side >> octave)).astype(np.float32)
+        total += cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+    levels = (128 + 12 * total).clip(0, 255).astype(np.uint8)
+    # What is finer than the crop that is looked at would count as noise.
+    return np.repeat(cv2.GaussianBlur(levels, (0, 0), 0.8)[..., None], 3, axis=2)

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.faces import ASTRONAUT as ASTRONAUT_NAME
+from benchmarks.faces import PLACES, REDUCED, corner_errors, degraded, group
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.faces.affine import corners, invert, moved
 from diffbir_jax.faces.align import similarity
 from diffbir_jax.faces.find import Face, YuNet, detect
+from diffbir_jax.files.errors import ImageFileError
 from tests.faces.pictures import ASTRONAUT, BOX, astronaut, head, row_of_heads, wall
 
 
@@ -66,12 +69,52 @@ def test_a_face_over_the_border_is_found():
         lambda rgb: np.dstack([rgb, np.zeros(rgb.shape[:2], np.uint8)]),
         lambda rgb: rgb.astype(np.uint16) * 257,
         lambda rgb: (rgb / 255).astype(np.float32),
+        lambda rgb: rgb / 255,
+        Image.fromarray,
+        lambda rgb: Image.fromarray(rgb).convert("LA"),
     ],
-    ids=["gray", "gray of one channel", "gray and alpha", "alpha", "16 bits", "floats"],
+    ids=[
+        *("gray", "gray of one channel", "gray and alpha", "alpha", "16 bits", "floats", "float64"),
+        *("Pillow's image", "Pillow's gray and alpha"),
+    ],
 )
 def test_every_kind_of_picture_is_looked_at(change):
     (face,) = detect(change(astronaut()), closer=False)
     assert np.abs(face.points - ASTRONAUT).max() < 8
+
+
+def test_files_are_looked_at_upright_and_lists_give_lists(tmp_path):
+    """A file that EXIF turns by 90 degrees: points lie in the upright photo."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = tmp_path / "turned.png"
+    Image.fromarray(np.ascontiguousarray(np.rot90(astronaut()))).save(file, exif=exif)
+    (face,), none, (same,) = detect([file, wall(64, 64), str(file)], closer=False)
+    assert none == [] and np.abs(face.points - ASTRONAUT).max() < 8
+    assert (face.points == same.points).all()
+
+
+@pytest.mark.slow
+def test_all_faces_of_a_degraded_group_are_found_with_upright_crops():
+    """Five sizes and turns, the smallest with 3.5 pixels between the eyes; 36 pixels of 512 are one pixel of it."""
+    places = [place._replace(name=ASTRONAUT_NAME) for place in PLACES]
+    clean, true = group(None, places)
+    found = detect(np.asarray(degraded(clean)))
+    assert len(found) == len(places)
+    assert np.mean(corner_errors(true, found, REDUCED)) <= 20
+
+
+def test_overlapping_faces_are_two():
+    """The second head covers a part of the first one's cheek."""
+    one = astronaut()[:300, 80:380]
+    picture = wall(300, 400)
+    picture[:, :300] = one
+    picture[:, 185:] = one[:, 85:]
+    found = detect(picture, closer=False)
+    assert len(found) == 2
+    assert found[1].box[0] < found[0].box[0] + found[0].box[2] + 20
+    for face, shift in zip(found, (0, 100)):
+        assert np.abs(face.points - (ASTRONAUT - (80 - shift, 0))).max() < 12
 
 
 def test_colours_come_in_our_order():
@@ -135,8 +178,18 @@ def test_a_missing_or_a_wrong_file_is_one_line(tmp_path):
 
 
 def test_what_is_no_picture_is_refused():
-    with pytest.raises(UserError, match="the photo is"):
-        detect(np.zeros((4, 4, 7), np.uint8))
+    for wrong, message in (
+        (np.zeros((4, 4, 7), np.uint8), "the picture is uint8 of shape"),
+        (np.zeros((0, 4, 3), np.uint8), "the photo is uint8 of shape"),
+        (np.full((4, 4, 3), 9.0), "floats are in"),
+        (np.full((4, 4, 3), np.nan), "floats are in"),
+        (7, "the picture is a int"),
+        (None, "the picture is a NoneType"),
+    ):
+        with pytest.raises(UserError, match=message):
+            detect(wrong)
+    with pytest.raises(ImageFileError, match="no such file"):
+        detect("missing.png")
 
 
 def test_the_detector_comes_with_its_licence():

@@ -9,21 +9,10 @@ from diffbir_jax.faces.choice import Faces
 from diffbir_jax.faces.cuts import cut_faces
 from diffbir_jax.faces.find import Face
 from diffbir_jax.faces.sharpness import is_sharp, noise_of
+from tests.faces.pictures import fractal
 
-SIDE = 512
 # The places of an aligned face: the photo is the crop.
 PLACED = np.array([[1.0, 0, 0], [0, 1.0, 0]])
-
-
-def fractal(seed: int = 0) -> np.ndarray:
-    """(512, 512, 3) uint8 with equal contrast in every octave, as photos have."""
-    rng, total = np.random.default_rng(seed), np.zeros((SIDE, SIDE), np.float32)
-    for octave in range(8):
-        coarse = rng.standard_normal((SIDE >> octave, SIDE >> octave)).astype(np.float32)
-        total += cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-    levels = (128 + 12 * total).clip(0, 255).astype(np.uint8)
-    # What is finer than the crop that is looked at would count as noise.
-    return np.repeat(cv2.GaussianBlur(levels, (0, 0), 0.8)[..., None], 3, axis=2)
 
 
 def noisy(image: np.ndarray, sigma: float) -> np.ndarray:

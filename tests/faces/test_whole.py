@@ -8,6 +8,7 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.faces.choice import Faces
 from diffbir_jax.faces.cuts import fitting_zoom
 from diffbir_jax.faces.whole import restore_faces, save_crops
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.options import Options
 from tests import micro
@@ -166,13 +167,15 @@ def test_zooms_fit_the_presets():
         ({"upscale": 0.0}, "`upscale` is 0"),
         ({"background": "rezise"}, "`background` is 'rezise'"),
         ({"background": [PHOTOS[0]]}, "1 backgrounds for 3 photos"),
-        ({"background": [PHOTOS[0].astype(np.float32)] * 3}, "the background is float32"),
+        ({"background": [PHOTOS[0].astype(np.float32)] * 3}, "floats are in"),
+        ({"background": ["missing.png"] * 3}, "missing.png: no such file"),
+        ({"background": "."}, "photo 1 has no name; give paths of photos"),
         ({"background": [wall(50, 20)] * 3}, "other proportions"),
         ({"zoom": 3}, "`zoom` is 3"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(restorer, more, wrong):
-    with pytest.raises(UserError, match=wrong):
+    with pytest.raises((UserError, ImageFileError), match=wrong):
         restored(restorer, **more)
 
 

@@ -34,6 +34,7 @@ def test_parity(params):
     assert relative_error(run(SCUNET, params, golden["lq"]), golden["out"]) <= 1e-4
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_close(small):
     config, params, lq, out = small
     half = run(config, params, lq, jnp.bfloat16)

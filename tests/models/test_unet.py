@@ -104,6 +104,7 @@ def test_control_starts_as_a_copy_that_changes_nothing(tiny):
         np.testing.assert_array_equal(features, other)
 
 
+@pytest.mark.slow
 def test_control_learns_from_its_first_step(tiny):
     _, x, t = tiny
     params = away_from_zero(abstract_unet(ONE_LEVEL))

@@ -30,6 +30,7 @@ def test_a_pixel_costs_the_same_in_batches_of_any_size() -> None:
     assert alone == pytest.approx(together, rel=0.02) and alone > 2 * 9 * 3 * 8
 
 
+@pytest.mark.slow
 def test_sampling_costs_as_much_as_it_has_steps() -> None:
     two, four = (cost(executor(options=dataclasses.replace(FEW, steps=n)), "sample") for n in (2, 4))
     assert four == pytest.approx(2 * two, rel=0.02)

@@ -42,6 +42,7 @@ def test_noise_tape_equals_keys() -> None:
         assert jnp.abs(drawn - changed).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_start_from_pure_noise_forgets_stage_1() -> None:
     """Without control and guidance, what is left of the stage-1 image is in the start alone.
 
@@ -236,6 +237,7 @@ def test_text_reaches_the_networks(compilations: list[str]) -> None:
     np.testing.assert_array_equal(run(0.1, -0.1, 1.0), run(0.1, 0.9, 1.0))
 
 
+@pytest.mark.slow
 def test_prompts_of_a_batch_do_not_mix() -> None:
     """Under classifier-free guidance, of images with strengths of their own."""
     options = dataclasses.replace(FEW, cfg_scale=4.0, strength=0.7)

@@ -61,6 +61,7 @@ def test_detail_goes_from_stage_1_to_the_whole_result() -> None:
     assert 0 == parts[0] < parts[1] <= 0.51 * parts[2]
 
 
+@pytest.mark.slow
 def test_a_gain_multiplies_the_detail() -> None:
     image = picture(24, 24, 1).astype(np.float32) / 255
     more = Restorer(dataclasses.replace(MICRO, detail_gain=1.5), micro().params)

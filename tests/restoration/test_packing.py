@@ -302,6 +302,7 @@ def test_the_start_of_a_tiled_image_is_encoded_with_the_statistics_of_the_input(
     assert np.abs(frames[0].start - frames[0].latent).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_stage_may_have_tiles_of_its_own() -> None:
     """Images that the encoder sees whole share packs with others that it does not: each as alone."""
     plan = dataclasses.replace(PLAN, encode=StagePlan(72, 36, 4))
@@ -333,6 +334,7 @@ def test_guidance_weighs_the_pixels_of_a_canvas_as_those_of_the_image() -> None:
     np.testing.assert_allclose(given.weight[:, :72], jnp.tile(expected, (2, 1, 1, 1)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_guidance_pulls_tiled_images_towards_stage_1() -> None:
     """Where the mask lets it; a mask of zeros is no guidance."""
     options = dataclasses.replace(GUIDED, guidance_scale=20.0, guidance_loss="mse")
@@ -354,6 +356,7 @@ def test_guidance_pulls_tiled_images_towards_stage_1() -> None:
     assert np.abs(masked.image.astype(int) - plain.image).max() <= 257
 
 
+@pytest.mark.slow
 def test_maps_of_tiled_images() -> None:
     """They show what guidance does with the whole image, as far as the mask lets it."""
     mask = np.zeros((90, 38), np.uint8)

@@ -153,6 +153,7 @@ def test_the_command_line(inputs, capsys) -> None:
     assert "do not suffice" in complaint(capsys)
 
 
+@pytest.mark.slow
 def test_programs_in_memory_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Results are the same when they have to be fetched again."""
     monkeypatch.setattr(compiled, "KEPT", 2)
@@ -163,6 +164,7 @@ def test_programs_in_memory_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(using.programs.compiled) <= 2 and using.compiled == 4
 
 
+@pytest.mark.slow
 def test_a_share_of_the_detail_is_planned_for_and_none_needs_no_stage_2() -> None:
     """Nothing else is compiled in the run, and at upscale 1 only stage 1."""
     preset = dataclasses.replace(MICRO, all_detail_from=4.0)

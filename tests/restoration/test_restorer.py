@@ -66,7 +66,12 @@ def test_at_least(size: tuple[int, int], expected: tuple[int, int]) -> None:
 
 # The last two are padded to one size, 24x96, and share programs.
 @pytest.mark.parametrize(
-    "size, upscale, expected", [((16, 16), 1, (16, 16)), ((16, 61), 1.5, (24, 92)), ((16, 65), 0.5, (8, 32))]
+    "size, upscale, expected",
+    [
+        ((16, 16), 1, (16, 16)),
+        ((16, 61), 1.5, (24, 92)),
+        pytest.param((16, 65), 0.5, (8, 32), marks=pytest.mark.slow),
+    ],
 )
 def test_any_size(size: tuple[int, int], upscale: float, expected: tuple[int, int]) -> None:
     (restored,) = micro().restore([picture(*size)], upscale, FEW)

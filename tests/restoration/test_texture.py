@@ -40,15 +40,26 @@ def test_the_share_by_hand() -> None:
     assert not share[:16].any()
 
 
+def test_a_smooth_sky_shows_that_there_is_no_noise() -> None:
+    """Though many of its blocks have nearly one value: it varies by less than a level."""
+    image = np.round(np.full((SIDE, SIDE, 3), 180.0) + 255.0 * noise(0.6)[..., :1]).astype(np.float32) / 255.0
+    clean = np.full_like(image, 180.0 / 255.0)
+    image[SIDE // 4 :] += noise(20.0)[SIDE // 4 :]
+    result = with_texture(clean.copy(), image, 1.0)
+    inner = np.s_[SIDE // 4 + 4 * BLOCK :]
+    assert np.linalg.norm((result - image)[inner]) < 0.2 * np.linalg.norm((image - clean)[inner])
+
+
+@pytest.mark.parametrize("width", [4, 30])
 @pytest.mark.parametrize("border", ["black", "white", "streaks"])
-def test_a_border_without_noise_does_not_bring_noise_back(border: str) -> None:
+def test_a_border_without_noise_does_not_bring_noise_back(border: str, width: int) -> None:
     """Nor an area that was filled where the picture was transparent."""
     image = np.full((SIDE, SIDE, 3), 0.5, np.float32) + noise(15.0)
     clean = np.full((SIDE, SIDE, 3), 0.5, np.float32)
     rows = np.random.default_rng(0).random((SIDE, 1, 3), np.float32)
-    image[:, :30] = clean[:, :30] = {"black": 0.0, "white": 1.0, "streaks": rows}[border]
+    image[:, :width] = clean[:, :width] = {"black": 0.0, "white": 1.0, "streaks": rows}[border]
     result = with_texture(clean.copy(), image, 1.0)
-    inner = np.s_[:, 30 + 2 * BLOCK :]
+    inner = np.s_[:, width + 2 * BLOCK :]
     assert np.abs((result - clean)[inner]).max() < 0.01 * np.abs((image - clean)[inner]).max()
 
 

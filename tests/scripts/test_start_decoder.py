@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffbir_jax.models.apply import Params, abstract, apply
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
@@ -18,6 +19,7 @@ def random_network() -> Params:
     return jax.tree.map(lambda x: jnp.asarray(0.2 * rng.standard_normal(x.shape, np.float32)), like)
 
 
+@pytest.mark.slow
 def test_it_draws_what_these_blocks_draw_of_the_mapped_latents() -> None:
     keys = jax.random.split(jax.random.key(0))
     z, kernel = jax.random.normal(keys[0], (1, 6, 5, 7)), jax.random.normal(keys[1], (7, 3))

@@ -219,6 +219,7 @@ def test_without_stage_1_the_condition_encodes_the_input_itself(folder):
     assert make_objective(config).frozen.keys() == {"vae", "unet"}
 
 
+@pytest.mark.slow
 def test_prompts_are_read_in_the_step_and_are_empty_without_captions():
     assert "text" in abstract_frozen(TEXT, Stage2Options())
     without, empty, words = (

@@ -39,6 +39,7 @@ def test_equal_images_have_no_distance(params: dict, images: jax.Array) -> None:
     assert jnp.abs(gradient).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_distance_is_symmetric_bounded_and_grows_with_noise(params: dict, images: jax.Array) -> None:
     noise = normal(2, images.shape)
     weak, strong = (loss_and_gradient(params, images, images + s * noise)[0] for s in (0.05, 0.5))

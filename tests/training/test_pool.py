@@ -68,9 +68,8 @@ def cache(folder):
     return path
 
 
-@pytest.mark.parametrize(
-    ("condition", "captions"), [("vae", None), pytest.param("conv", {"p_long": 0.5}, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("condition", "captions"), [("vae", None), ("conv", {"p_long": 0.5})])
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_images(folder, tmp_path, condition, captions):
     """Within float16 of what is kept; the noise of the condition and the weights of timesteps are drawn alike."""
     plain, cached = (

@@ -66,6 +66,7 @@ def validated(trained=None, **given):
     return restoration(MICRO, jnp.float32, sampling(**given), batch())(trained or usual, frozen)
 
 
+@pytest.mark.slow
 def test_images_are_restored_as_by_sample_py():
     values, grid = validated()
     images = batch()

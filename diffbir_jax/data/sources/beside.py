@@ -25,12 +25,12 @@ def text_of(name: str) -> str:
     return f"{stem if dot and '/' not in suffix else name}.txt"
 
 
-def read_caption(url: str) -> str:
-    """Read a text file (UTF-8) with a caption; BrokenExampleError if it cannot be read."""
+def read_caption(url: str, image: str) -> str:
+    """Read the text file (UTF-8) with the caption of an image; BrokenExampleError if it cannot be read."""
     try:
         return clean(read(url).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise BrokenExampleError(f"{url}: is no UTF-8 text ({reason(error)})") from None
+        raise BrokenExampleError(f"{url}: is no UTF-8 text ({reason(error)})", image) from None
 
 
 def table_captions(root: str, table: str, names: Iterable[str]) -> dict[str, dict[str, str]]:

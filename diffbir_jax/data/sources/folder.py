@@ -55,9 +55,9 @@ class FileSource:
         """Read file `index` and its caption; BrokenExampleError if that fails."""
         name = self._names[index]
         captions = dict(self._captions.get(name, {}))
-        if self._described[index] and (text := read_caption(join(self._root, text_of(name)))):
-            captions["short"] = text
         url = join(self._root, name)
+        if self._described[index] and (text := read_caption(join(self._root, text_of(name)), url)):
+            captions["short"] = text
         return Example(url, read(url), captions)
 
     @property

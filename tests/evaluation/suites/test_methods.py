@@ -72,6 +72,7 @@ def test_a_version_that_the_suite_does_not_know_is_refused(suite: Suite) -> None
         make_methods(suite, Networks("v2", "sr"))
 
 
+@pytest.mark.slow
 def test_results_depend_on_the_seed_and_not_on_the_company(micro: tuple[Suite, Networks]) -> None:
     """So that a run which goes on where it stopped makes what a run in one go does."""
     images = [picture(16, 16, i) for i in range(2)]

@@ -1,0 +1,19 @@
+"""How parameters lie in memory on a platform whose convolutions read kernels in another order."""
+
+import jax
+import numpy as np
+
+from diffbir_jax.models.platform import tracing_for
+from diffbir_jax.restoration.restorer import Restorer
+from tests.micro import FEW, MICRO, micro, picture, random_params
+
+
+def test_kernels_lie_as_the_platform_reads_them() -> None:
+    """Nothing else does, and results are the same; programs of one order are not taken for the other."""
+    usual = micro().restore([picture(16, 16)], options=FEW)[0]
+    with tracing_for("gpu"):
+        using = Restorer(MICRO, random_params(MICRO))
+    orders = {(x.ndim, x.format.layout.major_to_minor) for x in jax.tree.leaves(using.params) if x.ndim != 2}
+    assert orders == {(4, (3, 0, 1, 2)), (1, (0,))}
+    np.testing.assert_array_equal(using.restore([picture(16, 16)], options=FEW)[0].image, usual.image)
+    assert micro().programs.order is None

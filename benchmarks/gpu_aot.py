@@ -26,6 +26,7 @@ from benchmarks.results import Results
 from diffbir_jax.models import attention
 from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.restoration import names
 from diffbir_jax.restoration.compiled import ORDERS
 from diffbir_jax.sharding import make_mesh, replicated
 from diffbir_jax.training.flops import count
@@ -171,8 +172,7 @@ def row(case: Case, found: dict[str, Any]) -> str:
 def main() -> None:
     """Run the command line."""
     args = parser().parse_args()
-    if args.attention != "auto":
-        attention.choose = lambda *_: args.attention
+    attention.force(args.attention)
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     results = Results(args.results, compile_case, row)
     for target in args.targets:
@@ -199,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
     add("--side", type=int, default=512, metavar="N", help="of the images (default: %(default)s)")
     add("--guidance", nargs="+", type=float, default=[0.0, 0.5], metavar="S")
     add("--precision", choices=("bf16", "fp32"), default="bf16")
-    add("--attention", choices=("auto", "xla", "queries", "cudnn"), default="auto")
+    add("--attention", choices=names.ATTENTION, default="auto")
     add("--layouts", choices=WEIGHTS, default="restorer", help="of arguments (default: %(default)s)")
     add(
         "--results", type=Path, default=Path("work/gpu_aot.json"), metavar="FILE", help="default: %(default)s"

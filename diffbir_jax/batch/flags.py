@@ -35,8 +35,8 @@ def make_parser() -> Parser:
         usage="diffbir restore PHOTO|FOLDER ... -o DIR [options]",
         basic=BASIC,
         description="Restore photographs of unknown degradation: stage 1 cleans, stage 2 regenerates detail.",
-        epilog="Exit code: 0 if every image was restored or skipped, 1 if some or all were not, 2 for a bad flag, "
-        f"{INTERRUPTED} if interrupted.",
+        epilog="Exit code: 0 if every image was restored or skipped, 1 if any image failed, 2 for a wrong flag, "
+        f"{INTERRUPTED} after Ctrl-C.",
     )
     add_input_flags(parser.add_argument_group("files in"))
     add_output_flags(parser.add_argument_group("files out"))
@@ -92,19 +92,19 @@ def add_input_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for inputs."""
     add = group.add_argument
     image = (
-        "images (PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP, at least 16x16 pixels) or a folder of images; subfolders are "
-        "searched, and results mirror them (this, --list or --from-sidecar is required)"
+        "images of at least 16x16 pixels (PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP), or a folder of images; results "
+        "keep its subfolders (this, --list or --from-sidecar is required)"
     )
     add("paths", type=Path, nargs="*", metavar="PHOTO", help=image)
-    add("--input", type=Path, metavar="FILE|DIR", help="one PHOTO, with a flag (default: none)")
+    add("--input", type=Path, metavar="FILE|DIR", help="the same as one PHOTO (default: none)")
     paths = (
-        "instead of PHOTO: a text file of image paths, one per line, or - for standard input; results mirror the "
-        "folders below the paths' common parent; a missing file fails alone (default: none)"
+        "instead of PHOTO: a text file with one image path per line, or - for standard input; results keep the "
+        "subfolders below the common parent of all paths; a missing file does not stop the run (default: none)"
     )
     add("--list", metavar="FILE|-", help=paths)
     again = (
-        "repeat the run that wrote this .json file beside its result, bit for bit; all settings except paths come from "
-        "it; --input, --weights, --stage1 and --fidelity-mask say where the files are now (default: none)"
+        "make a result again, bit for bit; FILE is the .json file beside it and has all settings; if files have moved, "
+        "give --input, --weights, --stage1 or --fidelity-mask (default: none)"
     )
     add("--from-sidecar", type=Path, metavar="FILE", help=again)
     most = "refuse images with more pixels than this, as a guard against decompression bombs"
@@ -119,37 +119,40 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder for the results, <stem>.png by default; made if missing (required)",
+        help="folder for the results, <stem>.png by default; it is created if missing (required)",
     )
     add(
         "--upscale",
         type=positive,
         default=4.0,
         metavar="X",
-        help="output side / input side (default: %(default)g)",
+        help="enlargement of each side: 2 makes 200x200 of 100x100 pixels (default: %(default)g)",
     )
-    kind = "format of the results; same: each as its input, BMP as PNG (default: %(default)s)"
+    kind = "format of the results; same: the format of each input, PNG for BMP (default: %(default)s)"
     add("--format", choices=FORMATS, default="png", help=kind)
-    add("--quality", type=quality, default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default: 95)")
+    best = "quality of JPEG and WebP results, 1 to 100 (default: 95)"
+    add("--quality", type=quality, default=95, metavar="N", help=best)
     depth = (
-        "bits per channel of the results; same: as the input, but 8 in JPEG and WebP, which allow no more; "
-        "maps are always 8 (default: %(default)s)"
+        "bits per channel of the results; same: the bits of each input; JPEG, WebP and maps always have 8 bits "
+        "(default: %(default)s)"
     )
     add("--bit-depth", choices=BIT_DEPTHS, default="same", help=depth)
-    compare = "also write <stem>_compare, one picture of input | stage 1 | result (default: off)"
+    compare = "also write <stem>_compare: input, stage 1 and result side by side (default: off)"
     add("--compare", action="store_true", help=compare)
-    stages = "also write the stage-1 image as <stem>_stage1, a file of its own (default: off)"
+    stages = "also write the result of stage 1 as <stem>_stage1 (default: off)"
     add("--save-stages", action="store_true", help=stages)
-    several = "results per image, each with different noise, <stem>_1 and so on (default: 1, <stem>)"
+    several = (
+        "results per image, each with other noise; two or more are <stem>_1, <stem>_2 and so on (default: 1)"
+    )
     add("--n-samples", type=count, default=1, metavar="K", help=several)
     deviation = (
-        "with --n-samples above 1, also write <stem>_std.png: how much the results differ at each pixel, white from a "
-        "standard deviation of 16 levels; detail that differs was invented (default: off)"
+        "with --n-samples 2 or more, also write <stem>_std.png, the standard deviation of the results at each pixel; "
+        "white is 16 levels or more; detail that differs is invented (default: off)"
     )
     add("--std-map", action="store_true", help=deviation)
     sidecar = (
-        "write <stem>.json beside each result, <name>.json with --format same: its input, parameters, weights, "
-        "versions and timings, for --from-sidecar (default: on)"
+        "write a file for --from-sidecar beside each result: input, parameters, weights, versions and timings; its "
+        "name is <stem>.json, or <name>.json with --format same (default: on)"
     )
     add("--sidecar", action=argparse.BooleanOptionalAction, default=True, help=sidecar)
 
@@ -157,35 +160,35 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
 def add_run_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for long runs and for sharing them among hosts."""
     add = group.add_argument
-    skip = "leave out inputs whose results all exist: the same command continues a run that ended early"
+    skip = "skip inputs whose results all exist, to continue a run that ended early"
     add("--skip-existing", action="store_true", help=f"{skip} (default: off)")
     report = (
-        "also write the summary as JSON: restored, skipped, failed with reasons, left; with several hosts, host I "
-        "writes <stem>.I.json (default: none)"
+        "also write the summary as JSON: restored, skipped and failed images with reasons, and those not tried; with "
+        "several hosts, host I writes <stem>.I.json (default: none)"
     )
     add("--report", type=Path, metavar="FILE", help=report)
     memory = (
-        "memory limit in GiB, of the process on CPUs, of a device otherwise; sizes of tiles and batches are chosen "
-        "to fit, and --tile sets the size of stage 2's tiles by hand (default: most of the memory)"
+        "memory limit in GiB: on CPUs that of the process, else that of a device; tiles and batches are chosen to fit; "
+        "--tile sets the tiles of stage 2 by hand (default: most of the memory)"
     )
     add("--memory-gb", type=positive, metavar="X", help=memory)
     add(
         "--plan",
         action="store_true",
-        help="print how images will be cut and the peak memory, then stop (default: off)",
+        help="print the tiles and the peak memory, then stop (default: off)",
     )
-    warm = "compile all programs for the inputs into the cache, then stop; later runs start at once"
+    warm = "compile all programs for these inputs into the cache, then stop; later runs start at once"
     add("--warmup", action="store_true", help=f"{warm} (default: off)")
     norms = (
-        "statistics for an image in tiles in the autoencoder: image, those of the whole image, one pass per layer; "
-        "tile, those of each tile, one pass, about 54 dB from image (default: %(default)s)"
+        "statistics that normalise the tiles in the autoencoder; image: of the whole image, one pass per layer; tile: "
+        "of each tile, one pass, with about 54 dB PSNR to image (default: %(default)s)"
     )
     add("--vae-norms", choices=("image", "tile"), default="image", help=norms)
-    hosts = "share the work among N hosts, each with its own --host-index; they need no connection"
+    hosts = "share the work among N hosts, each with its own --host-index; hosts need no connection"
     add("--hosts", type=count, metavar="N", help=f"{hosts} (default: 1)")
-    add("--host-index", type=whole, metavar="I", help="index of this host, 0 to N-1 (default: 0)")
+    add("--host-index", type=whole, metavar="I", help="index of this host, from 0 to N-1 (default: 0)")
     distributed = (
-        "take both numbers from jax.distributed, as clusters and TPU pods set it up; on other machines together with "
+        "let jax.distributed set --hosts and --host-index, on clusters and TPU pods; on other machines also give "
         "--coordinator, --hosts and --host-index (default: off)"
     )
     add("--distributed", action="store_true", help=distributed)

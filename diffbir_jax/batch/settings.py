@@ -12,6 +12,7 @@ from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.faces.choice import Faces
 from diffbir_jax.faces.flags import BACKGROUNDS, FACE_FLAGS
 from diffbir_jax.files.checked import checked
+from diffbir_jax.models.attention import Backend
 from diffbir_jax.models.presets import PRESETS, Preset, Task, get_preset
 from diffbir_jax.restoration.flags import options_from
 from diffbir_jax.restoration.lora_flag import Lora
@@ -42,6 +43,7 @@ class Recipe:
         background: what they are pasted into: a word of `faces.flags.BACKGROUNDS`, or a folder.
         save_faces: whether crops are written.
         lora: LoRA files that are merged into the networks.
+        attention: how networks compute attention.
     """
 
     version: str
@@ -64,6 +66,7 @@ class Recipe:
     background: str = "sr"
     save_faces: bool = False
     lora: tuple[Lora, ...] = ()
+    attention: Backend = "auto"
 
     def __post_init__(self) -> None:
         """Check values; UserError for one that no run can use."""

@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     from diffbir_jax.batch.run import find_work, run
     from diffbir_jax.batch.settings import FlagError
     from diffbir_jax.console.process import configure
+    from diffbir_jax.models.attention import force
 
     try:
         with warnings.catch_warnings():
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             if idle := idle_flags(args.given, work.settings.recipe):
                 complain(f"warning: {idle}")
             configure(work.settings.recipe.precision)
+            force(work.settings.recipe.attention)
             sys.exit(run(work))
     except EXPECTED as error:
         complain(one_line(error))

@@ -43,10 +43,10 @@ def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = EvaluateParser(
         prog="diffbir evaluate",
-        description="Score restored images by metrics with a recorded protocol, and compare results.",
-        epilog="The same command continues an interrupted evaluation. Exit code: 0 if every metric that was named "
-        "has a score, 1 if one has none (with --suite also if a named method has none) or images do "
-        f"not match, 2 for a bad flag, {INTERRUPTED} if interrupted.",
+        description="Score restored images with metrics, and compare results. The protocol is recorded.",
+        epilog="The same command continues an interrupted evaluation. Exit code: 0 if every metric of --metrics (and "
+        "every method of --methods) has a score, 1 if one has no score or if images do not match, 2 for a wrong flag, "
+        f"{INTERRUPTED} after Ctrl-C.",
     )
     add_folder_flags(parser.add_argument_group("images"))
     add_scoring_flags(parser.add_argument_group("scores"))
@@ -99,22 +99,22 @@ def add_folder_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for images."""
     add = group.add_argument
     pred = (
-        "folder of results, with all its subfolders; or several folders of results for the same images, one per seed: "
-        "then scores are means over seeds, and their deviations over seeds are further columns"
+        "folder of results, with all its subfolders; or several folders with results of the same images, one per seed: "
+        "the table then has means over seeds, and deviations over seeds"
     )
     add("--pred", type=Path, nargs="+", metavar="DIR", help=pred)
     gt = (
-        "folder of ground truths, with the names of the results but any suffix (default: none, for metrics that need "
-        "none)"
+        "folder of ground truths with the names of the results; suffixes may differ (default: none, if no metric "
+        "needs one)"
     )
     add("--gt", type=Path, metavar="DIR", help=gt)
-    lq = "folder of the images that were restored, with the same names, for the report (default: none)"
+    lq = "folder of the degraded inputs with the same names, for the report (default: none)"
     add("--lq", type=Path, metavar="DIR", help=lq)
     most = f"refuse images with more pixels than this, as a guard against decompression bombs (default: {MAX_PIXELS})"
     add("--max-pixels", type=count, metavar="N", help=most)
     common = (
-        "cut results that are a pixel larger or smaller than their ground truths to the common size, at the right and "
-        "at the bottom (default: such results are an error)"
+        "if sides of a result and its ground truth differ by one pixel, cut both to the common size, at the right and "
+        "at the bottom (default: this is an error)"
     )
     # None and not False, so that the flag is known to be given.
     add("--crop-to-common", action="store_true", default=None, help=common)
@@ -128,24 +128,24 @@ def add_scoring_flags(group: argparse._ArgumentGroup) -> None:
         from diffbir_jax.evaluation.registry import GROUPS, METRICS
 
         return (
-            f"metrics or groups of them, with commas: {', '.join(METRICS)}; groups: {', '.join(GROUPS)} "
-            "(default: those of fast that --gt or its absence allows)"
+            f"metrics or groups, separated by commas: {', '.join(METRICS)}; groups: {', '.join(GROUPS)} "
+            "(default: fast; without --gt only its metrics that need no ground truth)"
         )
 
     add("--metrics", type=metric_names, metavar="NAME,...", help=metrics)  # pyright: ignore[reportArgumentType]
-    crop = "pixels left out along every edge in PSNR and SSIM; often the upscaling factor (default: 0)"
+    crop = "leave out N pixels along every edge in PSNR and SSIM; often the upscaling factor (default: 0)"
     add("--crop-border", type=whole, metavar="N", help=crop)
-    weights = "folder of the networks of learned metrics (default: none)"
+    weights = "folder with the weights of learned metrics (default: none)"
     add("--metric-weights", type=Path, metavar="DIR", help=weights)
-    name = "the row's title in tables (default: the folder's name; for several, the first one's parent)"
+    name = "title of the row in tables (default: name of the folder; for several folders, of the first one's parent)"
     add("--name", metavar="TEXT", help=name)
 
 
 def add_compare_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for comparing results."""
     runs = (
-        "folders that diffbir evaluate wrote, for the same images: differences to the first, with bootstrap intervals, "
-        "Wilcoxon's signed-rank test and the paired t-test, corrected for their number"
+        "outputs of diffbir evaluate for the same images; compare each with the first: differences with bootstrap "
+        "intervals, Wilcoxon's signed-rank test and the paired t-test, corrected for the number of tests"
     )
     group.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help=runs)
 
@@ -153,13 +153,13 @@ def add_compare_flags(group: argparse._ArgumentGroup) -> None:
 def add_output_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags for outputs."""
     output = (
-        "folder for result.json, images.csv, table.md, table.tex, report.html and the cache of scores; made if missing "
-        "(required with --pred and --suite; by default, --runs only prints)"
+        "folder for result.json, images.csv, table.md, table.tex, report.html and the cache of scores; it is created "
+        "if missing (required with --pred and --suite; --runs alone only prints)"
     )
     group.add_argument("-o", "--output", type=Path, metavar="DIR", help=output)
-    intervals = "write the 95 %% bootstrap interval of each mean into tables (default: on)"
+    intervals = "write the 95 %% bootstrap interval of each mean into the tables (default: on)"
     group.add_argument("--intervals", action=argparse.BooleanOptionalAction, default=True, help=intervals)
-    page = "write report.html, a page that shows the images (default: on)"
+    page = "write report.html, a page with the images (default: on)"
     group.add_argument("--page", action=argparse.BooleanOptionalAction, default=True, help=page)
 
 

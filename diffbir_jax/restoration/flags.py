@@ -60,9 +60,9 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--precision", choices=names.PRECISIONS, default="fp32", help=precision)
     attention = (
-        "how attention is computed: cudnn is NVIDIA's fused kernel and flash that for TPUs, where they fit (16 bits); xla holds all scores; "
-        "queries and chunked take blocks of queries, of all heads or one by one; auto chooses by shape, dtype and "
-        "device (default: %(default)s)"
+        "how attention is computed: cudnn is NVIDIA's fused kernel and flash that for TPUs, where they fit (16 bits); "
+        "xla holds all scores; queries and chunked take blocks of queries, of all heads or one by one; auto chooses "
+        "by shape, dtype and device (default: %(default)s)"
     )
     add("--attention", choices=names.ATTENTION, default="auto", help=attention)
 

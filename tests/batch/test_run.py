@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import threading
 import time
 from pathlib import Path
@@ -66,17 +67,22 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     save(Path("in/small.png"), (15, 40))
     Path("in/README.md").write_text("about these pictures")
     save(Path("in/sub/zebra.jpg"))
+    # Of 900 bytes, though its header says 13000x13000: within --max-pixels, and more than memory holds beside others.
+    head = struct.pack("<2sIHHI", b"BM", 900, 0, 0, 54) + struct.pack(
+        "<IiiHHIIiiII", 40, 13000, 13000, 1, 24, *[0] * 6
+    )
+    Path("in/huge.bmp").write_bytes(head.ljust(900, b"\0"))
     assert restore("--no-sidecar", "--report", "reports/all.json") == 1
     assert written() == ["good.png", "sub/zebra.png"]
     streams = capsys.readouterr()
     other, *lines = [line for line in streams.err.splitlines() if line.startswith("diffbir restore: ")]
     assert other == "diffbir restore: left out, as no images: in/README.md"
-    broken = ("cut.png", "empty.jpg", "notes.webp", "small.png")
+    broken = ("cut.png", "empty.jpg", "huge.bmp", "notes.webp", "small.png")
     for line, name in zip(lines, broken, strict=True):
         assert f"in/{name}: " in line
         assert f"\n  {line.removeprefix('diffbir restore: ')}\n" in streams.out
     assert "Traceback" not in streams.err
-    assert "2 restored, 4 failed\n" in streams.out
+    assert "2 restored, 5 failed\n" in streams.out
     report = json.loads(Path("reports/all.json").read_text())
     assert [entry["input"] for entry in report["failed"]] == [f"in/{name}" for name in broken]
     assert all(entry["reason"].startswith(entry["input"]) for entry in report["failed"])

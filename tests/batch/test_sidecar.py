@@ -197,6 +197,7 @@ def test_places_of_what_the_sidecar_lacks(fake: Fake, capsys) -> None:
         ({"parameters": {"upscale": 1e9}}, "a.json: --upscale is 1e+09; allowed are numbers above 0 to 1000"),
         ({"name": "../victim/a.png"}, "(name is '../victim/a.png'; allowed are file names without folders"),
         ({"name": "/tmp/a.png"}, "(name is '/tmp/a.png'; allowed are file names without folders"),
+        ({"name": "C:a.png"}, "(name is 'C:a.png'; allowed are file names without folders"),
         ({"name": ".."}, "(name is '..'; allowed are file names without folders"),
         ({"plan": {"rm": [1, 2, 3]}}, "is no sidecar of format 1 (plan.encode: Field required)"),
     ],
@@ -243,8 +244,8 @@ WRONG = (None, True, -1, 10**30, 1e308, "", "x" * 5000, "../x", "/x", "\0", [], 
 def leaves(record: object, place: tuple = ()) -> Iterator[tuple]:
     """The places of all values in a record."""
     yield place
-    if isinstance(record, dict):
-        for key, value in record.items():
+    if isinstance(record, dict | list):
+        for key, value in record.items() if isinstance(record, dict) else enumerate(record):
             yield from leaves(value, (*place, key))
 
 
@@ -254,6 +255,8 @@ def replaced(record: Any, place: tuple, value: object) -> Any:
         return value
     key, *rest = place
     inner = replaced(record[key], tuple(rest), value)
+    if isinstance(record, list):
+        return [*record[:key], *([] if inner is ... else [inner]), *record[key + 1 :]]
     left = {name: each for name, each in record.items() if name != key}
     return left if inner is ... else left | {key: inner}
 

@@ -86,6 +86,7 @@ def stepped(folder, objective, program) -> Any:
     return state, frozen
 
 
+@pytest.mark.slow
 def test_only_the_factors_are_trained(objective, stepped) -> None:
     """All of them: A moves from the second step on, as B is zero before."""
     state, frozen = stepped
@@ -98,6 +99,7 @@ def test_only_the_factors_are_trained(objective, stepped) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
 
 
+@pytest.mark.slow
 def test_a_new_lora_changes_nothing_and_a_trained_one_equals_its_merge(objective, stepped) -> None:
     state, frozen = stepped
     lora, batch, key = state.params["lora"], objective.batches(7), jax.random.key(1)
@@ -112,6 +114,7 @@ def test_a_new_lora_changes_nothing_and_a_trained_one_equals_its_merge(objective
     assert abs(beside - base) > 1e-4 * base
 
 
+@pytest.mark.slow
 def test_the_export_is_a_file_that_restoring_takes(objective, stepped, folder, tmp_path) -> None:
     """Merged as in training; and the same by PEFT's names, which say no alpha."""
     state, frozen = stepped
@@ -146,6 +149,7 @@ class Killed(BaseException):
     """In place of a signal that nothing can catch."""
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_is_bit_identical(folder, objective, program, tmp_path, monkeypatch) -> None:
     """The exported files have the same bytes; the kill comes after a checkpoint and between two."""
     run = {"steps": 6, "checkpoint_every": 2, "eval_every": 6}
@@ -185,6 +189,7 @@ def test_a_rank_is_at_least_1(folder) -> None:
         make_objective(config(folder, rank=-1))
 
 
+@pytest.mark.slow
 def test_validation_restores_with_the_merged_networks(folder) -> None:
     """The metrics of a LoRA are those of the merged networks, restored."""
     settings = config(folder)

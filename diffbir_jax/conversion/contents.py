@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from diffbir_jax.conversion.pickled_arrays import READABLE, Array, Inert, Tensor
 from diffbir_jax.conversion.pickles import Name
 from diffbir_jax.conversion.stored import CheckpointError, State, Stored, shown
+from diffbir_jax.conversion.zips import DamagedError
 
 # Dicts that hold the weights beside other things: averaged copies first.
 WRAPPERS = (
@@ -184,7 +186,14 @@ def _stored(path: Path, name: str, x: Any) -> Stored:
             f"{path}: {shown(name)} has the shape {x.shape}, larger than the file: it is damaged"
         )
     dtype = np.dtype(jnp.bfloat16 if x.dtype == "bfloat16" else x.dtype)
-    return Stored(x.shape, dtype, x.array)
+    return Stored(x.shape, dtype, partial(_values, path, name, x))
+
+
+def _values(path: Path, name: str, x: Tensor) -> np.ndarray:
+    try:
+        return x.array()
+    except DamagedError as error:
+        raise CheckpointError(f"{path} is damaged at {shown(name)}: {error}; fetch it again") from None
 
 
 def _no_dict(root: Any) -> str:

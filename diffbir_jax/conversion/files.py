@@ -10,6 +10,7 @@ from diffbir_jax.conversion.contents import Contents, contents, everything
 from diffbir_jax.conversion.kinds import kind_of
 from diffbir_jax.conversion.stored import CheckpointError, State, Stored
 from diffbir_jax.conversion.torch_files import read_torch
+from diffbir_jax.conversion.unfinished import check_end
 
 __all__ = ["CheckpointError", "Contents", "State", "Stored", "read_all", "read_contents", "read_tensors"]
 
@@ -76,6 +77,7 @@ def _read_safetensors(path: Path) -> State:
     try:
         file = safe_open(path, "np")
         names = file.keys()
+        check_end(path)
         slices = {key: file.get_slice(key) for key in names}
         _check_dtypes(path, {key: x.get_dtype() for key, x in slices.items()}, READABLE.keys())
         return {

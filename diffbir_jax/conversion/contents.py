@@ -11,9 +11,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.console.plain import shown
 from diffbir_jax.conversion.pickled_arrays import READABLE, Array, Inert, Tensor
 from diffbir_jax.conversion.pickles import Name
-from diffbir_jax.conversion.stored import CheckpointError, State, Stored, shown
+from diffbir_jax.conversion.stored import CheckpointError, State, Stored, check_key
 from diffbir_jax.conversion.zips import DamagedError
 
 # Dicts that hold the weights beside other things: averaged copies first.
@@ -25,7 +26,6 @@ WRAPPERS = (
 EMA = re.compile(r"(^|[._])(ema|averaged|avg|shadow)([._]|$)", re.IGNORECASE)
 # Objects that are looked at for the names of classes; files of other trainers can hold millions.
 LOOKED_AT = 10_000
-LONGEST_KEY = 500
 # Dicts inside dicts that may hold tensors.
 DEEPEST = 4
 REBUILT = "torch._utils._rebuild_"
@@ -218,8 +218,7 @@ def _check_plain(path: Path, found: Mapping[Any, Any]) -> None:
 
 
 def _stored(path: Path, name: str, x: Any) -> Stored:
-    if len(name) > LONGEST_KEY or not name.isprintable():
-        raise CheckpointError(f"{path}: {shown(name)!r} is no name of a weight: the file is damaged")
+    check_key(path, name)
     if isinstance(x, Array):
         x = x.value
     if isinstance(x, np.ndarray):

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from diffbir_jax.conversion.contents import Contents, contents, everything
 from diffbir_jax.conversion.kinds import kind_of
-from diffbir_jax.conversion.stored import CheckpointError, State, Stored
+from diffbir_jax.conversion.stored import CheckpointError, State, Stored, check_key
 from diffbir_jax.conversion.torch_files import read_torch
 from diffbir_jax.conversion.unfinished import check_end
 
@@ -77,6 +77,8 @@ def _read_safetensors(path: Path) -> State:
     try:
         file = safe_open(path, "np")
         names = file.keys()
+        for key in names:
+            check_key(path, key)
         check_end(path)
         slices = {key: file.get_slice(key) for key in names}
         _check_dtypes(path, {key: x.get_dtype() for key, x in slices.items()}, READABLE.keys())

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from diffbir_jax.console.plain import shown
 from diffbir_jax.conversion import families
 from diffbir_jax.conversion.contents import EMA, Contents
 from diffbir_jax.conversion.families import Family, unknown
 from diffbir_jax.conversion.lora import is_lora
 from diffbir_jax.conversion.shapes import Shapes
-from diffbir_jax.conversion.stored import CheckpointError, State, shown
+from diffbir_jax.conversion.stored import CheckpointError, State
 
 # Parts of keys that tools add, anywhere in them: data parallelism, compilation, sharding, checkpointed activations.
 TOOLS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from diffbir_jax.conversion.stored import CheckpointError, shown
+from diffbir_jax.console.plain import shown
+from diffbir_jax.conversion.stored import CheckpointError
 
 CHUNK = 1 << 20
 # Bytes of zeros at the end of a tensor with other values: 64 numbers in a row, or more in half precision.

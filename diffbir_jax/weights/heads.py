@@ -58,11 +58,11 @@ class _SafeConnection(HTTPSConnection):
 
 
 class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
+    ConnectionCls = _Connection  # pyright: ignore[reportAssignmentType]
 
 
 class _SafePool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _SafeConnection
+    ConnectionCls = _SafeConnection  # pyright: ignore[reportAssignmentType]
 
 
 class _Adapter(HTTPAdapter):

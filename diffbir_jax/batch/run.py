@@ -1,8 +1,10 @@
 """A run from its flags to its exit code: find the jobs, load the networks, restore, report."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,6 +21,7 @@ from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
 from diffbir_jax.batch.sidecar import Recorder, Sidecar
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.interrupts import told
 from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.files.folders import check_folder, make_folder
 from diffbir_jax.files.records import write_record
@@ -146,13 +149,22 @@ def networks(recipe: Recipe, ready: bool, allow: Allow) -> tuple[Preset, dict[st
     return preset, weight_files(preset, recipe.weights, modules)
 
 
+@contextmanager
+def compiling(journal: Journal, doing: str) -> Iterator[None]:
+    """Show what is compiled. XLA loses exceptions of signals, so these are raised again before and after."""
+    told.heed()
+    with journal.meter.apart(f"compiling: {doing}"):
+        yield
+    told.heed()
+
+
 def load(preset: Preset, recipe: Recipe, modules: Mapping[str, Path], journal: Journal) -> Restorer:
     """Load the networks, for all devices of this host; the journal shows what is compiled."""
     dtype, devices = PRECISIONS[recipe.precision], jax.local_devices()
     mesh = make_mesh(devices=devices) if len(devices) > 1 else None
     change = loras.merging(preset, recipe.lora)
     restorer = Restorer(preset, load_params(preset, recipe.weights, dtype, modules, change), dtype, mesh)
-    restorer.programs.compiling = lambda doing: journal.meter.apart(f"compiling: {doing}")
+    restorer.programs.compiling = partial(compiling, journal)
     return restorer
 
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
-from diffbir_jax.models.platform import batch_mesh, target_platform
+from diffbir_jax.models.platform import AMPERE, batch_mesh, compute_capability, target_platform
 
 Backend = Literal["auto", "chunked", "queries", "xla", "cudnn", "flash"]
 # Scores of one image that may be held at once where nothing fuses them: 64 MiB as float32.
 MOST_SCORES = 2**24
-# cuDNN's fused attention: largest head size, fewest keys that are worth it, oldest chips (Ampere).
-_CUDNN_HEAD, _CUDNN_KEYS, _CUDNN_CHIP = 128, 256, 8.0
+# cuDNN's fused attention: largest head size, fewest keys that are worth it.
+_CUDNN_HEAD, _CUDNN_KEYS = 128, 256
 # Blocks of queries and keys in Pallas's kernel for TPUs: the first that divides a length; fewest that are worth it.
 _FLASH_BLOCKS, _FLASH_LENGTH = (512, 256, 128), 256
 _forced: Backend = "auto"
@@ -113,7 +113,7 @@ def choose(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Ba
 def fuses(queries: tuple[int, ...], keys: int, dtype: Any) -> bool:
     """Whether cuDNN has a fused kernel for a shape on this GPU, or on a new one if there is none here."""
     fits = queries[3] <= _CUDNN_HEAD and queries[3] % 8 == 0 and keys % 2 == 0
-    return fits and jnp.dtype(dtype).itemsize == 2 and _chip() >= _CUDNN_CHIP
+    return fits and jnp.dtype(dtype).itemsize == 2 and compute_capability() >= AMPERE
 
 
 def flashes(queries: tuple[int, ...], keys: int, dtype: Any) -> bool:
@@ -150,13 +150,6 @@ def _flash_here(q: Array, k: Array, v: Array) -> Array:
     heads_first = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     out = pallas.flash_attention(*heads_first, sm_scale=q.shape[3] ** -0.5, block_sizes=blocks)
     return out.transpose(0, 2, 1, 3)
-
-
-def _chip() -> float:
-    """Compute capability of the GPU, such as 8.9; where there is none, that of a new one: it compiles for others."""
-    if jax.default_backend() != "gpu":
-        return _CUDNN_CHIP
-    return float(getattr(jax.local_devices()[0], "compute_capability", _CUDNN_CHIP))
 
 
 def _by_queries(q: Array, k: Array, v: Array, max_scores: int) -> Array:

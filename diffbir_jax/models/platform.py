@@ -7,6 +7,8 @@ from contextvars import ContextVar
 import jax
 from jax.sharding import Mesh
 
+# Compute capabilities of NVIDIA's chips.
+AMPERE, HOPPER = 8.0, 9.0
 # Context variables, so that threads can trace for different devices at once.
 _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
 _MESH: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
@@ -51,3 +53,10 @@ def batches_over(mesh: Mesh | None) -> Iterator[None]:
 def batch_mesh() -> Mesh | None:
     """The mesh of `batches_over`. Without it, that of a process with one device is known, and no other."""
     return _MESH.get()
+
+
+def compute_capability() -> float:
+    """That of the GPU, such as 8.9; where there is none, Ampere's: the process compiles for others."""
+    if jax.default_backend() != "gpu":
+        return AMPERE
+    return float(getattr(jax.local_devices()[0], "compute_capability", AMPERE))

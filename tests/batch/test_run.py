@@ -1,5 +1,6 @@
 """Runs over folders with a restorer without networks: what is written, said and returned, whatever goes wrong."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -89,6 +90,23 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     assert {entry["result"] for entry in report["restored"]} == {"out/good.png", "out/sub/zebra.png"}
     assert (report["skipped"], report["left"], report["interrupted"]) == ([], [], False)
     assert (report["no_images"], report["warnings"]) == (["in/README.md"], [])
+
+
+def test_a_signal_whose_exception_a_library_loses_ends_the_run(fake: Fake, capsys) -> None:
+    """What was computed is written, and a later run in the process is its own."""
+    for name in "abcdef":
+        save(Path(f"in/{name}.png"))
+
+    def lose(seen: int) -> None:
+        if seen == 3:
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    fake.before = lose
+    assert restore() == 130
+    assert len(fake.seen) == 3 and "interrupted, 3 of 6 images left;" in capsys.readouterr().err
+    fake.before = lambda seen: None
+    assert restore("--skip-existing") == 0
 
 
 def test_a_result_that_vanished_is_not_counted(fake: Fake, capsys, monkeypatch) -> None:

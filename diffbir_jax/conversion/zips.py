@@ -41,7 +41,7 @@ class Entry:
         """
         if self.packed:
             raise ValueError(
-                f"{self.name[-40:]!r} is compressed in the zip archive, which PyTorch never does with weights"
+                f"{self.name[-40:]!r} is compressed in the zip archive, which PyTorch never does"
             )
         return memoryview(file)[self.start : self.start + self.size]  # pyright: ignore[reportArgumentType]
 

@@ -195,9 +195,9 @@ def _only_one(outer: Mapping[Any, Any], depth: int = 4) -> Mapping[Any, Any] | N
     return found[0] if len(found) == 1 and not _holds(outer, depth) else None
 
 
-def _size(x: Any) -> int:
+def _size(x: Tensor | np.ndarray | Stored | Array) -> int:
     """Number of elements. One alone is a counter, a decay or a scale, such as those that averages keep."""
-    return math.prod(x.value.shape if isinstance(x, Array) and x.value is not None else x.shape)
+    return math.prod(np.shape(x.value) if isinstance(x, Array) else x.shape)
 
 
 def _is_array(value: Any) -> bool:

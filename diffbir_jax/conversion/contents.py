@@ -195,9 +195,10 @@ def _only_one(outer: Mapping[Any, Any], depth: int = 4) -> Mapping[Any, Any] | N
     return found[0] if len(found) == 1 and not _holds(outer, depth) else None
 
 
-def _size(x: Tensor | np.ndarray | Stored | Array) -> int:
+def _size(x: Any) -> int:
     """Number of elements. One alone is a counter, a decay or a scale, such as those that averages keep."""
-    return math.prod(np.shape(x.value) if isinstance(x, Array) else x.shape)
+    plain: Any = x.value if isinstance(x, Array) else x
+    return math.prod(plain.shape)
 
 
 def _is_array(value: Any) -> bool:

@@ -17,7 +17,7 @@ from diffbir_jax.sampling.loop import image_keys, sample
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sharding import batch_sharding, replicated, tree_shardings
 from diffbir_jax.training.control_images import Stage2Options, abstract_frozen, abstract_trainable, make_loss
-from diffbir_jax.training.state import init_state, make_optimizer, make_step, on_mesh
+from diffbir_jax.training.state import init_state, make_optimizer, make_step
 from diffbir_jax.weights.loading import PRECISIONS, abstract_params, stored
 
 PRECISION = "bf16"
@@ -50,7 +50,7 @@ def training_step(preset: Preset, mesh: Mesh, images: int, remat: bool) -> Progr
     )
     where, everywhere = tree_shardings(state, mesh, config.sharding_rules), replicated(mesh)
     step = jax.jit(
-        on_mesh(make_step(make_loss(preset, options), optimizer, config.train.ema_decay), mesh),
+        make_step(make_loss(preset, options), optimizer, config.train.ema_decay),
         in_shardings=(where, everywhere, batch_sharding(mesh)),
         out_shardings=(where, everywhere),
         donate_argnums=0,

@@ -117,6 +117,13 @@ def archived(names: Mapping[str, bytes], **more: Any) -> Callable[[Path], Any]:
     return write
 
 
+def torch_script(path: Path) -> None:
+    """Write a program as `torch.jit.save` does: only its code is compressed."""
+    archived({"net/data/0": b"1234", "net/data.pkl": b"\x80\x02}.", "net/constants.pkl": b"\x80\x02)."})(path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/code/__torch__.py", "class Net(Module):\n" + 40 * "  weight : Tensor\n")
+
+
 def cut(write: Callable[[Path], Any], share: float) -> Callable[[Path], Any]:
     """Return what writes only a share of a file."""
 
@@ -254,7 +261,7 @@ def refused() -> list[Form]:
         Form(
             "TorchScript",
             "w.pt",
-            archived({"net/data.pkl": b"", "net/constants.pkl": b"", "net/code/a.py": b""}),
+            torch_script,
         ),
         pth("whole model, saved by `torch.save(model)`", Call("basicsr.archs", "SwinIR", (), {})),
         pth("optimiser without weights", {"optimizer": {"state": {}}, "epoch": 3}),

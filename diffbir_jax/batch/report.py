@@ -13,6 +13,7 @@ from diffbir_jax.batch.done import is_done
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.console.meter import Meter
 from diffbir_jax.console.parser import INTERRUPTED
+from diffbir_jax.console.plain import plain
 from diffbir_jax.faces.reports import FaceReport, faces_record
 from diffbir_jax.restoration.effort import Costs
 from diffbir_jax.restoration.planner import STAGE_NAMES
@@ -94,7 +95,7 @@ class Journal:
                 # Without the crops, which take megabytes.
                 self._faces[job] = faces_record(faces, bool(job.outputs.results))
                 told += [self._faces[job]["found"]]
-            tqdm.write("  ".join([self._shown(job), *told]))
+            tqdm.write(plain("  ".join([self._shown(job), *told])))
 
     def _shown(self, job: Job) -> str:
         """What stands for a job on the screen: the last result, whose number tells how many there are, or crops."""
@@ -146,7 +147,7 @@ class Journal:
         print(f"{len(self._restored)} restored, {len(self._failed)} failed{skipped}")
         # A single reason has just been shown.
         for reason in self._failed.values() if len(self._jobs) > 1 else ():
-            print(f"  {reason}")
+            print(f"  {plain(reason)}")
 
     def as_record(self) -> dict[str, Any]:
         """Return the summary in a form that JSON can hold."""
@@ -181,4 +182,4 @@ def report_path(path: Path, hosts: int, host_index: int) -> Path:
 
 def complain(message: object) -> None:
     """Print a line to the error stream without breaking the progress bar."""
-    tqdm.write(f"diffbir restore: {message}", file=sys.stderr)
+    tqdm.write(f"diffbir restore: {plain(message)}", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 import re
 
+from diffbir_jax.console.plain import plain
+
 
 class UserError(ValueError):
     """Something that the user can mend; the message says what was given, what is allowed and what to do.
@@ -23,9 +25,9 @@ def one_line(error: BaseException) -> str:
     """
     text = as_flags(str(error))
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
-        text = f"{error.filename}: {error.strerror}"
+        text = f"{plain(error.filename)}: {error.strerror}"
     lines = [line.strip() for line in text.splitlines()]
-    return " ".join(lines[:2]) + (" ..." if len(lines) > 2 else "")
+    return plain(" ".join(lines[:2])) + (" ..." if len(lines) > 2 else "")
 
 
 def as_flags(message: str) -> str:

@@ -1,25 +1,31 @@
 """What a PyTorch file holds: the dict of weights among everything else, and what is left out."""
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.console.plain import shown
 from diffbir_jax.conversion.pickled_arrays import READABLE, Array, Inert, Tensor
 from diffbir_jax.conversion.pickles import Name
-from diffbir_jax.conversion.stored import CheckpointError, State, Stored, shown
+from diffbir_jax.conversion.stored import CheckpointError, State, Stored, check_key
+from diffbir_jax.conversion.zips import DamagedError
 
 # Dicts that hold the weights beside other things: averaged copies first.
 WRAPPERS = (
     *("params_ema", "state_dict_ema", "ema", "g_ema"),
     *("params", "state_dict", "model_state_dict", "model", "net_g"),
 )
+# Names of averaged weights.
+EMA = re.compile(r"(^|[._])(ema|averaged|avg|shadow)([._]|$)", re.IGNORECASE)
 # Objects that are looked at for the names of classes; files of other trainers can hold millions.
 LOOKED_AT = 10_000
-LONGEST_KEY = 500
 # Dicts inside dicts that may hold tensors.
 DEEPEST = 4
 REBUILT = "torch._utils._rebuild_"
@@ -53,7 +59,7 @@ def contents(path: Path, root: Any, key: str | None = None) -> Contents:
             f"{path} holds no state dict: no tensors by name, bare or in {', '.join(WRAPPERS)}{_whole_objects(root)}"
         )
     _check_plain(path, found)
-    notes = [] if key else _choices(chain)
+    notes = [] if key else [*_choices(chain), *_averages(root, chain)]
     state = {name: _stored(path, name, x) for name, x in _weights(found).items()}
     return Contents(state, (*notes, *_left_out(root, chain)))
 
@@ -89,9 +95,11 @@ def unwrap(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
 
 def _chain(loaded: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
     """The dicts from the outermost to the innermost one; a dict may hold itself."""
-    chain = [loaded]
+    chain, averaged = [loaded], False
     while True:
-        inner = next((loaded[name] for name in WRAPPERS if _holds(loaded.get(name))), None)
+        named = next((name for name in WRAPPERS if _holds_under(loaded, name)), None)
+        inner = loaded[named] if named else (_only_one(loaded) if averaged else None)
+        averaged = bool(named and EMA.search(named))
         if inner is None or any(inner is outer for outer in chain):
             return chain
         loaded = inner
@@ -110,14 +118,37 @@ def _choices(chain: list[Mapping[Any, Any]]) -> list[str]:
     """A line for each dict that holds weights under several names."""
     notes = []
     for outer, inner in zip(chain, chain[1:]):
-        here = [name for name in outer if isinstance(name, str) and _holds(outer[name])]
+        here = [name for name in outer if isinstance(name, str) and _holds_under(outer, name)]
+        if len(here) < 2:
+            continue
         taken = next(shown(name, 40) for name in here if outer[name] is inner)
         others = ", ".join(shown(name, 40) for name in here if outer[name] is not inner)
-        if others:
-            notes.append(
-                f"takes the weights in {taken!r}; the file also has {others} (--key NAME takes another)"
-            )
+        notes.append(f"takes the weights in {taken!r}; the file also has {others} (--key NAME takes another)")
     return notes
+
+
+def _averages(root: dict[Any, Any], chain: list[Mapping[Any, Any]]) -> list[str]:
+    """A line for averaged weights at a place that is not looked at, such as a trainer's callbacks."""
+    taken = {id(found) for found in chain}
+    if any(id(x) in taken for outer in chain for name, x in outer.items() if EMA.search(str(name))):
+        return []
+    places = [name for name, found in _inner_dicts(root, "", DEEPEST) if id(found) not in taken]
+    places = [name for name in places if EMA.search(name) and name not in WRAPPERS]
+    return [
+        f"the file also has averaged weights in {shown(name)} (--key {shown(name)} takes them)"
+        for name in places[:1]
+    ]
+
+
+def _inner_dicts(
+    outer: Mapping[Any, Any], before: str, depth: int
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Dicts with weights inside dicts, and their names joined with dots."""
+    for name, value in list(outer.items())[:LOOKED_AT] if depth else []:
+        if isinstance(name, str) and isinstance(value, Mapping):
+            if any(_size(x) > 1 for x in _weights(value).values()):
+                yield before + name, value
+            yield from _inner_dicts(value, f"{before}{name}.", depth - 1)
 
 
 def _only(path: Path, root: dict[Any, Any]) -> Mapping[Any, Any] | None:
@@ -146,9 +177,28 @@ def _holds(value: Any, depth: int = 4) -> bool:
     """Whether a value is a dict with tensors by name, in it or in a wrapper in it."""
     if not isinstance(value, Mapping) or not depth:
         return False
-    return any(isinstance(name, str) and _is_array(x) for name, x in value.items()) or any(
-        _holds(value.get(name), depth - 1) for name in WRAPPERS
+    return any(isinstance(name, str) and _is_array(x) and _size(x) > 1 for name, x in value.items()) or any(
+        _holds_under(value, name, depth - 1) for name in WRAPPERS
     )
+
+
+def _holds_under(outer: Mapping[Any, Any], name: str, depth: int = 4) -> bool:
+    """Whether a dict holds weights under a name; averages may have them one dict further in, under any name."""
+    value = outer.get(name)
+    inside = isinstance(value, Mapping) and depth > 1 and EMA.search(name) and _only_one(value, depth - 1)
+    return _holds(value, depth) or bool(inside)
+
+
+def _only_one(outer: Mapping[Any, Any], depth: int = 4) -> Mapping[Any, Any] | None:
+    """The one dict of weights in a dict that has none itself, such as `shadow` beside a decay."""
+    found = [x for name, x in outer.items() if isinstance(name, str) and _holds(x, depth)]
+    return found[0] if len(found) == 1 and not _holds(outer, depth) else None
+
+
+def _size(x: Any) -> int:
+    """Number of elements. One alone is a counter, a decay or a scale, such as those that averages keep."""
+    plain: Any = x.value if isinstance(x, Array) else x
+    return math.prod(plain.shape)
 
 
 def _is_array(value: Any) -> bool:
@@ -169,8 +219,7 @@ def _check_plain(path: Path, found: Mapping[Any, Any]) -> None:
 
 
 def _stored(path: Path, name: str, x: Any) -> Stored:
-    if len(name) > LONGEST_KEY or not name.isprintable():
-        raise CheckpointError(f"{path}: {shown(name)!r} is no name of a weight: the file is damaged")
+    check_key(path, name)
     if isinstance(x, Array):
         x = x.value
     if isinstance(x, np.ndarray):
@@ -184,7 +233,14 @@ def _stored(path: Path, name: str, x: Any) -> Stored:
             f"{path}: {shown(name)} has the shape {x.shape}, larger than the file: it is damaged"
         )
     dtype = np.dtype(jnp.bfloat16 if x.dtype == "bfloat16" else x.dtype)
-    return Stored(x.shape, dtype, x.array)
+    return Stored(x.shape, dtype, partial(_values, path, name, x))
+
+
+def _values(path: Path, name: str, x: Tensor) -> np.ndarray:
+    try:
+        return x.array()
+    except DamagedError as error:
+        raise CheckpointError(f"{path} is damaged at {shown(name)}: {error}; fetch it again") from None
 
 
 def _no_dict(root: Any) -> str:
@@ -202,12 +258,16 @@ def _whole_objects(root: dict[Any, Any]) -> str:
 
 def _left_out(root: dict[Any, Any], chain: list[Mapping[Any, Any]]) -> list[str]:
     """What stands beside the weights, and the classes that were not built."""
-    outside = [name for outer in chain[:-1] for name, x in outer.items() if not _holds(x)]
+    outside = [name for outer in chain[:-1] for name, x in outer.items() if not _held(outer, name)]
     inside = [name for name, x in chain[-1].items() if not (isinstance(name, str) and _is_array(x))]
     beside = [shown(name, 40) for name in [*outside, *inside]]
     classes = sorted({shown(name) for name in _classes(root)})
     notes = [f"left out beside the weights: {_some(beside)}"] if beside else []
     return notes + ([f"objects of these classes were not built: {_some(classes)}"] if classes else [])
+
+
+def _held(outer: Mapping[Any, Any], name: Any) -> bool:
+    return isinstance(name, str) and _holds_under(outer, name)
 
 
 def _classes(root: Any) -> Iterator[str]:

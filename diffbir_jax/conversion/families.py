@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from diffbir_jax.console.plain import shown
 from diffbir_jax.conversion import diffusers
 from diffbir_jax.conversion.architectures import (
     BSRNET,
@@ -21,7 +22,7 @@ from diffbir_jax.conversion.architectures import (
 )
 from diffbir_jax.conversion.lora import is_lora
 from diffbir_jax.conversion.one_step import ESTIMATOR, PREDICTOR
-from diffbir_jax.conversion.stored import CheckpointError, shown
+from diffbir_jax.conversion.stored import CheckpointError
 
 # Schedule tables and averaged copies that training leaves in a Stable Diffusion file. The file of v1 also has a copy of
 # the VAE's encoder for the condition.

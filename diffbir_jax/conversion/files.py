@@ -8,8 +8,9 @@ from safetensors import SafetensorError, safe_open
 
 from diffbir_jax.conversion.contents import Contents, contents, everything
 from diffbir_jax.conversion.kinds import kind_of
-from diffbir_jax.conversion.stored import CheckpointError, State, Stored
+from diffbir_jax.conversion.stored import CheckpointError, State, Stored, check_key
 from diffbir_jax.conversion.torch_files import read_torch
+from diffbir_jax.conversion.unfinished import check_end
 
 __all__ = ["CheckpointError", "Contents", "State", "Stored", "read_all", "read_contents", "read_tensors"]
 
@@ -76,6 +77,9 @@ def _read_safetensors(path: Path) -> State:
     try:
         file = safe_open(path, "np")
         names = file.keys()
+        for key in names:
+            check_key(path, key)
+        check_end(path)
         slices = {key: file.get_slice(key) for key in names}
         _check_dtypes(path, {key: x.get_dtype() for key, x in slices.items()}, READABLE.keys())
         return {

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffbir_jax.console.plain import shown
 from diffbir_jax.conversion import diffusers
 from diffbir_jax.conversion.engine import CONV, DENSE, POINTWISE, Layout, Params, is_floating, raise_all
-from diffbir_jax.conversion.stored import CheckpointError, shown
+from diffbir_jax.conversion.stored import CheckpointError
 from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.models.lora import adapted_layers
 from diffbir_jax.models.unet import UNetConfig

@@ -5,6 +5,7 @@ Everything is checked against the size of what it lies in before a value is read
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,12 +58,27 @@ class Storage:
         count: how many there are.
         values: the bytes, once the reader of the file has found them.
         big_endian: whether an element's first byte is the most significant.
+        check: raises if the bytes are damaged; None if the file cannot tell, or once they were checked.
     """
 
     dtype: str
     count: int
     values: memoryview | None = None
     big_endian: bool = False
+    check: Callable[[], None] | None = None
+
+    def read(self) -> memoryview:
+        """The bytes, checked at the first call: the file is mapped, so this does not read them twice.
+
+        Raises:
+            ValueError: there are none, or they are damaged.
+        """
+        if self.values is None:
+            raise ValueError("a storage without values")
+        if self.check is not None:
+            self.check()
+            self.check = None
+        return self.values
 
     @property
     def nbytes(self) -> int | None:
@@ -109,13 +125,12 @@ class Tensor:
         """The values: a view of the file, or a copy where bytes are in the other order.
 
         Raises:
-            ValueError: the type is not readable, or the file does not hold the values.
+            ValueError: the type is not readable, or the file does not hold the values, or they are damaged.
         """
-        size, values = READABLE[self.dtype], self.storage.values
+        size = READABLE[self.dtype]
         if 0 in self.shape:
             return np.zeros(self.shape, jnp.bfloat16 if self.dtype == "bfloat16" else self.dtype)
-        if values is None:
-            raise ValueError("a storage without values")
+        values = self.storage.read()
         raw = np.dtype(f"{'>' if self.storage.big_endian else '<'}u{size}")
         steps = tuple(size * step for step in self.strides)
         bits = np.ndarray(self.shape, raw, values, size * self.start, steps)

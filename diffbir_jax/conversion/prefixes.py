@@ -5,26 +5,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from diffbir_jax.console.plain import shown
 from diffbir_jax.conversion import families
-from diffbir_jax.conversion.contents import Contents
+from diffbir_jax.conversion.contents import EMA, Contents
 from diffbir_jax.conversion.families import Family, unknown
 from diffbir_jax.conversion.lora import is_lora
 from diffbir_jax.conversion.shapes import Shapes
-from diffbir_jax.conversion.stored import CheckpointError, State, shown
+from diffbir_jax.conversion.stored import CheckpointError, State
 
 # Parts of keys that tools add, anywhere in them: data parallelism, compilation, sharding, checkpointed activations.
 TOOLS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # Keys may have any length in a damaged file.
 MOST_PARTS = 16
-EMA = re.compile(r"(^|[._])(ema|averaged|avg|shadow)([._]|$)")
 # First parts of keys that stand beside a network without a prefix: counters, and what training needs.
 BESIDE = re.compile(
     r"n_averaged|num_updates|(global_)?step|epoch|iter(ation)?|"
     r"(net_?)?d(_\w+)?|disc\w*|discriminator\w*|loss\w*|\w+_loss\w*|criterion\w*|lpips\w*|perceptual\w*|vgg\w*",
     re.IGNORECASE,
 )
-# The averaged weights in a Stable Diffusion file; their names have lost all dots.
+# The averaged weights of Stable Diffusion's trainers; their names have lost all dots.
 AVERAGED = "model_ema."
+# Averages hold what is trained; the rest of a network is not in them.
+UNTRAINED = re.compile(r".*\.(relative_position_index|attn_mask|num_batches_tracked|running_(mean|var))")
 
 
 def select(contents: Contents, prefix: str | None = None) -> tuple[Family, Contents]:
@@ -52,8 +54,11 @@ def select(contents: Contents, prefix: str | None = None) -> tuple[Family, Conte
         raise unknown(taken)
     beside = left + [key for key in state if not key.startswith(chosen)]
     foreign = _foreign(taken, family)
+    if averages := _note_of_averages(contents.state):
+        beside = [key for key in beside if not key.startswith(AVERAGED)]
+        notes += averages
     notes += [f"takes the keys {shown(prefix or chosen)}*"] if (prefix or chosen) and not notes else []
-    notes += _note_of_averages(taken) + _note_of_rest([*beside, *foreign])
+    notes += _note_of_rest([*beside, *foreign])
     kept = {key: x for key, x in taken.items() if key not in foreign}
     return family, Contents(kept, (*contents.notes, *notes))
 
@@ -128,7 +133,7 @@ def _roots(network: Any, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
 
 
 def _averaged(state: State, notes: Iterable[str]) -> tuple[Family, Contents]:
-    """Stable Diffusion with the averaged weights in place of the last ones."""
+    """A network with the averaged weights in place of the last ones."""
     swapped = dict(state)
     for key in state:
         name = AVERAGED + key.removeprefix("model.").replace(".", "")
@@ -140,7 +145,10 @@ def _averaged(state: State, notes: Iterable[str]) -> tuple[Family, Contents]:
         raise CheckpointError(
             f"no key starts with --prefix {AVERAGED}, or none has a counterpart under model."
         )
-    wanted = sum(key.startswith("model.") for key in state)
+    wanted = count + sum(
+        key.startswith("model.") and swapped[key] is state[key] and not UNTRAINED.fullmatch(key)
+        for key in state
+    )
     if count < wanted:
         raise CheckpointError(
             f"{AVERAGED}* has {count} of the {wanted} weights of model.*: leave --prefix out"
@@ -152,7 +160,9 @@ def _averaged(state: State, notes: Iterable[str]) -> tuple[Family, Contents]:
 
 
 def _note_of_averages(state: Mapping[str, Any]) -> list[str]:
-    if sum(key.startswith(AVERAGED) for key in state) < 3:  # the counters alone
+    names = [key.removeprefix(AVERAGED) for key in state if key.startswith(AVERAGED)]
+    # The counters alone, or names with dots: those are a network with a prefix.
+    if len(names) < 3 or any("." in name for name in names):
         return []
     return [f"takes model.*; the file also has averaged weights (--prefix {AVERAGED} takes them)"]
 

@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from diffbir_jax.conversion.stored import CheckpointError, shown
+from diffbir_jax.console.plain import shown
+from diffbir_jax.conversion.stored import CheckpointError
 
 # Published networks have 24 blocks in a row at most, and windows of 16 pixels: tracing larger ones takes memory.
 MOST_BLOCKS = 100

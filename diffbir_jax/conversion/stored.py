@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.plain import shown
+
+LONGEST_KEY = 500
 
 
 class CheckpointError(UserError):
@@ -28,7 +32,11 @@ class Stored:
 State = dict[str, Stored]
 
 
-def shown(text: object, limit: int = 80) -> str:
-    """Text from a file as one short printable line."""
-    line = "".join(c if c.isprintable() else "?" for c in str(text)[: limit + 1])
-    return line if len(line) <= limit else f"{line[:limit]}..."
+def check_key(path: Path, name: str) -> None:
+    """Refuse a key that no network has.
+
+    Raises:
+        CheckpointError: it is longer than `LONGEST_KEY`, or has characters that cannot be printed.
+    """
+    if len(name) > LONGEST_KEY or not name.isprintable():
+        raise CheckpointError(f"{path}: {shown(name)!r} is no name of a weight: the file is damaged")

@@ -6,13 +6,14 @@ The file is mapped, so values take memory only when they are used. Nothing in th
 import io
 import mmap
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffbir_jax.conversion import pickles
 from diffbir_jax.conversion.pickled_arrays import Storage
 from diffbir_jax.conversion.stored import CheckpointError
-from diffbir_jax.conversion.zips import Entry, entries
+from diffbir_jax.conversion.zips import DamagedError, Entry, entries
 
 # What files before 1.6 start with, as pickles, and the version of that format.
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -32,6 +33,8 @@ def read_torch(path: Path) -> Any:
         return _read_zip(path, mapped) if mapped[:2] == b"PK" else _read_old(mapped)
     except CheckpointError:
         raise
+    except DamagedError as error:
+        raise CheckpointError(f"{path} is damaged: {error}; fetch it again") from None
     except zipfile.BadZipFile as error:
         raise CheckpointError(
             f"{path} is truncated, or damaged at its end: a zip archive without its directory; fetch it again"
@@ -47,9 +50,9 @@ def _read_zip(path: Path, mapped: mmap.mmap) -> Any:
     found = entries(path)
     folder = _folder(path, found)
     storages: dict[str, Storage] = {}
-    root = pickles.load(io.BytesIO(found[f"{folder}data.pkl"].of(mapped)), storages)
+    root = pickles.load(io.BytesIO(_checked(found[f"{folder}data.pkl"], mapped)), storages)
     order = found.get(f"{folder}byteorder")
-    big = order is not None and bytes(order.of(mapped)) == b"big"
+    big = order is not None and bytes(_checked(order, mapped)) == b"big"
     for key, storage in storages.items():
         _place(storage, key, found.get(f"{folder}data/{key}"), mapped)
         storage.big_endian = big
@@ -74,6 +77,13 @@ def _place(storage: Storage, key: str, entry: Entry | None, mapped: mmap.mmap) -
     if (storage.nbytes or 0) > entry.size:
         raise ValueError(f"storage {key[:20]} has {entry.size:,} bytes, {storage.nbytes:,} are needed")
     storage.values = entry.of(mapped)
+    storage.check = partial(entry.check, storage.values)
+
+
+def _checked(entry: Entry, mapped: mmap.mmap) -> memoryview:
+    content = entry.of(mapped)
+    entry.check(content)
+    return content
 
 
 def _read_old(mapped: mmap.mmap) -> Any:

@@ -2,6 +2,7 @@
 
 import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,23 +11,58 @@ HEADER = struct.Struct("<4s22xHH")
 SIGNATURE = b"PK\x03\x04"
 
 
+class DamagedError(ValueError):
+    """Bytes changed after the file was written; the message has no path."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """An entry's place in the file: first byte and number of bytes."""
+    """An entry's place in the file.
 
+    Attributes:
+        name: the entry's.
+        start: its first byte.
+        size: number of bytes in the file.
+        crc: CRC-32 of its content.
+        packed: whether it is compressed; its bytes are then of no use here.
+    """
+
+    name: str
     start: int
     size: int
+    crc: int
+    packed: bool = False
 
     def of(self, file: memoryview | object) -> memoryview:
-        """Its bytes in the mapped file."""
+        """Its bytes in the mapped file.
+
+        Raises:
+            ValueError: it is compressed.
+        """
+        if self.packed:
+            raise ValueError(
+                f"{self.name[-40:]!r} is compressed in the zip archive, which PyTorch never does"
+            )
         return memoryview(file)[self.start : self.start + self.size]  # pyright: ignore[reportArgumentType]
+
+    def check(self, content: memoryview) -> None:
+        """Compare the bytes with the archive's CRC-32.
+
+        Raises:
+            DamagedError: they differ.
+        """
+        # PyTorch writes 0 where it is told to compute none (`torch.serialization.set_crc32_options`).
+        if self.crc and zlib.crc32(content) != self.crc:
+            raise DamagedError(
+                f"the bytes of {self.name[-40:]!r} do not have the checksum of the zip archive"
+            )
 
 
 def entries(path: Path) -> dict[str, Entry]:
     """The entries by name.
 
     Raises:
-        ValueError: an entry is compressed, encrypted, there twice, lies over another one or outside the file.
+        ValueError: an entry is encrypted, of two sizes, there twice, lies over another one or outside the file.
         zipfile.BadZipFile: the archive has no end or is damaged.
         OSError: the file cannot be read.
     """
@@ -45,16 +81,19 @@ def entries(path: Path) -> dict[str, Entry]:
 
 def _entry(info: zipfile.ZipInfo, file: object) -> Entry:
     name = info.filename[-40:]
-    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-        raise ValueError(f"{name!r} is compressed in the zip archive, which PyTorch never does")
+    packed = info.compress_type != zipfile.ZIP_STORED
     if info.flag_bits & 1:
         raise ValueError(f"{name!r} is encrypted in the zip archive")
+    if not packed and info.compress_size != info.file_size:
+        raise ValueError(f"{name!r} has two sizes in the zip archive")
     file.seek(info.header_offset)  # pyright: ignore[reportAttributeAccessIssue]
     header = file.read(HEADER.size)  # pyright: ignore[reportAttributeAccessIssue]
     if len(header) < HEADER.size or header[:4] != SIGNATURE:
         raise ValueError(f"{name!r} is not where the zip archive says")
     _, named, extra = HEADER.unpack(header)
-    return Entry(info.header_offset + HEADER.size + named + extra, info.file_size)
+    start = info.header_offset + HEADER.size + named + extra
+    # Programs of TorchScript have compressed entries beside the others.
+    return Entry(info.filename, start, info.compress_size, info.CRC, packed)
 
 
 def _check_apart(placed: list[tuple[int, Entry]], end: int) -> None:

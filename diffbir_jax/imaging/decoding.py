@@ -40,6 +40,9 @@ _SIGNATURES = {
     "BMP": rb"BM",
 }
 FORMATS = "PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP"
+_UNREADABLE = "is a damaged {} file, or one of a rare sort; copy it again, or convert it to PNG"
+# What other packages than Pillow read, by its name.
+_OTHERS = {"HEIF": "HEIC", "JXL": "JPEG XL", "RAW": "camera's raw"}
 _MISSING = "is a {} file; pip install 'diffbir-jax[formats]' to read it, or convert it to PNG"
 
 
@@ -81,9 +84,14 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
             return _decode_tiff(data, max_pixels) if kind == "TIFF" else _decode(data, kind, max_pixels)
         except UnidentifiedImageError:
             # Pillow's message would name a BytesIO object, not the file.
-            raise ImageFileError(
-                f"is a damaged {kind} file, or one of a rare sort; copy it again, or convert it to PNG"
-            ) from None
+            raise ImageFileError(_UNREADABLE.format(_OTHERS.get(kind, kind))) from None
+        except (ImageFileError, MemoryError):
+            raise
+        except Exception:
+            # Other packages speak of how they are built, or quote bytes.
+            if kind not in _OTHERS:
+                raise
+            raise ImageFileError(_UNREADABLE.format(_OTHERS[kind])) from None
 
 
 def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
@@ -121,7 +129,7 @@ def _register(kind: str) -> None:
         if kind == "JXL":
             importlib.import_module("pillow_jxl")
     except ImportError:
-        raise ImageFileError(_MISSING.format({"HEIF": "HEIC", "JXL": "JPEG XL"}[kind])) from None
+        raise ImageFileError(_MISSING.format(_OTHERS[kind])) from None
 
 
 def _decode_raw(data: bytes, max_pixels: int) -> Decoded:
@@ -129,7 +137,7 @@ def _decode_raw(data: bytes, max_pixels: int) -> Decoded:
     try:
         rawpy: Any = importlib.import_module("rawpy")
     except ImportError:
-        raise ImageFileError(_MISSING.format("camera's raw")) from None
+        raise ImageFileError(_MISSING.format(_OTHERS["RAW"])) from None
     with rawpy.imread(io.BytesIO(data)) as raw:
         _check_size((raw.sizes.width, raw.sizes.height), max_pixels)
         samples = raw.postprocess(use_camera_wb=True, output_bps=16)
@@ -139,7 +147,7 @@ def _decode_raw(data: bytes, max_pixels: int) -> Decoded:
 def _decode_tiff(data: bytes, max_pixels: int) -> Decoded:
     tags = tiff.first_directory(data)
     if tiff.is_raw(tags):
-        return _decode_raw(data, max_pixels)
+        return decode(data, "RAW", max_pixels)
     layout = tiff.layout(tags)
     _check_size((layout.width, layout.height), max_pixels)
     tiff.check_complete(tags, data)

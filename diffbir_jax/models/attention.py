@@ -92,7 +92,7 @@ def choose(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Ba
     | gpu | else, if the scores of an image take at most 64 MiB | xla |
     | gpu | else | queries |
     | tpu | 16 bits, lengths that are multiples of 128, 256 or more, batches that the devices share evenly | flash |
-    | tpu | else, as on a gpu | xla or queries |
+    | tpu | else | xla |
 
     Args:
         queries: shape of the queries, (B, Nq, heads, D).
@@ -105,8 +105,8 @@ def choose(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Ba
         return "chunked"
     if platform == "gpu" and keys >= _CUDNN_KEYS and fuses(queries, keys, dtype):
         return "cudnn"
-    if platform == "tpu" and min(length, keys) >= _FLASH_LENGTH and flashes(queries, keys, dtype):
-        return "flash"
+    if platform == "tpu":
+        return "flash" if min(length, keys) >= _FLASH_LENGTH and flashes(queries, keys, dtype) else "xla"
     return "xla" if heads * length * keys <= MOST_SCORES else "queries"
 
 

@@ -31,7 +31,7 @@ from diffbir_jax.training.run import Run
 from diffbir_jax.training.settings import check_config
 from diffbir_jax.training.speed import Profiler, Stopwatch, compile_step
 from diffbir_jax.training.starting import INIT, started
-from diffbir_jax.training.state import Params, TrainState, init_state, make_optimizer, make_step, on_mesh
+from diffbir_jax.training.state import Params, TrainState, init_state, make_optimizer, make_step
 from diffbir_jax.training.stopping import stop_requested
 from diffbir_jax.training.writers import LINES, open_writers, read_lines
 
@@ -133,7 +133,7 @@ def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState,
     state = init_state(objective.params, optimizer, config.seed)
     shardings = tree_shardings(state, mesh, config.sharding_rules)
     step = jax.jit(
-        on_mesh(make_step(objective.loss, optimizer, config.train.ema_decay, config.train.accumulate), mesh),
+        make_step(objective.loss, optimizer, config.train.ema_decay, config.train.accumulate),
         in_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         # Parameters, EMA and moments are updated in place; a second copy would double the memory of the

@@ -15,6 +15,7 @@ import urllib3
 from tqdm import tqdm
 
 from diffbir_jax.weights.file import WeightFile
+from diffbir_jax.weights.heads import Session
 
 CHUNK = 1 << 16
 TIMEOUT = (10, 60)  # seconds: to connect, between two reads
@@ -58,7 +59,7 @@ class Offer(NamedTuple):
     total: int | None
 
 
-class _Session(requests.Session):
+class _Session(Session):
     """A session that leaves redirects to `_ask`: requests would read the bodies of redirects to their end."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:

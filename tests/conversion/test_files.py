@@ -278,3 +278,11 @@ def test_a_header_whose_length_begins_like_a_pickle_is_no_pickle(tmp_path):
     header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(0x280)
     path.write_bytes(len(header).to_bytes(8, "little") + header + np.float32(3).tobytes())
     assert np.asarray(read_tensors(path)["a"]) == [3.0]
+
+
+@pytest.mark.parametrize("key", ["a\n\x1b[31mevil", "x" * 501])
+def test_keys_that_no_network_has(tmp_path, key):
+    save_file({key: X, "b": X}, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="is no name of a weight: the file is damaged") as error:
+        read_tensors(tmp_path / "w.safetensors")
+    assert str(error.value).isprintable() and len(str(error.value)) < 300

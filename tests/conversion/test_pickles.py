@@ -12,6 +12,8 @@ from diffbir_jax.conversion.files import CheckpointError, read_contents, read_te
 from diffbir_jax.conversion.pickled_arrays import Inert, storage_dtype
 from diffbir_jax.conversion.pickles import load
 from diffbir_jax.conversion.torch_writing import Call, Pickle, write_torch
+from diffbir_jax.conversion.zips import entries
+from scripts.checkpoint_forms import torch_script
 from tests.conversion import made
 from tests.conversion.made import X
 
@@ -219,8 +221,8 @@ class TestZips:
     @pytest.mark.parametrize(
         "field, value, reason",
         [
-            (20, 10_000, "is compressed"),
-            (24, 10_000, "is compressed"),
+            (20, 10_000, "has two sizes"),
+            (24, 10_000, "has two sizes"),
             (42, 1, "not where the zip archive says"),
             (42, 0, "two entries at one place"),
         ],
@@ -266,6 +268,44 @@ class TestZips:
         self.refused(
             archive(tmp_path / "w.pth", data, names=names), "is a TorchScript program, not a state dict"
         )
+
+    def test_programs_have_compressed_code(self, tmp_path):
+        torch_script(tmp_path / "w.pt")
+        self.refused(tmp_path / "w.pt", "is a TorchScript program, not a state dict")
+
+    @pytest.mark.parametrize(
+        "name, reason",
+        [
+            (
+                b"data/1",
+                "is damaged at b: the bytes of 'archive/data/1' do not have the checksum .* fetch it",
+            ),
+            (b"data.pkl", "is damaged: the bytes of 'archive/data.pkl' do not have the checksum"),
+        ],
+    )
+    def test_a_bit_that_changed_on_the_way(self, tmp_path, name, reason):
+        """The bit is in the middle of the entry; other entries stay readable."""
+        write_torch(tmp_path / "w.pth", {"a": np.zeros(50, np.float32), "b": np.zeros(50, np.float32)})
+        with zipfile.ZipFile(tmp_path / "w.pth") as file:
+            info = file.getinfo(f"archive/{name.decode()}")
+        at = entries(tmp_path / "w.pth")[info.filename].start + info.file_size // 2
+        content = bytearray((tmp_path / "w.pth").read_bytes())
+        content[at] ^= 16
+        (tmp_path / "w.pth").write_bytes(content)
+        with pytest.raises(CheckpointError, match=reason):
+            np.asarray(read_tensors(tmp_path / "w.pth")["b"])
+        if name == b"data/1":
+            np.testing.assert_array_equal(np.asarray(read_tensors(tmp_path / "w.pth")["a"]), np.zeros(50))
+
+    def test_a_file_without_checksums(self, tmp_path):
+        """PyTorch writes zeros in their place, if it is told so."""
+        write_torch(tmp_path / "w.pth", {"a": X})
+        content = (tmp_path / "w.pth").read_bytes()
+        with zipfile.ZipFile(tmp_path / "w.pth") as file:
+            for info in file.infolist():
+                content = content.replace(info.CRC.to_bytes(4, "little"), bytes(4))
+        (tmp_path / "w.pth").write_bytes(content)
+        np.testing.assert_array_equal(np.asarray(read_tensors(tmp_path / "w.pth")["a"]), X)
 
     def test_an_archive_in_an_archive(self, tmp_path, data):
         inner = archive(tmp_path / "inner.pth", data).read_bytes()

@@ -191,3 +191,22 @@ def test_containers_are_told_apart() -> None:
     assert kind_of(box(b"avif", bytes(4))) == kind_of(box(b"mif1", bytes(4), b"miaf", b"avif")) == "AVIF"
     assert kind_of(box(b"heic", bytes(4))) == kind_of(box(b"mif1", bytes(4), b"heic")) == "HEIF"
     assert kind_of(box(b"isom", bytes(4))) is None
+
+
+@pytest.mark.parametrize(
+    "content, module, name",
+    [
+        (b"\xff\x0a" + bytes(100), "pillow_jxl", "JPEG XL"),
+        (b"\0\0\0\x18ftypheic" + bytes(100), "pillow_heif", "HEIC"),
+        (b"II*\0\x10\0\0\0CR\2\0" + bytes(100), "rawpy", "camera's raw"),
+    ],
+)
+def test_damaged_files_of_other_packages_are_told_in_our_words(
+    tmp_path: Path, content: bytes, module: str, name: str
+) -> None:
+    pytest.importorskip(module)
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ImageFileError) as caught:
+        read_photo(tmp_path / "a.png")
+    told = f"is a damaged {name} file, or one of a rare sort; copy it again, or convert it to PNG"
+    assert str(caught.value) == f"{tmp_path / 'a.png'}: {told}"

@@ -115,7 +115,7 @@ BF16, F32 = jnp.bfloat16, jnp.float32
         ((1, 16384, 1, 512), 16384, BF16, "gpu", "queries"),
         ((2, 4096, 5, 64), 4096, F32, "gpu", "queries"),
         ((9, 1024, 10, 64), 1024, F32, "gpu", "xla"),  # the limit is per image: devices share a batch
-        ((2, 4096, 5, 64), 4096, BF16, "tpu", "queries"),
+        ((2, 4096, 5, 64), 4096, BF16, "tpu", "xla"),
     ],
 )
 def test_the_choice_of_a_backend(shape, keys, dtype, platform, expected):
@@ -194,19 +194,19 @@ def test_the_kernel_for_tpus_equals_float32(devices: int | None) -> None:
         assert relative_error(found.astype(jnp.float32), wanted) < 1e-2
 
 
-def test_on_tpus_no_large_scores_are_held() -> None:
-    """16 bits and whole blocks take the kernel; else blocks of queries where scores are large."""
+def test_tpus_take_the_kernel_where_it_is_known_to_fit() -> None:
+    """16 bits, whole blocks, and batches that the devices share evenly."""
     large, small = (16, 4096, 5, 64), (16, 64, 20, 64)
     with batches_over(make_mesh(2, 2)):
         assert choose(large, 4096, jnp.bfloat16, "tpu") == "flash"
         assert choose(large, 77, jnp.bfloat16, "tpu") == "xla"
         assert choose(small, 64, jnp.bfloat16, "tpu") == "xla"
-        assert choose(large, 4096, jnp.float32, "tpu") == "queries"
-        assert choose((16, 4100, 5, 64), 4100, jnp.bfloat16, "tpu") == "queries"
+        assert choose(large, 4096, jnp.float32, "tpu") == "xla"
+        assert choose((16, 4100, 5, 64), 4100, jnp.bfloat16, "tpu") == "xla"
         # XLA does not split the kernel, so each device must have as much.
-        assert choose((6, *large[1:]), 4096, jnp.bfloat16, "tpu") == "queries"
+        assert choose((6, *large[1:]), 4096, jnp.bfloat16, "tpu") == "xla"
     # Of several devices, and it is not known how they share the batch.
-    assert choose(large, 4096, jnp.bfloat16, "tpu") == "queries"
+    assert choose(large, 4096, jnp.bfloat16, "tpu") == "xla"
 
 
 def test_products_of_the_kernel_are_counted() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -154,6 +155,15 @@ def hangs_up(liar: Liar, asked: Asked) -> None:
 def raw(text: bytes) -> Answer:
     """These bytes in place of an answer."""
     return lambda liar, asked: liar.wfile.write(text) and None
+
+
+def dripping(liar: Liar, asked: Asked) -> None:
+    """One header, byte by byte; then the file."""
+    start = f"HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nX: ".encode()
+    for byte in (*start, *b"a" * 100, *b"\r\n\r\n"):
+        liar.wfile.write(bytes([byte]))
+        time.sleep(0.0005)
+    liar.wfile.write(CONTENT)
 
 
 def redirects(target: str, code: int = 302) -> Answer:

@@ -1,6 +1,7 @@
 """Downloads from servers that cut, lie, loop, redirect and lack ranges: each ends, with a true line or the file."""
 
 import errno
+import itertools
 import os
 import re
 import threading
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 import pytest
 import requests
 
-from diffbir_jax.weights import REGISTRY, MissingWeightsError, WeightFile, download, transfer
+from diffbir_jax.weights import REGISTRY, MissingWeightsError, WeightFile, download, heads, transfer
 from tests.weights import liars
 from tests.weights.liars import (
     PAGE,
@@ -238,6 +239,20 @@ def test_a_silent_mirror_is_left(serve: Run, tmp_path: Path, monkeypatch: pytest
         enough.set()
     assert "/silent: no answer in time" in str(caught.value)
     assert re.search("/stops: (sends nothing more after|no answer in time)", str(caught.value))
+
+
+def test_headers_that_drip_end(serve: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock is an age later, and no read is slow. The next mirror is asked as usual."""
+    asked = serve({"/drips": liars.dripping, "/too": liars.dripping}, "/drips", "/too", **KNOWN)
+    ages = itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr(heads, "monotonic", lambda: 1e9 * next(ages))
+        with pytest.raises(MissingWeightsError) as caught:
+            get(tmp_path)
+    assert [len(asked[path]) for path in ("/drips", "/too")] == [1, 1]
+    for path in ("/drips", "/too"):
+        assert f"{path}: no answer in time" in str(caught.value)
+    assert get(tmp_path).read_bytes() == CONTENT  # in time, by the clock
 
 
 def test_a_trickle_ends(serve: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,11 @@ COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY configs configs
 COPY docs docs
 COPY diffbir_jax diffbir_jax
+ARG EXTRAS=serve,formats
 # The mount keeps downloads between builds and out of the image.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/diffbir \
-    && /opt/diffbir/bin/pip install --disable-pip-version-check '.[serve,formats]' \
+    && /opt/diffbir/bin/pip install --disable-pip-version-check ".[$EXTRAS]" \
     && /opt/diffbir/bin/pip uninstall --yes pip
 
 FROM docker.io/library/python:3.13.9-slim-bookworm

@@ -27,7 +27,7 @@ from diffbir_jax.models import attention
 from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.restoration import names
-from diffbir_jax.restoration.compiled import ORDERS
+from diffbir_jax.restoration.compiled import kernel_order
 from diffbir_jax.sharding import make_mesh, replicated
 from diffbir_jax.training.flops import count
 
@@ -104,7 +104,9 @@ def _program(case: Case, mesh: Any) -> Program:
         return training_step(preset, mesh, case.batch, remat=True)
     options = dataclasses.replace(SAMPLING, guidance_scale=case.guidance)
     made = sampling(preset, mesh, case.batch, options, case.side, case.precision)
-    return {"auto": with_layouts, "restorer": as_held}.get(case.layouts, lambda made, mesh: made)(made, mesh)
+    if case.layouts == "restorer":
+        return as_held(made, mesh, capability_of(case.target))
+    return with_layouts(made, mesh) if case.layouts == "auto" else made
 
 
 def with_layouts(program: Program, mesh: Any) -> Program:
@@ -113,14 +115,24 @@ def with_layouts(program: Program, mesh: Any) -> Program:
     return Program(jax.jit(program.function.__wrapped__, in_shardings=anyhow), program.arguments)
 
 
-def as_held(program: Program, mesh: Any) -> Program:
+def as_held(program: Program, mesh: Any, capability: float) -> Program:
     """The same program for parameters, its first argument, that lie in memory as `Programs.hold` lays them."""
     everywhere = replicated(mesh)
-    held = jax.tree.map(
-        lambda x: Format(ORDERS["gpu"], everywhere) if x.ndim == 4 else everywhere, program.arguments[0]
-    )
+
+    def lies(x: Any) -> Any:
+        return Format(kernel_order(x.dtype, capability), everywhere) if x.ndim == 4 else everywhere
+
     rest = (everywhere,) * (len(program.arguments) - 1)
+    held = jax.tree.map(lies, program.arguments[0])
     return Program(jax.jit(program.function.__wrapped__, in_shardings=(held, *rest)), program.arguments)
+
+
+def capability_of(target: str) -> float:
+    """Compute capability of a target, such as 8.9."""
+    described = (TARGETS / f"{target}.txt").read_text()
+    found = re.search(r"cuda_compute_capability \{\s*major: (\d+)(?:\s+minor: (\d+))?", described)
+    assert found is not None, target
+    return float(f"{found[1]}.{found[2] or 0}")
 
 
 def measures(compiled: Any) -> dict[str, Any]:

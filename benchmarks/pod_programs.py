@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from configs import bsr
 from diffbir_jax.models.apply import Params, apply
+from diffbir_jax.models.platform import batches_over
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration.generator import Generator
 from diffbir_jax.sampling.guidance import pixel_weight
@@ -16,7 +17,7 @@ from diffbir_jax.sampling.loop import image_keys, sample
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sharding import batch_sharding, replicated, tree_shardings
 from diffbir_jax.training.control_images import Stage2Options, abstract_frozen, abstract_trainable, make_loss
-from diffbir_jax.training.state import init_state, make_optimizer, make_step
+from diffbir_jax.training.state import init_state, make_optimizer, make_step, on_mesh
 from diffbir_jax.weights.loading import PRECISIONS, abstract_params, stored
 
 PRECISION = "bf16"
@@ -49,7 +50,7 @@ def training_step(preset: Preset, mesh: Mesh, images: int, remat: bool) -> Progr
     )
     where, everywhere = tree_shardings(state, mesh, config.sharding_rules), replicated(mesh)
     step = jax.jit(
-        make_step(make_loss(preset, options), optimizer, config.train.ema_decay),
+        on_mesh(make_step(make_loss(preset, options), optimizer, config.train.ema_decay), mesh),
         in_shardings=(where, everywhere, batch_sharding(mesh)),
         out_shardings=(where, everywhere),
         donate_argnums=0,
@@ -80,6 +81,12 @@ def sampling(
     options, side = options or SAMPLING, side or SIDE
 
     def restore(
+        params: dict[str, Params], clean: jax.Array, context: tuple[jax.Array, jax.Array]
+    ) -> jax.Array:
+        with batches_over(mesh):
+            return stage2(params, clean, context)
+
+    def stage2(
         params: dict[str, Params], clean: jax.Array, context: tuple[jax.Array, jax.Array]
     ) -> jax.Array:
         generator, vae = Generator(preset, params, dtype), preset.make_vae(dtype)

@@ -71,6 +71,7 @@ def tiny_config(objective: str, *, crop: int, batch_size: int, steps: int, lr: f
     config.preset = "tiny"
     config.objective = objective
     config.seed = 0
+    config.init = placeholder(str)  # weights to start from, see docs/training.md
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
     # (parameter path regex, mesh axis per dimension): kernels are split over fsdp along their last axis.
     config.sharding_rules = ((r"kernel$", ("fsdp",)),)

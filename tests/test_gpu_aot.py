@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.gpu_aot import TARGETS, Case, case_of, kinds, largest, parser, row
+from benchmarks.gpu_aot import TARGETS, Case, capability_of, case_of, kinds, largest, parser, row
 
 HLO = """
 %fusion.1 = (bf16[2,64]{1,0}, f32[8]{0}) fusion(%p), metadata={op_name="jit(f)/norm/mul" stack_frame_id=1}
@@ -53,3 +53,8 @@ def test_training_is_compiled_as_it_runs() -> None:
 
 def test_targets_are_of_four_kinds() -> None:
     assert {file.stem for file in TARGETS.glob("*.txt")} == {"h100", "a100", "rtx4090", "l4"}
+
+
+def test_the_capability_of_a_target() -> None:
+    found = {path.stem: capability_of(path.stem) for path in TARGETS.glob("*.txt")}
+    assert found == {"h100": 9.0, "a100": 8.0, "rtx4090": 8.9, "l4": 8.9}

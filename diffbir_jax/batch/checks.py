@@ -22,6 +22,7 @@ STAGE2_ONLY = {
     "std_map",
     "guidance_map",
     "fidelity_mask",
+    "lora",
 } - {"tile"}
 
 
@@ -50,6 +51,8 @@ def check_flags(args: argparse.Namespace, recipe: "Recipe") -> None:
         raise FlagError(
             "--stage1-only knows no --n-samples, --guidance-map and --fidelity-mask: leave them out"
         )
+    if recipe.stage1_only and recipe.lora:
+        raise FlagError("--stage1-only runs no network that --lora changes; leave one of them out")
     if recipe.n_samples > 1 and not detail_of(recipe):
         raise FlagError(
             f"--n-samples is {recipe.n_samples}, but without generated detail all samples are equal; give --detail "

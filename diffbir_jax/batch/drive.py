@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 import jax
@@ -118,7 +117,7 @@ class Driver:
                     keep=recipe.keeps_stages,
                     with_fidelity=fidelity,
                     stage1_only=recipe.stage1_only,
-                    listen=self._journal.listen,
+                    listen=self._listen,
                 )
                 return
             except Exception as error:
@@ -126,6 +125,11 @@ class Driver:
                     raise
                 for position in [*self._pending]:
                     self._fail(self._taken(position)[0].job, error)
+
+    def _listen(self, progress: Progress) -> None:
+        """Show how far a stage is, and end if a signal came whose exception a library lost."""
+        told.heed()
+        self._journal.listen(progress)
 
     def _taken(self, position: int) -> tuple[Loaded, float]:
         """The job of an outcome, no longer pending, and the seconds that it took."""
@@ -212,13 +216,11 @@ def interruptible() -> Iterator[_Leave]:
         yield _Leave()
         return
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, told.interrupt)
     try:
         yield _Leave()
     finally:
+        told.asked = False
         for number, handler in before.items():
             signal.signal(number, handler)

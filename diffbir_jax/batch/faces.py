@@ -12,6 +12,7 @@ from diffbir_jax.faces.networks import differing, with_networks
 from diffbir_jax.faces.restoring import FaceRestorer, Way
 from diffbir_jax.models.presets import VARIANTS, Preset
 from diffbir_jax.restoration.first_use import Allow, provide
+from diffbir_jax.restoration.loras import merging
 from diffbir_jax.weights.loading import weight_files, with_stage1
 
 # Versions that saw faces in training, beside those with networks of their own for the task.
@@ -54,7 +55,8 @@ def face_restorer(recipe: Recipe, restorer: Any, crops: CropNetworks) -> FaceRes
     assert recipe.faces is not None
     faces = restorer
     if crops.preset is not None:
-        faces = with_networks(restorer, crops.preset, recipe.weights, crops.files)
+        change = merging(crops.preset, recipe.lora)
+        faces = with_networks(restorer, crops.preset, recipe.weights, crops.files, change)
         faces.programs.compiling = restorer.programs.compiling
     word = recipe.background if recipe.background in BACKGROUNDS else "resize"
     # SFace comes with a package that whoever wants identities installs.

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from diffbir_jax.batch.jobs import Job, check_jobs
@@ -22,6 +22,7 @@ from diffbir_jax.files.checked import file_name
 from diffbir_jax.files.digest import sha256, weights_record
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import device, versions
+from diffbir_jax.restoration.lora_flag import Lora
 
 DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, "paths", "list", "memory_gb", "vae_norms"} - {*PLACES}
 
@@ -48,7 +49,23 @@ def recipe_of(args: argparse.Namespace) -> tuple[Recipe, Sidecar]:
         raise FlagError("--stage1 is given, but the sidecar's stage 1 is the version's own; leave it out")
     if "background" in changes and recipe.backs is None:
         raise FlagError("--background is given, but the sidecar knows no folder of backgrounds; leave it out")
+    if "lora" in changes:
+        changes["lora"] = moved_loras(recipe.lora, changes["lora"])
     return dataclasses.replace(recipe, **changes), record
+
+
+def moved_loras(then: Sequence[Lora], now: Sequence[Lora]) -> tuple[Lora, ...]:
+    """Return the LoRAs of a sidecar where they are now, in its order; FlagError for others than it names."""
+    if len(then) != len(now):
+        raise FlagError(
+            f"--lora is given {len(now)} times, the sidecar names {len(then)}; give each one, in its order"
+        )
+    for old, new in zip(then, now):
+        if new.scale not in (1.0, old.scale):
+            raise FlagError(
+                f"--lora {new.path} has the scale {new.scale:g}, the sidecar {old.scale:g}; leave it out"
+            )
+    return tuple(Lora(new.path, old.scale) for old, new in zip(then, now))
 
 
 def check_backgrounds(recipe: Recipe, record: Sidecar) -> None:
@@ -117,9 +134,13 @@ def check_weights(record: Sidecar, weights: Mapping[str, Path]) -> None:
         there = module in found and module in wanted
         if not there or found[module]["sha256"] != wanted[module].sha256:
             file = weights.get(module) or wanted[module].file
+            lora = module.startswith("lora_")
+            instead = (
+                "the original file as --lora" if lora else "the folder of the original ones as --weights"
+            )
             raise ImageFileError(
                 f"{file}: the weights of {module} are not those that the sidecar names (their SHA-256 differs); "
-                "give the folder of the original ones as --weights"
+                f"give {instead}"
             )
 
 

@@ -1,8 +1,10 @@
 """A run from its flags to its exit code: find the jobs, load the networks, restore, report."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,10 +21,12 @@ from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
 from diffbir_jax.batch.sidecar import Recorder, Sidecar
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.interrupts import told
 from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.files.folders import check_folder, make_folder
 from diffbir_jax.files.records import write_record
 from diffbir_jax.models.presets import Preset
+from diffbir_jax.restoration import loras
 from diffbir_jax.restoration.first_use import Allow, ask, permit, provide
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sharding import make_mesh
@@ -112,7 +116,8 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     allow = permit if settings.yes else ask
     preset, files = networks(recipe, ready=jobs[0].clean is not None, allow=allow)
     crops = crop_networks(recipe, preset, files, allow)
-    recorded = files | {f"face_{name}": file for name, file in crops.files.items()}
+    faces = {f"face_{name}": file for name, file in crops.files.items()}
+    recorded = files | faces | loras.recorded(recipe.lora)
     if work.record is not None:
         check_weights(work.record, recorded)
     restorer = load(preset, recipe, files, journal)
@@ -144,12 +149,22 @@ def networks(recipe: Recipe, ready: bool, allow: Allow) -> tuple[Preset, dict[st
     return preset, weight_files(preset, recipe.weights, modules)
 
 
+@contextmanager
+def compiling(journal: Journal, doing: str) -> Iterator[None]:
+    """Show what is compiled. XLA loses exceptions of signals, so these are raised again before and after."""
+    told.heed()
+    with journal.meter.apart(f"compiling: {doing}"):
+        yield
+    told.heed()
+
+
 def load(preset: Preset, recipe: Recipe, modules: Mapping[str, Path], journal: Journal) -> Restorer:
     """Load the networks, for all devices of this host; the journal shows what is compiled."""
     dtype, devices = PRECISIONS[recipe.precision], jax.local_devices()
     mesh = make_mesh(devices=devices) if len(devices) > 1 else None
-    restorer = Restorer(preset, load_params(preset, recipe.weights, dtype, modules), dtype, mesh)
-    restorer.programs.compiling = lambda doing: journal.meter.apart(f"compiling: {doing}")
+    change = loras.merging(preset, recipe.lora)
+    restorer = Restorer(preset, load_params(preset, recipe.weights, dtype, modules, change), dtype, mesh)
+    restorer.programs.compiling = partial(compiling, journal)
     return restorer
 
 

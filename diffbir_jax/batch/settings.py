@@ -15,6 +15,7 @@ from diffbir_jax.files.checked import checked
 from diffbir_jax.models.attention import Backend
 from diffbir_jax.models.presets import PRESETS, Preset, Task, get_preset
 from diffbir_jax.restoration.flags import options_from
+from diffbir_jax.restoration.lora_flag import Lora
 from diffbir_jax.restoration.names import FACES, PRECISIONS
 from diffbir_jax.sampling.options import Options
 
@@ -22,7 +23,7 @@ Format = Literal["png", "jpeg", "webp", "tiff", "same"]
 BitDepth = Literal["same", "8", "16"]
 AnyTask = Task | Literal["faces"]
 # These say where the sidecar's files are now. The sidecar alone decides the rest of a recipe.
-PLACES = ("weights", "stage1", "background")
+PLACES = ("weights", "stage1", "background", "lora")
 # More is a wrong unit, such as per cent, or a slip of the finger.
 MOST_UPSCALE, MOST_SAMPLES = 1000, 1000
 
@@ -41,6 +42,7 @@ class Recipe:
         faces: which faces are restored and how they are pasted; None without --task faces.
         background: what they are pasted into: a word of `faces.flags.BACKGROUNDS`, or a folder.
         save_faces: whether crops are written.
+        lora: LoRA files that are merged into the networks.
         attention: how networks compute attention.
     """
 
@@ -63,6 +65,7 @@ class Recipe:
     faces: Faces | None = None
     background: str = "sr"
     save_faces: bool = False
+    lora: tuple[Lora, ...] = ()
     attention: Backend = "auto"
 
     def __post_init__(self) -> None:
@@ -190,6 +193,7 @@ def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Set
 def recipe_from(args: argparse.Namespace) -> Recipe:
     """Return the recipe that the flags describe; FlagError for options out of range."""
     values = {name: getattr(args, name) for name in RECIPE_FIELDS}
+    values["lora"] = tuple(args.lora or ())
     values["stage1_only"] |= get_preset(args.version).stage1_only
     try:
         return Recipe(**values, options=options_from(args), faces=faces_from(args))
@@ -216,7 +220,8 @@ def faces_from(args: argparse.Namespace) -> Faces | None:
 def as_record(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe in a form that JSON can hold."""
     record = dataclasses.asdict(recipe)
-    return record | {"weights": None if recipe.weights is None else str(recipe.weights)}
+    loras = [{"path": str(lora.path), "scale": lora.scale} for lora in recipe.lora]
+    return record | {"weights": None if recipe.weights is None else str(recipe.weights), "lora": loras}
 
 
 def from_record(record: dict[str, Any]) -> Recipe:

@@ -76,7 +76,7 @@ class Sidecar:
 
     def __post_init__(self) -> None:
         """Refuse names that lie elsewhere than beside the other results."""
-        if Path(self.name).name != self.name or self.name == ".." or {*self.name} & {"\\", "\0"}:
+        if Path(self.name).name != self.name or self.name == ".." or {*self.name} & {"\\", ":", "\0"}:
             raise UserError(f"name is {self.name!r}; allowed are file names without folders")
 
 

@@ -39,6 +39,7 @@ PROGRAMS = {
     "serve": Program("diffbir_jax.cli.serve", "restore photos for clients by HTTP"),
     "web": Program("diffbir_jax.cli.web", "restore photos on a page in the browser"),
     "train": Program("diffbir_jax.cli.train", "train a stage from a configuration"),
+    "finetune": Program("diffbir_jax.cli.finetune", "adapt a version to a few photos by a LoRA"),
     "sweep": Program("diffbir_jax.cli.sweep", "train all combinations of some settings"),
     "evaluate": Program("diffbir_jax.cli.evaluate", "score results, and compare scores"),
     "convert": Program("diffbir_jax.cli.convert_weights", "convert published weights, and back"),

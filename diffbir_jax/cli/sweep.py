@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(args, name) is None:
             parser.refuse(f"--{name} is missing; see {PROG} --help")
     workdir = Path(args.workdir).expanduser().absolute()
-    arguments = ["--config", args.config, *(["--photos", args.photos] if args.photos else []), *words]
+    photos = ["--photos", args.photos] if args.photos else ["--pairs", *args.pairs] if args.pairs else []
+    arguments = ["--config", args.config, *photos, *words]
     try:
         require("train")
         from diffbir_jax.training.grid import parse_grid
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def read(args: argparse.Namespace, words: Sequence[str], overrides: dict[str, str]) -> Any:
     """Return the configuration of a run, so that a bad run is found before the first run starts."""
     settings = [f"--config.{key}={value}" for key, value in overrides.items()]
-    return configurations.read(args.config, [*words, *settings], args.photos)
+    return configurations.read(args.config, [*words, *settings], args.photos, args.pairs)
 
 
 def run(parser: Parser, grid: Sequence[dict[str, str]], workdir: Path, arguments: Sequence[str]) -> None:

@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run(config, args)
 
 
-def run(config: Any, args: argparse.Namespace) -> None:
-    """Run the loop; bad input ends with a message."""
+def run(config: Any, args: argparse.Namespace, prog: str = PROG) -> None:
+    """Run the loop; bad input ends with a message of the program `prog`."""
     from absl import logging
 
     from diffbir_jax.training.loop import DivergedError, train
@@ -89,15 +89,15 @@ def run(config: Any, args: argparse.Namespace) -> None:
         train(config, args.workdir)
     except OSError as error:
         # An error of the system comes at any time; one of ours says itself what to do.
-        leave(f"{one_line(error)}; the same command goes on" if error.errno else error)
+        leave(f"{one_line(error)}; the same command goes on" if error.errno else error, prog)
     except DivergedError as error:
-        leave(error)
+        leave(error, prog)
     except UserError as error:
-        sys.exit(f"{PROG}: {error}")  # may be a list, a problem per line
+        sys.exit(f"{prog}: {error}")  # may be a list, a problem per line
     except KeyboardInterrupt:
-        leave("stopped before the first step, so there is nothing to save.")
+        leave("stopped before the first step, so there is nothing to save.", prog)
 
 
-def leave(problem: object) -> NoReturn:
+def leave(problem: object, prog: str) -> NoReturn:
     """Exit with one line that states the problem."""
-    sys.exit(f"{PROG}: {' '.join(str(problem).split())}")
+    sys.exit(f"{prog}: {' '.join(str(problem).split())}")

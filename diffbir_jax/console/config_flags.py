@@ -18,6 +18,8 @@ def add_config_flags(parser: Parser) -> None:
     add("--config", metavar="NAME", help=config)
     photos = "folder of photos to train on, in place of the configuration's; part of them is held out"
     add("--photos", metavar="DIR", help=f"{photos} (default: those of the configuration)")
+    pairs = "folders of degraded and of clean photos of the same names, in place of --photos; nothing is degraded then"
+    add("--pairs", nargs=2, metavar=("LQ", "HQ"), help=f"{pairs} (default: none)")
     # Read by ml_collections, which knows what the configuration has.
     add(
         "--config.KEY",
@@ -68,6 +70,6 @@ def read_config(parser: Parser, args: argparse.Namespace, words: Sequence[str]) 
     """Return the configuration of a command line; what is wrong with it ends the process with one line."""
     try:
         require("train")
-        return configurations.read(args.config, words, args.photos)
+        return configurations.read(args.config, words, args.photos, args.pairs)
     except UserError as error:
         parser.refuse(error)

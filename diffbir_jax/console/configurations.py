@@ -26,20 +26,30 @@ def names() -> dict[str, str]:
     }
 
 
-def read(given: str, changes: Sequence[str] = (), photos: str | None = None) -> Any:
+def read(
+    given: str,
+    changes: Sequence[str] = (),
+    photos: str | None = None,
+    pairs: Sequence[str] | None = None,
+) -> Any:
     """Return a configuration with changes.
 
     Args:
         given: as `load` takes it.
         changes: `--config.KEY=VALUE`, or these as two words each.
         photos: folder of photos that takes the place of the configuration's data source.
+        pairs: folders of degraded and of clean photos that take its place.
 
     Raises:
-        UserError: there is no such configuration or setting, or a value does not fit.
+        UserError: there is no such configuration or setting, a value does not fit, or both kinds of photos are given.
     """
     config = load(given)
+    if photos is not None and pairs is not None:
+        raise UserError("--photos and --pairs are both given; give one of them")
     if photos is not None:
         use_photos(config, photos)
+    if pairs is not None:
+        use_pairs(config, *pairs)
     return changed(config, changes)
 
 
@@ -116,6 +126,24 @@ def use_photos(config: Any, folder: str) -> None:
         config.data.validation = None
     else:
         config.data.update(folder=folder, held_out="")
+
+
+def use_pairs(config: Any, lq: str, hq: str) -> None:
+    """Let a configuration train on pairs of two folders, part of which it holds out; nothing is degraded."""
+    from ml_collections import ConfigDict
+
+    data = config.data
+    if "source" not in data:
+        size = {
+            name: data[name] for name in ("batch_size", "validation_size", "cache", "pool") if name in data
+        }
+        data = config.data = ConfigDict(
+            {"crop": {"kind": "random", "size": data.crop.size}, "workers": 0, "keep_decoded": 1024, **size}
+        )
+        data.update(flip=True, rotate=True)
+    data.source = ConfigDict({"kind": "pairs", "lq": lq, "hq": hq})
+    data.validation = None
+    data.degradation = None
 
 
 def changed(config: Any, changes: Sequence[str]) -> Any:

@@ -2,8 +2,9 @@
 
 import contextlib
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -53,8 +54,17 @@ def terminable() -> Iterator[Told]:
     numbers = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         numbers.append(signal.SIGINT)
-    with _handled(dict.fromkeys(numbers, told.interrupt)):
-        yield told
+    hook, sys.unraisablehook = sys.unraisablehook, _without_interrupts(sys.unraisablehook)
+    try:
+        with _handled(dict.fromkeys(numbers, told.interrupt)):
+            yield told
+    finally:
+        sys.unraisablehook = hook
+
+
+def _without_interrupts(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same, silent on exceptions of our signals that a library loses: `Told.heed` raises them again."""
+    return lambda lost: None if isinstance(lost.exc_value, KeyboardInterrupt) else hook(lost)
 
 
 def undisturbed() -> contextlib.AbstractContextManager[None]:

@@ -17,14 +17,13 @@ from diffbir_jax.conversion.engine import DAMAGED, ConversionError, Params, conv
 from diffbir_jax.conversion.files import State, read_all
 from diffbir_jax.conversion.from_torch import origin_of
 from diffbir_jax.conversion.lora import Adapter, adapters, deltas, is_lora, to_peft, tree
+from diffbir_jax.conversion.lora_files import LORA
 from diffbir_jax.conversion.output import check_names, together
 from diffbir_jax.conversion.published import FACES, Method, method_of
 from diffbir_jax.conversion.report import Entry, read_report, write_report
 from diffbir_jax.conversion.stored import CheckpointError
 from diffbir_jax.models.lora import adapted_layers
 from diffbir_jax.weights.safetensors import flatten, load_tree, read_metadata, write_arrays
-
-LORA = "lora"
 
 
 class Output(NamedTuple):

@@ -81,6 +81,15 @@ def unet_rules(config: UNetConfig) -> Rules:
         yield replace(rule, key=_name(rule, UNET, len(config.channel_mult)))
 
 
+def control_rules(config: UNetConfig) -> Rules:
+    """`IRControlNet` with diffusers' names of the same layers: those of the UNet, and of ControlNetModel at the end."""
+    rules = list(stable_diffusion.controlnet_rules(config))
+    last = max(int(found[1]) for rule in rules if (found := re.match(r"zero_conv_(\d+)/", rule.path)))
+    ends = ((rf"^zero_conv_{last}/", "controlnet_mid_block/"), (r"^zero_conv_", "controlnet_down_blocks/"))
+    for rule in rules:
+        yield replace(rule, key=_name(rule, (*ends, *UNET), len(config.channel_mult)))
+
+
 def vae_rules(config: VAEConfig) -> Rules:
     """`AutoencoderKL` as diffusers' class of the same name, with attention of dense layers."""
     for rule in stable_diffusion.vae_rules(config):

@@ -23,8 +23,15 @@ from diffbir_jax.weights.safetensors import unflatten
 # Prefixes of a network's layers. A file without any is of the UNet.
 NETWORKS = {
     "unet": ("state_dict_unet.", "unet.", "base_model.model.", "lora_unet_"),
+    "control": ("control.", "controlnet."),
     "vae": ("state_dict_vae.", "vae."),
     "text": ("text_encoder.", "lora_te_", "lora_te1_"),
+}
+RULES = {
+    "unet": diffusers.unet_rules,
+    "control": diffusers.control_rules,
+    "vae": diffusers.vae_rules,
+    "text": diffusers.clip_rules,
 }
 # Names of a layer's factors; A is what its input meets first.
 ROLES = {"A": "a", "B": "b", "down": "a", "up": "b", "alpha": "alpha"}
@@ -73,7 +80,7 @@ class Adapter:
     """The layers that one adapter changes.
 
     Attributes:
-        network: "unet", "vae" or "text".
+        network: "unet", "control", "vae" or "text".
         name: its name; `PLAIN` if the file has none.
         layers: diffusers' name of a layer -> {"a", "b"} and perhaps "alpha", arrays in PyTorch's layout.
     """
@@ -86,9 +93,8 @@ class Adapter:
 @functools.cache
 def places(network: str, config: UNetConfig | VAEConfig | CLIPTextConfig) -> Mapping[str, Place]:
     """Return the place of every layer with a kernel, by its name in diffusers or transformers."""
-    rules = {"unet": diffusers.unet_rules, "vae": diffusers.vae_rules, "text": diffusers.clip_rules}[network]
     found: dict[str, Place] = {}
-    for rule in rules(config):  # pyright: ignore[reportArgumentType]
+    for rule in RULES[network](config):  # pyright: ignore[reportArgumentType]
         layer = re.sub(r"\.(in_proj_)?weight$", "", rule.key)
         if not rule.path.endswith("/kernel"):
             continue
@@ -110,7 +116,7 @@ def adapters(state: Mapping[str, Any], configs: Mapping[str, Any]) -> list[Adapt
 
     Args:
         state: key -> array; only the keys of LoRAs.
-        configs: sizes of "unet", "vae" and "text", as far as the file has them.
+        configs: sizes of "unet", "control", "vae" and "text", as far as the file has them.
 
     Raises:
         ConversionError: a key names no layer, or a layer lacks a factor; all are listed.

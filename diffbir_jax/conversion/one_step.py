@@ -136,4 +136,4 @@ PREDICTOR = Architecture(
     "noise_predictor", NoisePredictorConfig, predictor_sizes, predictor_rules, abstract_predictor
 )
 # Sizes of the networks that LoRAs change.
-SIZES = {"unet": UNetConfig, "vae": VAEConfig, "text": CLIPTextConfig}
+SIZES = {"unet": UNetConfig, "control": UNetConfig, "vae": VAEConfig, "text": CLIPTextConfig}

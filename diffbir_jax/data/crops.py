@@ -56,6 +56,51 @@ class Crop:
         """
         return augment(KINDS[self.kind](image, rng, self), rng, self.flip, self.rotate)
 
+    def pair(self, hq: np.ndarray, lq: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return crops of a pair from the same place, without resizing either; `lq`'s is as much smaller as its photo.
+
+        Args:
+            hq: (s H, s W, 3) uint8, for a whole number s.
+            lq: (H, W, 3) uint8.
+            rng: draws place, flip and turns. The place of kind "center" is the middle, that of "random" and "scaled"
+                any; "none" takes pairs of the crop's size.
+
+        Returns:
+            (size, size, 3) and (size / s, size / s, 3) uint8.
+
+        Raises:
+            BrokenExampleError: sides are no multiples, or smaller than the crop, or `size` is no multiple of s.
+        """
+        factor, side = self._factor(hq, lq), self.size
+        spare = [length - side // factor for length in lq.shape[:2]]
+        if self.kind == "center":
+            place = [n // 2 for n in spare]
+        else:
+            place = [int(rng.integers(n + 1)) for n in spare]
+        state = int(rng.integers(2**63))
+
+        def cut(image: np.ndarray, scale: int) -> np.ndarray:
+            top, left = (scale * start for start in place)
+            part = image[top:, left:][: side * scale // factor, : side * scale // factor]
+            # Each image has its own generator in the same state: both are mirrored and turned alike.
+            return augment(part, np.random.default_rng(state), self.flip, self.rotate)
+
+        return cut(hq, factor), cut(lq, 1)
+
+    def _factor(self, hq: np.ndarray, lq: np.ndarray) -> int:
+        """Return the scale between the images of a pair that crops can be cut from."""
+        (height, width), (small, narrow) = hq.shape[:2], lq.shape[:2]
+        sizes = f"HQ is {width}x{height} pixels, LQ {narrow}x{small}"
+        factor = height // small
+        if factor < 1 or (height, width) != (factor * small, factor * narrow):
+            raise BrokenExampleError(f"{sizes}; HQ must be 1, 2, 3 ... times as large, along both sides")
+        if self.size % factor:
+            raise BrokenExampleError(f"{sizes}; the crop's size {self.size} must be a multiple of {factor}")
+        if self.size > min(height, width) or (self.kind == "none" and (height, width) != 2 * (self.size,)):
+            allowed = "exactly" if self.kind == "none" else "at least"
+            raise BrokenExampleError(f"{sizes}; HQ must have {allowed} {self.size}x{self.size} for this crop")
+        return factor
+
 
 def augment(crop: np.ndarray, rng: np.random.Generator, flip: bool, rotate: bool) -> np.ndarray:
     """Return a square (S, S, C), mirrored with probability 1/2 and rotated by a random number of quarter turns."""

@@ -39,14 +39,15 @@ class Decoded:
         example = self.source[index]
         try:
             image = pixels(example.image)
+            lq = None if example.lq is None else pixels(example.lq)
         except BrokenExampleError:
             return example  # its next decoder reports the error with the example's name
-        example = replace(example, image=image)
+        example, size = replace(example, image=image, lq=lq), image.nbytes + (0 if lq is None else lq.nbytes)
         with self._lock:
             # Another thread may have decoded the same image meanwhile; its bytes must not count twice.
-            if index not in self._kept and self._used + image.nbytes <= self.room:
+            if index not in self._kept and self._used + size <= self.room:
                 self._kept[index] = example
-                self._used += image.nbytes
+                self._used += size
         return example
 
     # A lock cannot be pickled, and pixels are too large to send to workers.

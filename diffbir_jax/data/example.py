@@ -38,11 +38,13 @@ class Example:
         name: its origin, for messages: a path, or a shard and the key within it.
         image: the bytes of an image file, or pixels (H, W, 3) uint8 RGB.
         captions: texts by kind, `short` and `long`; empty if the source has none.
+        lq: the degraded image of a pair, like `image`; None if the image is to be degraded.
     """
 
     name: str
     image: bytes | np.ndarray
     captions: Mapping[str, str] = field(default_factory=dict)
+    lq: bytes | np.ndarray | None = None
 
 
 class Source(Protocol):

@@ -9,9 +9,9 @@ import numpy as np
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.decoding import pixels
 from diffbir_jax.data.degradation import Degraded
-from diffbir_jax.data.example import BrokenExampleError, DataError, Source
+from diffbir_jax.data.example import BrokenExampleError, DataError, Example, Source
 from diffbir_jax.data.order import index_at
-from diffbir_jax.imaging.bytes import to_depth
+from diffbir_jax.imaging.bytes import resize_bytes, to_depth
 
 DTYPES = ("uint8", "float32")
 # Number of examples to try for one place in a batch before the run stops.
@@ -30,9 +30,10 @@ class Items:
     Attributes:
         source: the source of examples.
         crop: (image (H, W, 3) uint8, rng) -> crop (S, S, 3) uint8; it may raise BrokenExampleError.
-        degrade: (crop, rng) -> Degraded with an `lq` of the crop's size; None for items without `lq`.
+        degrade: (crop, rng) -> Degraded; None for items without `lq`.
         caption: (captions by kind, rng) -> text, or None for items without `prompt`.
         seed: seed of the order and of all draws, in [0, 2**32).
+        pair: (hq, lq, rng) -> crops of both, for examples that are pairs; see `Crop.pair`.
         dtype: "uint8" (rounded; a quarter of the bytes) or "float32" (in [0, 1]).
 
     Raises:
@@ -46,6 +47,7 @@ class Items:
     caption: Callable[[Mapping[str, str], np.random.Generator], str] | None = None
     seed: int = 0
     dtype: str = "uint8"
+    pair: Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -87,19 +89,31 @@ class Items:
     def _make(self, index: int, rng: np.random.Generator) -> Item:
         example = self.source[index]
         try:
-            hq = self.crop(pixels(example.image), rng)
+            images = self._images(example, rng)
         except BrokenExampleError as error:
             raise BrokenExampleError(f"{example.name}: {error}") from error
-        images = {"hq": hq}
-        if self.degrade is not None:
-            pair = self.degrade(hq, rng)
-            if pair.lq.shape != hq.shape:
-                raise DataError(
-                    f"lq is {pair.lq.shape}, hq {hq.shape}: set data.degradation.enlarge, or a last resize"
-                )
-            images = {"hq": pair.hq, "lq": pair.lq}
         item: Item = {name: _stored(image, self.dtype) for name, image in images.items()}
         return item if self.caption is None else item | {"prompt": self.caption(example.captions, rng)}
+
+    def _images(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return the crop, and the degraded one of a pair or by a degradation."""
+        if example.lq is not None and self.pair is not None:
+            try:
+                degraded = pixels(example.lq)
+            except BrokenExampleError as error:
+                raise BrokenExampleError(f"its LQ {error}") from error
+            hq, lq = self.pair(pixels(example.image), degraded, rng)
+            return {"hq": hq, "lq": enlarged(lq, hq.shape[:2])}
+        hq = self.crop(pixels(example.image), rng)
+        if self.degrade is None:
+            return {"hq": hq}
+        made = self.degrade(hq, rng)
+        return {"hq": made.hq, "lq": enlarged(made.lq, hq.shape[:2])}
+
+
+def enlarged(lq: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+    """Return an input of the target's size: itself, or enlarged from 8 bits as in restoration, as users have files."""
+    return lq if lq.shape[:2] == sides else resize_bytes(to_depth(lq, np.uint8), sides)
 
 
 def _stored(image: np.ndarray, dtype: str) -> np.ndarray:

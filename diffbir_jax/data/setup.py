@@ -66,14 +66,18 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
         raise UserError(f"config.data has no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
     if missing := [name for name in REQUIRED if name not in data]:
         raise UserError(f"config.data lacks {', '.join(missing)}")
+    if degrades_pairs(data):
+        raise DataError(
+            "data.source holds pairs, so set data.degradation to None: nothing degrades their LQ again"
+        )
     train, held_out = _parts(data)
     degradation, captions = data.get("degradation"), data.get("captions")
     if captions:
         _look_for_captions(train)
+    crop = build(Crop, data["crop"] | {name: data.get(name, False) for name in ("flip", "rotate")}, "crop")
     make = {
-        "crop": build(
-            Crop, data["crop"] | {name: data.get(name, False) for name in ("flip", "rotate")}, "crop"
-        ),
+        "crop": crop,
+        "pair": crop.pair,
         "degrade": degradation and make_degradation(degradation),
         "caption": captions and partial(choose, config=build(CaptionConfig, captions, "captions")),
         "dtype": data.get("dtype", "uint8"),
@@ -84,6 +88,13 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
         Loader(Items(_kept(train, data), seed=seed, **make), data["batch_size"], host, hosts, **settings),
         Loader(Items(held_out, seed=seed + 1, **make), _validation_size(data, held_out), **settings),
     )
+
+
+def degrades_pairs(data: Mapping[str, Any]) -> bool:
+    """Whether pairs would meet a degradation."""
+    source = data["source"]
+    paired = source.get("kind") == "pairs" or source.get("lq_column") or source.get("pairs")
+    return bool(paired and data.get("degradation"))
 
 
 def _look_for_captions(source: Source) -> None:

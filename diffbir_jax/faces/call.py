@@ -17,6 +17,8 @@ from diffbir_jax.faces.networks import differing, with_networks
 from diffbir_jax.faces.whole import restore_faces
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.restoration import restore as images
+from diffbir_jax.restoration.lora_flag import Lora
+from diffbir_jax.restoration.loras import merging
 from diffbir_jax.restoration.names import FACES
 from diffbir_jax.restoration.pictures import Picture, is_one
 from diffbir_jax.restoration.restorer import Restorer
@@ -72,6 +74,7 @@ def _with_faces(
     upscale: float = 4.0,
     stage1: str | None = None,
     weights: str | Path | None = None,
+    lora: Any = (),
     precision: str = "fp32",
     stage1_only: bool = False,
     memory_gb: float | None = None,
@@ -99,7 +102,8 @@ def _with_faces(
             "photo, or faces.restore_faces, which gives crops"
         )
     one = is_one(pictures)
-    faces, behind = _networks(version, word == "sr", stage1, weights, precision, download)
+    files = images.loras_of(lora)
+    faces, behind = _networks(version, word == "sr", stage1, weights, precision, download, files)
     found = restore_faces(
         [pictures] if one else list(pictures),
         faces,
@@ -135,10 +139,11 @@ def _networks(
     weights: str | Path | None,
     precision: str,
     download: bool,
+    lora: tuple[Lora, ...],
 ) -> tuple[Restorer, Restorer]:
     """The restorers of crops and of backgrounds, which are one where nothing differs or no background is restored."""
-    behind = images.loaded(version, "sr" if restored else "face", stage1, weights, precision, download)
+    behind = images.loaded(version, "sr" if restored else "face", stage1, weights, precision, download, lora)
     preset = with_stage1(get_preset(version, "face"), stage1, weights)
     if not (names := differing(preset, behind.preset)):
         return behind, behind
-    return with_networks(behind, preset, weights, names), behind
+    return with_networks(behind, preset, weights, names, merging(preset, lora)), behind

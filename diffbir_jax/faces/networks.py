@@ -1,8 +1,9 @@
 """Two restorers of one version: that of photos and that of aligned faces share all networks but a few."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from diffbir_jax.models.apply import Params
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.weights.loading import load_params
@@ -22,7 +23,11 @@ def differing(preset: Preset, other: Preset) -> list[str]:
 
 
 def with_networks(
-    restorer: Restorer, preset: Preset, folder: str | Path | None, names: Iterable[str]
+    restorer: Restorer,
+    preset: Preset,
+    folder: str | Path | None,
+    names: Iterable[str],
+    change: Callable[[dict[str, Params]], dict[str, Params]] | None = None,
 ) -> Restorer:
     """A restorer of another preset that shares the networks of `restorer`, but for some that are loaded.
 
@@ -31,8 +36,9 @@ def with_networks(
         preset: the other preset.
         folder: of the weights, see `load_params`.
         names: of the networks to load.
+        change: see `load_params`; that of `restorer`.
     """
-    own = load_params(preset, folder, restorer.dtype, names)
+    own = load_params(preset, folder, restorer.dtype, names, change)
     # An encoder of the condition belongs to its control.
     left = {*own, "condition"} if "control" in own else {*own}
     shared = {name: params for name, params in restorer.params.items() if name not in left}

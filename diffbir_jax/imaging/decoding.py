@@ -153,7 +153,8 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Decoded:
         with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
             image.load()
             samples, icc = from_pillow(image, icc)
-    return Decoded(samples, carried(tags, tags.get(XMP), icc), notes)
+    pages = ("has several pages; its first image is taken",) if tiff.has_pages(data) else ()
+    return Decoded(samples, carried(tags, tags.get(XMP), icc), (*pages, *notes))
 
 
 def _deep_png(data: bytes) -> np.ndarray:

@@ -34,11 +34,12 @@ _INNER = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop)
 _MOST = 8
 
 
-def check_directories(data: bytes) -> None:
-    """Check the first directory of a TIFF structure, and the directories of EXIF within it.
+def check_directories(data: bytes, at: int | None = None) -> None:
+    """Check a directory of a TIFF structure, and the directories of EXIF within it.
 
     Args:
         data: a TIFF file, or EXIF without its name.
+        at: where the directory lies; by default that of the first.
 
     Raises:
         ImageFileError: the values of the directories are more bytes than there are.
@@ -46,7 +47,7 @@ def check_directories(data: bytes) -> None:
     order = "<" if data[:2] == b"II" else ">"
     # Offsets have 8 bytes in BigTIFF.
     wide = 8 if data[2:4] in (b"+\0", b"\0+") else 4
-    waiting, seen, total = [_number(data, order, wide, wide)], 0, 0
+    waiting, seen, total = [_number(data, order, wide, wide) if at is None else at], 0, 0
     while waiting and seen < _MOST:
         for tag, size, value in _entries(data, waiting.pop(), order, wide):
             # Up to `wide` bytes lie in the entry itself.

@@ -116,8 +116,10 @@ def scaled(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         ones are divided by the largest; and a note if that happened.
 
     Raises:
-        ImageFileError: negative numbers, or numbers that are not finite.
+        ImageFileError: negative or complex numbers, or numbers that are not finite.
     """
+    if values.dtype.kind not in "biuf":
+        raise ImageFileError(f"holds numbers of the kind {values.dtype}; give integers or floats from 0")
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all() or low < 0:
         raise ImageFileError(f"holds numbers from {low:g} to {high:g}; give numbers from 0")

@@ -21,8 +21,10 @@ _READABLE = (1, *_DEFLATE)
 _DNG = 50706
 # Photometric interpretations of raw files: colour filter array, linear raw.
 _SENSOR = (32803, 34892)
-# Pixels that a tile may have in an image of any size.
-_TILE = 1 << 20
+# Pixels that a tile may have in an image of any size, and that all tiles may have beyond four times their image.
+_TILE, _BEYOND = 1 << 20, 1 << 25
+# Channels and bits of a channel that a photo may have: libraries hold all of them before some are left out.
+_CHANNELS, _BITS = 16, 64
 
 
 class Layout(NamedTuple):
@@ -82,6 +84,20 @@ def first_directory(data: bytes) -> Tags:
     return tags
 
 
+def has_pages(data: bytes) -> bool:
+    """Whether another image follows the first one, which is not the same in small."""
+    head = data[: 16 if data[2] == 43 else 8]
+    first = TiffImagePlugin.ImageFileDirectory_v2(head)
+    file = io.BytesIO(data)
+    file.seek(first.next)
+    # Damage beyond the first image does not matter to it.
+    with contextlib.suppress(Exception):
+        first.load(file)
+        check_directories(data, first.next)
+        return first.next > 0 and not _numbers(_directory(data, head, first.next), 254, 0)[0] & 1
+    return False
+
+
 def _directory(data: bytes, head: bytes, offset: int | None = None, group: int | None = None) -> Tags:
     directory = TiffImagePlugin.ImageFileDirectory_v2(head, group=group)
     file = io.BytesIO(data)
@@ -94,13 +110,17 @@ def layout(tags: Tags) -> Layout:
     """Return the storage of a directory's image.
 
     Raises:
-        ImageFileError: the directory does not state the size.
+        ImageFileError: the directory does not state the size, or states more channels or bits than a photo has.
     """
     if not {256, 257} <= set(tags):
         raise ImageFileError("is damaged: it does not say how large its image is; copy or download it again")
     (width,), (height,), (samples,) = (_numbers(tags, tag, 1) for tag in (256, 257, 277))
     (photometric,), (planar,), (compression,) = (_numbers(tags, tag, 1) for tag in (262, 284, 259))
     bits, formats, extra = _numbers(tags, 258, 1), _numbers(tags, 339, 1), _numbers(tags, 338)
+    if not 1 <= samples <= _CHANNELS or not 1 <= max(bits) <= _BITS:
+        raise ImageFileError(
+            f"has {samples} channels of {max(bits)} bits; save it as RGB or gray with up to {_BITS} bits, or as PNG"
+        )
     return Layout(
         width, height, bits, formats, photometric, samples, extra, planar, compression, orientation_of(tags)
     )
@@ -112,30 +132,33 @@ def check_complete(tags: Tags, data: bytes) -> None:
     Decoders stop when they have enough pixels, even wrong ones, and never read the checksum of a deflated piece.
     """
     (compression,) = _numbers(tags, 259, 1)
-    number, most = _pieces(tags)
+    number, most, left = _pieces(tags)
     for offsets, counts in ((273, 279), (324, 325)):
         places = zip(_numbers(tags, offsets)[:number], _numbers(tags, counts), strict=False)
         for begin, count in places:
             if begin + count > len(data):
                 raise ImageFileError(CUT_OFF)
             if compression in _DEFLATE:
-                inflated_length(data[begin : begin + count], most)
+                left -= inflated_length(data[begin : begin + count], min(most, left))
 
 
-def _pieces(tags: Tags) -> tuple[int, int]:
-    """Return how many strips or tiles the image has, and how many bytes one of them may have."""
+def _pieces(tags: Tags) -> tuple[int, int, int]:
+    """Return how many strips or tiles the image has, and how many bytes one of them and all of them may have."""
     found, tiled = layout(tags), 324 in tags
     (wide,), (high,) = (_numbers(tags, tag, size) for tag, size in ((322, found.width), (323, found.height)))
     (rows,) = _numbers(tags, 278, found.height)
     width, height = (wide, high) if tiled else (found.width, min(rows, found.height))
-    if min(width, height) < 1 or width * height > max(4 * found.width * found.height, _TILE):
+    pixels, columns = 4 * found.width * found.height, -(-found.width // max(width, 1))
+    number = columns * -(-found.height // max(height, 1))
+    too_many = width * height > max(pixels, _TILE) or number * width * height > pixels + _BEYOND
+    if min(width, height) < 1 or too_many:
         raise ImageFileError(
             f"is damaged: it has tiles of {width}x{height} pixels; copy or download it again"
         )
     planes = found.samples if found.planar == 2 else 1
-    number = planes * -(-found.width // width) * -(-found.height // height)
     samples = 1 if found.planar == 2 else found.samples
-    return number, height * (-(-width * samples * max(found.bits) // 8) + 8)
+    one = height * (-(-width * samples * max(found.bits) // 8) + 8)
+    return planes * number, one, planes * number * one
 
 
 def is_raw(tags: Tags) -> bool:

@@ -5,14 +5,17 @@ from typing import Any, Literal, cast, get_args
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import PartitionSpec
 
-from diffbir_jax.models.platform import target_platform
+from diffbir_jax.models.platform import AMPERE, batch_mesh, compute_capability, target_platform
 
-Backend = Literal["auto", "chunked", "queries", "xla", "cudnn"]
+Backend = Literal["auto", "chunked", "queries", "xla", "cudnn", "flash"]
 # Scores of one image that may be held at once where nothing fuses them: 64 MiB as float32.
 MOST_SCORES = 2**24
-# cuDNN's fused attention: largest head size, fewest keys that are worth it, oldest chips (Ampere).
-_CUDNN_HEAD, _CUDNN_KEYS, _CUDNN_CHIP = 128, 256, 8.0
+# cuDNN's fused attention: largest head size, fewest keys that are worth it.
+_CUDNN_HEAD, _CUDNN_KEYS = 128, 256
+# Blocks of queries and keys in Pallas's kernel for TPUs: the first that divides a length; fewest that are worth it.
+_FLASH_BLOCKS, _FLASH_LENGTH = (512, 256, 128), 256
 _forced: Backend = "auto"
 
 
@@ -40,6 +43,7 @@ def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_sc
         v: (B, Nk, heads, D) values, same dtype as `q`.
         backend: "chunked" processes heads and blocks of queries in turn, "queries" blocks of queries of all heads:
             neither ever holds a large score matrix. "xla" and "cudnn" are those of `jax.nn.dot_product_attention`.
+            "flash" is Pallas's kernel for TPUs (Dao et al. 2022), which holds no scores either.
             "auto" is what `force` was given, else `choose`.
         max_scores: most query-key scores that "chunked" holds at once, and "queries" per image; 16 MiB by default.
 
@@ -61,6 +65,8 @@ def attention(q: Array, k: Array, v: Array, *, backend: Backend = "auto", max_sc
         return _chunked(q, k, v, max_scores)
     if backend == "queries":
         return _by_queries(q, k, v, max_scores)
+    if backend == "flash":
+        return _flash(q, k, v)
     return jax.nn.dot_product_attention(q, k, v, implementation=cast(Literal["xla", "cudnn"], backend))
 
 
@@ -71,8 +77,9 @@ def _check(backend: str) -> None:
 
 def _chosen(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Backend:
     """The forced backend where it can be had, else that of `choose`."""
-    can = _forced != "cudnn" or (platform == "gpu" and fuses(queries, keys, dtype))
-    return _forced if _forced != "auto" and can else choose(queries, keys, dtype, platform)
+    can = {"cudnn": platform == "gpu" and fuses(queries, keys, dtype), "flash": flashes(queries, keys, dtype)}
+    wanted = _forced != "auto" and can.get(_forced, True)
+    return _forced if wanted else choose(queries, keys, dtype, platform)
 
 
 def choose(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Backend:
@@ -84,7 +91,8 @@ def choose(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Ba
     | gpu | 16 bits, heads of at most 128 (a multiple of 8), keys even in number, 256 or more, Ampere or newer | cudnn |
     | gpu | else, if the scores of an image take at most 64 MiB | xla |
     | gpu | else | queries |
-    | tpu | | xla |
+    | tpu | 16 bits, lengths that are multiples of 128, 256 or more, batches that the devices share evenly | flash |
+    | tpu | else, as on a gpu | xla or queries |
 
     Args:
         queries: shape of the queries, (B, Nq, heads, D).
@@ -93,24 +101,55 @@ def choose(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Ba
         platform: "cpu", "gpu" or "tpu".
     """
     _, length, heads, _ = queries
-    if platform != "gpu":
-        return "chunked" if platform == "cpu" else "xla"
-    if keys >= _CUDNN_KEYS and fuses(queries, keys, dtype):
+    if platform == "cpu":
+        return "chunked"
+    if platform == "gpu" and keys >= _CUDNN_KEYS and fuses(queries, keys, dtype):
         return "cudnn"
+    if platform == "tpu" and min(length, keys) >= _FLASH_LENGTH and flashes(queries, keys, dtype):
+        return "flash"
     return "xla" if heads * length * keys <= MOST_SCORES else "queries"
 
 
 def fuses(queries: tuple[int, ...], keys: int, dtype: Any) -> bool:
     """Whether cuDNN has a fused kernel for a shape on this GPU, or on a new one if there is none here."""
     fits = queries[3] <= _CUDNN_HEAD and queries[3] % 8 == 0 and keys % 2 == 0
-    return fits and jnp.dtype(dtype).itemsize == 2 and _chip() >= _CUDNN_CHIP
+    return fits and jnp.dtype(dtype).itemsize == 2 and compute_capability() >= AMPERE
 
 
-def _chip() -> float:
-    """Compute capability of the GPU, such as 8.9; where there is none, that of a new one: it compiles for others."""
-    if jax.default_backend() != "gpu":
-        return _CUDNN_CHIP
-    return float(getattr(jax.local_devices()[0], "compute_capability", _CUDNN_CHIP))
+def flashes(queries: tuple[int, ...], keys: int, dtype: Any) -> bool:
+    """Whether Pallas's kernel for TPUs takes a shape. XLA does not split it over devices: see `batch_mesh`."""
+    mesh, last = batch_mesh(), _FLASH_BLOCKS[-1]
+    even = jax.device_count() == 1 if mesh is None else queries[0] % mesh.size == 0
+    return even and jnp.dtype(dtype).itemsize == 2 and queries[1] % last == 0 and keys % last == 0
+
+
+def _flash(q: Array, k: Array, v: Array) -> Array:
+    """Pallas's kernel for TPUs, on each device for its part of the batch."""
+    mesh = batch_mesh()
+    if mesh is None or mesh.size == 1:
+        return _flash_here(q, k, v)
+    spec = PartitionSpec(mesh.axis_names)
+    # The kernel's results are not known to vary over the mesh, so that cannot be checked.
+    split = jax.shard_map(_flash_here, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return split(q, k, v)
+
+
+def _flash_here(q: Array, k: Array, v: Array) -> Array:
+    """The kernel with blocks of its gradient as large as those forward."""
+    if any(x.shape[1] % _FLASH_BLOCKS[-1] for x in (q, k)):
+        raise ValueError(
+            f"q {q.shape}, k {k.shape}: backend flash takes lengths that 128 divides; choose another"
+        )
+    # Pallas takes a second to import, and only TPUs need it.
+    from jax.experimental.pallas.ops.tpu import flash_attention as pallas
+
+    rows, columns = (next(size for size in _FLASH_BLOCKS if x.shape[1] % size == 0) for x in (q, k))
+    names = ("block_q", "block_q_major_dkv", "block_q_dkv", "block_q_dq")
+    more = ("block_k_major", "block_k", "block_k_major_dkv", "block_k_dkv", "block_k_major_dq", "block_k_dq")
+    blocks = pallas.BlockSizes(block_b=1, **dict.fromkeys(names, rows), **dict.fromkeys(more, columns))
+    heads_first = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    out = pallas.flash_attention(*heads_first, sm_scale=q.shape[3] ** -0.5, block_sizes=blocks)
+    return out.transpose(0, 2, 1, 3)
 
 
 def _by_queries(q: Array, k: Array, v: Array, max_scores: int) -> Array:

@@ -8,14 +8,14 @@ the layer has a scale of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from diffbir_jax.models.apply import Params
+from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.layers import Conv, Dense, PlainConv, repeat_batch
 
 FACTORS = {"a", "b"}
@@ -78,6 +78,25 @@ def adapted(
 
     with nn.intercept_methods(intercept):
         yield
+
+
+def runner(params: Params, frozen: Params, scale: float = 1.0) -> Callable[..., Any]:
+    """Return (name, module, *inputs) -> output of a network with what is trained in place of what is frozen.
+
+    LoRAs run beside the kernels: merged ones would have gradients of their size in float32.
+
+    Args:
+        params: trained parameters by network, and, as "lora", LoRAs by network.
+        frozen: the other parameters by network.
+        scale: as in `merge`.
+    """
+    networks, loras = {**frozen, **params}, params.get("lora", {})
+
+    def run(name: str, module: nn.Module, *inputs: Any) -> Any:
+        with adapted(loras[name], scale) if name in loras else nullcontext():
+            return apply(module, networks[name], *inputs)
+
+    return run
 
 
 def adapted_layers(lora: Mapping[str, Any], path: str = "") -> dict[str, Mapping[str, Any]]:

@@ -1,13 +1,17 @@
-"""The kind of device that a network is traced for: some layers have a special form for CPUs."""
+"""The devices that a network is traced for: some layers have a special form for some."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import jax
+from jax.sharding import Mesh
 
-# A context variable, so that threads can trace for different platforms at once.
+# Compute capabilities of NVIDIA's chips.
+AMPERE, HOPPER = 8.0, 9.0
+# Context variables, so that threads can trace for different devices at once.
 _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
+_MESH: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
 
 
 def target_platform() -> str:
@@ -34,3 +38,25 @@ def tracing_for(platform: str) -> Iterator[None]:
         yield
     finally:
         _TARGET.reset(token)
+
+
+@contextmanager
+def batches_over(mesh: Mesh | None) -> Iterator[None]:
+    """Trace for batches that are split over all devices of a mesh along their first axis; None: nothing is known."""
+    token = _MESH.set(mesh)
+    try:
+        yield
+    finally:
+        _MESH.reset(token)
+
+
+def batch_mesh() -> Mesh | None:
+    """The mesh of `batches_over`. Without it, that of a process with one device is known, and no other."""
+    return _MESH.get()
+
+
+def compute_capability() -> float:
+    """That of the GPU, such as 8.9; where there is none, Ampere's: the process compiles for others."""
+    if jax.default_backend() != "gpu":
+        return AMPERE
+    return float(getattr(jax.local_devices()[0], "compute_capability", AMPERE))

@@ -4,15 +4,15 @@ import inspect
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffbir_jax.models.attention import forced
-from diffbir_jax.models.platform import target_platform
+from diffbir_jax.models.platform import HOPPER, batches_over, compute_capability, target_platform
 from diffbir_jax.sharding import AXES
 
 
@@ -30,9 +30,6 @@ class Memory(NamedTuple):
     temporary: int
 
 
-# How kernels of convolutions lie in memory, the axis of the output channels first, where a platform's convolutions read
-# them so. From other kernels every program makes a second copy of them all.
-ORDERS = {"gpu": Layout(major_to_minor=(3, 0, 1, 2))}
 # Programs kept in memory: each holds some 15 MB on CPUs, which would add up over folders of many shapes.
 KEPT = 48
 # Of all restorers of the process: parameters are arguments, so those of one preset share programs.
@@ -49,7 +46,7 @@ class Programs:
     def __init__(self, mesh: Mesh | None = None):
         """Take the devices that share the work; None is the default device alone."""
         self.mesh = mesh
-        self.order = ORDERS.get(target_platform())
+        self.ordered = target_platform() == "gpu"
         self.compiled = _COMPILED
         self.known: set[Any] = set()
         # What is compiled next, in words, and the context in which that happens: for what a run shows.
@@ -64,7 +61,7 @@ class Programs:
     def hold(self, params: Any) -> Any:
         """Put parameters on the devices, kernels of convolutions (height, width, in, out) in the platform's order."""
         placed = self.place(params)
-        return placed if self.order is None else jax.tree.map(partial(_ordered, self.order), placed)
+        return jax.tree.map(_ordered, placed) if self.ordered else placed
 
     def place(self, tree: Any, axis: int | None = None) -> Any:
         """Put arrays, or abstract ones, on the devices, split along `axis`, or all of them everywhere."""
@@ -94,14 +91,14 @@ class Programs:
         leaves, tree = jax.tree.flatten(args)
         shapes = tuple((leaf.shape, str(leaf.dtype), self._lies(leaf)) for leaf in leaves)
         precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-        settings = (*sorted(static.items(), key=lambda item: item[0]), self.order, forced())
+        settings = (*sorted(static.items(), key=lambda item: item[0]), self.ordered, forced())
         key = (function, settings, tree, shapes, precision)
         self.known.add(hash(key))
         with _LOCK:
             if key not in self.compiled:
                 if len(self.compiled) >= KEPT:
                     _release(self.compiled)
-                with self.compiling(self.doing):
+                with self.compiling(self.doing), batches_over(self.mesh):
                     self.compiled[key] = function.lower(*_bound(function, args, static)).compile()
             return self.compiled[key]
 
@@ -125,9 +122,21 @@ class Programs:
         return float((self.get(function, *args, **static).cost_analysis() or {}).get("flops", 0.0))
 
 
-def _ordered(order: Layout, leaf: Any) -> Any:
-    """An array whose elements lie in this order if it is a convolution's kernel."""
-    return jax.device_put(leaf, Format(order, leaf.sharding)) if leaf.ndim == 4 else leaf
+def kernel_order(dtype: Any, capability: float) -> Layout:
+    """How cuDNN's convolutions read kernels (height, width, in, out): from others, every program makes a second copy.
+
+    The axis of the output channels is the outermost one in memory. In 16 bits, and from Hopper on, images lie pixel by
+    pixel and kernels with the input channels innermost; else channel by channel, and kernels with the width innermost.
+    """
+    by_pixel = jnp.dtype(dtype).itemsize == 2 or capability >= HOPPER
+    return Layout(major_to_minor=(3, 0, 1, 2) if by_pixel else (3, 2, 0, 1))
+
+
+def _ordered(leaf: Any) -> Any:
+    """An array whose elements lie as this process's GPU reads them, if it is a convolution's kernel."""
+    if leaf.ndim != 4:
+        return leaf
+    return jax.device_put(leaf, Format(kernel_order(leaf.dtype, compute_capability()), leaf.sharding))
 
 
 def _release(compiled: dict[Any, Any]) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.numbers import integer, real
 from diffbir_jax.restoration import names
+from diffbir_jax.restoration.lora_flag import Lora, lora_of
 
 if TYPE_CHECKING:
     from diffbir_jax.sampling.options import Options
@@ -35,6 +37,11 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         "~/.cache/diffbir_jax/weights; DIFFBIR_WEIGHTS changes it)"
     )
     add("--weights", type=Path, metavar="DIR", help=weights)
+    lora = (
+        "merge a LoRA into the networks: what diffbir finetune wrote, or any for the version's Stable Diffusion; SCALE "
+        "is its strength, 1 if left out; give it again for several (default: none)"
+    )
+    add("--lora", type=_lora, action="append", metavar="FILE[:SCALE]", help=lora)
     yes = "download the weights of --version realesrgan (46 MB, BSD-3-Clause) without asking, if they are not here"
     add("--yes", action="store_true", help=f"{yes} (default: off)")
     stage1 = (
@@ -53,11 +60,19 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--precision", choices=names.PRECISIONS, default="fp32", help=precision)
     attention = (
-        "how attention is computed: cudnn is NVIDIA's fused kernel, where it fits (16 bits); xla holds all scores; "
-        "queries and chunked take blocks of queries, of all heads or one by one; auto chooses by shape, dtype and "
-        "device (default: %(default)s)"
+        "how attention is computed: cudnn is NVIDIA's fused kernel and flash that for TPUs, where they fit (16 bits); "
+        "xla holds all scores; queries and chunked take blocks of queries, of all heads or one by one; auto chooses "
+        "by shape, dtype and device (default: %(default)s)"
     )
     add("--attention", choices=names.ATTENTION, default="auto", help=attention)
+
+
+def _lora(text: str) -> Lora:
+    """Read FILE[:SCALE]."""
+    try:
+        return lora_of(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def option_adder(group: argparse._ArgumentGroup) -> Callable[..., None]:

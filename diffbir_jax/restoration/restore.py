@@ -15,6 +15,7 @@ from diffbir_jax.console.process import configure
 from diffbir_jax.models.presets import Task, get_preset
 from diffbir_jax.restoration.defaults import options_of
 from diffbir_jax.restoration.image import Request
+from diffbir_jax.restoration.lora_flag import Lora, lora_of
 from diffbir_jax.restoration.pictures import Picture, Taken, is_one, take
 from diffbir_jax.restoration.planner import make_plan
 from diffbir_jax.restoration.restorer import Restorer
@@ -26,8 +27,8 @@ from diffbir_jax.weights.loading import PRECISIONS
 MOST = 2**17
 # Arguments of `restore` that are no options.
 ARGUMENTS = (
-    *("version", "upscale", "task", "stage1", "weights", "precision", "stage1_only", "memory_gb"),
-    *("download", "set_up", "callback"),
+    *("version", "upscale", "task", "stage1", "weights", "lora", "precision", "stage1_only"),
+    *("memory_gb", "download", "set_up", "callback"),
 )
 
 
@@ -47,6 +48,7 @@ def restore(
     task: Task = "sr",
     stage1: str | None = None,
     weights: str | Path | None = None,
+    lora: str | Path | Lora | Iterable[str | Path | Lora] = (),
     precision: str = "fp32",
     stage1_only: bool = False,
     memory_gb: float | None = None,
@@ -69,6 +71,7 @@ def restore(
         task: "sr", "face" or "denoise": decides among the networks of v1, v2 and v2.1.
         stage1: another restoration module, see `weights.loading.with_stage1`.
         weights: folder of the weights; by default those that the package ships, or the folder of downloaded ones.
+        lora: LoRA files to merge into the networks, each "FILE", "FILE:SCALE", a path or a `Lora`; one, or several.
         precision: "fp32", "bf16" or "fp16".
         stage1_only: return the images after stage 1.
         memory_gb: memory that may be taken, in GiB: of the process on CPUs, else of a device; by default most of it.
@@ -93,7 +96,7 @@ def restore(
     one = is_one(pictures)
     several: Iterable[Picture] = [pictures] if one else pictures
     taken = [take(picture) for picture in several]
-    restorer = loaded(version, task, stage1, weights, precision, download)
+    restorer = loaded(version, task, stage1, weights, precision, download, loras_of(lora))
     wanted = Wanted(
         chosen, keep=False, stage1_only=stage1_only or restorer.preset.stage1_only, listen=callback
     )
@@ -133,11 +136,23 @@ def settled(
 
 @functools.lru_cache(maxsize=2)
 def loaded(
-    version: str, task: Task, stage1: str | None, weights: str | Path | None, precision: str, download: bool
+    version: str,
+    task: Task,
+    stage1: str | None,
+    weights: str | Path | None,
+    precision: str,
+    download: bool,
+    lora: tuple[Lora, ...] = (),
 ) -> Restorer:
     """The restorer for these arguments of `restore`; the last two stay in memory."""
     dtype = PRECISIONS[precision]
-    return Restorer.load(version, weights, dtype, task, stage1, download=download)
+    return Restorer.load(version, weights, dtype, task, stage1, download=download, lora=lora)
+
+
+def loras_of(given: str | Path | Lora | Iterable[str | Path | Lora]) -> tuple[Lora, ...]:
+    """Return one LoRA or several as `Restorer.load` takes them."""
+    several = [given] if isinstance(given, (str, Path, Lora)) else given
+    return tuple(map(lora_of, several))
 
 
 def _restored(

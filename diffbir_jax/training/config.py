@@ -85,6 +85,7 @@ class Config(Section, Protocol):
 # Optional settings and their defaults. One table, so that every reader uses the same default.
 OPTIONAL: Mapping[str, Any] = MappingProxyType(
     {
+        "init": None,
         "precision": "fp32",
         "remat": False,
         "floor": 1e-6,

@@ -4,6 +4,9 @@ The VAE encodes the high-quality image to the latent z0. The restoration module 
 of the result is the condition (Lin et al. 2023, section 3.2). Only IRControlNet is trained, together with the
 condition's encoder if that is not the autoencoder. Batches may also be encoded beforehand (`pool.py`). Then the step
 needs only one frozen network, the UNet.
+
+The same parts fine-tune both networks (`finetune.py`): what is trained takes the place of frozen parameters of that
+name, and LoRAs (`lora`, by network) run beside the kernels.
 """
 
 from collections.abc import Callable
@@ -17,6 +20,7 @@ import jax.numpy as jnp
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.diffusion.schedule import Schedule, make_schedule, q_sample
 from diffbir_jax.models.apply import Params, abstract, apply
+from diffbir_jax.models.lora import runner
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.text.tokenizer import tokenize
 from diffbir_jax.training.prior import Denoise, diffusion_loss
@@ -41,6 +45,7 @@ class Stage2Options:
         focus: distribution of the timesteps, see `draw_timesteps`; None draws them uniformly.
         precision: compute precision, and the precision of frozen kernels. Trained parameters are always float32.
         remat: recompute the activations of the UNet's and the IRControlNet's blocks in the backward pass.
+        lora_scale: factor on LoRAs that are trained: alpha / rank.
 
     Raises:
         ValueError: a value is not allowed.
@@ -52,6 +57,7 @@ class Stage2Options:
     focus: tuple[float, float] | None = None
     precision: Precision = "fp32"
     remat: bool = False
+    lora_scale: float = 1.0
 
     # Typed literals are not checked at run time, and these values come from the command line.
     def __post_init__(self) -> None:
@@ -172,18 +178,19 @@ def _make_encode(preset: Preset, options: Stage2Options) -> Encode:
 
 
 def _make_denoise(preset: Preset, options: Stage2Options, schedule: Schedule) -> Denoise:
-    """Return `Stage2.denoise`: the frozen UNet, steered by the trained IRControlNet."""
+    """Return `Stage2.denoise`: the UNet, steered by the IRControlNet; what is trained comes before what is frozen."""
     unet = preset.make_unet(options.dtype, options.remat)
     control = preset.make_control(options.dtype, options.remat)
     encoder = preset.make_condition(options.dtype) if options.condition == "conv" else None
 
     def denoise(params: Params, frozen: Params, batch: Batch, z_t: jax.Array, t: jax.Array) -> jax.Array:
+        run = runner(params, frozen, options.lora_scale)
         hint, context = batch["clean"], batch.get("context")
         if encoder is not None:
-            hint = apply(encoder, params["condition"], hint)
+            hint = run("condition", encoder, hint)
         if "aug_t" in batch:
             hint = q_sample(schedule, hint, batch["aug_t"], batch["aug_noise"])
-        controls = apply(control, params["control"], z_t, hint, t, context)
-        return apply(unet, frozen["unet"], z_t, t, context, controls)
+        controls = run("control", control, z_t, hint, t, context)
+        return run("unet", unet, z_t, t, context, controls)
 
     return denoise

@@ -40,10 +40,18 @@ def count(jaxpr: Jaxpr | ClosedJaxpr) -> Flops:
             inner = [count(each) for each in _inside(equation.params)]
             merge = max if name == "cond" else sum
             found = Flops(*(merge(column) for column in zip(*inner, strict=True))) if inner else Flops(0, 0)
-        # Only `scan` states its number of iterations.
-        total += found.total * (equation.params["length"] if name == "scan" else 1)
-        once += found.once
+        total += found.total * _turns(name, equation.params)
+        once += found.once * (1 if name == "scan" else _turns(name, equation.params))
     return Flops(total, once)
+
+
+def _turns(name: str, parameters: dict[str, Any]) -> int:
+    """How often an equation's program runs, as far as the equation says it."""
+    if name == "pallas_call":
+        return math.prod(parameters["grid_mapping"].grid)
+    if name == "shard_map":
+        return parameters["mesh"].size
+    return parameters["length"] if name == "scan" else 1
 
 
 def _inside(parameters: dict[str, Any]) -> Iterator[Jaxpr | ClosedJaxpr]:

@@ -30,7 +30,8 @@ from diffbir_jax.training.report import Report
 from diffbir_jax.training.run import Run
 from diffbir_jax.training.settings import check_config
 from diffbir_jax.training.speed import Profiler, Stopwatch, compile_step
-from diffbir_jax.training.state import Params, TrainState, init_state, make_optimizer, make_step
+from diffbir_jax.training.starting import INIT, started
+from diffbir_jax.training.state import Params, TrainState, init_state, make_optimizer, make_step, on_mesh
 from diffbir_jax.training.stopping import stop_requested
 from diffbir_jax.training.writers import LINES, open_writers, read_lines
 
@@ -62,6 +63,8 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     check_batch(config.data.batch_size, mesh)
     workdir.mkdir(parents=True, exist_ok=True)
     objective = make_objective(config)
+    if init := optional(config, INIT):
+        objective = started(objective, init)
     state, step_fn = place(objective, mesh, config)
     frozen, last = jax.device_put(objective.frozen, replicated(mesh)), int(config.train.steps)
     # The stack closes in reverse order: signals stay handled until the last checkpoint is on disk.
@@ -82,6 +85,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
         parts = (own_rows(batch, config.data.batch_size) for batch in batches)
         report.say(
             f"{config.objective}: {_count(objective.params):,} trainable parameters, step {first} of {last}"
+            + (f", starts from {objective.metadata[INIT]}" if init and not first else "")
         )
         if first:
             report.say(
@@ -128,7 +132,7 @@ def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState,
     state = init_state(objective.params, optimizer, config.seed)
     shardings = tree_shardings(state, mesh, config.sharding_rules)
     step = jax.jit(
-        make_step(objective.loss, optimizer, config.train.ema_decay, config.train.accumulate),
+        on_mesh(make_step(objective.loss, optimizer, config.train.ema_decay, config.train.accumulate), mesh),
         in_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         # Parameters, EMA and moments are updated in place; a second copy would double the memory of the

@@ -20,6 +20,8 @@ STAGES = {
     "control": "control_latents",
     "regeneration": "regeneration",
     "one_step": "one_step",
+    "finetune": "finetune",
+    "finetune_one_step": "finetune_one_step",
 }
 
 

@@ -18,6 +18,7 @@ from diffbir_jax.diffusion.schedule import Schedule, make_schedule, predict_x0, 
 from diffbir_jax.models.apply import Params, abstract, apply, init
 from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from diffbir_jax.models.lora import runner
 from diffbir_jax.models.presets import Preset, get_preset
 from diffbir_jax.text.tokenizer import tokenize
 from diffbir_jax.training.config import Config, optional
@@ -91,10 +92,10 @@ def make_networks(preset: Preset, dtype: DTypeLike, remat: bool) -> Networks:
     return Networks(preset.make_rm(dtype), *trained)
 
 
-def restorer(config: Config, preset: Preset, networks: Networks) -> Restore:
+def restorer(config: Config, preset: Preset, networks: Networks, lora_scale: float = 1.0) -> Restore:
     """Return (params, frozen, lq, key) -> (result, stage-1 image), each (B, H, W, 3) in about [-1, 1].
 
-    If the key is None, no noise is added.
+    If the key is None, no noise is added. What is trained takes the place of what is frozen, see `models.lora.runner`.
     """
     schedule = make_schedule(
         zero_terminal_snr=preset.zero_terminal_snr, parameterization=preset.parameterization
@@ -105,7 +106,7 @@ def restorer(config: Config, preset: Preset, networks: Networks) -> Restore:
         params: Params, frozen: Params, lq: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         clean = 2.0 * jnp.clip(apply(networks.rm, frozen["rm"], to_unit(lq)), 0.0, 1.0) - 1.0
-        vae = params["vae"] | frozen["vae"]
+        vae = params.get("vae", {}) | frozen["vae"]
 
         # The encoder stays frozen, so latents keep their meaning for the prior.
         def encode(image: jax.Array) -> jax.Array:
@@ -114,9 +115,8 @@ def restorer(config: Config, preset: Preset, networks: Networks) -> Restore:
         condition = encode(clean)
         start = encode(to_signed(lq)) if config.start_point == "input" else condition
         context = frozen.get("context")
-        z = generate(
-            schedule, networks, params, start, condition, config.timestep, config.noise, key, context
-        )
+        run = runner(params, frozen, lora_scale)
+        z = generate(schedule, networks, run, start, condition, config.timestep, config.noise, key, context)
         return apply(networks.vae, vae, z / scale, method="decode"), clean
 
     return restore
@@ -125,7 +125,7 @@ def restorer(config: Config, preset: Preset, networks: Networks) -> Restore:
 def generate(
     schedule: Schedule,
     networks: Networks,
-    params: Params,
+    run: Callable[..., Any],
     start: jax.Array,
     condition: jax.Array,
     timestep: int,
@@ -135,15 +135,16 @@ def generate(
 ) -> jax.Array:
     """Return the clean latent that one evaluation predicts from `start`, controlled by a stage-1 latent (B, h, w, C).
 
-    `context` (1, tokens, D) is the text embedding shared by all images, or None for networks without text.
+    `run` is (name, network, *inputs) -> output, see `models.lora.runner`. `context` (1, tokens, D) is the embedding of
+    a text that all images share, or None for networks without text.
     """
     t = jnp.full(len(start), timestep)
     if context is not None:
         context = jnp.broadcast_to(context, (len(start), *context.shape[1:]))
     drawn = jnp.zeros_like(start) if key is None else jax.random.normal(key, start.shape)
     x = q_sample(schedule, start, t, noise * drawn)
-    controls = apply(networks.control, params["control"], x, condition, t, context)
-    output = apply(networks.unet, params["unet"], x, t, context, controls)
+    controls = run("control", networks.control, x, condition, t, context)
+    output = run("unet", networks.unet, x, t, context, controls)
     return predict_x0(schedule.parameterization, x, output, *signal_and_noise(schedule, t))
 
 

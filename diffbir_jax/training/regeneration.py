@@ -1,12 +1,15 @@
 """Stage 2 as the papers train it: IRControlNet learns detail from pairs of images (`control_images.py`)."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.data.batches import Batches, HostBatch
 from diffbir_jax.models.apply import Params, init
 from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.presets import Preset, get_preset
@@ -15,12 +18,14 @@ from diffbir_jax.training.control_images import Stage2, Stage2Options, abstract_
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.pool import Encoder, LatentBatches, pool_batches
 from diffbir_jax.training.prior import validation
-from diffbir_jax.training.sampled import both, restoration, sampling_options
+from diffbir_jax.training.sampled import Validate, both, restoration, sampling_options
 from diffbir_jax.training.sources import Tokenized, training_batches
 from diffbir_jax.weights.loading import abstract_params, stored, weight_files, with_stage1
 from diffbir_jax.weights.safetensors import checksum, load_weights
 
 STARTS = ("unet", "scratch")
+# Networks that prepare a batch. Where crops are encoded once, no step needs them.
+ENCODERS = ("rm", "vae", "text")
 
 
 def make(config: Config) -> Objective:
@@ -44,67 +49,107 @@ def make(config: Config) -> Objective:
         ValueError: a setting is not allowed, the preset cannot use it, or the cache was made from other data or
             networks.
     """
-    preset, options = _preset(config), _options(config)
-    _check(config, preset)
-    stage2 = make_stage2(preset, options)
-    # On the host: of a pool's encoders, only what a step needs goes to the devices.
-    weights = _load(config, preset, list(abstract_frozen(preset, options)))
-    train, held_out = images = _batches(config, preset)
-    params, frozen, examples = _start(config, preset, options, weights["unet"]), weights, held_out(0)
-    if optional(config.data, "data.cache"):
-        train, held_out = _encoded(config, preset, options, stage2, weights, images)
-        frozen = {"unet": weights["unet"]}
-
-    validate = validation(stage2.schedule, stage2.denoise, held_out(0), stage2.encode)
-    if config.sampling.images:
-        # With a pool the step has no VAE, but restoring images needs it.
-        rest = {name: weights[name] for name in weights.keys() - frozen.keys()}
-        validate = both(validate, restoration(preset, options.dtype, config.sampling, examples, rest))
-    said = {"condition": options.condition}
-    return Objective(
-        params, stored(frozen, options.dtype), stage2.loss, train, validate, lambda ema: ema, said
-    )
-
-
-def _preset(config: Config) -> Preset:
-    """Return the preset with the restoration module for training, or without one (`model.stage1` False)."""
-    preset = get_preset(config.preset)
-    return with_stage1(preset, config.weights.rm) if config.model.stage1 else replace(preset, rm=None)
-
-
-def _check(config: Config, preset: Preset) -> None:
-    """Refuse settings that do not fit the preset, before its weights are loaded."""
     start = config.model.control.init
     if start not in STARTS:
         raise UserError(f"config.model.control.init is {start!r}, allowed are {', '.join(STARTS)}")
-    if config.data.captions and preset.text is None:
+    preset, options = preset_of(config), options_of(config, config.model.control.condition)
+    parts = prepare(config, preset, options, list(abstract_frozen(preset, options)))
+    params = _start(config, preset, options, parts.weights["unet"])
+    return Objective(
+        params,
+        parts.frozen,
+        parts.stage2.loss,
+        parts.train,
+        parts.validation(config, lambda params, frozen: params),
+        lambda ema: ema,
+        {"condition": options.condition},
+    )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a stage on images has beside the parameters that it trains.
+
+    Attributes:
+        preset, options, stage2: the networks.
+        weights: float32 parameters on the host, by network.
+        frozen: those that a step needs, as they are stored.
+        train, held_out: batches of images, or of their encodings.
+        examples: held-out images.
+    """
+
+    preset: Preset
+    options: Stage2Options
+    stage2: Stage2
+    weights: dict[str, Params]
+    frozen: Params
+    train: Batches
+    held_out: Batches
+    examples: HostBatch
+
+    def validation(self, config: Config, whole: Callable[[Params, Params], Params]) -> Validate:
+        """Return the validation by losses and, if the config asks for it, by restoring.
+
+        Args:
+            config: `sampling`.
+            whole: (trained, frozen) -> parameters of the networks that are trained, by name.
+        """
+        stage2 = self.stage2
+        losses = validation(stage2.schedule, stage2.denoise, self.held_out(0), stage2.encode)
+        if not config.sampling.images:
+            return losses
+        # With a pool the step has no VAE, but restoring images needs it.
+        rest = {name: self.weights[name] for name in self.weights.keys() - self.frozen.keys()}
+        restored = restoration(self.preset, self.options.dtype, config.sampling, self.examples, rest)
+        return both(losses, lambda params, frozen: restored(whole(params, frozen), frozen))
+
+
+def prepare(config: Config, preset: Preset, options: Stage2Options, names: list[str]) -> Parts:
+    """Load the networks `names` and the data; settings and errors as in `make`."""
+    if optional(config.data, "data.captions") and preset.text is None:
         raise UserError(f"preset {preset.name} reads no text: set config.data.captions to None")
     sampling_options(preset, config.sampling)
+    stage2 = make_stage2(preset, options)
+    # On the host: of a pool's encoders, only what a step needs goes to the devices.
+    weights = frozen = _load(config, preset, names)
+    train, held_out = images = _batches(config)
+    examples = held_out(0)
+    if optional(config.data, "data.cache"):
+        train, held_out = _encoded(config, preset, options, stage2, weights, images)
+        frozen = {name: params for name, params in weights.items() if name not in ENCODERS}
+    frozen = stored(frozen, options.dtype)
+    return Parts(preset, options, stage2, weights, frozen, train, held_out, examples)
 
 
-def _options(config: Config) -> Stage2Options:
-    return Stage2Options(
-        condition=config.model.control.condition,
-        precision=config.precision,
-        remat=config.remat,
-        **config.diffusion,
-    )
+def preset_of(config: Config) -> Preset:
+    """Return the preset with the restoration module for training, or without one (`model.stage1` False)."""
+    preset = get_preset(config.preset)
+    if not config.model.stage1:
+        return replace(preset, rm=None)
+    return with_stage1(preset, config.weights.rm, config.weights.folder)
+
+
+def options_of(config: Config, condition: Any, **more: Any) -> Stage2Options:
+    """Return the options of a configuration; `condition` and `more` are fields of them."""
+    chosen = {"precision": config.precision, "remat": config.remat} | more
+    return Stage2Options(condition=condition, **chosen, **config.diffusion)
 
 
 def _load(config: Config, preset: Preset, names: list[str]) -> dict[str, Params]:
     """Load the frozen networks' float32 parameters to the host."""
     likes = abstract_params(preset, names)
-    return {name: load_weights(path, likes[name]) for name, path in _files(config, preset, names).items()}
+    return {name: load_weights(path, likes[name]) for name, path in files_of(config, preset, names).items()}
 
 
-def _files(config: Config, preset: Preset, names: list[str]) -> dict[str, Path]:
+def files_of(config: Config, preset: Preset, names: list[str]) -> dict[str, Path]:
     """Return the weights file of each network; a path in the config wins over the folder."""
-    given = {name: Path(config.weights[name]) for name in names if config.weights[name]}
+    # The preset knows the file of its restoration module, see `with_stage1`.
+    given = {name: Path(config.weights[name]) for name in names if name != "rm" and config.weights.get(name)}
     others = [name for name in names if name not in given]
     return weight_files(preset, config.weights.folder, others) | given
 
 
-def _batches(config: Config, preset: Preset) -> tuple[Tokenized, Tokenized]:
+def _batches(config: Config) -> tuple[Tokenized, Tokenized]:
     """Training and held-out batches, captions as tokens."""
     train, held_out = training_batches(config, whole=bool(optional(config.data, "data.cache")))
     return Tokenized(train), Tokenized(held_out)
@@ -119,8 +164,8 @@ def _encoded(
     images: tuple[Tokenized, Tokenized],
 ) -> tuple[LatentBatches, LatentBatches]:
     """Return training and held-out batches of `images` that are encoded once, see `pool_batches`."""
-    used = [name for name in weights if name != "unet"]
-    made_from = {name: checksum(path) for name, path in sorted(_files(config, preset, used).items())}
+    used = [name for name in ENCODERS if name in weights]
+    made_from = {name: checksum(path) for name, path in sorted(files_of(config, preset, used).items())}
     # These change the encodings, so a pool of other values must be refused.
     made_from |= {"condition": options.condition, "precision": options.precision}
     sources = zip(("training", "held_out"), images, strict=True)

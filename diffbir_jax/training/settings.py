@@ -67,8 +67,9 @@ def check_photos(config: Config) -> None:
     """
     data = config.data
     if "source" in data:
-        local = data.source.kind == "folder" and "://" not in data.source.path
-        folders = {"config.data.source.path": data.source.path} if local else {}
+        fields = {"folder": ("path",), "pairs": ("lq", "hq")}.get(data.source.kind, ())
+        named = {f"config.data.source.{field}": data.source[field] for field in fields}
+        folders = {name: folder for name, folder in named.items() if "://" not in folder}
     else:
         folders = {"config.data.folder": data.folder, "config.data.held_out": optional(data, "data.held_out")}
     for name, folder in folders.items():

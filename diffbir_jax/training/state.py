@@ -6,9 +6,11 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import Params
+from diffbir_jax.models.platform import batches_over
 from diffbir_jax.training.config import OPTIONAL, Optimizer
 
 Batch = dict[str, jax.Array]
@@ -100,6 +102,16 @@ def make_step(
         return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
 
     return step
+
+
+def on_mesh(step: Callable, mesh: Mesh) -> Callable:
+    """The same step, traced for batches that all devices of a mesh share."""
+
+    def traced(state: TrainState, frozen: Params, batch: Batch) -> tuple:
+        with batches_over(mesh):
+            return step(state, frozen, batch)
+
+    return traced
 
 
 def gradients(loss_fn: LossFn, accumulate: int = 1) -> Callable:

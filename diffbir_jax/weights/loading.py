@@ -1,7 +1,7 @@
 """Load parameters from a folder of weights: the file of each network, the choice of stage 1, the precision."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ def load_params(
     folder: str | Path | None = None,
     dtype: Any = jnp.float32,
     modules: Iterable[str] | None = None,
+    change: Callable[[dict[str, Params]], dict[str, Params]] | None = None,
 ) -> dict[str, Params]:
     """Read a preset's weights onto the default device.
 
@@ -82,6 +83,8 @@ def load_params(
         folder: folder with `<stem>.safetensors` for each of the preset's `files`; by default see `weights_folder`.
         dtype: dtype of the kernels; all small parameters stay float32.
         modules: names of the networks to load, by default all of the preset.
+        change: changes the float32 parameters by network before they are stored, keeping shapes and dtypes; see
+            `restoration.loras.merging`.
 
     Returns:
         parameters by module name.
@@ -95,6 +98,7 @@ def load_params(
     loaded = {name: load_weights(file, likes[name]) for name, file in files.items() if name in likes}
     if "lora" in files:
         loaded["lora"] = load_lora(files["lora"], likes)
+    loaded = loaded if change is None else change(loaded)
     return {name: stored(params, dtype) for name, params in loaded.items()}
 
 

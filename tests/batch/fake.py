@@ -16,6 +16,7 @@ import numpy as np
 from diffbir_jax.batch import run
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.restoration.restorer import Outcome, Request, Restored
+from diffbir_jax.restoration.results import Progress
 from diffbir_jax.sampling.options import Options
 
 
@@ -42,12 +43,20 @@ class Fake:
         """All options will do."""
 
     def restore_many(
-        self, requests: Iterable[Request], upscale: float, options: Options, *, count: int, **_: object
+        self,
+        requests: Iterable[Request],
+        upscale: float,
+        options: Options,
+        *,
+        count: int,
+        listen: Callable[[Progress], None] = lambda progress: None,
+        **_: object,
     ) -> Iterator[Outcome]:
         numbered = enumerate(requests)
         while pair := list(itertools.islice(numbered, 2)):
             for position, request in reversed(pair):
                 self.before(len(self.seen))
+                listen(Progress("decode", 0, 1, 1))
                 self.seen.append((request, upscale, options))
                 if request.index in self.raises:
                     raise self.raises[request.index]

@@ -1,9 +1,11 @@
 """Runs over folders with a restorer without networks: what is written, said and returned, whatever goes wrong."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import struct
 import threading
 import time
 from pathlib import Path
@@ -66,23 +68,45 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     save(Path("in/small.png"), (15, 40))
     Path("in/README.md").write_text("about these pictures")
     save(Path("in/sub/zebra.jpg"))
+    # Of 900 bytes, though its header says 13000x13000: within --max-pixels, and more than memory holds beside others.
+    head = struct.pack("<2sIHHI", b"BM", 900, 0, 0, 54) + struct.pack(
+        "<IiiHHIIiiII", 40, 13000, 13000, 1, 24, *[0] * 6
+    )
+    Path("in/huge.bmp").write_bytes(head.ljust(900, b"\0"))
     assert restore("--no-sidecar", "--report", "reports/all.json") == 1
     assert written() == ["good.png", "sub/zebra.png"]
     streams = capsys.readouterr()
     other, *lines = [line for line in streams.err.splitlines() if line.startswith("diffbir restore: ")]
     assert other == "diffbir restore: left out, as no images: in/README.md"
-    broken = ("cut.png", "empty.jpg", "notes.webp", "small.png")
+    broken = ("cut.png", "empty.jpg", "huge.bmp", "notes.webp", "small.png")
     for line, name in zip(lines, broken, strict=True):
         assert f"in/{name}: " in line
         assert f"\n  {line.removeprefix('diffbir restore: ')}\n" in streams.out
     assert "Traceback" not in streams.err
-    assert "2 restored, 4 failed\n" in streams.out
+    assert "2 restored, 5 failed\n" in streams.out
     report = json.loads(Path("reports/all.json").read_text())
     assert [entry["input"] for entry in report["failed"]] == [f"in/{name}" for name in broken]
     assert all(entry["reason"].startswith(entry["input"]) for entry in report["failed"])
     assert {entry["result"] for entry in report["restored"]} == {"out/good.png", "out/sub/zebra.png"}
     assert (report["skipped"], report["left"], report["interrupted"]) == ([], [], False)
     assert (report["no_images"], report["warnings"]) == (["in/README.md"], [])
+
+
+def test_a_signal_whose_exception_a_library_loses_ends_the_run(fake: Fake, capsys) -> None:
+    """What was computed is written, and a later run in the process is its own."""
+    for name in "abcdef":
+        save(Path(f"in/{name}.png"))
+
+    def lose(seen: int) -> None:
+        if seen == 3:
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    fake.before = lose
+    assert restore() == 130
+    assert len(fake.seen) == 3 and "interrupted, 3 of 6 images left;" in capsys.readouterr().err
+    fake.before = lambda seen: None
+    assert restore("--skip-existing") == 0
 
 
 def test_a_result_that_vanished_is_not_counted(fake: Fake, capsys, monkeypatch) -> None:

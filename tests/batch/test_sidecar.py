@@ -197,6 +197,7 @@ def test_places_of_what_the_sidecar_lacks(fake: Fake, capsys) -> None:
         ({"parameters": {"upscale": 1e9}}, "a.json: --upscale is 1e+09; allowed are numbers above 0 to 1000"),
         ({"name": "../victim/a.png"}, "(name is '../victim/a.png'; allowed are file names without folders"),
         ({"name": "/tmp/a.png"}, "(name is '/tmp/a.png'; allowed are file names without folders"),
+        ({"name": "C:a.png"}, "(name is 'C:a.png'; allowed are file names without folders"),
         ({"name": ".."}, "(name is '..'; allowed are file names without folders"),
         ({"plan": {"rm": [1, 2, 3]}}, "is no sidecar of format 1 (plan.encode: Field required)"),
     ],
@@ -243,8 +244,8 @@ WRONG = (None, True, -1, 10**30, 1e308, "", "x" * 5000, "../x", "/x", "\0", [], 
 def leaves(record: object, place: tuple = ()) -> Iterator[tuple]:
     """The places of all values in a record."""
     yield place
-    if isinstance(record, dict):
-        for key, value in record.items():
+    if isinstance(record, dict | list):
+        for key, value in record.items() if isinstance(record, dict) else enumerate(record):
             yield from leaves(value, (*place, key))
 
 
@@ -254,6 +255,8 @@ def replaced(record: Any, place: tuple, value: object) -> Any:
         return value
     key, *rest = place
     inner = replaced(record[key], tuple(rest), value)
+    if isinstance(record, list):
+        return [*record[:key], *([] if inner is ... else [inner]), *record[key + 1 :]]
     left = {name: each for name, each in record.items() if name != key}
     return left if inner is ... else left | {key: inner}
 
@@ -310,3 +313,34 @@ def test_weights_are_read_once(fake: Fake, monkeypatch) -> None:
     one = digest.known_sha256(Path("file"))
     Path("file").write_bytes(b"22")
     assert digest.known_sha256(Path("file")) != one
+
+
+def test_loras_are_recorded_and_repeated(fake: Fake, inputs: Path, capsys) -> None:
+    """By path, SHA-256 and scale; a moved file is found by its flag."""
+    save(inputs / "a.png")
+    for name in ("one", "two"):
+        save_weights(Path(f"{name}.safetensors"), {"unet": {name: np.ones(2)}}, {"family": "lora"})
+    flags = ("--lora", "one.safetensors", "--lora", "two.safetensors:0.5")
+    assert call("in/a.png", "--output", "out", "--version", "micro", "--upscale", "1", *flags) == 0
+    side = Path("out/a.json")
+    record = json.loads(side.read_text())
+    scales = [("one.safetensors", 1.0), ("two.safetensors", 0.5)]
+    assert record["parameters"]["lora"] == [{"path": path, "scale": scale} for path, scale in scales]
+    two = {"file": "two.safetensors", "sha256": digest.sha256(Path("two.safetensors"))}
+    assert record["weights"]["lora_2"] == two
+    assert again(side) == 0
+    assert json.loads(Path("again/a.json").read_text())["parameters"] == record["parameters"]
+    shutil.move("two.safetensors", "moved.safetensors")
+    capsys.readouterr()
+    assert again(side) == 1
+    assert "two.safetensors" in complaint(capsys)
+    assert again(side, "--lora", "one.safetensors", "--lora", "moved.safetensors") == 0
+    moved = json.loads(Path("again/a.json").read_text())["parameters"]["lora"][1]
+    assert moved == {"path": "moved.safetensors", "scale": 0.5}
+    capsys.readouterr()
+    assert again(side, "--lora", "one.safetensors") == 2
+    assert "--lora is given 1 times, the sidecar names 2" in complaint(capsys)
+    assert again(side, "--lora", "one.safetensors", "--lora", "moved.safetensors:2") == 2
+    assert "has the scale 2, the sidecar 0.5" in complaint(capsys)
+    assert again(side, "--lora", "moved.safetensors", "--lora", "one.safetensors") == 1
+    assert "moved.safetensors: the weights of lora_1 are not those" in complaint(capsys)

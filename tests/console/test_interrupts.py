@@ -27,6 +27,20 @@ def test_a_lost_exception_is_made_up_for() -> None:
         told.heed()
 
 
+def test_a_lost_exception_leaves_no_traceback(capsys) -> None:
+    """Python prints exceptions that nobody can catch, such as those of callbacks of its garbage collector."""
+
+    class Callback:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with terminable():
+        callback = Callback()
+        del callback
+        assert told.asked
+    assert capsys.readouterr().err == ""
+
+
 def test_what_a_signal_broke_off_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """An import of an extension turns the interruption into an ImportError."""
 

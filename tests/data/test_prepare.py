@@ -325,6 +325,20 @@ def test_settings_without_sense_are_one_line(
     assert capsys.readouterr().err == f"diffbir data prepare: {message}\n"
 
 
+def test_images_of_any_name_are_kept(capsys: pytest.CaptureFixture) -> None:
+    """Names that are no UTF-8, of 255 bytes, with a line end or composed in another way."""
+    names = [os.fsdecode(b"\xff\xfe"), "x" * 251, "a\nb", "cafe\u0301", "--flag"]
+    for seed, name in enumerate(names):
+        Path("in").mkdir(exist_ok=True)
+        Path("in", f"{name}.png").write_bytes(png(seed, 32))
+    put("in/broken\nname.png", b"none")
+    assert call("--min-side", 32) == 0
+    assert sorted(name for name, _ in kept()) == sorted(f"in/{name}.png" for name in names)
+    with open("out/rejected.csv", newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["in/broken\nname.png"]
+    assert "rejected 1 undecodable" in capsys.readouterr().out
+
+
 def test_captions_are_counted(capsys: pytest.CaptureFixture) -> None:
     """Those of kept images, also of shards that an earlier run wrote."""
     fill()

@@ -1,5 +1,6 @@
 """A file that is written is there as a whole, or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,22 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ImageFileError, match="w: cannot be written .*; choose another output folder"):
         replace_file(tmp_path / "file" / "w", b"new")
+
+
+def test_bytes_are_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the name after it: a loss of power leaves the old file or the whole new one."""
+    done: list[str] = []
+    flush, rename = os.fsync, Path.replace
+
+    def flushed(number: int) -> None:
+        done.append("folder" if os.path.samestat(os.fstat(number), tmp_path.stat()) else "file")
+        flush(number)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append("name")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    replace_file(tmp_path / "a.bin", b"new")
+    assert done == ["file", "name", "folder"]

@@ -149,6 +149,31 @@ def test_a_tile_is_not_much_larger_than_its_image(tmp_path: Path) -> None:
     refused(path, "tiles of 60000x60000 pixels")
 
 
+@pytest.mark.parametrize("wide, high", [(16, 10**6), (1, 16 * 10**6)])
+def test_all_tiles_together_are_not_much_larger_than_their_image(
+    tmp_path: Path, wide: int, high: int
+) -> None:
+    """Each may be as large as a few images, though all lie at one place: 32 KB would take hours."""
+    body, number = zlib.compress(bytes(16_000_000), 9), 2000 // wide
+    places = struct.pack("<I", 8) * number + struct.pack("<I", len(body)) * number
+    tags = [(256, 4, 1, 2000), (257, 4, 1, 2000), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1)]
+    tags += [(322, 4, 1, wide), (323, 4, 1, high), (324, 4, number, 8 + len(body))]
+    tags += [(325, 4, number, 8 + len(body) + 4 * number)]
+    end = struct.pack("<I", 8 + len(body) + len(places))
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + end + body + places + directory(tags)[8:])
+    refused(tmp_path / "a.tif", f"is damaged: it has tiles of {wide}x{high} pixels")
+
+
+@pytest.mark.parametrize("samples", [17, 1000])
+def test_a_photo_has_few_channels(tmp_path: Path, samples: int) -> None:
+    """Libraries hold all of them: 12 KB would take gigabytes."""
+    pixels = np.zeros((100, 100, samples), np.float32)
+    tifffile.imwrite(
+        tmp_path / "a.tif", pixels, photometric="rgb", planarconfig="contig", extrasamples=[0] * (samples - 3)
+    )
+    refused(tmp_path / "a.tif", f"has {samples} channels of 32 bits; save it as RGB or gray")
+
+
 def test_png_inflates_to_what_the_size_says(tmp_path: Path) -> None:
     path = written(tmp_path / "a.png", RGB, "PNG")
     data = path.read_bytes()

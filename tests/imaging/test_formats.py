@@ -60,6 +60,8 @@ def test_other_numbers_are_said_and_scaled(tmp_path: Path, values: np.ndarray, d
 def test_numbers_without_a_meaning_are_refused(tmp_path: Path, bad: np.ndarray) -> None:
     with pytest.raises(ImageFileError, match=r"a.tif: holds numbers from .* to .*; give numbers from 0"):
         read_photo(tiff(tmp_path / "a.tif", bad))
+    with pytest.raises(ImageFileError, match="holds numbers of the kind complex64; give integers or floats"):
+        read_photo(tiff(tmp_path / "a.tif", RAMP.astype(np.complex64)))
 
 
 def save(path: Path, kind: str, **options: object) -> Path:
@@ -93,6 +95,18 @@ def test_orientation_of_other_formats(tmp_path: Path, kind: str, orientation: in
     photo = read_photo(tmp_path / "a")
     assert photo.pixels.shape == wide.shape and np.abs(photo.pixels.astype(float) - wide).mean() < 4
     assert header_size(tmp_path / "a") == wide.shape[:2]
+
+
+def test_further_pages_are_said(tmp_path: Path) -> None:
+    """But not the same image in small, as cameras and editors write it."""
+    pages = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), np.uint8)
+    for kind, expected in ((0, ("has several pages; its first image is taken",)), (1, ())):
+        with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+            file.write(pages[0], photometric="rgb")
+            file.write(pages[1], photometric="rgb", subfiletype=kind)
+        photo = read_photo(tmp_path / "a.tif")
+        assert photo.notes == expected
+        np.testing.assert_array_equal(photo.pixels, pages[0])
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])

@@ -1,14 +1,20 @@
 import functools
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
 from diffbir_jax.models.attention import _chosen, attention, choose, force
+from diffbir_jax.models.platform import batches_over
+from diffbir_jax.sharding import make_mesh
+from diffbir_jax.training.flops import count
 from tests.draws import normal
+from tests.models.reference import relative_error
 
 # Compiled whole: operation by operation, each would be a program for each shape.
 compiled = jax.jit(attention, static_argnames=("backend", "max_scores"))
@@ -109,7 +115,7 @@ BF16, F32 = jnp.bfloat16, jnp.float32
         ((1, 16384, 1, 512), 16384, BF16, "gpu", "queries"),
         ((2, 4096, 5, 64), 4096, F32, "gpu", "queries"),
         ((9, 1024, 10, 64), 1024, F32, "gpu", "xla"),  # the limit is per image: devices share a batch
-        ((2, 4096, 5, 64), 4096, BF16, "tpu", "xla"),
+        ((2, 4096, 5, 64), 4096, BF16, "tpu", "queries"),
     ],
 )
 def test_the_choice_of_a_backend(shape, keys, dtype, platform, expected):
@@ -125,8 +131,10 @@ def test_old_chips_have_no_fused_attention(monkeypatch, capability, expected):
 
 def test_what_does_not_fit_is_refused():
     q, k, v = qkv(1, 4, 5, 2, 8)
-    with pytest.raises(ValueError, match="backend is 'flash'; choose one of auto, chunked"):
-        attention(q, k, v, backend="flash")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="backend is 'splash'; choose one of auto, chunked"):
+        attention(q, k, v, backend="splash")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="backend flash takes lengths that 128 divides; choose another"):
+        attention(q, k, v, backend="flash")
     with pytest.raises(ValueError, match=r"q \(1, 4, 2, 8\), k \(1, 5, 2, 8\), v \(1, 4, 2, 8\) do not fit"):
         attention(q, k, v[:, :4])
     with pytest.raises(ValueError, match="do not fit"):
@@ -149,8 +157,8 @@ def test_a_forced_backend_is_used_where_it_can_be(free: None) -> None:
         np.testing.assert_allclose(
             attention(q, q, q), attention(q, q, q, backend="xla"), rtol=1e-5, atol=1e-6
         )
-    with pytest.raises(ValueError, match="backend is 'flash'; choose one of auto, chunked"):
-        force("flash")
+    with pytest.raises(ValueError, match="backend is 'splash'; choose one of auto, chunked"):
+        force("splash")
 
 
 def test_cudnn_is_forced_where_it_has_a_kernel(free: None) -> None:
@@ -160,3 +168,56 @@ def test_cudnn_is_forced_where_it_has_a_kernel(free: None) -> None:
     assert _chosen(*shapes, jnp.bfloat16, "gpu") == "cudnn" != choose(*shapes, jnp.bfloat16, "gpu")
     assert _chosen(*shapes, jnp.float32, "gpu") == "xla"
     assert _chosen(*shapes, jnp.bfloat16, "tpu") == "xla"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [None, 4])
+def test_the_kernel_for_tpus_equals_float32(devices: int | None) -> None:
+    """Within what 16 bits of inputs and results allow, its gradient included; split over devices or not."""
+    mesh = None if devices is None else make_mesh(2, devices // 2)
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((4, 256, 1, 64)), jnp.bfloat16) for _ in range(3))
+
+    def run(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        with batches_over(mesh):
+            return attention(q, k, v, backend="flash")
+
+    def squares(function, *args) -> jax.Array:
+        return jnp.square(function(*args).astype(jnp.float32)).sum()
+
+    exact = [x.astype(jnp.float32) for x in (q, k, v)]
+    with pltpu.force_tpu_interpret_mode():
+        out, gradient = jax.jit(lambda *a: (run(*a), jax.grad(partial(squares, run), (0, 1, 2))(*a)))(q, k, v)
+    assert relative_error(out.astype(jnp.float32), reference(*exact)) < 2e-3
+    expected = jax.grad(partial(squares, reference), (0, 1, 2))(*exact)
+    for found, wanted in zip(gradient, expected):
+        assert relative_error(found.astype(jnp.float32), wanted) < 1e-2
+
+
+def test_on_tpus_no_large_scores_are_held() -> None:
+    """16 bits and whole blocks take the kernel; else blocks of queries where scores are large."""
+    large, small = (16, 4096, 5, 64), (16, 64, 20, 64)
+    with batches_over(make_mesh(2, 2)):
+        assert choose(large, 4096, jnp.bfloat16, "tpu") == "flash"
+        assert choose(large, 77, jnp.bfloat16, "tpu") == "xla"
+        assert choose(small, 64, jnp.bfloat16, "tpu") == "xla"
+        assert choose(large, 4096, jnp.float32, "tpu") == "queries"
+        assert choose((16, 4100, 5, 64), 4100, jnp.bfloat16, "tpu") == "queries"
+        # XLA does not split the kernel, so each device must have as much.
+        assert choose((6, *large[1:]), 4096, jnp.bfloat16, "tpu") == "queries"
+    # Of several devices, and it is not known how they share the batch.
+    assert choose(large, 4096, jnp.bfloat16, "tpu") == "queries"
+
+
+def test_products_of_the_kernel_are_counted() -> None:
+    """Two per pair of blocks forward; with the gradient seven more, two of which are the scores again."""
+    q = jax.ShapeDtypeStruct((4, 1024, 2, 64), jnp.bfloat16)
+    product = 2 * 4 * 2 * 1024 * 1024 * 64
+
+    def total(q: jax.Array) -> jax.Array:
+        return attention(q, q, q, backend="flash").astype(jnp.float32).sum()
+
+    for mesh in (None, make_mesh(2, 2)):
+        with batches_over(mesh):
+            assert count(jax.make_jaxpr(total)(q)).total == 2 * product
+            assert count(jax.make_jaxpr(jax.grad(total))(q)).total == 9 * product

@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 
 from diffbir_jax.models.platform import tracing_for
+from diffbir_jax.restoration.compiled import kernel_order
 from diffbir_jax.restoration.restorer import Restorer
 from tests.micro import FEW, MICRO, micro, picture, random_params
 
@@ -14,6 +16,20 @@ def test_kernels_lie_as_the_platform_reads_them() -> None:
     with tracing_for("gpu"):
         using = Restorer(MICRO, random_params(MICRO))
     orders = {(x.ndim, x.format.layout.major_to_minor) for x in jax.tree.leaves(using.params) if x.ndim != 2}
-    assert orders == {(4, (3, 0, 1, 2)), (1, (0,))}
+    assert orders == {(4, (3, 2, 0, 1)), (1, (0,))}
     np.testing.assert_array_equal(using.restore([picture(16, 16)], options=FEW)[0].image, usual.image)
-    assert micro().programs.order is None
+    assert not micro().programs.ordered
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "order"),
+    [
+        ("bfloat16", 8.0, (3, 0, 1, 2)),
+        ("float16", 8.9, (3, 0, 1, 2)),
+        ("float32", 8.9, (3, 2, 0, 1)),
+        ("float32", 9.0, (3, 0, 1, 2)),
+    ],
+)
+def test_the_order_is_the_compiler_s_choice(dtype: str, capability: float, order: tuple[int, ...]) -> None:
+    """As XLA's CUDA compiler lays arguments that it may lay as it likes, see docs/gpu.md."""
+    assert kernel_order(dtype, capability).major_to_minor == order

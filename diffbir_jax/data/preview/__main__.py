@@ -84,7 +84,7 @@ def run(config: Mapping[str, Any], args: argparse.Namespace) -> None:
     from diffbir_jax.data.preview.pairs import show, time_loader, time_stages
     from diffbir_jax.data.setup import make_loaders
 
-    train, held_out = make_loaders(shown(config["data"], bool(args.photos)), config["seed"])
+    train, held_out = make_loaders(shown(config["data"], bool(args.photos or args.pairs)), config["seed"])
     loader = held_out if args.held_out else train
     show(loader.items, args.first, args.number, Path(args.output).expanduser())
     if args.stats:

@@ -15,6 +15,7 @@ from diffbir_jax.data.sources.files import (
     read_text,
     whole,
 )
+from diffbir_jax.data.sources.paired import PairedSource
 from diffbir_jax.data.sources.shared import digest
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.listing import SUFFIXES, find_images
@@ -44,6 +45,11 @@ class FileSource:
 
     def __len__(self) -> int:
         return len(self._names)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Paths of the files, as given."""
+        return self._names
 
     def __getitem__(self, index: int) -> Example:
         """Read file `index` and its caption; BrokenExampleError if that fails."""
@@ -108,7 +114,7 @@ def _remote(path: str) -> tuple[list[str], set[str]]:
     return images, {name for name in names if name.endswith(".txt") or name in TABLES}
 
 
-def listed(path: str, root: str | None = None) -> FileSource:
+def listed(path: str, root: str | None = None, pairs: bool = False) -> FileSource | PairedSource:
     """Make a source of the images in a text file: one path or URL per line, in this order.
 
     Blank lines and lines that start with # are skipped.
@@ -116,6 +122,7 @@ def listed(path: str, root: str | None = None) -> FileSource:
     Args:
         path: the text file, or its URL.
         root: folder of relative paths; by default the folder of the list.
+        pairs: lines have two columns, the degraded and the clean image, with a tab between them.
 
     Raises:
         DataError: the list cannot be read or is empty, or the listed files are missing.
@@ -125,5 +132,15 @@ def listed(path: str, root: str | None = None) -> FileSource:
     if not names:
         raise DataError(f"{path}: lists no file; give a text file with one path per line")
     root = folder_of(path) if root is None else root
-    check_some_exist(root, names, path)
-    return FileSource(root, names)
+    if not pairs:
+        check_some_exist(root, names, path)
+        return FileSource(root, names)
+    columns = [line.split("\t") for line in names]
+    if wrong := next((line for line in columns if len(line) != 2), None):
+        raise DataError(
+            f"{path}: {wrong[0]!r} is a line of {len(wrong)} columns; give two, LQ and HQ, with a tab between them"
+        )
+    degraded, clean = ([line[i].strip() for line in columns] for i in (0, 1))
+    for column in (degraded, clean):
+        check_some_exist(root, column, path)
+    return PairedSource(FileSource(root, clean), root, degraded)

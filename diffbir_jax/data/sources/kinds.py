@@ -9,6 +9,7 @@ from typing import Any
 from diffbir_jax.data.example import DataError, Example, Source
 from diffbir_jax.data.sources.array_record import ArrayRecordSource
 from diffbir_jax.data.sources.folder import folder, listed
+from diffbir_jax.data.sources.pairs import pairs
 from diffbir_jax.data.sources.shared import digest, part_of
 from diffbir_jax.data.sources.table import TableSource
 from diffbir_jax.data.sources.tar import TarSource
@@ -52,6 +53,7 @@ KINDS: dict[str, Callable[..., Source]] = {
     "folder": folder,
     "list": listed,
     "table": TableSource,
+    "pairs": pairs,
     "array_record": ArrayRecordSource,
     "tar": TarSource,
     "tfds": TfdsSource,

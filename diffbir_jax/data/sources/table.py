@@ -18,7 +18,7 @@ from diffbir_jax.data.sources.files import (
 from diffbir_jax.data.sources.shared import digest, extra
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
-SHORT, LONG = "short", "long"
+SHORT, LONG, LQ = "short", "long", "lq"
 # Names that columns of captions have, unless another one is given.
 SHORTS = KINDS[SHORT]
 
@@ -33,6 +33,7 @@ class TableSource:
         path_column: str = "image_path",
         short_column: str | None = None,
         long_column: str | None = None,
+        lq_column: str | None = None,
     ):
         """Read the tables and concatenate them. Rows without a path are left out.
 
@@ -44,12 +45,14 @@ class TableSource:
             short_column: the column of short captions; by default the first of `short`, `caption` and `text` that
                 exists. Cells that are null, empty, `None`, `NaN` or `null` are no captions.
             long_column: the column of long captions; by default `long`, if it exists.
+            lq_column: the column of paths of degraded images, which makes pairs; rows without one are left out.
 
         Raises:
             DataError: a table cannot be read or lacks a column, or no checked row names an existing image.
         """
         files = find_shards(path, SUFFIXES)
         wanted = {"path": path_column, SHORT: short_column, LONG: long_column}
+        wanted |= {LQ: lq_column} if lq_column else {}
         arrow = extra("pyarrow", "tables")
         table = arrow.concat_tables([_read(file, wanted) for file in files])
         if not len(table):
@@ -57,7 +60,8 @@ class TableSource:
         # One chunk: access by row is then direct, without a search for the chunk.
         self._columns = {name: table[name].combine_chunks() for name in table.column_names}
         self._root = folder_of(files[0]) if root is None else root
-        check_some_exist(self._root, self._columns["path"].to_pylist(), files[0])
+        for name in self._columns.keys() & {"path", LQ}:
+            check_some_exist(self._root, self._columns[name].to_pylist(), files[0])
 
     def __len__(self) -> int:
         return len(self._columns["path"])
@@ -65,8 +69,9 @@ class TableSource:
     def __getitem__(self, index: int) -> Example:
         """Read the image of row `index`; BrokenExampleError if that fails."""
         row = {name: column[index].as_py() for name, column in self._columns.items()}
-        url = join(self._root, row.pop("path"))
-        return Example(url, read(url), {kind: text for kind, text in row.items() if text})
+        url, degraded = join(self._root, row.pop("path")), row.pop(LQ, None)
+        lq = read(join(self._root, degraded)) if degraded else None
+        return Example(url, read(url), {kind: text for kind, text in row.items() if text}, lq)
 
     @property
     def fingerprint(self) -> str:
@@ -102,7 +107,9 @@ def _read(file: str, wanted: dict[str, str | None]) -> Any:
         missing = compute.is_in(words, value_set=arrow.array(MISSING, arrow.large_string()))
         texts[kind] = compute.if_else(missing, "", text)
     table = arrow.table(texts)
-    return table.filter(compute.not_equal(table["path"], ""))
+    for name in {"path", LQ} & {*texts}:
+        table = table.filter(compute.not_equal(table[name], ""))
+    return table
 
 
 def _columns(file: str, wanted: dict[str, str | None]) -> tuple[list[str], dict[str, Any]]:

@@ -40,7 +40,7 @@ def test_a_configuration_may_be_a_config_dict(tmp_path: Path) -> None:
     [
         (
             {"kind": "zip"},
-            "kind of source 'zip' is unknown; allowed are folder, list, table, array_record, tar",
+            "kind of source 'zip' is unknown; allowed are folder, list, table, pairs, array_record, tar",
         ),
         ({}, "kind of source None is unknown"),
         ({"kind": "list", "path": "x", "rot": "y"}, "source list: unknown rot; it takes path, root"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from diffbir_jax.batch.lengths import check_lengths
 from diffbir_jax.batch.names import Outputs, check_clashes, outputs_of, real_folder, some, suffix_of
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.files.errors import ImageFileError
@@ -76,14 +77,16 @@ def find_jobs(settings: Settings) -> tuple[list[Job], list[Path]]:
 
 
 def check_jobs(jobs: Sequence[Job], settings: Settings) -> None:
-    """Check that no file of the user is lost and that formats hold the bits; ImageFileError says what is wrong."""
+    """Check that no file of the user is lost, that names fit and formats hold the bits; else ImageFileError."""
     folders = {real_folder(job.path.parent) for job in jobs}
     for folder in [settings.output, *{job.outputs.folder for job in jobs}]:
         if real_folder(folder) in folders:
             check_output(folder, folder, "inputs")
     given = [path for job in jobs for path in (job.path, job.clean, job.mask, job.ground) if path]
     given += [settings.report] if settings.report else []
-    check_clashes([(job.path, job.outputs) for job in jobs], given, settings)
+    written = [(job.path, job.outputs) for job in jobs]
+    check_lengths(written)
+    check_clashes(written, given, settings)
     check_depth(jobs, settings.recipe)
 
 

@@ -22,6 +22,7 @@ from diffbir_jax.files.checked import file_name
 from diffbir_jax.files.digest import sha256, weights_record
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import device, versions
+from diffbir_jax.restoration.geometry import check_plan
 from diffbir_jax.restoration.lora_flag import Lora
 
 DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, "paths", "list", "memory_gb", "vae_norms"} - {*PLACES}
@@ -42,6 +43,7 @@ def recipe_of(args: argparse.Namespace) -> tuple[Recipe, Sidecar]:
     try:
         recipe = from_record(record.parameters)
         check_backgrounds(recipe, record)
+        check_plans(recipe, record)
     except UserError as error:
         raise UserError(f"{args.from_sidecar}: {error}") from None
     changes = {name: getattr(args, name) for name in args.given & {*PLACES}}
@@ -66,6 +68,17 @@ def moved_loras(then: Sequence[Lora], now: Sequence[Lora]) -> tuple[Lora, ...]:
                 f"--lora {new.path} has the scale {new.scale:g}, the sidecar {old.scale:g}; leave it out"
             )
     return tuple(Lora(new.path, old.scale) for old, new in zip(then, now))
+
+
+def check_plans(recipe: Recipe, record: Sidecar) -> None:
+    """Raise UserError if the networks cannot be cut as a sidecar says, before they are loaded."""
+    preset = recipe.preset()
+    if recipe.stage1 is not None:
+        # Only its file says which sides another stage 1 takes.
+        preset = dataclasses.replace(preset, rm=None)
+    for plan in (record.plan, record.crops):
+        if plan is not None:
+            check_plan(plan, preset)
 
 
 def check_backgrounds(recipe: Recipe, record: Sidecar) -> None:

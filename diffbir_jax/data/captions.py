@@ -1,5 +1,6 @@
 """The choice of a training image's caption."""
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -38,9 +39,41 @@ MISSING = ("", "none", "nan", "null", "<na>")
 
 
 def clean(text: object) -> str:
-    """Return a caption without spaces around it; "" for no text, and for words that programs write in its place."""
+    """Return a caption without spaces around it; "" for no text, and for words that programs write in its place.
+
+    A list of texts is a choice: its first text counts. What else a list or a map holds is no caption, see `is_caption`.
+    """
+    if isinstance(text, list | tuple):
+        return next((found for each in text if isinstance(each, str) and (found := clean(each))), "")
+    if isinstance(text, bool | Mapping):
+        return ""
     stripped = str(text).strip()
     return "" if stripped.lower() in MISSING else stripped
+
+
+def is_caption(value: object) -> bool:
+    """Whether a cell holds what a caption may be: a text, a number, nothing, or a list with a text."""
+    if isinstance(value, list | tuple):
+        return not value or any(isinstance(each, str) for each in value)
+    return value is None or isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def decoded(data: bytes) -> str:
+    """Return the text of a file: UTF-8, or UTF-16 if it begins with that byte order mark.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        text = data.decode(
+            "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is no UTF-8 text ({error})") from None
+    # UTF-16 without a mark and UTF-32 decode to texts with such characters.
+    if "\0" in text:
+        raise ValueError("is no UTF-8 text (it has NUL characters)")
+    return text
 
 
 def choose(captions: Mapping[str, str], rng: np.random.Generator, config: CaptionConfig | None = None) -> str:

@@ -35,6 +35,7 @@ class Verdict(NamedTuple):
         fault: `unreadable`, `undecodable`, `small`, or "" if it is fit.
         detail: the fault in words.
         captioned: whether it has a caption.
+        unread: what is wrong with a caption that is left out; "" if nothing.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Verdict(NamedTuple):
     fault: str = ""
     detail: str = ""
     captioned: bool = False
+    unread: str = ""
 
 
 def examine(source: Source, min_side: int, index: int) -> Verdict:
@@ -62,7 +64,7 @@ def examine(source: Source, min_side: int, index: int) -> Verdict:
     if min(height, width) < min_side:
         return Verdict(name, fault="small", detail=f"is {width}x{height} pixels")
     record = pack(name, data, example.captions)
-    return Verdict(name, record, _digest(decoded), captioned=any(example.captions.values()))
+    return Verdict(name, record, _digest(decoded), "", "", any(example.captions.values()), example.fault)
 
 
 def _digest(image: np.ndarray) -> str:

@@ -39,12 +39,14 @@ class Example:
         image: the bytes of an image file, or pixels (H, W, 3) uint8 RGB.
         captions: texts by kind, `short` and `long`; empty if the source has none.
         lq: the degraded image of a pair, like `image`; None if the image is to be degraded.
+        fault: what is wrong with a caption that is therefore left out; "" if nothing.
     """
 
     name: str
     image: bytes | np.ndarray
     captions: Mapping[str, str] = field(default_factory=dict)
     lq: bytes | np.ndarray | None = None
+    fault: str = ""
 
 
 class Source(Protocol):

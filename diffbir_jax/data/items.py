@@ -28,7 +28,7 @@ class Items:
     random one, drawn from (seed, position, attempt).
 
     Attributes:
-        source: the source of examples.
+        source: the source of examples. If there is a `caption` function, one whose caption cannot be read is broken.
         crop: (image (H, W, 3) uint8, rng) -> crop (S, S, 3) uint8; it may raise BrokenExampleError.
         degrade: (crop, rng) -> Degraded; None for items without `lq`.
         caption: (captions by kind, rng) -> text, or None for items without `prompt`.
@@ -88,6 +88,8 @@ class Items:
 
     def _make(self, index: int, rng: np.random.Generator) -> Item:
         example = self.source[index]
+        if self.caption is not None and example.fault:
+            raise BrokenExampleError(example.fault)
         try:
             images = self._images(example, rng)
         except BrokenExampleError as error:

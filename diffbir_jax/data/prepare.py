@@ -29,6 +29,9 @@ KINDS = {
     ".array_record": "array_record",
 }
 
+# The line at the end names this many captions that were left out; the manifest has all.
+NAMED = 3
+
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
@@ -82,7 +85,11 @@ def summary(manifest: dict[str, Any], output: Path) -> str:
     shards = len(manifest["shards"])
     captions = f"{manifest['captioned']:,} with captions" if manifest["captioned"] else "no captions"
     kept = f"kept {manifest['kept']:,} of {manifest['images']:,} images in {shards:,} shard(s), {captions}"
-    return kept + rejected
+    unread = manifest["unread_captions"]
+    left = "; ".join(
+        " ".join(told.split()) for told in unread[:NAMED]
+    ) + f" and {len(unread) - NAMED:,} more" * (len(unread) > NAMED)
+    return kept + rejected + (f"; {len(unread):,} captions were left out: {left}" if unread else "")
 
 
 def run(flags: argparse.Namespace) -> int:

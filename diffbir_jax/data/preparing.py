@@ -58,8 +58,9 @@ class Chunk:
     Attributes:
         indices: indices of the images in the source.
         shard: the ArrayRecord file.
-        report: a JSON file, written last: digest and index of each kept image; how many of these have a caption; index,
-            name, fault and detail of each rejected one; SHA-256 of the shard.
+        report: a JSON file, written last: digest and index of each kept image; how many of these have a caption; what
+            is wrong with captions that were left out; index, name, fault and detail of each rejected one; SHA-256 of
+            the shard.
     """
 
     indices: range
@@ -71,7 +72,8 @@ class Chunk:
         try:
             report = self.load()
             intact = (
-                report["sha256"] == sha256(self.shard) and {"kept", "captioned", "rejected"} <= report.keys()
+                report["sha256"] == sha256(self.shard)
+                and {"kept", "captioned", "unread_captions", "rejected"} <= report.keys()
             )
         except (ValueError, KeyError, TypeError):
             return f"{self.report}: is damaged, or of an older version"
@@ -186,6 +188,7 @@ def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
     """Write the files of a chunk. `seen` maps a digest to the first image's index; new digests are added."""
     kept: dict[str, int] = {}
     captioned = 0
+    unread: list[str] = []
     rejected: list[tuple[int, str, str, str]] = []
 
     def records() -> Iterator[bytes]:
@@ -200,21 +203,24 @@ def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
             else:
                 kept[verdict.digest] = index
                 captioned += verdict.captioned
+                unread.extend([verdict.unread] if verdict.unread else [])
                 yield verdict.record
 
     # The report is written last: a chunk without a report is done again.
     write_shard(part.shard, records())
-    report = {"kept": kept, "captioned": captioned, "rejected": rejected, "sha256": sha256(part.shard)}
-    replace_file(part.report, _json(report))
+    report = {"kept": kept, "captioned": captioned, "unread_captions": unread, "rejected": rejected}
+    replace_file(part.report, _json(report | {"sha256": sha256(part.shard)}))
 
 
 def _finish(output: Path, manifest: dict[str, Any], parts: list[Chunk]) -> dict[str, Any]:
     """Write rejected.csv and the final manifest."""
     rows, faults, shards, captioned = [COLUMNS], Counter[str](), {}, 0
+    unread: list[str] = []
     for part in parts:
         report = part.load()
         shards[part.shard.name] = len(report["kept"])
         captioned += report["captioned"]
+        unread += report["unread_captions"]
         rows += report["rejected"]
         faults.update(fault for _, _, fault, _ in report["rejected"])
     replace_file(output / REJECTED, csv_table(rows).encode("utf-8", "surrogateescape"))
@@ -222,6 +228,7 @@ def _finish(output: Path, manifest: dict[str, Any], parts: list[Chunk]) -> dict[
         "images": parts[-1].indices.stop,
         "kept": sum(shards.values()),
         "captioned": captioned,
+        "unread_captions": unread,
         "rejected": dict(sorted(faults.items())),
     }
     manifest |= {"finished": True} | counts | {"shards": shards}

@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.digest import sha256
 from diffbir_jax.files.writing import replace_file
+from diffbir_jax.training.unsealed import unreadable
 
 # Ends of the names of two folders beside that of the checkpoints, which belongs to Orbax.
 SEALS, DAMAGED = "_checksums", "_damaged"
-# What tells a checkpoint without checksums from another folder: Orbax's files, the second in older versions.
-_MARKS = ("_CHECKPOINT_METADATA", "default/_METADATA")
 
 
 def seal(folder: Path) -> None:
@@ -24,16 +24,20 @@ def seal(folder: Path) -> None:
             record.parent.mkdir(exist_ok=True)
             replace_file(record, json.dumps(_checksums(folder / str(step)), indent=1).encode())
     for record in beside(folder, SEALS).glob("*.json"):
-        if record.stem.isdecimal() and int(record.stem) not in steps:
+        if _is_step(record.stem) and int(record.stem) not in steps:
             record.unlink(missing_ok=True)
 
 
 def set_damaged_aside(folder: Path) -> list[str]:
     """Move checkpoints that are newer than the last intact one into another folder; return what is wrong.
 
-    A checkpoint without checksums, of an earlier version or of a run that was killed before it wrote them, counts as
-    intact: Orbax gives a checkpoint its name when it is whole.
+    A checkpoint without checksums is of an earlier version, or of a run that was killed before it wrote them. It counts
+    as intact if all of it can be read.
+
+    Raises:
+        UserError: a folder lies where a file with checksums belongs.
     """
+    _check_records(folder)
     told = []
     for step in sorted(checkpoint_steps(folder), reverse=True):
         problem = _problem(folder, step)
@@ -50,8 +54,13 @@ def set_damaged_aside(folder: Path) -> list[str]:
 def checkpoint_steps(folder: Path) -> Iterator[int]:
     """Yield the steps of the checkpoints in a folder; unfinished ones have other names."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.is_dir() and path.name.isdecimal():
+        if _is_step(path.name) and path.is_dir():
             yield int(path.name)
+
+
+def _is_step(name: str) -> bool:
+    """Whether a name is one that Orbax writes; others, such as 007, are not the names of their numbers."""
+    return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
 def beside(folder: Path, end: str) -> Path:
@@ -61,6 +70,21 @@ def beside(folder: Path, end: str) -> Path:
 
 def _record(folder: Path, step: int) -> Path:
     return beside(folder, SEALS) / f"{step}.json"
+
+
+def _check_records(folder: Path) -> None:
+    """Raise UserError if something else lies where checksums are written."""
+    place = beside(folder, SEALS)
+    if place.exists() and not place.is_dir():
+        raise UserError(
+            f"{place}: is no folder, but checksums of checkpoints belong there; move it elsewhere"
+        )
+    for step in checkpoint_steps(folder):
+        record = _record(folder, step)
+        if record.exists() and not record.is_file():
+            raise UserError(
+                f"{record}: is no file, but checksums of a checkpoint belong there; move it elsewhere"
+            )
 
 
 def _checksums(folder: Path) -> dict[str, str]:
@@ -75,9 +99,10 @@ def _problem(folder: Path, step: int) -> str:
     try:
         wanted = json.loads(_record(folder, step).read_text("utf-8"))
     except FileNotFoundError:
-        known = any((place / mark).is_file() for mark in _MARKS)
-        return "" if known else f"it holds no {' or '.join(_MARKS)}, so something else made it"
+        return unreadable(place)
     except ValueError:
+        wanted = None
+    if not isinstance(wanted, dict) or not all(isinstance(digest, str) for digest in wanted.values()):
         return "its checksums cannot be read"
     found = _checksums(place)
     different = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))

@@ -75,9 +75,10 @@ def train(config: Config, workdir: str | Path) -> TrainState:
         checkpoints, best = _open_checkpoints(stack, workdir, config)
         state = _resumed(state, checkpoints, objective.batches)
         first, saved, pending = int(state.step), checkpoints.latest, None
-        lines = read_lines(workdir / LINES)
+        damaged = [*checkpoints.damaged, *(best.checkpoints.damaged if best else ())]
+        lines = read_lines(workdir / LINES, damaged.append)
         report = stack.enter_context(_open_report(workdir, first, config))
-        for told in (*checkpoints.damaged, *(best.checkpoints.damaged if best else ())):
+        for told in damaged:
             report.say(told)
         profiler = stack.enter_context(_open_profiler(workdir, config))
         run = Run(config, objective, mesh, frozen, checkpoints, best, report, saved)

@@ -5,7 +5,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -137,25 +137,51 @@ def open_writers(workdir: Path, first: int, project: str | None = None) -> list[
     return [TensorBoard(workdir, first), JsonLines(workdir, first), *writers]
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path, say: Callable[[str], object] | None = None) -> list[dict[str, Any]]:
     """Read a metrics.jsonl; [] if it does not exist.
 
     Lines that a killed run left incomplete are ignored, and so are those that a resumed run repeats.
+
+    Args:
+        path: the file.
+        say: is told, in one line, about lines that no run writes; they are passed over.
+
+    Raises:
+        UserError: it is no file.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no file, but the metrics of the run belong there; move it elsewhere")
     lines: list[dict[str, Any]] = []
-    for text in path.read_text("utf-8", "replace").split("\n") if path.exists() else ():
+    damaged: list[int] = []
+    for number, text in enumerate(path.read_text("utf-8", "replace").split("\n") if path.exists() else (), 1):
         line = _parsed(text)
-        if RESUMED in line:
+        if line is None:
+            continue
+        if not _is_line(line):
+            damaged.append(number)
+        elif RESUMED in line:
             lines = [each for each in lines if each["step"] <= line[RESUMED]]
-        elif "step" in line:
+        else:
             lines.append(line)
+    if damaged and say:
+        say(f"{path}: passed over {len(damaged)} damaged line(s), the first is line {damaged[0]}")
     return lines
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    """A line of JSON; {} for another."""
+def _parsed(text: str) -> Any:
+    """What a line of JSON holds; None for a line that is cut off."""
     try:
-        line = json.loads(text)
-    except ValueError:
-        return {}
-    return line if isinstance(line, dict) else {}
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_line(line: Any) -> bool:
+    """Whether a run writes such a line: numbers by name, and a step or `RESUMED` that is a whole number."""
+    if not isinstance(line, dict) or not all(_is_number(value) for value in line.values()):
+        return False
+    return type(line.get(RESUMED, line.get("step"))) is int
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) in (int, float)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffbir_jax.batch import repeat
+from diffbir_jax.batch import repeat, run
 from diffbir_jax.files import digest
 from diffbir_jax.models.attention import force, forced
 from diffbir_jax.weights.safetensors import save_weights
@@ -213,6 +213,21 @@ def test_sidecars_of_other_versions(fake: Fake, capsys, change: dict, message: s
     assert message in complaint(capsys)
 
 
+@pytest.mark.parametrize("plan", ["plan", "crops"])
+@pytest.mark.parametrize("stage", ["encode", "decode", "sample"])
+def test_a_plan_that_no_network_takes_is_refused_before_one_is_loaded(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys, plan: str, stage: str
+) -> None:
+    save(Path("in/a.png"))
+    assert call("--input", "in", "--output", "out") == 0
+    record = json.loads(Path("out/a.json").read_text())
+    record[plan] = DRAWN | {stage: [1, 0, 4]}
+    Path("out/a.json").write_text(json.dumps(record))
+    monkeypatch.setattr(run, "networks", lambda *given, **named: pytest.fail("loads the networks"))
+    assert again(Path("out/a.json")) == 1
+    assert f"a.json: the plan has tiles of 1 that overlap by 0 for {stage}; preset" in complaint(capsys)
+
+
 def test_files_that_are_no_sidecars(fake: Fake, capsys) -> None:
     assert again(Path("none.json")) == 1
     assert "none.json: cannot be read (No such file or directory); give the .json" in complaint(capsys)
@@ -238,6 +253,7 @@ def test_names_of_any_bytes_are_found_again(fake: Fake, name: str) -> None:
     assert Path("again", name).is_file()
 
 
+DRAWN = {name: [512, 64, 1] for name in ("rm", "encode", "sample", "decode")}
 WRONG = (None, True, -1, 10**30, 1e308, "", "x" * 5000, "../x", "/x", "\0", [], [1, 2, 3], {}, {"a": 1})
 
 

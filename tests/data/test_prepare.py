@@ -347,13 +347,14 @@ def test_captions_are_counted(capsys: pytest.CaptureFixture) -> None:
     put("in/g.txt", b"caf\xe9")
     assert call("--min-side", 32, "--shard-size", 3) == 0
     said = capsys.readouterr().out
-    assert said.startswith("kept 2 of 8 images in 3 shard(s), 1 with captions; rejected ")
-    with open("out/rejected.csv", newline="") as file:
-        (told,) = [row for row in csv.DictReader(file) if row["name"] == "in/g.png"]
-    assert told["fault"] == "unreadable" and told["detail"].startswith("in/g.txt: is no UTF-8 text")
+    assert said.startswith("kept 3 of 8 images in 3 shard(s), 1 with captions; rejected ")
+    assert "; 1 captions were left out: in/g.txt: is no UTF-8 text" in said
+    assert [name for name, _ in kept()] == ["in/a.png", "in/e.png", "in/g.png"]
     assert call("--min-side", 32, "--shard-size", 3) == 0
     assert capsys.readouterr().out == said
-    assert json.loads(Path("out/manifest.json").read_text())["captioned"] == 1
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    (told,) = manifest["unread_captions"]
+    assert manifest["captioned"] == 1 and told.startswith("in/g.txt: is no UTF-8 text")
 
 
 def test_nothing_fit_is_a_failure(capsys: pytest.CaptureFixture) -> None:

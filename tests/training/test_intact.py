@@ -94,7 +94,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "an empty folder": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
     "one file more": lambda folder: (folder / "more").touch(),
     "other checksums": lambda folder: (beside(folder.parent, SEALS) / "4.json").write_text("{}"),
-    "torn checksums": lambda folder: (beside(folder.parent, SEALS) / "4.json").write_text('{"a'),
+    **{
+        f"{text} for checksums": lambda folder, text=text: (
+            beside(folder.parent, SEALS) / "4.json"
+        ).write_text(text)
+        for text in ('{"a', "[]", "null", "7", '{"default/_METADATA": 7}')
+    },
 }
 
 
@@ -123,6 +128,75 @@ def test_checkpoints_without_checksums_are_taken(saved: Path, tmp_path: Path) ->
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.latest == 4 and not checkpoints.damaged
     assert sorted(path.stem for path in (beside(folder, SEALS)).iterdir()) == ["2", "4"]
+
+
+def of_another_step(folder: Path, **files: str) -> None:
+    """Nothing but files of these names."""
+    shutil.rmtree(folder)
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+WITHOUT_CHECKSUMS: dict[str, Callable[[Path], object]] = {
+    "only a mark": lambda folder: of_another_step(folder, _CHECKPOINT_METADATA="{}"),
+    "only the mark of older versions": lambda folder: of_another_step(folder, default___METADATA="{}"),
+    "a list for the arrays": lambda folder: (folder / "default" / "_METADATA").write_text("[]"),
+    "no array": lambda folder: (folder / "default" / "_METADATA").write_text('{"tree_metadata": {}}'),
+    "an array that is not there": lambda folder: take_metadata(folder),
+    **{name: DAMAGES[name] for name in ("no file", "half a file", "an empty file", "no item")},
+    "empty metadata": DAMAGES["empty metadata"],
+    "half a position": lambda folder: (folder / "position" / "metadata").write_text('{"pla'),
+    "no content of the position": lambda folder: (folder / "position" / "metadata").unlink(),
+}
+
+
+def take_metadata(folder: Path) -> None:
+    path = folder / "default" / "_METADATA"
+    path.write_text(path.read_text().replace('"key": "weight"', '"key": "bias"'))
+
+
+@pytest.mark.parametrize("name", WITHOUT_CHECKSUMS)
+def test_what_cannot_be_read_without_checksums_is_set_aside(saved: Path, tmp_path: Path, name: str) -> None:
+    """A mark alone does not make a checkpoint."""
+    folder = copied(saved, tmp_path)
+    shutil.copytree(folder / "4", folder / "999")
+    WITHOUT_CHECKSUMS[name](folder / "999")
+    with Checkpoints(folder) as checkpoints:
+        (told,) = checkpoints.damaged
+        assert told.startswith(f"checkpoint {folder / '999'} is damaged (it ") and "\n" not in told
+        assert checkpoints.latest == 4
+        np.testing.assert_array_equal(checkpoints.restore(state(0))["weight"], state(4)["weight"])
+
+
+@pytest.mark.parametrize("name", ["007", "\u0669", "00", "\u00b2"])
+def test_names_that_are_not_those_of_their_numbers_are_no_checkpoints(
+    saved: Path, tmp_path: Path, name: str
+) -> None:
+    folder = copied(saved, tmp_path)
+    (folder / name).mkdir()
+    (beside(folder, SEALS) / f"{name}.json").write_text("{}")
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest == 4 and not checkpoints.damaged
+        np.testing.assert_array_equal(checkpoints.restore(state(0))["weight"], state(4)["weight"])
+    assert (folder / name).is_dir() and (beside(folder, SEALS) / f"{name}.json").exists()
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(saved: Path, tmp_path: Path) -> None:
+    folder = copied(saved, tmp_path)
+    record = beside(folder, SEALS) / "2.json"
+    record.unlink()
+    record.mkdir()
+    with pytest.raises(UserError, match=r"2\.json: is no file, but checksums .* move it elsewhere"):
+        Checkpoints(folder)
+    shutil.rmtree(record.parent)
+    record.parent.touch()
+    with pytest.raises(UserError, match="_checksums: is no folder, but checksums .* move it elsewhere"):
+        Checkpoints(folder)
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl: is no file, .* move it elsewhere"):
+        read_lines(tmp_path / "metrics.jsonl")
 
 
 def test_a_foreign_folder_without_checksums_is_set_aside(saved: Path, tmp_path: Path) -> None:
@@ -176,3 +250,29 @@ def test_metrics_are_only_appended_to(tmp_path: Path) -> None:
     assert [(line["step"], line["train/loss"]) for line in read_lines(path)] == [(1, 1.0), (2, 2.0), (3, 7.0)]
     path.write_text(path.read_text() + json.dumps([1]) + "\nnull\n")
     assert len(read_lines(path)) == 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": "a"}',
+        '{"step": null}',
+        '{"step": [2]}',
+        '{"step": 1.5}',
+        '{"step": true}',
+        "[2]",
+        '"a"',
+        "{}",
+    ]
+    + ['{"resumed": "a"}', '{"resumed": null}', '{"step": 2, "validation/loss": "a"}']
+    + ['{"step": 2, "validation/loss": [null]}'],
+)
+def test_lines_that_no_run_writes_are_passed_over_and_said_once(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "train/loss": 2.0}}\n{line}\n{line}\n{{"step": 3, "train/loss": null}}\n')
+    told: list[str] = []
+    lines = read_lines(path, told.append)
+    assert [each["step"] for each in lines] == [1, 3]
+    assert told == [f"{path}: passed over 2 damaged line(s), the first is line 2"]
+    JsonLines(tmp_path, 2).close()
+    assert [each["step"] for each in read_lines(path)] == [1]

@@ -1,13 +1,14 @@
 """Captions beside the images of a folder: a .txt per image, or one table of metadata in the folder."""
 
+import contextlib
 import csv
 import io
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from diffbir_jax.data.captions import clean
+from diffbir_jax.data.captions import clean, decoded, is_caption
 from diffbir_jax.data.example import BrokenExampleError, DataError
 from diffbir_jax.data.sources.files import join, read, reason
 
@@ -25,12 +26,29 @@ def text_of(name: str) -> str:
     return f"{stem if dot and '/' not in suffix else name}.txt"
 
 
-def read_caption(url: str, image: str) -> str:
-    """Read the text file (UTF-8) with the caption of an image; BrokenExampleError if it cannot be read."""
+def read_caption(url: str) -> tuple[str, str]:
+    """Read the text file with the caption of an image; return the caption, and what is wrong if it cannot be read."""
     try:
-        return clean(read(url).decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise BrokenExampleError(f"{url}: is no UTF-8 text ({reason(error)})", image) from None
+        return clean(decoded(read(url))), ""
+    except BrokenExampleError as error:
+        return "", str(error)
+    except ValueError as error:
+        return "", f"{url}: {reason(error)}"
+
+
+def say_odd(url: str, odd: Sequence[str]) -> None:
+    """Warn about cells of a table that hold no caption, nor what stands for none."""
+    if odd:
+        text = "%s: %d captions are neither a text nor a list of texts and are left out, the first is %s"
+        LOG.warning(text, url, len(odd), odd[0])
+
+
+def path_of(row: Mapping[str, Any], key: str, number: int) -> str:
+    """Return the path in a row of a table; ValueError if the cell holds something else."""
+    value = row.get(key)
+    if value is None or isinstance(value, str) or value != value:  # NaN stands for none
+        return clean(value)
+    raise ValueError(f"{key} of row {number} is {str(value)[:40]}, but a path is a text")
 
 
 def table_captions(root: str, table: str, names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -48,11 +66,16 @@ def table_captions(root: str, table: str, names: Iterable[str]) -> dict[str, dic
     """
     url = join(root, table)
     known, found = set(names), {}
-    for row in rows_of(url):
-        name = next((clean(row[key]) for key in PATHS if key in row), "").removeprefix("./")
+    odd: list[str] = []
+    for number, row in enumerate(rows_of(url), 1):
+        with _readable(url):
+            name = next((path_of(row, key, number) for key in PATHS if key in row), "").removeprefix("./")
+        keys = [key for keys in KINDS.values() for key in keys]
+        odd += [f"{key} of row {number}" for key in keys if not is_caption(row.get(key))]
         texts = {kind: _first(row, keys) for kind, keys in KINDS.items()}
         if name in known and any(texts.values()):
             found[name] = {kind: text for kind, text in texts.items() if text}
+    say_odd(url, odd)
     if not found:
         columns = " or ".join(("caption", "text", "short", "long"))
         LOG.warning("%s: has no caption for any image here; give %s and file_name in each row", url, columns)
@@ -61,9 +84,16 @@ def table_captions(root: str, table: str, names: Iterable[str]) -> dict[str, dic
 
 def rows_of(url: str) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of a .jsonl or .csv file; DataError if one cannot be read."""
-    try:
-        text = read(url).decode("utf-8-sig")
+    with _readable(url):
+        text = decoded(read(url))
         yield from _objects(text) if url.lower().endswith(".jsonl") else csv.DictReader(io.StringIO(text))
+
+
+@contextlib.contextmanager
+def _readable(url: str) -> Iterator[None]:
+    """Turn what is wrong with a table into a DataError."""
+    try:
+        yield
     except (BrokenExampleError, ValueError, csv.Error) as error:
         raise DataError(f"{url}: cannot be read ({reason(error)}); mend it, or move it elsewhere") from None
 

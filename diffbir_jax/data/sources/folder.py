@@ -1,5 +1,7 @@
 """Image files by their paths: from a folder or from a list."""
 
+import logging
+import os
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from diffbir_jax.data.sources.paired import PairedSource
 from diffbir_jax.data.sources.shared import digest
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.listing import SUFFIXES, find_images
+
+LOG = logging.getLogger(__name__)
 
 
 class FileSource:
@@ -52,13 +56,14 @@ class FileSource:
         return self._names
 
     def __getitem__(self, index: int) -> Example:
-        """Read file `index` and its caption; BrokenExampleError if that fails."""
+        """Read file `index` and its caption; BrokenExampleError if the image cannot be read."""
         name = self._names[index]
         captions = dict(self._captions.get(name, {}))
         url = join(self._root, name)
-        if self._described[index] and (text := read_caption(join(self._root, text_of(name)), url)):
+        text, fault = read_caption(join(self._root, text_of(name))) if self._described[index] else ("", "")
+        if text:
             captions["short"] = text
-        return Example(url, read(url), captions)
+        return Example(url, read(url), captions, fault=fault)
 
     @property
     def fingerprint(self) -> str:
@@ -95,8 +100,14 @@ def _local(path: str) -> tuple[list[str], set[str]]:
         names = [str(image)[cut:] for image in find_images(root)]
     except ImageFileError as error:
         raise DataError(str(error)) from None
-    tables = {name for name in TABLES if (root / name).is_file()}
-    return names, tables | {text for name in names if (root / (text := text_of(name))).is_file()}
+    given = [*TABLES, *dict.fromkeys(map(text_of, names))]
+    found = {name for name in given if (root / name).is_file()}
+    # Reading a pipe would wait for its writer, and a device may have no end.
+    odd = [name for name in given if name not in found and os.path.lexists(root / name)]
+    if odd:
+        text = "%s: %d names of captions are no regular files and are left out, such as %s"
+        LOG.warning(text, root, len(odd), odd[0])
+    return names, found
 
 
 def _remote(path: str) -> tuple[list[str], set[str]]:

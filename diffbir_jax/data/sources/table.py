@@ -1,11 +1,11 @@
 """Tables of image paths and captions: Parquet, CSV and JSON lines, in pyarrow's memory."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from diffbir_jax.data.captions import MISSING
+from diffbir_jax.data.captions import MISSING, clean, is_caption
 from diffbir_jax.data.example import DataError, Example
-from diffbir_jax.data.sources.beside import KINDS, rows_of
+from diffbir_jax.data.sources.beside import KINDS, path_of, rows_of, say_odd
 from diffbir_jax.data.sources.files import (
     check_some_exist,
     find_shards,
@@ -13,6 +13,7 @@ from diffbir_jax.data.sources.files import (
     join,
     locate,
     read,
+    reason,
     whole,
 )
 from diffbir_jax.data.sources.shared import digest, extra
@@ -95,6 +96,8 @@ def _read(file: str, wanted: dict[str, str | None]) -> Any:
     texts = {}
     for kind, name in wanted.items():
         column = columns.get(name or kind)
+        if column is not None:
+            column = _plain(file, kind, name or kind, column)
         with whole(f"{file}, column {name or kind}"):
             text = (
                 arrow.nulls(rows, arrow.large_string())
@@ -112,6 +115,25 @@ def _read(file: str, wanted: dict[str, str | None]) -> Any:
     return table
 
 
+def _plain(file: str, kind: str, name: str, column: Any) -> Any:
+    """Return a column that casts to text: of lists of captions the first text; DataError for paths that are no text."""
+    arrow = extra("pyarrow", "tables")
+    types, form = arrow.types, column.type
+    if kind in ("path", LQ):
+        number = types.is_integer(form) or types.is_floating(form) or types.is_boolean(form)
+        if types.is_nested(form) or (
+            number and any(value == value for value in column.drop_null().to_pylist())
+        ):
+            raise DataError(
+                f"{file}: column {name} holds {form}, but a path is a text; give another path column"
+            )
+    elif types.is_nested(form) or types.is_boolean(form):
+        values = column.to_pylist()
+        say_odd(file, [f"{name} of row {i}" for i, value in enumerate(values, 1) if not is_caption(value)])
+        return arrow.chunked_array([arrow.array([clean(value) for value in values], arrow.large_string())])
+    return column
+
+
 def _columns(file: str, wanted: dict[str, str | None]) -> tuple[list[str], dict[str, Any]]:
     """Return the names of all columns of a table, and the wanted columns that exist."""
     system, path = locate(file)
@@ -126,15 +148,24 @@ def _columns(file: str, wanted: dict[str, str | None]) -> tuple[list[str], dict[
             table = _read_csv(stream, chosen)
             names = table.column_names
         elif file.lower().endswith(".jsonl"):
-            table = _read_objects(file, chosen)
+            table = _read_objects(file, chosen, {wanted["path"], wanted.get(LQ)})
             names = table.column_names
         else:
             raise DataError(f"{file}: is no table of a known kind; give {' or '.join(SUFFIXES)}")
     return names, {name: table[name] for name in names if name in chosen}
 
 
-def _read_objects(file: str, chosen: set[str]) -> Any:
-    """Read JSON lines; chosen columns are text, others are empty. Rows need not have the same keys."""
+def _read_objects(file: str, chosen: set[str], paths: Container[str | None]) -> Any:
+    """Read JSON lines; chosen columns are text, others are empty. Rows need not have the same keys.
+
+    Args:
+        file: the table.
+        chosen: columns to read.
+        paths: those of paths; the others are captions.
+
+    Raises:
+        DataError: a path is no text.
+    """
     arrow = extra("pyarrow", "tables")
     # Not pyarrow.json: it refuses NaN, which Python writes, and columns of two types.
     rows = list(rows_of(file))
@@ -142,10 +173,22 @@ def _read_objects(file: str, chosen: set[str]) -> Any:
     if not names:
         raise DataError(f"{file}: is empty; give a file with an object per line")
 
-    def cell(value: Any) -> str | None:
-        return None if value is None else str(value)
+    odd: list[str] = []
 
-    columns = {name: [cell(row.get(name)) if name in chosen else None for row in rows] for name in names}
+    def cell(name: str, row: Mapping[str, Any], number: int) -> str | None:
+        if name not in chosen:
+            return None
+        if name in paths:
+            return path_of(row, name, number)
+        if not is_caption(row.get(name)):
+            odd.append(f"{name} of row {number}")
+        return clean(row.get(name))
+
+    try:
+        columns = {name: [cell(name, row, i) for i, row in enumerate(rows, 1)] for name in names}
+    except ValueError as error:
+        raise DataError(f"{file}: {reason(error)}; give paths of images") from None
+    say_odd(file, odd)
     return arrow.table({name: arrow.array(column, arrow.large_string()) for name, column in columns.items()})
 
 

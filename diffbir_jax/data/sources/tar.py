@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from diffbir_jax.data.captions import clean
-from diffbir_jax.data.example import BrokenExampleError, DataError, Example
+from diffbir_jax.data.captions import clean, decoded, is_caption
+from diffbir_jax.data.example import DataError, Example
 from diffbir_jax.data.sources.files import find_shards, locate, read, reason, whole
 from diffbir_jax.data.sources.shared import digest
 
@@ -61,14 +61,17 @@ class TarSource:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Example:
-        """Read example `index`; BrokenExampleError if its image or its captions cannot be read."""
+        """Read example `index`; BrokenExampleError if its parts cannot be read."""
         number, *places = self._rows[index].tolist()
         name = f"{self._shards[number]}: {self._names[index]}"
         image, text, record = (
             read(self._shards[number], start, size) if start else b""
             for start, size in zip(places[::2], places[1::2])
         )
-        return Example(name, image, _captions(text, record, name))
+        try:
+            return Example(name, image, _captions(text, record))
+        except ValueError as error:
+            return Example(name, image, fault=f"{name}: its captions cannot be read ({reason(error)})")
 
     @property
     def fingerprint(self) -> str:
@@ -108,13 +111,13 @@ def _split(name: str) -> tuple[str, str]:
     return folder + slash + stem, "image" if suffix in IMAGES else suffix
 
 
-def _captions(text: bytes, record: bytes, name: str) -> dict[str, str]:
-    try:
-        fields = json.loads(record or b"{}")
-        if not isinstance(fields, Mapping):
-            raise ValueError("the .json is no map")
-        texts = (fields.get("short"), fields.get("caption"), text.decode())
-        found = {"short": next(filter(None, map(clean, texts)), ""), "long": clean(fields.get("long"))}
-    except ValueError as error:
-        raise BrokenExampleError(f"{name}: its captions cannot be read ({reason(error)})") from None
+def _captions(text: bytes, record: bytes) -> dict[str, str]:
+    """Return the captions by kind; ValueError if one cannot be read."""
+    fields = json.loads(decoded(record) or "{}")
+    if not isinstance(fields, Mapping):
+        raise ValueError("the .json is no map")
+    if odd := [key for key in ("short", "caption", "long") if not is_caption(fields.get(key))]:
+        raise ValueError(f"{odd[0]} is neither a text nor a list of texts")
+    texts = (fields.get("short"), fields.get("caption"), decoded(text))
+    found = {"short": next(filter(None, map(clean, texts)), ""), "long": clean(fields.get("long"))}
     return {kind: caption for kind, caption in found.items() if caption}

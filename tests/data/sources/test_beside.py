@@ -1,12 +1,15 @@
 """Captions of a folder: a .txt beside each image, and tables in the folder."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from diffbir_jax.data.captions import clean
-from diffbir_jax.data.example import BrokenExampleError, DataError, Source
+from diffbir_jax.data.example import DataError, Source
+from diffbir_jax.data.items import Items
+from diffbir_jax.data.order import index_at
 from diffbir_jax.data.setup import make_loaders
 from diffbir_jax.data.sources import make_source
 from tests.data.sources.samples import check_copies, check_reads, place_on, png, put
@@ -90,12 +93,69 @@ def test_a_damaged_table_is_refused(place: str, content: bytes, message: str) ->
         source_of(place)
 
 
-def test_a_text_that_is_no_text_is_one_broken_example(place: str) -> None:
-    put(f"{place}/a.txt", b"\xff\xfe")
+@pytest.mark.parametrize(
+    "text", [b"caf\xe9", "a cat".encode("utf-16-le"), "a cat".encode("utf-32"), b"\xff\xfea"]
+)
+def test_an_image_is_kept_without_a_caption_that_is_no_text(place: str, text: bytes) -> None:
+    """A training with captions takes another image in its place, as before; one without does not mind."""
+    put(f"{place}/a.txt", text)
     source = source_of(place)
-    with pytest.raises(BrokenExampleError, match="a.txt: is no UTF-8 text"):
-        source[0]
-    assert source[1].image == IMAGES[1]
+    check_reads(source, IMAGES, [{}, {}, {}], lambda i: NAMES[i])
+    assert source[0].fault.startswith(f"{place}/a.txt: is no UTF-8 text (") and not source[1].fault
+    first = next(i for i in range(3) if index_at(i, 3, 0) == 0)
+    hq = Items(source, lambda image, rng: image)
+    assert not hq(first)["broken"]
+    prompts = Items(source, hq.crop, caption=lambda captions, rng: "")
+    assert prompts(first)["broken"][0] == (0, source[0].fault)
+
+
+@pytest.mark.parametrize("code", ["utf-16-le", "utf-16-be"])
+def test_a_text_in_utf_16_with_its_mark_is_read(place: str, code: str) -> None:
+    put(f"{place}/a.txt", "\ufeffa caf\u00e9".encode(code))
+    put(f"{place}/metadata.csv", "\ufefffile_name,text\nb/c.jpg,a caf\u00e9\n".encode(code))
+    check_reads(source_of(place), IMAGES, [{"short": "a caf\u00e9"}] * 2 + [{}], lambda i: NAMES[i])
+
+
+def test_what_is_no_regular_file_is_not_opened_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Opening a pipe would wait."""
+    for i in range(4):
+        put(tmp_path / f"{i}.png", png(i))
+    os.mkfifo(tmp_path / "0.txt")
+    (tmp_path / "1.txt").mkdir()
+    (tmp_path / "2.txt").symlink_to("/dev/zero")
+    put(tmp_path / "3.txt", "a cat")
+    source = source_of(str(tmp_path))
+    assert [dict(source[i].captions) for i in range(4)] == [{}, {}, {}, {"short": "a cat"}]
+    (record,) = caplog.records
+    assert "3 names of captions are no regular files and are left out, such as 0.txt" in record.getMessage()
+
+
+CELLS = """{"file_name": "a.png", "text": ["", "a dog", "a cat"], "long": {"en": "a dog"}}
+{"file_name": "b/c.jpg", "text": [1, 2], "long": []}
+{"file_name": "d.v2.png", "text": true, "long": 7}"""
+
+
+def test_of_a_list_the_first_text_counts_and_what_is_no_text_is_said_once(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(f"{place}/metadata.jsonl", CELLS)
+    check_reads(source_of(place), IMAGES, [{"short": "a dog"}, {}, {"long": "7"}], lambda i: NAMES[i])
+    (record,) = caplog.records
+    assert (
+        "3 captions are neither a text nor a list of texts and are left out, the first is long of row 1"
+        in (record.getMessage())
+    )
+
+
+@pytest.mark.parametrize("path", ["7", '["a.png"]', "{}", "true"])
+def test_a_path_that_is_no_text_is_refused(place: str, path: str) -> None:
+    put(f"{place}/metadata.jsonl", f'{{"file_name": "a.png"}}\n{{"file_name": {path}, "text": "a cat"}}')
+    with pytest.raises(
+        DataError, match="metadata.jsonl: cannot be read .file_name of row 2 is .* a path is a text"
+    ):
+        source_of(place)
 
 
 @pytest.mark.parametrize("text", [None, float("nan"), "", " \n", "None", "NaN", " null", "<NA>"])

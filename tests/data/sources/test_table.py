@@ -171,7 +171,46 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str, content: 
         make_source({"kind": "table", "path": path})
 
 
-def test_a_column_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    path = write(f"{tmp_path}/t.parquet", {"image_path": [[1], [2]]})
-    with pytest.raises(DataError, match="t.parquet, column image_path: cannot be read"):
+@pytest.mark.parametrize("paths", [[[1], [2]], [["0.png"], None], [1, None], [0.5, 1.0], [True, False]])
+def test_a_column_of_paths_that_are_no_texts_is_refused(tmp_path: Path, paths: list) -> None:
+    path = write(f"{tmp_path}/t.parquet", {"image_path": paths})
+    with pytest.raises(DataError, match="t.parquet: column image_path holds .*, but a path is a text"):
         make_source({"kind": "table", "path": path})
+
+
+@pytest.mark.parametrize("cell", ["7", '["0.png"]', "{}", "true"])
+def test_a_line_whose_path_is_no_text_is_refused(tmp_path: Path, cell: str) -> None:
+    path = put(tmp_path / "t.jsonl", f'{{"image_path": "0.png"}}\n{{"image_path": {cell}}}')
+    with pytest.raises(DataError, match="t.jsonl: image_path of row 2 is .*, but a path is a text"):
+        make_source({"kind": "table", "path": path})
+
+
+CELLS = """{"image_path": "0.png", "short": ["", "a dog", "a cat"], "long": {"en": "a dog"}}
+{"image_path": "b/1.png", "short": [1, 2], "long": []}
+{"image_path": "2.png", "short": true, "long": 7}"""
+
+
+def test_of_a_list_the_first_text_counts_and_what_is_no_text_is_said_once(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_source({"kind": "table", "path": put(f"{place}/t.jsonl", CELLS)})
+    check_reads(source, [png(0), png(1), png(2)], [{"short": "a dog"}, {}, {"long": "7"}], lambda i: ".png")
+    (record,) = caplog.records
+    assert "3 captions are neither a text nor a list of texts and are left out" in record.getMessage()
+
+
+def test_columns_of_lists_in_parquet_give_their_first_text(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    columns = {
+        "image_path": ["0.png", "b/1.png", "2.png"],
+        "short": [["a dog", "a cat"], [], None],
+        "long": [{"en": "a"}, None, None],
+    }
+    source = make_source({"kind": "table", "path": write(f"{place}/t.parquet", columns)})
+    check_reads(source, [png(0), png(1), png(2)], [{"short": "a dog"}, {}, {}], lambda i: ".png")
+    (record,) = caplog.records
+    assert (
+        "1 captions are neither a text nor a list of texts and are left out, the first is long of row 1"
+        in (record.getMessage())
+    )

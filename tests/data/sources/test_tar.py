@@ -106,13 +106,19 @@ def test_shards_of_no_use_are_refused(tmp_path: Path) -> None:
         open_tar([])
 
 
-@pytest.mark.parametrize("captions", [b"{", b"[1]", b"\xff"])
-def test_bad_captions_are_one_broken_example(tmp_path: Path, captions: bytes) -> None:
+@pytest.mark.parametrize("captions", [b"{", b"[1]", b"\xff", b'{"short": {"en": "a"}}', b'{"long": [7]}'])
+def test_an_image_is_kept_without_captions_that_cannot_be_read(tmp_path: Path, captions: bytes) -> None:
     put(tmp_path / "x.tar", packed({"1.png": IMAGES[0], "1.json": captions, "2.png": IMAGES[1]}))
     source = open_tar(str(tmp_path))
-    with pytest.raises(BrokenExampleError, match="x.tar: 1: its captions cannot be read"):
-        source[0]
-    assert source[1].image == IMAGES[1]
+    assert source[0].image == IMAGES[0] and not source[0].captions
+    assert "x.tar: 1: its captions cannot be read (" in source[0].fault
+    assert source[1].image == IMAGES[1] and not source[1].fault
+
+
+def test_of_a_list_of_captions_the_first_text_counts(tmp_path: Path) -> None:
+    captions = json.dumps({"short": ["a dog", "a cat"], "long": []}).encode()
+    put(tmp_path / "x.tar", packed({"1.png": IMAGES[0], "1.json": captions}))
+    assert open_tar(str(tmp_path))[0].captions == {"short": "a dog"}
 
 
 def test_a_shard_that_shrinks_breaks_what_it_lost(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ TORCH ?= torch==2.13.0
 PEERS := .venv-peers
 PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-tools wheel-test lint peers parity bench fuzz gpu-aot clean
+.PHONY: help demo test test-slow test-tools wheel-test lint peers parity bench fuzz gpu-aot docs manifests clean
 
 help:
 	@echo "make demo   restore the pictures of assets/demo into out/demo"
@@ -30,6 +30,8 @@ help:
 	@echo "make gpu-aot  what the CUDA compiler says of our programs, without a GPU (docs/gpu.md)"
 	@echo "make fuzz   10,000 damaged images and more; kills and errors at every operation on files (20 minutes)"
 	@echo "make bench  how the small model does on held-out pictures, with every sampler (15 minutes)"
+	@echo "make docs   build the site out/docs/index.html of docs/, warnings are errors, and check its links; no network"
+	@echo "make manifests  check deploy/ and the Dockerfiles by shellcheck, kubernetes-validate and hadolint"
 	@echo "make clean  remove .venv, caches and out/"
 
 demo: $(VENV)/.installed
@@ -83,6 +85,18 @@ parity: $(VENV)/.installed
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.tiny
 	$(BIN)/python -m benchmarks.sampling
+
+# The root is the folder of sources, so links in pages lead where they lead on GitHub (docs/site/conf.py).
+docs: $(VENV)/.installed-docs
+	rm -rf out/docs
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going --doctree-dir out/doctrees \
+	  --conf-dir docs/site . out/docs
+	$(BIN)/python docs/site/check_links.py out/docs
+
+manifests: $(VENV)/.installed-manifests
+	$(BIN)/shellcheck deploy/*.sh
+	$(BIN)/python deploy/check.py
+	$(BIN)/hadolint Dockerfile Dockerfile.cuda
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(GPU_AOT) .cache .pytest_cache .ruff_cache out *.egg-info

@@ -45,7 +45,7 @@ class Restorer(Generator):
 
     @property
     def compiled(self) -> int:
-        """How many different programs there were so far: at most 15 per shape of images, see `plan.bucket`."""
+        """How many different programs there were so far, at most 15 per shape of images; see `plan.bucket`."""
         return len(self.programs.known)
 
     @classmethod

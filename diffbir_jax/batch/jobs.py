@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from diffbir_jax.batch.lengths import check_lengths
 from diffbir_jax.batch.names import Outputs, check_clashes, outputs_of, real_folder, some, suffix_of
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.files.errors import ImageFileError
@@ -85,7 +84,6 @@ def check_jobs(jobs: Sequence[Job], settings: Settings) -> None:
     given = [path for job in jobs for path in (job.path, job.clean, job.mask, job.ground) if path]
     given += [settings.report] if settings.report else []
     written = [(job.path, job.outputs) for job in jobs]
-    check_lengths(written)
     check_clashes(written, given, settings)
     check_depth(jobs, settings.recipe)
 

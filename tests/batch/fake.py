@@ -49,14 +49,15 @@ class Fake:
         options: Options,
         *,
         count: int,
-        listen: Callable[[Progress], None] = lambda progress: None,
+        listen: Callable[[Progress], None] | None = None,
         **_: object,
     ) -> Iterator[Outcome]:
         numbered = enumerate(requests)
         while pair := list(itertools.islice(numbered, 2)):
             for position, request in reversed(pair):
                 self.before(len(self.seen))
-                listen(Progress("decode", 0, 1, 1))
+                if listen is not None:
+                    listen(Progress("decode", 0, 1, 1))
                 self.seen.append((request, upscale, options))
                 if request.index in self.raises:
                     raise self.raises[request.index]

@@ -214,27 +214,3 @@ def test_leftovers_of_killed_runs(here: Path) -> None:
     assert sorted(os.listdir()) == sorted([names[0], names[1], names[3]])
     remove_leftovers([Path(".")], alone=True)
     assert sorted(os.listdir()) == sorted([names[1], names[3]])
-
-
-@pytest.mark.parametrize(
-    ("stem", "flags", "fits"),
-    [
-        ("a" * 250, ("--no-sidecar",), True),
-        ("a" * 251, ("--no-sidecar",), True),
-        ("a" * 251, (), False),  # .json
-        ("\u00e9" * 125, (), True),
-        ("\u00e9" * 125, ("--format", "tiff", "--save-stages"), False),
-        ("a" * 246, ("--task", "faces", "--save-faces", "--no-sidecar"), False),
-    ],
-)
-def test_names_too_long_for_the_file_system_are_refused(
-    here: Path, stem: str, flags: tuple[str, ...], fits: bool
-) -> None:
-    """Before anything is computed."""
-    save(Path(f"in/{stem}.png"))
-    if fits:
-        assert len(jobs("--input", "in", *flags)) == 1
-    else:
-        assert refusal("--input", "in", *flags).startswith(
-            f"in/{stem}.png: a file that is written for it would"
-        )

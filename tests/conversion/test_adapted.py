@@ -249,7 +249,7 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path, base: Path, convert
         convert_adapted(tmp_path / "lora.safetensors", tmp_path, tmp_path)
     with pytest.raises(FileNotFoundError):
         convert_adapted(tmp_path / "absent.pth", base, tmp_path)
-    other = {key: np.zeros((4, 16) if "_A." in key else (16, 4), np.float32) for key in spelled("peft")}
+    other = {key: np.ones((4, 16) if "_A." in key else (16, 4), np.float32) for key in spelled("peft")}
     save_file(other, tmp_path / "other.safetensors")
     with pytest.raises(ConversionError, match="is it of another"):
         convert_adapted(tmp_path / "other.safetensors", converted, tmp_path)

@@ -84,18 +84,13 @@ def sampling(
         params: dict[str, Params], clean: jax.Array, context: tuple[jax.Array, jax.Array]
     ) -> jax.Array:
         with batches_over(mesh):
-            return stage2(params, clean, context)
-
-    def stage2(
-        params: dict[str, Params], clean: jax.Array, context: tuple[jax.Array, jax.Array]
-    ) -> jax.Array:
-        generator, vae = Generator(preset, params, dtype), preset.make_vae(dtype)
-        target, scale = 2.0 * clean - 1.0, preset.vae.scale_factor
-        latent = scale * apply(vae, params["vae"], target, method="encode")[0]
-        weight = pixel_weight(options.guidance_loss, target)
-        keys = image_keys(options.seed, range(images))
-        z = sample(*generator.steered(Conditioned(latent, weight, target), options, keys, context))
-        return apply(vae, params["vae"], z / scale, method="decode")
+            generator, vae = Generator(preset, params, dtype), preset.make_vae(dtype)
+            target, scale = 2.0 * clean - 1.0, preset.vae.scale_factor
+            latent = scale * apply(vae, params["vae"], target, method="encode")[0]
+            weight = pixel_weight(options.guidance_loss, target)
+            keys = image_keys(options.seed, range(images))
+            z = sample(*generator.steered(Conditioned(latent, weight, target), options, keys, context))
+            return apply(vae, params["vae"], z / scale, method="decode")
 
     dtype = PRECISIONS[precision]
     everywhere, split = replicated(mesh), batch_sharding(mesh)

@@ -192,6 +192,7 @@ def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
     rejected: list[tuple[int, str, str, str]] = []
 
     def records() -> Iterator[bytes]:
+        """Yield what is kept, and count the rest on the way."""
         nonlocal captioned
         for index, verdict in zip(part.indices, found):
             # The first image with these pixels stays; later ones are duplicates of it.

@@ -77,8 +77,9 @@ def _check(backend: str) -> None:
 
 def _chosen(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Backend:
     """The forced backend where it can be had, else that of `choose`."""
-    can = {"cudnn": platform == "gpu" and fuses(queries, keys, dtype), "flash": flashes(queries, keys, dtype)}
-    wanted = _forced != "auto" and can.get(_forced, True)
+    kernels = {"cudnn": ("gpu", fuses), "flash": ("tpu", flashes)}
+    its_platform, fits = kernels.get(_forced, (platform, lambda *_: True))
+    wanted = _forced != "auto" and platform == its_platform and fits(queries, keys, dtype)
     return _forced if wanted else choose(queries, keys, dtype, platform)
 
 

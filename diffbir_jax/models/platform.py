@@ -51,7 +51,7 @@ def batches_over(mesh: Mesh | None) -> Iterator[None]:
 
 
 def batch_mesh() -> Mesh | None:
-    """The mesh of `batches_over`. Without it, that of a process with one device is known, and no other."""
+    """Return the mesh of `batches_over`, or None outside it: how devices share a batch is then not known."""
     return _MESH.get()
 
 

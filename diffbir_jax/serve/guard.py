@@ -90,6 +90,7 @@ class Guard:
         end, count, whole = asyncio.get_running_loop().time() + self._limits.upload_seconds, 0, False
 
         async def bounded() -> Any:
+            """Receive the next message of the body, within the limits."""
             nonlocal count, whole
             if whole:
                 return await receive()

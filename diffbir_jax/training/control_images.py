@@ -160,6 +160,7 @@ def _make_encode(preset: Preset, options: Stage2Options) -> Encode:
         return preset.vae.scale_factor * apply(vae, frozen["vae"], image, method="encode")[0]
 
     def encode(frozen: Params, batch: Batch) -> Batch:
+        """Return the batch with the latents of its images, unless it has them."""
         if "z0" in batch:
             return dict(batch)
         lq = to_unit(batch["lq"])

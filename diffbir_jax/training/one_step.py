@@ -105,6 +105,7 @@ def restorer(config: Config, preset: Preset, networks: Networks, lora_scale: flo
     def restore(
         params: Params, frozen: Params, lq: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
+        """Return results and stage-1 images (B, H, W, 3) in about [-1, 1]; without a key no noise is added."""
         clean = 2.0 * jnp.clip(apply(networks.rm, frozen["rm"], to_unit(lq)), 0.0, 1.0) - 1.0
         vae = params.get("vae", {}) | frozen["vae"]
 
@@ -159,6 +160,7 @@ def losses(weights: dict[str, float], restore: Restore, discriminator: PatchDisc
     """
 
     def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+        """Return the weighted sum of all terms, and each term by name."""
         truth, (drawn, where) = to_signed(batch["hq"]), jax.random.split(key)
         out, _ = restore(params, frozen, batch["lq"], drawn)
 

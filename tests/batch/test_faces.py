@@ -18,8 +18,7 @@ from diffbir_jax.faces import restoring
 from diffbir_jax.faces.align import FFHQ
 from diffbir_jax.faces.cuts import STRIDE
 from diffbir_jax.faces.find import Face, detect
-from diffbir_jax.faces.flags import LEAST, face_size
-from diffbir_jax.faces.reports import FaceReport, summary
+from diffbir_jax.faces.flags import LEAST
 from diffbir_jax.imaging.reading import read_photo
 from diffbir_jax.imaging.writing import write_png
 from tests.batch.fake import Fake
@@ -366,28 +365,12 @@ def test_faces_of_too_few_pixels_are_left_unless_asked_for(photos: Fake, monkeyp
         assert [entry["left"] for entry in record["faces"]] == [left, ""]
 
 
-@pytest.mark.parametrize(
-    "text, sizes",
-    [("20,400", (20, 400)), ("20", (20, None)), (",400", (LEAST, 400)), (",5", (5, 5)), ("0", (0, None))],
-)
-def test_sizes_may_be_left_out(text: str, sizes: tuple) -> None:
-    assert face_size(text) == sizes
-
-
 def test_a_face_that_fails_fails_its_photo_alone(photos: Fake, capsys) -> None:
     """The other photos of the group are written."""
     photos.errors = {(noise_index(Path("one.png")) + STRIDE) % 2**32: MemoryError()}
     assert restore() == 1
     assert "in/one.png: memory does not suffice" in capsys.readouterr().err
     assert [name for name in written() if name.endswith("png")] == ["none.png", "two.png"]
-
-
-def test_what_is_said_of_faces() -> None:
-    left = FaceReport(face(0, 0, 20), "already sharp")
-    assert summary([]) == "no face" and summary([FaceReport(face(0, 0, 20))]) == "1 face"
-    assert summary([left, left]) == "2 faces, 2 left as background (already sharp)"
-    assert summary([left], whole=False) == "1 face, 1 left out (already sharp), so no crop is written"
-    assert summary([left, FaceReport(face(0, 0, 20))], whole=False) == "2 faces, 1 left out (already sharp)"
 
 
 def test_identities_are_reported_if_the_judge_is_installed(photos: Fake, monkeypatch) -> None:

@@ -383,20 +383,3 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
 def test_the_longest_name(tmp_path):
     write_png(tmp_path / f"{'a' * 251}.png", SMOOTH)
     assert len(os.listdir(tmp_path)) == 1
-
-
-@pytest.mark.parametrize("source", [".png", ".jpg", ".tif"])
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
-def test_the_resolution_is_kept(tmp_path, source, suffix):
-    Image.fromarray(SMOOTH).save(tmp_path / f"in{source}", dpi=(300, 300))
-    write_photo(tmp_path / f"out{suffix}", read_photo(tmp_path / f"in{source}"))
-    with Image.open(tmp_path / f"out{suffix}") as out:
-        found = out.info.get("dpi") or (out.getexif()[282], out.getexif()[283])
-        assert found == pytest.approx((300, 300), abs=0.02)
-
-
-def test_a_resolution_that_makes_no_sense_is_left_out(tmp_path):
-    Image.fromarray(SMOOTH).save(tmp_path / "in.png", dpi=(1e7, 1e7))
-    photo = read_photo(tmp_path / "in.png")
-    assert photo.metadata.dpi is None
-    write_photo(tmp_path / "out.jpg", photo)

@@ -161,6 +161,15 @@ def test_a_forced_backend_is_used_where_it_can_be(free: None) -> None:
         force("splash")
 
 
+def test_the_kernel_for_tpus_is_forced_on_tpus_alone(free: None) -> None:
+    """Other devices cannot compile it; shorter sequences than those for which it is chosen can take it."""
+    force("flash")
+    shapes = ((4, 128, 2, 64), 128, jnp.bfloat16)
+    with batches_over(make_mesh(2, 2)):
+        assert _chosen(*shapes, "tpu") == "flash" != choose(*shapes, "tpu")
+        assert (_chosen(*shapes, "cpu"), _chosen(*shapes, "gpu")) == ("chunked", "xla")
+
+
 def test_cudnn_is_forced_where_it_has_a_kernel(free: None) -> None:
     """Also for few keys, for which it is not chosen; not in float32."""
     force("cudnn")

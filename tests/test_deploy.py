@@ -147,7 +147,8 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 def test_a_stopped_pod_fails_after_the_run_has_saved(tmp_path: Path, name: str) -> None:
     """It exits with 0 in `train`; the job would count as done."""
     (container,) = pod_of(job_of(name))["containers"]
-    stub(tmp_path, "diffbir", "trap 'kill $!; echo saved; exit 0' TERM; sleep 60 & echo $1; wait")
+    # KILL: a shell's child that has not become `sleep` yet would lose TERM.
+    stub(tmp_path, "diffbir", "trap 'kill -KILL $!; echo saved; exit 0' TERM; sleep 60 & echo $1; wait")
     with subprocess.Popen(
         [*container["command"], "--distributed"], env=environment(tmp_path), stdout=subprocess.PIPE, text=True
     ) as process:

@@ -25,6 +25,7 @@ from diffbir_jax.console.interrupts import told
 from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.files.folders import check_folder, make_folder
 from diffbir_jax.files.records import write_record
+from diffbir_jax.files.writing import check_length
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration import loras
 from diffbir_jax.restoration.first_use import Allow, ask, permit, provide
@@ -110,6 +111,8 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     folders = {settings.output, *([report.parent] if report else [])}
     for folder in folders:
         check_folder(folder)
+    if report:
+        check_length(report, "give a shorter --report")
     journal.meter.begin("loading the networks")
     if text := advice(recipe):
         complain(f"warning: {text}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.interrupts import undisturbed
+from diffbir_jax.files.writing import check_length
 
 
 def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Sequence[Path] = ()) -> None:
@@ -18,13 +19,15 @@ def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Se
         FileExistsError: some exist and `overwrite` is off.
         IsADirectoryError: a folder has the name of a file, for any `overwrite`.
         NotADirectoryError: `folder` is a file.
-        ValueError: a name is a path or empty, or a file would replace a source, for any `overwrite`.
+        ValueError: a name is a path, empty or too long, or a file would replace a source, for any `overwrite`.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output {folder} is a file: give a folder, which is made if missing")
     for name in names:
         if Path(name).name != name or name.startswith("."):
             raise UserError(f"{name!r} is no name of a file: give --name without folders")
+        # The longest name that it has on the way, see `weights.safetensors.write_arrays`.
+        check_length(folder / name, "give a shorter --name", folder / f"{name}.partial")
     if lost := {(folder / name).resolve() for name in names} & {path.resolve() for path in sources}:
         listed = ", ".join(map(str, sorted(lost)))
         raise UserError(

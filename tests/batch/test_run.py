@@ -154,6 +154,15 @@ def test_names_that_no_file_has_or_that_are_long_fail_alone(fake: Fake, capsys, 
     # A line of a list is a name; the one with a newline in it is two names that are not there.
     fine = there and "\n" not in name and len(name) < 250
     assert code == (0 if fine else 1)
+    # Nobody waits for an image that cannot be written.
+    assert len(fake.seen) == 1 + fine
+
+
+def test_a_report_that_cannot_be_written_is_told_first(fake: Fake, capsys) -> None:
+    save(Path("in/a.png"))
+    assert restore("--report", "r" * 251 + ".json") == 1
+    assert complaint(capsys).endswith("is too long for the file system; give a shorter --report\n")
+    assert not fake.seen and not Path("out").exists()
 
 
 def test_notes_of_files_are_shown_and_reported(fake: Fake, capsys) -> None:

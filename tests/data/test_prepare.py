@@ -339,6 +339,15 @@ def test_images_of_any_name_are_kept(capsys: pytest.CaptureFixture) -> None:
     assert "rejected 1 undecodable" in capsys.readouterr().out
 
 
+def test_a_name_too_long_is_told_before_anything_is_read(capsys: pytest.CaptureFixture) -> None:
+    fill()
+    assert call("--name", "x" * 225) == 1
+    assert capsys.readouterr().err.endswith(
+        "too long for the file system; give a shorter --name or --output\n"
+    )
+    assert not Path("out").exists()
+
+
 def test_captions_are_counted(capsys: pytest.CaptureFixture) -> None:
     """Those of kept images, also of shards that an earlier run wrote."""
     fill()

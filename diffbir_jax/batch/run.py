@@ -15,7 +15,7 @@ from diffbir_jax.batch.faces import advice, crop_networks, face_restorer
 from diffbir_jax.batch.hosts import connect, share
 from diffbir_jax.batch.jobs import Job, find_jobs
 from diffbir_jax.batch.memory import by_size, planned, summary
-from diffbir_jax.batch.names import remove_leftovers, some
+from diffbir_jax.batch.names import remove_leftovers
 from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repeated_job
 from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
@@ -81,8 +81,8 @@ def run(work: Work) -> int:
     report = settings.report and report_path(settings.report, settings.hosts, settings.host_index)
     if todo:
         print(summary(todo, settings.recipe), flush=True)
-    if work.others:
-        complain(f"left out, as no images: {some(work.others)}")
+    for path in work.others:
+        complain(f"{path}: is no image and is left out")
     folders = {path.parent for job in work.jobs for path in job.outputs.all()}
     remove_leftovers(folders | ({report.parent} if report else set()), alone=settings.hosts == 1)
     with journal:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from diffbir_jax.console.errors import EXPECTED, one_line
@@ -113,5 +113,20 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted: nothing is written", file=sys.stderr)
         return INTERRUPTED
+    if not args.to_torch:
+        compare_checksum(entries[0].details["source"])
     print(format_table(entries))
     return 0
+
+
+def compare_checksum(source: Mapping[str, str]) -> None:
+    """Warn if a file has the name of a published one and other bytes; `source` has its name and SHA-256.
+
+    Most damage to weights gives other weights, which nothing else can tell.
+    """
+    published = REGISTRY.get(source["file"])
+    if published and published.sha256 and published.sha256 != source["sha256"]:
+        warn(
+            f"{source['file']} has the name of a published file, but not its SHA-256: fetch it again, unless it is a file "
+            "of your own"
+        )

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,17 +93,48 @@ def unwrap(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
     return _chain(loaded)[-1]
 
 
-def _chain(loaded: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
-    """The dicts from the outermost to the innermost one; a dict may hold itself."""
+def _chain(
+    loaded: Mapping[Any, Any], wrapper: Callable[[Mapping[Any, Any]], str | None] | None = None
+) -> list[Mapping[Any, Any]]:
+    """The dicts from the outermost to the innermost one; a dict may hold itself. `wrapper` names the next one."""
     chain, averaged = [loaded], False
     while True:
-        named = next((name for name in WRAPPERS if _holds_under(loaded, name)), None)
+        named = (wrapper or _wrapper)(loaded)
         inner = loaded[named] if named else (_only_one(loaded) if averaged else None)
         averaged = bool(named and EMA.search(named))
         if inner is None or any(inner is outer for outer in chain):
             return chain
         loaded = inner
         chain.append(loaded)
+
+
+def _wrapper(loaded: Mapping[Any, Any]) -> str | None:
+    """The name of the dict of weights inside a dict: averaged weights before the last ones, whatever their name."""
+    named = _usual(loaded)
+    if named is None or EMA.search(named):
+        return named
+    # An average of another network, such as a discriminator, has other shapes.
+    wanted = _shapes(loaded[named])
+    same = (name for name in _averaged(loaded) if _shapes(loaded[name]) == wanted)
+    return next(same, named)
+
+
+def _usual(loaded: Mapping[Any, Any]) -> str | None:
+    return next((name for name in WRAPPERS if _holds_under(loaded, name)), None)
+
+
+def _averaged(loaded: Mapping[Any, Any]) -> list[str]:
+    """The names of dicts of averaged weights inside a dict."""
+    return [
+        name for name in loaded if isinstance(name, str) and EMA.search(name) and _holds_under(loaded, name)
+    ]
+
+
+def _shapes(found: Mapping[Any, Any]) -> list[tuple[int, ...]]:
+    """The shapes of a dict's weights, sorted: averages may have other keys, and counters beside the weights."""
+    inner = _chain(found, _usual)[-1]
+    inner = _only_one(inner) or inner
+    return sorted(_shape(x) for x in _weights(inner).values() if _size(x) > 1)
 
 
 def _unwrapped(path: Path, root: dict[Any, Any]) -> list[Mapping[Any, Any]]:
@@ -152,8 +183,11 @@ def _inner_dicts(
 
 
 def _only(path: Path, root: dict[Any, Any]) -> Mapping[Any, Any] | None:
-    """The one dict of tensors, whatever its name."""
+    """The one dict of tensors, whatever its name, or the one of averaged weights."""
     inner = {name: x for name, x in root.items() if _holds(x)}
+    averaged = [name for name in inner if isinstance(name, str) and EMA.search(name)]
+    if len(inner) > 1 and len(averaged) == 1:
+        return inner[averaged[0]]
     if len(inner) > 1:
         names = ", ".join(sorted(shown(name, 40) for name in inner))
         raise CheckpointError(f"{path} holds several dicts of tensors, {names}: choose one with --key NAME")
@@ -197,8 +231,12 @@ def _only_one(outer: Mapping[Any, Any], depth: int = 4) -> Mapping[Any, Any] | N
 
 def _size(x: Any) -> int:
     """Number of elements. One alone is a counter, a decay or a scale, such as those that averages keep."""
+    return math.prod(_shape(x))
+
+
+def _shape(x: Any) -> tuple[int, ...]:
     plain: Any = x.value if isinstance(x, Array) else x
-    return math.prod(plain.shape)
+    return tuple(plain.shape)
 
 
 def _is_array(value: Any) -> bool:

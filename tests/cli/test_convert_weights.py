@@ -1,5 +1,7 @@
 """The command line; what it does is tested in tests/conversion."""
 
+import dataclasses
+import hashlib
 import json
 import re
 import subprocess
@@ -49,6 +51,22 @@ def test_a_table_and_a_report(tmp_path, run, source):
     assert report["parameters"] == sum(
         x.size for key, x in small.swinir().items() if not key.endswith(("_index", "attn_mask"))
     )
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_other_bytes_than_the_published_ones_are_told(run, source, monkeypatch, flipped):
+    """A flipped bit gives other weights, which nothing but a checksum can tell."""
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    known = dataclasses.replace(REGISTRY[source.with_suffix(".ckpt").name], sha256=digest)
+    monkeypatch.setitem(REGISTRY, source.name, known)
+    if flipped:
+        data = bytearray(source.read_bytes())
+        data[-9] ^= 1
+        source.write_bytes(data)
+    code, _, error = run("--input", source)
+    assert code == 0
+    told = f"{source.name} has the name of a published file, but not its SHA-256: fetch it again,"
+    assert (told in error) == flipped
 
 
 def test_warnings_are_one_line(tmp_path, capsys):

@@ -127,6 +127,6 @@ def compare_checksum(source: Mapping[str, str]) -> None:
     published = REGISTRY.get(source["file"])
     if published and published.sha256 and published.sha256 != source["sha256"]:
         warn(
-            f"{source['file']} has the name of a published file, but not its SHA-256: fetch it again, unless it is a file "
-            "of your own"
+            f"{source['file']} has the name of a published file, but not its SHA-256: fetch it again, unless it is "
+            "a file of your own"
         )

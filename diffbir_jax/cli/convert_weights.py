@@ -9,6 +9,7 @@ from pathlib import Path
 from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.numbers import positive
 from diffbir_jax.console.parser import INTERRUPTED, Parser
+from diffbir_jax.console.plain import plain
 from diffbir_jax.weights.registry import REGISTRY
 
 PROG = "diffbir convert"
@@ -62,12 +63,12 @@ def make_parser() -> Parser:
 
 def warn(message: Warning | str, *_: object, **__: object) -> None:
     """Show a warning as one line, without the code location that Python adds."""
-    print(f"{PROG}: warning: {message}", file=sys.stderr)
+    print(f"{PROG}: warning: {plain(message)}", file=sys.stderr)
 
 
 def say(note: str) -> None:
     """Show a choice that was made."""
-    print(f"{PROG}: {note}", file=sys.stderr)
+    print(f"{PROG}: {plain(note)}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,7 +109,10 @@ def run(args: argparse.Namespace) -> int:
             choice = {"key": args.key, "prefix": args.prefix, "say": say}
             entries = convert_file(args.input, args.output, published=PUBLISHED, **more, **choice)
     except EXPECTED as error:
-        print(f"{PROG}: {one_line(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(
+            f"{PROG}: {one_line(error) if isinstance(error, OSError) else listed(error, args)}",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted: nothing is written", file=sys.stderr)
@@ -117,6 +121,14 @@ def run(args: argparse.Namespace) -> int:
         compare_checksum(entries[0].details["source"])
     print(format_table(entries))
     return 0
+
+
+def listed(error: Exception, args: argparse.Namespace) -> str:
+    """Return an error's message, which may have a line per problem, with escapes in place of control characters."""
+    text = str(error)
+    for given in (args.input, args.base, args.output):
+        text = text.replace(str(given), plain(given))
+    return "\n".join(map(plain, text.split("\n")))
 
 
 def compare_checksum(source: Mapping[str, str]) -> None:

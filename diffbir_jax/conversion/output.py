@@ -4,12 +4,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.interrupts import undisturbed
+from diffbir_jax.files.locks import HeldError, held
 from diffbir_jax.files.writing import check_length
+
+# Beginning of the name of a folder of files that are not finished, and the lock in it that its process holds.
+UNFINISHED, LOCK = ".converting-", ".lock"
 
 
 def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Sequence[Path] = ()) -> None:
@@ -42,18 +46,31 @@ def check_names(folder: Path, names: Sequence[str], overwrite: bool, sources: Se
         )
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """Delete the unfinished folders of processes that have ended."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        with suppress(HeldError, OSError), held(left / LOCK):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def together(folder: Path) -> Iterator[Path]:
-    """An empty folder. Its files move into `folder` if the block ends without an error, and are deleted otherwise."""
+    """A new folder. Its files move into `folder` if the block ends without an error, and are deleted otherwise.
+
+    What killed processes left in `folder` is deleted, too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
     # Inside the target folder, so that moving is a rename on the same disk.
-    unfinished = Path(tempfile.mkdtemp(prefix=".converting-", dir=folder))
+    unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
     try:
-        yield unfinished
-        with undisturbed():
-            for path in sorted(unfinished.iterdir()):
-                os.replace(path, folder / path.name)
-            unfinished.rmdir()
+        with held(unfinished / LOCK):
+            yield unfinished
+            with undisturbed():
+                for path in sorted(unfinished.iterdir()):
+                    if path.name != LOCK:
+                        os.replace(path, folder / path.name)
+                shutil.rmtree(unfinished)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

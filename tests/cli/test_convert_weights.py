@@ -69,6 +69,22 @@ def test_other_bytes_than_the_published_ones_are_told(run, source, monkeypatch, 
     assert (told in error) == flipped
 
 
+@pytest.mark.parametrize("data", [b"none", b""])
+def test_names_cannot_command_a_terminal(tmp_path, run, data):
+    """In errors, in choices and in the table."""
+    path = tmp_path / "a\x1b[2Jb\nc.pth"
+    path.write_bytes(data)
+    code, _, error = run("--input", path)
+    assert code == 1 and r"a\x1b[2Jb\nc.pth" in error and error[:-1].isprintable()
+
+
+def test_choices_and_tables_cannot_command_a_terminal(tmp_path, run, source):
+    made.write(tmp_path / "w.pth", {"epoch\x1b[2J": 1, "model": small.swinir()})
+    code, out, error = run("--input", tmp_path / "w.pth", "--name", "x\x1b[2J")
+    assert code == 0 and r"x\x1b[2J" in out
+    assert out.replace("\n", "").isprintable() and error.replace("\n", "").isprintable()
+
+
 def test_warnings_are_one_line(tmp_path, capsys):
     save_file(small.FAMILIES["BSRNet"][0](), tmp_path / "mine.safetensors")
     command = ["--input", str(tmp_path / "mine.safetensors"), "--output", str(tmp_path)]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffbir_jax.console.threads import in_threads
 from diffbir_jax.data.decoding import samples
 from diffbir_jax.data.example import BrokenExampleError, Source
 from diffbir_jax.data.sources.array_record import pack
@@ -83,13 +84,13 @@ def verdicts(
         source: the source; every process gets a copy.
         indices: the images to check.
         min_side: as in `examine`.
-        workers: number of processes; 0 checks in this process.
+        workers: number of processes; 0 checks in a thread of this process.
 
     Raises:
         concurrent.futures.process.BrokenProcessPool: a process was killed.
     """
     if workers == 0:
-        yield from (examine(source, min_side, index) for index in indices)
+        yield from in_threads(partial(examine, source, min_side), indices)
         return
     # A fork of a process with threads (fsspec has some) may hang, so processes are spawned.
     context = multiprocessing.get_context("spawn")

@@ -37,6 +37,8 @@ from pathlib import Path
 (Path(sys.argv[sys.argv.index("--workdir") + 1]) / "export").mkdir(exist_ok=True)
 """
 GOLDEN = Path(__file__).parents[1] / "golden"
+# Files that are the same each time: nothing in them says how long something took.
+KINDS = (".md", ".png", ".pth", ".safetensors")
 # A case of `parity` that NumPy computes: no program of JAX runs in a fork.
 UNCOMPILED = "degradation:filter2D"
 
@@ -130,8 +132,7 @@ def state() -> dict[str, bytes]:
     kept = (
         path
         for path in files
-        if not any(part.startswith(".") for part in path.parts)
-        and path.suffix in (".md", ".png", ".pth", ".safetensors")
+        if not any(part.startswith(".") for part in path.parts) and path.suffix in KINDS
     )
     return {str(path): path.read_bytes() for path in kept}
 

@@ -20,6 +20,16 @@ READER = "reader"
 AHEAD = 2
 
 
+def started(work: Callable[[Item], Result], item: Item) -> Future[Result]:
+    """Start work(item) in a thread that the end of the process does not wait for; return its future."""
+    todo: queue.SimpleQueue[tuple[Item, Future[Result]] | None] = queue.SimpleQueue()
+    future: Future[Result] = Future()
+    todo.put((item, future))
+    todo.put(None)
+    threading.Thread(target=_work, args=(work, todo), name=READER, daemon=True).start()
+    return future
+
+
 def in_threads(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int = 1
 ) -> Generator[Result, None, None]:

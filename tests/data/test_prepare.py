@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import psutil
 import pytest
 from PIL import Image
 
+from diffbir_jax.data import examining
 from diffbir_jax.data import prepare as command
+from diffbir_jax.data.examining import Verdict
 from diffbir_jax.data.example import Example
 from diffbir_jax.data.preparing import Settings, prepare
 from diffbir_jax.data.sources import make_source
@@ -222,6 +225,25 @@ def test_a_missing_shard_is_written_again() -> None:
     Path("out/train-00000-of-00004.array_record").unlink()
     assert call("--shard-size", 2) == 0
     assert files() == whole
+
+
+def test_a_process_does_not_finish_a_huge_image_when_its_parent_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The parent stops when the process is in the middle of it; before that it gets the verdict."""
+    stop, free = threading.Event(), threading.Event()
+
+    def examine(index: int) -> Verdict:
+        if index:
+            stop.set()
+            free.wait(60)
+        return Verdict(f"image {index}")
+
+    monkeypatch.setattr(examining, "_of_source", examine, raising=False)
+    monkeypatch.setattr(examining, "_stop", stop, raising=False)
+    assert examining._examine(0) == Verdict("image 0")
+    assert examining._examine(1) == Verdict("")
+    free.set()
 
 
 def turn_a_bit(path: Path) -> None:

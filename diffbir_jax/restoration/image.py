@@ -45,7 +45,7 @@ class Request(NamedTuple):
 
 
 class Frame:
-    """One image in work. Each stage releases the arrays that no later stage needs: they are empty then, as before.
+    """One image in work. Its arrays are empty before their stage, and after the last one that needs them.
 
     Attributes:
         position: of the request.

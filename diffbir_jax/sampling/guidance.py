@@ -5,13 +5,15 @@ Flat regions get a strong pull, because the stage-1 image is right there. Textur
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.trees import Tree
 from diffbir_jax.imaging.resize import resize
 from diffbir_jax.imaging.tiling import Tiles, batches, cut, gaussian_weights
 
@@ -30,9 +32,9 @@ class GuidanceInputs(NamedTuple):
         tiles: positions of the tiles in the target, which the decoder sees one batch at a time; None decodes whole.
     """
 
-    params: Any
-    target: Array
-    weight: Array
+    params: Tree
+    target: Array | np.ndarray
+    weight: Array | np.ndarray
     repeats: Array
     tiles: Tiles | None = None
 
@@ -111,7 +113,7 @@ class Guidance:
         ValueError: unknown loss.
     """
 
-    decode: Callable[[Any, Array], Array] | None
+    decode: Callable[[Tree, Array], Array] | None
     loss: Loss = "w_mse"
     tile: tuple[int, int] = (0, 0)
     batch: int = 1
@@ -122,7 +124,7 @@ class Guidance:
 
     def prepare(
         self,
-        params: Any,
+        params: Tree,
         target: Array,
         condition: Array | None = None,
         mask: Array | None = None,
@@ -161,7 +163,7 @@ class Guidance:
         return jnp.sum(jnp.mean(inputs.weight * difference**2, axis=(1, 2, 3)))
 
     def _tiled_value(self, inputs: GuidanceInputs, tiles: Tiles, x0: Array) -> Array:
-        decode = cast(Callable[[Any, Array], Array], self.decode)
+        decode = cast(Callable[[Tree, Array], Array], self.decode)
         height, width, channels = inputs.target.shape[1:]
         scale = height // x0.shape[1]
         size = (self.tile[0] * scale, self.tile[1] * scale)

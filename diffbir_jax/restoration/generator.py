@@ -18,7 +18,7 @@ from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration import one_step
 from diffbir_jax.restoration.one_step import OneStepUNet
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, TiledModel
-from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
+from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs, LatentGuidance, PixelGuidance
 from diffbir_jax.sampling.layout import Conditioned, Layout
 from diffbir_jax.sampling.loop import draw_noise
 from diffbir_jax.sampling.options import TIMESTEPS, Options
@@ -159,15 +159,17 @@ class Generator:
         model = ControlledUNet(self.preset, self.dtype)
         if self.preset.one_step is not None:
             model = OneStepUNet(self.preset, self.dtype, one_step.passes(self.preset, options))
-        tiles = {} if layout is None else {"tile": layout.size, "batch": layout.batch}
-        guidance = None
-        if options.guidance_scale:
-            rgb = options.guidance_space == "rgb"
-            decode = LatentDecoder(self.preset, self.dtype, remat) if rgb else None
-            guidance = Guidance(decode, options.guidance_loss, **tiles)
+        guidance = self._pull(options, layout, remat) if options.guidance_scale else None
         if layout is not None:
             model = TiledModel(model, layout.size, layout.batch, spread)
         return Denoiser(model, self.preset.parameterization, guidance)
+
+    def _pull(self, options: Options, layout: Layout | None, remat: bool) -> Guidance:
+        if options.guidance_space == "latent":
+            return LatentGuidance(options.guidance_loss)
+        tiles = {} if layout is None else {"tile": layout.size, "batch": layout.batch}
+        decode = LatentDecoder(self.preset, self.dtype, remat)
+        return PixelGuidance(decode, options.guidance_loss, **tiles)
 
     def _guidance(self, given: Conditioned, options: Options) -> GuidanceInputs:
         repeats = jnp.int32(options.guidance_repeats)

@@ -29,7 +29,7 @@ class DenoiserInputs(NamedTuple):
         params: the network's parameters.
         cond: the network's condition, a dict of arrays with leading axis B.
         uncond: the entries that differ for the negative prompt; None turns classifier-free guidance off.
-        guidance: inputs of restoration guidance (`Guidance.prepare`); None without guidance.
+        guidance: inputs of restoration guidance (made by `prepare` of the guidance); None without guidance.
     """
 
     params: Params

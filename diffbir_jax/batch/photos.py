@@ -4,14 +4,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.settings import BitDepth, Recipe
 from diffbir_jax.faces.reports import crop_file
-from diffbir_jax.files.digest import file_record
+from diffbir_jax.files.digest import FileRecord, file_record
 from diffbir_jax.files.writing import check_length
 from diffbir_jax.imaging.bytes import resize_alpha
 from diffbir_jax.imaging.photo import Photo
@@ -41,7 +40,7 @@ class Loaded:
     photo: Photo | None = None
     request: Request | None = None
     read_seconds: float = 0.0
-    files: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, FileRecord | None] = field(default_factory=dict)
     error: Exception | None = None
 
     @property

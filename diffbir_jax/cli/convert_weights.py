@@ -117,8 +117,9 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted: nothing is written", file=sys.stderr)
         return INTERRUPTED
-    if not args.to_torch:
-        compare_checksum(entries[0].details["source"])
+    source = entries[0].details.get("source")
+    if isinstance(source, Mapping):  # what is converted to PyTorch has none
+        compare_checksum(source)
     print(format_table(entries))
     return 0
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from diffbir_jax import __version__
 from diffbir_jax.console.errors import EXPECTED, one_line
@@ -94,7 +94,7 @@ def start(name: str, argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _code(name: str, argv: Sequence[str] | None) -> Any:
+def _code(name: str, argv: Sequence[str] | None) -> str | int | None:
     """Run a program; its exit code, or a text for the error stream."""
     try:
         return importlib.import_module(PROGRAMS[name].module).main(argv)

@@ -153,7 +153,7 @@ def _fill_case(case: Case, scorers: Sequence[Scorer], cache: Cache) -> None:
                 cache.put(key, attempt(scorer.function, *arguments))
 
 
-def attempt(function: Callable[..., float], *arguments: Any) -> Outcome:
+def attempt(function: Callable[..., float], *arguments: object) -> Outcome:
     """Score images. A UserError means that the metric cannot score these images; it becomes a problem of the outcome.
 
     Errors of a network's library become problems too, but passing ones: the next run tries again.
@@ -200,6 +200,6 @@ def _checksum(setup: Setup, name: str) -> str:
     return checksum(folder / f"{name}.safetensors")
 
 
-def _digest(content: Any) -> str:
+def _digest(content: object) -> str:
     # Sorted keys, because the order of a dict must not change the key.
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

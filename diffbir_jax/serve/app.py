@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 import anyio
@@ -38,7 +38,7 @@ class Estimate(BaseModel):
 
     width: Annotated[int, Field(ge=1, le=2**17)]
     height: Annotated[int, Field(ge=1, le=2**17)]
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
 
 
 class Service:
@@ -71,7 +71,7 @@ class Service:
     def _job(self, data: bytes, options: str, name: str | None, owner: str, more: dict[str, bool]) -> Job:
         return job_of(data, self.wish(options, name), self.engine.limits, owner, **more)
 
-    async def forecast(self, asked: Estimate) -> dict[str, Any]:
+    async def forecast(self, asked: Estimate) -> dict[str, object]:
         """Return the expected time and memory of a picture; Refusal if it is too large, or many are asked for."""
         wish, size = self.wish(json.dumps(asked.options), None), (asked.height, asked.width)
         check_size(wish, size, self.engine.limits)
@@ -171,19 +171,19 @@ def _add_restoring(app: FastAPI, service: Service) -> None:
         return _both(result) if parts else _picture(result)
 
     @app.post("/estimate")
-    async def estimate(asked: Estimate) -> dict[str, Any]:
+    async def estimate(asked: Estimate) -> dict[str, object]:
         """Return the seconds (null before anything was computed) and the bytes of memory that a picture takes."""
         return await service.forecast(asked)
 
 
 def _add_jobs(app: FastAPI, engine: Engine) -> None:
     @app.get("/jobs/{identity}")
-    async def state(request: Request, identity: str) -> dict[str, Any]:
+    async def state(request: Request, identity: str) -> dict[str, object]:
         """Return how far a job is."""
         return state_of(engine.find(identity, request.state.owner), engine)
 
     @app.delete("/jobs/{identity}")
-    async def cancel(request: Request, identity: str) -> dict[str, Any]:
+    async def cancel(request: Request, identity: str) -> dict[str, object]:
         """Cancel a job, or drop its result."""
         job = engine.find(identity, request.state.owner)
         engine.cancel(job)
@@ -222,7 +222,7 @@ def _add_jobs(app: FastAPI, engine: Engine) -> None:
 
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/health")
-    async def health() -> dict[str, Any]:
+    async def health() -> dict[str, object]:
         """Return whether the service takes jobs."""
         return {"status": "stopping" if service.engine.closed else "ok", "versions": [*service.bases]}
 
@@ -232,7 +232,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         return Response(service.engine.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/about")
-    async def about() -> dict[str, Any]:
+    async def about() -> dict[str, object]:
         """Return versions with their parameters, and limits."""
         limits = service.engine.limits
         bounds = {

@@ -4,10 +4,10 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffbir_jax.serve.keys import owner_of
 from diffbir_jax.serve.limits import Limits
@@ -26,7 +26,7 @@ class Guard:
 
     def __init__(
         self,
-        app: Any,
+        app: ASGIApp,
         limits: Limits,
         keys: Mapping[str, str],
         hosts: Collection[str] | None,
@@ -44,7 +44,7 @@ class Guard:
         self._app, self._limits, self._keys, self._hosts = app, limits, keys, hosts
         self._check_room = check_room
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -56,7 +56,7 @@ class Guard:
             return
         await self._app(scope, self._bounded(receive), _careful(send))
 
-    def _refused(self, scope: Any, headers: Headers) -> tuple[int, str] | None:
+    def _refused(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         """Status and text for a request that goes no further."""
         host = headers.get("host", "")
         if self._hosts is not None and _PORT.sub("", host) not in self._hosts:
@@ -70,7 +70,7 @@ class Guard:
         scope.setdefault("state", {})["owner"] = owner
         return self._refused_body(scope, headers)
 
-    def _refused_body(self, scope: Any, headers: Headers) -> tuple[int, str] | None:
+    def _refused_body(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         """The same, by what the headers say of the body: before it is read."""
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._limits.upload_bytes:
@@ -85,11 +85,11 @@ class Guard:
     def _too_large(self, length: object) -> str:
         return f"the request has {length} bytes, allowed are {self._limits.upload_bytes}"
 
-    def _bounded(self, receive: Any) -> Any:
+    def _bounded(self, receive: Receive) -> Receive:
         """A body that ends with an error once it is too large or takes too long."""
         end, count, whole = asyncio.get_running_loop().time() + self._limits.upload_seconds, 0, False
 
-        async def bounded() -> Any:
+        async def bounded() -> Message:
             """Receive the next message of the body, within the limits."""
             nonlocal count, whole
             if whole:
@@ -109,10 +109,10 @@ class Guard:
         return bounded
 
 
-def _careful(send: Any) -> Any:
+def _careful(send: Send) -> Send:
     """Answers tell browsers to take them for what they are."""
 
-    async def careful(message: Any) -> None:
+    async def careful(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
         await send(message)
@@ -120,7 +120,7 @@ def _careful(send: Any) -> Any:
     return careful
 
 
-async def _answer(send: Any, status: int, text: str) -> None:
+async def _answer(send: Send, status: int, text: str) -> None:
     body = json.dumps({"detail": text}).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     headers += [(b"retry-after", b"5")] * (status in (429, 503))

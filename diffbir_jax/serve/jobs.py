@@ -3,8 +3,9 @@
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from diffbir_jax.files.digest import FileRecord
 from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.restoration.results import Restored
 from diffbir_jax.serve.wishes import Wish
@@ -27,7 +28,7 @@ class Result(NamedTuple):
     data: bytes
     media: str
     name: str
-    sidecar: Mapping[str, Any]
+    sidecar: Mapping[str, object]
     views: Mapping[str, bytes] = {}
 
     @property
@@ -66,7 +67,7 @@ class Job:
 
     wish: Wish
     photo: Photo | None
-    file: Mapping[str, Any]
+    file: FileRecord
     owner: str = ""
     views: bool = False
     waits: bool = False

@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 
@@ -28,6 +28,7 @@ from diffbir_jax.weights.loading import PRECISIONS, load_params
 
 # Courses that are remembered: each is a few hundred bytes, beside programs that are kept anyway.
 REMEMBERED = 256
+T = TypeVar("T")
 
 
 class Course(NamedTuple):
@@ -136,7 +137,7 @@ class Networks:
         """Return the plan for several; that for one if the memory does not suffice. The first use compiles."""
         return self._remembered(self._packed, wish, size, keep)
 
-    def _remembered(self, make: Callable[[Wish, Size, bool], Any], wish: Wish, size: Size, keep: bool) -> Any:
+    def _remembered(self, make: Callable[[Wish, Size, bool], T], wish: Wish, size: Size, keep: bool) -> T:
         key = (make.__name__, wish.alike, size, keep)
         with self._lock:
             if key not in self._known:

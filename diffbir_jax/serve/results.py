@@ -5,7 +5,6 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,9 @@ MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".web
 SHOWN = 92
 
 
-def job_of(data: bytes, wish: Wish, limits: Limits, owner: str = "", **more: Any) -> Job:
+def job_of(
+    data: bytes, wish: Wish, limits: Limits, owner: str = "", views: bool = False, waits: bool = False
+) -> Job:
     """Return the job of an upload.
 
     Args:
@@ -40,7 +41,7 @@ def job_of(data: bytes, wish: Wish, limits: Limits, owner: str = "", **more: Any
         wish: how it is restored.
         limits: of the service.
         owner: the client.
-        more: further attributes of the job.
+        views, waits: attributes of the job.
 
     Raises:
         Refusal: the file is no picture, too large, or not that of the wish's sidecar.
@@ -51,7 +52,7 @@ def job_of(data: bytes, wish: Wish, limits: Limits, owner: str = "", **more: Any
     if wish.sidecar is not None and wish.sidecar.input.sha256 != digest:
         raise Refusal("the picture is not the one that the sidecar names (its SHA-256 differs)")
     photo = dataclasses.replace(photo, pixels=_pixels(photo, wish))
-    return Job(wish, photo, {"path": wish.name, "sha256": digest, "bytes": len(data)}, owner, **more)
+    return Job(wish, photo, {"path": wish.name, "sha256": digest, "bytes": len(data)}, owner, views, waits)
 
 
 def _photo(data: bytes, limits: Limits) -> Photo:
@@ -130,7 +131,7 @@ def finished(
 
 def _sidecar(
     job: Job, name: str, plan: Plan | None, files: Mapping[str, Path], seconds: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     recipe, own = job.wish.recipe, Path(job.wish.name)
     ran = {module: path for module, path in files.items() if module == "rm" or not recipe.stage1_only}
     recorder = _recorder(recipe, plan, tuple(sorted(ran.items())))

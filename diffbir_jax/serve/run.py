@@ -9,10 +9,10 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.console.errors import UserError
@@ -23,7 +23,7 @@ from diffbir_jax.serve.flags import LOOPBACK, limits_of
 from diffbir_jax.serve.guard import LOCAL
 from diffbir_jax.serve.jobs import Job
 from diffbir_jax.serve.keys import read_keys
-from diffbir_jax.serve.networks import load
+from diffbir_jax.serve.networks import Networks, load
 from diffbir_jax.serve.wishes import base_recipe
 
 # Seconds that clients have, once all jobs are done, to fetch their results.
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace, name: str = "serve", build: Callable[..., Fast
             engine.stop()
 
 
-def serve(app: Any, engine: Engine, listener: socket.socket, args: argparse.Namespace, name: str) -> int:
+def serve(app: ASGIApp, engine: Engine, listener: socket.socket, args: argparse.Namespace, name: str) -> int:
     """Serve an application until a signal ends it; returns the exit code."""
     config = uvicorn.Config(
         app,
@@ -131,7 +131,7 @@ def bases_of(args: argparse.Namespace) -> dict[str, Recipe]:
     return {version: base_recipe(version, **more) for version in args.version or ["one-step"]}
 
 
-def networks_of(args: argparse.Namespace, bases: Mapping[str, Recipe]) -> dict[str, Any]:
+def networks_of(args: argparse.Namespace, bases: Mapping[str, Recipe]) -> dict[str, Networks]:
     """Load the networks of all versions."""
     memory = None if args.memory_gb is None else int(args.memory_gb * 2**30)
     allow = permit if args.yes else ask

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from diffbir_jax.batch.checks import check_flags, check_version
 from diffbir_jax.batch.jobs import noise_index
@@ -98,7 +98,7 @@ def read_wish(text: str, name: str, bases: Mapping[str, Recipe]) -> Wish:
     return Wish(recipe, noise_index(Path(name)), name)
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _parsed(text: str) -> dict[str, object]:
     if len(text) > MOST:
         raise Refusal(f"options: {len(text)} characters are given, allowed are {MOST}")
     try:
@@ -110,10 +110,10 @@ def _parsed(text: str) -> dict[str, Any]:
     return given
 
 
-def _recipe(given: dict[str, Any], bases: Mapping[str, Recipe]) -> Recipe:
+def _recipe(given: dict[str, object], bases: Mapping[str, Recipe]) -> Recipe:
     """A version's operating point with a client's changes."""
     base = _base(given, bases)
-    record, changes = as_record(base), given.get("options", {})
+    record, options, changes = as_record(base), dataclasses.asdict(base.options), given.get("options", {})
     if not isinstance(changes, dict):
         raise Refusal('`options` inside is no object; give one such as {"seed": 1}')
     for field in FIXED:
@@ -121,28 +121,28 @@ def _recipe(given: dict[str, Any], bases: Mapping[str, Recipe]) -> Recipe:
             raise Refusal(f"`{field}` is {given[field]!r}; this service has {record[field]!r}, leave it out")
     if given.get("faces") is not None or given.get("save_faces"):
         raise Refusal("this service restores whole pictures; leave out `faces` and `save_faces`")
-    recipe = from_record(record | given | {"options": record["options"] | changes})
+    recipe = from_record(record | given | {"options": options | changes})
     recipe = dataclasses.replace(recipe, stage1_only=recipe.stage1_only or base.stage1_only)
-    words = changed(given, record) | changed(changes, record["options"])
+    words = changed(given, record) | changed(changes, options)
     namespace = argparse.Namespace(version=recipe.version, given=words, guidance_map=None, fidelity_mask=None)
     check_version(namespace)
     check_flags(namespace, recipe)
     return recipe
 
 
-def changed(given: Mapping[str, Any], record: Mapping[str, Any]) -> frozenset[str]:
+def changed(given: Mapping[str, object], record: Mapping[str, object]) -> frozenset[str]:
     """Return the names of entries that are not as in `record`."""
     return frozenset(name for name in given.keys() - {*MADE} if given[name] != record.get(name))
 
 
-def _base(given: Mapping[str, Any], bases: Mapping[str, Recipe]) -> Recipe:
+def _base(given: Mapping[str, object], bases: Mapping[str, Recipe]) -> Recipe:
     version = given.get("version", next(iter(bases)))
     if not isinstance(version, str) or version not in bases:
         raise Refusal(f"`version` is {version!r}; this service has {', '.join(bases)}")
     return bases[version]
 
 
-def _repeated(given: dict[str, Any], bases: Mapping[str, Recipe]) -> Wish:
+def _repeated(given: dict[str, object], bases: Mapping[str, Recipe]) -> Wish:
     """The wish that a sidecar describes."""
     sidecar = checked(given, Sidecar)
     if sidecar.clean or sidecar.mask or sidecar.ground:
@@ -158,29 +158,29 @@ def _named(message: str) -> str:
     return " ".join(_FLAG.sub(lambda found: f"`{found[1].replace('-', '_')}`", message).split())
 
 
-def base_recipe(version: str, **changes: Any) -> Recipe:
+def base_recipe(version: str, **changes: object) -> Recipe:
     """Return the recipe of a version without a client's changes.
 
     Args:
         version: name of a preset.
         changes: fields of `Recipe` that the service decides.
     """
-    values: dict[str, Any] = {
-        "version": version,
-        "task": "sr",
-        "weights": None,
-        "stage1": None,
-        "stage1_only": get_preset(version).stage1_only,
-        "precision": "fp32",
-        "upscale": 4.0,
-        "n_samples": 1,
-        "compare": False,
-        "save_stages": False,
-        "std_map": False,
-        "format": "png",
-        "quality": 95,
-        "bit_depth": "same",
-        "max_pixels": 2**25,
-        "options": default_options(version),
-    }
-    return Recipe(**values | changes)
+    recipe = Recipe(
+        version=version,
+        task="sr",
+        weights=None,
+        stage1=None,
+        stage1_only=get_preset(version).stage1_only,
+        precision="fp32",
+        upscale=4.0,
+        n_samples=1,
+        compare=False,
+        save_stages=False,
+        std_map=False,
+        format="png",
+        quality=95,
+        bit_depth="same",
+        max_pixels=2**25,
+        options=default_options(version),
+    )
+    return dataclasses.replace(recipe, **changes)

@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.trees import Params, Tree
 from diffbir_jax.training.distributed import is_first, jointly
 from diffbir_jax.training.intact import check_shared, seal, set_damaged_aside
 from diffbir_jax.weights.safetensors import mismatches
 
+T = TypeVar("T")
 # Items of a checkpoint. "default" is Orbax's name for an only item: older checkpoints hold just the arrays, and with
 # this name they can still be read.
 STATE, POSITION = "default", "position"
@@ -57,7 +59,7 @@ class Checkpoints:
         """Step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, position: Mapping[str, Any] | None = None) -> None:
+    def save(self, step: int, state: Tree, position: Mapping[str, object] | None = None) -> None:
         """Write the checkpoint of `step` unless it exists; return before the files are complete.
 
         Args:
@@ -70,7 +72,7 @@ class Checkpoints:
             items = {STATE: ocp.args.StandardSave(state), POSITION: ocp.args.JsonSave(dict(position or {}))}
             self._manager.save(step, args=ocp.args.Composite(**items))
 
-    def position(self) -> dict[str, Any] | None:
+    def position(self) -> Any:
         """Return the data position in the newest checkpoint; None for older checkpoints without one."""
         step = self._newest()
         if not (self._folder / str(step) / POSITION).exists():
@@ -78,7 +80,7 @@ class Checkpoints:
         args = ocp.args.Composite(**{POSITION: ocp.args.JsonRestore()})
         return self._manager.restore(step, args=args)[POSITION]
 
-    def restore(self, like: Any) -> Any:
+    def restore(self, like: T) -> T:
         """Read the newest checkpoint into the structure, dtypes and shardings of `like`.
 
         Raises:
@@ -86,7 +88,7 @@ class Checkpoints:
             ValueError: if keys are missing, unexpected or misshapen (all are listed).
         """
         step = self._newest()
-        stored: Any = self._manager.item_metadata(step)[STATE]
+        stored = self._manager.item_metadata(step)[STATE]
         # Orbax's own errors are long and stop at the first key; this lists all mismatches at once.
         problems = mismatches(_leaves(stored.tree), _leaves(like))
         if problems:
@@ -118,7 +120,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
+def _leaves(tree: Tree) -> Params:
     """Return leaves by path. Orbax stores tuples as lists or dicts; their paths are the same."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

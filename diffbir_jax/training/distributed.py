@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 from diffbir_jax.console.errors import UserError, one_line
 from diffbir_jax.data.batches import HostBatch
 from diffbir_jax.sharding import replicated
+
+T = TypeVar("T")
 
 
 def join(coordinator: str | None = None, hosts: int | None = None, index: int | None = None) -> None:
@@ -91,7 +93,7 @@ def own_rows(batch: HostBatch, size: int) -> HostBatch:
     return {name: values[rows] for name, values in batch.items()}
 
 
-def local(tree: Any, mesh: Mesh) -> Any:
+def local(tree: T, mesh: Mesh) -> T:
     """Return `tree` as whole arrays on this process's devices; with one process, return it unchanged.
 
     All processes must call it, because parameters may be split over them.

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
@@ -59,7 +59,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     """
     check_config(config)
     workdir = Path(workdir).expanduser()
-    mesh = make_mesh(**cast(Any, config.mesh))
+    mesh = make_mesh(**config.mesh)
     check_batch(config.data.batch_size, mesh)
     init = optional(config, INIT)
     with jointly():
@@ -67,7 +67,8 @@ def train(config: Config, workdir: str | Path) -> TrainState:
         objective = make_objective(config)
         if init:
             objective = started(objective, init)
-    state, step_fn = place(objective, mesh, config)
+    state, jitted = place(objective, mesh, config)
+    step_fn: Callable = jitted
     frozen, last = jax.device_put(objective.frozen, replicated(mesh)), int(config.train.steps)
     # The stack closes in reverse order: signals stay handled until the last checkpoint is on disk.
     with ExitStack() as stack:
@@ -99,7 +100,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
         for step, batch in enumerate(prefetch_to_device(parts, mesh), start=first + 1):
             if step == first + 1:
                 # Compile ahead of the first call, so that the clock does not count it as a step.
-                step_fn, flops = compile_step(step_fn, state, frozen, batch)
+                step_fn, flops = compile_step(jitted, state, frozen, batch)
                 report.clock.restart(flops)
             profiler.before(step)
             state, metrics = step_fn(state, frozen, batch)
@@ -120,7 +121,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     return state
 
 
-def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState, Callable]:
+def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState, Wrapped]:
     """Place a run on devices. Batches are split over all devices; parameters and their EMA and moments by the rules.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import fsspec
 import msgpack
@@ -103,7 +103,7 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    module: Any = extra("array_record.python.array_record_module", "ArrayRecord shards")
+    module = extra("array_record.python.array_record_module", "ArrayRecord shards")
     partly = unfinished(path)
     with _writing(path):
         writer = module.ArrayRecordWriter(str(partly), _WRITER)
@@ -139,7 +139,7 @@ def _local(shard: str, cache: str | None) -> str:
 
 
 def _count(file: str, shard: str) -> int:
-    module: Any = extra("array_record.python.array_record_module", "ArrayRecord shards")
+    module = extra("array_record.python.array_record_module", "ArrayRecord shards")
     try:
         reader = module.ArrayRecordReader(file)
         count = reader.num_records()
@@ -152,6 +152,6 @@ def _count(file: str, shard: str) -> int:
     return count
 
 
-def _open(files: list[str]) -> Any:
-    module: Any = extra("array_record.python.array_record_data_source", "ArrayRecord shards")
+def _open(files: list[str]) -> Sequence[bytes]:
+    module = extra("array_record.python.array_record_data_source", "ArrayRecord shards")
     return module.ArrayRecordDataSource(files)

@@ -6,7 +6,6 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 
@@ -104,7 +103,7 @@ def _left_out(shown: int, total: int) -> str:
     )
 
 
-def _data(sheet: Sheet, pictures: Mapping[int, Sequence[Picture | None]]) -> dict[str, Any]:
+def _data(sheet: Sheet, pictures: Mapping[int, Sequence[Picture | None]]) -> dict[str, object]:
     """Collect the data with which the script orders, filters and changes pictures."""
     return {
         "better": {metric: sheet.columns[metric].better for metric in sheet.scores},
@@ -125,7 +124,7 @@ def _plain(values: np.ndarray) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     """Write JSON for a <script>: nothing in it ends the element or starts a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

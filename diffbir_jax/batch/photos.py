@@ -1,6 +1,5 @@
 """From a job's files to a request to the restorer, and from its results to files."""
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.settings import BitDepth, Recipe
 from diffbir_jax.faces.reports import crop_file
 from diffbir_jax.files.digest import FileRecord, file_record
-from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.files.writing import check_length
 from diffbir_jax.imaging.bytes import resize_alpha
 from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.imaging.reading import read_image, read_photo, to_eight
@@ -22,8 +21,6 @@ from diffbir_jax.restoration.restorer import Request, Restored
 
 # The map of invented detail shows this standard deviation, in levels of 1/255, as white.
 WHITE_DEVIATION = 16
-# Bytes of a file name that common file systems allow.
-LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -83,10 +80,7 @@ def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
     """Raise ImageFileError if results are larger than their formats allow, or their names too long."""
     crops = [crop_file(job.outputs.crops, 9999, "after_1000")] if job.outputs.crops else []
     for path in (*job.outputs.all(), *crops):
-        if len(os.fsencode(path.name)) > LONGEST_NAME:
-            raise ImageFileError(
-                f"{path}: this name is longer than {LONGEST_NAME} bytes; rename {job.path.name}"
-            )
+        check_length(path, f"rename {job.path.name}")
     height, width = (round(side * upscale) for side in photo.pixels.shape[:2])
     for path in job.outputs.results:
         check_output(path, height, width)

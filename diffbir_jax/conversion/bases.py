@@ -13,6 +13,7 @@ from diffbir_jax.conversion.engine import DAMAGED, by_path, not_finite, raise_al
 from diffbir_jax.conversion.from_torch import Plan, make_plans, origin_of, select_in
 from diffbir_jax.conversion.lora import Sizes
 from diffbir_jax.conversion.stored import CheckpointError, Shaped
+from diffbir_jax.conversion.zeros import warn_of, zeros_in
 from diffbir_jax.weights.safetensors import flatten, read_metadata
 
 KINDS = {"unet": UNET, "vae": VAE, "text": TEXT}
@@ -80,11 +81,14 @@ def open_bases(source: Path, stems: Mapping[str, str]) -> dict[str, Base]:
 
 
 def _of_checkpoint(state: Mapping[str, Shaped], plan: Plan) -> Iterator[Part]:
+    zeros: list[str] = []
     for path, rules in by_path(plan.table).items():
         for rule in rules:
             array = read(state, rule)
             raise_all(DAMAGED, not_finite(rule, array))
+            zeros += zeros_in(rule, array)
             yield path, rule.index, array
+    warn_of(zeros)
 
 
 def _converted(file: Path, name: str) -> Base:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -95,17 +95,50 @@ def unwrap(loaded: Mapping[object, object]) -> Mapping[object, object]:
     return _chain(loaded)[-1]
 
 
-def _chain(loaded: Mapping[object, object]) -> list[Mapping[object, object]]:
-    """The dicts from the outermost to the innermost one; a dict may hold itself."""
+def _chain(
+    loaded: Mapping[object, object], wrapper: Callable[[Mapping[object, object]], str | None] | None = None
+) -> list[Mapping[object, object]]:
+    """The dicts from the outermost to the innermost one; a dict may hold itself. `wrapper` names the next one."""
     chain, averaged = [loaded], False
     while True:
-        named = next((name for name in WRAPPERS if _holds_under(loaded, name)), None)
+        named = (wrapper or _wrapper)(loaded)
         inner = loaded[named] if named else (_only_one(loaded) if averaged else None)
         averaged = bool(named and EMA.search(named))
         if not isinstance(inner, Mapping) or any(inner is outer for outer in chain):
             return chain
         loaded = inner
         chain.append(loaded)
+
+
+def _wrapper(loaded: Mapping[object, object]) -> str | None:
+    """The name of the dict of weights inside a dict: averaged weights before the last ones, whatever their name."""
+    named = _usual(loaded)
+    if named is None or EMA.search(named):
+        return named
+    # An average of another network, such as a discriminator, has other shapes.
+    wanted = _shapes(loaded[named])
+    same = (name for name in _averaged(loaded) if _shapes(loaded[name]) == wanted)
+    return next(same, named)
+
+
+def _usual(loaded: Mapping[object, object]) -> str | None:
+    return next((name for name in WRAPPERS if _holds_under(loaded, name)), None)
+
+
+def _averaged(loaded: Mapping[object, object]) -> list[str]:
+    """The names of dicts of averaged weights inside a dict."""
+    return [
+        name for name in loaded if isinstance(name, str) and EMA.search(name) and _holds_under(loaded, name)
+    ]
+
+
+def _shapes(found: object) -> list[tuple[int, ...]]:
+    """The shapes of a dict's weights, sorted: averages may have other keys, and counters beside the weights."""
+    if not isinstance(found, Mapping):
+        return []
+    inner = _chain(found, _usual)[-1]
+    inner = _only_one(inner) or inner
+    return sorted(_shape(x) for x in _weights(inner).values() if _size(x) > 1)
 
 
 def _unwrapped(path: Path, root: dict[object, object]) -> list[Mapping[object, object]]:
@@ -154,8 +187,11 @@ def _inner_dicts(
 
 
 def _only(path: Path, root: dict[object, object]) -> Mapping[object, object] | None:
-    """The one dict of tensors, whatever its name."""
+    """The one dict of tensors, whatever its name, or the one of averaged weights."""
     inner = {name: x for name, x in root.items() if isinstance(x, Mapping) and _holds(x)}
+    averaged = [name for name in inner if isinstance(name, str) and EMA.search(name)]
+    if len(inner) > 1 and len(averaged) == 1:
+        return inner[averaged[0]]
     if len(inner) > 1:
         names = ", ".join(sorted(shown(name, 40) for name in inner))
         raise CheckpointError(f"{path} holds several dicts of tensors, {names}: choose one with --key NAME")
@@ -201,7 +237,11 @@ def _only_one(outer: Mapping[object, object], depth: int = 4) -> Mapping[object,
 
 def _size(x: Leaf) -> int:
     """Number of elements. One alone is a counter, a decay or a scale, such as those that averages keep."""
-    return math.prod(np.asarray(x.value).shape if isinstance(x, Array) else x.shape)
+    return math.prod(_shape(x))
+
+
+def _shape(x: Leaf) -> tuple[int, ...]:
+    return np.asarray(x.value).shape if isinstance(x, Array) else tuple(x.shape)
 
 
 def _is_array(value: object) -> TypeGuard[Leaf]:

@@ -16,9 +16,9 @@ from diffbir_jax import __version__
 from diffbir_jax.console.tables import csv_table
 from diffbir_jax.data.examining import Verdict, verdicts
 from diffbir_jax.data.example import DataError, Source
-from diffbir_jax.data.sources.array_record import write_shard
+from diffbir_jax.data.sources.array_record import unfinished, write_shard
 from diffbir_jax.files.digest import sha256
-from diffbir_jax.files.writing import replace_file
+from diffbir_jax.files.writing import check_length, replace_file
 from diffbir_jax.imaging.photo import MIN_SIDE
 
 MANIFEST, REJECTED = "manifest.json", "rejected.csv"
@@ -148,12 +148,14 @@ def prepare(source: Source, output: Path, settings: Settings, workers: int) -> M
 
     Raises:
         DataError: the folder holds shards of other settings or another source.
-        OSError, ImageFileError: files cannot be written.
+        OSError, ImageFileError: files cannot be written, or their names are too long.
         concurrent.futures.process.BrokenProcessPool: a process was killed.
     """
     manifest = Begun(version=__version__, settings=asdict(settings), fingerprint=source.fingerprint)
-    _begin(output, manifest)
     parts = chunks(len(source), output, settings)
+    # The names of all shards have the same length.
+    check_length(parts[0].shard, "give a shorter --name or --output", unfinished(parts[0].shard))
+    _begin(output, manifest)
     finished = set(_whole(parts))
     left = [index for part in parts if part not in finished for index in part.indices]
     seen: dict[str, int] = {}

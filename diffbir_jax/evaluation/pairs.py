@@ -1,8 +1,8 @@
 """Matching of predictions and ground truths, checked before any scoring."""
 
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffbir_jax.batch.names import ASIDE
+from diffbir_jax.console.threads import in_threads
 from diffbir_jax.files.digest import sha256
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.listing import find_images
@@ -116,10 +117,9 @@ def check_cases(
         ImageFileError: an image cannot be read, or sizes of one case differ.
     """
     cases = [replace(case, max_pixels=max_pixels) for case in cases]
-    with ThreadPoolExecutor() as pool:
-        # Threads help, because decoding and hashing release Python's lock.
-        looked = tqdm(pool.map(_look, cases), "checking", len(cases), unit="image", disable=None, leave=False)
-        seen = list(looked)
+    # Threads help, because decoding and hashing release Python's lock.
+    looked = in_threads(_look, cases, min(8, os.cpu_count() or 1))
+    seen = list(tqdm(looked, "checking", len(cases), unit="image", disable=None, leave=False))
     if unreadable := [each for each in seen if isinstance(each, ImageFileError)]:
         more = len(unreadable) - 1
         raise ImageFileError(f"{unreadable[0]}" + f" ({more} more cannot be read)" * bool(more))

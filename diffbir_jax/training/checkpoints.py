@@ -10,8 +10,8 @@ import orbax.checkpoint as ocp
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.trees import Params, Tree
-from diffbir_jax.training.distributed import is_first, together
-from diffbir_jax.training.intact import seal, set_damaged_aside
+from diffbir_jax.training.distributed import is_first, jointly
+from diffbir_jax.training.intact import check_shared, seal, set_damaged_aside
 from diffbir_jax.weights.safetensors import mismatches
 
 T = TypeVar("T")
@@ -30,11 +30,21 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
-        """Open (or create) `folder`."""
+        """Open (or create) `folder`; all processes must do it together.
+
+        Raises:
+            UserError, OSError: it cannot be opened, in this process or in another one; see `distributed.jointly`.
+        """
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._folder = Path(folder).expanduser().absolute()
-        self.damaged = set_damaged_aside(self._folder) if is_first() else []
-        together("checkpoints")
+        self.damaged: list[str] = []
+        with jointly():
+            if is_first():
+                # Orbax would make it while the other processes wait.
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self.damaged = set_damaged_aside(self._folder)
+        with jointly():
+            check_shared(self._folder)
         handlers = {STATE: ocp.StandardCheckpointHandler(), POSITION: ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 

@@ -22,7 +22,7 @@ from diffbir_jax.sharding import (
 from diffbir_jax.training.best import Best
 from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.config import Config, optional
-from diffbir_jax.training.distributed import is_first, own_rows
+from diffbir_jax.training.distributed import is_first, jointly, own_rows
 from diffbir_jax.training.divergence import DivergedError
 from diffbir_jax.training.objective import Objective, make_objective
 from diffbir_jax.training.position import resume
@@ -61,17 +61,20 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     workdir = Path(workdir).expanduser()
     mesh = make_mesh(**config.mesh)
     check_batch(config.data.batch_size, mesh)
-    workdir.mkdir(parents=True, exist_ok=True)
-    objective = make_objective(config)
-    if init := optional(config, INIT):
-        objective = started(objective, init)
+    init = optional(config, INIT)
+    with jointly():
+        workdir.mkdir(parents=True, exist_ok=True)
+        objective = make_objective(config)
+        if init:
+            objective = started(objective, init)
     state, jitted = place(objective, mesh, config)
     step_fn: Callable = jitted
     frozen, last = jax.device_put(objective.frozen, replicated(mesh)), int(config.train.steps)
     # The stack closes in reverse order: signals stay handled until the last checkpoint is on disk.
     with ExitStack() as stack:
-        if is_first():
-            _only_run(stack, workdir)
+        with jointly():
+            if is_first():
+                _only_run(stack, workdir)
         stop = stack.enter_context(stop_requested())
         checkpoints, best = _open_checkpoints(stack, workdir, config)
         state = _resumed(state, checkpoints, objective.batches)
@@ -165,7 +168,9 @@ def _resumed(state: TrainState, checkpoints: Checkpoints, batches: Batches) -> T
     """Return `state`, or the newest checkpoint of an earlier run. That run's batches must be the same as `batches`."""
     if checkpoints.latest is None:
         return state
-    resume(batches, checkpoints.position())
+    position = checkpoints.position()
+    with jointly():
+        resume(batches, position)
     return checkpoints.restore(state)
 
 

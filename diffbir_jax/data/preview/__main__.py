@@ -15,6 +15,7 @@ from diffbir_jax.console.numbers import count, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.console.section import Section
 from diffbir_jax.data.example import DataError
+from diffbir_jax.files.writing import check_length
 
 if TYPE_CHECKING:
     from diffbir_jax.data.setup import Data
@@ -82,15 +83,17 @@ def run(config: Section, args: argparse.Namespace) -> None:
 
     Raises:
         DataError: the data cannot be used.
-        ValueError: a setting is not allowed.
+        ValueError: a setting is not allowed, or the name of the output is too long.
     """
     # Here, as Grain and JAX take seconds to import.
     from diffbir_jax.data.preview.pairs import show, time_loader, time_stages
     from diffbir_jax.data.setup import make_loaders
 
+    output = Path(args.output).expanduser()
+    check_length(output, "give a shorter --output")
     train, held_out = make_loaders(shown(config["data"], bool(args.photos or args.pairs)), config["seed"])
     loader = held_out if args.held_out else train
-    show(loader.items, args.first, args.number, Path(args.output).expanduser())
+    show(loader.items, args.first, args.number, output)
     if args.stats:
         time_stages(loader.items, args.timed)
         time_loader(loader, args.timed)

@@ -97,14 +97,14 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
     """Write records to an ArrayRecord file. It appears only when complete. Equal records give equal bytes.
 
     Args:
-        path: the file; `path` with `.partial` is written over.
+        path: the file; `unfinished(path)` is written over.
         records: records made by `pack`.
 
     Raises:
         OSError: it cannot be written.
     """
     module = extra("array_record.python.array_record_module", "ArrayRecord shards")
-    partly = path.with_name(path.name + ".partial")
+    partly = unfinished(path)
     with _writing(path):
         writer = module.ArrayRecordWriter(str(partly), _WRITER)
     for record in records:
@@ -113,6 +113,11 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
     with _writing(path):
         writer.close()
     os.replace(partly, path)
+
+
+def unfinished(path: Path) -> Path:
+    """Return the file that `write_shard` writes until it is complete."""
+    return path.with_name(f"{path.name}.partial")
 
 
 @contextlib.contextmanager

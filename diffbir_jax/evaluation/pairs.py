@@ -13,7 +13,7 @@ from diffbir_jax.batch.names import ASIDE
 from diffbir_jax.console.threads import in_threads
 from diffbir_jax.files.digest import sha256
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.listing import find_images
+from diffbir_jax.imaging.listing import list_folder
 from diffbir_jax.imaging.photo import MAX_PIXELS
 from diffbir_jax.imaging.reading import read_image
 
@@ -167,7 +167,7 @@ def _by_name(folder: Path, exclude: Iterable[Path]) -> dict[str, Path]:
     files: dict[str, list[Path]] = {}
     # A report's copies of the images have other names and must not count as results.
     copies = [page.with_name("report") for page in folder.rglob("report.html")]
-    for path in find_images(folder, [*exclude, *copies]):
+    for path in list_folder(folder, [*exclude, *copies]).images:
         # Systems write accents in one or in two characters; both are one name.
         name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
         files.setdefault(name, []).append(path)

@@ -105,7 +105,7 @@ def add_sample(tar: tarfile.TarFile, number: int, sample: dict[str, np.ndarray])
 
 def webp(image: np.ndarray) -> bytes:
     """Return the file of an image (H, W, 3) uint8."""
-    return encoded(image, "WEBP", quality=95, method=6)
+    return encoded(image, "WEBP", quality=95)
 
 
 def encoded(image: np.ndarray, kind: str, **settings: int) -> bytes:

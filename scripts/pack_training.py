@@ -139,13 +139,13 @@ def unpack(source: Path, work: Path) -> None:
     with tarfile.open(source) as tar:
         tar.extractall(work, filter="data")
     numbers = sorted(path.stem for path in (work / TEACHER).glob("*.png"))
-    places = {"hq": (TRAIN, "webp"), "teacher": (TEACHER, "webp"), "lq": (TEACHER, "png")}
-    samples = {
-        key: np.stack([read_image(work / folder / f"{number}.{suffix}") for number in numbers])
-        for key, (folder, suffix) in places.items()
-    }
+
+    def images(folder: str, suffix: str) -> np.ndarray:
+        return np.stack([read_image(work / folder / f"{number}.{suffix}") for number in numbers])
+
+    hq, teacher, lq = images(TRAIN, "webp"), images(TEACHER, "webp"), images(TEACHER, "png")
     with replacing(work / SAMPLES) as file:
-        np.savez(file, **samples)
+        np.savez(file, hq=hq, teacher=teacher, lq=lq)
 
 
 def main() -> int:

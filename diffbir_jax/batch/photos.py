@@ -176,5 +176,10 @@ def write_maps(loaded: Loaded, results: Sequence[Restored]) -> None:
     if outputs.weight and results[0].fidelity is not None:
         write_png(outputs.weight, results[0].fidelity)
     if outputs.deviation:
-        share = deviation_map([to_depth(restored.image, "8") for restored in results]) / WHITE_DEVIATION
-        write_png(outputs.deviation, np.rint(255 * share.clip(0, 1)).astype(np.uint8))
+        write_png(outputs.deviation, shown_deviation(results))
+
+
+def shown_deviation(results: Sequence[Restored]) -> np.ndarray:
+    """Return the map of differences between at least two results, (H, W) uint8; see `WHITE_DEVIATION`."""
+    share = deviation_map([to_depth(restored.image, "8") for restored in results]) / WHITE_DEVIATION
+    return np.rint(255 * share.clip(0, 1)).astype(np.uint8)

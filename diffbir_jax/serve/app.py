@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ from diffbir_jax.serve.wishes import Wish, plain_name, read_wish
 DECODED, FORECASTS = 2, 8
 # Bytes of the largest sidecar in a header: servers and proxies allow 8 KiB for all headers together.
 HEADER = 6000
+SEVERAL = "several pictures come as parts (Accept: multipart/mixed), or ask for a job (?job=1)"
 # What a client that left would get; no client sees it.
 LEFT = 499
 
@@ -61,11 +63,13 @@ class Service:
             raise Refusal(f"options: {one_line(error)}") from None
         return wish
 
-    async def accept(self, image: UploadFile, options: str, owner: str, **more: bool) -> Job:
-        """Read an upload and submit its job; Refusal if it is none."""
+    async def accept(self, image: UploadFile, options: str, owner: str, one: bool, **more: bool) -> Job:
+        """Read an upload and submit its job; Refusal if it is none, or has several results and only `one` is taken."""
         async with self._decoding:
             data = await image.read()
             job = await anyio.to_thread.run_sync(self._job, data, options, image.filename, owner, more)
+        if one and job.wish.recipe.n_samples > 1:
+            raise Refusal(f"options: `n_samples` is {job.wish.recipe.n_samples}; {SEVERAL}")
         return self.engine.submit(job)
 
     def _job(self, data: bytes, options: str, name: str | None, owner: str, more: dict[str, bool]) -> Job:
@@ -155,10 +159,12 @@ def _add_restoring(app: FastAPI, service: Service) -> None:
     ) -> Response:
         """Restore a picture.
 
-        The answer is the picture, with its sidecar in the header Diffbir-Sidecar; with `Accept: multipart/mixed` both
-        as parts. With ?job=1 it is the state of a job, at once.
+        The answer is the picture, with its sidecar in the header Diffbir-Sidecar; with `Accept: multipart/mixed`
+        sidecar, all samples and their map as parts. With ?job=1 it is the state of a job, at once.
         """
-        found = await service.accept(image, options, request.state.owner, views=views, waits=not job)
+        owner, parts = request.state.owner, "multipart/mixed" in request.headers.get("accept", "")
+        one = not (job or parts)
+        found = await service.accept(image, options, owner, one, views=views, waits=not job)
         if job:
             place = {"Location": f"/jobs/{found.id}"}
             return JSONResponse(state_of(found, engine), 202, place)
@@ -167,8 +173,7 @@ def _add_restoring(app: FastAPI, service: Service) -> None:
             return Response(status_code=LEFT)
         result = _result(found)
         engine.deliver(found)
-        parts = "multipart/mixed" in request.headers.get("accept", "")
-        return _both(result) if parts else _picture(result)
+        return _parts(result) if parts else _picture(result)
 
     @app.post("/estimate")
     async def estimate(asked: Estimate) -> dict[str, Any]:
@@ -204,16 +209,31 @@ def _add_jobs(app: FastAPI, engine: Engine) -> None:
         engine.deliver(job)
         return _picture(found)
 
+    @app.get("/jobs/{identity}/results/{which}")
+    async def sample(request: Request, identity: str, which: str) -> Response:
+        """Return a sample of a job that is done, 1 or more, or the map of their differences, std."""
+        job = engine.find(identity, request.state.owner)
+        found = _result(job)
+        known = {str(number): file for number, file in enumerate(found.pictures, 1)}
+        known |= {} if found.deviation is None else {"std": found.deviation}
+        if which not in known:
+            raise HTTPException(404, f"there is no such result; there are {', '.join(known)}")
+        engine.deliver(job)
+        return Response(known[which].data, media_type=known[which].media, headers=_named(known[which].name))
+
     @app.get("/jobs/{identity}/sidecar")
     async def sidecar(request: Request, identity: str) -> Response:
         """Return how the picture was made, for diffbir restore --from-sidecar."""
         found = _result(engine.find(identity, request.state.owner))
-        name = f"{found.name.rpartition('.')[0]}.json"
+        name = f"{Path(found.sidecar['name']).stem}.json"
         return JSONResponse(found.sidecar, headers=_named(name))
 
     @app.get("/jobs/{identity}/views/{view}")
     async def view(request: Request, identity: str, view: str) -> Response:
-        """Return a JPEG file of input, stage1 or result; the job must have been sent with ?views=1."""
+        """Return a JPEG file of input, stage1, result (result2 ... of samples) or std.
+
+        The job must have been sent with ?views=1.
+        """
         found = _result(engine.find(identity, request.state.owner))
         if view not in found.views:
             raise HTTPException(404, f"there is no such view; there are {', '.join(found.views) or 'none'}")
@@ -236,7 +256,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
         """Return versions with their parameters, and limits."""
         limits = service.engine.limits
         bounds = {
-            name: getattr(limits, name) for name in ("pixels", "output_pixels", "upload_bytes", "expiry")
+            name: getattr(limits, name)
+            for name in ("pixels", "output_pixels", "samples", "upload_bytes", "expiry")
         }
         return {"versions": {name: as_record(base) for name, base in service.bases.items()}, "limits": bounds}
 
@@ -256,14 +277,15 @@ def _named(name: str) -> dict[str, str]:
 
 def _picture(result: Result) -> Response:
     text = json.dumps(result.sidecar, separators=(",", ":"))
-    sidecar = {"Diffbir-Sidecar": text} if len(text) <= HEADER else {}
-    return Response(result.data, media_type=result.media, headers=_named(result.name) | sidecar)
+    sidecar, first = {"Diffbir-Sidecar": text} if len(text) <= HEADER else {}, result.pictures[0]
+    return Response(first.data, media_type=first.media, headers=_named(first.name) | sidecar)
 
 
-def _both(result: Result) -> Response:
-    """Sidecar and picture as the parts of one answer."""
+def _parts(result: Result) -> Response:
+    """Sidecar, pictures and map as the parts of one answer."""
     mark = secrets.token_hex(16)
-    parts = (("application/json", json.dumps(result.sidecar).encode()), (result.media, result.data))
+    text = json.dumps(result.sidecar).encode()
+    parts = (("application/json", text), *((file.media, file.data) for file in result.files))
     body = b"".join(
         f"--{mark}\r\nContent-Type: {media}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data + b"\r\n"
         for media, data in parts

@@ -230,7 +230,7 @@ class Engine:
                         self._fail(job, outcome.error)
                         continue
                     seconds = time.perf_counter() - begin
-                    self._write(Finished(job, outcome.results[0], seconds), plan)
+                    self._write(Finished(job, outcome.results, seconds), plan)
         except Exception as error:
             for job in jobs:
                 self._fail(job, error)
@@ -256,7 +256,7 @@ class Engine:
             if photo is None:  # the job is over
                 return
             files = self._works(job).files
-            result = finished(job, photo, made.restored, plan, files, made.seconds)
+            result = finished(job, photo, made.samples, plan, files, made.seconds)
             with self._changed:
                 if not job.over:
                     job.result, job.share, job.left = result, 1.0, 0.0

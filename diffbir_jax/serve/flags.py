@@ -73,8 +73,10 @@ def add_limit_flags(group: argparse._ArgumentGroup) -> None:
     add("--per-client", type=count, default=default.per_client, metavar="N", help=mine)
     most = "refuse images with more pixels than this (default: %(default)s)"
     add("--max-pixels", type=count, default=default.pixels, metavar="N", help=most)
-    result = "refuse results with more pixels than this (default: %(default)s)"
+    result = "refuse results with more pixels than this, all samples together (default: %(default)s)"
     add("--max-output-pixels", type=count, default=default.output_pixels, metavar="N", help=result)
+    samples = "results per picture that a client may ask for at most (default: %(default)s)"
+    add("--max-samples", type=count, default=default.samples, metavar="N", help=samples)
     upload = "refuse requests of more than this many MB (default: %(default)s)"
     add("--max-upload-mb", type=count, default=default.upload_bytes // 2**20, metavar="N", help=upload)
     wait = "seconds that a job waits for more jobs of its batch (default: %(default)s)"
@@ -106,6 +108,7 @@ def limits_of(args: argparse.Namespace) -> Limits:
         upload_bytes=args.max_upload_mb * 2**20,
         pixels=args.max_pixels,
         output_pixels=args.max_output_pixels,
+        samples=args.max_samples,
         patience=args.patience,
         timeout=args.timeout,
         expiry=args.keep,

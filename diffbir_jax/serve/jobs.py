@@ -13,27 +13,44 @@ State = Literal["waiting", "running", "done", "failed", "cancelled"]
 OVER = ("done", "failed", "cancelled")
 
 
-class Result(NamedTuple):
-    """A finished picture.
+class File(NamedTuple):
+    """A file for a client.
 
     Attributes:
-        data: the file.
+        data: its content.
         media: its media type.
         name: its name, without folders.
-        sidecar: how it was made, as JSON can hold it.
-        views: 8-bit pictures for a page: input, stage1 and result; none unless asked for.
     """
 
     data: bytes
     media: str
     name: str
+
+
+class Result(NamedTuple):
+    """What came of a picture.
+
+    Attributes:
+        pictures: the result, or one per sample.
+        sidecar: how they were made, as JSON can hold it.
+        views: 8-bit pictures for a page, by name; none unless asked for.
+        deviation: the map of differences between the samples, or None.
+    """
+
+    pictures: tuple[File, ...]
     sidecar: Mapping[str, Any]
     views: Mapping[str, bytes] = {}
+    deviation: File | None = None
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """All files but the sidecar."""
+        return self.pictures if self.deviation is None else (*self.pictures, self.deviation)
 
     @property
     def bytes(self) -> int:
         """Memory that it takes."""
-        return len(self.data) + sum(map(len, self.views.values()))
+        return sum(len(file.data) for file in self.files) + sum(map(len, self.views.values()))
 
 
 @dataclass(eq=False)
@@ -113,5 +130,5 @@ class Finished(NamedTuple):
     """A job whose pixels are computed, to be written as a file."""
 
     job: Job
-    restored: Restored
+    samples: tuple[Restored, ...]
     seconds: float

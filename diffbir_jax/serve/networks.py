@@ -12,7 +12,7 @@ import jax
 from diffbir_jax.batch.run import networks
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.files.digest import weights_record
-from diffbir_jax.restoration.effort import costs, effort
+from diffbir_jax.restoration.effort import costs, effort, passes
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.first_use import Allow
 from diffbir_jax.restoration.geometry import measure
@@ -39,6 +39,7 @@ class Course(NamedTuple):
         shape: what these share.
         peak: bytes that the process or the device needs.
         work: operations by stage, for one picture.
+        passes: how many times a pack goes through a stage, 1 unless named.
     """
 
     plan: Plan | None
@@ -46,6 +47,7 @@ class Course(NamedTuple):
     shape: Hashable
     peak: int
     work: Mapping[str, float]
+    passes: Mapping[str, int] = {}
 
 
 class Works(Protocol):
@@ -122,7 +124,7 @@ class Networks:
                 )
 
     def _wanted(self, recipe: Recipe, keep: bool) -> Wanted:
-        return Wanted(recipe.options, keep=keep, stage1_only=recipe.stage1_only)
+        return Wanted(recipe.options, recipe.n_samples, keep, stage1_only=recipe.stage1_only)
 
     def course(self, wish: Wish, size: Size, keep: bool) -> Course:
         """Return how a picture is computed. The first of a size compiles the programs, which takes seconds.
@@ -151,7 +153,7 @@ class Networks:
         executor, shape = found.executor, found.shape
         batched = dataclasses.replace(executor, plan=self._batched(executor.plan, wish))
         work = effort(executor, pair, costs(executor, [pair], shape))
-        return Course(executor.plan, batched.pack_size(shape), shape, found.peak, work)
+        return Course(executor.plan, batched.pack_size(shape), shape, found.peak, work, passes(executor))
 
     def _packed(self, wish: Wish, size: Size, keep: bool) -> Plan | None:
         pair = (size, scaled(size, wish.recipe.upscale))
@@ -197,6 +199,7 @@ class Networks:
             recipe.upscale,
             recipe.options,
             plan=plan,
+            count=recipe.n_samples,
             keep=keep,
             stage1_only=recipe.stage1_only,
             listen=listen,

@@ -3,25 +3,26 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffbir_jax.batch.jobs import Job as FileJob
-from diffbir_jax.batch.names import Outputs, suffix_of
-from diffbir_jax.batch.photos import Loaded, dressed, file_depth, to_depth
-from diffbir_jax.batch.settings import Recipe
+from diffbir_jax.batch.names import Outputs, outputs_of
+from diffbir_jax.batch.photos import Loaded, dressed, file_depth, shown_deviation, to_depth
+from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.batch.sidecar import Recorder
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.photo import Photo
+from diffbir_jax.imaging.encoding import encode_png
+from diffbir_jax.imaging.photo import Metadata, Photo
 from diffbir_jax.imaging.reading import photo_of
 from diffbir_jax.imaging.writing import check_output, encode_photo
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.results import Restored
-from diffbir_jax.serve.jobs import Job, Result
+from diffbir_jax.serve.jobs import File, Job, Result
 from diffbir_jax.serve.limits import Limits
 from diffbir_jax.serve.networks import scaled
 from diffbir_jax.serve.refusals import NoPictureError, Refusal, TooLargeError
@@ -71,24 +72,26 @@ def _pixels(photo: Photo, wish: Wish) -> np.ndarray:
 
 
 def check_size(wish: Wish, size: tuple[int, int], limits: Limits) -> None:
-    """Raise TooLargeError for an input of this height and width whose result is larger than allowed."""
-    height, width = scaled(size, wish.recipe.upscale)
+    """Check the results of an input of this height and width; Refusal for more or larger ones than allowed."""
+    (height, width), count = scaled(size, wish.recipe.upscale), wish.recipe.n_samples
+    if count > limits.samples:
+        raise Refusal(f"options: `n_samples` is {count}; this service allows 1 to {limits.samples}")
     if size[0] * size[1] > limits.pixels:
         raise TooLargeError(f"image: {size[1]}x{size[0]} pixels are given, allowed are {limits.pixels}")
-    if height * width > limits.output_pixels:
+    if count * height * width > limits.output_pixels:
+        several = f"{count} results of" if count > 1 else "the result would be"
         raise TooLargeError(
-            f"the result would be {width}x{height} pixels, allowed are {limits.output_pixels}; give a lower `upscale`"
+            f"{several} {width}x{height} pixels, allowed are {limits.output_pixels}; give a lower `upscale`"
         )
     try:
-        check_output(result_name(wish), height, width)
+        check_output(outputs(wish).main, height, width)
     except ImageFileError as error:
         raise TooLargeError(str(error)) from None
 
 
-def result_name(wish: Wish) -> str:
-    """Return the name of the result's file."""
-    name = Path(wish.name)
-    return f"{name.stem}{suffix_of(wish.recipe, name)}"
+def outputs(wish: Wish) -> Outputs:
+    """Return the files of a wish, named as the command names them; none lies in a folder, and the sidecar is none."""
+    return outputs_of(Settings(wish.recipe, Path(), sidecar=False), Path(wish.name), False)
 
 
 def request_of(job: Job) -> Request:
@@ -102,7 +105,7 @@ def request_of(job: Job) -> Request:
 def finished(
     job: Job,
     photo: Photo,
-    restored: Restored,
+    samples: Sequence[Restored],
     plan: Plan | None,
     files: Mapping[str, Path],
     seconds: float,
@@ -112,7 +115,7 @@ def finished(
     Args:
         job: the job.
         photo: its input, without pixels.
-        restored: what the restorer made.
+        samples: what the restorer made.
         plan: how it was cut.
         files: the weights by network.
         seconds: the time that computing took, for the sidecar.
@@ -120,24 +123,34 @@ def finished(
     Raises:
         ImageFileError: the picture cannot be encoded.
     """
-    recipe, name = job.wish.recipe, result_name(job.wish)
-    depth = file_depth(Path(name), recipe.bit_depth)
-    data, _ = encode_photo(dressed(restored.image, photo, depth), Path(name).suffix, quality=recipe.quality)
-    views = _views(restored, photo) if job.views else {}
-    media = MEDIA.get(Path(name).suffix, "image/tiff")
-    return Result(data, media, name, _sidecar(job, name, plan, files, seconds), views)
+    named, recipe = outputs(job.wish), job.wish.recipe
+    pictures = tuple(
+        _picture(path, each, photo, recipe) for path, each in zip(named.results, samples, strict=True)
+    )
+    views, deviation = _views(samples, photo) if job.views else {}, None
+    if named.deviation is not None:
+        shown = shown_deviation(samples)
+        deviation = File(encode_png(shown[..., None], Metadata()), MEDIA[".png"], named.deviation.name)
+        views |= {"std": _jpeg(Photo(shown[..., None].repeat(3, axis=2)))} if job.views else {}
+    return Result(pictures, _sidecar(job, named, plan, files, seconds), views, deviation)
+
+
+def _picture(path: Path, restored: Restored, photo: Photo, recipe: Recipe) -> File:
+    """A result as the file of a name."""
+    shown = dressed(restored.image, photo, file_depth(path, recipe.bit_depth))
+    data, _ = encode_photo(shown, path.suffix, quality=recipe.quality)
+    return File(data, MEDIA.get(path.suffix, "image/tiff"), path.name)
 
 
 def _sidecar(
-    job: Job, name: str, plan: Plan | None, files: Mapping[str, Path], seconds: float
+    job: Job, named: Outputs, plan: Plan | None, files: Mapping[str, Path], seconds: float
 ) -> dict[str, Any]:
     recipe, own = job.wish.recipe, Path(job.wish.name)
     ran = {module: path for module, path in files.items() if module == "rm" or not recipe.stage1_only}
     recorder = _recorder(recipe, plan, tuple(sorted(ran.items())))
-    outputs = Outputs(Path(), (Path(name),))
     sources = {"input": job.file, "clean": None, "mask": None}
     return recorder.record(
-        Loaded(FileJob(own, own, job.wish.index, outputs), files=sources), {"compute": seconds}
+        Loaded(FileJob(own, own, job.wish.index, named), files=sources), {"compute": seconds}
     )
 
 
@@ -146,9 +159,13 @@ def _recorder(recipe: Recipe, plan: Plan | None, files: tuple[tuple[str, Path], 
     return Recorder(recipe, recipe.version, dict(files), plan)
 
 
-def _views(restored: Restored, photo: Photo) -> dict[str, bytes]:
-    pictures = {"input": restored.upscaled, "stage1": restored.stage1, "result": restored.image}
-    return {
-        name: encode_photo(dressed(pixels, photo, "8"), ".jpg", quality=SHOWN)[0]
-        for name, pixels in pictures.items()
-    }
+def _views(samples: Sequence[Restored], photo: Photo) -> dict[str, bytes]:
+    """What a page shows: input, stage1, result (the first sample), and result2, result3 ... of several samples."""
+    first, *others = samples
+    pictures = {"input": first.upscaled, "stage1": first.stage1, "result": first.image}
+    pictures |= {f"result{number}": each.image for number, each in enumerate(others, 2)}
+    return {name: _jpeg(dressed(pixels, photo, "8")) for name, pixels in pictures.items()}
+
+
+def _jpeg(photo: Photo) -> bytes:
+    return encode_photo(photo, ".jpg", quality=SHOWN)[0]

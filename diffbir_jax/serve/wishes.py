@@ -21,21 +21,19 @@ from diffbir_jax.serve.refusals import Refusal
 
 # Characters of the largest JSON, and bytes of the longest name.
 MOST, LONGEST = 2**16, 200
-# Fields that clients of a service may not choose: they name files of its machine, or ask for several results.
+# Fields that clients of a service may not choose: they name files of its machine, or ask for files that it never makes.
 FIXED = (
     "weights",
     "stage1",
     "lora",
     "compare",
     "save_stages",
-    "std_map",
-    "n_samples",
     "max_pixels",
     "precision",
     "task",
 )
-# Sidecars of the command may have these. They decide which files are written, not the pixels of the first result.
-ASIDE = ("compare", "save_stages", "std_map")
+# Sidecars of the command may have these. They decide which files are written, not the pixels of results.
+ASIDE = ("compare", "save_stages")
 # These say where files of the sidecar's machine were.
 PLACES = ("weights", "max_pixels")
 _FLAG = re.compile(r"--([a-z][a-z0-9-]*)")

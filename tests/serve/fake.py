@@ -79,7 +79,7 @@ class FakeWorks:
         if error := self.raises.get(recipe.options.seed):
             raise error
         for position, request in reversed([*enumerate(taken)]):
-            yield Outcome(position, tuple(results(request, recipe.upscale, recipe.options, 1)))
+            yield Outcome(position, tuple(results(request, recipe.upscale, recipe.options, recipe.n_samples)))
 
 
 class Client:

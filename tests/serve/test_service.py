@@ -28,7 +28,7 @@ def shape(data: bytes) -> tuple[int, ...]:
     return np.asarray(Image.open(io.BytesIO(data))).shape
 
 
-PNG = png()
+PNG, LARGE = png(), png(100, 100)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,34 @@ def test_a_job_from_its_acceptance_to_its_end(client):
     assert client("GET", state["result"]).status_code == 410
 
 
+SEVERAL = '{"n_samples": 3, "std_map": true, "upscale": 2}'
+
+
+def test_samples_and_the_map_of_what_was_invented(client):
+    """Three files of names that the command gives, and where they differ; a sidecar repeats them all."""
+    job = client.job(PNG, SEVERAL, "&views=1")
+    state = client.wait(job)
+    answers = [client("GET", path) for path in (*state["results"], state["std"])]
+    names = [answer.headers["content-disposition"].rpartition("''")[2] for answer in answers]
+    assert names == ["a_1.png", "a_2.png", "a_3.png", "a_std.png"]
+    samples = [np.asarray(Image.open(io.BytesIO(answer.content))).astype(int) for answer in answers[:3]]
+    assert not np.array_equal(samples[0], samples[1])
+    # White is a deviation of 16 levels.
+    expected = np.rint(255 * (np.std(samples, axis=0, ddof=1) / 16).clip(0, 1))
+    found = np.asarray(Image.open(io.BytesIO(answers[3].content))).astype(int)
+    assert found.shape == (32, 48) and np.ptp(found) == 0 and abs(found - expected.mean(axis=2)).max() <= 1
+    assert client("GET", state["result"]).content == answers[0].content
+    for view in ("result", "result2", "result3", "std"):
+        assert shape(client("GET", f"/jobs/{job}/views/{view}").content)[:2] == (32, 48)
+    for wrong in ("0", "4", "a_1.png", "..%2fresult"):
+        assert client("GET", f"/jobs/{job}/results/{wrong}").status_code == 404
+    sidecar = client("GET", state["sidecar"])
+    assert sidecar.headers["content-disposition"].endswith("''a.json")
+    assert sorted(sidecar.json()["outputs"]) == sorted(names)
+    again = client.restore(PNG, sidecar.text, "b.png", headers={"Accept": "multipart/mixed"})
+    assert again.status_code == 200 and all(answer.content in again.content for answer in answers)
+
+
 def test_sixteen_bits_gray_and_alpha_as_on_the_command_line(client):
     deep = (picture(16, 24, 0)[..., 0].astype(np.uint16) << 8) + 7
     for image, mode in ((Image.fromarray(deep), "I;16"), (Image.new("LA", (24, 16), (90, 128)), "LA")):
@@ -115,7 +143,12 @@ BAD: list[tuple[str, dict[str, Any], int, str]] = [
     ("other networks", {"options": '{"version": "tiny"}'}, 422, "this service has one-step"),
     ("weights", {"options": '{"weights": "/etc"}'}, 422, "this service has None"),
     ("stage 1", {"options": '{"stage1": "../x.safetensors"}'}, 422, "this service has None"),
-    ("several", {"options": '{"n_samples": 4}'}, 422, "this service has 1"),
+    ("too many samples", {"options": '{"n_samples": 5}'}, 422, "`n_samples` is 5; this service allows 1 to 4"),
+    ("no samples", {"options": '{"n_samples": 0}'}, 422, "n_samples"),
+    ("several for one answer", {"options": '{"n_samples": 2}'}, 422, "come as parts"),
+    ("a map of one", {"options": '{"std_map": true}'}, 422, "`std_map` compares several results"),
+    ("equal samples", {"options": '{"n_samples": 2, "upscale": 1}'}, 422, "all samples are equal"),
+    ("large samples", {"data": LARGE, "options": '{"n_samples": 4, "upscale": 8}'}, 413, "4 results of 800x800"),
     ("faces", {"options": '{"task": "faces"}'}, 422, "this service has 'sr'"),
     ("a list as options", {"options": '{"options": [1]}'}, 422, "no object"),
     ("text", {"options": '{"options": {"pos_prompt": "a cat"}}'}, 422, "knows no text"),

@@ -137,7 +137,28 @@ def test_options_reach_the_restorer_and_a_sidecar_repeats_them(page, served):
     page.click("#go")
     page.wait_for_selector("#history:has(li:nth-child(2)) li:first-child a")
     again = [*served.engine._jobs.values()][1]
-    assert again.wish.recipe == recipe and again.result.data == job.result.data
+    assert again.wish.recipe == recipe and again.result.pictures == job.result.pictures
+
+
+def test_samples_and_their_map_are_layers(page, served):
+    served.works.gate.set()
+    page.click("summary")
+    page.select_option("#n_samples", "3")
+    choose(page, ("a.png", png()))
+    page.click("#go")
+    page.wait_for_selector("#history a >> text=Sample 3")
+    (job,) = served.engine._jobs.values()
+    assert (job.wish.recipe.n_samples, job.wish.recipe.std_map) == (3, True)
+    page.select_option("#right-layer", "result3")
+    page.select_option("#layer", "result2")
+    assert page.get_attribute("#under", "src").endswith("/views/result3")
+    assert page.get_attribute("#over", "src").endswith("/views/result2")
+    page.select_option("#right-layer", "std")
+    until(page, "document.getElementById('under').naturalWidth === 256")
+    with page.expect_download() as download:
+        page.click("#history a >> text=Map")
+    assert download.value.suggested_filename == "a_std.png"
+    shot(page, "samples")
 
 
 def test_progress_is_shown_and_cancel_ends_it(page, served):

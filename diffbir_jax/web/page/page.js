@@ -1,7 +1,7 @@
 // The page: everything it shows comes from the service that served it.
 
 const at = (id) => document.getElementById(id);
-const state = { about: null, photos: [], sidecars: [] };
+const state = { about: null, photos: [], sidecars: [], layers: {} };
 
 // Presets of options. A version decides what it does not name.
 const PRESETS = {
@@ -44,6 +44,7 @@ function fillOptions() {
     at(name).closest("label").hidden = !reads;
     at(name).value = options[name] ?? "";
   }
+  at("n_samples").disabled = base.stage1_only;
   for (const input of document.querySelectorAll("#presets input")) input.disabled = base.stage1_only;
   showDetail();
 }
@@ -76,7 +77,8 @@ function wish() {
   if (!at("detail-own").checked) options.detail = number("detail");
   const only = PRESETS[preset()].stage1_only || base.stage1_only;
   const wished = { version: at("version").value, upscale: number("upscale"), stage1_only: only, format: at("format").value, bit_depth: at("bit_depth").value };
-  return { ...wished, options: base.stage1_only ? {} : options };
+  const samples = only ? 1 : number("n_samples");
+  return { ...wished, n_samples: samples, std_map: samples > 1, options: base.stage1_only ? {} : options };
 }
 
 // Photos.
@@ -168,7 +170,8 @@ async function restore(file) {
     bar.remove();
     if (last.state !== "done") throw new Error(last.error ?? "the connection was lost");
     text.textContent = file.name;
-    line.append(...links(job.id, file.name));
+    state.layers[job.id] = layers(last);
+    line.append(...links(last, file.name));
     show(job.id);
   } catch (error) {
     bar.remove();
@@ -196,18 +199,37 @@ function progress(now) {
   return `${now.stage || "begins"}${tiles}${now.left ? `, about ${told(now.left)} left` : ""}`;
 }
 
-function links(id, name) {
+function links({ id, results, std }, name) {
   const button = make("button", "Show", { type: "button", ariaLabel: `Show ${name}` });
   button.onclick = () => show(id);
-  const picture = make("a", "Download", { href: `jobs/${id}/result`, ariaLabel: `Download ${name}` });
-  const sidecar = make("a", "Sidecar", { href: `jobs/${id}/sidecar`, ariaLabel: `Download the sidecar of ${name}` });
-  return [button, picture, sidecar];
+  const link = (text, href, what) => make("a", text, { href, ariaLabel: `Download ${what} of ${name}` });
+  const pictures = results
+    ? results.map((_, place) => link(`Sample ${place + 1}`, `jobs/${id}/results/${place + 1}`, `sample ${place + 1}`))
+    : [make("a", "Download", { href: `jobs/${id}/result`, ariaLabel: `Download ${name}` })];
+  if (std) pictures.push(link("Map", `jobs/${id}/results/std`, "the map"));
+  return [button, ...pictures, link("Sidecar", `jobs/${id}/sidecar`, "the sidecar")];
+}
+
+// Views of a finished job that can lie on either side of the slider, with their titles.
+function layers({ results, std }) {
+  const samples = results ? results.map((_, place) => [place ? `result${place + 1}` : "result", `sample ${place + 1}`]) : [["result", "result"]];
+  return { left: [["input", "input"], ["stage1", "stage 1"], ...(results ? samples : [])], right: [...samples, ...(std ? [["std", "invented detail"]] : [])] };
+}
+
+function offer(select, choices) {
+  const before = select.value;
+  select.replaceChildren(...choices.map(([value, title]) => make("option", title, { value })));
+  if (choices.some(([value]) => value === before)) select.value = before;
 }
 
 function show(id) {
+  const { left, right } = state.layers[id];
+  offer(at("layer"), left);
+  offer(at("right-layer"), right);
+  at("right-layer").closest("label").hidden = right.length === 1;
   at("compare").hidden = false;
   at("compare").dataset.job = id;
-  at("under").src = `jobs/${id}/views/result`;
+  at("under").src = `jobs/${id}/views/${at("right-layer").value}`;
   at("over").src = `jobs/${id}/views/${at("layer").value}`;
 }
 
@@ -240,7 +262,8 @@ function listen() {
   at("detail").oninput = at("detail-own").onchange = showDetail;
   at("upscale").onchange = estimate;
   at("slider").oninput = at("zoom").oninput = cut;
-  at("layer").onchange = () => show(at("compare").dataset.job);
+  at("n_samples").onchange = estimate;
+  at("layer").onchange = at("right-layer").onchange = () => show(at("compare").dataset.job);
   at("sheet").onpointerdown = at("sheet").onpointermove = (event) => {
     if (!event.buttons) return;
     const box = at("under").getBoundingClientRect();
@@ -268,6 +291,8 @@ async function start() {
   }
   state.about = await (await ask("about")).json();
   at("version").replaceChildren(...Object.keys(state.about.versions).map((name) => make("option", name)));
+  const most = Math.max(1, Math.min(4, state.about.limits.samples));
+  at("n_samples").replaceChildren(...Array.from({ length: most }, (_, place) => make("option", `${place + 1}`)));
   at("kept").textContent = `Photos and results are kept for ${told(state.about.limits.expiry)}, then deleted. Nobody else sees them.`;
   const examples = await (await ask("examples")).json();
   at("examples").replaceChildren(...examples.map((name) => {

@@ -24,7 +24,7 @@ from diffbir_jax.serve.networks import scaled
 from diffbir_jax.serve.refusals import FullError, Refusal
 from diffbir_jax.serve.results import check_size, job_of
 from diffbir_jax.serve.watching import events, over_or_gone, state_of
-from diffbir_jax.serve.wishes import Wish, plain_name, read_wish
+from diffbir_jax.serve.wishes import Wish, faces_of, plain_name, read_wish
 
 # Uploads decoded at once, and forecasts that may wait.
 DECODED, FORECASTS = 2, 8
@@ -49,14 +49,15 @@ class Service:
     def __init__(self, engine: Engine, bases: Mapping[str, Recipe]):
         """Take the engine and, by version, the recipe without a client's changes."""
         self.engine, self.bases = engine, bases
+        self.faces = any(faces_of(version) in engine.works for version in bases)
         self._decoding, self._forecasting = anyio.CapacityLimiter(DECODED), anyio.CapacityLimiter(1)
         self._forecasts = 0
 
     def wish(self, options: str, name: str | None) -> Wish:
         """Return what a client asks for; Refusal for what no job can have."""
-        wish = read_wish(options, plain_name(name), self.bases)
+        wish = read_wish(options, plain_name(name), self.bases, self.faces)
         try:
-            self.engine.works[wish.recipe.version].check(wish)
+            self.engine.works[wish.networks].check(wish)
         except Refusal:
             raise
         except UserError as error:
@@ -87,7 +88,8 @@ class Service:
         finally:
             self._forecasts -= 1
         height, width = scaled(size, wish.recipe.upscale)
-        seconds = self.engine.rates.seconds(course.work)
+        # Only the faces of a picture tell how much work they are.
+        seconds = self.engine.rates.seconds(course.work) if course.work else None
         return {"seconds": seconds, "bytes": course.peak, "width": width, "height": height}
 
 
@@ -177,7 +179,10 @@ def _add_restoring(app: FastAPI, service: Service) -> None:
 
     @app.post("/estimate")
     async def estimate(asked: Estimate) -> dict[str, Any]:
-        """Return the seconds (null before anything was computed) and the bytes of memory that a picture takes."""
+        """Return the seconds and the bytes of memory that a picture takes.
+
+        The seconds are null before anything was computed, and for pictures with faces, which are not counted yet.
+        """
         return await service.forecast(asked)
 
 
@@ -253,13 +258,14 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     @app.get("/about")
     async def about() -> dict[str, Any]:
-        """Return versions with their parameters, and limits."""
+        """Return versions with their parameters, whether there are networks for faces, and limits."""
         limits = service.engine.limits
         bounds = {
             name: getattr(limits, name)
             for name in ("pixels", "output_pixels", "samples", "upload_bytes", "expiry")
         }
-        return {"versions": {name: as_record(base) for name, base in service.bases.items()}, "limits": bounds}
+        versions = {name: as_record(base) for name, base in service.bases.items()}
+        return {"versions": versions, "faces": service.faces, "limits": bounds}
 
 
 def _result(job: Job) -> Result:

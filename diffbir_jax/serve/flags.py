@@ -38,6 +38,8 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     add("--version", action="append", choices=names.VERSIONS, help=f"{version} (default: one-step)")
     task = "selects networks of v1, v2 and v2.1 (default: %(default)s)"
     add("--task", choices=[name for name in names.TASKS if name != names.FACES], default="sr", help=task)
+    faces = 'clients may also ask for "task": "faces", which restores the faces of whole photos apart'
+    add("--faces", action="store_true", help=f"{faces} (default: off)")
     weights = "folder of .safetensors files (default: the included ones, else ~/.cache/diffbir_jax/weights)"
     add("--weights", type=Path, metavar="DIR", help=weights)
     add(

@@ -1,12 +1,14 @@
 """A client's job: what is to be done, how far it is, and what came of it."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from diffbir_jax.faces.reports import FaceReport
 from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.restoration.results import Restored
+from diffbir_jax.serve.networks import Course
 from diffbir_jax.serve.wishes import Wish
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -127,8 +129,18 @@ class Job:
 
 
 class Finished(NamedTuple):
-    """A job whose pixels are computed, to be written as a file."""
+    """A job whose pixels are computed, to be written as files.
+
+    Attributes:
+        job: the job.
+        samples: what the restorer made, one per sample.
+        course: how it was computed.
+        seconds: the time that computing took, for the sidecar.
+        faces: reports on the faces of the picture; None without `"task": "faces"`.
+    """
 
     job: Job
     samples: tuple[Restored, ...]
+    course: Course
     seconds: float
+    faces: Sequence[FaceReport] | None = None

@@ -22,13 +22,15 @@ from diffbir_jax.imaging.writing import check_output, encode_photo
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.results import Restored
-from diffbir_jax.serve.jobs import File, Job, Result
+from diffbir_jax.serve.jobs import File, Finished, Job, Result
 from diffbir_jax.serve.limits import Limits
 from diffbir_jax.serve.networks import scaled
 from diffbir_jax.serve.refusals import NoPictureError, Refusal, TooLargeError
 from diffbir_jax.serve.wishes import Wish
 
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+# Networks of stage 1 among the weights: of pictures, and of faces where these have another one.
+STAGE1 = ("rm", "face_rm")
 # Quality of the JPEG files that a page shows.
 SHOWN = 92
 
@@ -102,37 +104,28 @@ def request_of(job: Job) -> Request:
     return request
 
 
-def finished(
-    job: Job,
-    photo: Photo,
-    samples: Sequence[Restored],
-    plan: Plan | None,
-    files: Mapping[str, Path],
-    seconds: float,
-) -> Result:
+def finished(made: Finished, photo: Photo, files: Mapping[str, Path]) -> Result:
     """Return the files of a job.
 
     Args:
-        job: the job.
+        made: the job with its pixels.
         photo: its input, without pixels.
-        samples: what the restorer made.
-        plan: how it was cut.
         files: the weights by network.
-        seconds: the time that computing took, for the sidecar.
 
     Raises:
-        ImageFileError: the picture cannot be encoded.
+        ImageFileError: a picture cannot be encoded.
     """
+    job, samples = made.job, made.samples
     named, recipe = outputs(job.wish), job.wish.recipe
     pictures = tuple(
         _picture(path, each, photo, recipe) for path, each in zip(named.results, samples, strict=True)
     )
     views, deviation = _views(samples, photo) if job.views else {}, None
     if named.deviation is not None:
-        shown = shown_deviation(samples)
-        deviation = File(encode_png(shown[..., None], Metadata()), MEDIA[".png"], named.deviation.name)
-        views |= {"std": _jpeg(Photo(shown[..., None].repeat(3, axis=2)))} if job.views else {}
-    return Result(pictures, _sidecar(job, named, plan, files, seconds), views, deviation)
+        shown = shown_deviation(samples)[..., None]
+        deviation = File(encode_png(shown, Metadata()), MEDIA[".png"], named.deviation.name)
+        views |= {"std": _jpeg(Photo(shown.repeat(3, axis=2)))} if job.views else {}
+    return Result(pictures, _sidecar(made, named, files), views, deviation)
 
 
 def _picture(path: Path, restored: Restored, photo: Photo, recipe: Recipe) -> File:
@@ -142,21 +135,21 @@ def _picture(path: Path, restored: Restored, photo: Photo, recipe: Recipe) -> Fi
     return File(data, MEDIA.get(path.suffix, "image/tiff"), path.name)
 
 
-def _sidecar(
-    job: Job, named: Outputs, plan: Plan | None, files: Mapping[str, Path], seconds: float
-) -> dict[str, Any]:
-    recipe, own = job.wish.recipe, Path(job.wish.name)
-    ran = {module: path for module, path in files.items() if module == "rm" or not recipe.stage1_only}
-    recorder = _recorder(recipe, plan, tuple(sorted(ran.items())))
-    sources = {"input": job.file, "clean": None, "mask": None}
-    return recorder.record(
-        Loaded(FileJob(own, own, job.wish.index, named), files=sources), {"compute": seconds}
-    )
+def _sidecar(made: Finished, named: Outputs, files: Mapping[str, Path]) -> dict[str, Any]:
+    wish, file = made.job.wish, made.job.file
+    recipe, own = wish.recipe, Path(wish.name)
+    ran = {module: path for module, path in files.items() if module in STAGE1 or not recipe.stage1_only}
+    recorder = _recorder(recipe, made.course.plan, made.course.crops, tuple(sorted(ran.items())))
+    sources = {"input": file, "clean": None, "mask": None}
+    loaded = Loaded(FileJob(own, own, wish.index, named), files=sources)
+    return recorder.record(loaded, {"compute": made.seconds}, faces=made.faces)
 
 
 @functools.lru_cache(maxsize=64)
-def _recorder(recipe: Recipe, plan: Plan | None, files: tuple[tuple[str, Path], ...]) -> Recorder:
-    return Recorder(recipe, recipe.version, dict(files), plan)
+def _recorder(
+    recipe: Recipe, plan: Plan | None, crops: Plan | None, files: tuple[tuple[str, Path], ...]
+) -> Recorder:
+    return Recorder(recipe, recipe.version, dict(files), plan, crops)
 
 
 def _views(samples: Sequence[Restored], photo: Photo) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.micro import picture
-from tests.serve.fake import Client, Served, service
+from tests.serve.fake import Client, FakeWorks, Served, service
 
 
 def png(height: int = 16, width: int = 24, seed: int = 0, **options: Any) -> bytes:
@@ -102,6 +102,39 @@ def test_samples_and_the_map_of_what_was_invented(client):
     assert sorted(sidecar.json()["outputs"]) == sorted(names)
     again = client.restore(PNG, sidecar.text, "b.png", headers={"Accept": "multipart/mixed"})
     assert again.status_code == 200 and all(answer.content in again.content for answer in answers)
+
+
+def test_faces_where_the_service_has_them(client):
+    """Reports are in the sidecar, which repeats them; backgrounds are no folders, and results whole pictures."""
+    found = FakeWorks()
+    found.gate.set()
+    with service(found, faces=found) as served:
+        asks = served.client()
+        assert asks("GET", "/about").json()["faces"] and not client("GET", "/about").json()["faces"]
+        options = '{"task": "faces", "faces": {"only_largest": true}, "background": "resize"}'
+        sidecar = json.loads(asks.restore(PNG, options).headers["diffbir-sidecar"])
+        assert (
+            sidecar["parameters"]["faces"]["only_largest"] and sidecar["parameters"]["background"] == "resize"
+        )
+        assert [face["left"] for face in sidecar["faces"]] == ["", "smaller than 12 pixels"]
+        assert sidecar["found"].startswith("2 faces, 1 left")
+        again = json.loads(asks.restore(PNG, json.dumps(sidecar)).headers["diffbir-sidecar"])
+        assert again["parameters"] == sidecar["parameters"] and again["faces"] == sidecar["faces"]
+        for wrong, text in (
+            ({"background": "/etc"}, "this service has sr and resize"),
+            ({"background": "none"}, "this service has sr and resize"),
+            ({"save_faces": True}, "leave out `save_faces`"),
+            ({"faces": [1]}, "`faces` is an object"),
+            ({"faces": {"lest": 3}}, "unknown lest; known are least"),
+            ({"faces": {"strength": 2}}, "strength"),
+            ({"task": "face"}, "this service has 'sr' and 'faces'"),
+            ({"task": "sr", "faces": {"least": 1.0}}, "`faces` is an object"),
+        ):
+            answer = asks.restore(PNG, json.dumps({"task": "faces"} | wrong))
+            assert answer.status_code == 422 and text in answer.json()["detail"], answer.text
+        size = {"width": 40, "height": 30}
+        estimate = asks("POST", "/estimate", json=size | {"options": {"task": "faces"}})
+        assert estimate.status_code == 200
 
 
 def test_sixteen_bits_gray_and_alpha_as_on_the_command_line(client):

@@ -161,6 +161,27 @@ def test_samples_and_their_map_are_layers(page, served):
     shot(page, "samples")
 
 
+def test_faces_have_boxes_over_the_result(browser):
+    works = FakeWorks(pack=1)
+    works.gate.set()
+    with service(works, build=create_page, faces=works) as served, visit(browser, served) as page:
+        page.check("#faces")
+        choose(page, ("a.png", png()))
+        page.click("#go")
+        page.wait_for_selector("text=/2 faces, 1 left as background/")
+        (job,) = served.engine._jobs.values()
+        assert job.wish.recipe.task == "faces"
+        # A face of 9x11 pixels at (4, 2) of 64.
+        box, photo = (page.locator(place).first.bounding_box() for place in ("#boxes .face", "#under"))
+        found = [box["x"] - photo["x"], box["y"] - photo["y"], box["width"], box["height"]]
+        expected = [value / 64 * photo["width"] for value in (4, 2, 9, 11)]
+        assert all(abs(a - b) < 2 for a, b in zip(found, expected)), (found, expected)
+        assert "smaller than 12 pixels" in (page.get_attribute("#boxes .left", "title") or "")
+        shot(page, "faces")
+        page.uncheck("#boxes-shown")
+        assert not page.is_visible("#boxes")
+
+
 def test_progress_is_shown_and_cancel_ends_it(page, served):
     choose(page, ("a.png", png()))
     page.click("#go")

@@ -77,6 +77,7 @@ function wish() {
   if (!at("detail-own").checked) options.detail = number("detail");
   const only = PRESETS[preset()].stage1_only || base.stage1_only;
   const wished = { version: at("version").value, upscale: number("upscale"), stage1_only: only, format: at("format").value, bit_depth: at("bit_depth").value };
+  if (at("faces").checked) wished.task = "faces";
   const samples = only ? 1 : number("n_samples");
   return { ...wished, n_samples: samples, std_map: samples > 1, options: base.stage1_only ? {} : options };
 }
@@ -165,12 +166,17 @@ async function restore(file) {
     const cancel = make("button", "Cancel", { type: "button", ariaLabel: `Cancel ${file.name}` });
     cancel.onclick = () => ask(`jobs/${job.id}`, { method: "DELETE" }).catch((error) => tell(error.message));
     line.append(cancel);
-    const last = await follow(job.id, (now) => { text.textContent = `${file.name}: ${progress(now)}`; bar.value = now.share ?? 0; });
+    const last = await follow(job.id, (now) => {
+      text.textContent = `${file.name}: ${progress(now)}`;
+      // Of a photo with faces nobody knows how much is left: the bar then only moves.
+      if (now.share || now.state !== "running") bar.value = now.share ?? 0;
+      else bar.removeAttribute("value");
+    });
     cancel.remove();
     bar.remove();
     if (last.state !== "done") throw new Error(last.error ?? "the connection was lost");
     text.textContent = file.name;
-    state.layers[job.id] = layers(last);
+    state.layers[job.id] = { ...layers(last), ...(await facesOf(job.id)) };
     line.append(...links(last, file.name));
     show(job.id);
   } catch (error) {
@@ -214,6 +220,27 @@ function links({ id, results, std }, name) {
 function layers({ results, std }) {
   const samples = results ? results.map((_, place) => [place ? `result${place + 1}` : "result", `sample ${place + 1}`]) : [["result", "result"]];
   return { left: [["input", "input"], ["stage1", "stage 1"], ...(results ? samples : [])], right: [...samples, ...(std ? [["std", "invented detail"]] : [])] };
+}
+
+// Faces that were found, with their boxes in pixels of the result; nothing for a job without faces.
+async function facesOf(id) {
+  const { faces, found, parameters } = await (await ask(`jobs/${id}/sidecar`)).json();
+  if (!faces) return {};
+  return { found, faces: faces.map(({ box, left }) => ({ box: box.map((value) => value * parameters.upscale), left })) };
+}
+
+function drawBoxes() {
+  const { faces, found } = state.layers[at("compare").dataset.job] ?? {}, photo = at("under");
+  at("boxes-shown").closest("label").hidden = !faces;
+  at("boxes-told").textContent = found ?? "";
+  at("boxes").hidden = !faces || !at("boxes-shown").checked;
+  if (!faces) return;
+  at("boxes").replaceChildren(...faces.map(({ box: [x, y, width, height], left }, place) => {
+    const box = make("div", "", { className: left ? "face left" : "face", title: `face ${place + 1}${left ? `: left, ${left}` : ""}` });
+    const share = (value, whole) => `${(100 * value) / whole}%`;
+    Object.assign(box.style, { left: share(x, photo.naturalWidth), top: share(y, photo.naturalHeight), width: share(width, photo.naturalWidth), height: share(height, photo.naturalHeight) });
+    return box;
+  }));
 }
 
 function offer(select, choices) {
@@ -262,7 +289,8 @@ function listen() {
   at("detail").oninput = at("detail-own").onchange = showDetail;
   at("upscale").onchange = estimate;
   at("slider").oninput = at("zoom").oninput = cut;
-  at("n_samples").onchange = estimate;
+  at("n_samples").onchange = at("faces").onchange = estimate;
+  at("under").onload = at("boxes-shown").onchange = drawBoxes;
   at("layer").onchange = at("right-layer").onchange = () => show(at("compare").dataset.job);
   at("sheet").onpointerdown = at("sheet").onpointermove = (event) => {
     if (!event.buttons) return;
@@ -291,6 +319,7 @@ async function start() {
   }
   state.about = await (await ask("about")).json();
   at("version").replaceChildren(...Object.keys(state.about.versions).map((name) => make("option", name)));
+  at("faces").closest("label").hidden = at("faces-told").hidden = !state.about.faces;
   const most = Math.max(1, Math.min(4, state.about.limits.samples));
   at("n_samples").replaceChildren(...Array.from({ length: most }, (_, place) => make("option", `${place + 1}`)));
   at("kept").textContent = `Photos and results are kept for ${told(state.about.limits.expiry)}, then deleted. Nobody else sees them.`;

@@ -16,7 +16,7 @@ from diffbir_jax.files.digest import file_record
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.bytes import resize_alpha
 from diffbir_jax.imaging.photo import Photo
-from diffbir_jax.imaging.reading import read_image, read_photo, to_eight
+from diffbir_jax.imaging.reading import over_white, read_image, read_photo, to_eight
 from diffbir_jax.imaging.writing import check_output, write_photo, write_png
 from diffbir_jax.metrics.spread import deviation_map
 from diffbir_jax.restoration.restorer import Request, Restored
@@ -97,7 +97,12 @@ def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
 
 def read_grey(path: Path) -> np.ndarray:
     """Read an image file as (H, W) uint8; errors as in `read_image`."""
-    return np.rint(read_image(path).mean(axis=2)).astype(np.uint8)
+    return grey_of(read_photo(path))
+
+
+def grey_of(photo: Photo) -> np.ndarray:
+    """Return a photo on white as (H, W) uint8: the mean of its channels."""
+    return np.rint(to_eight(over_white(photo)).mean(axis=2)).astype(np.uint8)
 
 
 def read_ground(path: Path, image: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from diffbir_jax.serve.guard import Guard
 from diffbir_jax.serve.jobs import Job, Result
 from diffbir_jax.serve.networks import scaled
 from diffbir_jax.serve.refusals import FullError, Refusal
-from diffbir_jax.serve.results import check_size, job_of
+from diffbir_jax.serve.results import Sent, check_size, job_of
 from diffbir_jax.serve.watching import events, over_or_gone, state_of
 from diffbir_jax.serve.wishes import Wish, faces_of, plain_name, read_wish
 
@@ -53,9 +53,9 @@ class Service:
         self._decoding, self._forecasting = anyio.CapacityLimiter(DECODED), anyio.CapacityLimiter(1)
         self._forecasts = 0
 
-    def wish(self, options: str, name: str | None) -> Wish:
-        """Return what a client asks for; Refusal for what no job can have."""
-        wish = read_wish(options, plain_name(name), self.bases, self.faces)
+    def wish(self, options: str, name: str = "", mask: bool = False) -> Wish:
+        """Return what a client asks for, with or without a mask; Refusal for what no job can have."""
+        wish = read_wish(options, plain_name(name), self.bases, self.faces, mask)
         try:
             self.engine.works[wish.networks].check(wish)
         except Refusal:
@@ -64,21 +64,24 @@ class Service:
             raise Refusal(f"options: {one_line(error)}") from None
         return wish
 
-    async def accept(self, image: UploadFile, options: str, owner: str, one: bool, **more: bool) -> Job:
+    async def accept(
+        self, image: UploadFile, mask: UploadFile | None, options: str, owner: str, one: bool, **more: bool
+    ) -> Job:
         """Read an upload and submit its job; Refusal if it is none, or has several results and only `one` is taken."""
         async with self._decoding:
-            data = await image.read()
-            job = await anyio.to_thread.run_sync(self._job, data, options, image.filename, owner, more)
+            files = await _sent(image), None if mask is None else await _sent(mask)
+            job = await anyio.to_thread.run_sync(self._job, *files, options, owner, more)
         if one and job.wish.recipe.n_samples > 1:
             raise Refusal(f"options: `n_samples` is {job.wish.recipe.n_samples}; {SEVERAL}")
         return self.engine.submit(job)
 
-    def _job(self, data: bytes, options: str, name: str | None, owner: str, more: dict[str, bool]) -> Job:
-        return job_of(data, self.wish(options, name), self.engine.limits, owner, **more)
+    def _job(self, image: Sent, mask: Sent | None, options: str, owner: str, more: dict[str, bool]) -> Job:
+        wish = self.wish(options, image.name, mask is not None)
+        return job_of(image, mask, wish, self.engine.limits, owner, **more)
 
     async def forecast(self, asked: Estimate) -> dict[str, Any]:
         """Return the expected time and memory of a picture; Refusal if it is too large, or many are asked for."""
-        wish, size = self.wish(json.dumps(asked.options), None), (asked.height, asked.width)
+        wish, size = self.wish(json.dumps(asked.options)), (asked.height, asked.width)
         check_size(wish, size, self.engine.limits)
         if self._forecasts >= FORECASTS:
             raise FullError("many estimates are asked for; try again later")
@@ -156,6 +159,10 @@ def _add_restoring(app: FastAPI, service: Service) -> None:
         options: Annotated[
             str, Form(description="JSON: entries of a sidecar's parameters, or a sidecar")
         ] = "",
+        fidelity_mask: Annotated[
+            UploadFile | None,
+            File(description="a picture of the same proportions: white keeps guidance, black frees stage 2"),
+        ] = None,
         job: bool = False,
         views: bool = False,
     ) -> Response:
@@ -166,7 +173,7 @@ def _add_restoring(app: FastAPI, service: Service) -> None:
         """
         owner, parts = request.state.owner, "multipart/mixed" in request.headers.get("accept", "")
         one = not (job or parts)
-        found = await service.accept(image, options, owner, one, views=views, waits=not job)
+        found = await service.accept(image, fidelity_mask, options, owner, one, views=views, waits=not job)
         if job:
             place = {"Location": f"/jobs/{found.id}"}
             return JSONResponse(state_of(found, engine), 202, place)
@@ -266,6 +273,10 @@ def _add_health(app: FastAPI, service: Service) -> None:
         }
         versions = {name: as_record(base) for name, base in service.bases.items()}
         return {"versions": versions, "faces": service.faces, "limits": bounds}
+
+
+async def _sent(file: UploadFile) -> Sent:
+    return Sent(await file.read(), plain_name(file.filename))
 
 
 def _result(job: Job) -> Result:

@@ -287,7 +287,7 @@ class Engine:
             self._queue.remove(job)
             self.metrics.waiting(len(self._queue))
         job.state, job.error, job.status, job.ended = state, error, status, self._clock()
-        job.photo = None
+        job.photo = job.mask = None
         self.metrics.ended(state, job.ended - job.accepted)
         job.tell()
         self._changed.notify_all()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from diffbir_jax.faces.reports import FaceReport
 from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.restoration.results import Restored
@@ -64,7 +66,8 @@ class Job:
     Attributes:
         wish: how it is restored.
         photo: the input; without pixels once the restorer has them, None once the job is over.
-        file: path (only a name), SHA-256 and size of the input, for the sidecar.
+        files: path (only a name), SHA-256 and size of input and mask, for the sidecar.
+        mask: of fidelity, (h, w) uint8, or None; likewise.
         owner: the client that may see it.
         views: whether pictures for a page are made as well.
         waits: whether the client waits on the line for the result, which then is not kept.
@@ -85,8 +88,9 @@ class Job:
 
     wish: Wish
     photo: Photo | None
-    file: Mapping[str, Any]
+    files: Mapping[str, Any]
     owner: str = ""
+    mask: np.ndarray | None = None
     views: bool = False
     waits: bool = False
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))

@@ -5,16 +5,18 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffbir_jax.batch.jobs import Job as FileJob
 from diffbir_jax.batch.names import Outputs, outputs_of
-from diffbir_jax.batch.photos import Loaded, dressed, file_depth, shown_deviation, to_depth
+from diffbir_jax.batch.photos import Loaded, dressed, file_depth, grey_of, shown_deviation, to_depth
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.batch.sidecar import Recorder
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging.checks import check_proportions
 from diffbir_jax.imaging.encoding import encode_png
 from diffbir_jax.imaging.photo import Metadata, Photo
 from diffbir_jax.imaging.reading import photo_of
@@ -35,36 +37,72 @@ STAGE1 = ("rm", "face_rm")
 SHOWN = 92
 
 
-def job_of(data: bytes, wish: Wish, limits: Limits, owner: str = "", **more: Any) -> Job:
+class Sent(NamedTuple):
+    """A file from a client: its content and its name without folders."""
+
+    data: bytes
+    name: str
+
+
+def job_of(image: Sent, mask: Sent | None, wish: Wish, limits: Limits, owner: str = "", **more: Any) -> Job:
     """Return the job of an upload.
 
     Args:
-        data: the file.
-        wish: how it is restored.
+        image: the picture.
+        mask: the fidelity mask, or None.
+        wish: how the picture is restored; its name comes before that of `image`.
         limits: of the service.
         owner: the client.
         more: further attributes of the job.
 
     Raises:
-        Refusal: the file is no picture, too large, or not that of the wish's sidecar.
+        Refusal: a file is no picture, too large, or not that of the wish's sidecar, or the mask is cropped.
     """
-    photo = _photo(data, limits)
+    photo = _photo(image, limits, "image")
     check_size(wish, (photo.pixels.shape[0], photo.pixels.shape[1]), limits)
-    digest = hashlib.sha256(data).hexdigest()
-    if wish.sidecar is not None and wish.sidecar.input.sha256 != digest:
-        raise Refusal("the picture is not the one that the sidecar names (its SHA-256 differs)")
+    files = {"input": _record(image, wish.name), "clean": None, "mask": None}
+    if mask is not None:
+        more["mask"] = _mask(mask, photo, limits)
+        files["mask"] = _record(mask, mask.name)
+    _check_repeated(wish, files)
     photo = dataclasses.replace(photo, pixels=_pixels(photo, wish))
-    return Job(wish, photo, {"path": wish.name, "sha256": digest, "bytes": len(data)}, owner, **more)
+    return Job(wish, photo, files, owner, **more)
 
 
-def _photo(data: bytes, limits: Limits) -> Photo:
+def _record(file: Sent, name: str) -> dict[str, Any]:
+    return {"path": name, "sha256": hashlib.sha256(file.data).hexdigest(), "bytes": len(file.data)}
+
+
+def _check_repeated(wish: Wish, files: Mapping[str, Any]) -> None:
+    """Raise Refusal unless the files are those of the wish's sidecar, if there is one."""
+    if wish.sidecar is None:
+        return
+    for what, then, now in (
+        ("picture", wish.sidecar.input, files["input"]),
+        ("mask", wish.sidecar.mask, files["mask"]),
+    ):
+        if then is not None and now["sha256"] != then.sha256:
+            raise Refusal(f"the {what} is not the one that the sidecar names (its SHA-256 differs)")
+
+
+def _mask(mask: Sent, photo: Photo, limits: Limits) -> np.ndarray:
+    """The values of a mask, of the photo's proportions."""
+    found = grey_of(_photo(mask, limits, "fidelity_mask"))
     try:
-        return photo_of(data, limits.pixels)
+        check_proportions(found, photo.pixels, "mask")
+    except UserError as error:
+        raise Refusal(str(error)) from None
+    return found
+
+
+def _photo(file: Sent, limits: Limits, field: str) -> Photo:
+    try:
+        return photo_of(file.data, limits.pixels)
     except ImageFileError as error:
         # The size of a picture is checked before its content.
         kind = TooLargeError if "more than the limit" in str(error) else NoPictureError
         raise kind(
-            f"image: {str(error).replace('; crop or shrink it, or raise `max_pixels` if you trust it', '')}"
+            f"{field}: {str(error).replace('; crop or shrink it, or raise `max_pixels` if you trust it', '')}"
         ) from None
 
 
@@ -99,7 +137,8 @@ def outputs(wish: Wish) -> Outputs:
 def request_of(job: Job) -> Request:
     """Take the pixels out of a job, as a request to the restorer."""
     assert job.photo is not None
-    request = Request(job.photo.pixels, job.wish.index)
+    request = Request(job.photo.pixels, job.wish.index, mask=job.mask)
+    job.mask = None
     job.photo = dataclasses.replace(job.photo, pixels=np.empty((0, 0, 3), np.uint8))
     return request
 
@@ -136,12 +175,11 @@ def _picture(path: Path, restored: Restored, photo: Photo, recipe: Recipe) -> Fi
 
 
 def _sidecar(made: Finished, named: Outputs, files: Mapping[str, Path]) -> dict[str, Any]:
-    wish, file = made.job.wish, made.job.file
+    wish = made.job.wish
     recipe, own = wish.recipe, Path(wish.name)
     ran = {module: path for module, path in files.items() if module in STAGE1 or not recipe.stage1_only}
     recorder = _recorder(recipe, made.course.plan, made.course.crops, tuple(sorted(ran.items())))
-    sources = {"input": file, "clean": None, "mask": None}
-    loaded = Loaded(FileJob(own, own, wish.index, named), files=sources)
+    loaded = Loaded(FileJob(own, own, wish.index, named), files=made.job.files)
     return recorder.record(loaded, {"compute": made.seconds}, faces=made.faces)
 
 

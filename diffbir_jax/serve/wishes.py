@@ -90,7 +90,9 @@ def plain_name(name: str | None) -> str:
     return clean.encode("utf-8", "replace").decode() or "image"
 
 
-def read_wish(text: str, name: str, bases: Mapping[str, Recipe], faces: bool = False) -> Wish:
+def read_wish(
+    text: str, name: str, bases: Mapping[str, Recipe], faces: bool = False, mask: bool = False
+) -> Wish:
     """Return what a client asks for.
 
     Args:
@@ -98,6 +100,7 @@ def read_wish(text: str, name: str, bases: Mapping[str, Recipe], faces: bool = F
         name: of the input, see `plain_name`.
         bases: by version, the recipe without a client's changes; the first is the default.
         faces: whether there are networks for photos with faces.
+        mask: whether the client sends a fidelity mask.
 
     Raises:
         Refusal: it is no such JSON, or asks for what the service does not have.
@@ -105,8 +108,8 @@ def read_wish(text: str, name: str, bases: Mapping[str, Recipe], faces: bool = F
     given = _parsed(text)
     try:
         if "parameters" in given:
-            return _repeated(given, bases, faces)
-        recipe = _recipe(given, bases, faces)
+            return _repeated(given, bases, faces, mask)
+        recipe = _recipe(given, bases, faces, mask)
     except RecursionError:
         raise Refusal("options: is nested too deeply") from None
     except Refusal:
@@ -128,7 +131,7 @@ def _parsed(text: str) -> dict[str, Any]:
     return given
 
 
-def _recipe(given: dict[str, Any], bases: Mapping[str, Recipe], faces: bool) -> Recipe:
+def _recipe(given: dict[str, Any], bases: Mapping[str, Recipe], faces: bool, mask: bool) -> Recipe:
     """A version's operating point with a client's changes."""
     base = _with_task(_base(given, bases), given, faces)
     record, changes = as_record(base), given.get("options", {})
@@ -143,7 +146,8 @@ def _recipe(given: dict[str, Any], bases: Mapping[str, Recipe], faces: bool) -> 
     recipe = from_record(record | given | made)
     recipe = dataclasses.replace(recipe, stage1_only=recipe.stage1_only or base.stage1_only)
     words = changed(given, record) | changed(changes, record["options"])
-    namespace = argparse.Namespace(version=recipe.version, given=words, guidance_map=None, fidelity_mask=None)
+    words |= {"fidelity_mask"} if mask else set()
+    namespace = argparse.Namespace(version=recipe.version, given=words, guidance_map=None, fidelity_mask=mask)
     check_version(namespace)
     check_flags(namespace, recipe)
     return recipe
@@ -186,14 +190,17 @@ def _base(given: Mapping[str, Any], bases: Mapping[str, Recipe]) -> Recipe:
     return bases[version]
 
 
-def _repeated(given: dict[str, Any], bases: Mapping[str, Recipe], faces: bool) -> Wish:
+def _repeated(given: dict[str, Any], bases: Mapping[str, Recipe], faces: bool, mask: bool) -> Wish:
     """The wish that a sidecar describes."""
     sidecar = checked(given, Sidecar)
-    if sidecar.clean or sidecar.mask or sidecar.ground:
+    if sidecar.clean or sidecar.ground:
         raise Refusal("the sidecar names further pictures; repeat it by diffbir restore --from-sidecar")
+    if mask != (sidecar.mask is not None):
+        what = "no mask; leave out" if mask else "a mask; send"
+        raise Refusal(f"the sidecar names {what} `fidelity_mask`")
     recorded = as_record(from_record(sidecar.parameters))
     base = as_record(_base(recorded, bases))
-    recipe = _recipe(recorded | {name: base[name] for name in (*ASIDE, *PLACES)}, bases, faces)
+    recipe = _recipe(recorded | {name: base[name] for name in (*ASIDE, *PLACES)}, bases, faces, mask)
     name = plain_name(sidecar.name)
     return Wish(recipe, sidecar.noise_index, name, sidecar.plan, sidecar, sidecar.crops)
 

@@ -43,6 +43,7 @@ class FakeWorks:
         begun: is set once it waits.
         raises: what it raises, by the name of the option `seed`.
         packs: names of the noise of each pack.
+        masks: that requests had.
     """
 
     pack: int = 2
@@ -50,6 +51,7 @@ class FakeWorks:
     begun: threading.Event = field(default_factory=threading.Event)
     raises: dict[int, BaseException] = field(default_factory=dict)
     packs: list[list[int]] = field(default_factory=list)
+    masks: list[Any] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)
 
     def check(self, wish: Wish) -> None:
@@ -78,6 +80,7 @@ class FakeWorks:
     ) -> Iterator[Outcome]:
         taken = list(requests)
         self.packs.append([request.index for request in taken])
+        self.masks += [request.mask for request in taken]
         listen(Progress("sample", 0, TILES, 64))
         for tile in range(TILES):
             self.begun.set()
@@ -101,9 +104,16 @@ class Client:
         return requests.request(method, self.base + path, timeout=30, **more)
 
     def restore(
-        self, data: bytes, options: str = "", name: str = "a.png", query: str = "", **more: Any
+        self,
+        data: bytes,
+        options: str = "",
+        name: str = "a.png",
+        query: str = "",
+        mask: bytes | None = None,
+        **more: Any,
     ) -> Any:
         files = {"image": (name, data), "options": (None, options)}
+        files |= {} if mask is None else {"fidelity_mask": ("m.png", mask)}
         return self("POST", f"/restore{query}", files=files, **more)
 
     def job(self, data: bytes, options: str = "", query: str = "", **more: Any) -> str:

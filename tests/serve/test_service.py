@@ -137,6 +137,32 @@ def test_faces_where_the_service_has_them(client):
         assert estimate.status_code == 200
 
 
+GUIDED = '{"upscale": 2, "options": {"guidance_scale": 0.5}}'
+
+
+def test_a_mask_weighs_guidance_and_is_repeated_with_its_sidecar(served, client):
+    """It may have another scale, not other proportions; a sidecar wants the same one."""
+    mask, other = png(8 * 4, 12 * 4, 5), png(16, 24, 6)
+    answer = client.restore(PNG, GUIDED, mask=mask)
+    expected = np.rint(np.asarray(Image.open(io.BytesIO(mask)), float).mean(axis=2))
+    np.testing.assert_array_equal(served.works.masks[-1], expected)
+    sidecar = answer.headers["diffbir-sidecar"]
+    assert json.loads(sidecar)["mask"]["path"] == "m.png"
+    assert client.restore(PNG, sidecar, mask=mask).content == answer.content
+    for options, masked, status, text in (
+        (sidecar, None, 422, "names a mask; send `fidelity_mask`"),
+        (sidecar, other, 422, "the mask is not the one that the sidecar names"),
+        (client.restore(PNG, GUIDED).headers["diffbir-sidecar"], mask, 422, "names no mask; leave out"),
+        (GUIDED, LARGE, 422, "mask is 100x100, of other proportions than the input of 24x16"),
+        (GUIDED, b"x", 415, "fidelity_mask: is not a PNG"),
+        (GUIDED, png(300, 300), 413, "fidelity_mask: "),
+        ("", mask, 422, "`fidelity_mask` weighs guidance, which is off; give `guidance_scale`"),
+        ('{"stage1_only": true}', mask, 422, "knows no"),
+    ):
+        refused = client.restore(PNG, options, mask=masked)
+        assert refused.status_code == status and text in refused.json()["detail"], refused.text
+
+
 def test_sixteen_bits_gray_and_alpha_as_on_the_command_line(client):
     deep = (picture(16, 24, 0)[..., 0].astype(np.uint16) << 8) + 7
     for image, mode in ((Image.fromarray(deep), "I;16"), (Image.new("LA", (24, 16), (90, 128)), "LA")):

@@ -182,6 +182,43 @@ def test_faces_have_boxes_over_the_result(browser):
         assert not page.is_visible("#boxes")
 
 
+def test_a_mask_is_painted_or_given_as_a_file(page, served):
+    """The stroke is black, all else white; a file needs no pointer."""
+    served.works.gate.set()
+    page.click("summary")
+    page.fill("#guidance_scale", "0.5")
+    choose(page, ("a.png", png()))
+    page.click("#chosen button >> text=Mask")
+    until(page, "document.getElementById('paint').width === 64")
+    box = page.locator("#paint").bounding_box()
+    x, y, side = box["x"], box["y"], box["width"]
+    page.mouse.move(x + side * 0.25, y + side * 0.25)
+    page.mouse.down()
+    page.mouse.move(x + side * 0.75, y + side * 0.25, steps=4)
+    page.mouse.up()
+    shot(page, "mask")
+    page.click("#mask-use")
+    page.wait_for_selector("#chosen button >> text=Mask: a_mask.png")
+    page.click("#go")
+    page.wait_for_selector("#history a >> text=Mask")
+    (mask,) = served.works.masks
+    assert mask.shape == (64, 64) and mask[16, 16:48].max() == 0 and mask[32:].min() == 255
+    choose(page, ("b.png", png()))
+    page.focus("#chosen button")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#masking[open]")
+    page.set_input_files("#mask-file", {"name": "m.png", "mimeType": "image/png", "buffer": png(32)})
+    page.focus("#mask-use")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#chosen button >> text=Mask: m.png")
+    page.click("#chosen button >> text=Mask: m.png")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#masking:not([open])", state="attached")
+    page.click("#go")
+    page.wait_for_selector("#history:has(li:nth-child(2)) li:first-child a")
+    assert served.works.masks[1].shape == (32, 32)
+
+
 def test_progress_is_shown_and_cancel_ends_it(page, served):
     choose(page, ("a.png", png()))
     page.click("#go")

@@ -1,7 +1,9 @@
 // The page: everything it shows comes from the service that served it.
 
+import { editMask } from "./mask.js";
+
 const at = (id) => document.getElementById(id);
-const state = { about: null, photos: [], sidecars: [], layers: {} };
+const state = { about: null, photos: [], sidecars: [], layers: {}, masks: new Map() };
 
 // Presets of options. A version decides what it does not name.
 const PRESETS = {
@@ -114,14 +116,26 @@ function showChosen() {
   const rows = state.photos.map((file, place) => {
     const row = make("li", `${file.name} `);
     const remove = make("button", "Remove", { type: "button", ariaLabel: `Remove ${file.name}` });
-    remove.onclick = () => { state.photos.splice(place, 1); showChosen(); };
-    row.append(remove);
+    remove.onclick = () => { state.photos.splice(place, 1); state.masks.delete(file); showChosen(); };
+    row.append(maskButton(file), " ", remove);
     return row;
   });
   rows.push(...state.sidecars.map((sidecar) => make("li", `Sidecar of ${sidecar.name}: its settings are repeated`)));
   at("chosen").replaceChildren(...rows);
   at("go").disabled = !state.photos.length;
   estimate();
+}
+
+function maskButton(file) {
+  const mask = state.masks.get(file);
+  const button = make("button", mask ? `Mask: ${mask.name}` : "Mask", { type: "button", ariaLabel: `Mask of ${file.name}${mask ? `: ${mask.name}` : ""}` });
+  button.onclick = async () => {
+    const chosen = await editMask(file, mask ?? null);
+    if (chosen) state.masks.set(file, chosen);
+    else state.masks.delete(file);
+    showChosen();
+  };
+  return button;
 }
 
 let asked = 0;
@@ -156,6 +170,9 @@ async function restore(file) {
   const repeated = state.sidecars.length ? await sidecarOf(file) : undefined;
   form.append("image", file, file.name);
   form.append("options", JSON.stringify(repeated ?? wish()));
+  const mask = state.masks.get(file);
+  if (mask) form.append("fidelity_mask", mask, mask.name);
+  state.masks.delete(file);
   const row = make("li"), line = make("div", "", { className: "row" });
   const text = make("span", `${file.name}: is sent`), bar = make("progress", "", { max: 1, value: 0, ariaLabel: `Progress of ${file.name}` });
   row.append(line, bar);
@@ -178,6 +195,7 @@ async function restore(file) {
     text.textContent = file.name;
     state.layers[job.id] = { ...layers(last), ...(await facesOf(job.id)) };
     line.append(...links(last, file.name));
+    if (mask) line.append(make("a", "Mask", { href: URL.createObjectURL(mask), download: mask.name, ariaLabel: `Download the mask of ${file.name}` }));
     show(job.id);
   } catch (error) {
     bar.remove();

@@ -1,4 +1,4 @@
-"""The networks of one version for photos with faces: photos go one by one, their faces side by side."""
+"""The networks of one version for photos with faces: photos go one by one."""
 
 import dataclasses
 import warnings
@@ -9,7 +9,6 @@ from diffbir_jax.batch.faces import advice, crop_networks, face_restorer
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.faces.choice import Faces
 from diffbir_jax.faces.memory import crop_sizes, crops_plan, photos_plan
-from diffbir_jax.faces.restoring import FACES as TOGETHER
 from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.restoration.first_use import Allow
 from diffbir_jax.restoration.image import Request
@@ -47,8 +46,9 @@ class FaceNetworks(Networks):
         """How a photo is computed. Nothing tells how long it takes before its faces are counted."""
         both, wanted = self._restorer(wish.recipe), self._wanted(wish.recipe, keep)
         pair = (size, scaled(size, wish.recipe.upscale))
-        crops = crops_plan(both, wanted, [pair], self.memory)
-        crops = given(both.faces, wish.crops, [crop_sizes(both)] * TOGETHER, wanted, crops)
+        # Photos come one by one and show few faces: the first result comes sooner without batches.
+        crops = crops_plan(both, wanted, [pair], self.memory, count=1)
+        crops = given(both.faces, wish.crops, [crop_sizes(both)], wanted, crops)
         if wish.recipe.background != "sr":
             return Course(None, 1, size, crops.peak, {}, crops=crops.executor.plan)
         photo = photos_plan(both, wanted, [pair], self.memory)

@@ -16,12 +16,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from diffbir_jax.batch import run
+from diffbir_jax.cli import sample
 from diffbir_jax.web.app import create_page
+from tests.batch.fake import Fake
+from tests.command import call, save
 from tests.micro import picture
 from tests.serve.fake import FakeWorks, Served, service
 
 pytestmark = pytest.mark.slow
 SECONDS = 30_000.0
+SHOTS = Path(__file__).parents[2] / "out" / "web"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -282,6 +287,37 @@ def test_the_keyboard_is_enough(page, served):
     assert {"version", "upscale", "detail-own"} <= {*seen}
 
 
+def test_the_page_of_a_folder_works_from_a_disk(browser, tmp_path, monkeypatch):
+    """restore --open: nothing is asked of a network; arrow keys move the slider; dark and narrow."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "load", lambda *_: Fake())
+    monkeypatch.setattr(run, "planned", lambda *_: None)
+    monkeypatch.setattr(sample.webbrowser, "open", str)
+    save(Path("in/a.png"), (48, 64))
+    Image.fromarray(picture(48, 64, 3)).save("in/b.tif")
+    assert call("in", "-o", "out", "--open", "--save-stages") == 0
+    context = browser.new_context(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    page, asked, errors = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "out" / "index.html").as_uri())
+    until(
+        page, "[...document.querySelectorAll('.pane.right img')].every((image) => image.naturalWidth === 256)"
+    )
+    until(page, "document.querySelectorAll('.pane.left img')[1].naturalWidth === 64")
+    before = page.evaluate("getComputedStyle(document.querySelector('.pane.left')).clipPath")
+    page.focus(".compare input")
+    page.keyboard.press("Home")
+    assert page.evaluate("getComputedStyle(document.querySelector('.pane.left')).clipPath") != before
+    page.select_option("#controls select[data-side=left]", label="stage 1")
+    assert page.get_attribute(".pane.left img", "src") == "a_stage1.png"
+    shot(page, "index")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert brightness(page, "backgroundColor") < 200 < 500 < brightness(page, "color")
+    context.close()
+    assert not errors and all(url.startswith((tmp_path.as_uri(), "data:")) for url in asked)
+
+
 def brightness(page: Any, name: str) -> int:
     """Sum of red, green and blue of a colour of the page."""
     colour = page.evaluate(f"getComputedStyle(document.body).{name}")
@@ -299,4 +335,4 @@ def until(page: Any, script: str) -> None:
 
 def shot(page: Any, name: str) -> None:
     """Keep a picture of the page for people to look at."""
-    page.screenshot(path=f"out/web/{name}.png", full_page=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)

@@ -73,6 +73,8 @@ def add_limit_flags(group: argparse._ArgumentGroup) -> None:
     )
     mine = "largest number of waiting jobs of one API key (default: %(default)s)"
     add("--per-client", type=count, default=default.per_client, metavar="N", help=mine)
+    rate = "largest number of pictures per minute of one API key or, without keys, one address; as many estimates"
+    add("--rate", type=count, metavar="N", help=f"{rate} (default: no limit)")
     most = "refuse images with more pixels than this (default: %(default)s)"
     add("--max-pixels", type=count, default=default.pixels, metavar="N", help=most)
     result = "refuse results with more pixels than this, all samples together (default: %(default)s)"
@@ -107,6 +109,7 @@ def limits_of(args: argparse.Namespace) -> Limits:
     return Limits(
         queue=args.queue,
         per_client=args.per_client,
+        rate=args.rate,
         upload_bytes=args.max_upload_mb * 2**20,
         pixels=args.max_pixels,
         output_pixels=args.max_output_pixels,

@@ -10,6 +10,7 @@ class Limits:
     Attributes:
         queue: jobs that may wait; more are refused at once.
         per_client: jobs of one client that may wait.
+        rate: pictures per minute of one client, and as many estimates; None: no limit.
         upload_bytes: of a request.
         upload_seconds: for the arrival of a request's body.
         pixels: of an input.
@@ -25,6 +26,7 @@ class Limits:
 
     queue: int = 64
     per_client: int = 64
+    rate: int | None = None
     upload_bytes: int = 64 * 2**20
     upload_seconds: float = 120.0
     pixels: int = 2**25

@@ -14,6 +14,7 @@ import requests
 
 from diffbir_jax.cli.main import main
 from diffbir_jax.console import extras
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.serve import run
 from tests.serve.fake import Client, service
 from tests.serve.test_service import PNG, shape
@@ -146,3 +147,11 @@ def test_an_address_that_others_reach_is_warned_of(capsys):
     assert capsys.readouterr().err == ""
     run.advise(Namespace(host="0.0.0.0"), "serve", {})
     assert "without any key" in capsys.readouterr().err
+
+
+def test_faces_go_with_the_networks_of_whole_photos():
+    args = Namespace(task="face", faces=True, version=None, precision="fp32", max_pixels=2**20)
+    with pytest.raises(UserError, match="--faces restores whole photos by --task sr, not face"):
+        run.bases_of(args)
+    args.task = "sr"
+    assert [*run.bases_of(args)] == ["one-step"]

@@ -1,5 +1,6 @@
 """The service by HTTP, with a restorer without networks: all that clients do, right and wrong."""
 
+import functools
 import io
 import json
 import socket
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffbir_jax.serve import guard
+from diffbir_jax.serve.allowance import Allowance
 from tests.micro import picture
 from tests.serve.fake import Client, FakeWorks, Served, service
 
@@ -359,6 +362,24 @@ def test_a_full_queue_is_429():
         assert client("GET", f"/jobs/{first}/result").status_code == 409
         served.works.gate.set()
         assert client.wait(second)["state"] == "done"
+
+
+def test_too_many_requests_per_minute_are_429(monkeypatch):
+    """Of each client by itself; pictures and estimates are counted apart, all else is not."""
+    monkeypatch.setattr(guard, "Allowance", functools.partial(Allowance, clock=lambda: 0.0))
+    keys, size = {"anne-" + "1" * 16: "anne", "ben-" + "2" * 16: "ben"}, {"width": 40, "height": 30}
+    with service(keys=keys, rate=2) as served:
+        anne, ben = (served.client(Authorization=f"Bearer {key}") for key in keys)
+        assert [anne.restore(b"").status_code for _ in range(3)] == [415, 415, 429]
+        refused = anne.restore(b"")
+        assert refused.headers["retry-after"] == "30" and "per minute are sent" in refused.json()["detail"]
+        assert [ben.restore(b"").status_code for _ in range(3)] == [415, 415, 429]
+        assert [anne("POST", "/estimate", json=size).status_code for _ in range(3)] == [200, 200, 429]
+        assert {anne("GET", "/about").status_code for _ in range(9)} == {200}
+    with service(rate=1) as served:
+        # By address: a proxy on this machine names its clients.
+        found = [served.client().restore(b"", headers={"X-Forwarded-For": name}) for name in "aba"]
+        assert [answer.status_code for answer in found] == [415, 415, 429]
 
 
 def test_a_client_that_leaves_cancels_its_job():

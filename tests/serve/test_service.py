@@ -340,7 +340,7 @@ def test_keys_and_the_jobs_of_others():
         anne, ben = (served.client(Authorization=f"Bearer {key}") for key in keys)
         job = anne.job(PNG)
         assert anne.wait(job)["state"] == "done"
-        for path in ("", "/result", "/events", "/sidecar", "/views/result"):
+        for path in ("", "/result", "/results/1", "/events", "/sidecar", "/views/result"):
             assert ben("GET", f"/jobs/{job}{path}").status_code == 404
         assert ben("DELETE", f"/jobs/{job}").status_code == 404
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "anne"}):

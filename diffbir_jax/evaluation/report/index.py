@@ -32,7 +32,7 @@ from diffbir_jax.imaging.writing import encode_photo
 NAME = "index.html"
 # In the template: tells a page of ours, which is replaced, from a page of the user.
 MARK = b'content="diffbir restore --open"'
-SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp")
+SHOWN = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".avif", ".bmp")
 # Longest side and quality of pictures inside the page.
 LONGEST, QUALITY = 1024, 85
 

@@ -181,7 +181,7 @@ def _add_restoring(app: FastAPI, service: Service) -> None:
             engine.cancel(found)
             return Response(status_code=LEFT)
         result = _result(found)
-        engine.deliver(found)
+        engine.deliver(found, result.files)
         return _parts(result) if parts else _picture(result)
 
     @app.post("/estimate")
@@ -218,7 +218,7 @@ def _add_jobs(app: FastAPI, engine: Engine) -> None:
         """Return the picture of a job that is done."""
         job = engine.find(identity, request.state.owner)
         found = _result(job)
-        engine.deliver(job)
+        engine.deliver(job, found.pictures[:1])
         return _picture(found)
 
     @app.get("/jobs/{identity}/results/{which}")
@@ -230,7 +230,7 @@ def _add_jobs(app: FastAPI, engine: Engine) -> None:
         known |= {} if found.deviation is None else {"std": found.deviation}
         if which not in known:
             raise HTTPException(404, f"there is no such result; there are {', '.join(known)}")
-        engine.deliver(job)
+        engine.deliver(job, [known[which]])
         return Response(known[which].data, media_type=known[which].media, headers=_named(known[which].name))
 
     @app.get("/jobs/{identity}/sidecar")

@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from diffbir_jax.batch.drive import is_memory
 from diffbir_jax.console.errors import UserError, one_line
-from diffbir_jax.serve.jobs import Finished, Job, State
+from diffbir_jax.serve.jobs import File, Finished, Job, State
 from diffbir_jax.serve.limits import Limits
 from diffbir_jax.serve.metrics import Metrics
 from diffbir_jax.serve.networks import Course, Works
@@ -118,10 +118,10 @@ class Engine:
             self._end(job, "cancelled", "the job was cancelled", 410)
             job.result = None
 
-    def deliver(self, job: Job) -> None:
-        """Note that a client has its result; a client on the line gets it once."""
+    def deliver(self, job: Job, files: Iterable[File]) -> None:
+        """Note that a client has these files; a client on the line gets them once."""
         with self._changed:
-            job.fetched = True
+            job.fetched |= {file.name for file in files}
             if job.waits:
                 job.result = None
 
@@ -150,9 +150,9 @@ class Engine:
 
     @property
     def collected(self) -> bool:
-        """Whether every client has its result."""
+        """Whether every client has its files."""
         with self._changed:
-            return all(job.fetched or job.state != "done" for job in self._jobs.values())
+            return all(job.collected for job in self._jobs.values())
 
     def hand_back(self) -> list[Job]:
         """End all jobs that are not done, and return them."""

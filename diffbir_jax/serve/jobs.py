@@ -82,7 +82,7 @@ class Job:
         error: why it failed, in one line.
         status: HTTP's status code for that.
         result: what came of it.
-        fetched: whether the client has the result.
+        fetched: names of the files that the client has.
         listeners: called without arguments after each change, in any thread.
     """
 
@@ -107,7 +107,7 @@ class Job:
     error: str = ""
     status: int = 500
     result: Result | None = None
-    fetched: bool = False
+    fetched: set[str] = field(default_factory=set)
     listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -120,6 +120,11 @@ class Job:
     def over(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.state in OVER
+
+    @property
+    def collected(self) -> bool:
+        """Whether the client has all files that there are."""
+        return self.result is None or {file.name for file in self.result.files} <= self.fetched
 
     @property
     def pixels(self) -> int:

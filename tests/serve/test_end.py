@@ -98,6 +98,20 @@ def test_the_server_leaves_once_results_are_fetched():
             client("GET", "/health")
 
 
+def test_the_server_stays_until_all_samples_are_fetched():
+    with service() as served:
+        client = served.client()
+        job = client.job(PNG, '{"n_samples": 2}')
+        served.works.gate.set()
+        assert client.wait(job)["state"] == "done"
+        served.server.handle_exit(signal.SIGTERM, None)
+        assert client("GET", f"/jobs/{job}/result").status_code == 200
+        assert not served.engine.collected
+        assert client("GET", f"/jobs/{job}/results/2").status_code == 200
+        served.thread.join(30)
+        assert not served.thread.is_alive()
+
+
 def test_a_second_signal_ends_at_once():
     with service() as served:
         served.client().job(PNG)

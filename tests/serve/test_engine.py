@@ -172,7 +172,7 @@ def test_the_oldest_results_go_where_there_are_too_many():
 
 def test_a_result_on_the_line_is_held_once(bench):
     bench.finish(job := bench.submit(1, waits=True))
-    bench.engine.deliver(job)
+    bench.engine.deliver(job, job.result.files)
     assert job.result is None and bench.engine.collected
 
 

@@ -65,6 +65,28 @@ def test_results_are_those_of_the_command(works, inputs, tmp_path):
 
 
 @pytest.mark.slow
+def test_samples_map_and_mask_are_those_of_the_command(works, inputs):
+    """Bit for bit; the command repeats the service's sidecar with the client's mask."""
+    photo, mask = save(inputs / "a.png"), save(Path("m.png"), (32, 32), 5)
+    flags = ("--version", "micro", "--upscale", "1", "--n-samples", "2", "--std-map", "--guidance-scale", "1")
+    assert call("--input", photo, "-o", "out", "--fidelity-mask", mask, *flags) == 0
+    options = '{"upscale": 1, "n_samples": 2, "std_map": true, "options": {"guidance_scale": 1.0}}'
+    with service(works, version="micro") as served:
+        client = served.client()
+        job = client.job(photo.read_bytes(), options, mask=mask.read_bytes())
+        state = client.wait(job)
+        files = {name: client("GET", f"/jobs/{job}/results/{name}").content for name in ("1", "2", "std")}
+        sidecar = client("GET", state["sidecar"]).text
+    for name, data in files.items():
+        np.testing.assert_array_equal(pixels(data), np.asarray(Image.open(f"out/a_{name}.png")), name)
+    assert not np.array_equal(pixels(files["1"]), pixels(files["2"]))
+    Path("one.json").write_text(sidecar)
+    again = ("--from-sidecar", "one.json", "--input", photo, "--fidelity-mask", mask, "-o", "again")
+    assert call(*again) == 0
+    assert Path("again/a_2.png").read_bytes() == Path("out/a_2.png").read_bytes()
+
+
+@pytest.mark.slow
 def test_faces_are_those_of_the_command(works, inputs, monkeypatch):
     """With another stage 1 for crops; a sidecar of either is repeated by the other one."""
     small_crops(monkeypatch)

@@ -14,7 +14,7 @@ from diffbir_jax.files.digest import FileRecord, file_record
 from diffbir_jax.files.writing import check_length
 from diffbir_jax.imaging.bytes import resize_alpha
 from diffbir_jax.imaging.photo import Photo
-from diffbir_jax.imaging.reading import read_image, read_photo, to_eight
+from diffbir_jax.imaging.reading import over_white, read_image, read_photo, to_eight
 from diffbir_jax.imaging.writing import check_output, write_photo, write_png
 from diffbir_jax.metrics.spread import deviation_map
 from diffbir_jax.restoration.restorer import Request, Restored
@@ -90,7 +90,12 @@ def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
 
 def read_grey(path: Path) -> np.ndarray:
     """Read an image file as (H, W) uint8; errors as in `read_image`."""
-    return np.rint(read_image(path).mean(axis=2)).astype(np.uint8)
+    return grey_of(read_photo(path))
+
+
+def grey_of(photo: Photo) -> np.ndarray:
+    """Return a photo on white as (H, W) uint8: the mean of its channels."""
+    return np.rint(to_eight(over_white(photo)).mean(axis=2)).astype(np.uint8)
 
 
 def read_ground(path: Path, image: np.ndarray) -> np.ndarray:
@@ -169,5 +174,10 @@ def write_maps(loaded: Loaded, results: Sequence[Restored]) -> None:
     if outputs.weight and results[0].fidelity is not None:
         write_png(outputs.weight, results[0].fidelity)
     if outputs.deviation:
-        share = deviation_map([to_depth(restored.image, "8") for restored in results]) / WHITE_DEVIATION
-        write_png(outputs.deviation, np.rint(255 * share.clip(0, 1)).astype(np.uint8))
+        write_png(outputs.deviation, shown_deviation(results))
+
+
+def shown_deviation(results: Sequence[Restored]) -> np.ndarray:
+    """Return the map of differences between at least two results, (H, W) uint8; see `WHITE_DEVIATION`."""
+    share = deviation_map([to_depth(restored.image, "8") for restored in results]) / WHITE_DEVIATION
+    return np.rint(255 * share.clip(0, 1)).astype(np.uint8)

@@ -133,6 +133,7 @@ class Settings:
         guidance_map, fidelity_mask: a file or a folder each, or None.
         skip_existing: whether to leave out inputs whose results all exist.
         sidecar: whether to write sidecars.
+        open: whether a page of all results is written and opened.
         report: where the summary goes as JSON, or None.
         memory_gb: memory limit in GiB, or None for the machine's memory.
         vae_norms: the statistics by which the autoencoder normalises tiles.
@@ -151,6 +152,7 @@ class Settings:
     fidelity_mask: Path | None = None
     skip_existing: bool = False
     sidecar: bool = True
+    open: bool = False
     report: Path | None = None
     memory_gb: float | None = None
     vae_norms: Literal["image", "tile"] = "image"

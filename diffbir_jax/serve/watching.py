@@ -80,9 +80,20 @@ def state_of(job: Job, engine: Engine) -> dict[str, object]:
         told |= {"share": round(job.share, 3), "left": None if job.left is None else round(job.left, 1)}
     if job.state == "done":
         told |= {"share": 1.0, "result": f"/jobs/{job.id}/result", "sidecar": f"/jobs/{job.id}/sidecar"}
+        told |= _several(job)
     if job.error:
         told["error"] = job.error
     return told
+
+
+def _several(job: Job) -> dict[str, object]:
+    """Where the files of a job with several samples are; nothing for a single result."""
+    recipe = job.wish.recipe
+    if recipe.n_samples == 1:
+        return {}
+    numbers = range(1, recipe.n_samples + 1)
+    told: dict[str, object] = {"results": [f"/jobs/{job.id}/results/{number}" for number in numbers]}
+    return told | ({"std": f"/jobs/{job.id}/results/std"} if recipe.std_map else {})
 
 
 async def events(job: Job, engine: Engine) -> AsyncIterator[str]:

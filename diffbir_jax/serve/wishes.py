@@ -13,31 +13,32 @@ from diffbir_jax.batch.jobs import noise_index
 from diffbir_jax.batch.settings import MADE, Recipe, as_record, from_record
 from diffbir_jax.batch.sidecar import Sidecar
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.faces.choice import Faces
 from diffbir_jax.files.checked import checked
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.restoration.defaults import default_options
+from diffbir_jax.restoration.names import FACES
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.serve.refusals import Refusal
 
 # Characters of the largest JSON, and bytes of the longest name.
 MOST, LONGEST = 2**16, 200
-# Fields that clients of a service may not choose: they name files of its machine, or ask for several results.
+# Fields that clients of a service may not choose: they name files of its machine, or ask for files that it never makes.
 FIXED = (
     "weights",
     "stage1",
     "lora",
     "compare",
     "save_stages",
-    "std_map",
-    "n_samples",
     "max_pixels",
     "precision",
-    "task",
 )
-# Sidecars of the command may have these. They decide which files are written, not the pixels of the first result.
-ASIDE = ("compare", "save_stages", "std_map")
+# Sidecars of the command may have these. They decide which files are written, not the pixels of results.
+ASIDE = ("compare", "save_stages", "save_faces")
 # These say where files of the sidecar's machine were.
 PLACES = ("weights", "max_pixels")
+# What faces can be pasted into, of `faces.flags.BACKGROUNDS`: results are whole pictures.
+GROUNDS = ("sr", "resize")
 _FLAG = re.compile(r"--([a-z][a-z0-9-]*)")
 
 
@@ -50,6 +51,7 @@ class Wish(NamedTuple):
         name: of the input, without folders.
         plan: how the picture is cut, or None: as the service chooses.
         sidecar: what is repeated, or None.
+        crops: how crops of faces are cut, likewise.
     """
 
     recipe: Recipe
@@ -57,11 +59,26 @@ class Wish(NamedTuple):
     name: str
     plan: Plan | None = None
     sidecar: Sidecar | None = None
+    crops: Plan | None = None
 
     @property
-    def alike(self) -> tuple[Recipe, Plan | None]:
+    def networks(self) -> str:
+        """The name of the networks: the version, and whether they are those for photos with faces."""
+        return self.recipe.version if self.recipe.faces is None else faces_of(self.recipe.version)
+
+    @property
+    def alike(self) -> tuple[Recipe, Plan | None, Plan | None]:
         """What pictures share that can be computed side by side: all but the form of the file."""
-        return dataclasses.replace(self.recipe, format="png", quality=95, bit_depth="same"), self.plan
+        return (
+            dataclasses.replace(self.recipe, format="png", quality=95, bit_depth="same"),
+            self.plan,
+            self.crops,
+        )
+
+
+def faces_of(version: str) -> str:
+    """Return the name of a version's networks for photos with faces."""
+    return f"{version} {FACES}"
 
 
 def plain_name(name: str | None) -> str:
@@ -73,13 +90,17 @@ def plain_name(name: str | None) -> str:
     return clean.encode("utf-8", "replace").decode() or "image"
 
 
-def read_wish(text: str, name: str, bases: Mapping[str, Recipe]) -> Wish:
+def read_wish(
+    text: str, name: str, bases: Mapping[str, Recipe], faces: bool = False, mask: bool = False
+) -> Wish:
     """Return what a client asks for.
 
     Args:
         text: JSON: entries of a sidecar's `parameters` by name, all optional; or a sidecar; or nothing.
         name: of the input, see `plain_name`.
         bases: by version, the recipe without a client's changes; the first is the default.
+        faces: whether there are networks for photos with faces.
+        mask: whether the client sends a fidelity mask.
 
     Raises:
         Refusal: it is no such JSON, or asks for what the service does not have.
@@ -87,8 +108,8 @@ def read_wish(text: str, name: str, bases: Mapping[str, Recipe]) -> Wish:
     given = _parsed(text)
     try:
         if "parameters" in given:
-            return _repeated(given, bases)
-        recipe = _recipe(given, bases)
+            return _repeated(given, bases, faces, mask)
+        recipe = _recipe(given, bases, faces, mask)
     except RecursionError:
         raise Refusal("options: is nested too deeply") from None
     except Refusal:
@@ -110,24 +131,51 @@ def _parsed(text: str) -> dict[str, object]:
     return given
 
 
-def _recipe(given: dict[str, object], bases: Mapping[str, Recipe]) -> Recipe:
+def _recipe(given: dict[str, object], bases: Mapping[str, Recipe], faces: bool, mask: bool) -> Recipe:
     """A version's operating point with a client's changes."""
-    base = _base(given, bases)
+    base = _with_task(_base(given, bases), given, faces)
     record, options, changes = as_record(base), dataclasses.asdict(base.options), given.get("options", {})
     if not isinstance(changes, dict):
         raise Refusal('`options` inside is no object; give one such as {"seed": 1}')
     for field in FIXED:
         if field in given and given[field] != record[field]:
             raise Refusal(f"`{field}` is {given[field]!r}; this service has {record[field]!r}, leave it out")
-    if given.get("faces") is not None or given.get("save_faces"):
-        raise Refusal("this service restores whole pictures; leave out `faces` and `save_faces`")
-    recipe = from_record(record | given | {"options": options | changes})
+    if given.get("save_faces"):
+        raise Refusal("this service gives whole pictures; leave out `save_faces`")
+    made = {"options": options | changes, "faces": _choice(given, base)}
+    recipe = from_record(record | given | made)
     recipe = dataclasses.replace(recipe, stage1_only=recipe.stage1_only or base.stage1_only)
     words = changed(given, record) | changed(changes, options)
-    namespace = argparse.Namespace(version=recipe.version, given=words, guidance_map=None, fidelity_mask=None)
+    words |= {"fidelity_mask"} if mask else set()
+    namespace = argparse.Namespace(version=recipe.version, given=words, guidance_map=None, fidelity_mask=mask)
     check_version(namespace)
     check_flags(namespace, recipe)
     return recipe
+
+
+def _with_task(base: Recipe, given: Mapping[str, object], faces: bool) -> Recipe:
+    """The base for a client's task: that of the service, or faces where it has them."""
+    task = given.get("task", base.task)
+    if task == base.task:
+        return base
+    if task != FACES or not faces:
+        known = f"{base.task!r} and {FACES!r}" if faces else repr(base.task)
+        raise Refusal(f"`task` is {task!r}; this service has {known}")
+    if given.get("background", "sr") not in GROUNDS:
+        raise Refusal(f"`background` is {given['background']!r}; this service has {' and '.join(GROUNDS)}")
+    return dataclasses.replace(base, task=FACES, faces=Faces())
+
+
+def _choice(given: Mapping[str, object], base: Recipe) -> dict[str, object] | None:
+    """Which faces are restored: the usual choice with a client's changes; None without faces."""
+    usual, changes = base.faces and dataclasses.asdict(base.faces), given.get("faces")
+    if changes is None:
+        return usual
+    if usual is None or not isinstance(changes, dict):
+        raise Refusal(f'`faces` is an object for pictures of `"task": "{FACES}"`; give both, or leave it out')
+    if unknown := changes.keys() - usual.keys():
+        raise Refusal(f"`faces` has unknown {', '.join(sorted(unknown))}; known are {', '.join(usual)}")
+    return usual | changes
 
 
 def changed(given: Mapping[str, object], record: Mapping[str, object]) -> frozenset[str]:
@@ -142,15 +190,19 @@ def _base(given: Mapping[str, object], bases: Mapping[str, Recipe]) -> Recipe:
     return bases[version]
 
 
-def _repeated(given: dict[str, object], bases: Mapping[str, Recipe]) -> Wish:
+def _repeated(given: dict[str, object], bases: Mapping[str, Recipe], faces: bool, mask: bool) -> Wish:
     """The wish that a sidecar describes."""
     sidecar = checked(given, Sidecar)
-    if sidecar.clean or sidecar.mask or sidecar.ground:
+    if sidecar.clean or sidecar.ground:
         raise Refusal("the sidecar names further pictures; repeat it by diffbir restore --from-sidecar")
+    if mask != (sidecar.mask is not None):
+        what = "no mask; leave out" if mask else "a mask; send"
+        raise Refusal(f"the sidecar names {what} `fidelity_mask`")
     recorded = as_record(from_record(sidecar.parameters))
     base = as_record(_base(recorded, bases))
-    recipe = _recipe(recorded | {name: base[name] for name in (*ASIDE, *PLACES)}, bases)
-    return Wish(recipe, sidecar.noise_index, plain_name(sidecar.name), sidecar.plan, sidecar)
+    recipe = _recipe(recorded | {name: base[name] for name in (*ASIDE, *PLACES)}, bases, faces, mask)
+    name = plain_name(sidecar.name)
+    return Wish(recipe, sidecar.noise_index, name, sidecar.plan, sidecar, sidecar.crops)
 
 
 def _named(message: str) -> str:

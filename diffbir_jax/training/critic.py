@@ -109,8 +109,8 @@ class Critic(NamedTuple):
         shapes = jax.eval_shape(partial(self.extract, dtype=self.dtype), frozen, image)
         features = [jnp.zeros(x.shape, x.dtype) for x in shapes]
         abstract(self.head, features)  # refuses small maps before anything is computed
-        params = init(self.head, first, features)
-        return params, init_spectral(second, params)
+        params = jax.jit(partial(init, self.head))(first, features)
+        return params, jax.jit(init_spectral)(second, params)
 
     def logits(
         self, params: Params, vectors: SpectralState, frozen: Params, image: jax.Array

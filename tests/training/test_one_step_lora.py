@@ -225,10 +225,10 @@ def test_prompts_and_the_negative_prompt_have_a_row_for_each_image(monkeypatch: 
     captions = jnp.arange(2 * 77).reshape(2, 77)
     lq = jnp.zeros((2, 8, 8, 3))
     context, negative = texts({"text": {}}, {"lq": lq, "tokens": captions})
-    np.testing.assert_array_equal(context[..., 0], captions)
     assert context is not None and negative is not None
+    np.testing.assert_array_equal(context[..., 0], captions)
     assert negative.shape == (2, 77, 1) and (negative[0] == negative[1]).all()
-    empty, again = texts({"text": {}}, {"lq": lq})
+    empty, again = map(np.asarray, texts({"text": {}}, {"lq": lq}))
     assert (empty[0] == empty[1]).all() and (again == negative).all() and not (empty == negative).all()
 
 

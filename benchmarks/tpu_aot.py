@@ -19,7 +19,7 @@ import jax
 from jax.experimental import topologies
 
 from benchmarks.collectives import collectives
-from benchmarks.pod_programs import Program, sampling, training_step
+from benchmarks.pod_programs import Program, lora_step, sampling, training_step
 from benchmarks.results import Results
 from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.models.presets import get_preset
@@ -52,7 +52,7 @@ class Case:
 
     Attributes:
         preset: name.
-        program: "train" or "sample".
+        program: "train", "lora" or "sample".
         topology: kind and shape, as "v5e:4x4".
         batch: images per chip.
         fsdp: chips that parameters and optimizer state are split over.
@@ -100,7 +100,8 @@ def _program(case: Case, mesh: Any) -> Program:
     preset, images = get_preset(case.preset), case.batch * mesh.size
     if case.program == "sample":
         return sampling(preset, mesh, images)
-    return training_step(preset, mesh, images, case.remat)
+    make = lora_step if case.program == "lora" else training_step
+    return make(preset, mesh, images, case.remat)
 
 
 def measures(compiled: Any) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", choices=("v1", "v2.1"), default="v2.1", help="v2 is trained as v1")
-    parser.add_argument("--program", choices=("train", "sample"), default="train")
+    parser.add_argument("--program", choices=("train", "lora", "sample"), default="train")
     parser.add_argument("--topologies", nargs="+", type=_topology, default=["v5e:4x4"], metavar="KIND:SHAPE")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="images per chip")
     parser.add_argument("--fsdp", type=int, default=1, help="chips that parameters are split over")

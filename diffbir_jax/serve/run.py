@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -128,6 +129,7 @@ def say(text: str) -> None:
 def bases_of(args: argparse.Namespace) -> dict[str, Recipe]:
     """Return, by version, the recipe without a client's changes. It names no folder of this machine."""
     more = {"task": args.task, "precision": args.precision, "max_pixels": args.max_pixels}
+    more["lora"] = tuple(dataclasses.replace(lora, path=Path(lora.path.name)) for lora in args.lora or ())
     return {version: base_recipe(version, **more) for version in args.version or ["one-step"]}
 
 
@@ -136,7 +138,9 @@ def networks_of(args: argparse.Namespace, bases: Mapping[str, Recipe]) -> dict[s
     memory = None if args.memory_gb is None else int(args.memory_gb * 2**30)
     allow = permit if args.yes else ask
     return {
-        version: load(dataclasses.replace(base, weights=args.weights), allow, memory)
+        version: load(
+            dataclasses.replace(base, weights=args.weights, lora=tuple(args.lora or ())), allow, memory
+        )
         for version, base in bases.items()
     }
 

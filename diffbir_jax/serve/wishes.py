@@ -122,7 +122,9 @@ def _recipe(given: dict[str, Any], bases: Mapping[str, Recipe]) -> Recipe:
     if given.get("faces") is not None or given.get("save_faces"):
         raise Refusal("this service restores whole pictures; leave out `faces` and `save_faces`")
     recipe = from_record(record | given | {"options": record["options"] | changes})
-    recipe = dataclasses.replace(recipe, stage1_only=recipe.stage1_only or base.stage1_only)
+    if recipe.stage1_only or base.stage1_only:
+        # LoRAs change no network of stage 1.
+        recipe = dataclasses.replace(recipe, stage1_only=True, lora=())
     words = changed(given, record) | changed(changes, record["options"])
     namespace = argparse.Namespace(version=recipe.version, given=words, guidance_map=None, fidelity_mask=None)
     check_version(namespace)
@@ -149,8 +151,15 @@ def _repeated(given: dict[str, Any], bases: Mapping[str, Recipe]) -> Wish:
         raise Refusal("the sidecar names further pictures; repeat it by diffbir restore --from-sidecar")
     recorded = as_record(from_record(sidecar.parameters))
     base = as_record(_base(recorded, bases))
-    recipe = _recipe(recorded | {name: base[name] for name in (*ASIDE, *PLACES)}, bases)
+    places = (*ASIDE, *PLACES, *(("lora",) if _same_loras(recorded, base) else ()))
+    recipe = _recipe(recorded | {name: base[name] for name in places}, bases)
     return Wish(recipe, sidecar.noise_index, plain_name(sidecar.name), sidecar.plan, sidecar)
+
+
+def _same_loras(recorded: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    """Whether a sidecar's LoRAs may be the service's in another place; `Networks.check` compares their bytes."""
+    scales = [[lora["scale"] for lora in record["lora"]] for record in (recorded, base)]
+    return recorded["stage1_only"] or scales[0] == scales[1]
 
 
 def _named(message: str) -> str:

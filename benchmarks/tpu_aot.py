@@ -21,6 +21,7 @@ from jax.experimental import topologies
 from benchmarks.collectives import collectives
 from benchmarks.pod_programs import Program, lora_step, sampling, training_step
 from benchmarks.results import Results
+from diffbir_jax.models import attention
 from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.sharding import make_mesh
@@ -81,6 +82,8 @@ def compile_case(case: Case) -> dict[str, Any]:
     """Compile for the topology; returns the compiler's numbers per chip, or `error` where memory does not suffice."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=case.topology).devices
     mesh = make_mesh(fsdp=case.fsdp, devices=devices)
+    # This host has one device: attention would take a kernel that XLA cannot split over several chips.
+    attention.force("xla" if mesh.size > 1 and case.program != "sample" else "auto")
     with tracing_for("tpu"):
         program = _program(case, mesh)
         traced = program.function.trace(*program.arguments)

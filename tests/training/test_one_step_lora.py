@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from configs import hypir, osediff
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.conversion.adapted import lora_state
-from diffbir_jax.conversion.lora import places
+from diffbir_jax.conversion.lora import places, to_peft
+from diffbir_jax.conversion.published import method_of
 from diffbir_jax.models import one_step as methods
 from diffbir_jax.models.lora import adapted_layers
 from diffbir_jax.models.presets import PRESETS, Files, get_preset
@@ -24,7 +26,7 @@ from diffbir_jax.restoration.loras import merged
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sharding import make_mesh
 from diffbir_jax.training import critic, loop, one_step_lora
-from diffbir_jax.training.lora_start import ENCODER, WITH_FIRST, new_lora
+from diffbir_jax.training.lora_start import ENCODER, LAYERS, WITH_FIRST, new_lora, with_alpha
 from diffbir_jax.training.objective import Objective, make_objective
 from diffbir_jax.training.starting import started
 from diffbir_jax.weights.loading import abstract_params
@@ -216,6 +218,32 @@ def test_osediff_adapts_the_published_layers() -> None:
         small = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1,) * len(x.shape), jnp.float32), shapes)
         found = adapted_layers(new_lora(small, 1, 0, layers)).keys()
         assert len(found) == count and found == {table[name].path for name in names}
+
+
+def test_as_many_numbers_are_trained_as_published() -> None:
+    """HYPIR's file; OSEDiff's file, and its 8.5 million with the regulariser."""
+    preset = get_preset("osediff")
+    networks = abstract_params(preset, ["unet", "vae"])
+
+    def count(layers: str, network: str = "unet") -> int:
+        return sum(x.size for x in jax.tree.leaves(new_lora(networks[network], 1, 0, layers)))
+
+    assert 256 * count(LAYERS) == 259_474_432
+    first = sum(math.prod(x.shape) for x in jax.tree.leaves(networks["unet"]["encoder"]["conv_in"]))
+    assert 4 * (count(WITH_FIRST) + count(ENCODER, "vae")) + first == 4_436_908
+    assert 4 * count(WITH_FIRST) == 4_055_712
+
+
+def test_a_trained_lora_of_hypir_has_the_keys_of_the_published_file() -> None:
+    """So it is converted like that file, with alpha equal to the rank."""
+    preset = get_preset("hypir")
+    shapes = abstract_params(preset, ["unet"])["unet"]
+    small = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1,) * len(x.shape), jnp.float32), shapes)
+    state = to_peft(with_alpha(new_lora(small, 1, 0), 1.0), "unet", preset.unet, "default")
+    with gzip.open(GOLDEN / "hypir_sd2.json.gz") as file:
+        assert state.keys() == json.load(file).keys()
+    method = method_of(state)
+    assert method is not None and (method.version, method.alpha) == ("hypir", None)
 
 
 def test_prompts_and_the_negative_prompt_have_a_row_for_each_image(monkeypatch: pytest.MonkeyPatch) -> None:

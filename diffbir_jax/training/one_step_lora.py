@@ -34,6 +34,8 @@ from diffbir_jax.weights.loading import PRECISIONS, abstract_params, stored
 from diffbir_jax.weights.safetensors import load_weights
 
 TERMS = ("mse", "lpips", "gan", "vsd", "regulariser")
+# Terms that need a section of their own.
+SECTIONS = {"gan": "critic", "vsd": "distillation"}
 Texts = Callable[[Params, Batch], tuple[jax.Array | None, jax.Array | None]]
 
 
@@ -64,7 +66,7 @@ def make(config: Config) -> Objective:
     )
     base = {name: _loaded(config, preset, name) for name in preset.modules}
     frozen = stored(base, dtype) | _judges(config, features)
-    params, turns = _start(config, base), []
+    params = _start(config, base)
     texts = _texts(config, preset)
     distillation = _distillation(config, generator)
     if distillation:
@@ -72,7 +74,8 @@ def make(config: Config) -> Objective:
     critic = _critic(config, features, params, frozen, dtype)
     loss = make_loss(config.loss.to_dict(), generator, texts, critic, distillation)
     groups = [tuple(name for name in (LORA, CONV_IN) if name in params)]
-    turns.append(Turn(loss, (*groups, *([("regulariser",)] if distillation else []))))
+    groups += [("regulariser",)] if distillation else []
+    turns = [Turn(loss, tuple(groups))]
     if critic:
         turns.append(_discriminate(generator, texts, critic))
     train, held_out = (Tokenized(batches) for batches in training_batches(config))
@@ -247,6 +250,9 @@ def _check(config: Config) -> None:
         )
     if unknown := sorted(set(config.loss) - set(TERMS)):
         raise UserError(f"config.loss has no term {', '.join(unknown)}; there are {', '.join(TERMS)}")
+    for term, section in SECTIONS.items():
+        if config.loss.get(term) and section not in config:
+            raise UserError(f"config.loss.{term} needs a section config.{section}, which is missing")
     if not (config.loss.get("mse") or config.loss.get("lpips")):
         raise UserError("config.loss has neither mse nor lpips: nothing would hold results to the truth")
     if bool(config.loss.get("vsd")) != bool(config.loss.get("regulariser")):

@@ -273,6 +273,7 @@ def test_prompts_and_the_negative_prompt_have_a_row_for_each_image(monkeypatch: 
         ("hypir", {"lora.rank": 0}, "config.lora has rank 0 and alpha 256.0"),
         ("hypir", {"loss": {"l1": 1.0}}, "config.loss has no term l1; there are mse, lpips, gan"),
         ("hypir", {"loss": {"gan": 1.0}}, "config.loss has neither mse nor lpips"),
+        ("osediff", {"loss": {"mse": 1.0, "gan": 1.0}}, "config.loss.gan needs a section config.critic"),
         ("osediff", {"loss.regulariser": 0.0}, "must weigh both vsd and regulariser, or none"),
         ("osediff", {}, "config.weights.vae is missing: give the file"),
     ],

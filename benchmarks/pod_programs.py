@@ -61,18 +61,22 @@ def lora_step(preset: Preset, mesh: Mesh, images: int, remat: bool) -> Program:
         mesh, images, remat: as in `training_step`.
     """
     config = finetune.get_config(preset.name)
-    rank, noise_aug = config.lora.rank, config.diffusion.noise_aug
-    options = Stage2Options(
-        noise_aug=noise_aug, precision=PRECISION, remat=remat, lora_scale=DEFAULT_ALPHA / rank
-    )
     shapes = abstract_params(preset, TUNED)
-    loras = {name: new_lora(shapes[name], rank, config.seed) for name in TUNED}
-    frozen = jax.eval_shape(lambda params: stored(params, options.dtype), shapes)
+    loras = {name: new_lora(shapes[name], config.lora.rank, config.seed) for name in TUNED}
+    frozen = jax.eval_shape(lambda params: stored(params, PRECISIONS[PRECISION]), shapes)
     side, dim = SIDE // preset.vae.downsample, preset.unet.context_dim
     latent = jax.ShapeDtypeStruct((images, side, side, preset.vae.embed_dim), jnp.float32)
     context = jax.ShapeDtypeStruct((images, 77, dim), jnp.float32)
     batch = {"z0": latent, "clean": latent, "context": context}
-    return _step(config, mesh, make_loss(preset, options), {"lora": loras}, frozen, batch)
+    return _step(config, mesh, lora_loss(preset, remat), {"lora": loras}, frozen, batch)
+
+
+def lora_loss(preset: Preset, remat: bool) -> LossFn:
+    """The loss of `lora_step`."""
+    config = finetune.get_config(preset.name)
+    noise_aug, scale = config.diffusion.noise_aug, DEFAULT_ALPHA / config.lora.rank
+    options = Stage2Options(noise_aug=noise_aug, precision=PRECISION, remat=remat, lora_scale=scale)
+    return make_loss(preset, options)
 
 
 def _step(

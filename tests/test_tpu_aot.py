@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import pod_programs, tpu_aot
+from benchmarks import lora_memory, pod_programs, tpu_aot
 from benchmarks.collectives import Traffic, collectives
 from benchmarks.pod_programs import Program, lora_step, sampling, training_step
 from benchmarks.results import Results
@@ -188,3 +188,16 @@ def test_what_was_compiled_is_not_compiled_again(tmp_path: Path) -> None:
 def test_unknown_chips_are_refused() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="'v9:4x4' given; allowed are v5e, v6e, v5p"):
         tpu_aot._topology("v9:4x4")
+
+
+@pytest.mark.tools
+def test_recomputing_saves_less_for_the_backward_pass() -> None:
+    """And the step holds what its arguments are."""
+    preset = dataclasses.replace(PRESET, name="v2.1")
+    state, frozen, _ = lora_step(preset, make_mesh(), 4, remat=True).arguments
+    found = lora_memory.held(preset)
+    assert found == {
+        "factors": bytes_of((state.params, state.ema, state.opt_state)),
+        "networks": bytes_of(frozen),
+    }
+    assert 0 < lora_memory.saved(preset, True) < lora_memory.saved(preset, False)

@@ -42,13 +42,15 @@ def candidates(shape: tuple[int, int, int, int]) -> dict[str, Callable[[], objec
         "chunked": jax.jit(partial(attention, backend="chunked")),
         "jax.nn.dot_product_attention": jax.jit(jax.nn.dot_product_attention),
     }
-    runs = {name: lambda f=function: f(*arrays).block_until_ready() for name, function in jitted.items()}
+    runs: dict[str, Callable[[], object]] = {
+        name: lambda f=function: f(*arrays).block_until_ready() for name, function in jitted.items()
+    }
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return runs
-    tensors = [torch.from_numpy(x.transpose(0, 2, 1, 3).copy()) for x in inputs]
-    return runs | {"PyTorch": lambda: torch.nn.functional.scaled_dot_product_attention(*tensors)}
+    query, key, value = (torch.from_numpy(x.transpose(0, 2, 1, 3).copy()) for x in inputs)
+    return runs | {"PyTorch": lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value)}
 
 
 def measure(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

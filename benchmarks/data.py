@@ -25,7 +25,7 @@ from benchmarks.basicsr_peer import BasicSR, Clock
 from diffbir_jax.data import degradation, operations, steps
 from diffbir_jax.data.degradation import make_degradation
 from diffbir_jax.data.photos import CropConfig, load_photos, random_crop
-from diffbir_jax.data.setup import make_loaders
+from diffbir_jax.data.setup import Data, make_loaders
 
 SIDE = 512
 CROP = CropConfig(SIDE, (0.5, 1.0))
@@ -106,8 +106,15 @@ def show(results: Mapping[str, dict[str, Any]]) -> None:
 
 def time_loader(source: Mapping[str, Any], crop: str, kind: str, workers: int, number: int) -> float:
     """Images per second of the whole loader, once its workers are warm."""
-    data = {"source": source, "crop": {"kind": crop, "size": SIDE}, "degradation": CONFIGS[kind]}
-    data |= {"batch_size": 8, "validation_size": 1, "workers": workers, "held_out_every": 2}
+    data = Data(
+        source=source,
+        crop={"kind": crop, "size": SIDE},
+        degradation=CONFIGS[kind],
+        batch_size=8,
+        validation_size=1,
+        workers=workers,
+        held_out_every=2,
+    )
     loader, _ = make_loaders(data, 0)
     with closing(loader.iterate(0, WARM + number // 8)) as stream:
         for _ in range(WARM):

@@ -46,7 +46,7 @@ def restored(version: str, given: np.ndarray, scale: int) -> Made:
     restorer = Restorer.load(version)
     ground = restorer.restore(given, scale).image
     (found,) = restore_faces([given], restorer, scale, background=ground)
-    return Made(given, enlarge(given, scale), ground, found.image, found.faces)
+    return Made(given, enlarge(given, scale), ground, np.asarray(found.image), found.faces)
 
 
 def scores(judge: Path | None, weights: Path | None) -> Scores:

@@ -3,19 +3,22 @@
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import KeyPath
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.trees import Tree
 
+# Arrays by name, on the devices.
+Batch = dict[str, jax.Array]
 AXES = ("data", "fsdp")
 Rules = Sequence[tuple[str, tuple[str | None, ...]]]
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[object] | None = None) -> Mesh:
     """Arrange devices as a (data, fsdp) mesh.
 
     Args:
@@ -46,7 +49,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
+def tree_shardings(tree: Tree, mesh: Mesh, rules: Rules) -> Tree:
     """Give every leaf the sharding of the first rule whose regex is found in its path, or a copy everywhere.
 
     Args:
@@ -59,7 +62,7 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
         The same tree with a `NamedSharding` per leaf.
     """
 
-    def leaf_sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def leaf_sharding(path: KeyPath, leaf: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         axes = next((axes for regex, axes in rules if re.search(regex, name)), ())
         axes = tuple(axes)[-leaf.ndim :] if leaf.ndim else ()
@@ -78,7 +81,7 @@ def check_batch(size: int, mesh: Mesh) -> None:
         )
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     """Put a host batch on the devices, split along its leading axis; strings stay on the host.
 
     Args:
@@ -96,7 +99,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
 
 def prefetch_to_device(
     batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, depth: int = 2
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Batch]:
     """Yield batches that lie on the devices, where the next `depth` ones follow them while one is worked on.
 
     Args:
@@ -104,7 +107,7 @@ def prefetch_to_device(
         mesh: the devices.
         depth: batches ahead; each takes its memory on the devices.
     """
-    ahead: deque[dict[str, Any]] = deque()
+    ahead: deque[Batch] = deque()
     for batch in batches:
         ahead.append(put_batch(batch, mesh))
         if len(ahead) > depth:

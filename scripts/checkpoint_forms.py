@@ -171,6 +171,11 @@ def containers() -> list[Form]:
             {"state_dict": swinir(), "state_dict_ema": swinir("", -1)},
         ),
         Form("`model` and `ema`", "w.pt", torch_file({"model": swinir(), "ema": swinir("", -1)})),
+        Form(
+            "`model` and `model_ema` (DeiT, ConvNeXt)",
+            "w.pth",
+            torch_file({"model": swinir(), "model_ema": swinir("module.", -1)}),
+        ),
         Form("`g` and `g_ema` (StyleGAN)", "w.pt", torch_file({"g": swinir(), "g_ema": swinir("", -1)})),
         Form(
             "`model_state_dict` with an optimiser (PyTorch's tutorials)",

@@ -23,12 +23,14 @@ from safetensors.numpy import load_file
 # `python scripts/start_decoder.py` looks for modules in scripts/ alone.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.photos import CropConfig, load_photos, sharpest_crop
 from diffbir_jax.models.apply import Params, abstract, apply
-from diffbir_jax.models.presets import ONE_STEP, REALESRGAN
+from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
+from diffbir_jax.models.presets import ONE_STEP, restoration_config
 from diffbir_jax.training.decoder import ENCODER
 from diffbir_jax.training.sources import to_signed
-from diffbir_jax.weights.safetensors import load_weights, save_weights, unflatten
+from diffbir_jax.weights.safetensors import load_weights, read_metadata, save_weights, unflatten
 
 IMAGE = jnp.zeros((1, 64, 64, 3))
 # The first two and the last two of 23: blocks from both ends were better than neighbours (docs/one_step.md).
@@ -56,15 +58,34 @@ def fit(encoder: Params, photos: list[np.ndarray]) -> tuple[np.ndarray, np.ndarr
     return solution[:-1], solution[-1]
 
 
+def network_config(path: Path) -> BSRNetConfig:
+    """The sizes of the network in a file."""
+    config = restoration_config(read_metadata(path))
+    if not isinstance(config, BSRNetConfig):
+        raise UserError(f"{path}: holds no RRDBNet; give Real-ESRGAN x4plus as diffbir convert writes it")
+    return config
+
+
+def few_blocks(path: Path) -> Params:
+    """Real-ESRGAN with `BLOCKS` alone; a file of `pack_training.py` has no others."""
+    config = network_config(path)
+    network = load_weights(path, abstract(BSRNet(config), IMAGE))
+    return network if config.num_blocks == len(BLOCKS) else chosen(network)
+
+
+def chosen(network: Params) -> Params:
+    """An RRDBNet with `BLOCKS` alone."""
+    return network | {"blocks": jax.tree.map(lambda x: x[np.array(BLOCKS)], network["blocks"])}
+
+
 def start(network: Params, kernel: np.ndarray, offset: np.ndarray) -> Params:
-    """The decoder: some blocks of an RRDBNet, behind a linear map to its image."""
+    """The decoder: an RRDBNet behind a linear map to its image."""
     first = network["conv_first"]["kernel"]
     conv_first = {
         "kernel": jnp.einsum("hwio,ci->hwco", first, kernel),
         "bias": network["conv_first"]["bias"] + jnp.einsum("hwio,i->o", first, offset),
     }
-    blocks = jax.tree.map(lambda x: x[jnp.array(BLOCKS)], network["blocks"])
-    return network | {"conv_first": conv_first, "blocks": blocks}
+    return network | {"conv_first": conv_first}
 
 
 def main() -> None:
@@ -77,7 +98,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, help="folder of photos")
     parser.add_argument("output", type=Path, help="file to write: the autoencoder with its new decoder")
     args = parser.parse_args()
-    network = load_weights(args.realesrgan, abstract(REALESRGAN.make_rm(), IMAGE))
+    network = few_blocks(args.realesrgan)
     encoder = load_encoder(args.vae)
     channels = ONE_STEP.vae.embed_dim
     same = {"kernel": jnp.eye(channels)[None, None], "bias": jnp.zeros(channels)}

@@ -15,7 +15,7 @@ ROOMS = {
     **{room: set() for room in ("console", "diffusion")},
     **{room: {"console"} for room in ("files", "metrics")},
     "imaging": {"console", "files"},
-    "models": {"console", "imaging", "metrics"},
+    "models": {"console", "files", "imaging", "metrics"},
     "sampling": FLOOR,
     "data": FLOOR,
     "text": FLOOR,

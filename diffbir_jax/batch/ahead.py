@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from diffbir_jax.console.threads import READER
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -74,7 +76,7 @@ class ReadAhead(Iterator[Result], Generic[Item, Result]):
         self._budget, self._size = Budget(files, held), pixels
         self._queue: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
         # A daemon: a file system that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, args=(items, read), name="reader", daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(items, read), name=READER, daemon=True)
         self._thread.start()
 
     def _work(self, items: Iterable[Item], read: Callable[[Item], Result]) -> None:

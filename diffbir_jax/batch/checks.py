@@ -97,7 +97,7 @@ def check_background(args: argparse.Namespace, recipe: "Recipe") -> None:
         raise FlagError(f"--background is {recipe.background}, and no folder; use {words} or a folder")
     if recipe.writes_photos:
         return
-    if extra := flags_of(args.given & {"compare", "save_stages", "std_map"}):
+    if extra := flags_of(args.given & {"compare", "save_stages", "std_map", "open"}):
         raise FlagError(f"--background none writes no whole photos and knows no {extra}; leave it out")
 
 

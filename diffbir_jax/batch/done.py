@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.console.errors import UserError
@@ -14,7 +13,7 @@ class _Made:
     """What a sidecar says of files: their names beside it, and the faces of the photo, if they were restored."""
 
     outputs: list[str]
-    faces: list[dict[str, Any]] | None = None
+    faces: list[dict[str, object]] | None = None
 
 
 def is_done(job: Job) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.console.pages import page
@@ -13,6 +13,7 @@ from diffbir_jax.faces.restoring import FaceRestorer, Way
 from diffbir_jax.models.presets import VARIANTS, Preset
 from diffbir_jax.restoration.first_use import Allow, provide
 from diffbir_jax.restoration.loras import merging
+from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.weights.loading import weight_files, with_stage1
 
 # Versions that saw faces in training, beside those with networks of their own for the task.
@@ -50,7 +51,7 @@ def crop_networks(recipe: Recipe, preset: Preset, files: Mapping[str, Path], all
     return CropNetworks(own, weight_files(own, recipe.weights, names))
 
 
-def face_restorer(recipe: Recipe, restorer: Any, crops: CropNetworks) -> FaceRestorer:
+def face_restorer(recipe: Recipe, restorer: Restorer, crops: CropNetworks) -> FaceRestorer:
     """Return what restores photos by `restorer` and their faces by the networks of crops."""
     assert recipe.faces is not None
     faces = restorer

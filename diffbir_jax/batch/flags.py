@@ -150,6 +150,11 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
         "white is 16 levels or more; detail that differs is invented (default: off)"
     )
     add("--std-map", action="store_true", help=deviation)
+    pages = (
+        "also write index.html with before and after of every result, and open it in the browser if there is a display "
+        "(default: off)"
+    )
+    add("--open", action="store_true", help=pages)
     sidecar = (
         "write a file for --from-sidecar beside each result: input, parameters, weights, versions and timings; its "
         "name is <stem>.json, or <name>.json with --format same (default: on)"

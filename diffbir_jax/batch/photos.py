@@ -1,30 +1,26 @@
 """From a job's files to a request to the restorer, and from its results to files."""
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.settings import BitDepth, Recipe
 from diffbir_jax.faces.reports import crop_file
-from diffbir_jax.files.digest import file_record
-from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.files.digest import FileRecord, file_record
+from diffbir_jax.files.writing import check_length
 from diffbir_jax.imaging.bytes import resize_alpha
 from diffbir_jax.imaging.photo import Photo
-from diffbir_jax.imaging.reading import read_image, read_photo, to_eight
+from diffbir_jax.imaging.reading import over_white, read_image, read_photo, to_eight
 from diffbir_jax.imaging.writing import check_output, write_photo, write_png
 from diffbir_jax.metrics.spread import deviation_map
 from diffbir_jax.restoration.restorer import Request, Restored
 
 # The map of invented detail shows this standard deviation, in levels of 1/255, as white.
 WHITE_DEVIATION = 16
-# Bytes of a file name that common file systems allow.
-LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Loaded:
     photo: Photo | None = None
     request: Request | None = None
     read_seconds: float = 0.0
-    files: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, FileRecord | None] = field(default_factory=dict)
     error: Exception | None = None
 
     @property
@@ -84,10 +80,7 @@ def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
     """Raise ImageFileError if results are larger than their formats allow, or their names too long."""
     crops = [crop_file(job.outputs.crops, 9999, "after_1000")] if job.outputs.crops else []
     for path in (*job.outputs.all(), *crops):
-        if len(os.fsencode(path.name)) > LONGEST_NAME:
-            raise ImageFileError(
-                f"{path}: this name is longer than {LONGEST_NAME} bytes; rename {job.path.name}"
-            )
+        check_length(path, f"rename {job.path.name}")
     height, width = (round(side * upscale) for side in photo.pixels.shape[:2])
     for path in job.outputs.results:
         check_output(path, height, width)
@@ -97,7 +90,12 @@ def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
 
 def read_grey(path: Path) -> np.ndarray:
     """Read an image file as (H, W) uint8; errors as in `read_image`."""
-    return np.rint(read_image(path).mean(axis=2)).astype(np.uint8)
+    return grey_of(read_photo(path))
+
+
+def grey_of(photo: Photo) -> np.ndarray:
+    """Return a photo on white as (H, W) uint8: the mean of its channels."""
+    return np.rint(to_eight(over_white(photo)).mean(axis=2)).astype(np.uint8)
 
 
 def read_ground(path: Path, image: np.ndarray) -> np.ndarray:
@@ -176,5 +174,10 @@ def write_maps(loaded: Loaded, results: Sequence[Restored]) -> None:
     if outputs.weight and results[0].fidelity is not None:
         write_png(outputs.weight, results[0].fidelity)
     if outputs.deviation:
-        share = deviation_map([to_depth(restored.image, "8") for restored in results]) / WHITE_DEVIATION
-        write_png(outputs.deviation, np.rint(255 * share.clip(0, 1)).astype(np.uint8))
+        write_png(outputs.deviation, shown_deviation(results))
+
+
+def shown_deviation(results: Sequence[Restored]) -> np.ndarray:
+    """Return the map of differences between at least two results, (H, W) uint8; see `WHITE_DEVIATION`."""
+    share = deviation_map([to_depth(restored.image, "8") for restored in results]) / WHITE_DEVIATION
+    return np.rint(255 * share.clip(0, 1)).astype(np.uint8)

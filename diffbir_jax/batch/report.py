@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from tqdm import tqdm
 
@@ -14,7 +13,7 @@ from diffbir_jax.batch.jobs import Job
 from diffbir_jax.console.meter import Meter
 from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.console.plain import plain
-from diffbir_jax.faces.reports import FaceReport, faces_record
+from diffbir_jax.faces.reports import FaceReport, FacesRecord, faces_record
 from diffbir_jax.restoration.effort import Costs
 from diffbir_jax.restoration.planner import STAGE_NAMES
 from diffbir_jax.restoration.results import Progress
@@ -28,7 +27,7 @@ class Journal:
         self._jobs, self._skipped, self._others = jobs, skipped, others
         self._notes: list[tuple[Path, str]] = []
         self._restored: dict[Job, float] = {}
-        self._faces: dict[Job, dict[str, Any]] = {}
+        self._faces: dict[Job, FacesRecord] = {}
         self._failed: dict[Job, str] = {}
         self._lock = threading.Lock()
         self._costs: Costs = {}
@@ -149,7 +148,7 @@ class Journal:
         for reason in self._failed.values() if len(self._jobs) > 1 else ():
             print(f"  {plain(reason)}")
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, object]:
         """Return the summary in a form that JSON can hold."""
         return {
             "restored": [

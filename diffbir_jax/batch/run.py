@@ -15,7 +15,7 @@ from diffbir_jax.batch.faces import advice, crop_networks, face_restorer
 from diffbir_jax.batch.hosts import connect, share
 from diffbir_jax.batch.jobs import Job, find_jobs
 from diffbir_jax.batch.memory import by_size, planned, summary
-from diffbir_jax.batch.names import remove_leftovers, some
+from diffbir_jax.batch.names import remove_leftovers
 from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repeated_job
 from diffbir_jax.batch.report import Journal, complain, report_path
 from diffbir_jax.batch.settings import FlagError, Recipe, Settings, settings_from
@@ -25,6 +25,7 @@ from diffbir_jax.console.interrupts import told
 from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.files.folders import check_folder, make_folder
 from diffbir_jax.files.records import write_record
+from diffbir_jax.files.writing import check_length
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration import loras
 from diffbir_jax.restoration.first_use import Allow, ask, permit, provide
@@ -80,8 +81,8 @@ def run(work: Work) -> int:
     report = settings.report and report_path(settings.report, settings.hosts, settings.host_index)
     if todo:
         print(summary(todo, settings.recipe), flush=True)
-    if work.others:
-        complain(f"left out, as no images: {some(work.others)}")
+    for path in work.others:
+        complain(f"{path}: is no image and is left out")
     folders = {path.parent for job in work.jobs for path in job.outputs.all()}
     remove_leftovers(folders | ({report.parent} if report else set()), alone=settings.hosts == 1)
     with journal:
@@ -110,6 +111,8 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     folders = {settings.output, *([report.parent] if report else [])}
     for folder in folders:
         check_folder(folder)
+    if report:
+        check_length(report, "give a shorter --report")
     journal.meter.begin("loading the networks")
     if text := advice(recipe):
         complain(f"warning: {text}")

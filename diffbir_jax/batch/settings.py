@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from diffbir_jax.batch.checks import FlagError, check_flags, check_resume, check_run, check_version
 from diffbir_jax.console.errors import UserError, as_flags
@@ -13,7 +13,7 @@ from diffbir_jax.faces.choice import Faces
 from diffbir_jax.faces.flags import BACKGROUNDS, FACE_FLAGS
 from diffbir_jax.files.checked import checked
 from diffbir_jax.models.attention import Backend
-from diffbir_jax.models.presets import PRESETS, Preset, Task, get_preset
+from diffbir_jax.models.presets import PRESETS, AnyTask, Preset, get_preset
 from diffbir_jax.restoration.flags import options_from
 from diffbir_jax.restoration.lora_flag import Lora
 from diffbir_jax.restoration.names import FACES, PRECISIONS
@@ -21,7 +21,6 @@ from diffbir_jax.sampling.options import Options
 
 Format = Literal["png", "jpeg", "webp", "tiff", "same"]
 BitDepth = Literal["same", "8", "16"]
-AnyTask = Task | Literal["faces"]
 # These say where the sidecar's files are now. The sidecar alone decides the rest of a recipe.
 PLACES = ("weights", "stage1", "background", "lora")
 # More is a wrong unit, such as per cent, or a slip of the finger.
@@ -134,6 +133,7 @@ class Settings:
         guidance_map, fidelity_mask: a file or a folder each, or None.
         skip_existing: whether to leave out inputs whose results all exist.
         sidecar: whether to write sidecars.
+        open: whether a page of all results is written and opened.
         report: where the summary goes as JSON, or None.
         memory_gb: memory limit in GiB, or None for the machine's memory.
         vae_norms: the statistics by which the autoencoder normalises tiles.
@@ -152,6 +152,7 @@ class Settings:
     fidelity_mask: Path | None = None
     skip_existing: bool = False
     sidecar: bool = True
+    open: bool = False
     report: Path | None = None
     memory_gb: float | None = None
     vae_norms: Literal["image", "tile"] = "image"
@@ -185,7 +186,7 @@ def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Set
         check_flags(args, recipe)
     check_run(args)
     check_resume(args, recipe)
-    values: dict[str, Any] = {name: getattr(args, name) for name in RUN_FIELDS}
+    values = {name: getattr(args, name) for name in RUN_FIELDS}
     values.update(hosts=args.hosts or 1, host_index=args.host_index or 0)
     return Settings(recipe, **values)
 
@@ -217,14 +218,14 @@ def faces_from(args: argparse.Namespace) -> Faces | None:
     )
 
 
-def as_record(recipe: Recipe) -> dict[str, Any]:
+def as_record(recipe: Recipe) -> dict[str, object]:
     """Return a recipe in a form that JSON can hold."""
     record = dataclasses.asdict(recipe)
     loras = [{"path": str(lora.path), "scale": lora.scale} for lora in recipe.lora]
     return record | {"weights": None if recipe.weights is None else str(recipe.weights), "lora": loras}
 
 
-def from_record(record: dict[str, Any]) -> Recipe:
+def from_record(record: dict[str, object]) -> Recipe:
     """Return the recipe of `as_record`.
 
     Raises:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -65,7 +65,7 @@ class Sidecar:
     clean: Source | None
     mask: Source | None
     name: Annotated[str, Field(min_length=1, max_length=255)]
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
     noise_index: Annotated[int, Field(ge=0, lt=2**32)]
     plan: Plan | None
     weights: dict[str, Weights]
@@ -84,7 +84,12 @@ class Recorder:
     """Holds what is the same in all sidecars of a run."""
 
     def __init__(
-        self, recipe: Recipe, preset: str, weights: Mapping[str, Path], plan: Any = None, crops: Any = None
+        self,
+        recipe: Recipe,
+        preset: str,
+        weights: Mapping[str, Path],
+        plan: Plan | None = None,
+        crops: Plan | None = None,
     ):
         """Take what decides the results.
 
@@ -114,7 +119,7 @@ class Recorder:
         seconds: Mapping[str, float],
         crops: Sequence[Path] = (),
         faces: Sequence[FaceReport] | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Return the sidecar of a job.
 
         Args:

@@ -3,12 +3,13 @@
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.numbers import positive
 from diffbir_jax.console.parser import INTERRUPTED, Parser
+from diffbir_jax.console.plain import plain
 from diffbir_jax.weights.registry import REGISTRY
 
 PROG = "diffbir convert"
@@ -62,12 +63,12 @@ def make_parser() -> Parser:
 
 def warn(message: Warning | str, *_: object, **__: object) -> None:
     """Show a warning as one line, without the code location that Python adds."""
-    print(f"{PROG}: warning: {message}", file=sys.stderr)
+    print(f"{PROG}: warning: {plain(message)}", file=sys.stderr)
 
 
 def say(note: str) -> None:
     """Show a choice that was made."""
-    print(f"{PROG}: {note}", file=sys.stderr)
+    print(f"{PROG}: {plain(note)}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,10 +109,37 @@ def run(args: argparse.Namespace) -> int:
             choice = {"key": args.key, "prefix": args.prefix, "say": say}
             entries = convert_file(args.input, args.output, published=PUBLISHED, **more, **choice)
     except EXPECTED as error:
-        print(f"{PROG}: {one_line(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(
+            f"{PROG}: {one_line(error) if isinstance(error, OSError) else listed(error, args)}",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted: nothing is written", file=sys.stderr)
         return INTERRUPTED
+    source = entries[0].details.get("source")
+    if isinstance(source, Mapping):  # what is converted to PyTorch has none
+        compare_checksum(source)
     print(format_table(entries))
     return 0
+
+
+def listed(error: Exception, args: argparse.Namespace) -> str:
+    """Return an error's message, which may have a line per problem, with escapes in place of control characters."""
+    text = str(error)
+    for given in (args.input, args.base, args.output):
+        text = text.replace(str(given), plain(given))
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def compare_checksum(source: Mapping[str, str]) -> None:
+    """Warn if a file has the name of a published one and other bytes; `source` has its name and SHA-256.
+
+    Most damage to weights gives other weights, which nothing else can tell.
+    """
+    published = REGISTRY.get(source["file"])
+    if published and published.sha256 and published.sha256 != source["sha256"]:
+        warn(
+            f"{source['file']} has the name of a published file, but not its SHA-256: fetch it again, unless it is "
+            "a file of your own"
+        )

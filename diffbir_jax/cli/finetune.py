@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diffbir_jax.cli.train import run
 from diffbir_jax.console import configurations
@@ -12,6 +12,9 @@ from diffbir_jax.console.extras import require
 from diffbir_jax.console.numbers import count, whole
 from diffbir_jax.console.parser import Parser
 from diffbir_jax.restoration import names
+
+if TYPE_CHECKING:
+    from diffbir_jax.training.config import Config
 
 PROG = "diffbir finetune"
 # Versions with a stage 2 that is trained here; configs/finetune.py has a variant for each.
@@ -105,7 +108,7 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
-def configuration(args: argparse.Namespace, changes: Sequence[str]) -> Any:
+def configuration(args: argparse.Namespace, changes: Sequence[str]) -> "Config":
     """Return the configuration of a run, adapted to the number of photos."""
     from diffbir_jax.imaging.listing import find_images
     from diffbir_jax.training.few import adapt

@@ -1,18 +1,22 @@
 """The command `diffbir`: finds the program that its first words name. Only that program is imported."""
 
+import contextlib
 import difflib
 import importlib
+import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from diffbir_jax import __version__
 from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.interrupts import terminable, told
 from diffbir_jax.console.parser import INTERRUPTED, Parser, options_of
 from diffbir_jax.console.streams import steady_output
+from diffbir_jax.console.threads import READER
 
 HELP = ("-h", "--help", "help")
 
@@ -59,7 +63,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         leave(usage(), 0)
     if words[0] == "--version":
         leave(f"diffbir-jax {__version__}", 0)
-    start(*split(words))
+    name, argv = split(words)
+    try:
+        start(name, argv)
+    except SystemExit as end:
+        if end.code == INTERRUPTED and any(thread.name == READER for thread in threading.enumerate()):
+            # It may decode a huge image for seconds, in a library that Python must not unload meanwhile.
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                with contextlib.suppress(OSError):
+                    stream.flush()
+            os._exit(INTERRUPTED)
+        raise
 
 
 def start(name: str, argv: Sequence[str] | None = None) -> NoReturn:
@@ -80,7 +94,7 @@ def start(name: str, argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _code(name: str, argv: Sequence[str] | None) -> Any:
+def _code(name: str, argv: Sequence[str] | None) -> str | int | None:
     """Run a program; its exit code, or a text for the error stream."""
     try:
         return importlib.import_module(PROGRAMS[name].module).main(argv)

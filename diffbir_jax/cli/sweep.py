@@ -4,13 +4,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diffbir_jax.console import configurations
 from diffbir_jax.console.config_flags import add_config_flags, parse
 from diffbir_jax.console.errors import EXPECTED
 from diffbir_jax.console.extras import require
 from diffbir_jax.console.parser import INTERRUPTED, Parser
+
+if TYPE_CHECKING:
+    from diffbir_jax.training.config import Config
 
 PROG = "diffbir sweep"
 # A run is a process of its own, which the installed package starts without a checkout.
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run(parser, grid, workdir, arguments)
 
 
-def read(args: argparse.Namespace, words: Sequence[str], overrides: dict[str, str]) -> Any:
+def read(args: argparse.Namespace, words: Sequence[str], overrides: dict[str, str]) -> "Config":
     """Return the configuration of a run, so that a bad run is found before the first run starts."""
     settings = [f"--config.{key}={value}" for key, value in overrides.items()]
     return configurations.read(args.config, [*words, *settings], args.photos, args.pairs)

@@ -3,12 +3,15 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from diffbir_jax.console.config_flags import add_config_flags, parse, read_config
 from diffbir_jax.console.errors import EXPECTED, UserError, one_line
 from diffbir_jax.console.numbers import whole
 from diffbir_jax.console.parser import Parser
+
+if TYPE_CHECKING:
+    from diffbir_jax.training.config import Config
 
 PROG = "diffbir train"
 
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run(config, args)
 
 
-def run(config: Any, args: argparse.Namespace, prog: str = PROG) -> None:
+def run(config: "Config", args: argparse.Namespace, prog: str = PROG) -> None:
     """Run the loop; bad input ends with a message of the program `prog`."""
     from absl import logging
 

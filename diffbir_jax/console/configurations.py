@@ -7,10 +7,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.pages import shipped
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 # Longer values of a setting are cut where settings are listed.
 LONGEST = 60
@@ -53,7 +56,7 @@ def read(
     return changed(config, changes)
 
 
-def load(given: str) -> Any:
+def load(given: str) -> "ConfigDict":
     """Return the `ml_collections.ConfigDict` of a configuration.
 
     Args:
@@ -117,7 +120,7 @@ def importable() -> None:
         sys.modules["configs"] = package
 
 
-def use_photos(config: Any, folder: str) -> None:
+def use_photos(config: "ConfigDict", folder: str) -> None:
     """Let a configuration train on a folder of photos, part of which it holds out."""
     from ml_collections import ConfigDict
 
@@ -128,7 +131,7 @@ def use_photos(config: Any, folder: str) -> None:
         config.data.update(folder=folder, held_out="")
 
 
-def use_pairs(config: Any, lq: str, hq: str) -> None:
+def use_pairs(config: "ConfigDict", lq: str, hq: str) -> None:
     """Let a configuration train on pairs of two folders, part of which it holds out; nothing is degraded."""
     from ml_collections import ConfigDict
 
@@ -146,7 +149,7 @@ def use_pairs(config: Any, lq: str, hq: str) -> None:
     data.degradation = None
 
 
-def changed(config: Any, changes: Sequence[str]) -> Any:
+def changed(config: "ConfigDict", changes: Sequence[str]) -> Any:
     """Return a configuration with the values of a command line; UserError if there is no such setting or value."""
     from absl import flags
     from ml_collections import config_flags
@@ -169,7 +172,7 @@ def is_change(word: str) -> bool:
     return word.startswith(("--config.", "-config.", "--noconfig."))
 
 
-def settings(config: Any, prefix: str = "--config") -> Iterator[str]:
+def settings(config: "ConfigDict", prefix: str = "--config") -> Iterator[str]:
     """Yield every setting of a configuration with its value, as one would give it."""
     for name in sorted(config.keys(), key=lambda name: hasattr(config[name], "keys")):
         value, key = config[name], f"{prefix}.{name}"

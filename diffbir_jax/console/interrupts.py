@@ -4,13 +4,15 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
+
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 @contextlib.contextmanager
-def _handled(handlers: dict[int, Any]) -> Iterator[None]:
+def _handled(handlers: Mapping[int, Handler]) -> Iterator[None]:
     """Within this context signals have these handlers. In other threads than the main one nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -62,7 +64,9 @@ def terminable() -> Iterator[Told]:
         sys.unraisablehook = hook
 
 
-def _without_interrupts(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _without_interrupts(
+    hook: Callable[["sys.UnraisableHookArgs"], object],
+) -> Callable[["sys.UnraisableHookArgs"], object]:
     """The same, silent on exceptions of our signals that a library loses: `Told.heed` raises them again."""
     return lambda lost: None if isinstance(lost.exc_value, KeyboardInterrupt) else hook(lost)
 

@@ -35,19 +35,21 @@ class Parser(argparse.ArgumentParser):
         if basic:
             self.add_argument("--help-all", action=HelpAll, help="explain all options, in groups")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         """Read a command line; the first word that means nothing ends the process with one line."""
-        known, unknown = self.parse_known_args(args, namespace)
+        known, unknown = self.parse_known_args(args, namespace or argparse.Namespace())
         words = next((action for action in self._actions if action.nargs == "*"), None)
         if unknown and (words is None or any(word.startswith("-") for word in unknown)):
             self.error(self.explain(unknown[0]))
         if unknown and words is not None:
             # argparse takes positional words from one place only, before or after a flag.
-            read: Any = words.type or str
+            read: Callable[[str], object] = words.type if callable(words.type) else str
             setattr(known, words.dest, [*getattr(known, words.dest, ()), *map(read, unknown)])
         return known
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         """Refuse a value that is none of the choices, and name the nearest one."""
         if action.choices is None or value in action.choices:
             return
@@ -67,7 +69,7 @@ class Parser(argparse.ArgumentParser):
 
     def _format(self, hidden: Collection[argparse.Action]) -> str:
         """Return the help without some options; texts that are functions are called for it."""
-        texts: dict[argparse.Action, Any] = {action: action.help for action in self._actions}
+        texts = {action: action.help for action in self._actions}
         for action, text in texts.items():
             action.help = argparse.SUPPRESS if action in hidden else text() if callable(text) else text
         try:

@@ -4,8 +4,8 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator
+from typing import TextIO
 
 
 class Steady:
@@ -30,11 +30,11 @@ class Steady:
         """Flush."""
         self._attempt(self._stream.flush)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         """All else is the stream's."""
         return getattr(self._stream, name)
 
-    def _attempt(self, work: Any, *args: object) -> None:
+    def _attempt(self, work: Callable[..., object], *args: object) -> None:
         if self.error is not None:
             return
         try:

@@ -4,6 +4,8 @@ import csv
 import io
 from collections.abc import Collection, Iterable, Sequence
 
+from diffbir_jax.console.plain import plain
+
 # Programs for tables take a cell that begins so for a formula, and would run it.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -26,7 +28,11 @@ def _harmless(cell: object) -> object:
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """Return rows of equal length as lines for a terminal, columns two spaces apart; those in `right` end alike."""
+    """Return rows of equal length as lines for a terminal, columns two spaces apart; those in `right` end alike.
+
+    Control characters in cells become escapes.
+    """
+    rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = (
         "  ".join(
@@ -39,6 +45,9 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    r"""Return a table in Markdown; columns in `right` are aligned there. Cells are Markdown, so "|" is "\|" in them."""
+    r"""Return a table in Markdown; columns in `right` are aligned there.
+
+    Cells are Markdown, so "|" is "\|" in them. Control characters in them become escapes.
+    """
     rule = ["---:" if i in right else "---" for i in range(len(head))]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
+    return "".join(f"| {' | '.join(map(plain, row))} |\n" for row in (head, rule, *rows))

@@ -4,7 +4,7 @@ import functools
 import types
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -19,7 +19,7 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 }
 
 
-def check_fields(record: Any, allowed: Mapping[str, str] | None = None) -> None:
+def check_fields(record: object, allowed: Mapping[str, str] | None = None) -> None:
     """Raise UserError if a number, a text or a switch of a dataclass has another type; other fields may hold anything.
 
     Args:
@@ -32,7 +32,7 @@ def check_fields(record: Any, allowed: Mapping[str, str] | None = None) -> None:
             raise UserError(f"{name} is {value!r}; allowed are {(allowed or {}).get(name, words)}")
 
 
-def missed(value: object, hint: Any) -> str:
+def missed(value: object, hint: object) -> str:
     """What a type allows, in words, if `value` is none of it; else "".
 
     Args:
@@ -48,5 +48,5 @@ def missed(value: object, hint: Any) -> str:
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: type) -> dict[str, object]:
     return get_type_hints(kind)

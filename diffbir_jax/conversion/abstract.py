@@ -1,13 +1,13 @@
 """Shapes of our networks' parameters. Every conversion is checked against them; they need no memory."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from diffbir_jax.conversion.engine import Params
-from diffbir_jax.models.apply import abstract
+from diffbir_jax.files.trees import Tree
+from diffbir_jax.models.apply import Module, abstract
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
 from diffbir_jax.models.clip import CLIPText, CLIPTextConfig
 from diffbir_jax.models.controlnet import IRControlNet
@@ -59,7 +59,7 @@ def abstract_controlnet(config: UNetConfig, hint_channels: int = 4) -> Params:
     return _shapes(IRControlNet(config, hint_channels), x, hint, *_conditions(config))
 
 
-def _shapes(module: Any, *inputs: Any) -> Params:
+def _shapes(module: Module, *inputs: Tree) -> Params:
     return jax.tree.map(lambda x: x, _traced(module, *inputs))  # a copy: the caller may change it
 
 

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from diffbir_jax.conversion.published import FACES, Method, method_of
 from diffbir_jax.conversion.report import Entry, read_report, write_report
 from diffbir_jax.conversion.stored import CheckpointError
 from diffbir_jax.models.lora import adapted_layers
+from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.weights.safetensors import flatten, load_tree, read_metadata, write_arrays
 
 
@@ -41,7 +42,7 @@ class Output(NamedTuple):
     shapes: Mapping[str, tuple[int, ...]]
     parts: Callable[[], Iterator[tuple[str, np.ndarray]]]
     header: Mapping[str, str]
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]
 
 
 def convert_adapted(
@@ -162,6 +163,10 @@ def _needed(method: Method, network: str, folder: Path, overwrite: bool) -> bool
     return network != "unet" and not (folder / f"{method.base[network]}.safetensors").is_file()
 
 
+# The block of a stacked parameter, and what is added to it.
+Addition = tuple[int | None, Callable[[], np.ndarray]]
+
+
 class _Trained(NamedTuple):
     """Layers that replace the base's: their keys in the file, and path -> values."""
 
@@ -170,6 +175,7 @@ class _Trained(NamedTuple):
 
 
 def _trained(rest: State, method: Method, base: Base) -> _Trained:
+    assert isinstance(base.config, UNetConfig)
     rules = {rule.key: rule for rule in unet_rules(base.config)}
     keys, values, problems = [], {}, []
     for layer, replaced in method.trained.items():
@@ -210,10 +216,18 @@ def _whole(stem: str, params: Params, header: Mapping[str, str]) -> Output:
     return Output(stem, shapes, lambda: iter(flat.items()), header, json.loads(header["config"]))
 
 
+class _About(TypedDict):
+    """What the header of a file of factors says of a network: the adapter of each layer, its sizes, its prefix."""
+
+    adapters: dict[str, str]
+    sizes: dict[str, object]
+    prefix: NotRequired[str]
+
+
 def _kept(kept: Sequence[Adapter], bases: Mapping[str, Base], method: Method, stem: str) -> Output:
     """The file of factors: a tree per network, with each layer's alpha."""
-    params: dict[str, Any] = {}
-    about: dict[str, Any] = {}
+    params: Params = {}
+    about: dict[str, _About] = {}
     for adapter in kept:
         config = bases[adapter.network].config
         grown = tree(adapter, config)
@@ -223,7 +237,7 @@ def _kept(kept: Sequence[Adapter], bases: Mapping[str, Base], method: Method, st
             )
         for layer in adapted_layers(grown).values():
             alpha = layer["b"].shape[0] if method.alpha is None else method.alpha
-            layer.setdefault("alpha", np.float32(alpha))  # pyright: ignore[reportAttributeAccessIssue]
+            layer.setdefault("alpha", np.float32(alpha))
         params[adapter.network] = _joined(params.get(adapter.network, {}), grown)
         facts = about.setdefault(adapter.network, {"adapters": {}, "sizes": dataclasses.asdict(config)})
         facts["prefix"] = "" if method.version in (LORA, "hypir") else f"state_dict_{adapter.network}."
@@ -232,7 +246,7 @@ def _kept(kept: Sequence[Adapter], bases: Mapping[str, Base], method: Method, st
     return _whole(stem, params, header)._replace(facts={"networks": sorted(about)})
 
 
-def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def _joined(one: Params, other: Params) -> Params:
     """The union of two trees of layers."""
     both = {name: _joined(one[name], other[name]) for name in one.keys() & other.keys()}
     return {**one, **other, **both}
@@ -247,7 +261,7 @@ def _changed(
     stem: str,
 ) -> Output:
     """A network with LoRAs merged into it and some layers replaced."""
-    added: dict[str, list[tuple[int | None, Callable[[], np.ndarray]]]] = {}
+    added: dict[str, list[Addition]] = {}
     for adapter in own:
         for layer in adapter.layers:
             one = dataclasses.replace(adapter, layers={layer: adapter.layers[layer]})
@@ -263,7 +277,9 @@ def _changed(
     return Output(stem, base.shapes, parts, header, {"config": dataclasses.asdict(base.config)})
 
 
-def _with(path: str, index: int | None, array: np.ndarray, added: Mapping[str, Any]) -> np.ndarray:
+def _with(
+    path: str, index: int | None, array: np.ndarray, added: Mapping[str, Sequence[Addition]]
+) -> np.ndarray:
     """A part of a parameter with what LoRAs add to it."""
     for block, delta in added.get(path, ()):
         if block == index:
@@ -296,7 +312,7 @@ def _check_shape(layer: str, path: str, shape: tuple[int, ...], base: Base) -> N
         )
 
 
-def _write(output: Output, folder: Path, dtype: str, origin: Mapping[str, Any], progress: bool) -> Entry:
+def _write(output: Output, folder: Path, dtype: str, origin: Mapping[str, object], progress: bool) -> Entry:
     dtypes = dict.fromkeys(output.shapes, dtype)
     bar = tqdm(
         output.parts(), output.stem, len(output.shapes), unit=" arrays", disable=None if progress else True

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from diffbir_jax.conversion import abstract, restoration, stable_diffusion
 from diffbir_jax.conversion.engine import Params
@@ -18,9 +18,14 @@ from diffbir_jax.models.swinir import SwinIRConfig
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
+
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(Generic[Config]):
     """A kind of network.
 
     Attributes:
@@ -34,14 +39,14 @@ class Architecture:
     """
 
     family: str
-    config: type
-    sizes: Callable[[Shapes], Any]
-    rules: Callable[[Any], Rules]
-    abstract: Callable[[Any], Params]
-    ignore: Callable[[Any], tuple[str, ...]] = lambda config: ()
-    others: tuple[Any, ...] = ()
+    config: type[Config]
+    sizes: Callable[[Shapes], Config]
+    rules: Callable[[Config], Rules]
+    abstract: Callable[[Config], Params]
+    ignore: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    others: tuple[Config, ...] = ()
 
-    def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Any, Params]:
+    def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Config, Params]:
         """Sizes of the network in a state dict of these shapes (prefix removed), and the shapes of our parameters.
 
         Shapes that no network can have give the published sizes; the engine then reports the differences.
@@ -52,20 +57,20 @@ class Architecture:
         except Exception:  # an impossible network can raise anything
             return self.published()
 
-    def published(self) -> tuple[Any, Params]:
+    def published(self) -> tuple[Config, Params]:
         """The published sizes, and the shapes of our parameters."""
         config = self.config()
         return config, self.abstract(config)
 
-    def nearest(self, config: Any) -> Any:
+    def nearest(self, config: Config) -> Config:
         """The published sizes that differ least from `config`."""
         return min((self.config(), *self.others), key=lambda known: len(differences(config, known)))
 
-    def describe(self, config: Any) -> dict[str, str]:
+    def describe(self, config: Config) -> dict[str, str]:
         """The header of a converted file; `revive` makes the sizes from it."""
         return describe(self.family, config)
 
-    def revive(self, text: str) -> Any:
+    def revive(self, text: str) -> Config:
         """The sizes that `describe` wrote as "config".
 
         Raises:
@@ -74,7 +79,7 @@ class Architecture:
         return revive(self.config, text)
 
 
-def differences(config: Any, known: Any) -> list[str]:
+def differences(config: "DataclassInstance", known: "DataclassInstance") -> list[str]:
     """Names of the sizes in which two configurations differ."""
     return [
         field.name for field in fields(config) if getattr(config, field.name) != getattr(known, field.name)

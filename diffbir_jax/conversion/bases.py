@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -12,7 +11,9 @@ from safetensors import safe_open
 from diffbir_jax.conversion.architectures import TEXT, UNET, VAE, Architecture
 from diffbir_jax.conversion.engine import DAMAGED, by_path, not_finite, raise_all, read
 from diffbir_jax.conversion.from_torch import Plan, make_plans, origin_of, select_in
-from diffbir_jax.conversion.stored import CheckpointError
+from diffbir_jax.conversion.lora import Sizes
+from diffbir_jax.conversion.stored import CheckpointError, Shaped
+from diffbir_jax.conversion.zeros import warn_of, zeros_in
 from diffbir_jax.weights.safetensors import flatten, read_metadata
 
 KINDS = {"unet": UNET, "vae": VAE, "text": TEXT}
@@ -34,7 +35,7 @@ class Base:
     """
 
     kind: Architecture
-    config: Any
+    config: Sizes
     shapes: Mapping[str, tuple[int, ...]]
     parts: Callable[[], Iterator[Part]]
     origin: Mapping[str, str]
@@ -75,16 +76,19 @@ def open_bases(source: Path, stems: Mapping[str, str]) -> dict[str, Base]:
             False,
         )
         for plan in plans
-        if plan.stem in KINDS
+        if plan.stem in KINDS and isinstance(plan.config, Sizes)
     }
 
 
-def _of_checkpoint(state: Mapping[str, Any], plan: Plan) -> Iterator[Part]:
+def _of_checkpoint(state: Mapping[str, Shaped], plan: Plan) -> Iterator[Part]:
+    zeros: list[str] = []
     for path, rules in by_path(plan.table).items():
         for rule in rules:
             array = read(state, rule)
             raise_all(DAMAGED, not_finite(rule, array))
+            zeros += zeros_in(rule, array)
             yield path, rule.index, array
+    warn_of(zeros)
 
 
 def _converted(file: Path, name: str) -> Base:

@@ -2,11 +2,11 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +28,8 @@ EMA = re.compile(r"(^|[._])(ema|averaged|avg|shadow)([._]|$)", re.IGNORECASE)
 LOOKED_AT = 10_000
 # Dicts inside dicts that may hold tensors.
 DEEPEST = 4
+# What may be weights.
+Leaf = Tensor | np.ndarray | Stored | Array
 REBUILT = "torch._utils._rebuild_"
 
 
@@ -39,7 +41,7 @@ class Contents:
     notes: tuple[str, ...] = ()
 
 
-def contents(path: Path, root: Any, key: str | None = None) -> Contents:
+def contents(path: Path, root: object, key: str | None = None) -> Contents:
     """The dict of weights in what `read_torch` read.
 
     Args:
@@ -64,7 +66,7 @@ def contents(path: Path, root: Any, key: str | None = None) -> Contents:
     return Contents(state, (*notes, *_left_out(root, chain)))
 
 
-def everything(path: Path, root: Any) -> State:
+def everything(path: Path, root: object) -> State:
     """All tensors in what `read_torch` read, those in inner dicts with the dicts' names before theirs.
 
     Raises:
@@ -78,7 +80,7 @@ def everything(path: Path, root: Any) -> State:
     return state
 
 
-def _everywhere(path: Path, value: Any, name: str, depth: int) -> Iterator[tuple[str, Stored]]:
+def _everywhere(path: Path, value: object, name: str, depth: int) -> Iterator[tuple[str, Stored]]:
     if _is_array(value) and name:
         yield name, _stored(path, name, value)
     elif isinstance(value, dict) and depth < DEEPEST:
@@ -88,25 +90,58 @@ def _everywhere(path: Path, value: Any, name: str, depth: int) -> Iterator[tuple
                 yield from _everywhere(path, inner, f"{name}.{key}" if name else key, depth + 1)
 
 
-def unwrap(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
+def unwrap(loaded: Mapping[object, object]) -> Mapping[object, object]:
     """The innermost dict of weights in a training tool's file."""
     return _chain(loaded)[-1]
 
 
-def _chain(loaded: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
-    """The dicts from the outermost to the innermost one; a dict may hold itself."""
+def _chain(
+    loaded: Mapping[object, object], wrapper: Callable[[Mapping[object, object]], str | None] | None = None
+) -> list[Mapping[object, object]]:
+    """The dicts from the outermost to the innermost one; a dict may hold itself. `wrapper` names the next one."""
     chain, averaged = [loaded], False
     while True:
-        named = next((name for name in WRAPPERS if _holds_under(loaded, name)), None)
+        named = (wrapper or _wrapper)(loaded)
         inner = loaded[named] if named else (_only_one(loaded) if averaged else None)
         averaged = bool(named and EMA.search(named))
-        if inner is None or any(inner is outer for outer in chain):
+        if not isinstance(inner, Mapping) or any(inner is outer for outer in chain):
             return chain
         loaded = inner
         chain.append(loaded)
 
 
-def _unwrapped(path: Path, root: dict[Any, Any]) -> list[Mapping[Any, Any]]:
+def _wrapper(loaded: Mapping[object, object]) -> str | None:
+    """The name of the dict of weights inside a dict: averaged weights before the last ones, whatever their name."""
+    named = _usual(loaded)
+    if named is None or EMA.search(named):
+        return named
+    # An average of another network, such as a discriminator, has other shapes.
+    wanted = _shapes(loaded[named])
+    same = (name for name in _averaged(loaded) if _shapes(loaded[name]) == wanted)
+    return next(same, named)
+
+
+def _usual(loaded: Mapping[object, object]) -> str | None:
+    return next((name for name in WRAPPERS if _holds_under(loaded, name)), None)
+
+
+def _averaged(loaded: Mapping[object, object]) -> list[str]:
+    """The names of dicts of averaged weights inside a dict."""
+    return [
+        name for name in loaded if isinstance(name, str) and EMA.search(name) and _holds_under(loaded, name)
+    ]
+
+
+def _shapes(found: object) -> list[tuple[int, ...]]:
+    """The shapes of a dict's weights, sorted: averages may have other keys, and counters beside the weights."""
+    if not isinstance(found, Mapping):
+        return []
+    inner = _chain(found, _usual)[-1]
+    inner = _only_one(inner) or inner
+    return sorted(_shape(x) for x in _weights(inner).values() if _size(x) > 1)
+
+
+def _unwrapped(path: Path, root: dict[object, object]) -> list[Mapping[object, object]]:
     chain = _chain(root)
     if len(chain) > 1 or _weights(root):
         return chain
@@ -114,7 +149,7 @@ def _unwrapped(path: Path, root: dict[Any, Any]) -> list[Mapping[Any, Any]]:
     return chain if inner is None else [root, *_chain(inner)]
 
 
-def _choices(chain: list[Mapping[Any, Any]]) -> list[str]:
+def _choices(chain: list[Mapping[object, object]]) -> list[str]:
     """A line for each dict that holds weights under several names."""
     notes = []
     for outer, inner in zip(chain, chain[1:]):
@@ -127,7 +162,7 @@ def _choices(chain: list[Mapping[Any, Any]]) -> list[str]:
     return notes
 
 
-def _averages(root: dict[Any, Any], chain: list[Mapping[Any, Any]]) -> list[str]:
+def _averages(root: dict[object, object], chain: list[Mapping[object, object]]) -> list[str]:
     """A line for averaged weights at a place that is not looked at, such as a trainer's callbacks."""
     taken = {id(found) for found in chain}
     if any(id(x) in taken for outer in chain for name, x in outer.items() if EMA.search(str(name))):
@@ -141,8 +176,8 @@ def _averages(root: dict[Any, Any], chain: list[Mapping[Any, Any]]) -> list[str]
 
 
 def _inner_dicts(
-    outer: Mapping[Any, Any], before: str, depth: int
-) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    outer: Mapping[object, object], before: str, depth: int
+) -> Iterator[tuple[str, Mapping[object, object]]]:
     """Dicts with weights inside dicts, and their names joined with dots."""
     for name, value in list(outer.items())[:LOOKED_AT] if depth else []:
         if isinstance(name, str) and isinstance(value, Mapping):
@@ -151,29 +186,33 @@ def _inner_dicts(
             yield from _inner_dicts(value, f"{before}{name}.", depth - 1)
 
 
-def _only(path: Path, root: dict[Any, Any]) -> Mapping[Any, Any] | None:
-    """The one dict of tensors, whatever its name."""
-    inner = {name: x for name, x in root.items() if _holds(x)}
+def _only(path: Path, root: dict[object, object]) -> Mapping[object, object] | None:
+    """The one dict of tensors, whatever its name, or the one of averaged weights."""
+    inner = {name: x for name, x in root.items() if isinstance(x, Mapping) and _holds(x)}
+    averaged = [name for name in inner if isinstance(name, str) and EMA.search(name)]
+    if len(inner) > 1 and len(averaged) == 1:
+        return inner[averaged[0]]
     if len(inner) > 1:
         names = ", ".join(sorted(shown(name, 40) for name in inner))
         raise CheckpointError(f"{path} holds several dicts of tensors, {names}: choose one with --key NAME")
     return next(iter(inner.values()), None)
 
 
-def _at(path: Path, root: dict[Any, Any], key: str) -> list[Mapping[Any, Any]]:
-    chain: list[Any] = [root]
+def _at(path: Path, root: dict[object, object], key: str) -> list[Mapping[object, object]]:
+    chain: list[Mapping[object, object]] = []
+    found: object = root
     for name in [key] if key in root else key.split("."):
-        found = chain[-1]
         if not isinstance(found, dict) or name not in found:
             has = ", ".join(shown(x, 40) for x in list(found)[:8]) if isinstance(found, dict) else "no dict"
             raise CheckpointError(f"{path}: there is no --key {key}; at {name!r} there are: {has}")
-        chain.append(found[name])
-    if not isinstance(chain[-1], dict):
+        chain.append(found)
+        found = found[name]
+    if not isinstance(found, dict):
         raise CheckpointError(f"{path}: --key {key} is no dict of tensors")
-    return [*chain[:-1], *_chain(chain[-1])]
+    return [*chain, *_chain(found)]
 
 
-def _holds(value: Any, depth: int = 4) -> bool:
+def _holds(value: object, depth: int = 4) -> bool:
     """Whether a value is a dict with tensors by name, in it or in a wrapper in it."""
     if not isinstance(value, Mapping) or not depth:
         return False
@@ -182,49 +221,53 @@ def _holds(value: Any, depth: int = 4) -> bool:
     )
 
 
-def _holds_under(outer: Mapping[Any, Any], name: str, depth: int = 4) -> bool:
+def _holds_under(outer: Mapping[object, object], name: str, depth: int = 4) -> bool:
     """Whether a dict holds weights under a name; averages may have them one dict further in, under any name."""
     value = outer.get(name)
     inside = isinstance(value, Mapping) and depth > 1 and EMA.search(name) and _only_one(value, depth - 1)
     return _holds(value, depth) or bool(inside)
 
 
-def _only_one(outer: Mapping[Any, Any], depth: int = 4) -> Mapping[Any, Any] | None:
+def _only_one(outer: Mapping[object, object], depth: int = 4) -> Mapping[object, object] | None:
     """The one dict of weights in a dict that has none itself, such as `shadow` beside a decay."""
-    found = [x for name, x in outer.items() if isinstance(name, str) and _holds(x, depth)]
+    dicts = [x for name, x in outer.items() if isinstance(name, str) and isinstance(x, Mapping)]
+    found = [x for x in dicts if _holds(x, depth)]
     return found[0] if len(found) == 1 and not _holds(outer, depth) else None
 
 
-def _size(x: Any) -> int:
+def _size(x: Leaf) -> int:
     """Number of elements. One alone is a counter, a decay or a scale, such as those that averages keep."""
-    plain: Any = x.value if isinstance(x, Array) else x
-    return math.prod(plain.shape)
+    return math.prod(_shape(x))
 
 
-def _is_array(value: Any) -> bool:
+def _shape(x: Leaf) -> tuple[int, ...]:
+    return np.asarray(x.value).shape if isinstance(x, Array) else tuple(x.shape)
+
+
+def _is_array(value: object) -> TypeGuard[Leaf]:
     return isinstance(value, Tensor | np.ndarray | Stored) or (
         isinstance(value, Array) and value.value is not None
     )
 
 
-def _weights(found: Mapping[Any, Any]) -> dict[str, Any]:
+def _weights(found: Mapping[object, object]) -> dict[str, Leaf]:
     return {name: x for name, x in found.items() if isinstance(name, str) and _is_array(x)}
 
 
-def _check_plain(path: Path, found: Mapping[Any, Any]) -> None:
+def _check_plain(path: Path, found: Mapping[object, object]) -> None:
     """Tensors that are none of ours beside the others are weights that would be missing."""
     for name, x in found.items():
         if isinstance(x, Inert) and x.name.startswith(REBUILT):
             raise CheckpointError(f"{path}: {shown(name)} is sparse or without values: save plain tensors")
 
 
-def _stored(path: Path, name: str, x: Any) -> Stored:
+def _stored(path: Path, name: str, x: Leaf) -> Stored:
     check_key(path, name)
     if isinstance(x, Array):
-        x = x.value
+        x = np.asarray(x.value)
     if isinstance(x, np.ndarray):
         return Stored(x.shape, x.dtype, lambda: x)
-    if x.dtype not in READABLE:
+    if isinstance(x, Stored) or x.dtype not in READABLE:
         raise CheckpointError(
             f"{path}: {shown(name)} is stored as {shown(x.dtype)}, which is not read: give a copy in fp32, bf16 or fp16"
         )
@@ -243,20 +286,20 @@ def _values(path: Path, name: str, x: Tensor) -> np.ndarray:
         raise CheckpointError(f"{path} is damaged at {shown(name)}: {error}; fetch it again") from None
 
 
-def _no_dict(root: Any) -> str:
+def _no_dict(root: object) -> str:
     if isinstance(root, Inert):
         return f"holds a whole object of the class {shown(root.name)}, not weights by name: save its state_dict()"
     return f"holds no state dict but a {type(root).__name__}: save the state_dict()"
 
 
-def _whole_objects(root: dict[Any, Any]) -> str:
+def _whole_objects(root: dict[object, object]) -> str:
     whole = next(
         (f"{name} is an object of {shown(x.name)}" for name, x in root.items() if isinstance(x, Inert)), ""
     )
     return f" ({shown(whole, 120)}: save its state_dict())" if whole else ""
 
 
-def _left_out(root: dict[Any, Any], chain: list[Mapping[Any, Any]]) -> list[str]:
+def _left_out(root: dict[object, object], chain: list[Mapping[object, object]]) -> list[str]:
     """What stands beside the weights, and the classes that were not built."""
     outside = [name for outer in chain[:-1] for name, x in outer.items() if not _held(outer, name)]
     inside = [name for name, x in chain[-1].items() if not (isinstance(name, str) and _is_array(x))]
@@ -266,11 +309,11 @@ def _left_out(root: dict[Any, Any], chain: list[Mapping[Any, Any]]) -> list[str]
     return notes + ([f"objects of these classes were not built: {_some(classes)}"] if classes else [])
 
 
-def _held(outer: Mapping[Any, Any], name: Any) -> bool:
+def _held(outer: Mapping[object, object], name: object) -> bool:
     return isinstance(name, str) and _holds_under(outer, name)
 
 
-def _classes(root: Any) -> Iterator[str]:
+def _classes(root: object) -> Iterator[str]:
     """Names of the classes that the file's objects ask for, of a bounded number of objects."""
     todo, seen = [root], set()
     while todo and len(seen) < LOOKED_AT:

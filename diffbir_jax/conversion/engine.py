@@ -6,17 +6,20 @@ All mismatches (keys that are missing, unexpected, misshapen or without floating
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.conversion.stored import Shaped
+from diffbir_jax.files.trees import Params
 from diffbir_jax.weights.safetensors import flatten, unflatten
 
-Params = dict[str, Any]
+T = TypeVar("T", bound=Hashable)
 DAMAGED = "the checkpoint is damaged"
 
 
@@ -61,9 +64,9 @@ class ConversionError(UserError):
 
 
 def convert(
-    state: Mapping[str, Any],
+    state: Mapping[str, Shaped],
     table: Sequence[Rule],
-    target: Mapping[str, Any],
+    target: Params,
     ignore: Sequence[str] = (),
 ) -> Params:
     """Flax parameters from a PyTorch state dict.
@@ -91,9 +94,9 @@ def convert(
 
 
 def check(
-    state: Mapping[str, Any],
+    state: Mapping[str, Shaped],
     table: Sequence[Rule],
-    target: Mapping[str, Any],
+    target: Params,
     ignore: Sequence[str] = (),
     network: str = "the network",
 ) -> None:
@@ -124,12 +127,12 @@ def by_path(table: Iterable[Rule]) -> dict[str, list[Rule]]:
     return rules
 
 
-def read(state: Mapping[str, Any], rule: Rule) -> np.ndarray:
+def read(state: Mapping[str, Shaped], rule: Rule) -> np.ndarray:
     """The float32 array of one rule in Flax's layout: a parameter, or one block's part of a stacked parameter."""
     return rule.layout.to_flax(np.asarray(state[rule.key]).astype(np.float32, copy=False))
 
 
-def is_floating(dtype: Any) -> bool:
+def is_floating(dtype: DTypeLike) -> bool:
     """Whether a dtype can hold weights; numpy alone does not count bfloat16."""
     return jnp.issubdtype(dtype, jnp.floating)
 
@@ -143,7 +146,7 @@ def not_finite(rule: Rule, array: np.ndarray) -> list[str]:
     return [f"not finite {rule.key}: {bad:,} of {array.size:,} values"] if bad else []
 
 
-def export(params: Mapping[str, Any], table: Sequence[Rule]) -> dict[str, np.ndarray]:
+def export(params: Params, table: Sequence[Rule]) -> dict[str, np.ndarray]:
     """The inverse of `convert`: a PyTorch state dict from Flax parameters.
 
     Raises:
@@ -154,7 +157,7 @@ def export(params: Mapping[str, Any], table: Sequence[Rule]) -> dict[str, np.nda
     return {rule.key: rule.layout.to_torch(_pick(np.asarray(leaves[rule.path]), rule)) for rule in table}
 
 
-def torch_shapes(table: Sequence[Rule], target: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def torch_shapes(table: Sequence[Rule], target: Params) -> dict[str, tuple[int, ...]]:
     """Shape of every key of the state dict that fits `target` (parameters or abstract shapes).
 
     Raises:
@@ -192,7 +195,7 @@ def _check_coverage(table: Sequence[Rule], shapes: Mapping[str, tuple[int, ...]]
     raise_all("the table does not fit the network", problems)
 
 
-def _repeated(items: Iterable[Any]) -> list[Any]:
+def _repeated(items: Iterable[T]) -> list[T]:
     return [item for item, count in Counter(items).items() if count > 1]
 
 

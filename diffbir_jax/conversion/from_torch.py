@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -21,7 +21,12 @@ from diffbir_jax.conversion.ncnn import PACKAGE_NAME, locate, read_ncnn
 from diffbir_jax.conversion.output import check_names, together
 from diffbir_jax.conversion.prefixes import select
 from diffbir_jax.conversion.report import Entry, read_report, sha256_of, write_report
+from diffbir_jax.conversion.stored import Shaped
+from diffbir_jax.conversion.zeros import warn_of, zeros_in
 from diffbir_jax.weights.safetensors import flatten, write_arrays
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Plan:
 
     stem: str
     architecture: Architecture
-    config: Any
+    config: "DataclassInstance"
     table: list[Rule]
     target: Params
 
@@ -101,13 +106,16 @@ def convert_file(
         _warn_of_sizes(plan)
     origin = origin_of(path) | {"family": family.title}
     problems: list[str] = []
+    zeros: list[str] = []
     with together(folder) as unfinished:
         entries = [
-            _write(plan, parts(state, plan, problems), unfinished, dtype, origin, progress) for plan in plans
+            _write(plan, parts(state, plan, problems, zeros), unfinished, dtype, origin, progress)
+            for plan in plans
         ]
         # Inside the block: with problems, none of the files appears.
         raise_all(DAMAGED, problems)
         write_report(unfinished, report | {entry.module: entry.describe() for entry in entries})
+    warn_of(zeros)
     return entries
 
 
@@ -130,7 +138,7 @@ def select_in(path: Path, key: str | None = None, prefix: str | None = None) -> 
 
 
 def make_plans(
-    state: Mapping[str, Any], family: Family, stems: Sequence[str], exact: bool = False
+    state: Mapping[str, Shaped], family: Family, stems: Sequence[str], exact: bool = False
 ) -> list[Plan]:
     """The files to write for the networks of the family.
 
@@ -159,15 +167,18 @@ def make_plans(
     return plans
 
 
-def parts(state: Mapping[str, Any], plan: Plan, problems: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+def parts(
+    state: Mapping[str, Shaped], plan: Plan, problems: list[str], zeros: list[str]
+) -> Iterator[tuple[str, np.ndarray]]:
     """(path, values) in the order of the file; a stacked parameter is yielded block by block.
 
-    Arrays with values that are not finite are added to `problems`.
+    Arrays with values that are not finite are added to `problems`, those with long runs of zeros to `zeros`.
     """
     for path, rules in by_path(plan.table).items():
         for rule in rules:
             array = read(state, rule)
             problems += not_finite(rule, array)
+            zeros += zeros_in(rule, array)
             yield path, array
 
 

@@ -7,20 +7,22 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from diffbir_jax.console.plain import shown
 from diffbir_jax.conversion import diffusers
 from diffbir_jax.conversion.engine import CONV, DENSE, POINTWISE, Layout, Params, is_floating, raise_all
-from diffbir_jax.conversion.stored import CheckpointError
+from diffbir_jax.conversion.stored import CheckpointError, Shaped
 from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.models.lora import adapted_layers
 from diffbir_jax.models.unet import UNetConfig
 from diffbir_jax.models.vae import VAEConfig
 from diffbir_jax.weights.safetensors import unflatten
 
+# Sizes of a network that LoRAs change.
+Sizes = UNetConfig | VAEConfig | CLIPTextConfig
 # Prefixes of a network's layers. A file without any is of the UNet.
 NETWORKS = {
     "unet": ("state_dict_unet.", "unet.", "base_model.model.", "lora_unet_"),
@@ -88,11 +90,11 @@ class Adapter:
 
     network: str
     name: str
-    layers: Mapping[str, Mapping[str, Any]]
+    layers: Mapping[str, Mapping[str, Shaped]]
 
 
 @functools.cache
-def places(network: str, config: UNetConfig | VAEConfig | CLIPTextConfig) -> Mapping[str, Place]:
+def places(network: str, config: Sizes) -> Mapping[str, Place]:
     """Return the place of every layer with a kernel, by its name in diffusers or transformers."""
     found: dict[str, Place] = {}
     for rule in RULES[network](config):  # pyright: ignore[reportArgumentType]
@@ -112,7 +114,7 @@ def is_lora(key: str) -> bool:
     return any(re.fullmatch(name, key) for name in NAMES)
 
 
-def adapters(state: Mapping[str, Any], configs: Mapping[str, Any]) -> list[Adapter]:
+def adapters(state: Mapping[str, Shaped], configs: Mapping[str, Sizes]) -> list[Adapter]:
     """Return the adapters in a LoRA file.
 
     Args:
@@ -123,7 +125,7 @@ def adapters(state: Mapping[str, Any], configs: Mapping[str, Any]) -> list[Adapt
         ConversionError: a key names no layer, or a layer lacks a factor; all are listed.
     """
     tables = {name: places(name, config) for name, config in configs.items()}
-    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    found: dict[tuple[str, str], dict[str, dict[str, Shaped]]] = {}
     problems = []
     for key, value in state.items():
         named = _named(key, tables)
@@ -141,7 +143,7 @@ def adapters(state: Mapping[str, Any], configs: Mapping[str, Any]) -> list[Adapt
     return [Adapter(network, name, layers) for (network, name), layers in found.items()]
 
 
-def tree(adapter: Adapter, config: Any) -> Params:
+def tree(adapter: Adapter, config: Sizes) -> Params:
     """Return an adapter's factors in the structure of `models/lora.py`, float32.
 
     Raises:
@@ -164,7 +166,7 @@ def tree(adapter: Adapter, config: Any) -> Params:
     return unflatten(flat)
 
 
-def deltas(adapter: Adapter, config: Any, scale: float) -> Iterator[tuple[str, int | None, np.ndarray]]:
+def deltas(adapter: Adapter, config: Sizes, scale: float) -> Iterator[tuple[str, int | None, np.ndarray]]:
     """Yield what an adapter adds to our kernels: path of the kernel, index of its block, float32 array.
 
     Parts of joined kernels come with zeros beside them.
@@ -184,7 +186,7 @@ def deltas(adapter: Adapter, config: Any, scale: float) -> Iterator[tuple[str, i
 
 
 def to_peft(
-    lora: Params, network: str, config: Any, name_of: Mapping[str, str] | str = PLAIN
+    lora: Params, network: str, config: Sizes, name_of: Mapping[str, str] | str = PLAIN
 ) -> dict[str, np.ndarray]:
     """Return a tree's factors by PEFT's keys, in PyTorch's layout: the inverse of `tree`, bit for bit.
 
@@ -242,5 +244,5 @@ def _flax(a: np.ndarray, layout: Layout) -> np.ndarray:
     return layout.to_flax(a)
 
 
-def _array(value: Any) -> np.ndarray:
+def _array(value: Shaped) -> np.ndarray:
     return np.asarray(value).astype(np.float32, copy=False)

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from diffbir_jax.conversion.engine import raise_all
 from diffbir_jax.conversion.files import read_all
 from diffbir_jax.conversion.kinds import kind_of
-from diffbir_jax.conversion.lora import Adapter, adapters, deltas
+from diffbir_jax.conversion.lora import Adapter, Sizes, adapters, deltas
 from diffbir_jax.conversion.published import method_of
 from diffbir_jax.conversion.stored import CheckpointError
+from diffbir_jax.files.trees import Params
 from diffbir_jax.models.lora import adapted_layers, product
 from diffbir_jax.weights.safetensors import load_tree, read_metadata
 
@@ -35,7 +36,7 @@ class Change(NamedTuple):
     delta: np.ndarray
 
 
-def changes(path: Path, configs: Mapping[str, Any], scale: float = 1.0) -> Iterator[Change]:
+def changes(path: Path, configs: Mapping[str, Sizes], scale: float = 1.0) -> Iterator[Change]:
     """Yield what a LoRA file adds, one kernel at a time.
 
     Args:
@@ -77,7 +78,7 @@ def _unfit(adapter: Adapter) -> Iterator[str]:
             yield f"the factors of {name} do not fit: {tuple(a)} and {tuple(b)}"
 
 
-def _kept(networks: Mapping[str, Any], scale: float) -> Iterator[Change]:
+def _kept(networks: Mapping[str, Params], scale: float) -> Iterator[Change]:
     """Factors by the paths of our own networks."""
     try:
         for network, tree in networks.items():

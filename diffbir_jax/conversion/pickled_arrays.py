@@ -5,7 +5,7 @@ Everything is checked against the size of what it lies in before a value is read
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,10 +144,10 @@ class Tensor:
 class Type:
     """NumPy's dtype in a pickle: its text, and the byte order that comes later."""
 
-    text: Any
+    text: object
     order: str = "="
 
-    def build(self, state: Any) -> None:
+    def build(self, state: object) -> None:
         """Take the byte order."""
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
         self.order = order if order in ("<", ">", "=", "|") else "="
@@ -182,7 +182,7 @@ class Array:
         self.value = array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def array_of(data: Any, kind: Any, shape: Any, order: Any) -> Array:
+def array_of(data: object, kind: object, shape: tuple[int, ...], order: object) -> Array:
     """An array as pickles of protocol 5 write it.
 
     Raises:
@@ -193,7 +193,7 @@ def array_of(data: Any, kind: Any, shape: Any, order: Any) -> Array:
     return array
 
 
-def scalar(kind: Any, data: Any = b"") -> Any:
+def scalar(kind: object, data: object = b"") -> object:
     """A NumPy scalar as a Python number; inert if it is none."""
     dtype = kind.numpy() if isinstance(kind, Type) else None
     if dtype is None or not isinstance(data, bytes | bytearray) or len(data) != dtype.itemsize:
@@ -213,18 +213,21 @@ def storage_dtype(name: str) -> str:
     return STORAGES.get(short.removesuffix("Storage"), short)
 
 
-def part(storage: Storage, start: Any, count: Any) -> Span:
+def part(storage: Storage, start: object, count: object) -> Span:
     """A part of a storage.
 
     Raises:
         ValueError: it reaches outside.
     """
-    if natural(start) + natural(count) > storage.count:
+    first, length = natural(start), natural(count)
+    if first + length > storage.count:
         raise ValueError("a view that reaches outside its storage")
-    return Span(storage, start, count)
+    return Span(storage, first, length)
 
 
-def tensor(span: Any, start: Any, shape: Any, strides: Any, negated: bool = False) -> Tensor:
+def tensor(
+    span: object, start: object, shape: Iterable[object], strides: Iterable[object], negated: bool = False
+) -> Tensor:
     """A tensor from the arguments in the pickle.
 
     Raises:
@@ -235,13 +238,20 @@ def tensor(span: Any, start: Any, shape: Any, strides: Any, negated: bool = Fals
     return _checked(span.storage.dtype, span, span.count, start, shape, strides, negated)
 
 
-def tensor_with_rest(span: Any, start: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
+def tensor_with_rest(
+    span: object, start: object, shape: Iterable[object], strides: Iterable[object], *rest: object
+) -> Tensor:
     """As `tensor`; then come gradient, hooks and, in some files, {"neg": True}."""
     return tensor(span, start, shape, strides, _negated(rest[2] if len(rest) > 2 else None))
 
 
 def tensor_of_bytes(
-    span: Any, start: Any, shape: Any, strides: Any, dtype: str, metadata: Any = None
+    span: object,
+    start: object,
+    shape: Iterable[object],
+    strides: Iterable[object],
+    dtype: str,
+    metadata: object = None,
 ) -> Tensor:
     """As `tensor`, with a type of its own on a storage of bytes."""
     if not isinstance(span, Span) or span.storage.dtype != "uint8" or span.start:
@@ -250,7 +260,7 @@ def tensor_of_bytes(
     return _checked(dtype, span, count, start, shape, strides, _negated(metadata))
 
 
-def natural(number: Any) -> int:
+def natural(number: object) -> int:
     """A count from a pickle.
 
     Raises:
@@ -261,18 +271,24 @@ def natural(number: Any) -> int:
     return number
 
 
-def _negated(metadata: Any) -> bool:
+def _negated(metadata: object) -> bool:
     return isinstance(metadata, dict) and metadata.get("neg") is True
 
 
 def _checked(
-    dtype: str, span: Span, count: int, start: Any, shape: Any, strides: Any, negated: bool
+    dtype: str,
+    span: Span,
+    count: int,
+    start: object,
+    shape: Iterable[object],
+    strides: Iterable[object],
+    negated: bool,
 ) -> Tensor:
-    shape, strides = tuple(map(natural, shape)), tuple(map(natural, strides))
-    if len(shape) != len(strides) or len(shape) > MOST_AXES:
+    sides, steps = tuple(map(natural, shape)), tuple(map(natural, strides))
+    if len(sides) != len(steps) or len(sides) > MOST_AXES:
         raise ValueError("a tensor whose shape and strides differ in length")
     first = natural(start)
-    last = first + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
-    if 0 not in shape and last >= count:
+    last = first + sum((size - 1) * step for size, step in zip(sides, steps, strict=True))
+    if 0 not in sides and last >= count:
         raise ValueError(f"a tensor that reaches element {last:,} of a storage with {count:,}")
-    return Tensor(dtype, shape, strides, span.start + first, span.storage, negated)
+    return Tensor(dtype, sides, steps, span.start + first, span.storage, negated)

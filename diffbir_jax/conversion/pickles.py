@@ -6,7 +6,7 @@ attribute, and its memory grows with the pickle: sizes in the pickle never alloc
 """
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,7 +37,7 @@ class Name:
     text: str
 
 
-def load(stream: Stream, storages: dict[str, Storage]) -> Any:
+def load(stream: Stream, storages: dict[str, Storage]) -> object:
     """Read one pickle.
 
     Args:
@@ -63,13 +63,13 @@ def load(stream: Stream, storages: dict[str, Storage]) -> Any:
 
 class _Machine:
     def __init__(self, storages: dict[str, Storage]):
-        self.stack: list[Any] = []
+        self.stack: list[object] = []
         self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[int, object] = {}
         self.storages = storages
         self.position = self.spent = 0
 
-    def step(self, name: str, argument: Any) -> None:
+    def step(self, name: str, argument: object) -> None:
         if name in PUSHED:
             self.stack.append(PUSHED[name]())
         elif name in CONSTANTS:
@@ -77,7 +77,7 @@ class _Machine:
         elif name not in SKIPPED:
             STEPS[name](self, argument)
 
-    def since_mark(self) -> list[Any]:
+    def since_mark(self) -> list[object]:
         start = self.marks.pop()
         items = self.stack[start:]
         if len(self.stack) < start:
@@ -85,7 +85,7 @@ class _Machine:
         del self.stack[start:]
         return items
 
-    def call(self, function: Any, arguments: Any) -> Any:
+    def call(self, function: object, arguments: object) -> object:
         """The result of a call: ours for a name with a meaning, otherwise an inert object of this name."""
         name = function.text if isinstance(function, Name) else "?"
         known = CALLS.get(name)
@@ -93,7 +93,7 @@ class _Machine:
         self.spend(arguments)
         return known(*arguments) if known else Inert(name)
 
-    def spend(self, arguments: Any) -> None:
+    def spend(self, arguments: object) -> None:
         """Calls may copy their arguments: together no more than the pickle is long, however often it names one."""
         items = arguments if isinstance(arguments, tuple) else ()
         self.spent += sum(
@@ -102,7 +102,7 @@ class _Machine:
         if self.spent > COPIES * self.position + MARGIN:
             raise ValueError("the same data is used over and over")
 
-    def persistent(self, reference: Any) -> Any:
+    def persistent(self, reference: object) -> object:
         """A storage: ("storage", its type, key, place, number of elements), in old files with a view of it."""
         if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
             return Inert("persistent object")
@@ -116,7 +116,7 @@ class _Machine:
         return Span(storage, 0, storage.count)
 
 
-def _key(key: Any) -> Any:
+def _key(key: object) -> object:
     """A dict's key; of other kinds only the identity counts, as hashing deep tuples could end the process."""
     plain = isinstance(key, str | bytes | bool | None) or (isinstance(key, int) and abs(key) < LARGEST_KEY)
     if isinstance(key, Name):
@@ -124,53 +124,53 @@ def _key(key: Any) -> Any:
     return key if plain else Inert("key")
 
 
-def _set_items(target: Any, items: list[Any]) -> None:
+def _set_items(target: object, items: list[object]) -> None:
     if len(items) % 2:
         raise ValueError("a key without a value")
     if isinstance(target, dict):
         target.update((_key(k), v) for k, v in zip(items[::2], items[1::2], strict=True))
 
 
-def _extend(target: Any, items: list[Any]) -> None:
+def _extend(target: object, items: list[object]) -> None:
     if isinstance(target, list):
         target.extend(items)
 
 
-def _add(target: Any, items: list[Any]) -> None:
+def _add(target: object, items: list[object]) -> None:
     if isinstance(target, set):
         target.update(map(_key, items))
 
 
-def _build(m: _Machine, _: Any) -> None:
+def _build(m: _Machine, _: object) -> None:
     state, target = m.stack.pop(), m.stack[-1]
     if isinstance(target, Array | Type):
         m.spend(state)
         target.build(state)
 
 
-def _get(m: _Machine, index: Any) -> None:
+def _get(m: _Machine, index: int | str) -> None:
     m.stack.append(m.memo[int(index)])
 
 
-def _put(m: _Machine, index: Any) -> None:
+def _put(m: _Machine, index: int | str) -> None:
     m.memo[int(index)] = m.stack[-1]
 
 
-def _memoize(m: _Machine, _: Any) -> None:
+def _memoize(m: _Machine, _: object) -> None:
     m.memo[len(m.memo)] = m.stack[-1]
 
 
-def _pop(m: _Machine, _: Any) -> None:
+def _pop(m: _Machine, _: object) -> None:
     # A mark counts as an object.
     (m.marks if m.marks and m.marks[-1] == len(m.stack) else m.stack).pop()
 
 
-def _mark(m: _Machine, _: Any) -> None:
+def _mark(m: _Machine, _: object) -> None:
     m.marks.append(len(m.stack))
 
 
-def _tuple_of(count: int) -> Callable[[_Machine, Any], None]:
-    def step(m: _Machine, _: Any) -> None:
+def _tuple_of(count: int) -> Callable[[_Machine, object], None]:
+    def step(m: _Machine, _: object) -> None:
         if len(m.stack) < count:
             raise IndexError("stack")
         items = tuple(m.stack[-count:])
@@ -180,29 +180,29 @@ def _tuple_of(count: int) -> Callable[[_Machine, Any], None]:
     return step
 
 
-def _collected(make: Callable[[list[Any]], Any]) -> Callable[[_Machine, Any], None]:
+def _collected(make: Callable[[list[object]], object]) -> Callable[[_Machine, object], None]:
     """A step that makes one object of everything since the mark."""
 
-    def step(m: _Machine, _: Any) -> None:
+    def step(m: _Machine, _: object) -> None:
         m.stack.append(make(m.since_mark()))
 
     return step
 
 
-def _many(give: Callable[[Any, list[Any]], None]) -> Callable[[_Machine, Any], None]:
+def _many(give: Callable[[object, list[object]], None]) -> Callable[[_Machine, object], None]:
     """A step that gives everything since the mark to the object below it."""
 
-    def step(m: _Machine, _: Any) -> None:
+    def step(m: _Machine, _: object) -> None:
         items = m.since_mark()
         give(m.stack[-1], items)
 
     return step
 
 
-def _few(give: Callable[[Any, list[Any]], None], count: int) -> Callable[[_Machine, Any], None]:
+def _few(give: Callable[[object, list[object]], None], count: int) -> Callable[[_Machine, object], None]:
     """A step that gives the last `count` objects to the one below them."""
 
-    def step(m: _Machine, _: Any) -> None:
+    def step(m: _Machine, _: object) -> None:
         target, items = m.stack[-1 - count], m.stack[-count:]
         del m.stack[-count:]
         give(target, items)
@@ -210,36 +210,36 @@ def _few(give: Callable[[Any, list[Any]], None], count: int) -> Callable[[_Machi
     return step
 
 
-def _dict_of(items: list[Any]) -> dict[Any, Any]:
-    made: dict[Any, Any] = {}
+def _dict_of(items: list[object]) -> dict[object, object]:
+    made: dict[object, object] = {}
     _set_items(made, items)
     return made
 
 
-def _reduce(m: _Machine, _: Any) -> None:
+def _reduce(m: _Machine, _: object) -> None:
     arguments, function = m.stack.pop(), m.stack.pop()
     m.stack.append(m.call(function, arguments))
 
 
-def _new_with_keywords(m: _Machine, _: Any) -> None:
+def _new_with_keywords(m: _Machine, _: object) -> None:
     m.stack.pop()
     _reduce(m, None)
 
 
-def _instance(m: _Machine, name: Any) -> None:
+def _instance(m: _Machine, name: str) -> None:
     m.stack.append(m.call(Name(_dotted(name)), tuple(m.since_mark())))
 
 
-def _object(m: _Machine, _: Any) -> None:
+def _object(m: _Machine, _: object) -> None:
     function, *arguments = m.since_mark()
     m.stack.append(m.call(function, tuple(arguments)))
 
 
-def _global(m: _Machine, name: Any) -> None:
+def _global(m: _Machine, name: str) -> None:
     m.stack.append(Name(_dotted(name)))
 
 
-def _stack_global(m: _Machine, _: Any) -> None:
+def _stack_global(m: _Machine, _: object) -> None:
     name, module = m.stack.pop(), m.stack.pop()
     m.stack.append(Name(f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "?"))
 
@@ -249,44 +249,44 @@ def _dotted(name: str) -> str:
     return name.replace(" ", ".", 1)
 
 
-def _persistent(m: _Machine, argument: Any) -> None:
+def _persistent(m: _Machine, argument: object) -> None:
     m.stack.append(m.persistent(argument if argument is not None else m.stack.pop()))
 
 
-def _extension(m: _Machine, code: Any) -> None:
+def _extension(m: _Machine, code: object) -> None:
     m.stack.append(Name(f"extension {code}"))
 
 
-def _tensor_of(function: Any, kind: Any, arguments: Any, state: Any = None) -> Any:
+def _tensor_of(function: object, kind: object, arguments: Iterable[object], state: object = None) -> object:
     """A tensor with attributes, or of a subclass: its plain part."""
     known = CALLS.get(function.text) if isinstance(function, Name) else None
     name = kind.text if isinstance(kind, Name) else "?"
     return known(*arguments) if known and known is not _tensor_of else Inert(name)
 
 
-def _encoded(text: Any, encoding: Any) -> Any:
+def _encoded(text: str, encoding: object) -> object:
     """How pickles of protocol 2 write bytes."""
     return text.encode("latin-1") if encoding in ("latin1", "latin-1") else Inert("_codecs.encode")
 
 
-def _listed(items: Any = ()) -> list[Any]:
+def _listed(items: object = ()) -> list[object]:
     return list(items) if isinstance(items, list | tuple) else []
 
 
-def _dict_from(items: Any = ()) -> dict[Any, Any]:
+def _dict_from(items: object = ()) -> dict[object, object]:
     """`OrderedDict()`, `OrderedDict([[key, value], ...])`, `defaultdict(factory)`."""
     pairs = [pair for pair in _listed(items) if isinstance(pair, list | tuple) and len(pair) == 2]
     return dict(items) if isinstance(items, dict) else {_key(k): v for k, v in pairs}
 
 
-def _typed_tensor(*arguments: Any) -> Any:
+def _typed_tensor(*arguments: Any) -> object:
     """`_rebuild_tensor_v3`: bytes, and the type after the hooks."""
     storage, offset, size, stride, _, _, dtype, *more = arguments
     name = dtype.text.removeprefix("torch.") if isinstance(dtype, Name) else "?"
     return pickled_arrays.tensor_of_bytes(storage, offset, size, stride, name, *more[:1])
 
 
-CALLS: dict[str, Callable[..., Any]] = {
+CALLS: dict[str, Callable[..., object]] = {
     "torch._utils._rebuild_tensor": pickled_arrays.tensor,
     "torch._utils._rebuild_tensor_v2": pickled_arrays.tensor_with_rest,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,
@@ -318,7 +318,7 @@ CALLS |= {
 CALLS |= {f"numpy.{core}.numeric._frombuffer": pickled_arrays.array_of for core in ("core", "_core")}
 CALLS["numpy.dtype"] = lambda text, *_: Type(text)
 
-PUSHED: dict[str, Callable[[], Any]] = {
+PUSHED: dict[str, Callable[[], object]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
     "NEWFALSE": lambda: False,
@@ -334,7 +334,7 @@ CONSTANTS = {
     *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
 }
 SKIPPED = {"PROTO", "FRAME", "STOP", "READONLY_BUFFER"}
-STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
+STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "MARK": _mark,
     "POP": _pop,
     "POP_MARK": lambda m, _: m.since_mark(),

@@ -3,15 +3,17 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 from diffbir_jax.console.plain import shown
 from diffbir_jax.conversion import families
 from diffbir_jax.conversion.contents import EMA, Contents
-from diffbir_jax.conversion.families import Family, unknown
+from diffbir_jax.conversion.families import Family, Network, unknown
 from diffbir_jax.conversion.lora import is_lora
 from diffbir_jax.conversion.shapes import Shapes
-from diffbir_jax.conversion.stored import CheckpointError, State
+from diffbir_jax.conversion.stored import CheckpointError, Shaped, State
+
+T = TypeVar("T")
 
 # Parts of keys that tools add, anywhere in them: data parallelism, compilation, sharding, checkpointed activations.
 TOOLS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -63,7 +65,7 @@ def select(contents: Contents, prefix: str | None = None) -> tuple[Family, Conte
     return family, Contents(kept, (*contents.notes, *notes))
 
 
-def without_tools(state: Mapping[str, Any]) -> dict[str, Any]:
+def without_tools(state: Mapping[str, T]) -> dict[str, T]:
     """The same without the parts of keys that tools add; unchanged if two keys would become one."""
     plain = {".".join(part for part in key.split(".") if part not in TOOLS): x for key, x in state.items()}
     return plain if len(plain) == len(state) else dict(state)
@@ -78,7 +80,7 @@ def _within(state: State, prefix: str) -> tuple[State, list[str]]:
     return inside, [key for key in state if not key.startswith(dotted)]
 
 
-def _family(state: Mapping[str, Any]) -> tuple[Family, list[str]]:
+def _family(state: Mapping[str, Shaped]) -> tuple[Family, list[str]]:
     """The first family with a network under any prefix, and these prefixes."""
     splits = [(key, at) for key in state for at in _starts(key)]
     for family in families.FAMILIES:
@@ -95,7 +97,7 @@ def _starts(key: str) -> list[int]:
     return [0, *dots][:MOST_PARTS]
 
 
-def _also(state: Mapping[str, Any], prefix: str, family: Family) -> bool:
+def _also(state: Mapping[str, Shaped], prefix: str, family: Family) -> bool:
     return not family.also or any(
         key.startswith(prefix) and re.fullmatch(family.also, key.removeprefix(prefix)) for key in state
     )
@@ -118,14 +120,14 @@ def _chosen(found: list[str]) -> tuple[str, list[str]]:
     return averaged[0], [note]
 
 
-def _foreign(state: Mapping[str, Any], family: Family) -> list[str]:
+def _foreign(state: Mapping[str, Shaped], family: Family) -> list[str]:
     """Keys of other things beside a network without a prefix; all others must fit its table."""
     shapes = {key: tuple(x.shape) for key, x in state.items()}
     roots = {root for network in family.networks for root in _roots(network, shapes)}
     return [key for key in state if (root := key.split(".")[0]) not in roots and BESIDE.fullmatch(root)]
 
 
-def _roots(network: Any, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+def _roots(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
     if network.prefix:
         return {network.prefix.split(".")[0]}
     kind = network.architecture
@@ -159,7 +161,7 @@ def _averaged(state: State, notes: Iterable[str]) -> tuple[Family, Contents]:
     )
 
 
-def _note_of_averages(state: Mapping[str, Any]) -> list[str]:
+def _note_of_averages(state: Mapping[str, Shaped]) -> list[str]:
     names = [key.removeprefix(AVERAGED) for key in state if key.startswith(AVERAGED)]
     # The counters alone, or names with dots: those are a network with a prefix.
     if len(names) < 3 or any("." in name for name in names):

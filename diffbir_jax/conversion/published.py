@@ -6,10 +6,10 @@ All of them change Stable Diffusion 2.1 (S3Diff: SD-Turbo), so they are converte
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from diffbir_jax.conversion.engine import raise_all
 from diffbir_jax.conversion.lora import Adapter, is_lora
+from diffbir_jax.conversion.stored import Shaped
 from diffbir_jax.models.lora import DEFAULT_ALPHA
 
 TURBO = {"unet": "unet_turbo", "vae": "vae_turbo", "text": "text_turbo"}
@@ -93,7 +93,7 @@ HYPIR = Method(
 METHODS = (S3DIFF, PISA_SR, OSEDIFF)
 
 
-def method_of(state: Mapping[str, Any]) -> Method | None:
+def method_of(state: Mapping[str, Shaped]) -> Method | None:
     """Return what a file holds: a published method, a LoRA, or nothing of the kind."""
     for method in METHODS:
         if any(re.fullmatch(method.mark, key) for key in state):

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.tables import aligned
@@ -31,9 +30,9 @@ class Entry:
     parameters: int
     dtype: str
     sha256: str
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, object] = field(default_factory=dict)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The entry of report.json, without the name it has there."""
         facts = {"arrays": self.arrays, "parameters": self.parameters, "dtype": self.dtype}
         return {**facts, "sha256": self.sha256, **self.details}
@@ -46,7 +45,7 @@ def format_table(entries: Sequence[Entry]) -> str:
     return aligned([head, *rows], right=(1, 2))
 
 
-def read_report(folder: Path) -> dict[str, Any]:
+def read_report(folder: Path) -> dict[str, object]:
     """The entries of earlier conversions into `folder`, by module; {} if there are none.
 
     Raises:
@@ -68,7 +67,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def write_report(folder: Path, report: dict[str, Any]) -> None:
+def write_report(folder: Path, report: dict[str, object]) -> None:
     """Write `report` into `folder`."""
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

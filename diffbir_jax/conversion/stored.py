@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.plain import shown
@@ -17,6 +18,20 @@ class CheckpointError(UserError):
     """A file is not a checkpoint, is damaged or must not be read; the message says which and what to do."""
 
 
+class Shaped(Protocol):
+    """What numpy can read as an array, and what is known of it before: an array itself, or `Stored`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sides."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Its type."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stored:
     """An array in a file. numpy reads it when it needs the values; nothing keeps them."""
@@ -25,7 +40,7 @@ class Stored:
     dtype: np.dtype
     read: Callable[[], np.ndarray]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.read(), dtype)
 
 

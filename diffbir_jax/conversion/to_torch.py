@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +86,7 @@ def state_dict(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: its header gives sizes that no network has, {config}: {reason}") from error
     state = export(load_weights(path, target), list(kind.rules(config)))
     # `load_state_dict(strict=True)` also asks for the buffers.
-    return state | (swinir_buffers(config) if kind is SWINIR else {})
+    return state | (swinir_buffers(config) if isinstance(config, SwinIRConfig) else {})
 
 
 def swinir_buffers(config: SwinIRConfig) -> dict[str, np.ndarray]:
@@ -144,7 +143,7 @@ def _is_lora(path: Path) -> bool:
     return read_metadata(path).get("family") == LORA
 
 
-def _described(path: Path) -> tuple[Architecture, Any]:
+def _described(path: Path) -> tuple[Architecture, object]:
     found = _kind(path)
     if found is None and _has_encoder(read_metadata(path)):
         raise UserError(
@@ -159,7 +158,7 @@ def _described(path: Path) -> tuple[Architecture, Any]:
     return found
 
 
-def _kind(path: Path) -> tuple[Architecture, Any] | None:
+def _kind(path: Path) -> tuple[Architecture, object] | None:
     """Architecture and sizes from the file's header: those it states, or those of the preset of its training."""
     header = read_metadata(path)
     if _has_encoder(header):
@@ -174,7 +173,7 @@ def _has_encoder(header: Mapping[str, str]) -> bool:
     return header.get("condition", "vae") != "vae"
 
 
-def _stated(header: Mapping[str, str]) -> tuple[Architecture, Any] | None:
+def _stated(header: Mapping[str, str]) -> tuple[Architecture, object] | None:
     kind = ARCHITECTURES.get(header.get("family", ""))
     if kind is None:
         return None
@@ -182,7 +181,7 @@ def _stated(header: Mapping[str, str]) -> tuple[Architecture, Any] | None:
     return (_control(int(header.get("hint_channels", 4))) if kind is CONTROL else kind), config
 
 
-def _trained(header: Mapping[str, str], stem: str) -> tuple[Architecture, Any] | None:
+def _trained(header: Mapping[str, str], stem: str) -> tuple[Architecture, object] | None:
     """For files that name only a preset: their stage of training, or otherwise their name, gives the network."""
     preset, name = PRESETS.get(header.get("preset", "")), header.get("objective", stem)
     if preset is None or name not in ("rm", "control"):

@@ -8,7 +8,7 @@ import mmap
 import zipfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from diffbir_jax.conversion import pickles
 from diffbir_jax.conversion.pickled_arrays import Storage
@@ -20,7 +20,7 @@ MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 BEFORE_PICKLE = 8  # bytes of a storage's length in these files
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: Path) -> object:
     """The object in a PyTorch file, as `pickles.load` gives it. Its tensors are read on demand.
 
     Raises:
@@ -45,7 +45,7 @@ def read_torch(path: Path) -> Any:
         ) from error
 
 
-def _read_zip(path: Path, mapped: mmap.mmap) -> Any:
+def _read_zip(path: Path, mapped: mmap.mmap) -> object:
     """One folder with `data.pkl`, the storages as `data/KEY`, and perhaps `byteorder`."""
     found = entries(path)
     folder = _folder(path, found)
@@ -86,7 +86,7 @@ def _checked(entry: Entry, mapped: mmap.mmap) -> memoryview:
     return content
 
 
-def _read_old(mapped: mmap.mmap) -> Any:
+def _read_old(mapped: mmap.mmap) -> object:
     """Pickles one after another: magic number, version, system, the object, its storages' keys; then their values."""
     if mapped[257:262] == b"ustar":
         raise ValueError("the tar format of PyTorch before 0.1.10")
@@ -103,7 +103,9 @@ def _read_old(mapped: mmap.mmap) -> Any:
     return root
 
 
-def _place_old(storages: dict[str, Storage], keys: Any, mapped: mmap.mmap, order: Any) -> None:
+def _place_old(
+    storages: dict[str, Storage], keys: object, mapped: mmap.mmap, order: Literal["little", "big"]
+) -> None:
     whole, position = memoryview(mapped), mapped.tell()
     for key in keys if isinstance(keys, list) else []:
         storage = storages.get(str(key))

@@ -2,6 +2,7 @@
 
 import struct
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ class Call:
 
     module: str
     name: str
-    arguments: tuple[Any, ...] | None = None
-    state: Any = None
+    arguments: tuple[object, ...] | None = None
+    state: object = None
 
 
 @dataclass
@@ -50,11 +51,11 @@ class Pickle:
     arrays: list[np.ndarray] = field(default_factory=list)
     old: bool = False
 
-    def dump(self, value: Any) -> bytes:
+    def dump(self, value: object) -> bytes:
         """The pickle of None, bool, int, float, str, bytes, tuples, lists, dicts, arrays (as tensors) and `Call`s."""
         return b"\x80\x02" + self._value(value) + b"."
 
-    def _value(self, value: Any) -> bytes:
+    def _value(self, value: object) -> bytes:
         if value is None or isinstance(value, bool):
             return CONSTANTS[value]
         for kind, write in self._writers().items():
@@ -62,7 +63,7 @@ class Pickle:
                 return write(value)
         raise TypeError(f"{type(value).__name__} cannot be written")
 
-    def _writers(self) -> dict[type, Any]:
+    def _writers(self) -> dict[type, Callable[[Any], bytes]]:
         return {
             int: _integer,
             float: lambda x: b"G" + struct.pack(">d", x),
@@ -105,7 +106,7 @@ def _text(x: str) -> bytes:
     return b"X" + struct.pack("<I", len(data)) + data
 
 
-def write_torch(path: Path, value: Any) -> None:
+def write_torch(path: Path, value: object) -> None:
     """Write what `torch.load` reads: see `Pickle.dump` for what a value may be.
 
     Raises:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from diffbir_jax.console.plain import shown
 from diffbir_jax.conversion.stored import CheckpointError
@@ -31,7 +31,7 @@ def check_end(path: Path) -> None:
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
+        header = json.loads(file.read(length))
         first, size = 8 + length, path.stat().st_size
         begin = _last_value(file, first, size) - first
     spans = {name: x["data_offsets"] for name, x in header.items() if name != "__metadata__"}

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -280,7 +280,7 @@ KINDS: dict[str, type[Degradation]] = {
 }
 
 
-def make_degradation(config: Mapping[str, Any]) -> Degradation:
+def make_degradation(config: Mapping[str, object]) -> Degradation:
     """Read a degradation from plain data, such as {"kind": "first_order", "jpeg": {"quality": (60, 95)}}.
 
     Args:
@@ -291,7 +291,7 @@ def make_degradation(config: Mapping[str, Any]) -> Degradation:
         DataError: an unknown kind, field or operation, or a range that cannot be drawn from; the message names it.
     """
     kind = config.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise DataError(f"the degradation's kind is {kind!r}; give one of {', '.join(KINDS)}")
     return build(KINDS[kind], {key: value for key, value in config.items() if key != "kind"}, kind)
 

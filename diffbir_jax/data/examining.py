@@ -8,13 +8,16 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent import futures
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing.connection import wait
+from multiprocessing.synchronize import Event
 from typing import NamedTuple
 
 import numpy as np
 
+from diffbir_jax.console.threads import in_threads, started
 from diffbir_jax.data.decoding import samples
 from diffbir_jax.data.example import BrokenExampleError, Source
 from diffbir_jax.data.sources.array_record import pack
@@ -23,6 +26,8 @@ from diffbir_jax.imaging.photo import Metadata
 
 # Images in progress per process: enough that no process waits, few enough to fit into memory.
 _AHEAD = 4
+# Seconds after which a process notices that its parent stops.
+POLL = 0.2
 
 
 class Verdict(NamedTuple):
@@ -83,17 +88,18 @@ def verdicts(
         source: the source; every process gets a copy.
         indices: the images to check.
         min_side: as in `examine`.
-        workers: number of processes; 0 checks in this process.
+        workers: number of processes; 0 checks in a thread of this process.
 
     Raises:
         concurrent.futures.process.BrokenProcessPool: a process was killed.
     """
     if workers == 0:
-        yield from (examine(source, min_side, index) for index in indices)
+        yield from in_threads(partial(examine, source, min_side), indices)
         return
     # A fork of a process with threads (fsspec has some) may hang, so processes are spawned.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(source, min_side))
+    stop = context.Event()
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(source, min_side, stop))
     ahead: deque[Future[Verdict]] = deque()
     try:
         for index in indices:
@@ -105,6 +111,7 @@ def verdicts(
         while ahead:
             yield ahead.popleft().result()
     finally:
+        stop.set()
         pool.shutdown(cancel_futures=True)
 
 
@@ -119,12 +126,13 @@ def _interrupts_held() -> Iterator[None]:
 
 
 _of_source: Callable[[int], Verdict]
+_stop: Event
 
 
-def _start(source: Source, min_side: int) -> None:
+def _start(source: Source, min_side: int, stop: Event) -> None:
     """Set up a worker process."""
-    global _of_source
-    _of_source = partial(examine, source, min_side)
+    global _of_source, _stop
+    _of_source, _stop = partial(examine, source, min_side), stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -136,4 +144,9 @@ def _end_with_parent() -> None:
 
 
 def _examine(index: int) -> Verdict:
-    return _of_source(index)
+    """Examine an image; return nothing of use if the parent stops meanwhile, as a huge one takes seconds."""
+    found = started(_of_source, index)
+    while not _stop.is_set():
+        if futures.wait([found], POLL).done:
+            return found.result()
+    return Verdict("")

@@ -17,6 +17,7 @@ DTYPES = ("uint8", "float32")
 # Number of examples to try for one place in a batch before the run stops.
 ATTEMPTS = 16
 
+# Images and a text by name, and the list `broken`.
 Item = dict[str, Any]
 
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
 
 from diffbir_jax.console.errors import one_line
 from diffbir_jax.console.extras import MissingExtraError, require
@@ -15,7 +14,7 @@ from diffbir_jax.console.numbers import integer, whole
 from diffbir_jax.console.pages import page
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.data.example import DataError
-from diffbir_jax.data.preparing import REJECTED, Settings, prepare
+from diffbir_jax.data.preparing import REJECTED, Manifest, Settings, prepare
 from diffbir_jax.data.sources import make_source
 from diffbir_jax.files.errors import ImageFileError
 
@@ -63,7 +62,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def config_of(given: str) -> dict[str, Any]:
+def config_of(given: str) -> dict[str, object]:
     """Return the source configuration of an `--input`.
 
     Raises:
@@ -78,7 +77,7 @@ def config_of(given: str) -> dict[str, Any]:
         raise DataError(f"--input {given}: is no JSON ({error})") from None
 
 
-def summary(manifest: dict[str, Any], output: Path) -> str:
+def summary(manifest: Manifest, output: Path) -> str:
     """Return one line with the numbers of kept images, their captions and rejected images."""
     faults = ", ".join(f"{count:,} {fault}" for fault, count in manifest["rejected"].items())
     rejected = f"; rejected {faults} ({output / REJECTED})" if faults else ""

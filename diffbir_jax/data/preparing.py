@@ -4,11 +4,11 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from tqdm import tqdm
 
@@ -16,9 +16,9 @@ from diffbir_jax import __version__
 from diffbir_jax.console.tables import csv_table
 from diffbir_jax.data.examining import Verdict, verdicts
 from diffbir_jax.data.example import DataError, Source
-from diffbir_jax.data.sources.array_record import write_shard
+from diffbir_jax.data.sources.array_record import unfinished, write_shard
 from diffbir_jax.files.digest import sha256
-from diffbir_jax.files.writing import replace_file
+from diffbir_jax.files.writing import check_length, replace_file
 from diffbir_jax.imaging.photo import MIN_SIDE
 
 MANIFEST, REJECTED = "manifest.json", "rejected.csv"
@@ -51,6 +51,36 @@ class Settings:
             raise DataError(f"--shard-size {self.shard_size}: give at least 1")
 
 
+class Report(TypedDict):
+    """What became of a chunk's images, see `Chunk.report`."""
+
+    kept: dict[str, int]
+    captioned: int
+    unread_captions: list[str]
+    rejected: list[tuple[int, str, str, str]]
+    sha256: str
+
+
+class Begun(TypedDict):
+    """A manifest when a run begins."""
+
+    version: str
+    settings: dict[str, object]
+    fingerprint: str
+
+
+class Manifest(Begun):
+    """A manifest in the end."""
+
+    finished: bool
+    images: int
+    kept: int
+    captioned: int
+    unread_captions: list[str]
+    rejected: dict[str, int]
+    shards: dict[str, int]
+
+
 @dataclass(frozen=True)
 class Chunk:
     """A range of images and its files.
@@ -79,7 +109,7 @@ class Chunk:
             return f"{self.report}: is damaged, or of an older version"
         return "" if intact else f"{self.shard}: has changed since it was written"
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> Report:
         """Read the report."""
         return json.loads(self.report.read_text("utf-8"))
 
@@ -99,7 +129,7 @@ def chunks(count: int, output: Path, settings: Settings) -> list[Chunk]:
     ]
 
 
-def prepare(source: Source, output: Path, settings: Settings, workers: int) -> dict[str, Any]:
+def prepare(source: Source, output: Path, settings: Settings, workers: int) -> Manifest:
     """Write the images of a source that are fit for training to ArrayRecord shards, and list the rejected ones.
 
     An image is kept if it can be read, decodes in full (`imaging.decoding`), is large enough, and its pixels differ
@@ -118,12 +148,14 @@ def prepare(source: Source, output: Path, settings: Settings, workers: int) -> d
 
     Raises:
         DataError: the folder holds shards of other settings or another source.
-        OSError, ImageFileError: files cannot be written.
+        OSError, ImageFileError: files cannot be written, or their names are too long.
         concurrent.futures.process.BrokenProcessPool: a process was killed.
     """
-    manifest = {"version": __version__, "settings": asdict(settings), "fingerprint": source.fingerprint}
-    _begin(output, manifest)
+    manifest = Begun(version=__version__, settings=asdict(settings), fingerprint=source.fingerprint)
     parts = chunks(len(source), output, settings)
+    # The names of all shards have the same length.
+    check_length(parts[0].shard, "give a shorter --name or --output", unfinished(parts[0].shard))
+    _begin(output, manifest)
     finished = set(_whole(parts))
     left = [index for part in parts if part not in finished for index in part.indices]
     seen: dict[str, int] = {}
@@ -153,14 +185,14 @@ def _whole(parts: list[Chunk]) -> Iterator[Chunk]:
                 yield part
 
 
-def _begin(output: Path, manifest: dict[str, Any]) -> None:
+def _begin(output: Path, manifest: Begun) -> None:
     """Write the manifest of a new run, or check it against that of an earlier run."""
     path = output / MANIFEST
     if not path.exists():
         # Shards of unknown settings must not be mixed with new ones.
         if any(output.glob("*.array_record")):
             raise DataError(f"{output}: holds shards but no {MANIFEST}; give another --output")
-        return replace_file(path, _json(manifest | {"finished": False}))
+        return replace_file(path, _json({**manifest, "finished": False}))
     earlier = _manifest(path)
     for field, value in manifest["settings"].items():
         if earlier["settings"].get(field) != value:
@@ -174,14 +206,14 @@ def _begin(output: Path, manifest: dict[str, Any]) -> None:
         )
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Path) -> Begun:
     """Read the manifest of an earlier run."""
     try:
         manifest = json.loads(path.read_text("utf-8"))
         settings, fingerprint = dict(manifest["settings"]), manifest["fingerprint"]
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path}: is damaged; give another --output, or remove the folder") from None
-    return {"settings": settings, "fingerprint": fingerprint}
+    return Begun(version="", settings=settings, fingerprint=fingerprint)
 
 
 def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
@@ -209,11 +241,17 @@ def _write(part: Chunk, found: Iterator[Verdict], seen: dict[str, int]) -> None:
 
     # The report is written last: a chunk without a report is done again.
     write_shard(part.shard, records())
-    report = {"kept": kept, "captioned": captioned, "unread_captions": unread, "rejected": rejected}
-    replace_file(part.report, _json(report | {"sha256": sha256(part.shard)}))
+    report = Report(
+        kept=kept,
+        captioned=captioned,
+        unread_captions=unread,
+        rejected=rejected,
+        sha256=sha256(part.shard),
+    )
+    replace_file(part.report, _json(report))
 
 
-def _finish(output: Path, manifest: dict[str, Any], parts: list[Chunk]) -> dict[str, Any]:
+def _finish(output: Path, manifest: Begun, parts: list[Chunk]) -> Manifest:
     """Write rejected.csv and the final manifest."""
     rows, faults, shards, captioned = [COLUMNS], Counter[str](), {}, 0
     unread: list[str] = []
@@ -225,17 +263,19 @@ def _finish(output: Path, manifest: dict[str, Any], parts: list[Chunk]) -> dict[
         rows += report["rejected"]
         faults.update(fault for _, _, fault, _ in report["rejected"])
     replace_file(output / REJECTED, csv_table(rows).encode("utf-8", "surrogateescape"))
-    counts = {
-        "images": parts[-1].indices.stop,
-        "kept": sum(shards.values()),
-        "captioned": captioned,
-        "unread_captions": unread,
-        "rejected": dict(sorted(faults.items())),
-    }
-    manifest |= {"finished": True} | counts | {"shards": shards}
-    replace_file(output / MANIFEST, _json(manifest))
-    return manifest
+    whole = Manifest(
+        **manifest,
+        finished=True,
+        images=parts[-1].indices.stop,
+        kept=sum(shards.values()),
+        captioned=captioned,
+        unread_captions=unread,
+        rejected=dict(sorted(faults.items())),
+        shards=shards,
+    )
+    replace_file(output / MANIFEST, _json(whole))
+    return whole
 
 
-def _json(content: dict[str, Any]) -> bytes:
+def _json(content: Mapping[str, object]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()

@@ -3,12 +3,15 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from diffbir_jax.data import flow, steps
 from diffbir_jax.data.example import DataError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 # Operations by their name in a `compose` list.
 OPERATIONS: dict[str, type] = {
@@ -34,7 +37,7 @@ OPERATIONS: dict[str, type] = {
 
 def build(
     kind: type[T],
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     path: str,
     base: T | None = None,
     seen: Counter[str] | None = None,
@@ -52,8 +55,7 @@ def build(
     Raises:
         DataError: an unknown field or operation, a missing field, or a value that is not allowed.
     """
-    known: Any = kind
-    check_known(path, config, [f.name for f in dataclasses.fields(known)])
+    check_known(path, config, [f.name for f in dataclasses.fields(kind)])
     seen = Counter() if seen is None else seen
     values = {k: _value(k, v, getattr(base or kind, k, None), path, seen) for k, v in config.items()}
     try:
@@ -74,10 +76,10 @@ def check_known(path: str, names: Iterable[str], known: Iterable[str]) -> None:
         raise DataError(f"{path} has no {', '.join(map(repr, unknown))}; give any of {', '.join(known)}")
 
 
-def _value(key: str, value: Any, default: Any, path: str, seen: Counter[str]) -> Any:
+def _value(key: str, value: object, default: object, path: str, seen: Counter[str]) -> object:
     if key == "steps":
         return _steps(value, f"{path}.steps", seen)
-    if dataclasses.is_dataclass(default) and isinstance(value, Mapping):
+    if dataclasses.is_dataclass(default) and not isinstance(default, type) and isinstance(value, Mapping):
         # The default's own values stay for fields that the mapping leaves out.
         return build(type(default), value, f"{path}.{key}", default)
     if dataclasses.is_dataclass(default) and not isinstance(value, type(default)):
@@ -85,13 +87,13 @@ def _value(key: str, value: Any, default: Any, path: str, seen: Counter[str]) ->
     return tuple(value) if isinstance(value, list) else value
 
 
-def _steps(config: Any, path: str, seen: Counter[str]) -> steps.Steps:
+def _steps(config: object, path: str, seen: Counter[str]) -> steps.Steps:
     if not isinstance(config, list | tuple):
         raise DataError(f"{path} is {config!r}; give a list of (operation, {{field: value}})")
     return tuple(_step(item, f"{path}[{i}]", seen) for i, item in enumerate(config))
 
 
-def _step(item: Any, path: str, seen: Counter[str]) -> tuple[str, steps.Step]:
+def _step(item: object, path: str, seen: Counter[str]) -> tuple[str, steps.Step]:
     if not (isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], Mapping)):
         raise DataError(f"{path} is {item!r}; give (operation, {{field: value}})")
     operation, fields = item

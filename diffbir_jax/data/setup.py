@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.captions import CaptionConfig, choose
@@ -40,7 +40,30 @@ PROBED = 8  # images whose captions are looked for
 CROPS_EACH = 8
 
 
-def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int = 1) -> tuple[Loader, Loader]:
+class Data(TypedDict, total=False):
+    """`config.data` as plain data, see `make_loaders`."""
+
+    source: Required[Mapping[str, object]]
+    crop: Required[Mapping[str, object]]
+    batch_size: Required[int]
+    validation_size: Required[int]
+    validation: Mapping[str, object] | None
+    held_out_every: int | None
+    flip: bool
+    rotate: bool
+    degradation: Mapping[str, object] | None
+    captions: Mapping[str, object] | None
+    dtype: str
+    keep_decoded: float | None
+    workers: int
+    threads: int
+    ahead: int
+    max_broken: float
+    cache: str | None
+    pool: object
+
+
+def make_loaders(data: Data, seed: int, host: int = 0, hosts: int = 1) -> tuple[Loader, Loader]:
     """Return the loaders for training and for validation.
 
     Args:
@@ -74,23 +97,25 @@ def make_loaders(data: Mapping[str, Any], seed: int, host: int = 0, hosts: int =
     degradation, captions = data.get("degradation"), data.get("captions")
     if captions:
         _look_for_captions(train)
-    crop = build(Crop, data["crop"] | {name: data.get(name, False) for name in ("flip", "rotate")}, "crop")
-    make = {
-        "crop": crop,
-        "pair": crop.pair,
-        "degrade": degradation and make_degradation(degradation),
-        "caption": captions and partial(choose, config=build(CaptionConfig, captions, "captions")),
-        "dtype": data.get("dtype", "uint8"),
-    }
-    settings = {name: data[name] for name in LOADER_SETTINGS if name in data}
+    turns = {"flip": data.get("flip", False), "rotate": data.get("rotate", False)}
+    crop = build(Crop, {**data["crop"], **turns}, "crop")
+    items = partial(
+        Items,
+        crop=crop,
+        pair=crop.pair,
+        degrade=make_degradation(degradation) if degradation else None,
+        caption=partial(choose, config=build(CaptionConfig, captions, "captions")) if captions else None,
+        dtype=data.get("dtype", "uint8"),
+    )
+    settings: dict[str, Any] = {name: value for name, value in data.items() if name in LOADER_SETTINGS}
     settings["recipe"] = _digest({name: data.get(name) for name in RECIPE} | {"draws": DRAWS})
     return (
-        Loader(Items(_kept(train, data), seed=seed, **make), data["batch_size"], host, hosts, **settings),
-        Loader(Items(held_out, seed=seed + 1, **make), _validation_size(data, held_out), **settings),
+        Loader(items(_kept(train, data), seed=seed), data["batch_size"], host, hosts, **settings),
+        Loader(items(held_out, seed=seed + 1), _validation_size(data, held_out), **settings),
     )
 
 
-def degrades_pairs(data: Mapping[str, Any]) -> bool:
+def degrades_pairs(data: Data) -> bool:
     """Whether pairs would meet a degradation."""
     source = data["source"]
     paired = source.get("kind") == "pairs" or source.get("lq_column") or source.get("pairs")
@@ -114,23 +139,23 @@ def _look_for_captions(source: Source) -> None:
     )
 
 
-def _parts(data: Mapping[str, Any]) -> tuple[Source, Source]:
+def _parts(data: Data) -> tuple[Source, Source]:
     """What is trained on, and what is held out: at least one example, however few there are."""
     source = make_source(data["source"])
-    if data.get("validation"):
-        return source, make_source(data["validation"])
+    if validation := data.get("validation"):
+        return source, make_source(validation)
     if len(source) < 2:
         raise DataError("data.source holds one example; give at least 2, as one is held out to validate on")
     every = min(data.get("held_out_every") or HELD_OUT_EVERY, len(source))
     return Split(source, every, False), Split(source, every, True)
 
 
-def _validation_size(data: Mapping[str, Any], held_out: Source) -> int:
+def _validation_size(data: Data, held_out: Source) -> int:
     """Images in a validation batch: what the settings say, or less if few examples are held out."""
     return min(data["validation_size"], CROPS_EACH * len(held_out))
 
 
-def _kept(source: Source, data: Mapping[str, Any]) -> Source:
+def _kept(source: Source, data: Data) -> Source:
     """Return `source`, or a `Decoded` around it if `keep_decoded` is set."""
     room = data.get("keep_decoded") or 0
     if room < 0:
@@ -138,6 +163,6 @@ def _kept(source: Source, data: Mapping[str, Any]) -> Source:
     return Decoded(source, int(room * 2**20)) if room else source
 
 
-def _digest(settings: Mapping[str, Any]) -> str:
+def _digest(settings: Mapping[str, object]) -> str:
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

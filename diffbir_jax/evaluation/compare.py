@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.plain import plain
 from diffbir_jax.console.tables import csv_table, markdown_table
 from diffbir_jax.evaluation.aggregate import interval
 from diffbir_jax.evaluation.result import Image, Result, read_result
@@ -170,10 +171,8 @@ def comparison_markdown(comparison: Comparison) -> str:
         ps = (_p(each.wilcoxon), _p(each.ttest))
         lines.append([each.title, each.run.replace("|", r"\|"), mean, ends, wins, *ps])
     text = markdown_table(head, lines, right=range(2, len(head)))
-    said = (
-        f"Differences to {comparison.first}; wins are images in which the run is better; p corrected by Holm."
-    )
-    return f"{text}\n{said}\n" + "".join(f"\nNote: {note}.\n" for note in comparison.notes)
+    said = f"Differences to {plain(comparison.first)}; wins are images in which the run is better; p corrected by Holm."
+    return f"{text}\n{said}\n" + "".join(f"\nNote: {plain(note)}.\n" for note in comparison.notes)
 
 
 def comparison_csv(comparison: Comparison) -> str:

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -50,7 +49,7 @@ class Evaluation:
     gt: Path | None = None
     lq: Path | None = None
     setup: Setup = Setup()
-    protocol: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, object] = field(default_factory=dict)
     max_pixels: int = MAX_PIXELS
     crop_to_common: bool = False
 
@@ -151,7 +150,7 @@ def _sets(
     return scores, failed
 
 
-def _protocol(evaluation: Evaluation, cases: Sequence[Case], scorers: Sequence[Scorer]) -> dict[str, Any]:
+def _protocol(evaluation: Evaluation, cases: Sequence[Case], scorers: Sequence[Scorer]) -> dict[str, object]:
     """Return the settings that scores depend on; results with the same "scoring" can be compared."""
     # Ground truths are identified by content: the same folder name may hold other images.
     truths = "".join(case.digests[case.gt] for case in cases if case.gt is not None)

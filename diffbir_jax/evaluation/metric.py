@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class Metric:
     title: str
     kind: Kind
     better: Better
-    load: Callable[[Setup], Any] = field(repr=False)
+    load: Callable[[Setup], object] = field(repr=False)
     version: int = 1
     files: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
 """Matching of predictions and ground truths, checked before any scoring."""
 
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from diffbir_jax.batch.names import ASIDE
+from diffbir_jax.console.threads import in_threads
 from diffbir_jax.files.digest import sha256
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.listing import find_images
+from diffbir_jax.imaging.listing import list_folder
 from diffbir_jax.imaging.photo import MAX_PIXELS
 from diffbir_jax.imaging.reading import read_image
 
@@ -116,10 +117,9 @@ def check_cases(
         ImageFileError: an image cannot be read, or sizes of one case differ.
     """
     cases = [replace(case, max_pixels=max_pixels) for case in cases]
-    with ThreadPoolExecutor() as pool:
-        # Threads help, because decoding and hashing release Python's lock.
-        looked = tqdm(pool.map(_look, cases), "checking", len(cases), unit="image", disable=None, leave=False)
-        seen = list(looked)
+    # Threads help, because decoding and hashing release Python's lock.
+    looked = in_threads(_look, cases, min(8, os.cpu_count() or 1))
+    seen = list(tqdm(looked, "checking", len(cases), unit="image", disable=None, leave=False))
     if unreadable := [each for each in seen if isinstance(each, ImageFileError)]:
         more = len(unreadable) - 1
         raise ImageFileError(f"{unreadable[0]}" + f" ({more} more cannot be read)" * bool(more))
@@ -167,7 +167,7 @@ def _by_name(folder: Path, exclude: Iterable[Path]) -> dict[str, Path]:
     files: dict[str, list[Path]] = {}
     # A report's copies of the images have other names and must not count as results.
     copies = [page.with_name("report") for page in folder.rglob("report.html")]
-    for path in find_images(folder, [*exclude, *copies]):
+    for path in list_folder(folder, [*exclude, *copies]).images:
         # Systems write accents in one or in two characters; both are one name.
         name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
         files.setdefault(name, []).append(path)

@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol
 from unittest.mock import patch
 
 import numpy as np
@@ -45,7 +46,7 @@ class Source:
     module: str
     table: str
     key: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
     def address(self) -> str:
         """Return the address from which pyiqa would download.
@@ -75,7 +76,15 @@ CLIPIQA = Source("clipiqa", "clip_rn50.pt", "clip_model", "_MODELS", "RN50")
 FID = Source("fid", "inception_fid.pth", "inception", "FID_WEIGHTS_URL")
 
 
-def import_part(name: str) -> Any:
+class Network(Protocol):
+    """A module of PyTorch."""
+
+    def load_state_dict(self, state_dict: Mapping[str, object], strict: bool = True) -> object:
+        """Take all parameters."""
+        ...
+
+
+def import_part(name: str) -> ModuleType:
     """Import pyiqa, a module of it, or a module that it installs.
 
     Raises:
@@ -89,7 +98,7 @@ def import_part(name: str) -> Any:
         ) from error
 
 
-def fill(network: Any, path: Path) -> None:
+def fill(network: Network, path: Path) -> None:
     """Load every parameter of a PyTorch module from a file, without arbitrary unpickling.
 
     Raises:
@@ -111,13 +120,13 @@ def reported(path: Path) -> Iterator[None]:
         raise UnavailableError(f"{path} is not the file that is needed: {reason[:300]}") from error
 
 
-def create(source: Source, **options: Any) -> Any:
+def create(source: Source, **options: object) -> Any:
     """Return pyiqa's metric, which does not load weights itself."""
     return import_part("pyiqa").create_metric(source.metric, **source.options, **options)
 
 
 def _load_filled(
-    source: Source, setup: Setup, without: Callable[[], AbstractContextManager[Any]] = nullcontext
+    source: Source, setup: Setup, without: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> Callable[[np.ndarray], float]:
     path = source.path(setup)
     # The patch is active only while the network is built.
@@ -127,7 +136,7 @@ def _load_filled(
     return _single(metric)
 
 
-def _no_vit() -> AbstractContextManager[Any]:
+def _no_vit() -> AbstractContextManager[object]:
     """MANIQA asks timm for a trained ViT, but its own file has these weights: let timm make the ViT without them."""
     timm = import_part("timm")
     plain = timm.create_model

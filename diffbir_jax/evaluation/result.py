@@ -86,7 +86,7 @@ class Result:
 def write_result(result: Result, path: Path) -> None:
     """Write `result` as JSON, whole or not at all; numbers that are not finite are null."""
     # allow_nan=False: a NaN that slipped through must fail here, not in a reader.
-    text = json.dumps({"format": FORMAT} | _plain(asdict(result)), indent=1, allow_nan=False)
+    text = json.dumps(_plain({"format": FORMAT} | asdict(result)), indent=1, allow_nan=False)
     replace_file(path, (text + "\n").encode())
 
 
@@ -119,7 +119,7 @@ class _Stored(Result):
             raise UserError(f"{', '.join(sorted(unknown))} have a mean and no column")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Replace numbers that JSON cannot hold."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.plain import plain
 from diffbir_jax.evaluation.compare import compare, comparison_csv, comparison_markdown, read_runs, with_files
 from diffbir_jax.evaluation.evaluate import Evaluation, evaluate
 from diffbir_jax.evaluation.metric import Metric, Setup
@@ -52,7 +53,7 @@ def run_suites(args: argparse.Namespace) -> int:
     lacking, asked = False, args.methods or args.metrics or args.realesrgan
     for folder, results in run_suite(suite_run(args)).items():
         located = [_located(result, folder / name) for name, result in results.items()]
-        print(f"{folder.name}\n\n{publish(located, folder, args)}")
+        print(f"{plain(folder.name)}\n\n{publish(located, folder, args)}")
         lacking |= any(
             result.unavailable or result.columns.keys() - result.summary.keys() for result in located
         )

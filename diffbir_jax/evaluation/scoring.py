@@ -7,7 +7,6 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from diffbir_jax.batch import sidecar
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.threads import in_threads
 from diffbir_jax.evaluation.cache import Cache, Outcome
 from diffbir_jax.evaluation.metric import Kind, Metric, SetScore, Setup, UnavailableError
 from diffbir_jax.evaluation.pairs import Case
@@ -115,17 +115,10 @@ def fill(cases: Sequence[Case], scorers: Sequence[Scorer], cache: Cache, threads
         for case in cases
         if any(scorer.key(case, x) not in cache for scorer in alone for x in inputs(scorer.metric.kind, case))
     ]
-    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        done = tqdm(
-            pool.map(work, todo),
-            "scoring",
-            len(cases),
-            unit="image",
-            disable=None,
-            initial=len(cases) - len(todo),
-        )
-        for _ in done:
-            pass
+    scored = in_threads(work, todo, threads or min(8, os.cpu_count() or 1))
+    initial = len(cases) - len(todo)
+    for _ in tqdm(scored, "scoring", len(cases), unit="image", disable=None, initial=initial):
+        pass
     for scorer in scorers:
         if scorer.metric.kind == "set":
             _fill_sets(cases, scorer, cache)
@@ -160,7 +153,7 @@ def _fill_case(case: Case, scorers: Sequence[Scorer], cache: Cache) -> None:
                 cache.put(key, attempt(scorer.function, *arguments))
 
 
-def attempt(function: Callable[..., float], *arguments: Any) -> Outcome:
+def attempt(function: Callable[..., float], *arguments: object) -> Outcome:
     """Score images. A UserError means that the metric cannot score these images; it becomes a problem of the outcome.
 
     Errors of a network's library become problems too, but passing ones: the next run tries again.
@@ -188,7 +181,8 @@ def _fill_sets(cases: Sequence[Case], scorer: Scorer, cache: Cache) -> None:
 
     def features(paths: Sequence[Path | None]) -> np.ndarray:
         bar = tqdm(paths, f"features of {scorer.metric.title}", unit="image", disable=None, leave=False)
-        read = (case.read(path) for case, path in zip(cases, bar) if path is not None)
+        pairs = ((case, path) for case, path in zip(cases, bar) if path is not None)
+        read = in_threads(lambda pair: pair[0].read(pair[1]), pairs)
         return np.stack([function.features(image) for image in read])
 
     # Lazy: if the predictions fail, the ground truths are never processed.
@@ -206,6 +200,6 @@ def _checksum(setup: Setup, name: str) -> str:
     return checksum(folder / f"{name}.safetensors")
 
 
-def _digest(content: Any) -> str:
+def _digest(content: object) -> str:
     # Sorted keys, because the order of a dict must not change the key.
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from diffbir_jax.console.plain import plain
 from diffbir_jax.console.tables import csv_table, markdown_table
 from diffbir_jax.evaluation.result import Column, Image, Result
 from diffbir_jax.files.writing import replace_file
@@ -99,7 +100,7 @@ def markdown(table: Table) -> str:
     ]
     lines = [[name.replace("|", r"\|"), *map(show, cells)] for name, cells in table.rows]
     text = markdown_table(head, lines, right=range(1, len(head))) + f"\n{table.caption}\n"
-    return text + "".join(f"\n({number}) {note}\n" for number, note in enumerate(table.notes, 1))
+    return text + "".join(f"\n({number}) {plain(note)}\n" for number, note in enumerate(table.notes, 1))
 
 
 def latex(table: Table) -> str:
@@ -157,8 +158,8 @@ def write_tables(results: Sequence[Result], folder: Path, intervals: bool = True
 
 
 def escape(text: str) -> str:
-    """Return text escaped for LaTeX."""
-    return "".join(_LATEX.get(char, char) for char in text)
+    """Return text escaped for LaTeX, control characters as escapes."""
+    return "".join(_LATEX.get(char, char) for char in plain(text))
 
 
 def _cell(name: str, result: Result, best: str | None, note: int, intervals: bool) -> Cell:

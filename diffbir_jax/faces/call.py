@@ -1,8 +1,9 @@
 """`diffbir_jax.restore`: restoring in one call, whole images or the faces in them."""
 
 import functools
+import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,14 +16,14 @@ from diffbir_jax.faces.flags import LEAST
 from diffbir_jax.faces.masks import Shape
 from diffbir_jax.faces.networks import differing, with_networks
 from diffbir_jax.faces.whole import restore_faces
-from diffbir_jax.models.presets import get_preset
+from diffbir_jax.models.presets import AnyTask, get_preset
 from diffbir_jax.restoration import restore as images
 from diffbir_jax.restoration.lora_flag import Lora
 from diffbir_jax.restoration.loras import merging
 from diffbir_jax.restoration.names import FACES
-from diffbir_jax.restoration.pictures import Picture, is_one
+from diffbir_jax.restoration.pictures import Picture, Result, is_one
 from diffbir_jax.restoration.restorer import Restorer
-from diffbir_jax.restoration.results import Wanted
+from diffbir_jax.restoration.results import Progress, Wanted
 from diffbir_jax.weights.loading import with_stage1
 
 # Arguments of faces alone.
@@ -30,14 +31,24 @@ ARGUMENTS = ("background", "face_size", "face_strength", "only_largest", "skip_s
 
 
 @overload
-def restore(pictures: np.ndarray, **arguments: Any) -> np.ndarray: ...
+def restore(pictures: np.ndarray, *, task: AnyTask = ..., **arguments: object) -> np.ndarray: ...
 @overload
-def restore(pictures: Image.Image, **arguments: Any) -> Image.Image: ...
+def restore(
+    pictures: Image.Image | str | os.PathLike, *, task: AnyTask = ..., **arguments: object
+) -> Image.Image: ...
 @overload
-def restore(pictures: str | Path, **arguments: Any) -> Image.Image: ...
+def restore(
+    pictures: Iterable[np.ndarray], *, task: AnyTask = ..., **arguments: object
+) -> list[np.ndarray]: ...
 @overload
-def restore(pictures: Iterable[Picture], **arguments: Any) -> list[Any]: ...
-def restore(pictures: Any, *, task: str = "sr", **arguments: Any) -> Any:
+def restore(
+    pictures: Iterable[Image.Image | str | os.PathLike], *, task: AnyTask = ..., **arguments: object
+) -> list[Image.Image]: ...
+@overload
+def restore(pictures: Iterable[Picture], *, task: AnyTask = ..., **arguments: object) -> list[Result]: ...
+def restore(
+    pictures: Picture | Iterable[Picture], *, task: AnyTask = "sr", **arguments: Any
+) -> Result | None | Sequence[Result | None]:
     """Restore one picture or several.
 
     >>> photo = Image.linear_gradient("L").resize((16, 16))
@@ -68,19 +79,19 @@ def restore(pictures: Any, *, task: str = "sr", **arguments: Any) -> Any:
 
 
 def _with_faces(
-    pictures: Any,
+    pictures: Picture | Iterable[Picture],
     *,
     version: str = "one-step",
     upscale: float = 4.0,
     stage1: str | None = None,
     weights: str | Path | None = None,
-    lora: Any = (),
+    lora: str | Path | Lora | Iterable[str | Path | Lora] = (),
     precision: str = "fp32",
     stage1_only: bool = False,
     memory_gb: float | None = None,
     download: bool = False,
     set_up: bool = True,
-    callback: Any = None,
+    callback: Callable[[Progress], None] | None = None,
     background: str | Path | Picture | Sequence[Picture] = "sr",
     face_size: tuple[float, float | None] = (LEAST, None),
     face_strength: float = 1.0,
@@ -88,8 +99,8 @@ def _with_faces(
     skip_sharp: bool = False,
     mask: Shape = "ellipse",
     compat: bool = False,
-    **options: Any,
-) -> Any:
+    **options: object,
+) -> Result | None | Sequence[Result | None]:
     """As `restore`, for faces in whole photos."""
     known = (*images.ARGUMENTS, *ARGUMENTS)
     chosen = images.settled(version, options, precision, set_up, known, upscale=upscale, memory_gb=memory_gb)
@@ -121,7 +132,7 @@ def _with_faces(
     return found[0].image if one else [whole.image for whole in found]
 
 
-def _limits(face_size: Any) -> tuple[Any, Any]:
+def _limits(face_size: tuple[float, float | None]) -> tuple[float, float | None]:
     """The least and the most of `face_size`; UserError unless it holds two things."""
     if not isinstance(face_size, (tuple, list)) or len(face_size) != 2:
         raise UserError(

@@ -7,7 +7,7 @@ import functools
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, overload
+from typing import NamedTuple, Protocol, overload
 
 import cv2
 import numpy as np
@@ -120,7 +120,9 @@ def detect(pictures: Picture, detector: Detector | None = None, *, closer: bool 
 def detect(
     pictures: Iterable[Picture], detector: Detector | None = None, *, closer: bool = True
 ) -> list[list[Face]]: ...
-def detect(pictures: Any, detector: Detector | None = None, *, closer: bool = True) -> Any:
+def detect(
+    pictures: Picture | Iterable[Picture], detector: Detector | None = None, *, closer: bool = True
+) -> list[Face] | list[list[Face]]:
     """Find the faces of a photo, or of several.
 
     Args:

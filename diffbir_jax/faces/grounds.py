@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,9 @@ Grounds = Sequence[np.ndarray | None]
 
 
 def grounds_of(
-    background: Any, pictures: Sequence[Picture], photos: Sequence[np.ndarray]
+    background: str | Path | Picture | Sequence[Picture],
+    pictures: Sequence[Picture],
+    photos: Sequence[np.ndarray],
 ) -> tuple[str, Grounds]:
     """Return the word of `BACKGROUNDS` and the background of each photo that the caller has made.
 

@@ -29,8 +29,9 @@ def crops_plan(
     photos: Sizes,
     memory: int | None = None,
     norms: Literal["image", "tile"] = "image",
+    count: int = FACES,
 ) -> Forecast:
-    """Choose how crops are cut: they fill batches, however many faces there are.
+    """Choose how crops are cut: for `count` of them; photos may then have more or fewer faces.
 
     Args:
         both: the networks, loaded.
@@ -38,11 +39,12 @@ def crops_plan(
         photos: (height, width) of each photo and of its result.
         memory: bytes that may be taken; by default most of what there is.
         norms: see `Plan`.
+        count: of crops. Programs for batches of several take longer to compile.
 
     Raises:
         PlanError: no plan fits.
     """
-    many = [crop_sizes(both)] * FACES
+    many = [crop_sizes(both)] * count
     return _plan(both.faces, many, wanted, memory, norms, beside(both, wanted, photos))
 
 

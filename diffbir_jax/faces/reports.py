@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -13,6 +13,25 @@ from diffbir_jax.imaging.writing import write_png
 
 NO_FACE = "no face"
 NO_CROP = ", so no crop is written"
+
+
+class FaceRecord(TypedDict):
+    """A `FaceReport` without its crops, as JSON holds it."""
+
+    number: int
+    box: list[float]
+    points: list[list[float]]
+    score: float
+    left: str
+    scale: float
+    identity: float | None
+
+
+class FacesRecord(TypedDict):
+    """The reports on all faces of a photo, as JSON holds them."""
+
+    faces: list[FaceRecord]
+    found: str
 
 
 class FaceReport(NamedTuple):
@@ -36,7 +55,7 @@ class FaceReport(NamedTuple):
     after: np.ndarray | None = None
     others: tuple[np.ndarray, ...] = ()
 
-    def as_record(self, number: int) -> dict[str, Any]:
+    def as_record(self, number: int) -> FaceRecord:
         """The report without crops, in a form that JSON can hold; `number` counts faces from the left."""
         return {
             "number": number,
@@ -71,7 +90,7 @@ def summary(faces: Sequence[FaceReport], whole: bool = True) -> str:
     return counted + reasons + (NO_CROP if not whole and len(left) == len(faces) else "")
 
 
-def faces_record(faces: Sequence[FaceReport], whole: bool = True) -> dict[str, Any]:
+def faces_record(faces: Sequence[FaceReport], whole: bool = True) -> FacesRecord:
     """The reports on all faces of a photo in a form that JSON can hold, with what they come to in words.
 
     Arguments as in `summary`.

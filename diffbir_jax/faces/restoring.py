@@ -6,7 +6,7 @@ follow, and each photo is pasted together as soon as its background is there.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -56,6 +56,22 @@ class Way:
         """Check the words; UserError for one that there is not."""
         if self.background not in BACKGROUNDS:
             raise UserError(f"`background` is {self.background!r}; use {', '.join(BACKGROUNDS)}, or pictures")
+
+
+class _Shared(TypedDict):
+    """What crops and backgrounds share, as arguments of `Restorer.restore_many`."""
+
+    count: int
+    keep: bool
+    stage1_only: bool
+    listen: Callable[[Progress], None] | None
+
+
+class _Ground(_Shared):
+    """The same for backgrounds."""
+
+    plan: Plan | None
+    with_fidelity: bool
 
 
 class _Photo(NamedTuple):
@@ -146,7 +162,7 @@ class FaceRestorer:
             "none" it has no results.
         """
         options = options or self.faces.options()
-        shared = {"count": count, "keep": keep, "stage1_only": stage1_only, "listen": listen}
+        shared = _Shared(count=count, keep=keep, stage1_only=stage1_only, listen=listen)
         for group in self._groups(requests, upscale):
             if isinstance(group, Outcome):
                 yield group
@@ -154,9 +170,8 @@ class FaceRestorer:
             after, failed = self._restored_faces(group, options, shared)
             yield from (Outcome(position, error=error) for position, error in failed.items())
             group = [photo for photo in group if photo.position not in failed]
-            grounds = self._grounds(
-                group, upscale, options, shared | {"plan": plan, "with_fidelity": with_fidelity}
-            )
+            ground = _Ground(**shared, plan=plan, with_fidelity=with_fidelity)
+            grounds = self._grounds(group, upscale, options, ground)
             for photo, ground in grounds:
                 yield ground if ground.error else self._whole(photo, ground.results, after, upscale)
 
@@ -185,7 +200,7 @@ class FaceRestorer:
         return _Photo(position, request, faces, *cut_faces(request.image, faces, self.way.choice, self.zoom))
 
     def _restored_faces(
-        self, group: list[_Photo], options: Options, shared: dict[str, Any]
+        self, group: list[_Photo], options: Options, shared: _Shared
     ) -> tuple[_After, dict[int, Exception]]:
         """The results of all crops of a group, and the errors by the positions of the photos."""
         order = [(photo.position, cut.place) for photo in group for cut in photo.cuts]
@@ -202,7 +217,7 @@ class FaceRestorer:
         return after, failed
 
     def _grounds(
-        self, group: list[_Photo], upscale: float, options: Options, shared: dict[str, Any]
+        self, group: list[_Photo], upscale: float, options: Options, shared: _Ground
     ) -> Iterator[tuple[_Photo, Outcome]]:
         """Yield the backgrounds of a group: restored, resized, given, or none."""
         restored = [p for p in group if self.way.background == "sr" and p.request.behind is None]

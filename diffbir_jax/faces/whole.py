@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from diffbir_jax.faces.memory import crops_plan, photos_plan
 from diffbir_jax.faces.reports import NO_FACE, FaceReport, write_crops
 from diffbir_jax.faces.restoring import FaceRestorer, Way, check_photo
 from diffbir_jax.restoration.image import Request
-from diffbir_jax.restoration.pictures import Picture, take
+from diffbir_jax.restoration.pictures import Picture, Result, take
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.sampling.options import Options
@@ -29,7 +29,7 @@ class Whole(NamedTuple):
         note: "no face" if there is none, then `image` is the background, or None without one; else empty.
     """
 
-    image: Any
+    image: Result | None
     faces: tuple[FaceReport, ...]
     note: str = ""
 
@@ -90,7 +90,7 @@ def restore_faces(
     both = FaceRestorer(restorer, behind, way)
     sizes = [_sizes(each.pixels, upscale) for each in taken]
     both.plan = crops_plan(both, wanted, sizes, memory).plan if sizes else None
-    found: list[Any] = [None] * len(taken)
+    found: dict[int, Whole] = {}
     for outcome in both.restore_many(
         requests,
         upscale,
@@ -103,7 +103,7 @@ def restore_faces(
         results = outcome.all()
         image = taken[outcome.position].like(results[0].image) if results else None
         found[outcome.position] = Whole(image, outcome.about, "" if outcome.about else NO_FACE)
-    return found
+    return [found[position] for position in range(len(taken))]
 
 
 def _sizes(pixels: np.ndarray, upscale: float) -> tuple[tuple[int, int], tuple[int, int]]:

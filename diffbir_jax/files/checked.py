@@ -4,7 +4,7 @@ import json
 import re
 import stat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -52,7 +52,7 @@ def file_name(text: str) -> str:
     return _SHIELDED.sub(lambda found: chr(ord(found[0]) - _SHIELD + 0xDC00), text)
 
 
-def checked(record: Any, kind: type[T]) -> T:
+def checked(record: object, kind: type[T]) -> T:
     """Return a value of `kind` made of what JSON holds; UserError if it is none."""
     try:
         return TypeAdapter(kind).validate_json(json.dumps(record), strict=True)

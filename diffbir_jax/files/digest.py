@@ -4,10 +4,18 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 
-def file_record(path: Path) -> dict[str, Any]:
+class FileRecord(TypedDict):
+    """A file that a sidecar names."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+def file_record(path: Path) -> FileRecord:
     """Return a file's path as given, SHA-256 and size; OSError if it cannot be read."""
     return {"path": str(path), "sha256": sha256(path), "bytes": path.stat().st_size}
 

@@ -5,7 +5,6 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -17,7 +16,7 @@ PACKAGES = {name: name for name in ("jax", "jaxlib", "numpy")} | {
 }
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
+def write_record(path: Path, record: Mapping[str, object]) -> None:
     """Write a record as JSON; readers of `path` see the old file or the new one, never a partial file.
 
     Raises:
@@ -33,7 +32,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def device() -> dict[str, Any]:
+def device() -> dict[str, object]:
     """Return the device of this process; other hosts work independently."""
     kinds = sorted({device.device_kind for device in jax.local_devices()})
     return {"backend": jax.default_backend(), "kind": ", ".join(kinds), "count": jax.local_device_count()}

@@ -1,14 +1,13 @@
 """Checks of images before the pipeline processes them."""
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.bytes import DTYPES
 
 
-def not_finite(stage: str, dtype: Any) -> UserError:
+def not_finite(stage: str, dtype: DTypeLike) -> UserError:
     """Return the error for a stage that computed NaN or infinity in `dtype`; as bytes these would be black."""
     return UserError(
         f"{stage} gave NaN or infinity in {np.dtype(dtype).name}; use `precision` bf16 or fp32 and scales that "

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -135,7 +135,7 @@ def _register(kind: str) -> None:
 def _decode_raw(data: bytes, max_pixels: int) -> Decoded:
     """Develop a camera's raw file with its white balance, to 16 bits of sRGB; its metadata stay behind."""
     try:
-        rawpy: Any = importlib.import_module("rawpy")
+        rawpy = importlib.import_module("rawpy")
     except ImportError:
         raise ImageFileError(_MISSING.format(_OTHERS["RAW"])) from None
     with rawpy.imread(io.BytesIO(data)) as raw:

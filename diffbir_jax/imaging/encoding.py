@@ -7,7 +7,6 @@ import io
 import struct
 import zlib
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -16,6 +15,7 @@ from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.metadata import (
     ICC,
     XMP,
+    Tags,
     exif_with_resolution,
     parse_exif,
     with_resolution,
@@ -84,14 +84,14 @@ def encode_tiff(samples: np.ndarray, metadata: Metadata) -> bytes:
     return file.getvalue() + b"".join(strips)
 
 
-def _pillow(samples: np.ndarray, kind: str, **options: Any) -> bytes:
+def _pillow(samples: np.ndarray, kind: str, **options: object) -> bytes:
     """Return Pillow's file of (H, W, C) uint8."""
     file = io.BytesIO()
     Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples).save(file, format=kind, **options)
     return file.getvalue()
 
 
-def _pillow_metadata(metadata: Metadata) -> dict[str, Any]:
+def _pillow_metadata(metadata: Metadata) -> dict[str, bytes]:
     exif = b"Exif\0\0" + metadata.exif if metadata.exif else None
     blocks = {"exif": exif, "xmp": metadata.xmp, "icc_profile": metadata.icc}
     return {name: block for name, block in blocks.items() if block}
@@ -140,7 +140,7 @@ def _differences(block: np.ndarray) -> bytes:
     return result.astype(block.dtype.newbyteorder("<")).tobytes()
 
 
-def _tiff_tags(samples: np.ndarray, rows: int, lengths: list[int], metadata: Metadata) -> dict[int, Any]:
+def _tiff_tags(samples: np.ndarray, rows: int, lengths: list[int], metadata: Metadata) -> Tags:
     """Return the tags of an image with strips of `rows` rows and these lengths (bytes)."""
     height, width, channels = samples.shape
     tags = with_resolution(parse_exif(metadata.exif) if metadata.exif else {}, metadata.dpi)

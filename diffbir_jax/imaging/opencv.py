@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from types import ModuleType
 
 import cv2
 
@@ -26,7 +26,7 @@ def logged(level: int) -> Iterator[None]:
         _set(before)
 
 
-def _logging() -> Any:
+def _logging() -> ModuleType:
     """The module that has the functions: OpenCV 4 has them at the top."""
     return getattr(cv2.utils, "logging", cv2)
 

@@ -70,7 +70,7 @@ def without_hidden(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     The colours of transparent pixels are often garbage; networks and filters would smear them into visible pixels.
 
     Args:
-        pixels: (H, W, C).
+        pixels: (H, W, C) uint8 or uint16, C = 1 or 3.
         alpha: (H, W), 0 where transparent.
 
     Returns:
@@ -79,13 +79,31 @@ def without_hidden(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     hidden = alpha == 0
     if not hidden.any() or hidden.all():
         return pixels
+    mask = hidden.view(np.uint8)
     # Each visible pixel has its own label. Each transparent pixel gets the label of the nearest visible one.
-    _, labels = cv2.distanceTransformWithLabels(
-        hidden.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    colours = np.zeros((labels.max() + 1, pixels.shape[2]), pixels.dtype)
-    colours[labels[~hidden]] = pixels[~hidden]
-    return colours[labels]
+    _, labels = cv2.distanceTransformWithLabels(mask, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    # The nearest visible pixel always touches a transparent one. The others need no entry in the table.
+    edge = cv2.dilate(mask, np.ones((3, 3), np.uint8)) != mask
+    numbers = _packed(pixels)
+    nearest = np.zeros(labels.max() + 1, numbers.dtype)
+    nearest[labels[edge]] = numbers[edge]
+    numbers[hidden] = nearest[labels[hidden]]
+    return _unpacked(numbers, pixels)
+
+
+def _packed(pixels: np.ndarray) -> np.ndarray:
+    """Copy (H, W, 1 or 3) to (H, W), one number per pixel: NumPy moves numbers several times faster than triples."""
+    if pixels.shape[2] == 1:
+        return pixels[..., 0].copy()
+    wide = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA)
+    return wide.view(np.dtype(f"u{4 * wide.itemsize}"))[..., 0]
+
+
+def _unpacked(numbers: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Undo `_packed` for pixels `like` these."""
+    if like.shape[2] == 1:
+        return numbers[..., None]
+    return cv2.cvtColor(numbers[..., None].view(like.dtype), cv2.COLOR_RGBA2RGB)
 
 
 def apart(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:

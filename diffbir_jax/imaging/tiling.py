@@ -1,7 +1,7 @@
 """Apply functions to large images tile by tile, and blend the overlaps."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from diffbir_jax.console.errors import UserError
 
+T = TypeVar("T")
 # Variance of the weights, in units of the squared side of a tile.
 VARIANCE = 0.01
 
@@ -122,11 +123,11 @@ class Tiles(NamedTuple):
         columns: (B, W), the same along the rows.
     """
 
-    image: Any
-    start: Any
-    used: Any
-    rows: Any
-    columns: Any
+    image: Array | np.ndarray
+    start: Array | np.ndarray
+    used: Array | np.ndarray
+    rows: Array | np.ndarray
+    columns: Array | np.ndarray
 
 
 def place_tiles(
@@ -156,7 +157,7 @@ def place_tiles(
 
 
 def blend(
-    function: Callable[[Any, Array], Array], x: Any, tiles: Tiles, size: tuple[int, int], batch: int = 1
+    function: Callable[[T, Array], Array], x: T, tiles: Tiles, size: tuple[int, int], batch: int = 1
 ) -> Array:
     """Apply a function to the tiles of canvases, batch by batch, and blend the results with `gaussian_weights`.
 
@@ -208,7 +209,7 @@ def batches(tiles: Tiles, batch: int) -> tuple[Array, Array, Array]:
     return image, start, used
 
 
-def cut(array: Array, image: Array, start: Array, size: tuple[int, int]) -> Array:
+def cut(array: Array | np.ndarray, image: Array, start: Array, size: tuple[int, int]) -> Array:
     """Cut tiles (K, h, w, C) of `size` from canvases (B, H, W, C), at `start` (K, 2) of the canvases `image` (K,)."""
 
     def one(image: Array, start: Array) -> Array:
@@ -218,7 +219,7 @@ def cut(array: Array, image: Array, start: Array, size: tuple[int, int]) -> Arra
     return jax.vmap(one)(image, start)
 
 
-def tiled(function: Callable[[Any], Array], x: Any, size: int, stride: int) -> Array:
+def tiled(function: Callable[[T], Array], x: T, size: int, stride: int) -> Array:
     """`blend` for square tiles of whole canvases, all with the same grid.
 
     Args:

@@ -1,11 +1,12 @@
 """Scaled dot-product attention: one entry point for every network, several backends behind it."""
 
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 
 from diffbir_jax.models.platform import AMPERE, batch_mesh, compute_capability, target_platform
 
@@ -75,7 +76,7 @@ def _check(backend: str) -> None:
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
 
 
-def _chosen(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Backend:
+def _chosen(queries: tuple[int, ...], keys: int, dtype: DTypeLike, platform: str) -> Backend:
     """The forced backend where it can be had, else that of `choose`."""
     kernels = {"cudnn": ("gpu", fuses), "flash": ("tpu", flashes)}
     its_platform, fits = kernels.get(_forced, (platform, lambda *_: True))
@@ -83,7 +84,7 @@ def _chosen(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> B
     return _forced if wanted else choose(queries, keys, dtype, platform)
 
 
-def choose(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Backend:
+def choose(queries: tuple[int, ...], keys: int, dtype: DTypeLike, platform: str) -> Backend:
     """Return the backend for a shape.
 
     | platform | condition | backend |
@@ -111,13 +112,13 @@ def choose(queries: tuple[int, ...], keys: int, dtype: Any, platform: str) -> Ba
     return "xla" if heads * length * keys <= MOST_SCORES else "queries"
 
 
-def fuses(queries: tuple[int, ...], keys: int, dtype: Any) -> bool:
+def fuses(queries: tuple[int, ...], keys: int, dtype: DTypeLike) -> bool:
     """Whether cuDNN has a fused kernel for a shape on this GPU, or on a new one if there is none here."""
     fits = queries[3] <= _CUDNN_HEAD and queries[3] % 8 == 0 and keys % 2 == 0
     return fits and jnp.dtype(dtype).itemsize == 2 and compute_capability() >= AMPERE
 
 
-def flashes(queries: tuple[int, ...], keys: int, dtype: Any) -> bool:
+def flashes(queries: tuple[int, ...], keys: int, dtype: DTypeLike) -> bool:
     """Whether Pallas's kernel for TPUs takes a shape. XLA does not split it over devices: see `batch_mesh`."""
     mesh, last = batch_mesh(), _FLASH_BLOCKS[-1]
     even = jax.device_count() == 1 if mesh is None else queries[0] % mesh.size == 0

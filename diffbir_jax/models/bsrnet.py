@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -95,8 +94,9 @@ class ResidualInResidualBlock(nn.Module):
 class DenseBlock(nn.Module):
     """Five convolutions and a damped residual. Each convolution sees all features before it.
 
-    One convolution applies all five kernels' parts for the block's input. It is wider and therefore faster, and less
-    has to be concatenated.
+    Features are convolved as soon as they are known, for all later convolutions at once. These products have few input
+    channels and many outputs, and nothing is concatenated: on CPUs a block takes a fifth less time than with one
+    convolution per kernel.
     """
 
     growth: int
@@ -109,11 +109,14 @@ class DenseBlock(nn.Module):
         widths = (growth,) * 4 + (channels,)
         convs = [conv(width, name=f"conv_{i}", dtype=self.dtype) for i, width in enumerate(widths)]
         kernels, biases = zip(*(c.weights(channels + i * growth) for i, c in enumerate(convs)), strict=True)
-        seen = convolve(x, jnp.concatenate([kernel[:, :, :channels] for kernel in kernels], axis=-1))
-        y, *later = jnp.split(seen + jnp.concatenate(biases, axis=-1), np.cumsum(widths)[:-1], axis=-1)
-        grown: list[Array] = []
-        for kernel, start in zip(kernels[1:], later, strict=True):
-            grown.append(nn.leaky_relu(y, 0.2))
-            # Only the part of the kernel for the grown features is left; the block's input is done.
-            y = start + convolve(jnp.concatenate(grown, axis=-1), kernel[:, :, channels:])
-        return x + 0.2 * y
+
+        def seen(features: Array, first: int, start: int) -> Array:
+            """What the convolutions from `first` on make of features that are their input channels from `start` on."""
+            parts = [kernel[:, :, start : start + features.shape[-1]] for kernel in kernels[first:]]
+            return convolve(features, jnp.concatenate(parts, axis=-1))
+
+        later = seen(x, 0, 0) + jnp.concatenate(biases, axis=-1)
+        for i in range(len(convs) - 1):
+            grown, later = nn.leaky_relu(later[..., :growth], 0.2), later[..., growth:]
+            later = later + seen(grown, i + 1, channels + i * growth)
+        return x + 0.2 * later

@@ -1,14 +1,12 @@
 """IRControlNet, the control branch of DiffBIR (Lin et al. 2023, section 3.2)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from diffbir_jax.files.trees import Params
 from diffbir_jax.models.layers import conv
 from diffbir_jax.models.unet import UNetConfig, UNetEncoder
 
@@ -87,7 +85,7 @@ class ConditionEncoder(nn.Module):
         return conv(self.channels, name="conv_out", dtype=self.dtype)(x).astype(jnp.float32)
 
 
-def init_from_unet(unet_params: Mapping[str, Any], hint_channels: int = 4) -> dict[str, Any]:
+def init_from_unet(unet_params: Params, hint_channels: int = 4) -> Params:
     """Parameters of an `IRControlNet` that starts as a copy of a UNet and has no effect yet.
 
     The first convolution's weights for the hint are zero, and so are the zero convolutions.
@@ -99,7 +97,7 @@ def init_from_unet(unet_params: Mapping[str, Any], hint_channels: int = 4) -> di
     Returns:
         new parameters; unchanged arrays are shared with `unet_params`.
     """
-    encoder: dict[str, Any] = jax.tree.map(lambda x: x, dict(unet_params["encoder"]))
+    encoder: Params = jax.tree.map(lambda x: x, dict(unet_params["encoder"]))
     kernel = encoder["conv_in"]["kernel"]
     # Zero weights for the hint: the copied encoder computes at first what the UNet's does.
     extra = jnp.zeros((*kernel.shape[:2], hint_channels, kernel.shape[3]), kernel.dtype)
@@ -111,7 +109,7 @@ def init_from_unet(unet_params: Mapping[str, Any], hint_channels: int = 4) -> di
     return {"encoder": encoder, **zero_convs}
 
 
-def _control_channels(encoder: Mapping[str, Any]) -> list[int]:
+def _control_channels(encoder: Params) -> list[int]:
     """Channels of the encoder's skip connections in order, then of its middle block."""
 
     def in_order(name: str) -> tuple[str, bool, str]:

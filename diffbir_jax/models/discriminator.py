@@ -6,11 +6,11 @@ the batch.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from diffbir_jax.models.layers import GroupNorm, PlainConv
 
@@ -36,7 +36,7 @@ class PatchDiscriminator(nn.Module):
     """Strided 4x4 convolutions, then two at full width: one realness logit per patch."""
 
     config: DiscriminatorConfig
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:

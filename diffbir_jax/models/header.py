@@ -2,15 +2,20 @@
 
 import dataclasses
 import json
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
 
 
-def describe(family: str, config: Any) -> dict[str, str]:
+def describe(family: str, config: "DataclassInstance") -> dict[str, str]:
     """Return the strings to store: `family`, and `config`, the fields of a dataclass of sizes as JSON."""
     return {"family": family, "config": json.dumps(dataclasses.asdict(config))}
 
 
-def revive(kind: type, text: str) -> Any:
+def revive(kind: type[T], text: str) -> T:
     """Return the sizes, as the dataclass `kind`, that `describe` stored as `config`.
 
     Raises:

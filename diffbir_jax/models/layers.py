@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ from flax.errors import ScopeParamShapeError
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from diffbir_jax.files.trees import Tree
 from diffbir_jax.models.platform import target_platform
 
 Norm = Literal["group", "layer"]
@@ -41,14 +42,15 @@ class Layer(nn.Module):
     network takes. Here the shape that the initialiser is given is compared.
     """
 
-    def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any, **more: Any) -> Any:
+    def param(self, name: str, init_fn: Callable[..., Array], *init_args: Tree, **more: Tree) -> Array:
         """As `nn.Module.param`, for initialisers whose first argument is the shape and whose second is the dtype."""
         if self.is_initializing() and _NO_VALUES.get():
             value = jnp.zeros(init_args[0], *init_args[1:2])
             self.put_variable("params", name, value)
             return value
         if self.is_initializing() or not self.has_variable("params", name):
-            return super().param(name, init_fn, *init_args, **more)
+            # Flax allows arrays in boxes; no initialiser here makes one.
+            return cast(Array, super().param(name, init_fn, *init_args, **more))
         value, shape = self.get_variable("params", name), tuple(init_args[0])
         if value.shape != shape:
             raise ScopeParamShapeError(name, "/".join(self.path), value.shape, shape)

@@ -7,15 +7,16 @@ An adapted layer is {"a": (..., I, rank), "b": (rank, O)} at its place in the ne
 the layer has a scale of its own.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.module import InterceptorContext
 from jax import Array
 
-from diffbir_jax.models.apply import Params, apply
+from diffbir_jax.files.trees import Params, Tree
+from diffbir_jax.models.apply import apply
 from diffbir_jax.models.layers import Conv, Dense, PlainConv, repeat_batch
 
 FACTORS = {"a", "b"}
@@ -40,17 +41,17 @@ def merge(base: Params, lora: Params, scale: float) -> Params:
     return _merge(base, lora, scale, "")
 
 
-def is_layer(lora: Mapping[str, Any]) -> bool:
+def is_layer(lora: Params) -> bool:
     """Whether a node of the tree is an adapted layer."""
     return FACTORS <= lora.keys() <= FACTORS | {"alpha"}
 
 
-def scale_of(layer: Mapping[str, Any], scale: float | Array) -> float | Array:
+def scale_of(layer: Params, scale: float | Array) -> float | Array:
     """Return the factor on A B of an adapted layer; `scale` as in `merge`."""
     return scale * layer["alpha"] / layer["b"].shape[0] if "alpha" in layer else scale
 
 
-def product(layer: Mapping[str, Any], scale: float | Array) -> Array:
+def product(layer: Params, scale: float | Array) -> Array:
     """Return what an adapted layer adds to its kernel, (..., I, O); `scale` as in `merge`."""
     return scale_of(layer, scale) * (layer["a"] @ layer["b"])
 
@@ -70,7 +71,9 @@ def adapted(
     """
     layers = adapted_layers(lora)
 
-    def intercept(call: Callable[..., Any], inputs: tuple, kwargs: dict, context: Any) -> Any:
+    def intercept(
+        call: Callable[..., Tree], inputs: tuple, kwargs: dict, context: InterceptorContext
+    ) -> Tree:
         layer = layers.get(path := "/".join(context.module.path))
         if layer is None or context.method_name != "__call__":
             return call(*inputs, **kwargs)
@@ -80,7 +83,7 @@ def adapted(
         yield
 
 
-def runner(params: Params, frozen: Params, scale: float = 1.0) -> Callable[..., Any]:
+def runner(params: Params, frozen: Params, scale: float = 1.0) -> Callable[..., Tree]:
     """Return (name, module, *inputs) -> output of a network with what is trained in place of what is frozen.
 
     LoRAs run beside the kernels: merged ones would have gradients of their size in float32.
@@ -92,18 +95,18 @@ def runner(params: Params, frozen: Params, scale: float = 1.0) -> Callable[..., 
     """
     networks, loras = {**frozen, **params}, params.get("lora", {})
 
-    def run(name: str, module: nn.Module, *inputs: Any) -> Any:
+    def run(name: str, module: nn.Module, *inputs: Tree) -> Tree:
         with adapted(loras[name], scale) if name in loras else nullcontext():
             return apply(module, networks[name], *inputs)
 
     return run
 
 
-def adapted_layers(lora: Mapping[str, Any], path: str = "") -> dict[str, Mapping[str, Any]]:
+def adapted_layers(lora: Params, path: str = "") -> dict[str, Params]:
     """Return path, joined with "/" -> adapted layer."""
     if is_layer(lora):
         return {path: lora}
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, Params] = {}
     for name, part in lora.items():
         found |= adapted_layers(part, f"{path}/{name}" if path else name)
     return found
@@ -111,9 +114,9 @@ def adapted_layers(lora: Mapping[str, Any], path: str = "") -> dict[str, Mapping
 
 def _branch(
     module: nn.Module,
-    layer: Mapping[str, Any],
+    layer: Params,
     scale: float,
-    inputs: tuple[Any, ...],
+    inputs: tuple[Tree, ...],
     modulation: Array | None,
 ) -> Array:
     """What the layer adds to the output of `module` for its arguments."""
@@ -125,7 +128,7 @@ def _branch(
     return (scale_of(layer, scale) * (y @ layer["b"].astype(dtype))).astype(dtype)
 
 
-def _down(module: nn.Module, x: Array, a: Array, *more: Any) -> Array:
+def _down(module: nn.Module, x: Array, a: Array, *more: Tree) -> Array:
     """A x, computed as the layer computes W x."""
     if isinstance(module, Conv):
         return module.convolved(x, a, *more)

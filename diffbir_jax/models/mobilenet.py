@@ -5,11 +5,10 @@ batch normalisation is folded into the convolutions when the weights are convert
 (`scripts/convert_mobilenet.py`), so every layer is a convolution with a bias.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from diffbir_jax.models.layers import Layer, PlainConv
 
@@ -38,7 +37,7 @@ class DepthwiseConv(Layer):
     """
 
     stride: int = 1
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -65,7 +64,7 @@ class InvertedResidual(nn.Module):
     features: int
     expansion: int
     stride: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -88,7 +87,7 @@ class MobileNetV2(nn.Module):
     """
 
     stages: int = len(STAGES)
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array) -> list[jax.Array]:

@@ -1,10 +1,12 @@
 """Named presets: one table with every size of every network and the files of its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
+import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.canvas import Padding
@@ -25,6 +27,8 @@ from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
 
 Task = Literal["sr", "face", "denoise"]
 TASKS: tuple[Task, ...] = get_args(Task)
+# With that of whole photos, whose faces are restored (`faces/`).
+AnyTask = Task | Literal["faces"]
 RestorationConfig = RestorationUNetConfig | SwinIRConfig | BSRNetConfig | SCUNetConfig | SRVGGConfig
 
 
@@ -40,7 +44,7 @@ class RestorationFamily(NamedTuple):
     """
 
     config: type
-    module: Any
+    module: Callable[..., nn.Module]
     enlarge_first: bool
 
 
@@ -183,7 +187,7 @@ class Preset:
             return describe("control", self.unet) | {"hint_channels": str(self.vae.embed_dim)}
         return {}
 
-    def make_rm(self, dtype: Any = jnp.float32) -> Any:
+    def make_rm(self, dtype: DTypeLike = jnp.float32) -> nn.Module:
         """Return the restoration module, computing in `dtype`.
 
         Raises:
@@ -193,23 +197,23 @@ class Preset:
             raise ValueError(f"preset {self.name} has no restoration module")
         return RESTORATION_FAMILIES[family_of(self.rm)].module(self.rm, dtype)
 
-    def make_vae(self, dtype: Any = jnp.float32, remat: bool = False) -> AutoencoderKL:
+    def make_vae(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> AutoencoderKL:
         """Return the autoencoder; `remat` recomputes its blocks in the backward pass."""
         return AutoencoderKL(self.vae, dtype, remat)
 
-    def make_unet(self, dtype: Any = jnp.float32, remat: bool = False) -> UNet:
+    def make_unet(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> UNet:
         """Return the diffusion prior; `remat` recomputes its blocks in the backward pass."""
         return UNet(self.unet, dtype, remat)
 
-    def make_control(self, dtype: Any = jnp.float32, remat: bool = False) -> IRControlNet:
+    def make_control(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> IRControlNet:
         """Return the IRControlNet, conditioned on the latent of the stage-1 image; `remat` as for the prior."""
         return IRControlNet(self.unet, self.vae.embed_dim, dtype, remat)
 
-    def make_condition(self, dtype: Any = jnp.float32) -> ConditionEncoder:
+    def make_condition(self, dtype: DTypeLike = jnp.float32) -> ConditionEncoder:
         """Return the small encoder of the stage-1 image that can replace the autoencoder's encoder."""
         return ConditionEncoder(self.vae.embed_dim, self.vae.downsample, dtype)
 
-    def make_modulation(self, dtype: Any = jnp.float32) -> Modulation:
+    def make_modulation(self, dtype: DTypeLike = jnp.float32) -> Modulation:
         """Return what changes the LoRAs of a one-step restorer by the degradation; it always computes in float32.
 
         Raises:
@@ -219,13 +223,13 @@ class Preset:
             raise ValueError(f"preset {self.name} has no modulation")
         return Modulation(self.one_step.modulation)
 
-    def make_degradation(self, dtype: Any = jnp.float32) -> DegradationEstimator:
+    def make_degradation(self, dtype: DTypeLike = jnp.float32) -> DegradationEstimator:
         """Return the estimator of the degradation that belongs to `make_modulation`; errors as there."""
         self.make_modulation()
         assert self.one_step is not None
         return DegradationEstimator(self.one_step.estimator, dtype)
 
-    def make_text(self, dtype: Any = jnp.float32) -> CLIPText:
+    def make_text(self, dtype: DTypeLike = jnp.float32) -> CLIPText:
         """Return the text encoder.
 
         Raises:

@@ -5,13 +5,13 @@ product. docs/tiny.md has the measurements behind the other choices.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from diffbir_jax.models.layers import Conv, LayerNorm, conv
 
@@ -88,7 +88,7 @@ class ResidualBlock(nn.Module):
     """x + conv(silu(conv(norm(x)))), normalised over channels as in NAFNet (Chen et al., 2022)."""
 
     features: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -108,7 +108,7 @@ class RestorationUNet(nn.Module):
     """
 
     config: RestorationUNetConfig
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, lq: jax.Array) -> jax.Array:

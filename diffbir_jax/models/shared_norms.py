@@ -10,18 +10,21 @@ uses the image's statistics after a layer that did not, the result is worse than
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.module import InterceptorContext
 from jax import Array
 
-from diffbir_jax.models.apply import Params, apply
+from diffbir_jax.files.trees import Params, Tree
+from diffbir_jax.models.apply import apply
 from diffbir_jax.models.layers import GroupNorm, upsample_nearest
 
 # Mean and variance (B, C) float32 of the input of each group normalisation, numbered in their order of execution.
-Norms = dict[str, tuple[Any, Any]]
+Moments = tuple[Array | np.ndarray, Array | np.ndarray]
+Norms = dict[str, Moments]
 # Each pass stops after the layer it measures; four stop points keep the number of programs small.
 GROUPS = 4
 
@@ -35,7 +38,7 @@ class KnownNorms(NamedTuple):
     """
 
     norms: Norms
-    exact: Any
+    exact: Tree
 
 
 def measure_norms(
@@ -63,7 +66,7 @@ def measure_norms(
     """
     found: Norms = {}
 
-    def moments(number: int, own: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
+    def moments(number: int, own: tuple[Array, Array], x: Array) -> Moments:
         # Overlaps of tiles are owned by one tile each, so no pixel counts twice.
         found[_key(number)] = _owned_moments(x, owned)
         if known is None or _key(number) not in known.norms:
@@ -90,7 +93,7 @@ def stops(count: int) -> list[int]:
 
 def apply_normed(
     module: nn.Module, params: Params, x: Array, norms: Norms | None = None, method: str | None = None
-) -> Any:
+) -> Tree:
     """Apply a module to tiles by their images' statistics, or without `norms` by their own. Else as `measure_norms`."""
     if norms is None:
         return apply(module, params, x, method=method)
@@ -103,16 +106,16 @@ def _key(number: int) -> str:
 
 
 def _intercepted(
-    moments: Callable[[int, tuple[Array, Array], Array], tuple[Array, Array]],
+    moments: Callable[[int, tuple[Array, Array], Array], Moments],
     module: nn.Module,
     params: Params,
     x: Array,
     method: str | None,
-) -> Any:
+) -> Tree:
     """Apply a module whose normalisations use moments(number, own moments, input)."""
     count = itertools.count()
 
-    def intercept(call: Callable[..., Any], args: tuple, kwargs: dict, context: Any) -> Any:
+    def intercept(call: Callable[..., Tree], args: tuple, kwargs: dict, context: InterceptorContext) -> Tree:
         own = call(*args, **kwargs)
         if not isinstance(context.module, GroupNorm) or context.method_name != "moments":
             return own

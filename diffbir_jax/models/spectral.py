@@ -8,15 +8,13 @@ caller carries them from step to step and stores them beside the parameters.
     logits = apply(discriminator, normalised(params, state), features)
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from diffbir_jax.models.apply import Params
 
 # The tree of the parameters with {"u": (O,), "v": (..., I)} float32 in place of a kernel (..., I, O) and its bias.
-SpectralState = dict[str, Any]
+SpectralState = Params
 EPSILON = 1e-12
 
 

@@ -9,7 +9,7 @@ from diffbir_jax.conversion.engine import Params
 from diffbir_jax.models.apply import apply
 from diffbir_jax.parity import networks
 from diffbir_jax.parity.case import IMAGE, NETWORK, Arrays, Case, Values, matching, nchw, nhwc
-from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs, Loss, fidelity_weight
+from diffbir_jax.sampling.guidance import GuidanceInputs, Loss, PixelGuidance, fidelity_weight
 from diffbir_jax.sampling.tables import GUIDANCE_UNIT
 
 LOSSES: tuple[Loss, ...] = ("mse", "w_mse")
@@ -35,7 +35,7 @@ def gradient_steps(loss: Loss, outputs: Sequence[str], golden: Arrays, vae: Para
     """Return the loss and the step of z0, -3000 s dL/dz0, at the scales s of the keys LOSS|s=S|..."""
     # The scale is a traced parameter, because it is stored in the golden file.
     params = {"vae": vae, "scale_factor": jnp.float32(golden["scale_factor"])}
-    inputs = Guidance(_decode, loss).prepare(params, nhwc(golden["target"]))
+    inputs = PixelGuidance(_decode, loss).prepare(params, nhwc(golden["target"]))
     # Loss and step of one scale come from one computation.
     scales = {key.split("|")[1]: float(key.split("|")[1].removeprefix("s=")) for key in outputs}
     z0 = nhwc(golden["z0"])
@@ -54,5 +54,5 @@ def _decode(params: Params, z: jax.Array) -> jax.Array:
 @jax.jit
 def _step(inputs: GuidanceInputs, z0: jax.Array, strength: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the step and the loss. The kind of loss acts only through the weight, so one program serves both kinds."""
-    guidance = Guidance(_decode)
+    guidance = PixelGuidance(_decode)
     return guidance(inputs, z0, strength) - z0, guidance.value(inputs, z0)

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from diffbir_jax.conversion import restoration as modules
 from diffbir_jax.conversion import stable_diffusion as tables
 from diffbir_jax.conversion.engine import Params
 from diffbir_jax.conversion.rules import Rules
-from diffbir_jax.models.apply import apply
+from diffbir_jax.files.trees import Tree
+from diffbir_jax.models.apply import Module, apply
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
 from diffbir_jax.models.clip import CLIPText, CLIPTextConfig
 from diffbir_jax.models.controlnet import IRControlNet
@@ -29,8 +30,10 @@ from diffbir_jax.text.tokenizer import tokenize
 # Equal modules share a compiled program, for example SwinIR's in all cases of training.
 run = jax.jit(apply, static_argnums=0, static_argnames="method")
 
+Config = TypeVar("Config")
 
-class Network(NamedTuple):
+
+class Network(NamedTuple, Generic[Config]):
     """One network of the golden files.
 
     Attributes:
@@ -40,12 +43,12 @@ class Network(NamedTuple):
         small: configuration in the `*_small` files, in training and pipeline. Full size is the type's default.
     """
 
-    build: Callable[[Any], Any]
-    rules: Callable[[Any], Rules]
-    shapes: Callable[[Any], Params]
-    small: Any
+    build: Callable[[Config], Module]
+    rules: Callable[[Config], Rules]
+    shapes: Callable[[Config], Params]
+    small: Config
 
-    def config(self, size: str) -> Any:
+    def config(self, size: str) -> Config:
         """Return the configuration of a size, "small" or "full"."""
         return self.small if size == "small" else type(self.small)()
 
@@ -74,7 +77,7 @@ def weights(name: str, size: str, salt: str) -> Params:
     return filled(name, network.rules(config), network.shapes(config), salt)
 
 
-def module(name: str, size: str) -> Any:
+def module(name: str, size: str) -> Module:
     """Return the Flax module of a network of `NETWORKS`, "small" or "full"."""
     network = NETWORKS[name]
     return network.build(network.config(size))
@@ -97,7 +100,7 @@ class _Sized(NamedTuple):
     size: str
     salt: str
 
-    def __call__(self, *inputs: Any, method: str | None = None) -> Any:
+    def __call__(self, *inputs: Tree, method: str | None = None) -> Tree:
         # Not kept: the full-size networks together would not fit into memory.
         params = weights(self.name, self.size, self.salt)
         return jax.block_until_ready(run(module(self.name, self.size), params, *inputs, method=method))

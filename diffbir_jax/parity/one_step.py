@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from diffbir_jax.diffusion.schedule import make_schedule, predict_x0
 from diffbir_jax.imaging.preparation import by_bicubic
@@ -45,14 +45,14 @@ def encoded(vae: Params, image: np.ndarray) -> tuple[jax.Array, jax.Array]:
     return networks.run(networks.module("vae", "small"), vae, nhwc(image), method="encode")
 
 
-def predicted(unet: Params, z: Any, t: int, context: np.ndarray) -> jax.Array:
+def predicted(unet: Params, z: jax.Array | np.ndarray, t: int, context: np.ndarray) -> jax.Array:
     """The small UNet's output; `z` in PyTorch's layout."""
     z = nhwc(z) if isinstance(z, np.ndarray) else z
     times = jnp.full(len(z), t, jnp.int32)
     return networks.run(networks.module("unet", "small"), unet, z, times, jnp.asarray(context))
 
 
-def clean(z: Any, output: Any, t: int) -> np.ndarray:
+def clean(z: ArrayLike, output: ArrayLike, t: int) -> np.ndarray:
     """x0 of a prediction of the noise at timestep t; all in PyTorch's layout."""
     signal = np.sqrt(SCHEDULE.alphas_cumprod[t])
     noise = np.sqrt(1 - SCHEDULE.alphas_cumprod[t])

@@ -8,7 +8,6 @@ in float32, and the exact result in float64. They only support the closed-form m
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +34,7 @@ class Replay:
         max_churn: largest sigma with churn.
     """
 
-    dtype: Any
+    dtype: type[np.floating]
     model: Callable[[Array, float, int], Array]
     parameterization: str
     cfg_scale: Callable[[float], float] | None
@@ -87,7 +86,7 @@ class Replay:
         begin, end = self.exactly(np.log, sigma), self.exactly(np.log, after)
         return self.exactly(np.exp, end - (end - begin) * self.dtype(_HALF))
 
-    def exactly(self, function: Callable[[Any], Any], x: Array) -> Any:
+    def exactly(self, function: Callable[[Array], Array], x: Array) -> Array:
         """Return the function's value, computed in float64 and rounded once; libraries differ in its last bit."""
         return np.asarray(function(np.asarray(x, np.float64))).astype(self.dtype)[()]
 

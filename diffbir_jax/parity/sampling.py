@@ -1,13 +1,14 @@
 """Noise schedules, step tables, and samplers with a closed-form function in place of the network."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.diffusion.schedule import make_schedule
+from diffbir_jax.files.trees import Params
 from diffbir_jax.parity.case import (
     SAMPLER,
     SCHEDULE,
@@ -173,7 +174,7 @@ def trajectory(key: str, golden: Arrays) -> jax.Array:
     cond, uncond = ({"text": jnp.asarray(text)[:, None, None, None]} for text in TEXT)
     return sample(
         Denoiser(toy_model, SCHEDULES[run.param].parameterization),
-        DenoiserInputs(None, {"image": image} | cond, uncond),
+        DenoiserInputs({}, {"image": image} | cond, uncond),
         nhwc(golden["x_T"]),
         steps,
         nhwc(_noise(golden, key, steps)),
@@ -194,14 +195,14 @@ def _noise(golden: Arrays, key: str, steps: LinearStep) -> np.ndarray:
     return noise
 
 
-def toy_model(params: Any, x: jax.Array, t: jax.Array, cond: dict[str, jax.Array]) -> jax.Array:
+def toy_model(params: Params, x: jax.Array, t: jax.Array, cond: dict[str, jax.Array]) -> jax.Array:
     """The function in place of the network; shapes as in `Denoiser`."""
     time = t.astype(jnp.float32)[:, None, None, None] / 1000
     seen = jnp.tanh(0.7 * x + 0.3 * cond["image"] - 0.2 * time) * (0.8 + 0.1 * time)
     return jnp.repeat(seen, len(cond["text"]) // len(x), axis=0) + 0.05 * cond["text"]
 
 
-def replayed(key: str, golden: Arrays, dtype: Any) -> np.ndarray:
+def replayed(key: str, golden: Arrays, dtype: type[np.floating]) -> np.ndarray:
     """Return the published arithmetic's result (B, c, h, w) in a precision; in float32 it rounds like the reference."""
     run, image = Run.of(key), golden["c_img"].astype(dtype)
 

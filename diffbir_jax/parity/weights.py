@@ -2,12 +2,12 @@
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from diffbir_jax.conversion.engine import Params, Rule, convert, torch_shapes
 from diffbir_jax.weights.safetensors import flatten, unflatten
@@ -48,13 +48,13 @@ class _Parameter:
     key: str
     shape: tuple[int, ...]
     salt: str
-    dtype: ClassVar = np.dtype(np.float32)
+    dtype: np.dtype = np.dtype(np.float32)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return fill(self.module, self.key, self.shape, self.salt).astype(dtype or np.float32, copy=False)
 
 
-def filled(module: str, rules: Iterable[Rule], target: Mapping[str, Any], salt: str) -> Params:
+def filled(module: str, rules: Iterable[Rule], target: Params, salt: str) -> Params:
     """Return parameters of the shapes `target`, on the device, made by the checkpoint conversion.
 
     It needs little more memory than one copy: each host array is released as soon as it is on the device.

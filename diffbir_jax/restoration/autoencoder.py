@@ -7,20 +7,29 @@ image are measured first, see `models/shared_norms.py`; images in one tile need 
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, repeat
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.stages import Wrapped
 
+from diffbir_jax.files.trees import Tree
 from diffbir_jax.imaging.colour import wavelet_colour
 from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.controlnet import ConditionEncoder
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.models.shared_norms import KnownNorms, Norms, apply_normed, first_norms, measure_norms, stops
 from diffbir_jax.models.vae import AutoencoderKL
-from diffbir_jax.restoration.encoder_tiles import DEGREES, drawn_tiles, image_tiles, latent_tile, start_tiles
+from diffbir_jax.restoration.encoder_tiles import (
+    DEGREES,
+    Tile,
+    drawn_tiles,
+    image_tiles,
+    latent_tile,
+    start_tiles,
+)
 from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.geometry import Shape
 from diffbir_jax.restoration.image import Frame
@@ -29,6 +38,7 @@ from diffbir_jax.restoration.tile_programs import in_batches
 from diffbir_jax.sampling.guidance import Loss, fidelity_weight, held, latent_weight
 from diffbir_jax.sampling.onestep import draw_posterior
 
+T = TypeVar("T")
 HalfName = Literal["encode", "decode"]
 
 
@@ -43,13 +53,13 @@ class Half(NamedTuple):
     """
 
     stage: HalfName
-    function: Any
+    function: Wrapped
     params: Params
-    static: dict[str, Any]
+    static: dict[str, object]
 
 
 # image -> what the program of a half takes of each tile
-Tiles = Callable[[Frame], Iterator[dict[str, Any]]]
+Tiles = Callable[[Frame], Iterator[Tile]]
 
 
 @functools.partial(jax.jit, static_argnames=("vae", "preset", "encoder", "loss"))
@@ -214,7 +224,7 @@ def decode(
     shares = [np.float32(executor.detail(frame.upscale)) for frame in frames]
     of = {frame.position: (z, share) for frame, z, share in zip(frames, latents, shares)}
 
-    def tiles(frame: Frame) -> Iterator[dict[str, Any]]:
+    def tiles(frame: Frame) -> Iterator[Tile]:
         z, share = of[frame.position]
         grid = frame.grid("decode")
         for start in grid.starts:
@@ -255,7 +265,7 @@ def calls(executor: Executor, stage: HalfName, shape: Shape) -> list[Call]:
     share = {"detail": used} if executor.blends else {}
     tile = image if stage == "encode" else latent | share
 
-    def call(function: Any, tiles: Any, static: dict[str, Any]) -> Call:
+    def call(function: Wrapped, tiles: Tree, static: dict[str, object]) -> Call:
         return executor.abstract_call(function, (half.params,), tiles, used, **static)
 
     if (height, width) == shape.canvas or not shares_norms(executor):
@@ -302,8 +312,12 @@ def _decoder(executor: Executor) -> Half:
 
 
 def _through(
-    executor: Executor, frames: list[Frame], half: Half, tiles: Tiles, take: Callable[..., Any]
-) -> list[Any]:
+    executor: Executor,
+    frames: list[Frame],
+    half: Half,
+    tiles: Tiles,
+    take: Callable[[Frame, Iterator[Tree]], T],
+) -> list[T]:
     """Take images through one half of the autoencoder.
 
     Images in one tile need no shared statistics, so they never share a batch with images in several.
@@ -313,10 +327,10 @@ def _through(
     whole = [frame for frame in frames if frame not in cut]
     norms = _measured(executor, cut, half, tiles)
 
-    def pairs(frame: Frame) -> Iterable[Any]:
+    def pairs(frame: Frame) -> Iterable[tuple[Tile, Norms | None]]:
         return zip(tiles(frame), repeat(norms.get(frame.position)))
 
-    results: dict[int, Any] = {}
+    results: dict[int, T] = {}
     for group in filter(None, (whole, cut)):
         every = (pair for frame in group for pair in pairs(frame))
         stream = _stream(executor, half, group, every, half.function, half.static)
@@ -348,7 +362,7 @@ def _pass(
 ) -> dict[int, Norms]:
     """One pass: the statistics of the first `stop` normalisations, by position."""
 
-    def triples(frame: Frame) -> Iterable[Any]:
+    def triples(frame: Frame) -> Iterable[tuple[Tile, np.ndarray, KnownNorms | None]]:
         return zip(tiles(frame), frame.owned(half.stage), repeat(known.get(frame.position)))
 
     every = (triple for frame in frames for triple in triples(frame))
@@ -362,10 +376,10 @@ def _stream(
     executor: Executor,
     half: Half,
     frames: list[Frame],
-    tiles: Iterable[Any],
-    function: Any,
-    static: dict[str, Any],
-) -> Iterator[Any]:
+    tiles: Iterable[Tree],
+    function: Wrapped,
+    static: dict[str, object],
+) -> Iterator[Tree]:
     # Passes that only measure are no progress: the time of each half is counted once.
     count = None if function is measure_tiles else _count(frames, half.stage)
     return executor.stream(function, half.stage, frames[0].shape, tiles, (half.params,), count, **static)
@@ -375,7 +389,7 @@ def _count(frames: list[Frame], stage: HalfName) -> int:
     return sum(len(frame.grid(stage).starts) for frame in frames)
 
 
-def _measuring(executor: Executor, half: Half, stop: int | None) -> dict[str, Any]:
+def _measuring(executor: Executor, half: Half, stop: int | None) -> dict[str, object]:
     preset = executor.preset
     vae = preset.make_vae(executor.generator.dtype)
     return {"vae": vae, "preset": preset, "half": half.stage, "stop": stop}

@@ -4,13 +4,19 @@ import inspect
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from operator import methodcaller
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 from jax.experimental.layout import Format, Layout
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.stages import Compiled, Wrapped
+from jax.typing import DTypeLike
 
+from diffbir_jax.files.trees import Params, Tree
 from diffbir_jax.models.attention import forced
 from diffbir_jax.models.platform import HOPPER, batches_over, compute_capability, target_platform
 from diffbir_jax.sharding import AXES
@@ -30,10 +36,13 @@ class Memory(NamedTuple):
     temporary: int
 
 
+T = TypeVar("T")
+# A function, then what else a program depends on.
+Key = tuple[Wrapped, *tuple[object, ...]]
 # Programs kept in memory: each holds some 15 MB on CPUs, which would add up over folders of many shapes.
 KEPT = 48
 # Of all restorers of the process: parameters are arguments, so those of one preset share programs.
-_COMPILED: dict[Any, Any] = {}
+_COMPILED: dict[Key, Compiled] = {}
 _LOCK = threading.Lock()
 
 
@@ -48,28 +57,28 @@ class Programs:
         self.mesh = mesh
         self.ordered = target_platform() == "gpu"
         self.compiled = _COMPILED
-        self.known: set[Any] = set()
+        self.known: set[int] = set()
         # What is compiled next, in words, and the context in which that happens: for what a run shows.
         self.doing = ""
-        self.compiling: Callable[[str], AbstractContextManager[Any]] = nullcontext
+        self.compiling: Callable[[str], AbstractContextManager[object]] = nullcontext
 
     @property
     def devices(self) -> int:
         """How many devices share the work."""
         return 1 if self.mesh is None else self.mesh.size
 
-    def hold(self, params: Any) -> Any:
+    def hold(self, params: dict[str, Params]) -> dict[str, Params]:
         """Put parameters on the devices, kernels of convolutions (height, width, in, out) in the platform's order."""
         placed = self.place(params)
         return jax.tree.map(_ordered, placed) if self.ordered else placed
 
-    def place(self, tree: Any, axis: int | None = None) -> Any:
+    def place(self, tree: T, axis: int | None = None) -> T:
         """Put arrays, or abstract ones, on the devices, split along `axis`, or all of them everywhere."""
         sharding = self.sharding(axis)
         if sharding is None:
             return tree
 
-        def placed(leaf: Any) -> Any:
+        def placed(leaf: Array | np.ndarray | jax.ShapeDtypeStruct) -> Array | jax.ShapeDtypeStruct:
             if isinstance(leaf, jax.ShapeDtypeStruct):
                 return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
             return jax.device_put(leaf, sharding)
@@ -83,7 +92,7 @@ class Programs:
         spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, AXES)
         return NamedSharding(self.mesh, spec)
 
-    def get(self, function: Any, *args: Any, **static: Any) -> Any:
+    def get(self, function: Wrapped, *args: Tree, **static: object) -> Compiled:
         """Return the program of a jitted function for arrays, or abstract ones, like `args`.
 
         Static arguments are given by name; `args` are the others, in the order of the function's signature.
@@ -102,27 +111,28 @@ class Programs:
                     self.compiled[key] = function.lower(*_bound(function, args, static)).compile()
             return self.compiled[key]
 
-    def _lies(self, leaf: Any) -> Any:
+    def _lies(self, leaf: Array | np.ndarray | jax.ShapeDtypeStruct) -> Sharding | None:
         """How an array lies on the devices; None where that is the default device."""
         sharding = getattr(leaf, "sharding", None)
         default = sharding is not None and sharding.device_set == {jax.local_devices()[0]}
         return None if self.mesh is None and default else sharding
 
-    def __call__(self, function: Any, *args: Any, **static: Any) -> Any:
+    def __call__(self, function: Wrapped, *args: Tree, **static: object) -> Tree:
         """Call a jitted function through its program; arguments as in `get`."""
         return self.get(function, *args, **static)(*args)
 
-    def memory(self, function: Any, *args: Any, **static: Any) -> Memory:
+    def memory(self, function: Wrapped, *args: Tree, **static: object) -> Memory:
         """Return what a call takes, compiling the program if need be; arguments as in `get`."""
         found = self.get(function, *args, **static).memory_analysis()
+        assert found is not None
         return Memory(found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes)
 
-    def operations(self, function: Any, *args: Any, **static: Any) -> float:
+    def operations(self, function: Wrapped, *args: Tree, **static: object) -> float:
         """Return the floating-point operations of a call, each loop counted as one turn; arguments as in `get`."""
         return float((self.get(function, *args, **static).cost_analysis() or {}).get("flops", 0.0))
 
 
-def kernel_order(dtype: Any, capability: float) -> Layout:
+def kernel_order(dtype: DTypeLike, capability: float) -> Layout:
     """How cuDNN's convolutions read kernels (height, width, in, out): from others, every program makes a second copy.
 
     The axis of the output channels is the outermost one in memory. In 16 bits, and from Hopper on, images lie pixel by
@@ -132,22 +142,23 @@ def kernel_order(dtype: Any, capability: float) -> Layout:
     return Layout(major_to_minor=(3, 0, 1, 2) if by_pixel else (3, 2, 0, 1))
 
 
-def _ordered(leaf: Any) -> Any:
+def _ordered(leaf: Array) -> Array:
     """An array whose elements lie as this process's GPU reads them, if it is a convolution's kernel."""
     if leaf.ndim != 4:
         return leaf
     return jax.device_put(leaf, Format(kernel_order(leaf.dtype, compute_capability()), leaf.sharding))
 
 
-def _release(compiled: dict[Any, Any]) -> None:
+def _release(compiled: dict[Key, Compiled]) -> None:
     """Let go of programs, also in the caches that JAX keeps for their functions."""
     functions = {key[0] for key in compiled}
     compiled.clear()
     for function in functions:
-        function.clear_cache()
+        # The type of jitted functions does not name it.
+        methodcaller("clear_cache")(function)
 
 
-def _bound(function: Any, args: tuple[Any, ...], static: dict[str, Any]) -> list[Any]:
+def _bound(function: Wrapped, args: tuple[Tree, ...], static: dict[str, object]) -> list[Tree]:
     """All arguments in the order of the function's signature."""
     others = iter(args)
     names = inspect.signature(function).parameters

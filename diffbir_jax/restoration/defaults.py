@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import Any
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.sampling.options import Options
@@ -58,7 +57,7 @@ def default_options(preset: str) -> Options:
     return DEFAULTS.get(preset, Options())
 
 
-def options_of(preset: str, given: dict[str, Any], beside: Sequence[str] = ()) -> Options:
+def options_of(preset: str, given: dict[str, object], beside: Sequence[str] = ()) -> Options:
     """Return the operating point of a preset with other values by name.
 
     Args:

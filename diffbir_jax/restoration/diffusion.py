@@ -1,20 +1,24 @@
 """Stage 2's sampling: latents of the results, for images that lie side by side on canvases of one size."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.imaging.tiling import Grid
 from diffbir_jax.restoration import encoder_tiles
 from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.geometry import Shape, stage_grid, tiles_on_canvas
 from diffbir_jax.restoration.image import Frame, padded_whole, stacked
+from diffbir_jax.restoration.results import NOTHING
+from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
 from diffbir_jax.sampling.guidance import pixel_weight
 from diffbir_jax.sampling.layout import Conditioned, Layout, make_layout
 from diffbir_jax.sampling.loop import image_keys, sample
+from diffbir_jax.sampling.tables import LinearStep
 
+# What `sample` takes besides the denoiser.
+Arguments = tuple[DenoiserInputs, jax.Array, LinearStep, jax.Array]
 # One program per shape, instead of one operation after the other.
 _pixel_weight = jax.jit(pixel_weight, static_argnums=0)
 
@@ -26,7 +30,7 @@ def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.n
     given = conditioned(executor, frames, filled)
     if variant == executor.wanted.count - 1:
         for frame in frames:
-            frame.latent, frame.weight, frame.hint, frame.start = None, None, None, None
+            frame.latent, frame.weight, frame.hint, frame.start = (NOTHING,) * 4
             frame.last = True
     keys = image_keys(executor.wanted.options.seed, [frame.request.index for frame in filled], variant)
     denoiser, arguments = steered(executor, given, keys, _tape(executor, filled))
@@ -42,10 +46,10 @@ def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.n
 
 def steered(
     executor: Executor, conditioned: Conditioned, keys: jax.Array, noise: jax.Array | None = None
-) -> tuple[Any, tuple[Any, ...]]:
+) -> tuple[Denoiser, Arguments]:
     """The denoiser, and the other arguments of `sample`."""
     whole = conditioned.layout is None
-    denoiser, *arguments = executor.generator.steered(
+    denoiser, inputs, x, steps, noise = executor.generator.steered(
         conditioned,
         executor.wanted.options,
         keys,
@@ -54,7 +58,7 @@ def steered(
         remat=executor.plan.remat,
         spread=None if whole else executor.programs.sharding(0),
     )
-    return denoiser, tuple(arguments)
+    return denoiser, (inputs, x, steps, noise)
 
 
 def calls(executor: Executor, shape: Shape) -> list[Call]:
@@ -76,13 +80,19 @@ def calls(executor: Executor, shape: Shape) -> list[Call]:
         jax.ShapeDtypeStruct((images, encoder_tiles.DEGREES), jnp.float32) if executor.degrades else None
     )
     given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None, hint, start, degrees)
-    denoisers: list[Any] = []
+    denoisers: list[Denoiser] = []
     # Beforehand: what is computed while tracing must not be kept.
     executor.context  # noqa: B018
 
     def arguments(
-        latent: Any, weight: Any, target: Any, hint: Any, start: Any, degrees: Any, keys: jax.Array
-    ) -> Any:
+        latent: jax.Array,
+        weight: jax.Array,
+        target: jax.Array | None,
+        hint: jax.Array | None,
+        start: jax.Array | None,
+        degrees: jax.Array | None,
+        keys: jax.Array,
+    ) -> Arguments:
         given = Conditioned(latent, weight, target, layout, hint, start, degrees)
         denoiser, rest = steered(executor, given, keys)
         denoisers.append(denoiser)
@@ -119,7 +129,7 @@ def _tape(executor: Executor, frames: list[Frame]) -> jax.Array | None:
     return jnp.asarray(np.stack(draws))
 
 
-def _placed(executor: Executor, arguments: tuple[Any, ...], whole: bool) -> tuple[Any, ...]:
+def _placed(executor: Executor, arguments: Arguments, whole: bool) -> Arguments:
     """Put the arguments of `sample` on the devices: each has its images, or its tiles of all of them."""
     (inputs, x, steps, noise), place, axis = arguments, executor.programs.place, 0 if whole else None
     guidance = inputs.guidance and inputs.guidance._replace(
@@ -159,7 +169,7 @@ def conditioned(executor: Executor, frames: list[Frame], filled: list[Frame]) ->
     return Conditioned(latent, weight, target, layout, hint, start, degrees)
 
 
-def _layout(executor: Executor, shape: Shape, grids: list[Any], canvases: int) -> Layout | None:
+def _layout(executor: Executor, shape: Shape, grids: list[Grid], canvases: int) -> Layout | None:
     """The tiles of images of a shape on their canvases; None if every image is one tile."""
     count = tiles_on_canvas(shape, executor.plan)
     if count == 1:

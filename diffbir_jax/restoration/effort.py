@@ -32,19 +32,26 @@ def effort(executor: Executor, image: tuple[Size, Size], costs: Costs) -> dict[s
     }
 
 
+def passes(executor: Executor) -> dict[str, int]:
+    """How many times a pack goes through each stage.
+
+    Results with other noise repeat sampling and decoding; where sampling starts from the input, that is encoded, too.
+    Where the encoder draws, each result has an encoding of its own.
+    """
+    count = executor.wanted.count
+    draws = count if executor.preset.one_step is not None else 1
+    return {"rm": 1, "encode": draws + executor.starts_from_input, "sample": count, "decode": count}
+
+
 def _pixels(executor: Executor, image: tuple[Size, Size]) -> dict[str, float]:
     """Pixels of all tiles of an image, by stage."""
-    plan, wanted = executor.plan, executor.wanted
-    # Results with other noise repeat sampling and decoding; where sampling starts from the input, that is encoded, too.
-    # Where the encoder draws, each result has an encoding of its own.
-    draws = wanted.count if executor.preset.one_step is not None else 1
-    again = {"encode": draws + executor.starts_from_input, "sample": wanted.count, "decode": wanted.count}
+    plan, again = executor.plan, passes(executor)
     sides, shape = measure(*image, executor.preset, plan)
     pixels = {}
     for stage in ("rm", "encode", "sample", "decode"):
         side = sides.lq_padded if stage == "rm" else sides.padded
         tile = getattr(shape, stage)
         pixels[stage] = (
-            again.get(stage, 1) * len(stage_grid(side, tile, getattr(plan, stage)).starts) * tile[0] * tile[1]
+            again[stage] * len(stage_grid(side, tile, getattr(plan, stage)).starts) * tile[0] * tile[1]
         )
     return pixels

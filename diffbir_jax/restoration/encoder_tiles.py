@@ -1,7 +1,6 @@
 """What the programs of the autoencoder take of each tile of an image."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,18 +10,20 @@ from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.image import Frame
 from diffbir_jax.sampling.loop import draw_noise, image_keys
 
+# What a program takes of a tile.
+Tile = Mapping[str, np.ndarray | np.float32]
 # What is estimated of an image's degradation: noise and blur.
 DEGREES = 2
 
 
-def image_tiles(frame: Frame) -> Iterator[dict[str, Any]]:
+def image_tiles(frame: Frame) -> Iterator[dict[str, np.ndarray]]:
     """Tiles of the padded stage-1 image, with the mask."""
     grid = frame.grid("encode")
     for start in grid.starts:
         yield {"image": frame.clean_tile(start, grid.size), "mask": frame.mask_tile(start, grid.size)}
 
 
-def drawn_tiles(executor: Executor, variant: int, frame: Frame) -> Iterator[dict[str, Any]]:
+def drawn_tiles(executor: Executor, variant: int, frame: Frame) -> Iterator[dict[str, np.ndarray]]:
     """Tiles with the noise of the posterior, drawn from a key per tile, and the image's degradation."""
     grid, f = frame.grid("encode"), executor.preset.vae.downsample
     key = image_keys(executor.wanted.options.seed, [frame.request.index], variant)
@@ -46,7 +47,7 @@ def check_noise(executor: Executor, frame: Frame) -> None:
         )
 
 
-def start_tiles(frame: Frame) -> Iterator[dict[str, Any]]:
+def start_tiles(frame: Frame) -> Iterator[dict[str, np.ndarray]]:
     """Tiles of the padded input, which sampling starts from, with the mask."""
     grid = frame.grid("encode")
     for start in grid.starts:

@@ -3,11 +3,11 @@
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jax.stages import Wrapped
 
-from diffbir_jax.models.apply import Params
+from diffbir_jax.files.trees import Params, Tree
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration.compiled import Programs
 from diffbir_jax.restoration.generator import Context, Generator
@@ -19,7 +19,7 @@ from diffbir_jax.restoration.tile_programs import stream
 # Tiles per call of a program, where a batch has fewer: each call costs a little.
 STAGED = 4
 # A program as function, arguments (parameters and abstract arrays) and static arguments.
-Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+Call = tuple[Wrapped, tuple[Tree, ...], dict[str, object]]
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,14 @@ class Executor:
 
     def stream(
         self,
-        call: Any,
+        call: Wrapped,
         stage: str,
         shape: Shape,
-        tiles: Iterable[Any],
-        params: tuple[Any, ...],
+        tiles: Iterable[Tree],
+        params: tuple[Params, ...],
         total: int | None,
-        **static: Any,
-    ) -> Iterator[Any]:
+        **static: object,
+    ) -> Iterator[Tree]:
         """Take tiles through a program, in order, and tell the caller how far that is.
 
         Args:
@@ -128,14 +128,14 @@ class Executor:
             static: its static arguments.
         """
 
-        def run(stacked: Any, used: np.ndarray) -> Any:
+        def run(stacked: Tree, used: np.ndarray) -> Tree:
             placed = self.programs.place((stacked, used), axis=1)
             return self.programs(call, *params, *placed, **static)
 
         results = stream(run, tiles, self.staged(stage, shape))
         return results if total is None else self._told(results, stage, shape, total)
 
-    def _told(self, results: Iterator[Any], stage: str, shape: Shape, total: int) -> Iterator[Any]:
+    def _told(self, results: Iterator[Tree], stage: str, shape: Shape, total: int) -> Iterator[Tree]:
         self.tell(stage, shape, 0, total)
         for done, result in enumerate(results, start=1):
             self.tell(stage, shape, done, total)
@@ -147,6 +147,8 @@ class Executor:
             height, width = getattr(shape, stage)
             self.wanted.listen(Progress(stage, done, total, height * width))
 
-    def abstract_call(self, call: Any, params: tuple[Any, ...], tiles: Any, used: Any, **static: Any) -> Call:
+    def abstract_call(
+        self, call: Wrapped, params: tuple[Params, ...], tiles: Tree, used: Tree, **static: object
+    ) -> Call:
         """The same program without data."""
         return call, (*params, *self.programs.place((tiles, used), axis=1)), static

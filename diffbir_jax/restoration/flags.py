@@ -78,7 +78,7 @@ def lora_word(text: str) -> Lora:
 def option_adder(group: argparse._ArgumentGroup) -> Callable[..., None]:
     """Return a function that declares a field of `Options`, which holds its default and range."""
 
-    def add(flag: str, kind: Callable[[str], Any] | None, text: str, **more: Any) -> None:
+    def add(flag: str, kind: Callable[[str], object] | None, text: str, **more: Any) -> None:
         def explained() -> str:
             told = text if "(default: " in text else f"{text} (default: {preset_defaults(name)})"
             return told.replace("%", "%%")

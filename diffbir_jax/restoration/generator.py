@@ -2,11 +2,12 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Sharding
+from jax.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.diffusion.schedule import make_schedule, q_sample
@@ -17,7 +18,7 @@ from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration import one_step
 from diffbir_jax.restoration.one_step import OneStepUNet
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, TiledModel
-from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
+from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs, LatentGuidance, PixelGuidance
 from diffbir_jax.sampling.layout import Conditioned, Layout
 from diffbir_jax.sampling.loop import draw_noise
 from diffbir_jax.sampling.options import TIMESTEPS, Options
@@ -39,7 +40,7 @@ AUGMENTATION_DRAW = 2**31
 class Generator:
     """The networks of a preset with their parameters, as far as they regenerate detail."""
 
-    def __init__(self, preset: Preset, params: dict[str, Params], dtype: Any = jnp.float32):
+    def __init__(self, preset: Preset, params: dict[str, Params], dtype: DTypeLike = jnp.float32):
         """Take `params` by module name (the preset's `modules`); networks compute in `dtype`.
 
         Accelerators multiply float32 in fewer bits unless the option jax_default_matmul_precision is "highest".
@@ -158,15 +159,17 @@ class Generator:
         model = ControlledUNet(self.preset, self.dtype)
         if self.preset.one_step is not None:
             model = OneStepUNet(self.preset, self.dtype, one_step.passes(self.preset, options))
-        tiles = {} if layout is None else {"tile": layout.size, "batch": layout.batch}
-        guidance = None
-        if options.guidance_scale:
-            rgb = options.guidance_space == "rgb"
-            decode = LatentDecoder(self.preset, self.dtype, remat) if rgb else None
-            guidance = Guidance(decode, options.guidance_loss, **tiles)
+        guidance = self._pull(options, layout, remat) if options.guidance_scale else None
         if layout is not None:
             model = TiledModel(model, layout.size, layout.batch, spread)
         return Denoiser(model, self.preset.parameterization, guidance)
+
+    def _pull(self, options: Options, layout: Layout | None, remat: bool) -> Guidance:
+        if options.guidance_space == "latent":
+            return LatentGuidance(options.guidance_loss)
+        tiles = {} if layout is None else {"tile": layout.size, "batch": layout.batch}
+        decode = LatentDecoder(self.preset, self.dtype, remat)
+        return PixelGuidance(decode, options.guidance_loss, **tiles)
 
     def _guidance(self, given: Conditioned, options: Options) -> GuidanceInputs:
         repeats = jnp.int32(options.guidance_repeats)
@@ -187,7 +190,7 @@ class Generator:
             raise ValueError("sampling starts from the inputs: give their latents as `start`")
         return given.start
 
-    def _hint(self, given: Conditioned, options: Options, keys: jax.Array) -> jax.Array:
+    def _hint(self, given: Conditioned, options: Options, keys: jax.Array) -> jax.Array | np.ndarray:
         """What the control sees: latents or what stands for them, with noise if that is asked for."""
         hint = given.latent if given.hint is None else given.hint
         if given.hint is None and self.encoder is not None:
@@ -199,7 +202,7 @@ class Generator:
         noise = draw_noise(keys, jnp.uint32(AUGMENTATION_DRAW), hint.shape)
         return self._noised(hint, options.noise_aug, noise)
 
-    def _noised(self, z: jax.Array, timestep: int, noise: jax.Array) -> jax.Array:
+    def _noised(self, z: jax.Array | np.ndarray, timestep: int, noise: jax.Array) -> jax.Array:
         return _add_noise(self.schedule, z, jnp.full(len(z), timestep), noise)
 
     def _steps(self, options: Options, sides: tuple[int, int]) -> LinearStep:
@@ -219,7 +222,7 @@ class Generator:
 
     def _inputs(
         self,
-        hint: jax.Array,
+        hint: jax.Array | np.ndarray,
         guidance: GuidanceInputs | None,
         options: Options,
         context: Context | None,
@@ -252,7 +255,7 @@ class ControlledUNet:
     """
 
     preset: Preset
-    dtype: Any
+    dtype: DTypeLike
 
     def __call__(
         self, params: dict[str, Params], z: jax.Array, t: jax.Array, cond: dict[str, jax.Array]
@@ -270,7 +273,7 @@ class LatentDecoder:
     """Scaled latents to images in [-1, 1], for guidance; equal by value."""
 
     preset: Preset
-    dtype: Any
+    dtype: DTypeLike
     remat: bool
 
     def __call__(self, params: Params, z: jax.Array) -> jax.Array:

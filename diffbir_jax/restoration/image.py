@@ -1,9 +1,10 @@
 """An image on its way through the stages: its tiles, and the arrays that the host holds."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from diffbir_jax.imaging.bytes import enlarge, resize_bytes, to_depth
 from diffbir_jax.imaging.canvas import Blender, Padding, cut_padded, from_depth, resize_float
@@ -14,6 +15,7 @@ from diffbir_jax.models.shared_norms import Norms, merge_norms
 from diffbir_jax.restoration import one_step
 from diffbir_jax.restoration.geometry import measure, stage_grid
 from diffbir_jax.restoration.plan import Plan
+from diffbir_jax.restoration.results import NOTHING
 from diffbir_jax.restoration.texture import with_texture
 
 # Weights of the luma (ITU-R BT.601).
@@ -43,14 +45,14 @@ class Request(NamedTuple):
 
 
 class Frame:
-    """One image in work. Each stage releases the arrays that no later stage needs.
+    """One image in work. Its arrays are empty before their stage, and after the last one that needs them.
 
     Attributes:
         position: of the request.
         depth: dtype of the input and of results.
         upscaled: the input, enlarged; empty once it is not needed any more.
         clean: (*work, 3) in about [0, 1] after stage 1: float32, or float16 for tiled images (80 dB PSNR to float32).
-        start: what sampling starts from: the input for the encoder, (*work, 3), then its latent like `latent`; None if
+        start: what sampling starts from: the input for the encoder, (*work, 3), then its latent like `latent`; empty if
             sampling starts from `latent`.
         latent: (h, w, c) of the padded image, scaled.
         weight: (h, w, 1) of guidance in latent space.
@@ -70,7 +72,7 @@ class Frame:
         upscale: float,
         preset: Preset,
         plan: Plan,
-        dtype: Any = np.float32,
+        dtype: DTypeLike = np.float32,
     ):
         """Take a request; `dtype` is what the networks compute in, for messages.
 
@@ -90,11 +92,11 @@ class Frame:
             check_layout(request.clean, (3,), "stage-1 image")
             check_proportions(request.clean, request.image, "stage-1 image")
         self.mask = None if request.mask is None else self._fit_mask(request.mask)
-        self.clean: Any = None
-        self.start: Any = None
-        self.latent: Any = None
-        self.weight: Any = None
-        self.hint: Any = None
+        self.clean = NOTHING
+        self.start = NOTHING
+        self.latent = NOTHING
+        self.weight = NOTHING
+        self.hint = NOTHING
         self.reference: np.ndarray | None = None
         self.degrees: np.ndarray | None = None
 
@@ -253,7 +255,7 @@ class Frame:
         sides: tuple[int, int],
         channels: int,
         stage: str,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         """Blend tiles to (*sides, channels) of `dtype`; by default float32, for several tiles float16."""
@@ -283,7 +285,7 @@ def is_gray(image: np.ndarray) -> bool:
     return bool(np.all(image[..., :2] == image[..., 1:]))
 
 
-def padded_whole(frame: Frame, tile: Any) -> np.ndarray:
+def padded_whole(frame: Frame, tile: Callable[[np.ndarray, tuple[int, int]], np.ndarray]) -> np.ndarray:
     """What `tile`, a method of the frame that cuts tiles, has of all of its padded image."""
     return tile(np.zeros(2, np.int32), frame.sides.padded)
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.conversion.engine import ConversionError
+from diffbir_jax.conversion.lora import Sizes
 from diffbir_jax.conversion.lora_files import Change, changes
 from diffbir_jax.conversion.stored import CheckpointError
 from diffbir_jax.models.apply import Params
@@ -45,7 +45,7 @@ def merged(params: Mapping[str, Params], preset: Preset, loras: Sequence[Lora]) 
     return {name: unflatten(leaves) for name, leaves in flat.items()}
 
 
-def _merge(flat: dict[str, dict[str, Any]], preset: Preset, lora: Lora) -> None:
+def _merge(flat: dict[str, dict[str, np.ndarray]], preset: Preset, lora: Lora) -> None:
     """Add a LoRA to the flat parameters of each network, in place."""
     problems = []
     try:
@@ -62,7 +62,7 @@ def _merge(flat: dict[str, dict[str, Any]], preset: Preset, lora: Lora) -> None:
         )
 
 
-def _add(flat: dict[str, dict[str, Any]], preset: Preset, change: Change) -> str:
+def _add(flat: dict[str, dict[str, np.ndarray]], preset: Preset, change: Change) -> str:
     """Add a change to a kernel; return what is wrong with it, or ""."""
     network, path, index, delta = change
     if network not in preset.modules:
@@ -82,10 +82,10 @@ def _add(flat: dict[str, dict[str, Any]], preset: Preset, change: Change) -> str
     return ""
 
 
-def sizes(preset: Preset) -> dict[str, Any]:
+def sizes(preset: Preset) -> dict[str, Sizes]:
     """Return the sizes of the networks of a preset that LoRAs may change."""
     known = {"unet": preset.unet, "control": preset.unet, "vae": preset.vae, "text": preset.text}
-    return {name: known[name] for name in known if name in preset.modules}
+    return {name: config for name, config in known.items() if name in preset.modules and config is not None}
 
 
 def recorded(loras: Sequence[Lora]) -> dict[str, Path]:

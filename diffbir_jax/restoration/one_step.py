@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.diffusion.schedule import Schedule
@@ -133,7 +134,7 @@ class OneStepUNet:
     """The UNet of a one-step restorer with its LoRA, as a `denoiser.Model`; equal by value."""
 
     preset: Preset
-    dtype: Any
+    dtype: DTypeLike
     passes: Passes = "both"
 
     def __call__(self, params: dict[str, Params], z: Array, t: Array, cond: dict[str, Array]) -> Array:

@@ -3,7 +3,6 @@
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import jax
 
@@ -12,10 +11,13 @@ from diffbir_jax.restoration import autoencoder, diffusion, stage1
 from diffbir_jax.restoration.compiled import Programs
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.generator import Generator
+from diffbir_jax.restoration.geometry import Shape
 from diffbir_jax.restoration.image import Frame, Request
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.results import NOTHING, Outcome, Restored, Wanted
 
+# What images of one pack share: their shape, and whether their noise is drawn.
+Kind = tuple[Shape, bool]
 # Compute an incomplete pack once this many output pixels are queued.
 WAITING = 2**26
 
@@ -33,7 +35,7 @@ class Packer:
 
     def outcomes(self, requests: Iterable[Request], upscale: float) -> Iterator[Outcome]:
         """Yield an outcome per request, pack by pack."""
-        waiting: dict[Any, list[Frame]] = {}
+        waiting: dict[Kind, list[Frame]] = {}
         # Frames alone hold the images, and let go of them.
         frames = map(functools.partial(self._frame, upscale), itertools.count(), requests)
         while frame := next(frames, None):
@@ -58,7 +60,7 @@ class Packer:
         except (UserError, MemoryError) as error:
             return Outcome(position, error=error)
 
-    def _full(self, waiting: dict[Any, list[Frame]]) -> Any:
+    def _full(self, waiting: dict[Kind, list[Frame]]) -> Kind | None:
         """The key of a pack to compute now: a full one or, when much is waiting, the largest; else None."""
         for key, frames in waiting.items():
             if len(frames) == self.executor.pack_size(frames[0].shape):

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,11 @@ from diffbir_jax.imaging.photo import Metadata, Photo
 from diffbir_jax.imaging.reading import read_photo
 from diffbir_jax.imaging.samples import apart, from_pillow, upright
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
 Picture = Image.Image | np.ndarray | str | os.PathLike
+Result = Image.Image | np.ndarray
 
 
 class Taken(NamedTuple):
@@ -33,10 +37,10 @@ class Taken(NamedTuple):
 
     pixels: np.ndarray
     alpha: np.ndarray | None
-    give: Callable[[np.ndarray], Any]
+    give: Callable[[np.ndarray], Result]
     grey: bool
 
-    def like(self, pixels: np.ndarray) -> Any:
+    def like(self, pixels: np.ndarray) -> Result:
         """A picture like the given one, of restored pixels (h, w, 3): gray stays gray, transparency is resized."""
         samples = pixels[..., :1] if self.grey else pixels
         if self.alpha is not None:
@@ -45,7 +49,7 @@ class Taken(NamedTuple):
         return self.give(samples)
 
 
-def is_one(pictures: object) -> bool:
+def is_one(pictures: Picture | Iterable[Picture]) -> "TypeIs[Picture]":
     """Whether this is no collection of pictures: one picture, or nothing that can be restored."""
     single = isinstance(pictures, (str, bytes, dict)) or hasattr(pictures, "__array__")
     return single or not isinstance(pictures, Iterable)
@@ -76,7 +80,7 @@ def take(picture: Picture) -> Taken:
     )
 
 
-def _apart(samples: np.ndarray, give: Callable[[np.ndarray], Any]) -> Taken:
+def _apart(samples: np.ndarray, give: Callable[[np.ndarray], Result]) -> Taken:
     """The parts of samples (H, W, 1 to 4)."""
     pixels, alpha, grey = apart(samples)
     return Taken(pixels, alpha, give, grey)
@@ -114,7 +118,7 @@ def _of_pillow(image: Image.Image) -> Taken:
     return _apart(samples, lambda found: _pillow(found, info))
 
 
-def _info(metadata: Metadata) -> dict[str, Any]:
+def _info(metadata: Metadata) -> dict[str | tuple[int, int], object]:
     """Metadata as Pillow's images have it in `info`."""
     known = {
         "exif": metadata.exif and b"Exif\0\0" + metadata.exif,
@@ -135,7 +139,7 @@ def _of_photo(photo: Photo) -> Taken:
     return Taken(photo.pixels, photo.alpha, give, photo.grey)
 
 
-def _pillow(samples: np.ndarray, info: dict[str, Any]) -> Image.Image:
+def _pillow(samples: np.ndarray, info: dict[str | tuple[int, int], object]) -> Image.Image:
     made = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
     made.info.update(info)
     return made

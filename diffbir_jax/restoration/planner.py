@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
+from jax.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.trees import Tree
 from diffbir_jax.models.one_step import OneStep
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration import autoencoder, diffusion, stage1
@@ -290,13 +292,13 @@ def _weight(sides: Sides, shape: Shape) -> tuple[int, int]:
     return shape.sample[0] * shape.sample[1], sides.work[0] * sides.work[1]
 
 
-def _size(tree: Any) -> int:
+def _size(tree: Tree) -> int:
     """Bytes of arrays that are not parameters, which every call reads."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.ShapeDtypeStruct)]
     return sum(int(np.prod(leaf.shape)) * np.dtype(_plain(leaf.dtype)).itemsize for leaf in leaves)
 
 
-def _plain(dtype: Any) -> Any:
+def _plain(dtype: DTypeLike) -> DTypeLike:
     return np.uint64 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from pathlib import Path
@@ -16,7 +17,7 @@ from diffbir_jax.models.presets import Task, get_preset
 from diffbir_jax.restoration.defaults import options_of
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.lora_flag import Lora, lora_of
-from diffbir_jax.restoration.pictures import Picture, Taken, is_one, take
+from diffbir_jax.restoration.pictures import Picture, Result, Taken, is_one, take
 from diffbir_jax.restoration.planner import make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Progress, Wanted
@@ -35,13 +36,11 @@ ARGUMENTS = (
 @overload
 def restore(pictures: np.ndarray, **options: Any) -> np.ndarray: ...
 @overload
-def restore(pictures: Image.Image, **options: Any) -> Image.Image: ...
+def restore(pictures: Image.Image | str | os.PathLike, **options: Any) -> Image.Image: ...
 @overload
-def restore(pictures: str | Path, **options: Any) -> Image.Image: ...
-@overload
-def restore(pictures: Iterable[Picture], **options: Any) -> list[Any]: ...
+def restore(pictures: Iterable[Picture], **options: Any) -> list[Result]: ...
 def restore(
-    pictures: Any,
+    pictures: Picture | Iterable[Picture],
     *,
     version: str = "one-step",
     upscale: float = 4.0,
@@ -55,8 +54,8 @@ def restore(
     download: bool = False,
     set_up: bool = True,
     callback: Callable[[Progress], None] | None = None,
-    **options: Any,
-) -> Any:
+    **options: object,
+) -> Result | Sequence[Result]:
     """Restore one picture or several.
 
     >>> photo = Image.linear_gradient("L").resize((16, 16))
@@ -106,7 +105,7 @@ def restore(
 
 def settled(
     version: str,
-    options: dict[str, Any],
+    options: dict[str, object],
     precision: str,
     set_up: bool,
     arguments: Sequence[str] = ARGUMENTS,
@@ -157,7 +156,7 @@ def loras_of(given: str | Path | Lora | Iterable[str | Path | Lora]) -> tuple[Lo
 
 def _restored(
     restorer: Restorer, taken: list[Taken], upscale: float, wanted: Wanted, memory_gb: float | None
-) -> list[Any]:
+) -> list[Result]:
     """The pictures restored, in order, as `wanted` says and in memory as given."""
     if not taken:
         return []
@@ -165,7 +164,7 @@ def _restored(
     memory = None if memory_gb is None else int(memory_gb * 2**30)
     plan = make_plan(restorer, restorer.programs, sizes, wanted, memory).plan
     requests = [Request(each.pixels, index) for index, each in enumerate(taken)]
-    results = [None] * len(taken)
+    results: dict[int, Result] = {}
     for outcome in restorer.restore_many(
         requests,
         upscale,
@@ -176,7 +175,7 @@ def _restored(
         listen=wanted.listen,
     ):
         results[outcome.position] = taken[outcome.position].like(outcome.all()[0].image)
-    return results
+    return [results[position] for position in range(len(taken))]
 
 
 def _sizes(pixels: np.ndarray, upscale: float) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -4,12 +4,13 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TypedDict, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from PIL import Image
 
 from diffbir_jax.models.apply import Params
@@ -29,11 +30,26 @@ from diffbir_jax.sampling.options import Options
 from diffbir_jax.weights.loading import load_params, with_stage1
 
 
+class Run(TypedDict, total=False):
+    """Arguments of `Restorer.restore_many` that say how images are computed."""
+
+    plan: Plan | None
+    keep: bool
+    with_fidelity: bool
+    stage1_only: bool
+    context: Context | None
+    listen: Callable[[Progress], None] | None
+
+
 class Restorer(Generator):
     """The networks of one preset with their parameters: a `Generator` with stage 1 and images around it."""
 
     def __init__(
-        self, preset: Preset, params: dict[str, Params], dtype: Any = jnp.float32, mesh: Mesh | None = None
+        self,
+        preset: Preset,
+        params: dict[str, Params],
+        dtype: DTypeLike = jnp.float32,
+        mesh: Mesh | None = None,
     ):
         """Take the networks as `Generator` does; the devices of `mesh` share the images, None is the default device."""
         self.programs = Programs(mesh)
@@ -53,7 +69,7 @@ class Restorer(Generator):
         cls,
         preset: str | Preset = "one-step",
         folder: str | Path | None = None,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         task: Task = "sr",
         stage1: str | None = None,
         mesh: Mesh | None = None,
@@ -84,7 +100,7 @@ class Restorer(Generator):
         change = merging(preset, map(lora_of, lora))
         return cls(preset, load_params(preset, folder, dtype, change=change), dtype, mesh)
 
-    def options(self, **changes: Any) -> Options:
+    def options(self, **changes: object) -> Options:
         """The preset's operating point with other values by name; UserError for a wrong name or value.
 
         >>> Restorer.load("one-step").options(seed=1).steps
@@ -93,10 +109,22 @@ class Restorer(Generator):
         return options_of(self.preset.name, changes)
 
     @overload
-    def restore(self, images: np.ndarray | Image.Image, *args: Any, **more: Any) -> Restored: ...
+    def restore(
+        self,
+        images: np.ndarray | Image.Image,
+        upscale: float = 1.0,
+        options: Options | None = None,
+        context: Context | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Restored: ...
     @overload
     def restore(
-        self, images: Sequence[np.ndarray | Image.Image], *args: Any, **more: Any
+        self,
+        images: Sequence[np.ndarray | Image.Image],
+        upscale: float = 1.0,
+        options: Options | None = None,
+        context: Context | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> list[Restored]: ...
     def restore(
         self,
@@ -141,7 +169,7 @@ class Restorer(Generator):
         return results[0] if one else [results[position] for position in range(len(requests))]
 
     def restore_one(
-        self, image: np.ndarray, upscale: float, options: Options, index: int = 0, **more: Any
+        self, image: np.ndarray, upscale: float, options: Options, index: int = 0, **more: Unpack[Run]
     ) -> Restored:
         """Restore one image; arguments and errors as in `variants`."""
         return self.variants(image, upscale, options, 1, index, **more)[0]
@@ -156,7 +184,7 @@ class Restorer(Generator):
         *,
         clean: np.ndarray | None = None,
         mask: np.ndarray | None = None,
-        **more: Any,
+        **more: Unpack[Run],
     ) -> tuple[Restored, ...]:
         """Restore one image `count` times, each with other noise: what differs was invented.
 

@@ -1,7 +1,6 @@
 """Stage 1: the restoration module removes the degradation, tile by tile."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from diffbir_jax.imaging.canvas import from_depth
-from diffbir_jax.models.apply import Params, apply
+from diffbir_jax.models.apply import Module, Params, apply
 from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.geometry import Shape
 from diffbir_jax.restoration.image import Frame
@@ -17,7 +16,7 @@ from diffbir_jax.restoration.tile_programs import in_batches
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def clean_tiles(module: Any, params: Params, tiles: Array, used: Array) -> Array:
+def clean_tiles(module: Module, params: Params, tiles: Array, used: Array) -> Array:
     """Stage 1 of tiles (M, K, h, w, 3) in [0, 1]; float32 of the restoration module's scale."""
     return in_batches(lambda x: apply(module, params, x).astype(jnp.float32), tiles, used)
 
@@ -50,7 +49,7 @@ def _degrees(executor: Executor, image: np.ndarray) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def _estimate(module: Any, params: Params, image: Array) -> Array:
+def _estimate(module: Module, params: Params, image: Array) -> Array:
     return apply(module, params, image)
 
 

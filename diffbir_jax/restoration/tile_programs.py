@@ -6,15 +6,20 @@ stay on the host, so that memory is that of a batch whatever their size, and til
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from diffbir_jax.files.trees import Tree
 
-def in_batches(function: Callable[[Any], Any], tiles: Any, used: Array) -> Any:
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_batches(function: Callable[[T], R], tiles: T, used: Array) -> R:
     """Apply a function to batches of tiles, one after the other, as a part of the compiled program.
 
     Args:
@@ -27,18 +32,18 @@ def in_batches(function: Callable[[Any], Any], tiles: Any, used: Array) -> Any:
     """
     like = jax.eval_shape(function, jax.tree.map(lambda a: a[0], tiles))
 
-    def skip(_: Any) -> Any:
+    def skip(_: T) -> R:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
-    def body(_: None, batch: tuple[Any, Array]) -> tuple[None, Any]:
+    def body(_: None, batch: tuple[T, Array]) -> tuple[None, R]:
         return None, lax.cond(batch[1].sum() > 0, function, skip, batch[0])
 
     return lax.scan(body, None, (tiles, used))[1]
 
 
 def stream(
-    call: Callable[[Any, np.ndarray], Any], tiles: Iterable[Any], shape: tuple[int, int]
-) -> Iterator[Any]:
+    call: Callable[[Tree, np.ndarray], Tree], tiles: Iterable[Tree], shape: tuple[int, int]
+) -> Iterator[Tree]:
     """Pass tiles through a program, (M, K) at a time; while it computes, earlier results are handed out.
 
     Args:
@@ -63,7 +68,7 @@ def stream(
         yield from _unstacked(*waiting)
 
 
-def _unstacked(result: Any, count: int) -> Iterator[Any]:
+def _unstacked(result: Tree, count: int) -> Iterator[Tree]:
     """The first `count` tiles of a program's result."""
     leaves, tree = jax.tree.flatten(result)
     flat = [np.asarray(leaf).reshape(-1, *leaf.shape[2:]) for leaf in leaves]

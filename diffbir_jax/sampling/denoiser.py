@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax import Array
 from jax.sharding import Sharding
 
 from diffbir_jax.diffusion.schedule import Parameterization, predict_x0
+from diffbir_jax.files.trees import Params, Tree
 from diffbir_jax.imaging.tiling import blend
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
 from diffbir_jax.sampling.tables import Level
@@ -18,7 +19,7 @@ from diffbir_jax.sampling.tables import Level
 # (params, z_t (B, h, w, c), t (B,) float32, cond) -> output of z_t's shape. Under classifier-free guidance,
 # prompt-dependent entries of `cond` have 2B rows, interleaved (cond, uncond) per image, and so has the output. What
 # comes before the network reads them is computed once for both, and a batch that is split over devices stays there.
-Model = Callable[[Any, Array, Array, Any], Array]
+Model = Callable[[Params, Array, Array, dict[str, Tree]], Array]
 
 
 class DenoiserInputs(NamedTuple):
@@ -28,12 +29,12 @@ class DenoiserInputs(NamedTuple):
         params: the network's parameters.
         cond: the network's condition, a dict of arrays with leading axis B.
         uncond: the entries that differ for the negative prompt; None turns classifier-free guidance off.
-        guidance: inputs of restoration guidance (`Guidance.prepare`); None without guidance.
+        guidance: inputs of restoration guidance (made by `prepare` of the guidance); None without guidance.
     """
 
-    params: Any
-    cond: Any
-    uncond: Any = None
+    params: Params
+    cond: dict[str, Tree]
+    uncond: dict[str, Tree] | None = None
     guidance: GuidanceInputs | None = None
 
 
@@ -105,7 +106,7 @@ class TiledModel:
     batch: int = 1
     spread: Sharding | None = None
 
-    def __call__(self, params: Any, z: Array, t: Array, cond: dict[str, Any]) -> Array:
+    def __call__(self, params: Params, z: Array, t: Array, cond: dict[str, Tree]) -> Array:
         """As `Model`."""
         whole = {name: values for name, values in cond.items() if name not in ("hint", "tiles")}
 

@@ -3,15 +3,18 @@
 Flat regions get a strong pull, because the stage-1 image is right there. Textured regions are left to the generator.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.trees import Tree
 from diffbir_jax.imaging.resize import resize
 from diffbir_jax.imaging.tiling import Tiles, batches, cut, gaussian_weights
 
@@ -20,7 +23,7 @@ Space = Literal["rgb", "latent"]
 
 
 class GuidanceInputs(NamedTuple):
-    """The inputs of guidance during sampling; made by `Guidance.prepare`.
+    """The inputs of guidance during sampling; made by `prepare` of the guidance.
 
     Attributes:
         params: parameters of the decoder.
@@ -30,9 +33,9 @@ class GuidanceInputs(NamedTuple):
         tiles: positions of the tiles in the target, which the decoder sees one batch at a time; None decodes whole.
     """
 
-    params: Any
-    target: Array
-    weight: Array
+    params: Tree
+    target: Array | np.ndarray
+    weight: Array | np.ndarray
     repeats: Array
     tiles: Tiles | None = None
 
@@ -90,98 +93,27 @@ def latent_weight(loss: Loss, target: Array, size: tuple[int, int], mask: Array 
     return resize(pixel_weight(loss, target, mask), size, "area")
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """A gradient step on the predicted clean latent, through the decoder or, without a decoder, in latent space.
-
-    In latent space all components of a latent get the same pull, and the cost is negligible. Through the decoder each
-    component moves in proportion to its visibility: brightness first, fine detail least.
+class Guidance(ABC):
+    """A gradient step on the predicted clean latent: `PixelGuidance` or `LatentGuidance`.
 
     Attributes:
-        decode: (params, z0) -> image; z0 (B, h, w, c) as the sampler sees it (scaled),
-            image (B, H, W, 3) in [-1, 1]. Its activations are held for one backward pass at a time, for any number of
-            steps; a decoder that recomputes its blocks (remat) holds fewer. None compares latents instead of images.
-        loss: the loss is the mean over H, W, C of weight * (D(z0) - target)^2, summed over the batch. The weight is
-            1 for 'mse', W for 'w_mse' (the reference implementation), W^2 for 'paper' (W inside the norm). W is
+        loss: the loss is the mean over H, W, C of weight * (prediction - target)^2, summed over the batch. The weight
+            is 1 for 'mse', W for 'w_mse' (the reference implementation), W^2 for 'paper' (W inside the norm). W is
             `fidelity_weight` times the mask, if there is one (for 'mse' the mask alone).
-        tile: height and width of a tile in latent pixels, used with `GuidanceInputs.tiles`.
-        batch: tiles that are decoded at once.
 
     Raises:
         ValueError: unknown loss.
     """
 
-    decode: Callable[[Any, Array], Array] | None
-    loss: Loss = "w_mse"
-    tile: tuple[int, int] = (0, 0)
-    batch: int = 1
+    loss: Loss
 
     def __post_init__(self):
         if self.loss not in get_args(Loss):
             raise UserError(f"guidance loss is {self.loss!r}; use one of {get_args(Loss)}")
 
-    def prepare(
-        self,
-        params: Any,
-        target: Array,
-        condition: Array | None = None,
-        mask: Array | None = None,
-        repeats: int = 1,
-    ) -> GuidanceInputs:
-        """Compute the weight once, before the scan.
-
-        Args:
-            params: parameters of the decoder.
-            target: (B, H, W, 3) in [-1, 1], H and W even.
-            condition: (B, h, w, c), latents of the target as the sampler sees them (scaled); used in latent space.
-            mask: (B or 1, H, W, 1), at least 0, a factor on W: at 0 there is no guidance.
-            repeats: gradient steps per prediction, each of the full length.
-
-        Raises:
-            ValueError: in latent space, without `condition`.
-        """
-        count = jnp.int32(repeats)
-        if self.decode is not None:
-            return GuidanceInputs(params, target, pixel_weight(self.loss, target, mask), count)
-        if condition is None:
-            raise ValueError("guidance in latent space needs the target's latents; pass `condition`")
-        weight = latent_weight(self.loss, target, (condition.shape[1], condition.shape[2]), mask)
-        return GuidanceInputs(None, condition, weight, count)
-
+    @abstractmethod
     def value(self, inputs: GuidanceInputs, x0: Array) -> Array:
-        """The loss at the latent x0 (B, h, w, c), float32 scalar.
-
-        In tiles, each pixel's squared error is the weighted mean over the tiles that show it. This is the same if the
-        tiles agree. Every tile has its own part of the gradient, so one tile is held at a time.
-        """
-        if inputs.tiles is not None and self.decode is not None:
-            return self._tiled_value(inputs, inputs.tiles, x0)
-        prediction = x0 if self.decode is None else self.decode(inputs.params, x0)
-        difference = prediction - inputs.target
-        return jnp.sum(jnp.mean(inputs.weight * difference**2, axis=(1, 2, 3)))
-
-    def _tiled_value(self, inputs: GuidanceInputs, tiles: Tiles, x0: Array) -> Array:
-        decode = cast(Callable[[Any, Array], Array], self.decode)
-        height, width, channels = inputs.target.shape[1:]
-        scale = height // x0.shape[1]
-        size = (self.tile[0] * scale, self.tile[1] * scale)
-        shares = jnp.asarray(gaussian_weights(*size), jnp.float32)[None, :, :, None]
-        # Weights of overlapping tiles add up to this sum, which separates into rows and columns.
-        sums = jnp.asarray(tiles.rows)[:, :, None, None] * jnp.asarray(tiles.columns)[:, None, :, None]
-
-        @jax.checkpoint
-        def share(image: Array, start: Array, used: Array) -> Array:
-            decoded = decode(inputs.params, cut(x0, image, start // scale, self.tile))
-            weight = cut(inputs.weight, image, start, size) * shares / cut(sums, image, start, size)
-            squares = jnp.square(decoded - cut(inputs.target, image, start, size))
-            return jnp.sum(weight * squares * used[:, None, None, None])
-
-        def body(total: Array, group: tuple[Array, Array, Array]) -> tuple[Array, None]:
-            # Batches that only fill up the fixed shape are skipped, not decoded.
-            return total + jax.lax.cond(group[2].sum() > 0, share, lambda *_: jnp.float32(0), *group), None
-
-        total, _ = jax.lax.scan(body, jnp.float32(0), batches(tiles, self.batch))
-        return total / (height * width * channels)
+        """The loss at the latent x0 (B, h, w, c), float32 scalar."""
 
     def __call__(self, inputs: GuidanceInputs, x0: Array, strength: Array) -> Array:
         """Return x0 - strength * gradient of the loss, applied `inputs.repeats` times.
@@ -200,3 +132,90 @@ class Guidance:
             return jax.lax.fori_loop(0, inputs.repeats, step, x0)
 
         return jax.lax.cond(strength != 0, guided, lambda x0: x0, x0)
+
+
+@dataclass(frozen=True)
+class LatentGuidance(Guidance):
+    """Compares latents: all components of a latent get the same pull, and the cost is negligible."""
+
+    loss: Loss = "w_mse"
+
+    def prepare(
+        self, target: Array, condition: Array, mask: Array | None = None, repeats: int = 1
+    ) -> GuidanceInputs:
+        """Compute the weight once, before the scan.
+
+        Args:
+            target: (B, H, W, 3) in [-1, 1], H and W even.
+            condition: (B, h, w, c), latents of the target as the sampler sees them (scaled).
+            mask: (B or 1, H, W, 1), at least 0, a factor on W: at 0 there is no guidance.
+            repeats: gradient steps per prediction, each of the full length.
+        """
+        weight = latent_weight(self.loss, target, (condition.shape[1], condition.shape[2]), mask)
+        return GuidanceInputs(None, condition, weight, jnp.int32(repeats))
+
+    def value(self, inputs: GuidanceInputs, x0: Array) -> Array:
+        """The loss at the latent x0 (B, h, w, c), float32 scalar."""
+        return _weighted(inputs, x0)
+
+
+@dataclass(frozen=True)
+class PixelGuidance(Guidance):
+    """Compares images, through the decoder: brightness moves first, fine detail least.
+
+    Attributes:
+        decode: (params, z0) -> image; z0 (B, h, w, c) as the sampler sees it (scaled),
+            image (B, H, W, 3) in [-1, 1]. Its activations are held for one backward pass at a time, for any number of
+            steps; a decoder that recomputes its blocks (remat) holds fewer.
+        tile: height and width of a tile in latent pixels, used with `GuidanceInputs.tiles`.
+        batch: tiles that are decoded at once.
+    """
+
+    decode: Callable[[Tree, Array], Array]
+    loss: Loss = "w_mse"
+    tile: tuple[int, int] = (0, 0)
+    batch: int = 1
+
+    def prepare(
+        self, params: Tree, target: Array, mask: Array | None = None, repeats: int = 1
+    ) -> GuidanceInputs:
+        """Compute the weight once, before the scan; `params` are the decoder's, others as of `LatentGuidance`."""
+        return GuidanceInputs(params, target, pixel_weight(self.loss, target, mask), jnp.int32(repeats))
+
+    def value(self, inputs: GuidanceInputs, x0: Array) -> Array:
+        """The loss at the latent x0 (B, h, w, c), float32 scalar.
+
+        In tiles, each pixel's squared error is the weighted mean over the tiles that show it. This is the same if the
+        tiles agree. Every tile has its own part of the gradient, so one tile is held at a time.
+        """
+        if inputs.tiles is None:
+            return _weighted(inputs, self.decode(inputs.params, x0))
+        return self._tiled_value(inputs, inputs.tiles, x0)
+
+    def _tiled_value(self, inputs: GuidanceInputs, tiles: Tiles, x0: Array) -> Array:
+        height, width, channels = inputs.target.shape[1:]
+        scale = height // x0.shape[1]
+        size = (self.tile[0] * scale, self.tile[1] * scale)
+        shares = jnp.asarray(gaussian_weights(*size), jnp.float32)[None, :, :, None]
+        # Weights of overlapping tiles add up to this sum, which separates into rows and columns.
+        sums = jnp.asarray(tiles.rows)[:, :, None, None] * jnp.asarray(tiles.columns)[:, None, :, None]
+
+        @jax.checkpoint
+        def share(image: Array, start: Array, used: Array) -> Array:
+            decoded = self.decode(inputs.params, cut(x0, image, start // scale, self.tile))
+            weight = cut(inputs.weight, image, start, size) * shares / cut(sums, image, start, size)
+            squares = jnp.square(decoded - cut(inputs.target, image, start, size))
+            return jnp.sum(weight * squares * used[:, None, None, None])
+
+        def body(total: Array, group: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            # Batches that only fill up the fixed shape are skipped, not decoded.
+            return total + jax.lax.cond(group[2].sum() > 0, share, lambda *_: jnp.float32(0), *group), None
+
+        total, _ = jax.lax.scan(body, jnp.float32(0), batches(tiles, self.batch))
+        return total / (height * width * channels)
+
+
+def _weighted(inputs: GuidanceInputs, prediction: Array) -> Array:
+    """The mean of each image's weighted squared differences, summed over the batch."""
+    difference = prediction - inputs.target
+    return jnp.sum(jnp.mean(inputs.weight * difference**2, axis=(1, 2, 3)))

@@ -1,7 +1,10 @@
 """Canvases of latents with images on them: the inputs that control their sampling, and the diffusion model's tiles."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
 
 from diffbir_jax.imaging.tiling import Grid, Tiles, place_tiles
 
@@ -61,10 +64,10 @@ class Conditioned(NamedTuple):
         degrees: (B, n) of the images' degradation, for networks that depend on it; None: they do not.
     """
 
-    latent: Any
-    weight: Any
-    target: Any = None
+    latent: Array
+    weight: Array | np.ndarray
+    target: Array | np.ndarray | None = None
     layout: Layout | None = None
-    hint: Any = None
-    start: Any = None
-    degrees: Any = None
+    hint: Array | np.ndarray | None = None
+    start: Array | None = None
+    degrees: Array | np.ndarray | None = None

@@ -3,7 +3,8 @@
 import json
 import secrets
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
 import anyio
@@ -21,14 +22,15 @@ from diffbir_jax.serve.guard import Guard
 from diffbir_jax.serve.jobs import Job, Result
 from diffbir_jax.serve.networks import scaled
 from diffbir_jax.serve.refusals import FullError, Refusal
-from diffbir_jax.serve.results import check_size, job_of
+from diffbir_jax.serve.results import Sent, check_size, job_of
 from diffbir_jax.serve.watching import events, over_or_gone, state_of
-from diffbir_jax.serve.wishes import Wish, plain_name, read_wish
+from diffbir_jax.serve.wishes import Wish, faces_of, plain_name, read_wish
 
 # Uploads decoded at once, and forecasts that may wait.
 DECODED, FORECASTS = 2, 8
 # Bytes of the largest sidecar in a header: servers and proxies allow 8 KiB for all headers together.
 HEADER = 6000
+SEVERAL = "several pictures come as parts (Accept: multipart/mixed), or ask for a job (?job=1)"
 # What a client that left would get; no client sees it.
 LEFT = 499
 
@@ -38,7 +40,7 @@ class Estimate(BaseModel):
 
     width: Annotated[int, Field(ge=1, le=2**17)]
     height: Annotated[int, Field(ge=1, le=2**17)]
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
 
 
 class Service:
@@ -47,33 +49,39 @@ class Service:
     def __init__(self, engine: Engine, bases: Mapping[str, Recipe]):
         """Take the engine and, by version, the recipe without a client's changes."""
         self.engine, self.bases = engine, bases
+        self.faces = any(faces_of(version) in engine.works for version in bases)
         self._decoding, self._forecasting = anyio.CapacityLimiter(DECODED), anyio.CapacityLimiter(1)
         self._forecasts = 0
 
-    def wish(self, options: str, name: str | None) -> Wish:
-        """Return what a client asks for; Refusal for what no job can have."""
-        wish = read_wish(options, plain_name(name), self.bases)
+    def wish(self, options: str, name: str = "", mask: bool = False) -> Wish:
+        """Return what a client asks for, with or without a mask; Refusal for what no job can have."""
+        wish = read_wish(options, plain_name(name), self.bases, self.faces, mask)
         try:
-            self.engine.works[wish.recipe.version].check(wish)
+            self.engine.works[wish.networks].check(wish)
         except Refusal:
             raise
         except UserError as error:
             raise Refusal(f"options: {one_line(error)}") from None
         return wish
 
-    async def accept(self, image: UploadFile, options: str, owner: str, **more: bool) -> Job:
-        """Read an upload and submit its job; Refusal if it is none."""
+    async def accept(
+        self, image: UploadFile, mask: UploadFile | None, options: str, owner: str, one: bool, **more: bool
+    ) -> Job:
+        """Read an upload and submit its job; Refusal if it is none, or has several results and only `one` is taken."""
         async with self._decoding:
-            data = await image.read()
-            job = await anyio.to_thread.run_sync(self._job, data, options, image.filename, owner, more)
+            files = await _sent(image), None if mask is None else await _sent(mask)
+            job = await anyio.to_thread.run_sync(self._job, *files, options, owner, more)
+        if one and job.wish.recipe.n_samples > 1:
+            raise Refusal(f"options: `n_samples` is {job.wish.recipe.n_samples}; {SEVERAL}")
         return self.engine.submit(job)
 
-    def _job(self, data: bytes, options: str, name: str | None, owner: str, more: dict[str, bool]) -> Job:
-        return job_of(data, self.wish(options, name), self.engine.limits, owner, **more)
+    def _job(self, image: Sent, mask: Sent | None, options: str, owner: str, more: dict[str, bool]) -> Job:
+        wish = self.wish(options, image.name, mask is not None)
+        return job_of(image, mask, wish, self.engine.limits, owner, **more)
 
-    async def forecast(self, asked: Estimate) -> dict[str, Any]:
+    async def forecast(self, asked: Estimate) -> dict[str, object]:
         """Return the expected time and memory of a picture; Refusal if it is too large, or many are asked for."""
-        wish, size = self.wish(json.dumps(asked.options), None), (asked.height, asked.width)
+        wish, size = self.wish(json.dumps(asked.options)), (asked.height, asked.width)
         check_size(wish, size, self.engine.limits)
         if self._forecasts >= FORECASTS:
             raise FullError("many estimates are asked for; try again later")
@@ -83,7 +91,8 @@ class Service:
         finally:
             self._forecasts -= 1
         height, width = scaled(size, wish.recipe.upscale)
-        seconds = self.engine.rates.seconds(course.work)
+        # Only the faces of a picture tell how much work they are.
+        seconds = self.engine.rates.seconds(course.work) if course.work else None
         return {"seconds": seconds, "bytes": course.peak, "width": width, "height": height}
 
 
@@ -150,15 +159,21 @@ def _add_restoring(app: FastAPI, service: Service) -> None:
         options: Annotated[
             str, Form(description="JSON: entries of a sidecar's parameters, or a sidecar")
         ] = "",
+        fidelity_mask: Annotated[
+            UploadFile | None,
+            File(description="a picture of the same proportions: white keeps guidance, black frees stage 2"),
+        ] = None,
         job: bool = False,
         views: bool = False,
     ) -> Response:
         """Restore a picture.
 
-        The answer is the picture, with its sidecar in the header Diffbir-Sidecar; with `Accept: multipart/mixed` both
-        as parts. With ?job=1 it is the state of a job, at once.
+        The answer is the picture, with its sidecar in the header Diffbir-Sidecar; with `Accept: multipart/mixed`
+        sidecar, all samples and their map as parts. With ?job=1 it is the state of a job, at once.
         """
-        found = await service.accept(image, options, request.state.owner, views=views, waits=not job)
+        owner, parts = request.state.owner, "multipart/mixed" in request.headers.get("accept", "")
+        one = not (job or parts)
+        found = await service.accept(image, fidelity_mask, options, owner, one, views=views, waits=not job)
         if job:
             place = {"Location": f"/jobs/{found.id}"}
             return JSONResponse(state_of(found, engine), 202, place)
@@ -166,24 +181,26 @@ def _add_restoring(app: FastAPI, service: Service) -> None:
             engine.cancel(found)
             return Response(status_code=LEFT)
         result = _result(found)
-        engine.deliver(found)
-        parts = "multipart/mixed" in request.headers.get("accept", "")
-        return _both(result) if parts else _picture(result)
+        engine.deliver(found, result.files)
+        return _parts(result) if parts else _picture(result)
 
     @app.post("/estimate")
-    async def estimate(asked: Estimate) -> dict[str, Any]:
-        """Return the seconds (null before anything was computed) and the bytes of memory that a picture takes."""
+    async def estimate(asked: Estimate) -> dict[str, object]:
+        """Return the seconds and the bytes of memory that a picture takes.
+
+        The seconds are null before anything was computed, and for pictures with faces, which are not counted yet.
+        """
         return await service.forecast(asked)
 
 
 def _add_jobs(app: FastAPI, engine: Engine) -> None:
     @app.get("/jobs/{identity}")
-    async def state(request: Request, identity: str) -> dict[str, Any]:
+    async def state(request: Request, identity: str) -> dict[str, object]:
         """Return how far a job is."""
         return state_of(engine.find(identity, request.state.owner), engine)
 
     @app.delete("/jobs/{identity}")
-    async def cancel(request: Request, identity: str) -> dict[str, Any]:
+    async def cancel(request: Request, identity: str) -> dict[str, object]:
         """Cancel a job, or drop its result."""
         job = engine.find(identity, request.state.owner)
         engine.cancel(job)
@@ -201,19 +218,34 @@ def _add_jobs(app: FastAPI, engine: Engine) -> None:
         """Return the picture of a job that is done."""
         job = engine.find(identity, request.state.owner)
         found = _result(job)
-        engine.deliver(job)
+        engine.deliver(job, found.pictures[:1])
         return _picture(found)
+
+    @app.get("/jobs/{identity}/results/{which}")
+    async def sample(request: Request, identity: str, which: str) -> Response:
+        """Return a sample of a job that is done, 1 or more, or the map of their differences, std."""
+        job = engine.find(identity, request.state.owner)
+        found = _result(job)
+        known = {str(number): file for number, file in enumerate(found.pictures, 1)}
+        known |= {} if found.deviation is None else {"std": found.deviation}
+        if which not in known:
+            raise HTTPException(404, f"there is no such result; there are {', '.join(known)}")
+        engine.deliver(job, [known[which]])
+        return Response(known[which].data, media_type=known[which].media, headers=_named(known[which].name))
 
     @app.get("/jobs/{identity}/sidecar")
     async def sidecar(request: Request, identity: str) -> Response:
         """Return how the picture was made, for diffbir restore --from-sidecar."""
         found = _result(engine.find(identity, request.state.owner))
-        name = f"{found.name.rpartition('.')[0]}.json"
+        name = f"{Path(str(found.sidecar['name'])).stem}.json"
         return JSONResponse(found.sidecar, headers=_named(name))
 
     @app.get("/jobs/{identity}/views/{view}")
     async def view(request: Request, identity: str, view: str) -> Response:
-        """Return a JPEG file of input, stage1 or result; the job must have been sent with ?views=1."""
+        """Return a JPEG file of input, stage1, result (result2 ... of samples) or std.
+
+        The job must have been sent with ?views=1.
+        """
         found = _result(engine.find(identity, request.state.owner))
         if view not in found.views:
             raise HTTPException(404, f"there is no such view; there are {', '.join(found.views) or 'none'}")
@@ -222,7 +254,7 @@ def _add_jobs(app: FastAPI, engine: Engine) -> None:
 
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/health")
-    async def health() -> dict[str, Any]:
+    async def health() -> dict[str, object]:
         """Return whether the service takes jobs."""
         return {"status": "stopping" if service.engine.closed else "ok", "versions": [*service.bases]}
 
@@ -232,13 +264,19 @@ def _add_health(app: FastAPI, service: Service) -> None:
         return Response(service.engine.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/about")
-    async def about() -> dict[str, Any]:
-        """Return versions with their parameters, and limits."""
+    async def about() -> dict[str, object]:
+        """Return versions with their parameters, whether there are networks for faces, and limits."""
         limits = service.engine.limits
         bounds = {
-            name: getattr(limits, name) for name in ("pixels", "output_pixels", "upload_bytes", "expiry")
+            name: getattr(limits, name)
+            for name in ("pixels", "output_pixels", "samples", "upload_bytes", "expiry")
         }
-        return {"versions": {name: as_record(base) for name, base in service.bases.items()}, "limits": bounds}
+        versions = {name: as_record(base) for name, base in service.bases.items()}
+        return {"versions": versions, "faces": service.faces, "limits": bounds}
+
+
+async def _sent(file: UploadFile) -> Sent:
+    return Sent(await file.read(), plain_name(file.filename))
 
 
 def _result(job: Job) -> Result:
@@ -256,14 +294,15 @@ def _named(name: str) -> dict[str, str]:
 
 def _picture(result: Result) -> Response:
     text = json.dumps(result.sidecar, separators=(",", ":"))
-    sidecar = {"Diffbir-Sidecar": text} if len(text) <= HEADER else {}
-    return Response(result.data, media_type=result.media, headers=_named(result.name) | sidecar)
+    sidecar, first = {"Diffbir-Sidecar": text} if len(text) <= HEADER else {}, result.pictures[0]
+    return Response(first.data, media_type=first.media, headers=_named(first.name) | sidecar)
 
 
-def _both(result: Result) -> Response:
-    """Sidecar and picture as the parts of one answer."""
+def _parts(result: Result) -> Response:
+    """Sidecar, pictures and map as the parts of one answer."""
     mark = secrets.token_hex(16)
-    parts = (("application/json", json.dumps(result.sidecar).encode()), (result.media, result.data))
+    text = json.dumps(result.sidecar).encode()
+    parts = (("application/json", text), *((file.media, file.data) for file in result.files))
     body = b"".join(
         f"--{mark}\r\nContent-Type: {media}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data + b"\r\n"
         for media, data in parts

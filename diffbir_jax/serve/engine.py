@@ -9,13 +9,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from diffbir_jax.batch.drive import is_memory
 from diffbir_jax.console.errors import UserError, one_line
-from diffbir_jax.restoration.plan import Plan
-from diffbir_jax.serve.jobs import Finished, Job, State
+from diffbir_jax.serve.jobs import File, Finished, Job, State
 from diffbir_jax.serve.limits import Limits
 from diffbir_jax.serve.metrics import Metrics
 from diffbir_jax.serve.networks import Course, Works
@@ -47,7 +46,7 @@ class Engine:
         """Start the worker.
 
         Args:
-            works: the networks by version.
+            works: the networks by their names, see `Wish.networks`.
             limits: bounds of the service.
             clock: returns seconds.
         """
@@ -119,16 +118,16 @@ class Engine:
             self._end(job, "cancelled", "the job was cancelled", 410)
             job.result = None
 
-    def deliver(self, job: Job) -> None:
-        """Note that a client has its result; a client on the line gets it once."""
+    def deliver(self, job: Job, files: Iterable[File]) -> None:
+        """Note that a client has these files; a client on the line gets them once."""
         with self._changed:
-            job.fetched = True
+            job.fetched |= {file.name for file in files}
             if job.waits:
                 job.result = None
 
     def course(self, wish: Wish, size: tuple[int, int]) -> Course:
         """Return how a picture of this height and width is computed; see `Networks.course`."""
-        return self.works[wish.recipe.version].course(wish, size, False)
+        return self.works[wish.networks].course(wish, size, False)
 
     # The end of the service.
 
@@ -151,9 +150,9 @@ class Engine:
 
     @property
     def collected(self) -> bool:
-        """Whether every client has its result."""
+        """Whether every client has its files."""
         with self._changed:
-            return all(job.fetched or job.state != "done" for job in self._jobs.values())
+            return all(job.collected for job in self._jobs.values())
 
     def hand_back(self) -> list[Job]:
         """End all jobs that are not done, and return them."""
@@ -183,7 +182,7 @@ class Engine:
                 self._fail(head, error)
 
     def _works(self, job: Job) -> Works:
-        return self.works[job.wish.recipe.version]
+        return self.works[job.wish.networks]
 
     def _head(self) -> Job | None:
         """Wait for the oldest job; None at the end of the service."""
@@ -197,7 +196,7 @@ class Engine:
 
         def fits(job: Job) -> bool:
             alike = (job.wish.alike, job.views) == (head.wish.alike, head.views)
-            return alike and works.shape(job.wish, job.size, course.plan) == course.shape
+            return alike and works.shape(job.wish, job.size, course) == course.shape
 
         def full() -> bool:
             return self._closed or head.over or sum(map(fits, self._queue)) >= course.pack
@@ -222,41 +221,40 @@ class Engine:
             return
         begin, jobs, recipe = time.perf_counter(), pack.jobs, pack.jobs[0].wish.recipe
         try:
-            works, plan = self._works(jobs[0]), self._plan(pack)
+            works, course = self._works(jobs[0]), self._course(pack)
             with contextlib.suppress(AbandonedError):
-                for outcome in works.restore(pack.take(), recipe, plan, jobs[0].views, pack.listen):
+                for outcome in works.restore(pack.take(), recipe, course, jobs[0].views, pack.listen):
                     job = jobs[outcome.position]
                     if outcome.error is not None:
                         self._fail(job, outcome.error)
                         continue
                     seconds = time.perf_counter() - begin
-                    self._write(Finished(job, outcome.results[0], seconds), plan)
+                    self._write(Finished(job, outcome.results, course, seconds, outcome.about))
         except Exception as error:
             for job in jobs:
                 self._fail(job, error)
         self.metrics.computed(len(jobs), time.perf_counter() - begin)
 
-    def _plan(self, pack: Pack) -> Plan | None:
-        """How the pictures of a pack are cut; several may need other programs than one."""
-        head = pack.jobs[0]
+    def _course(self, pack: Pack) -> Course:
+        """How the pictures of a pack are computed; several may need other programs than one."""
+        head, course = pack.jobs[0], pack.course
         if len(pack.jobs) == 1:
-            return pack.course.plan
-        return self._works(head).packed(head.wish, head.size, head.views)
+            return course
+        return course._replace(plan=self._works(head).packed(head.wish, head.size, head.views))
 
-    def _write(self, made: Finished, plan: Plan | None) -> None:
+    def _write(self, made: Finished) -> None:
         """Have a result encoded in another thread, once there is room."""
         self._room.acquire()
-        self._writers.submit(self._encode, made, plan)
+        self._writers.submit(self._encode, made)
 
-    def _encode(self, made: Finished, plan: Plan | None) -> None:
+    def _encode(self, made: Finished) -> None:
         job = made.job
         try:
             with self._changed:
                 photo = job.photo
             if photo is None:  # the job is over
                 return
-            files = self._works(job).files
-            result = finished(job, photo, made.restored, plan, files, made.seconds)
+            result = finished(made, photo, self._works(job).files)
             with self._changed:
                 if not job.over:
                     job.result, job.share, job.left = result, 1.0, 0.0
@@ -289,7 +287,7 @@ class Engine:
             self._queue.remove(job)
             self.metrics.waiting(len(self._queue))
         job.state, job.error, job.status, job.ended = state, error, status, self._clock()
-        job.photo = None
+        job.photo = job.mask = None
         self.metrics.ended(state, job.ended - job.accepted)
         job.tell()
         self._changed.notify_all()

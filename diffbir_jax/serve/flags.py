@@ -39,6 +39,8 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     add("--version", action="append", choices=names.VERSIONS, help=f"{version} (default: one-step)")
     task = "selects networks of v1, v2 and v2.1 (default: %(default)s)"
     add("--task", choices=[name for name in names.TASKS if name != names.FACES], default="sr", help=task)
+    faces = 'clients may also ask for "task": "faces", which restores the faces of whole photos apart'
+    add("--faces", action="store_true", help=f"{faces} (default: off)")
     weights = "folder of .safetensors files (default: the included ones, else ~/.cache/diffbir_jax/weights)"
     add("--weights", type=Path, metavar="DIR", help=weights)
     lora = (
@@ -77,10 +79,14 @@ def add_limit_flags(group: argparse._ArgumentGroup) -> None:
     )
     mine = "largest number of waiting jobs of one API key (default: %(default)s)"
     add("--per-client", type=count, default=default.per_client, metavar="N", help=mine)
+    rate = "largest number of pictures per minute of one API key or, without keys, one address; as many estimates"
+    add("--rate", type=count, metavar="N", help=f"{rate} (default: no limit)")
     most = "refuse images with more pixels than this (default: %(default)s)"
     add("--max-pixels", type=count, default=default.pixels, metavar="N", help=most)
-    result = "refuse results with more pixels than this (default: %(default)s)"
+    result = "refuse results with more pixels than this, all samples together (default: %(default)s)"
     add("--max-output-pixels", type=count, default=default.output_pixels, metavar="N", help=result)
+    samples = "results per picture that a client may ask for at most (default: %(default)s)"
+    add("--max-samples", type=count, default=default.samples, metavar="N", help=samples)
     upload = "refuse requests of more than this many MB (default: %(default)s)"
     add("--max-upload-mb", type=count, default=default.upload_bytes // 2**20, metavar="N", help=upload)
     wait = "seconds that a job waits for more jobs of its batch (default: %(default)s)"
@@ -109,9 +115,11 @@ def limits_of(args: argparse.Namespace) -> Limits:
     return Limits(
         queue=args.queue,
         per_client=args.per_client,
+        rate=args.rate,
         upload_bytes=args.max_upload_mb * 2**20,
         pixels=args.max_pixels,
         output_pixels=args.max_output_pixels,
+        samples=args.max_samples,
         patience=args.patience,
         timeout=args.timeout,
         expiry=args.keep,

@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 
@@ -13,13 +13,13 @@ from diffbir_jax.batch.run import networks
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.files.digest import weights_record
 from diffbir_jax.restoration import loras
-from diffbir_jax.restoration.effort import costs, effort
+from diffbir_jax.restoration.effort import costs, effort, passes
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.first_use import Allow
 from diffbir_jax.restoration.geometry import measure
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.plan import Plan
-from diffbir_jax.restoration.planner import Forecast, Size, candidates, forecast, make_plan
+from diffbir_jax.restoration.planner import Forecast, Size, Sizes, candidates, forecast, make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Outcome, Progress, Wanted
 from diffbir_jax.serve.refusals import Refusal, TooLargeError
@@ -29,6 +29,7 @@ from diffbir_jax.weights.loading import PRECISIONS, load_params
 
 # Courses that are remembered: each is a few hundred bytes, beside programs that are kept anyway.
 REMEMBERED = 256
+T = TypeVar("T")
 
 
 class Course(NamedTuple):
@@ -40,6 +41,8 @@ class Course(NamedTuple):
         shape: what these share.
         peak: bytes that the process or the device needs.
         work: operations by stage, for one picture.
+        passes: how many times a pack goes through a stage, 1 unless named.
+        crops: how crops of faces are cut; None without faces.
     """
 
     plan: Plan | None
@@ -47,6 +50,8 @@ class Course(NamedTuple):
     shape: Hashable
     peak: int
     work: Mapping[str, float]
+    passes: Mapping[str, int] = {}
+    crops: Plan | None = None
 
 
 class Works(Protocol):
@@ -66,19 +71,19 @@ class Works(Protocol):
         """Return how several pictures of a course are cut, to share batches."""
         ...
 
-    def shape(self, wish: Wish, size: Size, plan: Plan | None) -> Hashable:
-        """Return what a picture shares with those that it can be computed with."""
+    def shape(self, wish: Wish, size: Size, course: Course) -> Hashable:
+        """Return what a picture shares with those that it can be computed with, as in a course."""
         ...
 
     def restore(
         self,
         requests: Iterable[Request],
         recipe: Recipe,
-        plan: Plan | None,
+        course: Course,
         keep: bool,
         listen: Callable[[Progress], None],
     ) -> Iterator[Outcome]:
-        """Restore pictures of one shape; see `Restorer.restore_many`."""
+        """Restore pictures of one shape as a course says; see `Restorer.restore_many`."""
         ...
 
 
@@ -87,7 +92,7 @@ class Networks:
 
     def __init__(self, restorer: Restorer, files: Mapping[str, Path], memory: int | None = None):
         """Take the networks, the file of each, and the bytes that may be taken (default: most of the memory)."""
-        self.restorer, self.files, self._memory = restorer, files, memory
+        self.restorer, self.files, self.memory = restorer, files, memory
         self._known: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -96,13 +101,12 @@ class Networks:
         if not wish.recipe.stage1_only:
             self.restorer.check(wish.recipe.options)
         if wish.plan is not None:
-            self._check_plan(wish.plan, wish.recipe)
+            self._check_plan(wish.plan, wish.recipe, self.restorer)
         if wish.sidecar is not None:
             self._check_weights(wish)
 
-    def _check_plan(self, plan: Plan, recipe: Recipe) -> None:
+    def _check_plan(self, plan: Plan, recipe: Recipe, restorer: Restorer) -> None:
         """Refuse plans that no planner makes: they could take any memory and time."""
-        restorer = self.restorer
         known = (
             dataclasses.replace(plan_, norms=plan.norms)
             for many in (False, True)
@@ -123,7 +127,7 @@ class Networks:
                 )
 
     def _wanted(self, recipe: Recipe, keep: bool) -> Wanted:
-        return Wanted(recipe.options, keep=keep, stage1_only=recipe.stage1_only)
+        return Wanted(recipe.options, recipe.n_samples, keep, stage1_only=recipe.stage1_only)
 
     def course(self, wish: Wish, size: Size, keep: bool) -> Course:
         """Return how a picture is computed. The first of a size compiles the programs, which takes seconds.
@@ -137,7 +141,7 @@ class Networks:
         """Return the plan for several; that for one if the memory does not suffice. The first use compiles."""
         return self._remembered(self._packed, wish, size, keep)
 
-    def _remembered(self, make: Callable[[Wish, Size, bool], Any], wish: Wish, size: Size, keep: bool) -> Any:
+    def _remembered(self, make: Callable[[Wish, Size, bool], T], wish: Wish, size: Size, keep: bool) -> T:
         key = (make.__name__, wish.alike, size, keep)
         with self._lock:
             if key not in self._known:
@@ -152,7 +156,7 @@ class Networks:
         executor, shape = found.executor, found.shape
         batched = dataclasses.replace(executor, plan=self._batched(executor.plan, wish))
         work = effort(executor, pair, costs(executor, [pair], shape))
-        return Course(executor.plan, batched.pack_size(shape), shape, found.peak, work)
+        return Course(executor.plan, batched.pack_size(shape), shape, found.peak, work, passes(executor))
 
     def _packed(self, wish: Wish, size: Size, keep: bool) -> Plan | None:
         pair = (size, scaled(size, wish.recipe.upscale))
@@ -171,24 +175,19 @@ class Networks:
     def _forecast(self, wish: Wish, pair: tuple[Size, Size], keep: bool) -> Forecast:
         """The plan of the wish, or the fastest one."""
         restorer, wanted = self.restorer, self._wanted(wish.recipe, keep)
-        best = make_plan(restorer, restorer.programs, [pair], wanted, self._memory)
-        if wish.plan is None:
-            return best
-        found = forecast(Executor(restorer, restorer.programs, wish.plan, wanted), [pair], best.budget)
-        if found.peak > found.budget:
-            raise TooLargeError(f"the sidecar's plan takes {found.peak / 2**30:.2f} GiB; leave out `plan`")
-        return found
+        best = make_plan(restorer, restorer.programs, [pair], wanted, self.memory)
+        return given(restorer, wish.plan, [pair], wanted, best)
 
-    def shape(self, wish: Wish, size: Size, plan: Plan | None) -> Hashable:
+    def shape(self, wish: Wish, size: Size, course: Course) -> Hashable:
         """Return the sides of a picture in every stage."""
-        assert plan is not None
-        return measure(size, scaled(size, wish.recipe.upscale), self.restorer.preset, plan)[1]
+        assert course.plan is not None
+        return measure(size, scaled(size, wish.recipe.upscale), self.restorer.preset, course.plan)[1]
 
     def restore(
         self,
         requests: Iterable[Request],
         recipe: Recipe,
-        plan: Plan | None,
+        course: Course,
         keep: bool,
         listen: Callable[[Progress], None],
     ) -> Iterator[Outcome]:
@@ -197,11 +196,22 @@ class Networks:
             requests,
             recipe.upscale,
             recipe.options,
-            plan=plan,
+            plan=course.plan,
+            count=recipe.n_samples,
             keep=keep,
             stage1_only=recipe.stage1_only,
             listen=listen,
         )
+
+
+def given(restorer: Restorer, plan: Plan | None, images: Sizes, wanted: Wanted, best: Forecast) -> Forecast:
+    """Return the forecast of a sidecar's plan, or `best` without one; TooLargeError for more memory than there is."""
+    if plan is None:
+        return best
+    found = forecast(Executor(restorer, restorer.programs, plan, wanted), images, best.budget)
+    if found.peak > found.budget:
+        raise TooLargeError(f"the sidecar's plan takes {found.peak / 2**30:.2f} GiB; leave out `plan`")
+    return found
 
 
 def scaled(size: Size, upscale: float) -> Size:

@@ -21,6 +21,7 @@ class Pack:
         """Take the jobs with their pictures, how they are computed, and what learns from their times."""
         self.jobs, self.course, self._requests, self._rates = jobs, course, requests, rates
         self._stages: dict[str, float] = {}
+        self._past: dict[str, int] = {}
         self._last, self._before = time.perf_counter(), 0
 
     def take(self) -> Iterator[Request]:
@@ -43,10 +44,15 @@ class Pack:
     def _measure(self, progress: Progress) -> None:
         """Learn the rate of a stage from the time since the last report."""
         now, stage = time.perf_counter(), progress.stage
+        if progress.done == 0 and stage in self._stages:
+            self._past[stage] = self._past.get(stage, 0) + 1
         if progress.done > self._before:
-            part = (progress.done - self._before) / max(1, progress.total)
+            part = (progress.done - self._before) / max(1, progress.total) / self._passes(stage)
             self._rates.learn(stage, part * self._work(stage), now - self._last)
         self._last, self._before = now, progress.done
+
+    def _passes(self, stage: str) -> int:
+        return self.course.passes.get(stage, 1)
 
     def _work(self, stage: str) -> float:
         return len(self.jobs) * self.course.work.get(stage, 0.0)
@@ -62,7 +68,9 @@ class Pack:
         return min(1.0, past / whole), max(0.0, whole - past)
 
     def _finished(self, stage: str) -> float:
-        """The share of a stage that is done; stages before the present one are whole."""
+        """The share of a stage that is done; of stages before the present one, those without reports are whole."""
         order = list(self.course.work)
         present = max((order.index(name) for name in self._stages if name in order), default=0)
-        return 1.0 if stage in order[:present] else self._stages.get(stage, 0.0)
+        if stage not in self._stages:
+            return 1.0 if stage in order[:present] else 0.0
+        return min(1.0, (self._past.get(stage, 0) + self._stages[stage]) / self._passes(stage))

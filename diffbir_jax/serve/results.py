@@ -3,65 +3,115 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from diffbir_jax.batch.jobs import Job as FileJob
-from diffbir_jax.batch.names import Outputs, suffix_of
-from diffbir_jax.batch.photos import Loaded, dressed, file_depth, to_depth
-from diffbir_jax.batch.settings import Recipe
+from diffbir_jax.batch.names import Outputs, outputs_of
+from diffbir_jax.batch.photos import Loaded, dressed, file_depth, grey_of, shown_deviation, to_depth
+from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.batch.sidecar import Recorder
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.digest import FileRecord
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.photo import Photo
+from diffbir_jax.imaging.checks import check_proportions
+from diffbir_jax.imaging.encoding import encode_png
+from diffbir_jax.imaging.photo import Metadata, Photo
 from diffbir_jax.imaging.reading import photo_of
 from diffbir_jax.imaging.writing import check_output, encode_photo
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.results import Restored
-from diffbir_jax.serve.jobs import Job, Result
+from diffbir_jax.serve.jobs import File, Finished, Job, Result
 from diffbir_jax.serve.limits import Limits
 from diffbir_jax.serve.networks import scaled
 from diffbir_jax.serve.refusals import NoPictureError, Refusal, TooLargeError
 from diffbir_jax.serve.wishes import Wish
 
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+# Networks of stage 1 among the weights: of pictures, and of faces where these have another one.
+STAGE1 = ("rm", "face_rm")
 # Quality of the JPEG files that a page shows.
 SHOWN = 92
 
 
-def job_of(data: bytes, wish: Wish, limits: Limits, owner: str = "", **more: Any) -> Job:
+class Sent(NamedTuple):
+    """A file from a client: its content and its name without folders."""
+
+    data: bytes
+    name: str
+
+
+def job_of(
+    image: Sent,
+    mask: Sent | None,
+    wish: Wish,
+    limits: Limits,
+    owner: str = "",
+    *,
+    views: bool = False,
+    waits: bool = False,
+) -> Job:
     """Return the job of an upload.
 
     Args:
-        data: the file.
-        wish: how it is restored.
+        image: the picture.
+        mask: the fidelity mask, or None.
+        wish: how the picture is restored; its name comes before that of `image`.
         limits: of the service.
         owner: the client.
-        more: further attributes of the job.
+        views, waits: attributes of the job.
 
     Raises:
-        Refusal: the file is no picture, too large, or not that of the wish's sidecar.
+        Refusal: a file is no picture, too large, or not that of the wish's sidecar, or the mask is cropped.
     """
-    photo = _photo(data, limits)
+    photo = _photo(image, limits, "image")
     check_size(wish, (photo.pixels.shape[0], photo.pixels.shape[1]), limits)
-    digest = hashlib.sha256(data).hexdigest()
-    if wish.sidecar is not None and wish.sidecar.input.sha256 != digest:
-        raise Refusal("the picture is not the one that the sidecar names (its SHA-256 differs)")
+    held = None if mask is None else _mask(mask, photo, limits)
+    told = None if mask is None else _record(mask, mask.name)
+    files = {"input": _record(image, wish.name), "clean": None, "mask": told}
+    _check_repeated(wish, files)
     photo = dataclasses.replace(photo, pixels=_pixels(photo, wish))
-    return Job(wish, photo, {"path": wish.name, "sha256": digest, "bytes": len(data)}, owner, **more)
+    return Job(wish, photo, files, owner, held, views, waits)
 
 
-def _photo(data: bytes, limits: Limits) -> Photo:
+def _record(file: Sent, name: str) -> FileRecord:
+    return {"path": name, "sha256": hashlib.sha256(file.data).hexdigest(), "bytes": len(file.data)}
+
+
+def _check_repeated(wish: Wish, files: Mapping[str, FileRecord | None]) -> None:
+    """Raise Refusal unless the files are those of the wish's sidecar, if there is one."""
+    if wish.sidecar is None:
+        return
+    for what, then, now in (
+        ("picture", wish.sidecar.input, files["input"]),
+        ("mask", wish.sidecar.mask, files["mask"]),
+    ):
+        if then is not None and now is not None and now["sha256"] != then.sha256:
+            raise Refusal(f"the {what} is not the one that the sidecar names (its SHA-256 differs)")
+
+
+def _mask(mask: Sent, photo: Photo, limits: Limits) -> np.ndarray:
+    """The values of a mask, of the photo's proportions."""
+    found = grey_of(_photo(mask, limits, "fidelity_mask"))
     try:
-        return photo_of(data, limits.pixels)
+        check_proportions(found, photo.pixels, "mask")
+    except UserError as error:
+        raise Refusal(str(error)) from None
+    return found
+
+
+def _photo(file: Sent, limits: Limits, field: str) -> Photo:
+    try:
+        return photo_of(file.data, limits.pixels)
     except ImageFileError as error:
         # The size of a picture is checked before its content.
         kind = TooLargeError if "more than the limit" in str(error) else NoPictureError
         raise kind(
-            f"image: {str(error).replace('; crop or shrink it, or raise `max_pixels` if you trust it', '')}"
+            f"{field}: {str(error).replace('; crop or shrink it, or raise `max_pixels` if you trust it', '')}"
         ) from None
 
 
@@ -71,84 +121,91 @@ def _pixels(photo: Photo, wish: Wish) -> np.ndarray:
 
 
 def check_size(wish: Wish, size: tuple[int, int], limits: Limits) -> None:
-    """Raise TooLargeError for an input of this height and width whose result is larger than allowed."""
-    height, width = scaled(size, wish.recipe.upscale)
+    """Check the results of an input of this height and width; Refusal for more or larger ones than allowed."""
+    (height, width), count = scaled(size, wish.recipe.upscale), wish.recipe.n_samples
+    if count > limits.samples:
+        raise Refusal(f"options: `n_samples` is {count}; this service allows 1 to {limits.samples}")
     if size[0] * size[1] > limits.pixels:
         raise TooLargeError(f"image: {size[1]}x{size[0]} pixels are given, allowed are {limits.pixels}")
-    if height * width > limits.output_pixels:
+    if count * height * width > limits.output_pixels:
+        several = f"{count} results of" if count > 1 else "the result would be"
         raise TooLargeError(
-            f"the result would be {width}x{height} pixels, allowed are {limits.output_pixels}; give a lower `upscale`"
+            f"{several} {width}x{height} pixels, allowed are {limits.output_pixels}; give a lower `upscale`"
         )
     try:
-        check_output(result_name(wish), height, width)
+        check_output(outputs(wish).main, height, width)
     except ImageFileError as error:
         raise TooLargeError(str(error)) from None
 
 
-def result_name(wish: Wish) -> str:
-    """Return the name of the result's file."""
-    name = Path(wish.name)
-    return f"{name.stem}{suffix_of(wish.recipe, name)}"
+def outputs(wish: Wish) -> Outputs:
+    """Return the files of a wish, named as the command names them; none lies in a folder, and the sidecar is none."""
+    return outputs_of(Settings(wish.recipe, Path(), sidecar=False), Path(wish.name), False)
 
 
 def request_of(job: Job) -> Request:
     """Take the pixels out of a job, as a request to the restorer."""
     assert job.photo is not None
-    request = Request(job.photo.pixels, job.wish.index)
+    request = Request(job.photo.pixels, job.wish.index, mask=job.mask)
+    job.mask = None
     job.photo = dataclasses.replace(job.photo, pixels=np.empty((0, 0, 3), np.uint8))
     return request
 
 
-def finished(
-    job: Job,
-    photo: Photo,
-    restored: Restored,
-    plan: Plan | None,
-    files: Mapping[str, Path],
-    seconds: float,
-) -> Result:
+def finished(made: Finished, photo: Photo, files: Mapping[str, Path]) -> Result:
     """Return the files of a job.
 
     Args:
-        job: the job.
+        made: the job with its pixels.
         photo: its input, without pixels.
-        restored: what the restorer made.
-        plan: how it was cut.
         files: the weights by network.
-        seconds: the time that computing took, for the sidecar.
 
     Raises:
-        ImageFileError: the picture cannot be encoded.
+        ImageFileError: a picture cannot be encoded.
     """
-    recipe, name = job.wish.recipe, result_name(job.wish)
-    depth = file_depth(Path(name), recipe.bit_depth)
-    data, _ = encode_photo(dressed(restored.image, photo, depth), Path(name).suffix, quality=recipe.quality)
-    views = _views(restored, photo) if job.views else {}
-    media = MEDIA.get(Path(name).suffix, "image/tiff")
-    return Result(data, media, name, _sidecar(job, name, plan, files, seconds), views)
-
-
-def _sidecar(
-    job: Job, name: str, plan: Plan | None, files: Mapping[str, Path], seconds: float
-) -> dict[str, Any]:
-    recipe, own = job.wish.recipe, Path(job.wish.name)
-    ran = {module: path for module, path in files.items() if module == "rm" or not recipe.stage1_only}
-    recorder = _recorder(recipe, plan, tuple(sorted(ran.items())))
-    outputs = Outputs(Path(), (Path(name),))
-    sources = {"input": job.file, "clean": None, "mask": None}
-    return recorder.record(
-        Loaded(FileJob(own, own, job.wish.index, outputs), files=sources), {"compute": seconds}
+    job, samples = made.job, made.samples
+    named, recipe = outputs(job.wish), job.wish.recipe
+    pictures = tuple(
+        _picture(path, each, photo, recipe) for path, each in zip(named.results, samples, strict=True)
     )
+    views, deviation = _views(samples, photo) if job.views else {}, None
+    if named.deviation is not None:
+        shown = shown_deviation(samples)[..., None]
+        deviation = File(encode_png(shown, Metadata()), MEDIA[".png"], named.deviation.name)
+        views |= {"std": _jpeg(Photo(shown.repeat(3, axis=2)))} if job.views else {}
+    return Result(pictures, _sidecar(made, named, files), views, deviation)
+
+
+def _picture(path: Path, restored: Restored, photo: Photo, recipe: Recipe) -> File:
+    """A result as the file of a name."""
+    shown = dressed(restored.image, photo, file_depth(path, recipe.bit_depth))
+    data, _ = encode_photo(shown, path.suffix, quality=recipe.quality)
+    return File(data, MEDIA.get(path.suffix, "image/tiff"), path.name)
+
+
+def _sidecar(made: Finished, named: Outputs, files: Mapping[str, Path]) -> dict[str, object]:
+    wish = made.job.wish
+    recipe, own = wish.recipe, Path(wish.name)
+    ran = {module: path for module, path in files.items() if module in STAGE1 or not recipe.stage1_only}
+    recorder = _recorder(recipe, made.course.plan, made.course.crops, tuple(sorted(ran.items())))
+    loaded = Loaded(FileJob(own, own, wish.index, named), files=made.job.files)
+    return recorder.record(loaded, {"compute": made.seconds}, faces=made.faces)
 
 
 @functools.lru_cache(maxsize=64)
-def _recorder(recipe: Recipe, plan: Plan | None, files: tuple[tuple[str, Path], ...]) -> Recorder:
-    return Recorder(recipe, recipe.version, dict(files), plan)
+def _recorder(
+    recipe: Recipe, plan: Plan | None, crops: Plan | None, files: tuple[tuple[str, Path], ...]
+) -> Recorder:
+    return Recorder(recipe, recipe.version, dict(files), plan, crops)
 
 
-def _views(restored: Restored, photo: Photo) -> dict[str, bytes]:
-    pictures = {"input": restored.upscaled, "stage1": restored.stage1, "result": restored.image}
-    return {
-        name: encode_photo(dressed(pixels, photo, "8"), ".jpg", quality=SHOWN)[0]
-        for name, pixels in pictures.items()
-    }
+def _views(samples: Sequence[Restored], photo: Photo) -> dict[str, bytes]:
+    """What a page shows: input, stage1, result (the first sample), and result2, result3 ... of several samples."""
+    first, *others = samples
+    pictures = {"input": first.upscaled, "stage1": first.stage1, "result": first.image}
+    pictures |= {f"result{number}": each.image for number, each in enumerate(others, 2)}
+    return {name: _jpeg(dressed(pixels, photo, "8")) for name, pixels in pictures.items()}
+
+
+def _jpeg(photo: Photo) -> bytes:
+    return encode_photo(photo, ".jpg", quality=SHOWN)[0]

@@ -10,22 +10,23 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.restoration.first_use import ask, permit
 from diffbir_jax.serve.app import create_app
 from diffbir_jax.serve.engine import Engine
+from diffbir_jax.serve.faces import with_faces
 from diffbir_jax.serve.flags import LOOPBACK, limits_of
 from diffbir_jax.serve.guard import LOCAL
 from diffbir_jax.serve.jobs import Job
 from diffbir_jax.serve.keys import read_keys
-from diffbir_jax.serve.networks import load
-from diffbir_jax.serve.wishes import base_recipe
+from diffbir_jax.serve.networks import Networks, load
+from diffbir_jax.serve.wishes import base_recipe, faces_of
 
 # Seconds that clients have, once all jobs are done, to fetch their results.
 LINGER = 30.0
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace, name: str = "serve", build: Callable[..., Fast
             engine.stop()
 
 
-def serve(app: Any, engine: Engine, listener: socket.socket, args: argparse.Namespace, name: str) -> int:
+def serve(app: ASGIApp, engine: Engine, listener: socket.socket, args: argparse.Namespace, name: str) -> int:
     """Serve an application until a signal ends it; returns the exit code."""
     config = uvicorn.Config(
         app,
@@ -127,22 +128,29 @@ def say(text: str) -> None:
 
 
 def bases_of(args: argparse.Namespace) -> dict[str, Recipe]:
-    """Return, by version, the recipe without a client's changes. It names no folder of this machine."""
+    """Return, by version, the recipe without a client's changes. It names no folder of this machine.
+
+    Raises:
+        UserError: --faces does not go with another --task.
+    """
+    if args.faces and args.task != "sr":
+        raise UserError(f"--faces restores whole photos by --task sr, not {args.task}; leave one of them out")
     more = {"task": args.task, "precision": args.precision, "max_pixels": args.max_pixels}
     more["lora"] = tuple(dataclasses.replace(lora, path=Path(lora.path.name)) for lora in args.lora or ())
     return {version: base_recipe(version, **more) for version in args.version or ["one-step"]}
 
 
-def networks_of(args: argparse.Namespace, bases: Mapping[str, Recipe]) -> dict[str, Any]:
-    """Load the networks of all versions."""
+def networks_of(args: argparse.Namespace, bases: Mapping[str, Recipe]) -> dict[str, Networks]:
+    """Load the networks of all versions, by the names that `Wish.networks` has."""
     memory = None if args.memory_gb is None else int(args.memory_gb * 2**30)
     allow = permit if args.yes else ask
-    return {
-        version: load(
-            dataclasses.replace(base, weights=args.weights, lora=tuple(args.lora or ())), allow, memory
-        )
-        for version, base in bases.items()
-    }
+    found: dict[str, Networks] = {}
+    for version, base in bases.items():
+        recipe = dataclasses.replace(base, weights=args.weights, lora=tuple(args.lora or ()))
+        found[version] = load(recipe, allow, memory)
+        if args.faces:
+            found[faces_of(version)] = with_faces(found[version], recipe, allow)
+    return found
 
 
 def listening(host: str, port: int) -> socket.socket:

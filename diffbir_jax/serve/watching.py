@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+
+from starlette.types import Receive
 
 from diffbir_jax.restoration.planner import STAGE_NAMES
 from diffbir_jax.serve.engine import Engine
@@ -52,13 +53,13 @@ async def over(job: Job) -> None:
             await watch.changed()
 
 
-async def gone(receive: Any) -> None:
+async def gone(receive: Receive) -> None:
     """Wait until the client of a request leaves; `receive` is ASGI's."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def over_or_gone(job: Job, receive: Any) -> bool:
+async def over_or_gone(job: Job, receive: Receive) -> bool:
     """Wait for the end of a job or the departure of its client; whether the job is over."""
     tasks = [asyncio.create_task(over(job)), asyncio.create_task(gone(receive))]
     try:
@@ -69,9 +70,9 @@ async def over_or_gone(job: Job, receive: Any) -> bool:
     return job.over
 
 
-def state_of(job: Job, engine: Engine) -> dict[str, Any]:
+def state_of(job: Job, engine: Engine) -> dict[str, object]:
     """Return what a client is told of a job, as JSON can hold it."""
-    told: dict[str, Any] = {"id": job.id, "state": job.state, "name": job.wish.name}
+    told: dict[str, object] = {"id": job.id, "state": job.state, "name": job.wish.name}
     if job.state == "waiting":
         told["before"] = engine.before(job)
     if job.state == "running":
@@ -79,9 +80,20 @@ def state_of(job: Job, engine: Engine) -> dict[str, Any]:
         told |= {"share": round(job.share, 3), "left": None if job.left is None else round(job.left, 1)}
     if job.state == "done":
         told |= {"share": 1.0, "result": f"/jobs/{job.id}/result", "sidecar": f"/jobs/{job.id}/sidecar"}
+        told |= _several(job)
     if job.error:
         told["error"] = job.error
     return told
+
+
+def _several(job: Job) -> dict[str, object]:
+    """Where the files of a job with several samples are; nothing for a single result."""
+    recipe = job.wish.recipe
+    if recipe.n_samples == 1:
+        return {}
+    numbers = range(1, recipe.n_samples + 1)
+    told: dict[str, object] = {"results": [f"/jobs/{job.id}/results/{number}" for number in numbers]}
+    return told | ({"std": f"/jobs/{job.id}/results/std"} if recipe.std_map else {})
 
 
 async def events(job: Job, engine: Engine) -> AsyncIterator[str]:

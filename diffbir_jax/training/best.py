@@ -29,7 +29,7 @@ class Best:
         self.checkpoints = Checkpoints(folder, keep=1)
         try:
             self._value = self._stored()
-        except ValueError:
+        except (OSError, ValueError):
             # __exit__ does not run when __init__ fails, and Orbax has open threads.
             self.checkpoints.close()
             raise

@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.training.distributed import is_first, together
-from diffbir_jax.training.intact import seal, set_damaged_aside
+from diffbir_jax.files.trees import Params, Tree
+from diffbir_jax.training.distributed import is_first, jointly
+from diffbir_jax.training.intact import check_shared, seal, set_damaged_aside
 from diffbir_jax.weights.safetensors import mismatches
 
+T = TypeVar("T")
 # Items of a checkpoint. "default" is Orbax's name for an only item: older checkpoints hold just the arrays, and with
 # this name they can still be read.
 STATE, POSITION = "default", "position"
@@ -28,11 +30,21 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
-        """Open (or create) `folder`."""
+        """Open (or create) `folder`; all processes must do it together.
+
+        Raises:
+            UserError, OSError: it cannot be opened, in this process or in another one; see `distributed.jointly`.
+        """
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._folder = Path(folder).expanduser().absolute()
-        self.damaged = set_damaged_aside(self._folder) if is_first() else []
-        together("checkpoints")
+        self.damaged: list[str] = []
+        with jointly():
+            if is_first():
+                # Orbax would make it while the other processes wait.
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self.damaged = set_damaged_aside(self._folder)
+        with jointly():
+            check_shared(self._folder)
         handlers = {STATE: ocp.StandardCheckpointHandler(), POSITION: ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
@@ -47,7 +59,7 @@ class Checkpoints:
         """Step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, position: Mapping[str, Any] | None = None) -> None:
+    def save(self, step: int, state: Tree, position: Mapping[str, object] | None = None) -> None:
         """Write the checkpoint of `step` unless it exists; return before the files are complete.
 
         Args:
@@ -60,7 +72,7 @@ class Checkpoints:
             items = {STATE: ocp.args.StandardSave(state), POSITION: ocp.args.JsonSave(dict(position or {}))}
             self._manager.save(step, args=ocp.args.Composite(**items))
 
-    def position(self) -> dict[str, Any] | None:
+    def position(self) -> Any:
         """Return the data position in the newest checkpoint; None for older checkpoints without one."""
         step = self._newest()
         if not (self._folder / str(step) / POSITION).exists():
@@ -68,7 +80,7 @@ class Checkpoints:
         args = ocp.args.Composite(**{POSITION: ocp.args.JsonRestore()})
         return self._manager.restore(step, args=args)[POSITION]
 
-    def restore(self, like: Any) -> Any:
+    def restore(self, like: T) -> T:
         """Read the newest checkpoint into the structure, dtypes and shardings of `like`.
 
         Raises:
@@ -76,7 +88,7 @@ class Checkpoints:
             ValueError: if keys are missing, unexpected or misshapen (all are listed).
         """
         step = self._newest()
-        stored: Any = self._manager.item_metadata(step)[STATE]
+        stored = self._manager.item_metadata(step)[STATE]
         # Orbax's own errors are long and stop at the first key; this lists all mismatches at once.
         problems = mismatches(_leaves(stored.tree), _leaves(like))
         if problems:
@@ -108,7 +120,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
+def _leaves(tree: Tree) -> Params:
     """Return leaves by path. Orbax stores tuples as lists or dicts; their paths are the same."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

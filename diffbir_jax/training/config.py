@@ -4,22 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from diffbir_jax.console.section import Section
+
 
 # Protocols, because ConfigDict has no static fields: with them the type checker knows the settings.
-class Section(Protocol):
-    """Settings by attribute and by name, like an `ml_collections.ConfigDict`; each stage adds its own."""
-
-    def __getattr__(self, name: str, /) -> Any: ...
-
-    def __getitem__(self, name: str, /) -> Any: ...
-
-    def __contains__(self, name: object, /) -> bool: ...
-
-    def get(self, name: str, default: Any = None, /) -> Any:
-        """Return a setting, or `default` if it is missing."""
-        ...
-
-
 class Optimizer(Protocol):
     """Settings that `state.make_optimizer` reads."""
 
@@ -76,7 +64,7 @@ class Config(Section, Protocol):
     preset: str
     objective: str
     seed: int
-    mesh: Mapping[str, int]
+    mesh: Mapping[str, Any]
     sharding_rules: tuple[tuple[str, tuple[str, ...]], ...]
     data: Section
     train: Train
@@ -107,7 +95,7 @@ OPTIONAL: Mapping[str, Any] = MappingProxyType(
 )
 
 
-def optional(section: Section | Mapping[str, Any], path: str) -> Any:
+def optional(section: Section, path: str) -> Any:
     """Return a setting that may be missing.
 
     Args:

@@ -12,10 +12,11 @@ name, and LoRAs (`lora`, by network) run beside the kernels.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.diffusion.schedule import Schedule, make_schedule, q_sample
@@ -68,7 +69,7 @@ class Stage2Options:
             raise UserError(f"noise_aug is {self.noise_aug}, must be a timestep, 0 to 1000")
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> DTypeLike:
         """Compute dtype of the networks."""
         return PRECISIONS[self.precision]
 

@@ -1,15 +1,19 @@
 """Training with several processes: they connect, split batches and gather values that are spread over them."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather, sync_global_devices
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from jax.sharding import Mesh
 
-from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.errors import UserError, one_line
 from diffbir_jax.data.batches import HostBatch
 from diffbir_jax.sharding import replicated
+
+T = TypeVar("T")
 
 
 def join(coordinator: str | None = None, hosts: int | None = None, index: int | None = None) -> None:
@@ -44,10 +48,27 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def together(what: str) -> None:
-    """Wait until all processes are here; `what` names the place."""
-    if jax.process_count() > 1:
-        sync_global_devices(what)
+@contextmanager
+def jointly() -> Iterator[None]:
+    """At the end of this context wait for all processes; if the block failed in one of them, fail in all.
+
+    Otherwise they would wait for one that has ended, in the next operation that needs all of them.
+
+    Raises:
+        UserError: the block failed in another process; the message names the process and its error.
+    """
+    failed: BaseException | None = None
+    try:
+        yield
+    except BaseException as error:
+        failed = error
+    text = "" if failed is None else one_line(failed) or type(failed).__name__
+    told = gathered(text)
+    if failed is not None:
+        raise failed
+    for process, text in enumerate(told):
+        if text:
+            raise UserError(f"process {process} failed, and all others end with it: {text}")
 
 
 def own_rows(batch: HostBatch, size: int) -> HostBatch:
@@ -72,7 +93,7 @@ def own_rows(batch: HostBatch, size: int) -> HostBatch:
     return {name: values[rows] for name, values in batch.items()}
 
 
-def local(tree: Any, mesh: Mesh) -> Any:
+def local(tree: T, mesh: Mesh) -> T:
     """Return `tree` as whole arrays on this process's devices; with one process, return it unchanged.
 
     All processes must call it, because parameters may be split over them.

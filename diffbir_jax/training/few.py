@@ -1,6 +1,6 @@
 """Settings of fine-tuning that depend on how many photos there are."""
 
-from typing import Any
+from diffbir_jax.console.section import Section
 
 # Steps by default: of many photos, and of fewer than four, which a network soon knows by heart.
 STEPS, FIRST, EACH = 500, 100, 100
@@ -10,7 +10,7 @@ CROPS, MOST = 128, 1024
 VALIDATIONS, CHECKPOINT = 5, 100
 
 
-def adapt(config: Any, photos: int, steps: int | None = None) -> None:
+def adapt(config: Section, photos: int, steps: int | None = None) -> None:
     """Set how long to train, how many crops to encode and what to hold out, in place.
 
     One photo serves both to train and to validate. Of up to 16 photos one is held out, of more every 16th.

@@ -6,10 +6,11 @@ count, nor do products with the zeros that the gradient of a strided convolution
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
 class Flops(NamedTuple):
@@ -37,16 +38,17 @@ def count(jaxpr: Jaxpr | ClosedJaxpr) -> Flops:
         if name in _PRODUCTS:
             found = Flops(*(_PRODUCTS[name](equation),) * 2)
         else:
-            inner = [count(each) for each in _inside(equation.params)]
+            inner = [count(each) for each in _inside(equation)]
             merge = max if name == "cond" else sum
             found = Flops(*(merge(column) for column in zip(*inner, strict=True))) if inner else Flops(0, 0)
-        total += found.total * _turns(name, equation.params)
-        once += found.once * (1 if name == "scan" else _turns(name, equation.params))
+        total += found.total * _turns(equation)
+        once += found.once * (1 if name == "scan" else _turns(equation))
     return Flops(total, once)
 
 
-def _turns(name: str, parameters: dict[str, Any]) -> int:
+def _turns(equation: JaxprEqn) -> int:
     """How often an equation's program runs, as far as the equation says it."""
+    name, parameters = equation.primitive.name, equation.params
     if name == "pallas_call":
         return math.prod(parameters["grid_mapping"].grid)
     if name == "shard_map":
@@ -54,24 +56,30 @@ def _turns(name: str, parameters: dict[str, Any]) -> int:
     return parameters["length"] if name == "scan" else 1
 
 
-def _inside(parameters: dict[str, Any]) -> Iterator[Jaxpr | ClosedJaxpr]:
+def _inside(equation: JaxprEqn) -> Iterator[Jaxpr | ClosedJaxpr]:
     """Yield the programs that an equation calls: bodies of loops, branches, jitted functions."""
-    for value in parameters.values():
+    for value in equation.params.values():
         for each in value if isinstance(value, tuple | list) else (value,):
             if isinstance(each, Jaxpr | ClosedJaxpr):
                 yield each
 
 
-def _dot(equation: Any) -> int:
+def _shape(variable: Var | Literal) -> tuple[int, ...]:
+    """The shape of a product's input or output, which are arrays."""
+    assert isinstance(variable.aval, ShapedArray)
+    return variable.aval.shape
+
+
+def _dot(equation: JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-    return 2 * depth * equation.outvars[0].aval.size
+    depth = math.prod(_shape(equation.invars[0])[axis] for axis in contracted)
+    return 2 * depth * math.prod(_shape(equation.outvars[0]))
 
 
-def _convolution(equation: Any) -> int:
+def _convolution(equation: JaxprEqn) -> int:
     """Count batch x features x input channels per feature x pairs of an output pixel and a tap on a real pixel."""
     options = equation.params
-    image, kernel, out = (variable.aval.shape for variable in (*equation.invars, *equation.outvars))
+    image, kernel, out = map(_shape, (*equation.invars, *equation.outvars))
     layout = options["dimension_numbers"]
     products = out[layout.out_spec[0]] * out[layout.out_spec[1]] * kernel[layout.rhs_spec[1]]
     for axis, (i, k, o) in enumerate(zip(layout.lhs_spec[2:], layout.rhs_spec[2:], layout.out_spec[2:])):
@@ -84,13 +92,11 @@ def _convolution(equation: Any) -> int:
     return 2 * products
 
 
-def _fused_attention(products: int) -> Callable[[Any], int]:
+def _fused_attention(products: int) -> Callable[[JaxprEqn], int]:
     """Count products of queries and keys: two forward; five backward, one of which computes the scores again."""
 
-    def flops(equation: Any) -> int:
-        (batch, queries, heads, dim), (_, keys, *_) = (
-            variable.aval.shape for variable in equation.invars[:2]
-        )
+    def flops(equation: JaxprEqn) -> int:
+        (batch, queries, heads, dim), (_, keys, *_) = map(_shape, equation.invars[:2])
         return 2 * products * batch * heads * queries * keys * dim
 
     return flops

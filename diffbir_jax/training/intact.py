@@ -9,6 +9,7 @@ from pathlib import Path
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.digest import sha256
 from diffbir_jax.files.writing import replace_file
+from diffbir_jax.training.distributed import gathered
 from diffbir_jax.training.unsealed import unreadable
 
 # Ends of the names of two folders beside that of the checkpoints, which belongs to Orbax.
@@ -49,6 +50,25 @@ def set_damaged_aside(folder: Path) -> list[str]:
         _record(folder, step).unlink(missing_ok=True)
         told.append(f"checkpoint {folder / str(step)} is damaged ({problem}); it lies in {place} now")
     return told
+
+
+def check_shared(folder: Path) -> None:
+    """Check that this process sees and may read the newest checkpoint that the others see.
+
+    Orbax reads it in all processes together. If one of them could not, the others would wait for it.
+
+    Raises:
+        UserError: processes see other checkpoints.
+        OSError: a file cannot be read.
+    """
+    newest = max(checkpoint_steps(folder), default=None)
+    seen = gathered("no checkpoint" if newest is None else f"checkpoint {newest}")
+    if len({*seen}) > 1:
+        listed = ", ".join(f"process {process} sees {each}" for process, each in enumerate(seen))
+        raise UserError(f"{folder}: {listed}; give a --workdir in a folder that all processes share")
+    for path in (folder / str(newest)).rglob("*") if newest is not None else ():
+        if path.is_file():
+            path.open("rb").close()
 
 
 def checkpoint_steps(folder: Path) -> Iterator[int]:

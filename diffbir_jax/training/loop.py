@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
@@ -22,7 +22,7 @@ from diffbir_jax.sharding import (
 from diffbir_jax.training.best import Best
 from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.config import Config, optional
-from diffbir_jax.training.distributed import is_first, own_rows
+from diffbir_jax.training.distributed import is_first, jointly, own_rows
 from diffbir_jax.training.divergence import DivergedError
 from diffbir_jax.training.objective import Objective, make_objective
 from diffbir_jax.training.position import resume
@@ -60,18 +60,22 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     """
     check_config(config)
     workdir = Path(workdir).expanduser()
-    mesh = make_mesh(**cast(Any, config.mesh))
+    mesh = make_mesh(**config.mesh)
     check_batch(config.data.batch_size, mesh)
-    workdir.mkdir(parents=True, exist_ok=True)
-    objective = make_objective(config)
-    if init := optional(config, INIT):
-        objective = started(objective, init)
-    state, step_fn = place(objective, mesh, config)
+    init = optional(config, INIT)
+    with jointly():
+        workdir.mkdir(parents=True, exist_ok=True)
+        objective = make_objective(config)
+        if init:
+            objective = started(objective, init)
+    state, jitted = place(objective, mesh, config)
+    step_fn: Callable = jitted
     frozen, last = jax.device_put(objective.frozen, replicated(mesh)), int(config.train.steps)
     # The stack closes in reverse order: signals stay handled until the last checkpoint is on disk.
     with ExitStack() as stack:
-        if is_first():
-            _only_run(stack, workdir)
+        with jointly():
+            if is_first():
+                _only_run(stack, workdir)
         stop = stack.enter_context(stop_requested())
         checkpoints, best = _open_checkpoints(stack, workdir, config)
         state = _resumed(state, checkpoints, objective.batches)
@@ -97,7 +101,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
         for step, batch in enumerate(prefetch_to_device(parts, mesh), start=first + 1):
             if step == first + 1:
                 # Compile ahead of the first call, so that the clock does not count it as a step.
-                step_fn, flops = compile_step(step_fn, state, frozen, batch)
+                step_fn, flops = compile_step(jitted, state, frozen, batch)
                 report.clock.restart(flops)
             profiler.before(step)
             state, metrics = step_fn(state, frozen, batch)
@@ -118,7 +122,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     return state
 
 
-def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState, Callable]:
+def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState, Wrapped]:
     """Place a run on devices. Batches are split over all devices; parameters and their EMA and moments by the rules.
 
     Args:
@@ -171,7 +175,9 @@ def _resumed(state: TrainState, checkpoints: Checkpoints, batches: Batches) -> T
     """Return `state`, or the newest checkpoint of an earlier run. That run's batches must be the same as `batches`."""
     if checkpoints.latest is None:
         return state
-    resume(batches, checkpoints.position())
+    position = checkpoints.position()
+    with jointly():
+        resume(batches, position)
     return checkpoints.restore(state)
 
 

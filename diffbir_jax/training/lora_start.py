@@ -1,8 +1,6 @@
 """A new LoRA of a network: which layers it changes, and what it starts from."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -52,7 +50,7 @@ def new_lora(
     return unflatten(flat)
 
 
-def with_alpha(lora: Mapping[str, Any], alpha: float) -> Params:
+def with_alpha(lora: Params, alpha: float) -> Params:
     """Return a tree of factors with `alpha` in each layer, as files of factors have it."""
     flat = dict(flatten(lora))
     flat |= {f"{path[:-2]}/alpha": np.float32(alpha) for path in flat if path.endswith("/a")}

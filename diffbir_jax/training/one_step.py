@@ -7,7 +7,7 @@ OSEDiff (Wu et al., 2024) train Stable Diffusion this way.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,14 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from diffbir_jax.diffusion.schedule import Schedule, make_schedule, predict_x0, q_sample, signal_and_noise
-from diffbir_jax.models.apply import Params, abstract, apply, init
-from diffbir_jax.models.controlnet import init_from_unet
+from diffbir_jax.files.trees import Tree
+from diffbir_jax.models.apply import Module, Params, abstract, apply, init
+from diffbir_jax.models.controlnet import IRControlNet, init_from_unet
 from diffbir_jax.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from diffbir_jax.models.lora import runner
 from diffbir_jax.models.presets import Preset, get_preset
+from diffbir_jax.models.unet import UNet
+from diffbir_jax.models.vae import AutoencoderKL
 from diffbir_jax.text.tokenizer import tokenize
 from diffbir_jax.training.config import Config, optional
 from diffbir_jax.training.decoder import ENCODER, gradient_ratio, hinge
@@ -44,10 +47,10 @@ Restore = Callable[[Params, Params, jax.Array, jax.Array | None], tuple[jax.Arra
 class Networks(NamedTuple):
     """The networks of one-step restoration."""
 
-    rm: Any
-    vae: Any
-    unet: Any
-    control: Any
+    rm: Module
+    vae: AutoencoderKL
+    unet: UNet
+    control: IRControlNet
 
 
 def make(config: Config) -> Objective:
@@ -88,8 +91,12 @@ def make(config: Config) -> Objective:
 
 def make_networks(preset: Preset, dtype: DTypeLike, remat: bool) -> Networks:
     """The preset's networks with compute dtype `dtype`; `remat` recomputes the trained networks' blocks."""
-    trained = (make(dtype, remat) for make in (preset.make_vae, preset.make_unet, preset.make_control))
-    return Networks(preset.make_rm(dtype), *trained)
+    return Networks(
+        preset.make_rm(dtype),
+        preset.make_vae(dtype, remat),
+        preset.make_unet(dtype, remat),
+        preset.make_control(dtype, remat),
+    )
 
 
 def restorer(config: Config, preset: Preset, networks: Networks, lora_scale: float = 1.0) -> Restore:
@@ -126,7 +133,7 @@ def restorer(config: Config, preset: Preset, networks: Networks, lora_scale: flo
 def generate(
     schedule: Schedule,
     networks: Networks,
-    run: Callable[..., Any],
+    run: Callable[..., Tree],
     start: jax.Array,
     condition: jax.Array,
     timestep: int,
@@ -317,12 +324,14 @@ def empty_prompt(preset: Preset, path: str) -> jax.Array:
     return jax.jit(partial(apply, text))(load_weights(path, abstract(text, tokens)), tokens)
 
 
-def _loaded(path: str | None, module: Any, key: jax.Array, *inputs: jax.Array) -> Params:
+def _loaded(path: str | None, module: Module, key: jax.Array, *inputs: jax.Array) -> Params:
     """Load weights from `path`, or initialise them if there is no path."""
     return load_weights(path, abstract(module, *inputs)) if path else init(module, key, *inputs)
 
 
-def _loaded_control(path: str | None, control: Any, unet: Params, z: jax.Array, *inputs: jax.Array) -> Params:
+def _loaded_control(
+    path: str | None, control: IRControlNet, unet: Params, z: jax.Array, *inputs: jax.Array
+) -> Params:
     """Load the control from `path`, or copy the prior's encoder if there is no path. `z` is its condition."""
     like = abstract(control, inputs[0], z, *inputs[1:])
     return load_weights(path, like) if path else init_from_unet(unet, z.shape[-1])

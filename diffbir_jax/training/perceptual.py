@@ -6,10 +6,10 @@ a CPU.
 """
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from diffbir_jax.models.apply import Params, abstract, apply
 from diffbir_jax.models.mobilenet import MobileNetV2
@@ -36,7 +36,9 @@ def load_features(path: str | Path) -> Params:
     return load_weights(path, abstract(MobileNetV2(), jnp.zeros((1, MIN_SIDE, MIN_SIDE, 3))))
 
 
-def perceptual_loss(params: Params, a: jax.Array, b: jax.Array, *, dtype: Any = jnp.float32) -> jax.Array:
+def perceptual_loss(
+    params: Params, a: jax.Array, b: jax.Array, *, dtype: DTypeLike = jnp.float32
+) -> jax.Array:
     """Return the perceptual distance of two batches of images.
 
     Features of each stage are scaled to unit length over channels; their squared differences are summed over
@@ -64,7 +66,7 @@ def perceptual_loss(params: Params, a: jax.Array, b: jax.Array, *, dtype: Any = 
     return jnp.mean(jnp.stack(distances))
 
 
-def unit_features(params: Params, image: jax.Array, dtype: Any) -> list[jax.Array]:
+def unit_features(params: Params, image: jax.Array, dtype: DTypeLike) -> list[jax.Array]:
     """Return the features of the first `STAGES` stages, float32 and of unit length over channels.
 
     Args:

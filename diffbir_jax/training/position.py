@@ -1,7 +1,8 @@
 """A run's position in its data: the record in a checkpoint, and the check when the run is resumed."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import TypedDict
 
 import jax
 
@@ -10,7 +11,15 @@ from diffbir_jax.data.batches import Batches
 from diffbir_jax.training.distributed import gathered
 
 
-def position_of(batches: Batches, step: int) -> dict[str, Any]:
+class Position(TypedDict):
+    """A position in the data, see `position_of`."""
+
+    next_batch: int
+    data: Mapping[str, object]
+    broken: list[list]
+
+
+def position_of(batches: Batches, step: int) -> Position:
     """Return the data position of a checkpoint after `step` steps, serialisable as JSON; all processes must call it.
 
     Returns:
@@ -21,7 +30,7 @@ def position_of(batches: Batches, step: int) -> dict[str, Any]:
     return {"next_batch": step, "data": batches.identity, "broken": broken}
 
 
-def resume(batches: Batches, saved: dict[str, Any] | None) -> None:
+def resume(batches: Batches, saved: Position | None) -> None:
     """Check that `batches` continue the data of a checkpoint, and pass on the known broken examples.
 
     Each process gets its own list. If the resumed run has fewer processes, they share the lists of the missing ones.

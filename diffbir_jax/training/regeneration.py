@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from diffbir_jax.models.apply import Params, init
 from diffbir_jax.models.controlnet import init_from_unet
 from diffbir_jax.models.presets import Preset, get_preset
 from diffbir_jax.training.config import Config, optional
-from diffbir_jax.training.control_images import Stage2, Stage2Options, abstract_frozen, make_stage2
+from diffbir_jax.training.control_images import Condition, Stage2, Stage2Options, abstract_frozen, make_stage2
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.pool import Encoder, LatentBatches, pool_batches
 from diffbir_jax.training.prior import validation
@@ -129,7 +128,7 @@ def preset_of(config: Config) -> Preset:
     return with_stage1(preset, config.weights.rm, config.weights.folder)
 
 
-def options_of(config: Config, condition: Any, **more: Any) -> Stage2Options:
+def options_of(config: Config, condition: Condition, **more: object) -> Stage2Options:
     """Return the options of a configuration; `condition` and `more` are fields of them."""
     chosen = {"precision": config.precision, "remat": config.remat} | more
     return Stage2Options(condition=condition, **chosen, **config.diffusion)

@@ -1,9 +1,8 @@
 """The work between training steps: check and log metrics, save checkpoints, validate and export."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.position import position_of
 from diffbir_jax.training.report import Report
 from diffbir_jax.training.state import Params, TrainState, learning_rate
-from diffbir_jax.training.writers import EXPORT
+from diffbir_jax.training.writers import EXPORT, Line
 from diffbir_jax.weights.safetensors import save_weights
 
 
@@ -75,7 +74,7 @@ class Run:
         if last or step % options.eval_every == 0:
             self._validate(step, state)
 
-    def catch_up(self, step: int, state: TrainState, lines: Sequence[Mapping[str, Any]]) -> None:
+    def catch_up(self, step: int, state: TrainState, lines: Sequence[Line]) -> None:
         """Validate the state that a run resumes from, if it was killed between saving and validating it.
 
         Args:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from jax.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.section import Section
 from diffbir_jax.data.batches import HostBatch
 from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.metrics.fidelity import psnr, ssim
@@ -18,7 +19,6 @@ from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.planner import default_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.options import Options
-from diffbir_jax.training.config import Section
 from diffbir_jax.training.report import tile_grid
 from diffbir_jax.weights.loading import stored
 
@@ -33,7 +33,11 @@ SHOWN = 8
 
 
 def restoration(
-    preset: Preset, dtype: Any, sampling: Section, batch: HostBatch, rest: dict[str, Params] | None = None
+    preset: Preset,
+    dtype: DTypeLike,
+    sampling: Section,
+    batch: HostBatch,
+    rest: dict[str, Params] | None = None,
 ) -> Validate:
     """Return the validation that restores held-out images like `diffbir restore`, but without enlarging small ones.
 

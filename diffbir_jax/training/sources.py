@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffbir_jax.console.section import Section
 from diffbir_jax.data.batches import Batches, HostBatch
 from diffbir_jax.data.degradation import make_degradation
 from diffbir_jax.data.photos import CropConfig, PairBatches, load_photos
 from diffbir_jax.text.tokenizer import tokenize
-from diffbir_jax.training.config import Config, Section, optional
+from diffbir_jax.training.config import Config, optional
 
 # Every 16th photo is held out of training, starting at the offset (or at the last photo of a small set).
 HELD_OUT_EVERY, HELD_OUT_OFFSET = 16, 11

@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import jax
 import numpy as np
+from jax.stages import Wrapped
 
+from diffbir_jax.files.trees import Tree
 from diffbir_jax.training.flops import count
 
 # Dense bfloat16 TFLOP/s of one device by `device_kind`, from the vendors' data sheets.
@@ -27,7 +28,7 @@ PEAK_TFLOPS = {
 }
 
 
-def compile_step(step: Callable, *arguments: Any) -> tuple[Callable, float]:
+def compile_step(step: Wrapped, *arguments: Tree) -> tuple[Callable, float]:
     """Compile a jitted step for its arguments.
 
     Returns:
@@ -35,7 +36,7 @@ def compile_step(step: Callable, *arguments: Any) -> tuple[Callable, float]:
         of `flops.count`: recomputed blocks (remat) count twice, and the body of a loop (gradient accumulation) counts
         once per iteration. XLA's own count has the body only once.
     """
-    traced: Any = step.trace(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
+    traced = step.trace(*arguments)
     devices = max(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(arguments))
     return traced.lower().compile(), count(traced.jaxpr).total / devices
 
@@ -99,7 +100,7 @@ class Profiler:
             jax.profiler.start_trace(self._folder)
             self._running = True
 
-    def after(self, step: int, result: Any) -> None:
+    def after(self, step: int, result: Tree) -> None:
         """End the trace after the last of the steps; it waits for `result`, the output of the step."""
         if self._running and step >= self._steps[1]:
             # The step runs asynchronously; the trace must include its end.

@@ -1,9 +1,8 @@
 """`config.init`: start the trained parameters of any stage from existing weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -48,7 +47,7 @@ def started(objective: Objective, given: str | Path) -> Objective:
     return replace(objective, params=params, metadata=objective.metadata | {INIT: ", ".join(said)})
 
 
-def _files(given: Path, names: Mapping[str, Any]) -> list[Path]:
+def _files(given: Path, names: Collection[str]) -> list[Path]:
     """Return the weights files that `given` names."""
     listed = [given / f"{name}.safetensors" for name in names] if given.is_dir() else [given]
     if not (found := [path for path in listed if path.is_file()]):

@@ -9,9 +9,9 @@ import optax
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import Params
+from diffbir_jax.sharding import Batch
 from diffbir_jax.training.config import OPTIONAL, Optimizer
 
-Batch = dict[str, jax.Array]
 LossFn = Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 

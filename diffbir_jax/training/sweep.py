@@ -9,14 +9,13 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.interrupts import terminable
 from diffbir_jax.training.grid import Overrides, run_name
-from diffbir_jax.training.table import write_tables
+from diffbir_jax.training.table import Row, State, write_tables
 from diffbir_jax.training.writers import EXPORT, LINES, read_lines
 
 # States of a run.
@@ -36,7 +35,7 @@ class Run:
     folder: Path
 
     @property
-    def record(self) -> dict[str, str]:
+    def record(self) -> State:
         """The run's `state` and, if it failed, the `reason`; read from run.json."""
         path = self.folder / "run.json"
         return json.loads(path.read_text("utf-8")) if path.exists() else {"state": WAITING}
@@ -46,7 +45,7 @@ class Run:
         record = {"state": state, "reason": reason, "overrides": self.overrides}
         (self.folder / "run.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """Return the settings, the state and the metric lines of the run, for `write_tables`."""
         return {"overrides": self.overrides, **self.record, "lines": read_lines(self.folder / LINES)}
 
@@ -93,7 +92,7 @@ def sweep(runs: Sequence[Run], workdir: Path, command: Sequence[str]) -> None:
         finally:
             write_tables([run.row() for run in runs], workdir)
         if run.record["state"] == FAILED:
-            tqdm.write(f"{run.folder.name} failed: {run.record['reason']}")
+            tqdm.write(f"{run.folder.name} failed: {run.record.get('reason')}")
 
 
 def _do(run: Run, command: Sequence[str]) -> None:

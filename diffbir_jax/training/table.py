@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from diffbir_jax.console.tables import csv_table, markdown_table
+from diffbir_jax.training.writers import Line
 
 PREFIX = "validation/"
 # The lowest value is the best for metrics whose names begin with these; for all others the highest is.
@@ -12,7 +13,21 @@ LOWER_IS_BETTER = ("loss", "lpips", "dists", "niqe", "fid", "spectral")
 Cell = str | int | float
 
 
-def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+class State(TypedDict):
+    """How far a run is, and why it failed."""
+
+    state: str
+    reason: NotRequired[str]
+
+
+class Row(State):
+    """A run, with its settings and its metrics.jsonl."""
+
+    overrides: Mapping[str, Cell]
+    lines: Sequence[Line]
+
+
+def write_tables(rows: Sequence[Row], folder: Path) -> None:
     """Write results.csv and results.md to `folder`.
 
     Args:
@@ -31,7 +46,7 @@ def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     (folder / "results.md").write_text(table, "utf-8")
 
 
-def _cells(row: Mapping[str, Any]) -> dict[str, Cell]:
+def _cells(row: Row) -> dict[str, Cell]:
     """Return the cells of a run by column."""
     lines = row["lines"]
     step = lines[-1]["step"] if lines else 0
@@ -39,7 +54,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Cell]:
     return start | _metrics(lines) | {"reason": row.get("reason", "")}
 
 
-def _metrics(lines: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
+def _metrics(lines: Sequence[Line]) -> dict[str, Cell]:
     """Return the last and the best value of each validation metric."""
     names = dict.fromkeys(name for line in lines for name in line if name.startswith(PREFIX))
     cells: dict[str, Cell] = {}

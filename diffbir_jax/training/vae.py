@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from diffbir_jax.console.section import Section
 from diffbir_jax.models.apply import Params, apply, init
 from diffbir_jax.models.layers import space_to_depth
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.models.vae import AutoencoderKL
-from diffbir_jax.training.config import Config, Section
+from diffbir_jax.training.config import Config
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.report import tile_grid
 from diffbir_jax.training.rm import mean_psnr

@@ -19,6 +19,8 @@ from diffbir_jax.console.errors import UserError
 LINES, EXPORT = "metrics.jsonl", "export"
 # Key of a line of metrics.jsonl: later steps before it are repeated after it.
 RESUMED = "resumed"
+# Numbers by name, None for one that was not finite; the step is a whole number.
+Line = dict[str, Any]
 
 
 class Writer(Protocol):
@@ -80,7 +82,7 @@ class JsonLines:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._line({"step": step, "time": round(time.time(), 3)} | finite)
 
-    def _line(self, values: Mapping[str, Any]) -> None:
+    def _line(self, values: Mapping[str, object]) -> None:
         print(json.dumps(values), file=self._file, flush=True)
 
     def grid(self, step: int, image: np.ndarray) -> None:
@@ -137,7 +139,7 @@ def open_writers(workdir: Path, first: int, project: str | None = None) -> list[
     return [TensorBoard(workdir, first), JsonLines(workdir, first), *writers]
 
 
-def read_lines(path: Path, say: Callable[[str], object] | None = None) -> list[dict[str, Any]]:
+def read_lines(path: Path, say: Callable[[str], object] | None = None) -> list[Line]:
     """Read a metrics.jsonl; [] if it does not exist.
 
     Lines that a killed run left incomplete are ignored, and so are those that a resumed run repeats.
@@ -151,7 +153,7 @@ def read_lines(path: Path, say: Callable[[str], object] | None = None) -> list[d
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is no file, but the metrics of the run belong there; move it elsewhere")
-    lines: list[dict[str, Any]] = []
+    lines: list[Line] = []
     damaged: list[int] = []
     for number, text in enumerate(path.read_text("utf-8", "replace").split("\n") if path.exists() else (), 1):
         line = _parsed(text)
@@ -168,7 +170,7 @@ def read_lines(path: Path, say: Callable[[str], object] | None = None) -> list[d
     return lines
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> Line | None:
     """What a line of JSON holds; None for a line that is cut off."""
     try:
         return json.loads(text)
@@ -176,12 +178,12 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _is_line(line: Any) -> bool:
+def _is_line(line: object) -> bool:
     """Whether a run writes such a line: numbers by name, and a step or `RESUMED` that is a whole number."""
     if not isinstance(line, dict) or not all(_is_number(value) for value in line.values()):
         return False
     return type(line.get(RESUMED, line.get("step"))) is int
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return value is None or type(value) in (int, float)

@@ -13,7 +13,7 @@ from diffbir_jax.serve.app import create_app
 from diffbir_jax.serve.engine import Engine
 
 PAGE = Path(__file__).with_name("page")
-FILES = {"page.css": "text/css", "page.js": "text/javascript"}
+FILES = {"page.css": "text/css", "page.js": "text/javascript", "mask.js": "text/javascript"}
 # Degraded photos that come with the package.
 EXAMPLES = "evaluation/suites/tiny/pictures/lq"
 # Browsers then refuse whatever comes from another machine, and show the page in no other one.

@@ -3,14 +3,19 @@
 import io
 import math
 from http.client import HTTPResponse
+from socket import socket
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+Manager = TypeVar("Manager", bound=urllib3.PoolManager)
 LONGEST = 60.0  # seconds from the request to the last of the answer's headers
 
 
@@ -20,13 +25,13 @@ class _Timed(io.RawIOBase):
     The timeouts of requests are for one read each, and a header may take any number of reads.
     """
 
-    def __init__(self, raw: Any):
+    def __init__(self, raw: io.RawIOBase):
         self._raw, self.until = raw, monotonic() + LONGEST
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
+    def readinto(self, buffer: "WriteableBuffer") -> int | None:
         if self.until < math.inf and monotonic() > self.until:
             raise TimeoutError("the head of the answer takes too long")
         return self._raw.readinto(buffer)
@@ -39,8 +44,8 @@ class _Timed(io.RawIOBase):
 class _Answer(HTTPResponse):
     """An answer whose status and headers must come within `LONGEST`; the body may take longer."""
 
-    def __init__(self, *arguments: Any, **more: Any):
-        super().__init__(*arguments, **more)
+    def __init__(self, sock: socket, debuglevel: int = 0, method: str | None = None, url: str | None = None):
+        super().__init__(sock, debuglevel, method, url)
         self._timed = _Timed(self.fp.detach())
         self.fp = io.BufferedReader(self._timed)
 
@@ -68,15 +73,15 @@ class _SafePool(urllib3.HTTPSConnectionPool):
 class _Adapter(HTTPAdapter):
     """Connects directly or through a proxy."""
 
-    def init_poolmanager(self, *arguments: Any, **more: Any) -> None:
-        super().init_poolmanager(*arguments, **more)
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **more: object) -> None:
+        super().init_poolmanager(connections, maxsize, block, **more)
         _time(self.poolmanager)
 
-    def proxy_manager_for(self, *arguments: Any, **more: Any) -> Any:
-        return _time(super().proxy_manager_for(*arguments, **more))
+    def proxy_manager_for(self, proxy: str, **more: object) -> urllib3.ProxyManager:
+        return _time(super().proxy_manager_for(proxy, **more))
 
 
-def _time(manager: Any) -> Any:
+def _time(manager: Manager) -> Manager:
     manager.pool_classes_by_scheme = {"http": _Pool, "https": _SafePool}
     return manager
 

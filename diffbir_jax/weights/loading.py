@@ -1,12 +1,13 @@
 """Load parameters from a folder of weights: the file of each network, the choice of stage 1, the precision."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.pages import page
@@ -72,7 +73,7 @@ def with_stage1(preset: Preset, choice: str | None, folder: str | Path | None = 
 def load_params(
     preset: Preset,
     folder: str | Path | None = None,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     modules: Iterable[str] | None = None,
     change: Callable[[dict[str, Params]], dict[str, Params]] | None = None,
 ) -> dict[str, Params]:
@@ -181,10 +182,16 @@ def abstract_params(preset: Preset, modules: Iterable[str] | None = None) -> dic
     return {name: abstract(getattr(preset, f"make_{name}")(), *inputs[name]) for name in names}
 
 
-def stored(params: Params, dtype: Any) -> Params:
+class _Key(Protocol):
+    """An entry of the path to a leaf of nested dicts."""
+
+    key: str
+
+
+def stored(params: Params, dtype: DTypeLike) -> Params:
     """Put frozen parameters on the device with kernels in `dtype`: cast once, not in every call."""
 
-    def place(path: tuple[Any, ...], x: Any) -> jax.Array:
+    def place(path: Sequence[_Key], x: ArrayLike) -> jax.Array:
         return jnp.asarray(x, dtype if path[-1].key in CAST else jnp.float32)
 
     return jax.tree_util.tree_map_with_path(place, params)

@@ -8,30 +8,30 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.files.trees import Params
 from diffbir_jax.files.writing import replacing
 
 # The stored types: their names in numpy (or ml_dtypes, a dependency of jax) and in safetensors.
 STORED_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64"}
 
 
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(params: Mapping[str, object], prefix: str = "") -> Params:
     """Join the keys of a nested dict with "/": {"a": {"b": x}} -> {"a/b": x}."""
-    flat: dict[str, Any] = {}
+    flat: Params = {}
     for key, value in params.items():
         path = f"{prefix}/{key}" if prefix else key
         flat.update(flatten(value, path) if isinstance(value, Mapping) else {path: value})
     return flat
 
 
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+def unflatten(flat: Mapping[str, object]) -> Params:
     """Undo `flatten`."""
-    tree: dict[str, Any] = {}
+    tree: Params = {}
     for path, value in flat.items():
         *parents, leaf = path.split("/")
         node = tree
@@ -41,9 +41,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def save_weights(
-    path: str | Path, params: dict[str, Any], metadata: dict[str, str], dtype: str = "float32"
-) -> Path:
+def save_weights(path: str | Path, params: Params, metadata: dict[str, str], dtype: str = "float32") -> Path:
     """Write nested `params` to a safetensors file, atomically.
 
     Args:
@@ -111,7 +109,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def load_weights(path: str | Path, like: dict[str, Any]) -> dict[str, Any]:
+def load_weights(path: str | Path, like: Params) -> Params:
     """Read nested float32 params from a safetensors file and check them against `like`.
 
     Args:
@@ -133,7 +131,7 @@ def load_weights(path: str | Path, like: dict[str, Any]) -> dict[str, Any]:
     return unflatten(flat)
 
 
-def load_tree(path: str | Path) -> dict[str, Any]:
+def load_tree(path: str | Path) -> Params:
     """Read nested float32 params from a safetensors file as they are.
 
     Raises:
@@ -165,7 +163,7 @@ def _existing(path: str | Path) -> Path:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
+def _opened(path: str | Path) -> Iterator[safe_open]:
     """An open safetensors file."""
     path = _existing(path)
     try:
@@ -181,7 +179,7 @@ def _header(
     shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, int]]:
     """Return the bytes before the values, and the number of bytes of each array."""
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     sizes, start = {}, 0
     for key, shape in shapes.items():
         if dtypes[key] not in STORED_TYPES:
@@ -195,7 +193,7 @@ def _header(
     return len(text).to_bytes(8, "little") + text, sizes
 
 
-def mismatches(given: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def mismatches(given: Params, wanted: Params) -> list[str]:
     """Compare arrays by key with the wanted ones; return a line per missing, unexpected or misshapen key."""
     missing = [f"missing {k} {tuple(wanted[k].shape)}" for k in wanted.keys() - given.keys()]
     unexpected = [f"unexpected {k} {tuple(given[k].shape)}" for k in given.keys() - wanted.keys()]

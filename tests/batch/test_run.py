@@ -66,7 +66,9 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     Path("in/empty.jpg").touch()
     Path("in/notes.webp").write_text("not an image")
     save(Path("in/small.png"), (15, 40))
-    Path("in/README.md").write_text("about these pictures")
+    texts = [f"in/{number}.txt" for number in range(9)]
+    for text in texts:
+        Path(text).write_text("about these pictures")
     save(Path("in/sub/zebra.jpg"))
     # Of 900 bytes, though its header says 13000x13000: within --max-pixels, and more than memory holds beside others.
     head = struct.pack("<2sIHHI", b"BM", 900, 0, 0, 54) + struct.pack(
@@ -76,8 +78,9 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     assert restore("--no-sidecar", "--report", "reports/all.json") == 1
     assert written() == ["good.png", "sub/zebra.png"]
     streams = capsys.readouterr()
-    other, *lines = [line for line in streams.err.splitlines() if line.startswith("diffbir restore: ")]
-    assert other == "diffbir restore: left out, as no images: in/README.md"
+    lines = [line for line in streams.err.splitlines() if line.startswith("diffbir restore: ")]
+    others, lines = lines[: len(texts)], lines[len(texts) :]
+    assert others == [f"diffbir restore: {text}: is no image and is left out" for text in texts]
     broken = ("cut.png", "empty.jpg", "huge.bmp", "notes.webp", "small.png")
     for line, name in zip(lines, broken, strict=True):
         assert f"in/{name}: " in line
@@ -89,7 +92,7 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     assert all(entry["reason"].startswith(entry["input"]) for entry in report["failed"])
     assert {entry["result"] for entry in report["restored"]} == {"out/good.png", "out/sub/zebra.png"}
     assert (report["skipped"], report["left"], report["interrupted"]) == ([], [], False)
-    assert (report["no_images"], report["warnings"]) == (["in/README.md"], [])
+    assert (report["no_images"], report["warnings"]) == (texts, [])
 
 
 def test_a_signal_whose_exception_a_library_loses_ends_the_run(fake: Fake, capsys) -> None:
@@ -154,6 +157,15 @@ def test_names_that_no_file_has_or_that_are_long_fail_alone(fake: Fake, capsys, 
     # A line of a list is a name; the one with a newline in it is two names that are not there.
     fine = there and "\n" not in name and len(name) < 250
     assert code == (0 if fine else 1)
+    # Nobody waits for an image that cannot be written.
+    assert len(fake.seen) == 1 + fine
+
+
+def test_a_report_that_cannot_be_written_is_told_first(fake: Fake, capsys) -> None:
+    save(Path("in/a.png"))
+    assert restore("--report", "r" * 251 + ".json") == 1
+    assert complaint(capsys).endswith("is too long for the file system; give a shorter --report\n")
+    assert not fake.seen and not Path("out").exists()
 
 
 def test_notes_of_files_are_shown_and_reported(fake: Fake, capsys) -> None:

@@ -1,5 +1,7 @@
 """The command line; what it does is tested in tests/conversion."""
 
+import dataclasses
+import hashlib
 import json
 import re
 import subprocess
@@ -49,6 +51,38 @@ def test_a_table_and_a_report(tmp_path, run, source):
     assert report["parameters"] == sum(
         x.size for key, x in small.swinir().items() if not key.endswith(("_index", "attn_mask"))
     )
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_other_bytes_than_the_published_ones_are_told(run, source, monkeypatch, flipped):
+    """A flipped bit gives other weights, which nothing but a checksum can tell."""
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    known = dataclasses.replace(REGISTRY[source.with_suffix(".ckpt").name], sha256=digest)
+    monkeypatch.setitem(REGISTRY, source.name, known)
+    if flipped:
+        data = bytearray(source.read_bytes())
+        data[-9] ^= 1
+        source.write_bytes(data)
+    code, _, error = run("--input", source)
+    assert code == 0
+    told = f"{source.name} has the name of a published file, but not its SHA-256: fetch it again,"
+    assert (told in error) == flipped
+
+
+@pytest.mark.parametrize("data", [b"none", b""])
+def test_names_cannot_command_a_terminal(tmp_path, run, data):
+    """In errors, in choices and in the table."""
+    path = tmp_path / "a\x1b[2Jb\nc.pth"
+    path.write_bytes(data)
+    code, _, error = run("--input", path)
+    assert code == 1 and r"a\x1b[2Jb\nc.pth" in error and error[:-1].isprintable()
+
+
+def test_choices_and_tables_cannot_command_a_terminal(tmp_path, run, source):
+    made.write(tmp_path / "w.pth", {"epoch\x1b[2J": 1, "model": small.swinir()})
+    code, out, error = run("--input", tmp_path / "w.pth", "--name", "x\x1b[2J")
+    assert code == 0 and r"x\x1b[2J" in out
+    assert out.replace("\n", "").isprintable() and error.replace("\n", "").isprintable()
 
 
 def test_warnings_are_one_line(tmp_path, capsys):

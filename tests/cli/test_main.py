@@ -1,8 +1,10 @@
 """The command `diffbir`: its programs, their help, one meaning per flag, and what it says to plausible mistakes."""
 
 import argparse
+import os
 import subprocess
 import sys
+import threading
 import tomllib
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image
 from diffbir_jax.cli.main import PROGRAMS, main
 from diffbir_jax.console import configurations, extras
 from diffbir_jax.console.parser import options_of
+from diffbir_jax.console.threads import READER
 from diffbir_jax.evaluation.suites.flags import SUITES
 from diffbir_jax.evaluation.suites.spec import suite_names
 from diffbir_jax.models.attention import Backend
@@ -220,3 +223,20 @@ def test_a_config_of_ones_own_imports_the_shipped_ones(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.stdout.strip() == "200", done.stderr
+
+
+@pytest.mark.parametrize(("code", "busy", "left"), [(130, True, True), (130, False, False), (0, True, False)])
+def test_an_interrupted_program_does_not_wait_for_a_thread_that_reads(
+    monkeypatch: pytest.MonkeyPatch, code: int, busy: bool, left: bool
+) -> None:
+    """A thread that is in the middle of a huge image."""
+    free, left_at = threading.Event(), []
+    thread = threading.Thread(target=free.wait, args=(60,), name=READER if busy else "other", daemon=True)
+    thread.start()
+    monkeypatch.setattr("diffbir_jax.cli.main.start", lambda *_: sys.exit(code))
+    monkeypatch.setattr(os, "_exit", left_at.append)
+    with pytest.raises(SystemExit) as end:
+        main(["weights", "list"])
+    free.set()
+    thread.join()
+    assert end.value.code == code and left_at == [130] * left

@@ -23,3 +23,10 @@ def test_csv_holds_no_formulas() -> None:
     """Programs for tables would run them; numbers stay numbers."""
     rows = [["=1+1", "@x", "+a", "-b", "a=b", "-1.5", "+2e3", "nan", 3, None]]
     assert csv_table(rows) == "'=1+1,'@x,'+a,'-b,a=b,-1.5,+2e3,nan,3,\n"
+
+
+def test_names_in_tables_cannot_command_a_terminal() -> None:
+    """Nor break a row in two."""
+    name = "a\x1b[2J\nb\u202e"
+    for table in (aligned([(name, "1")]), markdown_table(["x"], [[name]])):
+        assert r"a\x1b[2J\nb\u202e" in table and table.rstrip("\n").replace("\n", "").isprintable()

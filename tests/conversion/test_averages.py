@@ -23,6 +23,41 @@ def test_an_average_is_taken_from_under_any_name(tmp_path, average, name):
     assert found.notes[0].startswith(f"takes the weights in '{name}'; the file also has model")
 
 
+@pytest.mark.parametrize("name", ["model_ema", "ema_model", "net.avg", "shadow"])
+@pytest.mark.parametrize(
+    "average", [BETTER, {f"module.{key}": x for key, x in BETTER.items()} | COUNTERS, {"shadow": BETTER}]
+)
+def test_an_average_beside_the_weights_is_taken_whatever_its_name(tmp_path, name, average):
+    root = {"epoch": 3, "model": {"state_dict": LAST}, name: average}
+    found = contents(tmp_path, root)
+    values = {key.removeprefix("module."): x for key, x in found.state.items()}
+    assert np.asarray(values["b"]).tolist() == [3, 3, 3]
+    assert f"takes the weights in '{name}'; the file also has model (--key NAME takes another)" in found.notes
+    assert np.asarray(contents(tmp_path, root, "model").state["b"]).tolist() == [1, 1, 1]
+
+
+def test_dicts_that_hold_themselves_end(tmp_path):
+    root: dict = dict(LAST)
+    root |= {"model": root, "model_ema": {"shadow": root, "module": root}}
+    assert np.asarray(contents(tmp_path, root).state["b"]).tolist() == [1, 1, 1]
+
+
+def test_the_average_of_another_network_is_not_taken(tmp_path):
+    root = {"model": LAST, "disc_ema": {"a": np.zeros((7, 7), np.float32)}}
+    found = contents(tmp_path, root)
+    assert np.asarray(found.state["b"]).tolist() == [1, 1, 1]
+    assert (
+        found.notes[0]
+        == "takes the weights in 'model'; the file also has disc_ema (--key NAME takes another)"
+    )
+
+
+def test_the_only_average_among_dicts_of_other_names_is_taken(tmp_path):
+    found = contents(tmp_path, {"generator": LAST, "generator_ema": BETTER})
+    assert np.asarray(found.state["b"]).tolist() == [3, 3, 3]
+    assert found.notes[0].startswith("takes the weights in 'generator_ema'; the file also has generator ")
+
+
 @pytest.mark.parametrize("average", [COUNTERS, {"one": BETTER, "two": BETTER}, {"decay": 0.9}, {}, None])
 def test_what_is_no_average_is_left(average):
     assert unwrap({"params": LAST, "ema": average}) is LAST

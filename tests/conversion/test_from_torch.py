@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.conversion import from_torch
 from diffbir_jax.conversion.architectures import SWINIR
 from diffbir_jax.conversion.engine import ConversionError, convert
@@ -266,6 +267,12 @@ def test_arrays_are_forgotten_when_they_are_written(tmp_path, monkeypatch):
 def test_names_are_no_paths(tmp_path, source, name):
     with pytest.raises(ValueError, match="is no name of a file: give --name without folders"):
         convert_file(source, tmp_path / "out", name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_too_long_is_told_first(tmp_path, source):
+    with pytest.raises(UserError, match="too long for the file system; give a shorter --name"):
+        convert_file(source, tmp_path / "out", "x" * 240)
     assert not (tmp_path / "out").exists()
 
 

@@ -126,11 +126,11 @@ def test_worker_processes_change_nothing_and_leave_nothing():
 
 
 class Nice(Levels):
-    """Pictures that tell by blue how nice the thread is that reads them."""
+    """Pictures that tell by blue how nice the thread is that reads them: 20 where it is not."""
 
     def __getitem__(self, index):
         example = super().__getitem__(index)
-        example.image[..., 2] = os.getpriority(os.PRIO_PROCESS, 0)
+        example.image[..., 2] = 20 + os.getpriority(os.PRIO_PROCESS, 0)
         return example
 
 
@@ -139,11 +139,12 @@ def test_threads_beside_a_computation_give_way_to_it():
     """Those of the process that trains: not its main thread, nor processes that make items."""
     before, source = os.getpriority(os.PRIO_PROCESS, 0), Nice(20)
     threads, processes = (batches(loader(source, workers=workers), 0, 4) for workers in (0, 1))
-    assert {int(level) for batch in threads for level in batch["hq"][..., 2].flat} == {
-        min(before + NICER, 19)
-    }
-    assert {int(level) for batch in processes for level in batch["hq"][..., 2].flat} == {before}
-    assert loader(source)(0)["hq"][0, 0, 0, 2] == os.getpriority(os.PRIO_PROCESS, 0) == before
+    of_threads, of_processes = (
+        {int(x) for batch in some for x in batch["hq"][..., 2].flat} for some in (threads, processes)
+    )
+    assert of_threads == {20 + min(before + NICER, 19)}
+    assert of_processes == {20 + before}
+    assert int(loader(source)(0)["hq"][0, 0, 0, 2]) - 20 == os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 @pytest.mark.parametrize("hosts", [2, 4])

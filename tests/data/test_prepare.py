@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import psutil
 import pytest
 from PIL import Image
 
+from diffbir_jax.data import examining
 from diffbir_jax.data import prepare as command
+from diffbir_jax.data.examining import Verdict
 from diffbir_jax.data.example import Example
 from diffbir_jax.data.preparing import Settings, prepare
 from diffbir_jax.data.sources import make_source
@@ -224,6 +227,25 @@ def test_a_missing_shard_is_written_again() -> None:
     assert files() == whole
 
 
+def test_a_process_does_not_finish_a_huge_image_when_its_parent_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The parent stops when the process is in the middle of it; before that it gets the verdict."""
+    stop, free = threading.Event(), threading.Event()
+
+    def examine(index: int) -> Verdict:
+        if index:
+            stop.set()
+            free.wait(60)
+        return Verdict(f"image {index}")
+
+    monkeypatch.setattr(examining, "_of_source", examine, raising=False)
+    monkeypatch.setattr(examining, "_stop", stop, raising=False)
+    assert examining._examine(0) == Verdict("image 0")
+    assert examining._examine(1) == Verdict("")
+    free.set()
+
+
 def turn_a_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -337,6 +359,15 @@ def test_images_of_any_name_are_kept(capsys: pytest.CaptureFixture) -> None:
     with open("out/rejected.csv", newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["in/broken\nname.png"]
     assert "rejected 1 undecodable" in capsys.readouterr().out
+
+
+def test_a_name_too_long_is_told_before_anything_is_read(capsys: pytest.CaptureFixture) -> None:
+    fill()
+    assert call("--name", "x" * 225) == 1
+    assert capsys.readouterr().err.endswith(
+        "too long for the file system; give a shorter --name or --output\n"
+    )
+    assert not Path("out").exists()
 
 
 def test_captions_are_counted(capsys: pytest.CaptureFixture) -> None:

@@ -202,3 +202,15 @@ def test_help_explains_every_flag(capsys):
     with pytest.raises(SystemExit) as exit:
         evaluate.main(["--help"])
     assert exit.value.code == 0 and "95 % bootstrap" in " ".join(capsys.readouterr().out.split())
+
+
+def test_names_cannot_command_a_terminal(here: Path, capsys: pytest.CaptureFixture):
+    """Neither that of the result nor those of images in notes."""
+    Path("pred").rename("p\x1b[2J\n")
+    for folder in ("p\x1b[2J\n", "gt"):
+        Path(folder, "a.png").rename(Path(folder, "a\x1b[1m\n.png"))
+    assert call("--pred", "p\x1b[2J\n", "--gt", "gt", "--output", "out", "--metrics", "psnr,ms_ssim") == 1
+    out, error = capsys.readouterr()
+    assert r"| p\x1b[2J\n |" in out and r"a\x1b[1m\n: " in out
+    assert out.replace("\n", "").isprintable() and "\x1b[1m" not in error
+    assert "\x1b" not in Path("out/table.tex").read_text()

@@ -28,6 +28,14 @@ def test_accents_in_one_or_two_characters_are_one_name(tmp_path: Path):
     assert case.gt == tmp_path / "gt" / "e\u0301.png"
 
 
+def test_images_are_known_by_their_content(tmp_path: Path):
+    pred = fill_folder(tmp_path / "pred", ["a.png"])
+    gt = fill_folder(tmp_path / "gt", ["a.png"])
+    (gt / "a.png").rename(gt / "a.photo")
+    (gt / "notes.txt").write_text("no image")
+    assert [case.gt for case in find_cases([pred], gt)] == [gt / "a.photo"]
+
+
 def test_results_of_several_seeds_belong_together(tmp_path: Path):
     seeds = [fill_folder(tmp_path / seed, ["a.png", "b.png"]) for seed in "12"]
     assert [case.preds for case in find_cases(seeds)] == [

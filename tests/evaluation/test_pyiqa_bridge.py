@@ -12,7 +12,7 @@ import pytest
 
 from diffbir_jax.conversion.files import CheckpointError
 from diffbir_jax.evaluation import pyiqa_bridge
-from diffbir_jax.evaluation.metric import Setup, UnavailableError
+from diffbir_jax.evaluation.metric import SetScore, Setup, UnavailableError
 from diffbir_jax.metrics.frechet import frechet_distance
 
 METRICS = {metric.name: metric for metric in pyiqa_bridge.PYIQA}
@@ -159,7 +159,9 @@ def test_maniqa_takes_no_trained_vit_from_timm(calls: list, tmp_path: Path) -> N
 
 
 def test_fid_is_of_inceptions_features_with_the_local_weights(calls: list, tmp_path: Path) -> None:
-    features, distance = METRICS["fid"].load(setup(tmp_path, "fid"))
+    score = METRICS["fid"].load(setup(tmp_path, "fid"))
+    assert isinstance(score, SetScore)
+    features, distance = score
     assert sys.modules["pyiqa.archs.inception"].load_pretrained_network is downloading
     flat = np.full((50, 40, 3), (0, 128, 192), np.uint8)
     found = features(flat)

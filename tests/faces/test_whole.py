@@ -33,7 +33,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 PHOTOS = [wall(90, 120), wall(96, 96), wall(60, 80)]
 
 
-def restored(restorer: Restorer, pictures: list = PHOTOS, **more):
+def restored(restorer: Restorer, pictures: list = PHOTOS, **more) -> list:
     return restore_faces(
         pictures, restorer, options=OPTIONS, detector=KNOWN, **{"background": "resize"} | more
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.files.writing import replace_file, replacing
+from diffbir_jax.files.writing import check_length, replace_file, replacing
 
 
 @pytest.mark.parametrize("name", [None, "w.partial"])
@@ -37,6 +37,36 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ImageFileError, match="w: cannot be written .*; choose another output folder"):
         replace_file(tmp_path / "file" / "w", b"new")
+
+
+@pytest.mark.parametrize(
+    ("path", "temporary"),
+    [
+        ("a" * 256, None),
+        ("new/new/" + "ä" * 128, None),
+        ("new/" + "a" * 256 + "/w", None),
+        ("w", "w" * 256),
+        # The path, and that of the temporary file alone.
+        ("d/" * 2100 + "w", None),
+        ("d/" * ((4094 - 40) // 2) + "w" * 40, "d/" * ((4094 - 40) // 2) + "w" * 60),
+    ],
+)
+def test_names_that_no_file_can_have_are_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, temporary: str | None
+) -> None:
+    """Whether or not the folder is there."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImageFileError, match="too long for the file system; give another$"):
+        check_length(Path(path), "give another", temporary and Path(temporary))
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("path", ["w" * 255, "new/" + "w" * 255, "d/" * 1000 + "w"])
+def test_names_that_a_file_can_have_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_length(Path(path), "give another")
 
 
 def test_bytes_are_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

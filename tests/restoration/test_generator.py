@@ -12,7 +12,7 @@ import pytest
 from diffbir_jax.restoration.generator import GUIDANCE_AREA
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.restorer import Restorer
-from diffbir_jax.sampling.guidance import Guidance, Loss
+from diffbir_jax.sampling.guidance import Loss, PixelGuidance
 from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sampling.tables import GUIDANCE_UNIT
@@ -65,7 +65,7 @@ def test_start_from_pure_noise_forgets_stage_1() -> None:
 def test_guidance_pulls_towards_stage_1(loss: Loss) -> None:
     """The distance that the loss measures falls as the scale rises."""
     target = 2.0 * clean(1) - 1.0
-    weight = Guidance(lambda params, z: z, loss).prepare(None, target).weight
+    weight = PixelGuidance(lambda params, z: z, loss).prepare(None, target).weight
 
     def distance(scale: float) -> float:
         options = dataclasses.replace(FEW, guidance_scale=scale, guidance_loss=loss)

@@ -13,7 +13,7 @@ from diffbir_jax.conversion.stable_diffusion import vae_rules
 from diffbir_jax.imaging.tiling import Tiles, gaussian_weights, make_grid, place_tiles
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
-from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs, fidelity_weight
+from diffbir_jax.sampling.guidance import GuidanceInputs, LatentGuidance, PixelGuidance, fidelity_weight
 from diffbir_jax.sampling.tables import GUIDANCE_UNIT, Level
 from tests.draws import normal, uniform
 from tests.golden.weights import fill
@@ -45,7 +45,7 @@ def small_vae():
     # Gradients of convolutions are plain loops: a minute unless LLVM optimises them, which tests/conftest.py turns off.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def step(inputs: GuidanceInputs, z0: jax.Array, strength: jax.Array) -> tuple[jax.Array, jax.Array]:
-        guidance = Guidance(decode)
+        guidance = PixelGuidance(decode)
         return guidance(inputs, z0, strength) - z0, guidance.value(inputs, z0)
 
     return decode, convert(state, table, target), step
@@ -56,7 +56,7 @@ def small_vae():
 )
 def test_gradient_parity(small_vae, loss):
     decode, params, step = small_vae
-    inputs = Guidance(decode, loss).prepare(params, nhwc(GOLDEN["target"]))
+    inputs = PixelGuidance(decode, loss).prepare(params, nhwc(GOLDEN["target"]))
     for scale in (0.05, 0.5):
         delta, value = step(inputs, nhwc(GOLDEN["z0"]), jnp.float32(GUIDANCE_UNIT * scale))
         golden = nhwc(GOLDEN[f"{loss}|s={scale}|delta_z0"])
@@ -81,7 +81,7 @@ def test_weight_is_high_in_flat_regions_only():
 def test_closed_form_of_a_linear_decoder():
     """With W = 1 and D(z) = z A, the step is z - s * 2/(HWC) * (z A - target) A^T."""
     matrix = normal(2, (3, 3))
-    guidance = Guidance(linear_decode, "mse")
+    guidance = PixelGuidance(linear_decode, "mse")
     moved = guidance(guidance.prepare(matrix, TARGET), Z0, jnp.float32(5))
     expected = Z0 - 5 * 2 / (4 * 6 * 3) * (Z0 @ matrix - TARGET) @ matrix.T
     np.testing.assert_allclose(moved, expected, atol=1e-5)
@@ -89,7 +89,7 @@ def test_closed_form_of_a_linear_decoder():
 
 @pytest.mark.parametrize("loss, power", [("mse", 0), ("w_mse", 1), ("paper", 2)])
 def test_losses(loss, power):
-    guidance = Guidance(linear_decode, loss)
+    guidance = PixelGuidance(linear_decode, loss)
     inputs = guidance.prepare(jnp.eye(3), TARGET)
     weighted = (fidelity_weight(TARGET) ** (power / 2) * (Z0 - TARGET)) ** 2
     np.testing.assert_allclose(guidance.value(inputs, Z0), weighted.mean((1, 2, 3)).sum(), rtol=1e-5)
@@ -100,28 +100,28 @@ def test_closed_form_in_latent_space(loss, power):
     """The step is z - s * 2/(hwc) * W (z - c), W averaged over the pixels of each latent."""
     image = uniform(5, (2, 16, 24, 3), -1.0)
     condition = normal(6, Z0.shape)
-    guidance = Guidance(None, loss)
-    moved = guidance(guidance.prepare(None, image, condition), Z0, jnp.float32(5))
+    guidance = LatentGuidance(loss)
+    moved = guidance(guidance.prepare(image, condition), Z0, jnp.float32(5))
     weight = (fidelity_weight(image) ** power).reshape(2, 4, 4, 6, 4, 1).mean((2, 4))
     np.testing.assert_allclose(moved, Z0 - 5 * 2 / (4 * 6 * 3) * weight * (Z0 - condition), atol=1e-5)
 
 
 def test_images_of_a_batch_do_not_mix():
-    guidance = Guidance(linear_decode, "w_mse")
+    guidance = PixelGuidance(linear_decode, "w_mse")
     together = guidance(guidance.prepare(jnp.eye(3), TARGET), Z0, jnp.float32(3))
     alone = guidance(guidance.prepare(jnp.eye(3), TARGET[1:]), Z0[1:], jnp.float32(3))
     np.testing.assert_allclose(together[1:], alone, atol=1e-6)
 
 
 def test_zero_strength_changes_nothing_even_where_the_gradient_is_not_finite():
-    guidance = Guidance(lambda params, z: z / params, "mse")
+    guidance = PixelGuidance(lambda params, z: z / params, "mse")
     inputs = guidance.prepare(jnp.float32(0), TARGET)
     np.testing.assert_array_equal(guidance(inputs, Z0, jnp.float32(0)), Z0)
     assert not np.isfinite(guidance(inputs, Z0, jnp.float32(1))).any()
 
 
 def test_denoiser_guides_the_predicted_x0():
-    guidance = Guidance(linear_decode, "mse")
+    guidance = PixelGuidance(linear_decode, "mse")
     prepared = guidance.prepare(jnp.eye(3), TARGET)
     inputs = DenoiserInputs(None, None, guidance=prepared)
     level = Level(*(jnp.float32(v) for v in (10, 0.8, 0.6, 1.0, 2.0)))
@@ -165,9 +165,9 @@ def on_canvases(batch: int) -> tuple[GuidanceInputs, jax.Array]:
 def test_in_tiles_the_loss_is_that_of_the_images(batch):
     """So is its gradient, as if each image were alone and whole; the mean is taken over the canvas."""
     inputs, z0 = on_canvases(batch)
-    guidance = Guidance(pointwise_decode, tile=TILE, batch=batch)
+    guidance = PixelGuidance(pointwise_decode, tile=TILE, batch=batch)
     value, gradient = jax.jit(jax.value_and_grad(guidance.value, argnums=1))(inputs, z0)
-    whole, expected = Guidance(pointwise_decode), jnp.zeros_like(z0)
+    whole, expected = PixelGuidance(pointwise_decode), jnp.zeros_like(z0)
     total = 0.0
     for i, (height, width) in enumerate(SIDES):
         there = np.s_[i : i + 1, : SCALE * height, : SCALE * width]
@@ -192,7 +192,7 @@ def test_in_tiles_each_pixel_is_the_mean_of_those_who_show_it():
         )
 
     inputs = inputs._replace(target=jnp.zeros_like(inputs.target), weight=jnp.ones_like(inputs.weight))
-    value = Guidance(decode, tile=TILE).value(inputs, z0)
+    value = PixelGuidance(decode, tile=TILE).value(inputs, z0)
     size, expected = (TILE[0] * SCALE, TILE[1] * SCALE), 0.0
     for image, (top, left), used in zip(tiles.image, tiles.start, tiles.used):
         rows, columns = tiles.rows[image, top : top + size[0]], tiles.columns[image, left : left + size[1]]
@@ -204,8 +204,6 @@ def test_in_tiles_each_pixel_is_the_mean_of_those_who_show_it():
 
 def test_errors():
     with pytest.raises(ValueError, match="'l1'.*'mse', 'w_mse', 'paper'"):
-        Guidance(linear_decode, "l1")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="pass `condition`"):
-        Guidance(None).prepare(None, TARGET)
+        PixelGuidance(linear_decode, "l1")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="5x6; pad it to even sides"):
         fidelity_weight(jnp.zeros((1, 5, 6, 3)))

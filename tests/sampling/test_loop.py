@@ -8,7 +8,7 @@ import pytest
 from diffbir_jax.imaging.tiling import gaussian_weights, make_grid, place_tiles, tile_windows
 from diffbir_jax.sampling.ddpm import spaced_steps
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, TiledModel
-from diffbir_jax.sampling.guidance import Guidance
+from diffbir_jax.sampling.guidance import PixelGuidance
 from diffbir_jax.sampling.loop import draw_noise, image_keys, sample
 from diffbir_jax.sampling.samplers import make_sampler
 from diffbir_jax.sampling.timesteps import Span
@@ -61,7 +61,7 @@ def test_new_values_do_not_recompile():
         traces.append(x.shape)
         return params * toy_model(None, x, t, cond)
 
-    guidance = Guidance(decode=lambda params, z: params * z)
+    guidance = PixelGuidance(decode=lambda params, z: params * z)
     denoiser = Denoiser(model, "eps", guidance)
 
     def run(seed: int, cfg: float, scale: float, text: float, rescale=False, start=None, num_steps=3) -> None:
@@ -140,7 +140,7 @@ def test_guided_memory_does_not_grow_with_the_steps():
         return z
 
     def temporary_bytes(num_steps: int) -> int:
-        guidance = Guidance(decode)
+        guidance = PixelGuidance(decode)
         target = guidance.prepare(jnp.zeros((3, 3, 3, 3)), jnp.zeros((1, 128, 128, 3)))
         denoiser = Denoiser(lambda params, x, t, cond: x - cond["x"], "eps", guidance)
         steps = spaced_steps(Span(SCHEDULES["eps"], num_steps), guidance_scale=0.1)

@@ -10,7 +10,7 @@ from diffbir_jax.parity.runner import misses
 from diffbir_jax.parity.sampling import through_replay
 from diffbir_jax.sampling.ddpm import ddim_timesteps, spaced_steps
 from diffbir_jax.sampling.denoiser import Denoiser
-from diffbir_jax.sampling.guidance import Guidance
+from diffbir_jax.sampling.guidance import PixelGuidance
 from diffbir_jax.sampling.loop import draw_noise, image_keys, linear_step, sample
 from diffbir_jax.sampling.samplers import SAMPLERS, check_settings, make_sampler, settings_of
 from diffbir_jax.sampling.tables import GUIDANCE_UNIT, Churn, Level, LinearStep, Values
@@ -105,7 +105,7 @@ def linear_decode(params: jax.Array, z: jax.Array) -> jax.Array:
 def guided_oracle(inputs: tuple, x: jax.Array, level: Level) -> tuple[jax.Array, jax.Array]:
     """The same under guidance through `linear_decode`, for (x0, prepared guidance)."""
     x0, prepared = inputs
-    return x0, Guidance(linear_decode, "mse")(prepared, x0, level.guidance)
+    return x0, PixelGuidance(linear_decode, "mse")(prepared, x0, level.guidance)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -113,7 +113,7 @@ def test_guided_oracle_matches_the_closed_form(name):
     """With W = 1 and D(z) = z A the result is x0 - 3000 s * 2/(HWC) * (x0 A - target) A^T, the last prediction."""
     matrix, x0 = normal(1, (4, 4)), normal(2, (2, 4, 6, 4))
     target = jnp.tanh(normal(3, x0.shape))
-    prepared = Guidance(linear_decode, "mse").prepare(matrix, target)
+    prepared = PixelGuidance(linear_decode, "mse").prepare(matrix, target)
     # The last of the multistep method's steps extrapolates slopes, unless it is the only one.
     span = Span(SCHEDULES["v"], 1 if name == "edm_lms" else 5, spacing="trailing")
     last = jax.tree.map(lambda a: a[-1:], make_sampler(name, span, guidance_scale=1e-3))

@@ -16,6 +16,7 @@ import uvicorn
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.cli.main import start
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.faces.reports import FaceReport
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.results import Outcome, Progress
 from diffbir_jax.serve import run
@@ -23,10 +24,13 @@ from diffbir_jax.serve.app import create_app
 from diffbir_jax.serve.engine import Engine
 from diffbir_jax.serve.limits import Limits
 from diffbir_jax.serve.networks import Course
-from diffbir_jax.serve.wishes import Wish, base_recipe
+from diffbir_jax.serve.wishes import Wish, base_recipe, faces_of
 from tests.batch.fake import results
+from tests.faces.known import face
 
 TILES = 4
+# What pictures show for `"task": "faces"`: a face that is restored, and one that is left.
+FACES = (FaceReport(face(4, 2, 10), scale=0.5), FaceReport(face(30, 20, 8), "smaller than 12 pixels"))
 
 
 @dataclass
@@ -39,6 +43,7 @@ class FakeWorks:
         begun: is set once it waits.
         raises: what it raises, by the name of the option `seed`.
         packs: names of the noise of each pack.
+        masks: that requests had.
     """
 
     pack: int = 2
@@ -46,6 +51,7 @@ class FakeWorks:
     begun: threading.Event = field(default_factory=threading.Event)
     raises: dict[int, BaseException] = field(default_factory=dict)
     packs: list[list[int]] = field(default_factory=list)
+    masks: list[Any] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)
 
     def check(self, wish: Wish) -> None:
@@ -53,24 +59,28 @@ class FakeWorks:
             raise UserError("preset one-step knows no text: leave out prompts")
 
     def course(self, wish: Wish, size: tuple[int, int], keep: bool) -> Course:
-        return Course(None, self.pack, self.shape(wish, size, None), 2**30, {"rm": 1.0, "sample": 3.0})
+        return Course(None, self.pack, self._shape(size), 2**30, {"rm": 1.0, "sample": 3.0})
 
     def packed(self, wish: Wish, size: tuple[int, int], keep: bool) -> None:
         return None
 
-    def shape(self, wish: Wish, size: tuple[int, int], plan: object) -> tuple[int, int]:
+    def shape(self, wish: Wish, size: tuple[int, int], course: object) -> tuple[int, int]:
+        return self._shape(size)
+
+    def _shape(self, size: tuple[int, int]) -> tuple[int, int]:
         return -(-size[0] // 64), -(-size[1] // 64)
 
     def restore(
         self,
         requests: Iterable[Request],
         recipe: Recipe,
-        plan: object,
+        course: object,
         keep: bool,
         listen: Callable[[Progress], None],
     ) -> Iterator[Outcome]:
         taken = list(requests)
         self.packs.append([request.index for request in taken])
+        self.masks += [request.mask for request in taken]
         listen(Progress("sample", 0, TILES, 64))
         for tile in range(TILES):
             self.begun.set()
@@ -79,7 +89,8 @@ class FakeWorks:
         if error := self.raises.get(recipe.options.seed):
             raise error
         for position, request in reversed([*enumerate(taken)]):
-            yield Outcome(position, tuple(results(request, recipe.upscale, recipe.options, 1)))
+            made = tuple(results(request, recipe.upscale, recipe.options, recipe.n_samples))
+            yield Outcome(position, made, about=None if recipe.faces is None else FACES)
 
 
 class Client:
@@ -93,9 +104,16 @@ class Client:
         return requests.request(method, self.base + path, timeout=30, **more)
 
     def restore(
-        self, data: bytes, options: str = "", name: str = "a.png", query: str = "", **more: Any
+        self,
+        data: bytes,
+        options: str = "",
+        name: str = "a.png",
+        query: str = "",
+        mask: bytes | None = None,
+        **more: Any,
     ) -> Any:
         files = {"image": (name, data), "options": (None, options)}
+        files |= {} if mask is None else {"fidelity_mask": ("m.png", mask)}
         return self("POST", f"/restore{query}", files=files, **more)
 
     def job(self, data: bytes, options: str = "", query: str = "", **more: Any) -> str:
@@ -134,11 +152,13 @@ def service(
     build: Callable[..., Any] = create_app,
     version: str = "one-step",
     hosts: Any = ("127.0.0.1", "localhost"),
+    faces: Any = None,
     **limits: Any,
 ) -> Iterator[Served]:
     """A service on a free port, which is stopped at the end."""
     works = FakeWorks() if works is None else works
-    engine = Engine({version: works}, Limits(**limits))
+    known = {version: works} | ({faces_of(version): faces} if faces else {})
+    engine = Engine(known, Limits(**limits))
     app = build(engine, {version: base_recipe(version)}, keys, hosts)
     config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
     server = run.Server(config, engine, grace=60)

@@ -14,6 +14,7 @@ import requests
 
 from diffbir_jax.cli.main import main
 from diffbir_jax.console import extras
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.serve import run
 from tests.serve.fake import Client, service
 from tests.serve.test_service import PNG, shape
@@ -97,6 +98,20 @@ def test_the_server_leaves_once_results_are_fetched():
             client("GET", "/health")
 
 
+def test_the_server_stays_until_all_samples_are_fetched():
+    with service() as served:
+        client = served.client()
+        job = client.job(PNG, '{"n_samples": 2}')
+        served.works.gate.set()
+        assert client.wait(job)["state"] == "done"
+        served.server.handle_exit(signal.SIGTERM, None)
+        assert client("GET", f"/jobs/{job}/result").status_code == 200
+        assert not served.engine.collected
+        assert client("GET", f"/jobs/{job}/results/2").status_code == 200
+        served.thread.join(30)
+        assert not served.thread.is_alive()
+
+
 def test_a_second_signal_ends_at_once():
     with service() as served:
         served.client().job(PNG)
@@ -146,3 +161,11 @@ def test_an_address_that_others_reach_is_warned_of(capsys):
     assert capsys.readouterr().err == ""
     run.advise(Namespace(host="0.0.0.0"), "serve", {})
     assert "without any key" in capsys.readouterr().err
+
+
+def test_faces_go_with_the_networks_of_whole_photos():
+    args = Namespace(task="face", faces=True, version=None, precision="fp32", max_pixels=2**20)
+    with pytest.raises(UserError, match="--faces restores whole photos by --task sr, not face"):
+        run.bases_of(args)
+    args.task = "sr"
+    assert [*run.bases_of(args)] == ["one-step"]

@@ -9,9 +9,13 @@ import pytest
 
 from diffbir_jax.batch.jobs import noise_index
 from diffbir_jax.imaging.photo import Photo
+from diffbir_jax.restoration.results import Progress
 from diffbir_jax.serve.engine import BUG, HANDED_BACK, Engine
 from diffbir_jax.serve.jobs import Job
 from diffbir_jax.serve.limits import Limits
+from diffbir_jax.serve.networks import Course
+from diffbir_jax.serve.packs import Pack
+from diffbir_jax.serve.rates import Rates
 from diffbir_jax.serve.refusals import FullError, StoppingError, UnknownJobError
 from diffbir_jax.serve.wishes import base_recipe, read_wish
 from tests.micro import picture
@@ -74,7 +78,7 @@ def test_a_lonely_job_waits_for_no_company_once_its_patience_is_over(bench):
     bench.works.gate.set()
     job = bench.submit(1)
     wait(job)
-    assert bench.works.packs == [[1]] and job.result.name == "a.png"
+    assert bench.works.packs == [[1]] and job.result.pictures[0].name == "a.png"
 
 
 def test_a_full_queue_refuses_at_once():
@@ -168,7 +172,7 @@ def test_the_oldest_results_go_where_there_are_too_many():
 
 def test_a_result_on_the_line_is_held_once(bench):
     bench.finish(job := bench.submit(1, waits=True))
-    bench.engine.deliver(job)
+    bench.engine.deliver(job, job.result.files)
     assert job.result is None and bench.engine.collected
 
 
@@ -204,6 +208,22 @@ def test_progress_rises_and_the_time_left_falls(bench):
     assert shares == sorted(shares) and shares[-1] == 1.0 and {0, 1, 2, 3, 4} <= {done for _, _, done in seen}
     lefts = [left for _, left, done in seen if left is not None and done]
     assert lefts[-1] == 0.0
+
+
+def test_samples_share_the_progress_of_their_stages(bench):
+    """Two samples go twice through sampling and decoding: after the first, half of that is done."""
+    course = Course(None, 1, (), 0, {"rm": 1.0, "sample": 6.0, "decode": 1.0}, {"sample": 2, "decode": 2})
+    job, rates = bench.job(1), Rates()
+    for stage in course.work:
+        rates.learn(stage, 1.0, 1.0)
+    pack, shares = Pack([job], [], course, rates), []
+    for stage in ("rm", "sample", "decode", "sample", "decode"):
+        for done in (0, 1):
+            pack.listen(Progress(stage, done, 1, 64))
+        # What the pack learns from the times of this test.
+        rates._rates = dict.fromkeys(course.work, 1.0)
+        shares.append(pack._share(Progress(stage, 1, 1, 64))[0])
+    assert shares == [1 / 8, 4 / 8, 4.5 / 8, 7.5 / 8, 1.0]
 
 
 def test_noise_is_that_of_the_name():

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -10,21 +11,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffbir_jax.batch import faces as batch_faces
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.models.presets import VARIANTS
 from diffbir_jax.restoration.lora_flag import Lora
 from diffbir_jax.restoration.loras import merged
 from diffbir_jax.restoration.plan import StagePlan
 from diffbir_jax.restoration.planner import PlanError
+from diffbir_jax.serve.faces import with_faces
 from diffbir_jax.serve.flags import make_parser
 from diffbir_jax.serve.networks import Networks, load
 from diffbir_jax.serve.run import bases_of, networks_of
 from diffbir_jax.serve.wishes import base_recipe, read_wish
 from diffbir_jax.training.lora_start import new_lora
+from diffbir_jax.weights import loading
 from diffbir_jax.weights.loading import load_params
 from diffbir_jax.weights.safetensors import flatten, save_weights
 from tests.command import call, save
-from tests.micro import random_params
+from tests.faces.known import SMALL, known_faces, small_crops
+from tests.faces.pictures import wall
+from tests.micro import MICRO, random_params
 from tests.serve.fake import service
+
+# Networks whose stage 1 for crops is another one.
+OTHER = MICRO.files._replace(rm="rm_face")
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -79,12 +89,65 @@ def test_loras_are_merged_and_recorded(works, inputs, tmp_path):
     assert found.files == works.files | {"lora_1": file}
 
 
+@pytest.mark.slow
+def test_samples_map_and_mask_are_those_of_the_command(works, inputs):
+    """Bit for bit; the command repeats the service's sidecar with the client's mask."""
+    photo, mask = save(inputs / "a.png"), save(Path("m.png"), (32, 32), 5)
+    flags = ("--version", "micro", "--upscale", "1", "--n-samples", "2", "--std-map", "--guidance-scale", "1")
+    assert call("--input", photo, "-o", "out", "--fidelity-mask", mask, *flags) == 0
+    options = '{"upscale": 1, "n_samples": 2, "std_map": true, "options": {"guidance_scale": 1.0}}'
+    with service(works, version="micro") as served:
+        client = served.client()
+        job = client.job(photo.read_bytes(), options, mask=mask.read_bytes())
+        state = client.wait(job)
+        files = {name: client("GET", f"/jobs/{job}/results/{name}").content for name in ("1", "2", "std")}
+        sidecar = client("GET", state["sidecar"]).text
+    for name, data in files.items():
+        np.testing.assert_array_equal(pixels(data), np.asarray(Image.open(f"out/a_{name}.png")), name)
+    assert not np.array_equal(pixels(files["1"]), pixels(files["2"]))
+    Path("one.json").write_text(sidecar)
+    again = ("--from-sidecar", "one.json", "--input", photo, "--fidelity-mask", mask, "-o", "again")
+    assert call(*again) == 0
+    assert Path("again/a_2.png").read_bytes() == Path("out/a_2.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_faces_are_those_of_the_command(works, inputs, monkeypatch):
+    """With another stage 1 for crops; a sidecar of either is repeated by the other one."""
+    small_crops(monkeypatch)
+    known_faces(monkeypatch)
+    monkeypatch.setattr(batch_faces, "model_file", lambda: None)
+    monkeypatch.setitem(VARIANTS, ("micro", "face"), dataclasses.replace(MICRO, files=OTHER))
+    shutil.copytree(loading.PRETRAINED / "micro", "w")
+    save_weights(Path("w/rm_face.safetensors"), random_params(MICRO, 1, ["rm"])["rm"], {})
+    Image.fromarray(wall(*SMALL)).save(inputs / "a.png")
+    flags = ("--version", "micro", "--weights", "w", "--upscale", "1", "--task", "faces")
+    assert call("--input", inputs, "-o", "out", *flags) == 0
+    base = base_recipe("micro")
+    both = with_faces(works, dataclasses.replace(base, weights=Path("w")), lambda text: None)
+    data = (inputs / "a.png").read_bytes()
+    with service(works, version="micro", faces=both) as served:
+        answer = served.client().restore(data, '{"upscale": 1, "task": "faces"}')
+        plain = served.client().restore(data, '{"upscale": 1}')
+        again = served.client().restore(data, Path("out/a.json").read_text())
+    np.testing.assert_array_equal(pixels(answer.content), np.asarray(Image.open("out/a.png")))
+    assert again.content == answer.content and plain.content != answer.content
+    sidecar, own = json.loads(answer.headers["diffbir-sidecar"]), json.loads(Path("out/a.json").read_text())
+    assert sidecar["faces"] == own["faces"] and sidecar["weights"] == own["weights"]
+    Path("served.json").write_text(json.dumps(sidecar))
+    assert (
+        call("--from-sidecar", "served.json", "--input", inputs / "a.png", "--weights", "w", "-o", "again")
+        == 0
+    )
+    assert Path("again/a.png").read_bytes() == Path("out/a.png").read_bytes()
+
+
 def test_a_course_tells_of_memory_and_work(works):
     wish = read_wish('{"upscale": 1}', "a.png", {"micro": base_recipe("micro")})
     course = works.course(wish, (16, 16), False)
     assert course.peak > 0 and {*course.work} == {"rm", "encode", "sample", "decode"}
-    assert works.shape(wish, (16, 16), course.plan) == course.shape
-    assert works.shape(wish, (64, 64), course.plan) != course.shape
+    assert works.shape(wish, (16, 16), course) == course.shape
+    assert works.shape(wish, (64, 64), course) != course.shape
     assert works.course(wish, (16, 16), False) is course
 
 

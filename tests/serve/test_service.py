@@ -1,6 +1,7 @@
 """The service by HTTP, with a restorer without networks: all that clients do, right and wrong."""
 
 import dataclasses
+import functools
 import io
 import json
 import socket
@@ -17,10 +18,12 @@ from PIL import Image
 
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.restoration.lora_flag import Lora
+from diffbir_jax.serve import guard
+from diffbir_jax.serve.allowance import Allowance
 from diffbir_jax.serve.refusals import Refusal
 from diffbir_jax.serve.wishes import base_recipe, read_wish
 from tests.micro import picture
-from tests.serve.fake import Client, Served, service
+from tests.serve.fake import Client, FakeWorks, Served, service
 
 
 def png(height: int = 16, width: int = 24, seed: int = 0, **options: Any) -> bytes:
@@ -33,7 +36,7 @@ def shape(data: bytes) -> tuple[int, ...]:
     return np.asarray(Image.open(io.BytesIO(data))).shape
 
 
-PNG = png()
+PNG, LARGE = png(), png(100, 100)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,93 @@ def test_a_job_from_its_acceptance_to_its_end(client):
     assert client("GET", f"/jobs/{identity}/views/else").status_code == 404
     assert client("DELETE", f"/jobs/{identity}").json()["state"] == "done"
     assert client("GET", state["result"]).status_code == 410
+
+
+SEVERAL = '{"n_samples": 3, "std_map": true, "upscale": 2}'
+
+
+def test_samples_and_the_map_of_what_was_invented(client):
+    """Three files of names that the command gives, and where they differ; a sidecar repeats them all."""
+    job = client.job(PNG, SEVERAL, "&views=1")
+    state = client.wait(job)
+    answers = [client("GET", path) for path in (*state["results"], state["std"])]
+    names = [answer.headers["content-disposition"].rpartition("''")[2] for answer in answers]
+    assert names == ["a_1.png", "a_2.png", "a_3.png", "a_std.png"]
+    samples = [np.asarray(Image.open(io.BytesIO(answer.content))).astype(int) for answer in answers[:3]]
+    assert not np.array_equal(samples[0], samples[1])
+    # White is a deviation of 16 levels.
+    expected = np.rint(255 * (np.std(samples, axis=0, ddof=1) / 16).clip(0, 1))
+    found = np.asarray(Image.open(io.BytesIO(answers[3].content))).astype(int)
+    assert found.shape == (32, 48) and np.ptp(found) == 0 and abs(found - expected.mean(axis=2)).max() <= 1
+    assert client("GET", state["result"]).content == answers[0].content
+    for view in ("result", "result2", "result3", "std"):
+        assert shape(client("GET", f"/jobs/{job}/views/{view}").content)[:2] == (32, 48)
+    for wrong in ("0", "4", "a_1.png", "..%2fresult"):
+        assert client("GET", f"/jobs/{job}/results/{wrong}").status_code == 404
+    sidecar = client("GET", state["sidecar"])
+    assert sidecar.headers["content-disposition"].endswith("''a.json")
+    assert sorted(sidecar.json()["outputs"]) == sorted(names)
+    again = client.restore(PNG, sidecar.text, "b.png", headers={"Accept": "multipart/mixed"})
+    assert again.status_code == 200 and all(answer.content in again.content for answer in answers)
+
+
+def test_faces_where_the_service_has_them(client):
+    """Reports are in the sidecar, which repeats them; backgrounds are no folders, and results whole pictures."""
+    found = FakeWorks()
+    found.gate.set()
+    with service(found, faces=found) as served:
+        asks = served.client()
+        assert asks("GET", "/about").json()["faces"] and not client("GET", "/about").json()["faces"]
+        options = '{"task": "faces", "faces": {"only_largest": true}, "background": "resize"}'
+        sidecar = json.loads(asks.restore(PNG, options).headers["diffbir-sidecar"])
+        assert (
+            sidecar["parameters"]["faces"]["only_largest"] and sidecar["parameters"]["background"] == "resize"
+        )
+        assert [face["left"] for face in sidecar["faces"]] == ["", "smaller than 12 pixels"]
+        assert sidecar["found"].startswith("2 faces, 1 left")
+        again = json.loads(asks.restore(PNG, json.dumps(sidecar)).headers["diffbir-sidecar"])
+        assert again["parameters"] == sidecar["parameters"] and again["faces"] == sidecar["faces"]
+        for wrong, text in (
+            ({"background": "/etc"}, "this service has sr and resize"),
+            ({"background": "none"}, "this service has sr and resize"),
+            ({"save_faces": True}, "leave out `save_faces`"),
+            ({"faces": [1]}, "`faces` is an object"),
+            ({"faces": {"lest": 3}}, "unknown lest; known are least"),
+            ({"faces": {"strength": 2}}, "strength"),
+            ({"task": "face"}, "this service has 'sr' and 'faces'"),
+            ({"task": "sr", "faces": {"least": 1.0}}, "`faces` is an object"),
+        ):
+            answer = asks.restore(PNG, json.dumps({"task": "faces"} | wrong))
+            assert answer.status_code == 422 and text in answer.json()["detail"], answer.text
+        size = {"width": 40, "height": 30}
+        estimate = asks("POST", "/estimate", json=size | {"options": {"task": "faces"}})
+        assert estimate.status_code == 200
+
+
+GUIDED = '{"upscale": 2, "options": {"guidance_scale": 0.5}}'
+
+
+def test_a_mask_weighs_guidance_and_is_repeated_with_its_sidecar(served, client):
+    """It may have another scale, not other proportions; a sidecar wants the same one."""
+    mask, other = png(8 * 4, 12 * 4, 5), png(16, 24, 6)
+    answer = client.restore(PNG, GUIDED, mask=mask)
+    expected = np.rint(np.asarray(Image.open(io.BytesIO(mask)), float).mean(axis=2))
+    np.testing.assert_array_equal(served.works.masks[-1], expected)
+    sidecar = answer.headers["diffbir-sidecar"]
+    assert json.loads(sidecar)["mask"]["path"] == "m.png"
+    assert client.restore(PNG, sidecar, mask=mask).content == answer.content
+    for options, masked, status, text in (
+        (sidecar, None, 422, "names a mask; send `fidelity_mask`"),
+        (sidecar, other, 422, "the mask is not the one that the sidecar names"),
+        (client.restore(PNG, GUIDED).headers["diffbir-sidecar"], mask, 422, "names no mask; leave out"),
+        (GUIDED, LARGE, 422, "mask is 100x100, of other proportions than the input of 24x16"),
+        (GUIDED, b"x", 415, "fidelity_mask: is not a PNG"),
+        (GUIDED, png(300, 300), 413, "fidelity_mask: "),
+        ("", mask, 422, "`fidelity_mask` weighs guidance, which is off; give `guidance_scale`"),
+        ('{"stage1_only": true}', mask, 422, "knows no"),
+    ):
+        refused = client.restore(PNG, options, mask=masked)
+        assert refused.status_code == status and text in refused.json()["detail"], refused.text
 
 
 def test_sixteen_bits_gray_and_alpha_as_on_the_command_line(client):
@@ -141,7 +231,12 @@ BAD: list[tuple[str, dict[str, Any], int, str]] = [
     ("other networks", {"options": '{"version": "tiny"}'}, 422, "this service has one-step"),
     ("weights", {"options": '{"weights": "/etc"}'}, 422, "this service has None"),
     ("stage 1", {"options": '{"stage1": "../x.safetensors"}'}, 422, "this service has None"),
-    ("several", {"options": '{"n_samples": 4}'}, 422, "this service has 1"),
+    ("too many samples", {"options": '{"n_samples": 5}'}, 422, "`n_samples` is 5; this service allows 1 to 4"),
+    ("no samples", {"options": '{"n_samples": 0}'}, 422, "n_samples"),
+    ("several for one answer", {"options": '{"n_samples": 2}'}, 422, "come as parts"),
+    ("a map of one", {"options": '{"std_map": true}'}, 422, "`std_map` compares several results"),
+    ("equal samples", {"options": '{"n_samples": 2, "upscale": 1}'}, 422, "all samples are equal"),
+    ("large samples", {"data": LARGE, "options": '{"n_samples": 4, "upscale": 8}'}, 413, "4 results of 800x800"),
     ("faces", {"options": '{"task": "faces"}'}, 422, "this service has 'sr'"),
     ("a list as options", {"options": '{"options": [1]}'}, 422, "no object"),
     ("text", {"options": '{"options": {"pos_prompt": "a cat"}}'}, 422, "knows no text"),
@@ -271,7 +366,7 @@ def test_keys_and_the_jobs_of_others():
         anne, ben = (served.client(Authorization=f"Bearer {key}") for key in keys)
         job = anne.job(PNG)
         assert anne.wait(job)["state"] == "done"
-        for path in ("", "/result", "/events", "/sidecar", "/views/result"):
+        for path in ("", "/result", "/results/1", "/events", "/sidecar", "/views/result"):
             assert ben("GET", f"/jobs/{job}{path}").status_code == 404
         assert ben("DELETE", f"/jobs/{job}").status_code == 404
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "anne"}):
@@ -293,6 +388,24 @@ def test_a_full_queue_is_429():
         assert client("GET", f"/jobs/{first}/result").status_code == 409
         served.works.gate.set()
         assert client.wait(second)["state"] == "done"
+
+
+def test_too_many_requests_per_minute_are_429(monkeypatch):
+    """Of each client by itself; pictures and estimates are counted apart, all else is not."""
+    monkeypatch.setattr(guard, "Allowance", functools.partial(Allowance, clock=lambda: 0.0))
+    keys, size = {"anne-" + "1" * 16: "anne", "ben-" + "2" * 16: "ben"}, {"width": 40, "height": 30}
+    with service(keys=keys, rate=2) as served:
+        anne, ben = (served.client(Authorization=f"Bearer {key}") for key in keys)
+        assert [anne.restore(b"").status_code for _ in range(3)] == [415, 415, 429]
+        refused = anne.restore(b"")
+        assert refused.headers["retry-after"] == "30" and "per minute are sent" in refused.json()["detail"]
+        assert [ben.restore(b"").status_code for _ in range(3)] == [415, 415, 429]
+        assert [anne("POST", "/estimate", json=size).status_code for _ in range(3)] == [200, 200, 429]
+        assert {anne("GET", "/about").status_code for _ in range(9)} == {200}
+    with service(rate=1) as served:
+        # By address: a proxy on this machine names its clients.
+        found = [served.client().restore(b"", headers={"X-Forwarded-For": name}) for name in "aba"]
+        assert [answer.status_code for answer in found] == [415, 415, 429]
 
 
 def test_a_client_that_leaves_cancels_its_job():

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 import pytest
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.presets import PRESETS
-from diffbir_jax.training import distributed
+from diffbir_jax.training import checkpoints, distributed, intact
+from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.distributed import gathered, own_rows
 from diffbir_jax.training.loop import train
 from diffbir_jax.training.report import Report
@@ -106,6 +108,72 @@ def test_every_process_has_the_texts_of_all(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     monkeypatch.setattr(distributed, "process_allgather", allgather)
     assert gathered("Brücke") == ["Brücke", "", "a long one"]
+
+
+@pytest.mark.parametrize("error", [None, OSError(28, "No space left", "a\nb"), KeyboardInterrupt()])
+def test_a_failure_of_one_process_is_one_of_all(monkeypatch, error):
+    """Nobody waits for a process that has ended: it tells the others before."""
+    told = []
+
+    def gather(text):
+        told.append(text)
+        return [text, "", "disk: is gone"]
+
+    monkeypatch.setattr(distributed, "gathered", gather)
+    kind = UserError if error is None else type(error)
+    with pytest.raises(kind) as caught, distributed.jointly():
+        if error is not None:
+            raise error
+    assert told == [
+        {None: "", KeyboardInterrupt: "KeyboardInterrupt"}.get(error and type(error), r"a\nb: No space left")
+    ]
+    if error is None:
+        assert str(caught.value) == "process 2 failed, and all others end with it: disk: is gone"
+
+
+def test_one_process_alone_asks_nobody():
+    with distributed.jointly():
+        pass
+    with pytest.raises(KeyError), distributed.jointly():
+        raise KeyError
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_checkpoints_that_one_process_cannot_open(tmp_path, monkeypatch, first):
+    """The first one looks for damage. The others learn what it found before they wait for Orbax."""
+    told = []
+    monkeypatch.setattr(checkpoints, "is_first", lambda: first)
+    monkeypatch.setattr(
+        distributed, "gathered", lambda text: told.append(text) or [text or "x: is no folder"]
+    )
+    (tmp_path / "run_checksums").touch()
+    with pytest.raises(
+        UserError, match="is no folder, but" if first else "^process 0 failed, .*: x: is no folder$"
+    ):
+        Checkpoints(tmp_path / "run")
+    assert len(told) == 1 and bool(told[0]) == first
+
+
+def test_processes_that_see_other_checkpoints_are_told(tmp_path, monkeypatch):
+    """Such as in a work folder on the disk of each machine."""
+    (tmp_path / "run" / "7").mkdir(parents=True)
+    monkeypatch.setattr(intact, "gathered", lambda text: [text, "no checkpoint"])
+    message = "run: process 0 sees checkpoint 7, process 1 sees no checkpoint; give a --workdir in a folder that all"
+    with pytest.raises(UserError, match=message):
+        intact.check_shared(tmp_path / "run")
+
+
+def test_a_checkpoint_that_one_process_cannot_read_is_told_before(tmp_path, monkeypatch):
+    (tmp_path / "run" / "7" / "default").mkdir(parents=True)
+    (tmp_path / "run" / "7" / "default" / "d").touch()
+    intact.check_shared(tmp_path / "run")
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError):
+        intact.check_shared(tmp_path / "run")
 
 
 @pytest.mark.parametrize(("index", "name"), [(0, "broken.txt"), (2, "broken_2.txt")])

@@ -16,12 +16,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from diffbir_jax.batch import run
+from diffbir_jax.cli import sample
 from diffbir_jax.web.app import create_page
+from tests.batch.fake import Fake
+from tests.command import call, save
 from tests.micro import picture
 from tests.serve.fake import FakeWorks, Served, service
 
 pytestmark = pytest.mark.slow
 SECONDS = 30_000.0
+SHOTS = Path(__file__).parents[2] / "out" / "web"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -137,7 +142,86 @@ def test_options_reach_the_restorer_and_a_sidecar_repeats_them(page, served):
     page.click("#go")
     page.wait_for_selector("#history:has(li:nth-child(2)) li:first-child a")
     again = [*served.engine._jobs.values()][1]
-    assert again.wish.recipe == recipe and again.result.data == job.result.data
+    assert again.wish.recipe == recipe and again.result.pictures == job.result.pictures
+
+
+def test_samples_and_their_map_are_layers(page, served):
+    served.works.gate.set()
+    page.click("summary")
+    page.select_option("#n_samples", "3")
+    choose(page, ("a.png", png()))
+    page.click("#go")
+    page.wait_for_selector("#history a >> text=Sample 3")
+    (job,) = served.engine._jobs.values()
+    assert (job.wish.recipe.n_samples, job.wish.recipe.std_map) == (3, True)
+    page.select_option("#right-layer", "result3")
+    page.select_option("#layer", "result2")
+    assert page.get_attribute("#under", "src").endswith("/views/result3")
+    assert page.get_attribute("#over", "src").endswith("/views/result2")
+    page.select_option("#right-layer", "std")
+    until(page, "document.getElementById('under').naturalWidth === 256")
+    with page.expect_download() as download:
+        page.click("#history a >> text=Map")
+    assert download.value.suggested_filename == "a_std.png"
+    shot(page, "samples")
+
+
+def test_faces_have_boxes_over_the_result(browser):
+    works = FakeWorks(pack=1)
+    works.gate.set()
+    with service(works, build=create_page, faces=works) as served, visit(browser, served) as page:
+        page.check("#faces")
+        choose(page, ("a.png", png()))
+        page.click("#go")
+        page.wait_for_selector("text=/2 faces, 1 left as background/")
+        (job,) = served.engine._jobs.values()
+        assert job.wish.recipe.task == "faces"
+        # A face of 9x11 pixels at (4, 2) of 64.
+        box, photo = (page.locator(place).first.bounding_box() for place in ("#boxes .face", "#under"))
+        found = [box["x"] - photo["x"], box["y"] - photo["y"], box["width"], box["height"]]
+        expected = [value / 64 * photo["width"] for value in (4, 2, 9, 11)]
+        assert all(abs(a - b) < 2 for a, b in zip(found, expected)), (found, expected)
+        assert "smaller than 12 pixels" in (page.get_attribute("#boxes .left", "title") or "")
+        shot(page, "faces")
+        page.uncheck("#boxes-shown")
+        assert not page.is_visible("#boxes")
+
+
+def test_a_mask_is_painted_or_given_as_a_file(page, served):
+    """The stroke is black, all else white; a file needs no pointer."""
+    served.works.gate.set()
+    page.click("summary")
+    page.fill("#guidance_scale", "0.5")
+    choose(page, ("a.png", png()))
+    page.click("#chosen button >> text=Mask")
+    until(page, "document.getElementById('paint').width === 64")
+    box = page.locator("#paint").bounding_box()
+    x, y, side = box["x"], box["y"], box["width"]
+    page.mouse.move(x + side * 0.25, y + side * 0.25)
+    page.mouse.down()
+    page.mouse.move(x + side * 0.75, y + side * 0.25, steps=4)
+    page.mouse.up()
+    shot(page, "mask")
+    page.click("#mask-use")
+    page.wait_for_selector("#chosen button >> text=Mask: a_mask.png")
+    page.click("#go")
+    page.wait_for_selector("#history a >> text=Mask")
+    (mask,) = served.works.masks
+    assert mask.shape == (64, 64) and mask[16, 16:48].max() == 0 and mask[32:].min() == 255
+    choose(page, ("b.png", png()))
+    page.focus("#chosen button")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#masking[open]")
+    page.set_input_files("#mask-file", {"name": "m.png", "mimeType": "image/png", "buffer": png(32)})
+    page.focus("#mask-use")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#chosen button >> text=Mask: m.png")
+    page.click("#chosen button >> text=Mask: m.png")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#masking:not([open])", state="attached")
+    page.click("#go")
+    page.wait_for_selector("#history:has(li:nth-child(2)) li:first-child a")
+    assert served.works.masks[1].shape == (32, 32)
 
 
 def test_progress_is_shown_and_cancel_ends_it(page, served):
@@ -203,6 +287,37 @@ def test_the_keyboard_is_enough(page, served):
     assert {"version", "upscale", "detail-own"} <= {*seen}
 
 
+def test_the_page_of_a_folder_works_from_a_disk(browser, tmp_path, monkeypatch):
+    """restore --open: nothing is asked of a network; arrow keys move the slider; dark and narrow."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "load", lambda *_: Fake())
+    monkeypatch.setattr(run, "planned", lambda *_: None)
+    monkeypatch.setattr(sample.webbrowser, "open", str)
+    save(Path("in/a.png"), (48, 64))
+    Image.fromarray(picture(48, 64, 3)).save("in/b.tif")
+    assert call("in", "-o", "out", "--open", "--save-stages") == 0
+    context = browser.new_context(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    page, asked, errors = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "out" / "index.html").as_uri())
+    until(
+        page, "[...document.querySelectorAll('.pane.right img')].every((image) => image.naturalWidth === 256)"
+    )
+    until(page, "document.querySelectorAll('.pane.left img')[1].naturalWidth === 64")
+    before = page.evaluate("getComputedStyle(document.querySelector('.pane.left')).clipPath")
+    page.focus(".compare input")
+    page.keyboard.press("Home")
+    assert page.evaluate("getComputedStyle(document.querySelector('.pane.left')).clipPath") != before
+    page.select_option("#controls select[data-side=left]", label="stage 1")
+    assert page.get_attribute(".pane.left img", "src") == "a_stage1.png"
+    shot(page, "index")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert brightness(page, "backgroundColor") < 200 < 500 < brightness(page, "color")
+    context.close()
+    assert not errors and all(url.startswith((tmp_path.as_uri(), "data:")) for url in asked)
+
+
 def brightness(page: Any, name: str) -> int:
     """Sum of red, green and blue of a colour of the page."""
     colour = page.evaluate(f"getComputedStyle(document.body).{name}")
@@ -220,4 +335,4 @@ def until(page: Any, script: str) -> None:
 
 def shot(page: Any, name: str) -> None:
     """Keep a picture of the page for people to look at."""
-    page.screenshot(path=f"out/web/{name}.png", full_page=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)

@@ -20,14 +20,16 @@ def test_the_page_names_no_other_host(client):
     page = client("GET", "/")
     parts = re.findall(r'(?:src|href)="(page\.\w+)"', page.text)
     assert sorted(parts) == ["page.css", "page.js"] and page.headers["content-type"].startswith("text/html")
+    parts += re.findall(r'from "\./(\w+\.js)"', client("GET", "/page.js").text)
+    assert parts[2:] == ["mask.js"]
     for text in (page.text, *(client("GET", f"/{part}").text for part in parts)):
-        assert not re.search(r"(?i)\b(?:https?|wss?|ftp):|['\"(]//|@import|@font-face|url\(", text)
+        assert not re.search(r"(?i)\b(?:https?|wss?|ftp):|['\"(]//|@import|@font-face|\burl\(", text)
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy and "http" not in policy
 
 
 def test_every_element_that_the_script_names_is_there():
-    html, script = ((PAGE / f"page.{kind}").read_text() for kind in ("html", "js"))
+    html, script = ("".join(path.read_text() for path in PAGE.glob(f"*.{kind}")) for kind in ("html", "js"))
     named = set(re.findall(r'\bat\("([\w-]+)"\)', script))
     assert named and named <= set(re.findall(r'\bid="([\w-]+)"', html))
 

@@ -5,15 +5,20 @@ Writes pairs of target (left) and input (right) as a picture and prints what was
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diffbir_jax.console.config_flags import add_config_flags, parse, read_config
 from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.numbers import count, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
+from diffbir_jax.console.section import Section
 from diffbir_jax.data.example import DataError
+from diffbir_jax.files.writing import check_length
+
+if TYPE_CHECKING:
+    from diffbir_jax.data.setup import Data
 
 PROG = "diffbir data preview"
 
@@ -52,7 +57,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def shown(data: Mapping[str, Any], photos: bool) -> dict[str, Any]:
+def shown(data: "Data", photos: bool) -> "Data":
     """Return the settings of the data, with random crops if a configuration for ready crops is shown on photos.
 
     Raises:
@@ -64,29 +69,31 @@ def shown(data: Mapping[str, Any], photos: bool) -> dict[str, Any]:
             "such as --config bsr"
         )
     if not photos or data["crop"]["kind"] != "none":
-        return dict(data)
+        return data
     print(
         f"{PROG}: data.crop.kind is none, for images of one size; shown with random, as photos have any size. To train "
         "on them give --config.data.crop.kind=random too.",
         file=sys.stderr,
     )
-    return dict(data) | {"crop": dict(data["crop"]) | {"kind": "random"}}
+    return {**data, "crop": {**data["crop"], "kind": "random"}}
 
 
-def run(config: Mapping[str, Any], args: argparse.Namespace) -> None:
+def run(config: Section, args: argparse.Namespace) -> None:
     """Show what `config` trains on, as the flags ask.
 
     Raises:
         DataError: the data cannot be used.
-        ValueError: a setting is not allowed.
+        ValueError: a setting is not allowed, or the name of the output is too long.
     """
     # Here, as Grain and JAX take seconds to import.
     from diffbir_jax.data.preview.pairs import show, time_loader, time_stages
     from diffbir_jax.data.setup import make_loaders
 
+    output = Path(args.output).expanduser()
+    check_length(output, "give a shorter --output")
     train, held_out = make_loaders(shown(config["data"], bool(args.photos or args.pairs)), config["seed"])
     loader = held_out if args.held_out else train
-    show(loader.items, args.first, args.number, Path(args.output).expanduser())
+    show(loader.items, args.first, args.number, output)
     if args.stats:
         time_stages(loader.items, args.timed)
         time_loader(loader, args.timed)

@@ -6,17 +6,20 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from diffbir_jax.data.degradation import Degraded
 from diffbir_jax.data.example import Example, Source
 from diffbir_jax.data.items import Item, Items
 from diffbir_jax.data.loader import Loader
 from diffbir_jax.imaging.writing import write_png
 
+P = ParamSpec("P")
+R = TypeVar("R")
 MARGIN = 4  # pixels between pairs
 
 
@@ -25,16 +28,16 @@ class Watch:
     """Seconds by stage, and the last result of each stage."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    last: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, object] = field(default_factory=dict)
 
-    def over(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def over(self, stage: str, function: Callable[P, R]) -> Callable[P, R]:
         """`function`, timed as `stage`."""
 
-        def timed(*args: Any) -> Any:
+        def timed(*args: P.args, **more: P.kwargs) -> R:
             begin = time.perf_counter()
-            self.last[stage] = function(*args)
+            self.last[stage] = result = function(*args, **more)
             self.seconds[stage] += time.perf_counter() - begin
-            return self.last[stage]
+            return result
 
         return timed
 
@@ -100,13 +103,15 @@ def _cell(number: int, item: Item) -> np.ndarray:
 
 def describe(number: int, item: Item, watch: Watch) -> str:
     """Describe an example's random parameters in a few lines of text."""
-    lines = [f"{number}: {watch.last['read'].name}"]
+    example, degraded = watch.last["read"], watch.last.get("degrade")
+    assert isinstance(example, Example)
+    lines = [f"{number}: {example.name}"]
     lines += [f"   in place of {message}" for _, message in item["broken"]]
     if "prompt" in item:
         lines.append(f"   prompt {item['prompt']!r}")
-    if "degrade" in watch.last:
-        drawn = watch.last["degrade"].record
-        lines.append("   " + ", ".join(f"{name} {_short(value)}" for name, value in drawn.items()))
+    if isinstance(degraded, Degraded):
+        drawn = degraded.record.items()
+        lines.append("   " + ", ".join(f"{name} {_short(value)}" for name, value in drawn))
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import fsspec
 import msgpack
@@ -97,14 +97,14 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
     """Write records to an ArrayRecord file. It appears only when complete. Equal records give equal bytes.
 
     Args:
-        path: the file; `path` with `.partial` is written over.
+        path: the file; `unfinished(path)` is written over.
         records: records made by `pack`.
 
     Raises:
         OSError: it cannot be written.
     """
-    module: Any = extra("array_record.python.array_record_module", "ArrayRecord shards")
-    partly = path.with_name(path.name + ".partial")
+    module = extra("array_record.python.array_record_module", "ArrayRecord shards")
+    partly = unfinished(path)
     with _writing(path):
         writer = module.ArrayRecordWriter(str(partly), _WRITER)
     for record in records:
@@ -113,6 +113,11 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
     with _writing(path):
         writer.close()
     os.replace(partly, path)
+
+
+def unfinished(path: Path) -> Path:
+    """Return the file that `write_shard` writes until it is complete."""
+    return path.with_name(f"{path.name}.partial")
 
 
 @contextlib.contextmanager
@@ -134,7 +139,7 @@ def _local(shard: str, cache: str | None) -> str:
 
 
 def _count(file: str, shard: str) -> int:
-    module: Any = extra("array_record.python.array_record_module", "ArrayRecord shards")
+    module = extra("array_record.python.array_record_module", "ArrayRecord shards")
     try:
         reader = module.ArrayRecordReader(file)
         count = reader.num_records()
@@ -147,6 +152,6 @@ def _count(file: str, shard: str) -> int:
     return count
 
 
-def _open(files: list[str]) -> Any:
-    module: Any = extra("array_record.python.array_record_data_source", "ArrayRecord shards")
+def _open(files: list[str]) -> Sequence[bytes]:
+    module = extra("array_record.python.array_record_data_source", "ArrayRecord shards")
     return module.ArrayRecordDataSource(files)

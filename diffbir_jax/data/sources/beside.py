@@ -6,7 +6,6 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from diffbir_jax.data.captions import clean, decoded, is_caption
 from diffbir_jax.data.example import BrokenExampleError, DataError
@@ -43,7 +42,7 @@ def say_odd(url: str, odd: Sequence[str]) -> None:
         LOG.warning(text, url, len(odd), odd[0])
 
 
-def path_of(row: Mapping[str, Any], key: str, number: int) -> str:
+def path_of(row: Mapping[str, object], key: str, number: int) -> str:
     """Return the path in a row of a table; ValueError if the cell holds something else."""
     value = row.get(key)
     if value is None or isinstance(value, str) or value != value:  # NaN stands for none
@@ -82,7 +81,7 @@ def table_captions(root: str, table: str, names: Iterable[str]) -> dict[str, dic
     return found
 
 
-def rows_of(url: str) -> Iterator[Mapping[str, Any]]:
+def rows_of(url: str) -> Iterator[Mapping[str, object]]:
     """Yield the rows of a .jsonl or .csv file; DataError if one cannot be read."""
     with _readable(url):
         text = decoded(read(url))
@@ -98,7 +97,7 @@ def _readable(url: str) -> Iterator[None]:
         raise DataError(f"{url}: cannot be read ({reason(error)}); mend it, or move it elsewhere") from None
 
 
-def _objects(text: str) -> Iterator[Mapping[str, Any]]:
+def _objects(text: str) -> Iterator[Mapping[str, object]]:
     # Not splitlines: texts may hold other line ends, such as U+2028.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -112,5 +111,5 @@ def _objects(text: str) -> Iterator[Mapping[str, Any]]:
         yield row
 
 
-def _first(row: Mapping[str, Any], keys: Iterable[str]) -> str:
+def _first(row: Mapping[str, object], keys: Iterable[str]) -> str:
     return next((text for key in keys if (text := clean(row.get(key)))), "")

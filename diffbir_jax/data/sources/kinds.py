@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import PurePath
-from typing import Any
 
 from diffbir_jax.data.example import DataError, Example, Source
 from diffbir_jax.data.sources.array_record import ArrayRecordSource
@@ -38,7 +37,7 @@ class ConcatSource:
         return digest(source.fingerprint for source in self._sources)
 
 
-def concat(sources: Sequence[Mapping[str, Any]]) -> ConcatSource:
+def concat(sources: Sequence[Mapping[str, object]]) -> ConcatSource:
     """Make the sources of several configurations, one after the other.
 
     Raises:
@@ -61,7 +60,7 @@ KINDS: dict[str, Callable[..., Source]] = {
 }
 
 
-def make_source(config: Mapping[str, Any]) -> Source:
+def make_source(config: Mapping[str, object]) -> Source:
     """Make the source that a configuration describes (docs/data.md lists kinds and fields).
 
     Args:
@@ -74,7 +73,7 @@ def make_source(config: Mapping[str, Any]) -> Source:
     given = {name: value for name, value in dict(config).items() if value is not None}
     fields = {name: str(value) if isinstance(value, PurePath) else value for name, value in given.items()}
     kind = fields.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise DataError(f"kind of source {kind!r} is unknown; allowed are {', '.join(KINDS)}")
     # The signature is the list of fields, so a new kind needs no table of them.
     parameters = inspect.signature(KINDS[kind]).parameters

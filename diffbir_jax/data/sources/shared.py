@@ -6,7 +6,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from diffbir_jax.data.example import DataError
 
@@ -32,7 +32,7 @@ class PerProcess(Generic[T]):
             self._held = (os.getpid(), handle)
         return handle
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"_opener": self._opener, "_held": (0, None)}
 
 

@@ -1,7 +1,7 @@
 """Tables of image paths and captions: Parquet, CSV and JSON lines, in pyarrow's memory."""
 
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, BinaryIO
 
 from diffbir_jax.data.captions import MISSING, clean, is_caption
 from diffbir_jax.data.example import DataError, Example
@@ -17,6 +17,9 @@ from diffbir_jax.data.sources.files import (
     whole,
 )
 from diffbir_jax.data.sources.shared import digest, extra
+
+if TYPE_CHECKING:
+    from pyarrow import ChunkedArray, Table
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 SHORT, LONG, LQ = "short", "long", "lq"
@@ -82,7 +85,7 @@ class TableSource:
         )
 
 
-def _read(file: str, wanted: dict[str, str | None]) -> Any:
+def _read(file: str, wanted: dict[str, str | None]) -> "Table":
     """Return a table's rows that have a path: columns `path`, `short` and `long` of strings, without nulls."""
     arrow, compute = extra("pyarrow", "tables"), extra("pyarrow.compute", "tables")
     with whole(file):
@@ -115,7 +118,7 @@ def _read(file: str, wanted: dict[str, str | None]) -> Any:
     return table
 
 
-def _plain(file: str, kind: str, name: str, column: Any) -> Any:
+def _plain(file: str, kind: str, name: str, column: "ChunkedArray") -> "ChunkedArray":
     """Return a column that casts to text: of lists of captions the first text; DataError for paths that are no text."""
     arrow = extra("pyarrow", "tables")
     types, form = arrow.types, column.type
@@ -134,7 +137,7 @@ def _plain(file: str, kind: str, name: str, column: Any) -> Any:
     return column
 
 
-def _columns(file: str, wanted: dict[str, str | None]) -> tuple[list[str], dict[str, Any]]:
+def _columns(file: str, wanted: dict[str, str | None]) -> tuple[list[str], dict[str, "ChunkedArray"]]:
     """Return the names of all columns of a table, and the wanted columns that exist."""
     system, path = locate(file)
     chosen = {name or kind for kind, name in wanted.items()} | {*SHORTS}
@@ -155,7 +158,7 @@ def _columns(file: str, wanted: dict[str, str | None]) -> tuple[list[str], dict[
     return names, {name: table[name] for name in names if name in chosen}
 
 
-def _read_objects(file: str, chosen: set[str], paths: Container[str | None]) -> Any:
+def _read_objects(file: str, chosen: set[str], paths: Container[str | None]) -> "Table":
     """Read JSON lines; chosen columns are text, others are empty. Rows need not have the same keys.
 
     Args:
@@ -175,7 +178,7 @@ def _read_objects(file: str, chosen: set[str], paths: Container[str | None]) -> 
 
     odd: list[str] = []
 
-    def cell(name: str, row: Mapping[str, Any], number: int) -> str | None:
+    def cell(name: str, row: Mapping[str, object], number: int) -> str | None:
         if name not in chosen:
             return None
         if name in paths:
@@ -192,7 +195,7 @@ def _read_objects(file: str, chosen: set[str], paths: Container[str | None]) -> 
     return arrow.table({name: arrow.array(column, arrow.large_string()) for name, column in columns.items()})
 
 
-def _read_csv(stream: Any, chosen: set[str]) -> Any:
+def _read_csv(stream: BinaryIO, chosen: set[str]) -> "Table":
     """Read a CSV file; captions may hold line breaks, and chosen columns are text even if they look like numbers."""
     csv, arrow = extra("pyarrow.csv", "tables"), extra("pyarrow", "tables")
     return csv.read_csv(

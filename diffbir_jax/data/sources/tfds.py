@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 
@@ -10,6 +11,25 @@ from diffbir_jax.console.pages import page
 from diffbir_jax.data.example import BrokenExampleError, DataError, Example
 from diffbir_jax.data.sources.files import reason
 from diffbir_jax.data.sources.shared import PerProcess, digest, extra
+
+
+class _Info(Protocol):
+    full_name: str
+    features: Mapping[str, object]
+
+
+class _Builder(Protocol):
+    info: _Info
+
+
+class _Records(Protocol):
+    """A data source of TensorFlow Datasets; examples are features by name."""
+
+    dataset_info: _Info
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, bytes | np.ndarray]: ...
 
 
 class TfdsSource:
@@ -48,7 +68,7 @@ class TfdsSource:
         self._title = f"{info.full_name}, {split}"
         self._check_keys(info.features)
 
-    def _check_keys(self, features: Mapping[str, Any]) -> None:
+    def _check_keys(self, features: Mapping[str, object]) -> None:
         for field, key in self._keys.items():
             if key is not None and key not in features:
                 raise DataError(
@@ -75,8 +95,10 @@ class TfdsSource:
         return digest([self._title, len(self)])
 
 
-def _open(name: str | None, directory: str | None, data_dir: str | None, split: str, image_key: str) -> Any:
-    tfds: Any = extra("tensorflow_datasets", "sources of kind tfds")
+def _open(
+    name: str | None, directory: str | None, data_dir: str | None, split: str, image_key: str
+) -> _Records:
+    tfds = extra("tensorflow_datasets", "sources of kind tfds")
     where = directory or f"{name} in {data_dir or 'the default data_dir'}"
     try:
         builder = (
@@ -93,14 +115,14 @@ def _open(name: str | None, directory: str | None, data_dir: str | None, split: 
         ) from None
 
 
-def _undecoded(tfds: Any, builder: Any, image_key: str) -> dict[str, Any] | None:
+def _undecoded(tfds: ModuleType, builder: _Builder, image_key: str) -> dict[str, object] | None:
     """Return the decoders that leave images encoded: all sources use the same decoder (`data.decoding`)."""
     features = builder.info.features
     encoded = image_key in features and isinstance(features[image_key], tfds.features.Image)
     return {image_key: tfds.decode.SkipDecoding()} if encoded else None
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, list | tuple | np.ndarray):
         value = value[0] if len(value) else b""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from html import escape
 
-from diffbir_jax.evaluation.report.markup import heading, options
+from diffbir_jax.evaluation.report.markup import heading
 from diffbir_jax.evaluation.report.pictures import Picture
 from diffbir_jax.evaluation.report.sheet import Sheet
+from diffbir_jax.evaluation.report.viewer import viewer
 
 
 def card(sheet: Sheet, case: int, pictures: Sequence[Picture | None]) -> str:
@@ -19,36 +20,13 @@ def card(sheet: Sheet, case: int, pictures: Sequence[Picture | None]) -> str:
     name = escape(sheet.images[case])
     # The input may be smaller by a rounded factor, so the shape of the methods' results is used.
     size = next((picture for picture in reversed(pictures) if picture), Picture("", 2, 3))
-    sides = "".join(_side(sheet, case, pictures, side) for side in ("left", "right"))
+    titles = [pane.title for pane in sheet.panes]
     return (
         f'<article class="case" id="image-{case}" data-image="{case}" tabindex="-1"'
         f' style="--ratio:{size.width / size.height:.4f}"><h3>{name}</h3>'
-        f'<div class="viewer"><div class="compare">{sides}'
-        '<input type="range" min="0" max="100" step="any" value="50" autocomplete="off"'
-        f' aria-label="Where left and right of {name} meet"></div>'
-        f'<div class="sides">{_choice(sheet, name, "left")}{_choice(sheet, name, "right")}</div></div>'
+        f"{viewer(sheet.images[case], titles, pictures, sheet.sides)}"
         f'<div><div class="scores">{_scores(sheet, case)}</div>{_problems(sheet, case)}'
         f"{_thumbs(sheet, case, pictures)}</div></article>"
-    )
-
-
-def _side(sheet: Sheet, case: int, pictures: Sequence[Picture | None], side: str) -> str:
-    pane = sheet.sides[side == "right"]
-    picture, name = pictures[pane], escape(f"{sheet.images[case]}: {sheet.panes[pane].title}")
-    # Both elements always exist: the script exchanges pictures without building new ones.
-    image, text = (f' src="{picture.address}"', " hidden") if picture else (" hidden", "")
-    return (
-        f'<div class="pane {side}"><img{image} loading="lazy" decoding="async" alt="{name}">'
-        f"<p{text}>picture not found</p></div>"
-    )
-
-
-def _choice(sheet: Sheet, name: str, side: str) -> str:
-    titles = {i: pane.title for i, pane in enumerate(sheet.panes)}
-    label = f"{side.capitalize()} picture of {name}"
-    return (
-        f'<select data-side="{side}" aria-label="{label}" autocomplete="off">'
-        f"{options(titles, sheet.sides[side == 'right'])}</select>"
     )
 
 

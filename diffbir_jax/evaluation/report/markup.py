@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from html import escape
-from typing import Any
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 def heading(title: str, better: str) -> str:
@@ -12,7 +14,7 @@ def heading(title: str, better: str) -> str:
     )
 
 
-def options(titles: Mapping[Any, str], chosen: Any = None) -> str:
+def options(titles: Mapping[Value, str], chosen: Value | None = None) -> str:
     """Return the <option>s of a select box, by value; `chosen` is selected."""
     return "".join(
         f'<option value="{escape(str(value))}"{" selected" if value == chosen else ""}>{escape(title)}</option>'

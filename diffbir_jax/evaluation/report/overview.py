@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 from diffbir_jax.evaluation.report.markup import count, heading
 from diffbir_jax.evaluation.report.sheet import Sheet
@@ -76,7 +75,7 @@ def _detail(key: str, values: Sequence[str]) -> str:
     return f'<tr class="differs"><th scope="row">{escape(key)} <small>differs</small></th>{cells}</tr>'
 
 
-def _flat(value: Any, key: str = "") -> dict[str, str]:
+def _flat(value: object, key: str = "") -> dict[str, str]:
     """Return the leaves of nested mappings as text, by keys joined with dots."""
     if not isinstance(value, Mapping):
         return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}

@@ -1,9 +1,3 @@
-"use strict";
-const byId = (id) => document.getElementById(id);
-const data = JSON.parse(byId("data").textContent);
-const cards = [...document.querySelectorAll(".case")];
-const imageOf = (card) => data.images[card.dataset.image];
-
 // How bad an image is by the chosen metric: larger is worse, -Infinity (last) where a score is missing.
 // `order` is a method, "any" for the worst of all methods, or "1-0" for what method 1 loses against method 0.
 function badness(image, metric, order) {
@@ -29,27 +23,6 @@ function sortCards() {
     row.classList.toggle("chosen", row.dataset.metric === metric);
 }
 
-function filterCards() {
-  const wanted = byId("filter").value.trim().toLowerCase();
-  for (const card of cards) card.hidden = !imageOf(card).name.toLowerCase().includes(wanted);
-  const shown = cards.filter((card) => !card.hidden).length;
-  byId("count").value = shown === cards.length ? "" : `${shown} of ${cards.length}`;
-}
-
-// Puts a picture (its place among data.panes) on one side of a card.
-function show(card, side, pane) {
-  const image = imageOf(card);
-  const address = image.pictures[pane];
-  const picture = card.querySelector(`.${side} img`);
-  if (address) picture.src = address;
-  picture.alt = `${image.name}: ${data.panes[pane]}`;
-  picture.hidden = !address;
-  picture.nextElementSibling.hidden = Boolean(address);
-  card.querySelector(`select[data-side="${side}"]`).value = pane;
-  if (side === "right")
-    for (const thumb of card.querySelectorAll(".thumbs a")) thumb.classList.toggle("chosen", thumb.dataset.pane == pane);
-}
-
 // A dot's image is marked in every plot.
 function mark(event) {
   const image = event.target.dataset?.image;
@@ -58,30 +31,8 @@ function mark(event) {
     for (const dot of document.querySelectorAll(`circle[data-image="${image}"]`)) dot.classList.add("marked");
 }
 
-for (const card of cards) {
-  const compare = card.querySelector(".compare");
-  compare.querySelector("input").addEventListener("input", (event) => {
-    compare.style.setProperty("--at", `${event.target.value}%`);
-  });
-  for (const choice of card.querySelectorAll("select"))
-    choice.addEventListener("change", () => show(card, choice.dataset.side, choice.value));
-  for (const thumb of card.querySelectorAll(".thumbs a"))
-    thumb.addEventListener("click", (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) return; // opens the picture itself
-      event.preventDefault();
-      show(card, "right", thumb.dataset.pane);
-    });
-  show(card, "right", card.querySelector('select[data-side="right"]').value);
-}
-for (const choice of document.querySelectorAll("#controls select[data-side]"))
-  choice.addEventListener("change", () => cards.forEach((card) => show(card, choice.dataset.side, choice.value)));
 byId("metric").addEventListener("change", sortCards);
 byId("order").addEventListener("change", sortCards);
-byId("filter").addEventListener("input", filterCards);
-byId("controls").addEventListener("submit", (event) => event.preventDefault());
-byId("pixelated").addEventListener("change", (event) => {
-  byId("cards").classList.toggle("pixelated", event.target.checked);
-});
 document.querySelector(".plots").addEventListener("pointerover", mark);
 // A dot may lead to an image that the filter hides.
 window.addEventListener("hashchange", () => {
@@ -93,5 +44,4 @@ window.addEventListener("beforeprint", () => {
   document.querySelector("details").open = true;
   for (const picture of document.querySelectorAll("img")) picture.loading = "eager";
 });
-document.documentElement.classList.add("scripted");
 sortCards();

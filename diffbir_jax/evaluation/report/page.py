@@ -6,7 +6,6 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 
@@ -50,10 +49,7 @@ def write_report(results: Sequence[Result], folder: Path, *, cases: int = 100) -
 
 
 def _page(sheet: Sheet, pictures: Mapping[int, Sequence[Picture | None]]) -> str:
-    page, style, script = (
-        (files("diffbir_jax.evaluation.report") / f"page.{kind}").read_text("utf-8")
-        for kind in ("html", "css", "js")
-    )
+    page, style, *scripts = map(part, ("page.html", "page.css", "compare.js", "page.js"))
     # Restoration fails on few images; the worst come first, because they show how.
     order = [case for case in sheet.worst_first(sheet.leading, sheet.best) if case in pictures]
     titles = {i: pane.title for i, pane in enumerate(sheet.panes)}
@@ -61,8 +57,8 @@ def _page(sheet: Sheet, pictures: Mapping[int, Sequence[Picture | None]]) -> str
     return Template(page).substitute(
         title=escape(_title(sheet)),
         style=style,
-        script=script,
-        data=_json(_data(sheet, pictures)),
+        script="".join(scripts),
+        data=as_json(_data(sheet, pictures)),
         lead=overview.lead(sheet),
         details=overview.details(sheet),
         summary=overview.summary(sheet),
@@ -75,6 +71,11 @@ def _page(sheet: Sheet, pictures: Mapping[int, Sequence[Picture | None]]) -> str
         left_out=_left_out(len(order), len(sheet.images)),
         cards="".join(card(sheet, case, pictures[case]) for case in order),
     )
+
+
+def part(name: str) -> str:
+    """Return the text of a file beside this module."""
+    return (files("diffbir_jax.evaluation.report") / name).read_text("utf-8")
 
 
 def _title(sheet: Sheet) -> str:
@@ -104,7 +105,7 @@ def _left_out(shown: int, total: int) -> str:
     )
 
 
-def _data(sheet: Sheet, pictures: Mapping[int, Sequence[Picture | None]]) -> dict[str, Any]:
+def _data(sheet: Sheet, pictures: Mapping[int, Sequence[Picture | None]]) -> dict[str, object]:
     """Collect the data with which the script orders, filters and changes pictures."""
     return {
         "better": {metric: sheet.columns[metric].better for metric in sheet.scores},
@@ -125,7 +126,7 @@ def _plain(values: np.ndarray) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
-def _json(value: Any) -> str:
-    """Write JSON for a <script>: nothing in it ends the element or starts a comment."""
+def as_json(value: object) -> str:
+    """Return JSON for a <script>: nothing in it ends the element or starts a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

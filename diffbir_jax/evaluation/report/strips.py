@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +18,9 @@ MARGIN = 4
 DOT = 5.0  # diameter
 _HALF = (ROW - LABEL) / 2 - 7
 
+# A number, or an array of numbers.
+Value = TypeVar("Value", float, np.ndarray)
+
 
 @dataclass(frozen=True)
 class _Scale:
@@ -26,7 +29,7 @@ class _Scale:
     low: float
     high: float
 
-    def at(self, value: Any) -> Any:
+    def at(self, value: Value) -> Value:
         """Positions of values: a number or an array."""
         return MARGIN + (value - self.low) * (WIDTH - 2 * MARGIN) / (self.high - self.low)
 

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import jax
@@ -60,7 +59,7 @@ class Method:
     name: str
     title: str
     kind: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     load: Callable[[], Restore] = field(repr=False)
     files: Callable[[], Mapping[str, Path]] = field(default=dict, repr=False)
     seeds: tuple[int, ...] = ()

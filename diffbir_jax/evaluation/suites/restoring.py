@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 from tqdm import tqdm
@@ -24,7 +23,7 @@ FORMAT = 1
 RECIPE = "recipe.json"
 
 
-def recipe(suite: Suite, images: Images, method: Method) -> dict[str, Any]:
+def recipe(suite: Suite, images: Images, method: Method) -> dict[str, object]:
     """Return everything that decides a method's images, as JSON.
 
     Raises:
@@ -49,7 +48,7 @@ def recipe(suite: Suite, images: Images, method: Method) -> dict[str, Any]:
     }
 
 
-def check_recipe(folder: Path, wanted: Mapping[str, Any]) -> None:
+def check_recipe(folder: Path, wanted: Mapping[str, object]) -> None:
     """Raise ValueError if a folder holds images of another recipe."""
     path = folder / RECIPE
     if not path.is_file():
@@ -58,7 +57,7 @@ def check_recipe(folder: Path, wanted: Mapping[str, Any]) -> None:
                 f"{folder} holds images, but no {RECIPE} that says what made them: give a new --output"
             )
         return
-    found = read_checked(path, dict[str, Any], "recipe", "give a new --output")
+    found = read_checked(path, dict[str, object], "recipe", "give a new --output")
     told = sorted(_differences(found, wanted))
     if told:
         more = " and more" if len(told) > 3 else ""
@@ -72,7 +71,7 @@ def result_folders(method: Method, folder: Path) -> tuple[Path, ...]:
     return tuple(folder / f"seed{seed}" for seed in method.seeds) or (folder,)
 
 
-def restore_images(images: Images, method: Method, folder: Path, wanted: Mapping[str, Any]) -> None:
+def restore_images(images: Images, method: Method, folder: Path, wanted: Mapping[str, object]) -> None:
     """Make the missing images of a method: `folder`[/seed<k>]/<name>.png, with the recipe beside them.
 
     Args:
@@ -107,7 +106,7 @@ def restore_images(images: Images, method: Method, folder: Path, wanted: Mapping
                 bar.update()
 
 
-def _differences(found: Any, wanted: Any, where: str = "") -> Iterator[str]:
+def _differences(found: object, wanted: object, where: str = "") -> Iterator[str]:
     """Yield the names of entries that differ."""
     if not (isinstance(found, Mapping) and isinstance(wanted, Mapping)):
         if found != wanted:

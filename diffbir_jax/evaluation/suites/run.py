@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffbir_jax.evaluation.evaluate import Evaluation, evaluate
 from diffbir_jax.evaluation.metric import Metric, Setup
@@ -51,7 +50,7 @@ class Job:
     images: Images
     method: Method
     folder: Path
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, object]
 
 
 def run_suite(run: SuiteRun) -> dict[Path, dict[str, Result]]:
@@ -121,8 +120,8 @@ def _scored(run: SuiteRun, job: Job, metrics: Sequence[Metric]) -> Result:
     )
 
 
-def _summary(suite: Suite, images: Images) -> dict[str, Any]:
+def _summary(suite: Suite, images: Images) -> dict[str, object]:
     """The description of the suite in a result."""
     names = ("name", "version", "title", "task", "upscale", "crop", "colour", "bicubic")
     dataset = dataclasses.asdict(images.dataset) | {"found": len(images.cases)}
-    return {name: getattr(suite, name) for name in names} | {"dataset": dataset}
+    return {**{name: getattr(suite, name) for name in names}, "dataset": dataset}

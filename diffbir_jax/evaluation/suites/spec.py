@@ -6,13 +6,17 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.presets import Task, with_stage2
 from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.sampling.options import Options
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 FOLDER = Path(__file__).parent
 DEFAULT = "default"
 Method = Literal["bicubic", "nlm_lanczos", "rm", "diffbir", "realesrgan"]
@@ -157,7 +161,7 @@ def _check(suite: Suite) -> None:
         Options(seed=seed)
 
 
-def _fill(kind: type, table: Any, where: str) -> Any:
+def _fill(kind: type[T], table: object, where: str) -> T:
     """Return a table of the file as the dataclass `kind`; `where` names the table."""
     if not isinstance(table, Mapping):
         raise UserError(f"{where or 'the file'} is {table!r}, wanted is a table")
@@ -174,7 +178,7 @@ def _fill(kind: type, table: Any, where: str) -> Any:
     return kind(**{name: _typed(value, hints[name], prefix + name) for name, value in table.items()})
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
+def _typed(value: object, hint: object, where: str) -> object:
     """Return a value of the file as the type `hint`."""
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
@@ -188,7 +192,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     raise UserError(f"{where} is {value!r}, wanted is {_told(hint)}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: object, hint: object) -> bool:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, each) for each in get_args(hint))
@@ -198,7 +202,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) in ((int, float) if hint is float else (hint,))
 
 
-def _told(hint: Any) -> str:
+def _told(hint: object) -> str:
     """Describe the values that a type hint allows."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):

@@ -1,7 +1,9 @@
 // The page: everything it shows comes from the service that served it.
 
+import { editMask } from "./mask.js";
+
 const at = (id) => document.getElementById(id);
-const state = { about: null, photos: [], sidecars: [] };
+const state = { about: null, photos: [], sidecars: [], layers: {}, masks: new Map() };
 
 // Presets of options. A version decides what it does not name.
 const PRESETS = {
@@ -44,6 +46,7 @@ function fillOptions() {
     at(name).closest("label").hidden = !reads;
     at(name).value = options[name] ?? "";
   }
+  at("n_samples").disabled = base.stage1_only;
   for (const input of document.querySelectorAll("#presets input")) input.disabled = base.stage1_only;
   showDetail();
 }
@@ -76,7 +79,9 @@ function wish() {
   if (!at("detail-own").checked) options.detail = number("detail");
   const only = PRESETS[preset()].stage1_only || base.stage1_only;
   const wished = { version: at("version").value, upscale: number("upscale"), stage1_only: only, format: at("format").value, bit_depth: at("bit_depth").value };
-  return { ...wished, options: base.stage1_only ? {} : options };
+  if (at("faces").checked) wished.task = "faces";
+  const samples = only ? 1 : number("n_samples");
+  return { ...wished, n_samples: samples, std_map: samples > 1, options: base.stage1_only ? {} : options };
 }
 
 // Photos.
@@ -111,14 +116,26 @@ function showChosen() {
   const rows = state.photos.map((file, place) => {
     const row = make("li", `${file.name} `);
     const remove = make("button", "Remove", { type: "button", ariaLabel: `Remove ${file.name}` });
-    remove.onclick = () => { state.photos.splice(place, 1); showChosen(); };
-    row.append(remove);
+    remove.onclick = () => { state.photos.splice(place, 1); state.masks.delete(file); showChosen(); };
+    row.append(maskButton(file), " ", remove);
     return row;
   });
   rows.push(...state.sidecars.map((sidecar) => make("li", `Sidecar of ${sidecar.name}: its settings are repeated`)));
   at("chosen").replaceChildren(...rows);
   at("go").disabled = !state.photos.length;
   estimate();
+}
+
+function maskButton(file) {
+  const mask = state.masks.get(file);
+  const button = make("button", mask ? `Mask: ${mask.name}` : "Mask", { type: "button", ariaLabel: `Mask of ${file.name}${mask ? `: ${mask.name}` : ""}` });
+  button.onclick = async () => {
+    const chosen = await editMask(file, mask ?? null);
+    if (chosen) state.masks.set(file, chosen);
+    else state.masks.delete(file);
+    showChosen();
+  };
+  return button;
 }
 
 let asked = 0;
@@ -153,6 +170,9 @@ async function restore(file) {
   const repeated = state.sidecars.length ? await sidecarOf(file) : undefined;
   form.append("image", file, file.name);
   form.append("options", JSON.stringify(repeated ?? wish()));
+  const mask = state.masks.get(file);
+  if (mask) form.append("fidelity_mask", mask, mask.name);
+  state.masks.delete(file);
   const row = make("li"), line = make("div", "", { className: "row" });
   const text = make("span", `${file.name}: is sent`), bar = make("progress", "", { max: 1, value: 0, ariaLabel: `Progress of ${file.name}` });
   row.append(line, bar);
@@ -163,12 +183,19 @@ async function restore(file) {
     const cancel = make("button", "Cancel", { type: "button", ariaLabel: `Cancel ${file.name}` });
     cancel.onclick = () => ask(`jobs/${job.id}`, { method: "DELETE" }).catch((error) => tell(error.message));
     line.append(cancel);
-    const last = await follow(job.id, (now) => { text.textContent = `${file.name}: ${progress(now)}`; bar.value = now.share ?? 0; });
+    const last = await follow(job.id, (now) => {
+      text.textContent = `${file.name}: ${progress(now)}`;
+      // Of a photo with faces nobody knows how much is left: the bar then only moves.
+      if (now.share || now.state !== "running") bar.value = now.share ?? 0;
+      else bar.removeAttribute("value");
+    });
     cancel.remove();
     bar.remove();
     if (last.state !== "done") throw new Error(last.error ?? "the connection was lost");
     text.textContent = file.name;
-    line.append(...links(job.id, file.name));
+    state.layers[job.id] = { ...layers(last), ...(await facesOf(job.id)) };
+    line.append(...links(last, file.name));
+    if (mask) line.append(make("a", "Mask", { href: URL.createObjectURL(mask), download: mask.name, ariaLabel: `Download the mask of ${file.name}` }));
     show(job.id);
   } catch (error) {
     bar.remove();
@@ -196,18 +223,58 @@ function progress(now) {
   return `${now.stage || "begins"}${tiles}${now.left ? `, about ${told(now.left)} left` : ""}`;
 }
 
-function links(id, name) {
+function links({ id, results, std }, name) {
   const button = make("button", "Show", { type: "button", ariaLabel: `Show ${name}` });
   button.onclick = () => show(id);
-  const picture = make("a", "Download", { href: `jobs/${id}/result`, ariaLabel: `Download ${name}` });
-  const sidecar = make("a", "Sidecar", { href: `jobs/${id}/sidecar`, ariaLabel: `Download the sidecar of ${name}` });
-  return [button, picture, sidecar];
+  const link = (text, href, what) => make("a", text, { href, ariaLabel: `Download ${what} of ${name}` });
+  const pictures = results
+    ? results.map((_, place) => link(`Sample ${place + 1}`, `jobs/${id}/results/${place + 1}`, `sample ${place + 1}`))
+    : [make("a", "Download", { href: `jobs/${id}/result`, ariaLabel: `Download ${name}` })];
+  if (std) pictures.push(link("Map", `jobs/${id}/results/std`, "the map"));
+  return [button, ...pictures, link("Sidecar", `jobs/${id}/sidecar`, "the sidecar")];
+}
+
+// Views of a finished job that can lie on either side of the slider, with their titles.
+function layers({ results, std }) {
+  const samples = results ? results.map((_, place) => [place ? `result${place + 1}` : "result", `sample ${place + 1}`]) : [["result", "result"]];
+  return { left: [["input", "input"], ["stage1", "stage 1"], ...(results ? samples : [])], right: [...samples, ...(std ? [["std", "invented detail"]] : [])] };
+}
+
+// Faces that were found, with their boxes in pixels of the result; nothing for a job without faces.
+async function facesOf(id) {
+  const { faces, found, parameters } = await (await ask(`jobs/${id}/sidecar`)).json();
+  if (!faces) return {};
+  return { found, faces: faces.map(({ box, left }) => ({ box: box.map((value) => value * parameters.upscale), left })) };
+}
+
+function drawBoxes() {
+  const { faces, found } = state.layers[at("compare").dataset.job] ?? {}, photo = at("under");
+  at("boxes-shown").closest("label").hidden = !faces;
+  at("boxes-told").textContent = found ?? "";
+  at("boxes").hidden = !faces || !at("boxes-shown").checked;
+  if (!faces) return;
+  at("boxes").replaceChildren(...faces.map(({ box: [x, y, width, height], left }, place) => {
+    const box = make("div", "", { className: left ? "face left" : "face", title: `face ${place + 1}${left ? `: left, ${left}` : ""}` });
+    const share = (value, whole) => `${(100 * value) / whole}%`;
+    Object.assign(box.style, { left: share(x, photo.naturalWidth), top: share(y, photo.naturalHeight), width: share(width, photo.naturalWidth), height: share(height, photo.naturalHeight) });
+    return box;
+  }));
+}
+
+function offer(select, choices) {
+  const before = select.value;
+  select.replaceChildren(...choices.map(([value, title]) => make("option", title, { value })));
+  if (choices.some(([value]) => value === before)) select.value = before;
 }
 
 function show(id) {
+  const { left, right } = state.layers[id];
+  offer(at("layer"), left);
+  offer(at("right-layer"), right);
+  at("right-layer").closest("label").hidden = right.length === 1;
   at("compare").hidden = false;
   at("compare").dataset.job = id;
-  at("under").src = `jobs/${id}/views/result`;
+  at("under").src = `jobs/${id}/views/${at("right-layer").value}`;
   at("over").src = `jobs/${id}/views/${at("layer").value}`;
 }
 
@@ -240,7 +307,9 @@ function listen() {
   at("detail").oninput = at("detail-own").onchange = showDetail;
   at("upscale").onchange = estimate;
   at("slider").oninput = at("zoom").oninput = cut;
-  at("layer").onchange = () => show(at("compare").dataset.job);
+  at("n_samples").onchange = at("faces").onchange = estimate;
+  at("under").onload = at("boxes-shown").onchange = drawBoxes;
+  at("layer").onchange = at("right-layer").onchange = () => show(at("compare").dataset.job);
   at("sheet").onpointerdown = at("sheet").onpointermove = (event) => {
     if (!event.buttons) return;
     const box = at("under").getBoundingClientRect();
@@ -268,6 +337,9 @@ async function start() {
   }
   state.about = await (await ask("about")).json();
   at("version").replaceChildren(...Object.keys(state.about.versions).map((name) => make("option", name)));
+  at("faces").closest("label").hidden = at("faces-told").hidden = !state.about.faces;
+  const most = Math.max(1, Math.min(4, state.about.limits.samples));
+  at("n_samples").replaceChildren(...Array.from({ length: most }, (_, place) => make("option", `${place + 1}`)));
   at("kept").textContent = `Photos and results are kept for ${told(state.about.limits.expiry)}, then deleted. Nobody else sees them.`;
   const examples = await (await ask("examples")).json();
   at("examples").replaceChildren(...examples.map((name) => {

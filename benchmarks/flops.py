@@ -1,11 +1,14 @@
-"""FLOPs of restoring one image to 512x512, by version and stage: python -m benchmarks.flops.
+"""FLOPs and memory of restoring one image to 512x512, by version and stage: python -m benchmarks.flops [--memory].
 
 Programs are traced without weights or data, and their products counted (`training/flops.py`). Text is left out: it is
-computed once per prompt.
+computed once per prompt. With --memory the programs are compiled, which takes minutes for each version, and the planner
+says what each stage takes beside the weights.
 """
 
+import argparse
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +22,7 @@ from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.generator import Generator
 from diffbir_jax.restoration.geometry import measure
-from diffbir_jax.restoration.planner import abstract_calls, default_plan, stages_of
+from diffbir_jax.restoration.planner import abstract_calls, analyse, default_plan, stages_of
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.training.flops import count
 from diffbir_jax.weights.loading import abstract_params
@@ -29,22 +32,37 @@ SIDE, UPSCALE = 512, 4
 VERSIONS = ("v2", "v2.1", "hypir", "osediff", "pisa-sr", "s3diff")
 
 
+IMAGE = (SIDE // UPSCALE, SIDE // UPSCALE), (SIDE, SIDE)
+
+
 def flops(version: str) -> dict[str, int]:
     """Return FLOPs by stage."""
+    executor = executor_of(version)
+    _, shape = measure(*IMAGE, executor.preset, executor.plan)
+    found = {}
+    for stage in stages_of(executor, [IMAGE]):
+        function, args, static = abstract_calls(executor, stage, shape)[0]
+        found[stage] = _count(function, args, static)
+    return found
+
+
+def memory(version: str) -> tuple[int, dict[str, int]]:
+    """Return bytes of the weights in float32, and of each stage's program beside them, by the planner."""
+    executor = executor_of(version)
+    _, shape = measure(*IMAGE, executor.preset, executor.plan)
+    weights = sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(executor.params))
+    return weights, {stage: analyse(executor, stage, shape) for stage in stages_of(executor, [IMAGE])}
+
+
+def executor_of(version: str) -> Executor:
+    """Return what carries out the default plan of a version, with the shapes of its networks."""
     preset, options = PRESETS[version], default_options(version)
     params: dict[str, Any] = abstract_params(preset, [name for name in preset.modules if name != "lora"])
     params |= {"lora": loras(preset)} if "lora" in preset.modules else {}
     context = jnp.zeros((1, 77, 1024)), jnp.zeros((1, 77, 1024))
     generator = Generator(preset, params)
     wanted = Wanted(options, keep=False, context=context)
-    executor = Executor(generator, Programs(), default_plan(preset, options), wanted)
-    image = (SIDE // UPSCALE, SIDE // UPSCALE), (SIDE, SIDE)
-    _, shape = measure(*image, preset, executor.plan)
-    found = {}
-    for stage in stages_of(executor, [image]):
-        function, args, static = abstract_calls(executor, stage, shape)[0]
-        found[stage] = _count(function, args, static)
-    return found
+    return Executor(generator, Programs(), default_plan(preset, options), wanted)
 
 
 def _count(function: Any, args: tuple[Any, ...], static: dict[str, Any]) -> int:
@@ -77,14 +95,34 @@ def lora(network: dict[str, Any], rank: int, adapts: Callable[[str], bool]) -> d
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=VERSIONS)
+    parser.add_argument(
+        "--memory", action="store_true", help="compile, and print bytes instead of operations"
+    )
+    args = parser.parse_args()
     execution.STAGED = 1  # one tile per call
+    if args.memory:
+        print_memory(args.versions)
+        return
     whole: dict[str, float] = {}
-    for version in VERSIONS:
+    for version in dict.fromkeys((VERSIONS[0], *args.versions)):
         found = flops(version)
         whole[version] = sum(found.values())
         stages = ", ".join(f"{name} {value / 1e12:.2f}" for name, value in found.items())
         ratio = whole["v2"] / whole[version]
         print(f"{version:9} {whole[version] / 1e12:7.2f} TFLOP  1/{ratio:.1f} of v2  ({stages})", flush=True)
+
+
+def print_memory(versions: Sequence[str]) -> None:
+    """Print what each version takes."""
+    for version in versions:
+        weights, stages = memory(version)
+        listed = ", ".join(f"{name} {taken / 2**30:.2f}" for name, taken in stages.items())
+        whole = weights + max(stages.values())
+        print(f"{version:9} {whole / 2**30:6.2f} GiB: weights {weights / 2**30:.2f}, {listed}", flush=True)
 
 
 if __name__ == "__main__":

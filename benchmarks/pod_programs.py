@@ -1,4 +1,4 @@
-"""Programs of a pod without its devices: the training step of stage 2, and its sampling, with abstract arguments."""
+"""Programs of a pod without its devices: training steps of stage 2, and its sampling, with abstract arguments."""
 
 from typing import Any, NamedTuple
 
@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from configs import bsr
+from configs import bsr, finetune
 from diffbir_jax.models.apply import Params, apply
+from diffbir_jax.models.lora import DEFAULT_ALPHA
 from diffbir_jax.models.platform import batches_over
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration.generator import Generator
@@ -17,7 +18,9 @@ from diffbir_jax.sampling.loop import image_keys, sample
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sharding import batch_sharding, replicated, tree_shardings
 from diffbir_jax.training.control_images import Stage2Options, abstract_frozen, abstract_trainable, make_loss
-from diffbir_jax.training.state import init_state, make_optimizer, make_step
+from diffbir_jax.training.finetune import TUNED
+from diffbir_jax.training.lora_start import new_lora
+from diffbir_jax.training.state import LossFn, init_state, make_optimizer, make_step
 from diffbir_jax.weights.loading import PRECISIONS, abstract_params, stored
 
 PRECISION = "bf16"
@@ -44,22 +47,52 @@ def training_step(preset: Preset, mesh: Mesh, images: int, remat: bool) -> Progr
     """
     config = bsr.get_config()
     options = Stage2Options(noise_aug=config.diffusion.noise_aug, precision=PRECISION, remat=remat)
+    image = jax.ShapeDtypeStruct((images, SIDE, SIDE, 3), jnp.uint8)
+    batch = {"hq": image, "lq": image, "tokens": jax.ShapeDtypeStruct((images, 77), jnp.int32)}
+    trained, frozen = abstract_trainable(preset, options), abstract_frozen(preset, options)
+    return _step(config, mesh, make_loss(preset, options), trained, frozen, batch)
+
+
+def lora_step(preset: Preset, mesh: Mesh, images: int, remat: bool) -> Program:
+    """The step of `diffbir finetune`: LoRAs of UNet and IRControlNet on crops that were encoded once.
+
+    Args:
+        preset: v1, v2 or v2.1.
+        mesh, images, remat: as in `training_step`.
+    """
+    config = finetune.get_config(preset.name)
+    shapes = abstract_params(preset, TUNED)
+    loras = {name: new_lora(shapes[name], config.lora.rank, config.seed) for name in TUNED}
+    frozen = jax.eval_shape(lambda params: stored(params, PRECISIONS[PRECISION]), shapes)
+    side, dim = SIDE // preset.vae.downsample, preset.unet.context_dim
+    latent = jax.ShapeDtypeStruct((images, side, side, preset.vae.embed_dim), jnp.float32)
+    context = jax.ShapeDtypeStruct((images, 77, dim), jnp.float32)
+    batch = {"z0": latent, "clean": latent, "context": context}
+    return _step(config, mesh, lora_loss(preset, remat), {"lora": loras}, frozen, batch)
+
+
+def lora_loss(preset: Preset, remat: bool) -> LossFn:
+    """The loss of `lora_step`."""
+    config = finetune.get_config(preset.name)
+    noise_aug, scale = config.diffusion.noise_aug, DEFAULT_ALPHA / config.lora.rank
+    options = Stage2Options(noise_aug=noise_aug, precision=PRECISION, remat=remat, lora_scale=scale)
+    return make_loss(preset, options)
+
+
+def _step(
+    config: Any, mesh: Mesh, loss: LossFn, trained: Params, frozen: Params, batch: dict[str, Any]
+) -> Program:
+    """The step of a run of `config`, sharded as by the train loop."""
     optimizer = make_optimizer(config.train)
-    state = jax.eval_shape(
-        lambda params: init_state(params, optimizer, config.seed), abstract_trainable(preset, options)
-    )
+    state = jax.eval_shape(lambda params: init_state(params, optimizer, config.seed), trained)
     where, everywhere = tree_shardings(state, mesh, config.sharding_rules), replicated(mesh)
     step = jax.jit(
-        make_step(make_loss(preset, options), optimizer, config.train.ema_decay),
+        make_step(loss, optimizer, config.train.ema_decay),
         in_shardings=(where, everywhere, batch_sharding(mesh)),
         out_shardings=(where, everywhere),
         donate_argnums=0,
     )
-    image = jax.ShapeDtypeStruct((images, SIDE, SIDE, 3), jnp.uint8)
-    tokens = jax.ShapeDtypeStruct((images, 77), jnp.int32)
-    return Program(
-        step, (state, abstract_frozen(preset, options), {"hq": image, "lq": image, "tokens": tokens})
-    )
+    return Program(step, (state, frozen, batch))
 
 
 def sampling(

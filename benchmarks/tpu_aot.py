@@ -19,8 +19,9 @@ import jax
 from jax.experimental import topologies
 
 from benchmarks.collectives import collectives
-from benchmarks.pod_programs import Program, sampling, training_step
+from benchmarks.pod_programs import Program, lora_step, sampling, training_step
 from benchmarks.results import Results
+from diffbir_jax.models import attention
 from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.sharding import make_mesh
@@ -52,7 +53,7 @@ class Case:
 
     Attributes:
         preset: name.
-        program: "train" or "sample".
+        program: "train", "lora" or "sample".
         topology: kind and shape, as "v5e:4x4".
         batch: images per chip.
         fsdp: chips that parameters and optimizer state are split over.
@@ -81,6 +82,8 @@ def compile_case(case: Case) -> dict[str, Any]:
     """Compile for the topology; returns the compiler's numbers per chip, or `error` where memory does not suffice."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=case.topology).devices
     mesh = make_mesh(fsdp=case.fsdp, devices=devices)
+    # This host has one device: attention would take a kernel that XLA cannot split over several chips.
+    attention.force("xla" if mesh.size > 1 and case.program != "sample" else "auto")
     with tracing_for("tpu"):
         program = _program(case, mesh)
         traced = program.function.trace(*program.arguments)
@@ -100,7 +103,8 @@ def _program(case: Case, mesh: Any) -> Program:
     preset, images = get_preset(case.preset), case.batch * mesh.size
     if case.program == "sample":
         return sampling(preset, mesh, images)
-    return training_step(preset, mesh, images, case.remat)
+    make = lora_step if case.program == "lora" else training_step
+    return make(preset, mesh, images, case.remat)
 
 
 def measures(compiled: Any) -> dict[str, Any]:
@@ -178,7 +182,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", choices=("v1", "v2.1"), default="v2.1", help="v2 is trained as v1")
-    parser.add_argument("--program", choices=("train", "sample"), default="train")
+    parser.add_argument("--program", choices=("train", "lora", "sample"), default="train")
     parser.add_argument("--topologies", nargs="+", type=_topology, default=["v5e:4x4"], metavar="KIND:SHAPE")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="images per chip")
     parser.add_argument("--fsdp", type=int, default=1, help="chips that parameters are split over")

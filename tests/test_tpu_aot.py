@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from benchmarks import pod_programs, tpu_aot
+from benchmarks import lora_memory, pod_programs, tpu_aot
 from benchmarks.collectives import Traffic, collectives
-from benchmarks.pod_programs import Program, sampling, training_step
+from benchmarks.pod_programs import Program, lora_step, sampling, training_step
 from benchmarks.results import Results
 from benchmarks.tpu_aot import HEADER, Case, largest, measures, needed, projected, row
 from configs import bsr
@@ -20,6 +21,7 @@ from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.sharding import make_mesh, tree_shardings
 from diffbir_jax.training.flops import count
+from diffbir_jax.weights.safetensors import flatten
 from tests.training.micro import MICRO
 
 PRESET = dataclasses.replace(
@@ -58,6 +60,20 @@ def test_the_state_is_split_over_chips_as_asked_for() -> None:
             tree_shardings(tree, mesh, rules),
         )
         assert least <= bytes_of(parts) / bytes_of(tree) <= most
+
+
+def test_a_lora_step_holds_two_networks_and_four_copies_of_the_factors() -> None:
+    """Parameters, EMA and two moments, float32; the networks in bfloat16. Without compiling."""
+    state, frozen, batch = lora_step(
+        dataclasses.replace(PRESET, name="v2.1"), make_mesh(), 4, remat=False
+    ).arguments
+    assert state.params["lora"].keys() == frozen.keys() == {"unet", "control"}
+    factors = bytes_of(state.params)
+    assert bytes_of((state.ema, state.opt_state)) == pytest.approx(3 * factors, rel=0.001)
+    ranks = {leaf.shape[-1] for path, leaf in flatten(state.params).items() if path.endswith("/a")}
+    assert ranks == {16} and batch["z0"].shape == (4, 8, 8, 4)
+    kernels = {leaf.dtype for path, leaf in flatten(frozen).items() if path.endswith("kernel")}
+    assert kernels == {jnp.dtype(jnp.bfloat16)}
 
 
 @pytest.mark.tools
@@ -172,3 +188,16 @@ def test_what_was_compiled_is_not_compiled_again(tmp_path: Path) -> None:
 def test_unknown_chips_are_refused() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="'v9:4x4' given; allowed are v5e, v6e, v5p"):
         tpu_aot._topology("v9:4x4")
+
+
+@pytest.mark.tools
+def test_recomputing_saves_less_for_the_backward_pass() -> None:
+    """And the step holds what its arguments are."""
+    preset = dataclasses.replace(PRESET, name="v2.1")
+    state, frozen, _ = lora_step(preset, make_mesh(), 4, remat=True).arguments
+    found = lora_memory.held(preset)
+    assert found == {
+        "factors": bytes_of((state.params, state.ema, state.opt_state)),
+        "networks": bytes_of(frozen),
+    }
+    assert 0 < lora_memory.saved(preset, True) < lora_memory.saved(preset, False)

@@ -4,7 +4,7 @@ The goldens hold the gradients and the first AdamW step of each run.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -12,16 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffbir_jax.conversion.engine import Params
-from diffbir_jax.diffusion.schedule import make_schedule, q_sample
-from diffbir_jax.models.apply import apply
+from diffbir_jax.diffusion.schedule import make_schedule
+from diffbir_jax.models.presets import get_preset
 from diffbir_jax.parity import networks
 from diffbir_jax.parity.case import NETWORK, Arrays, Case, Limit, Values, matching, nhwc
 from diffbir_jax.parity.lora import HYPIR, REGULARISER, Adapter
 from diffbir_jax.parity.training import AdamW, adamw_changes, beyond_rounding, norms
-from diffbir_jax.training.vsd import predict_clean
+from diffbir_jax.training.distillation import Distillation
+from diffbir_jax.training.generator import LORA, Generator
+from diffbir_jax.training.one_step_lora import data_terms
+from diffbir_jax.training.vsd import regulariser_loss
 
 SCHEDULE = make_schedule()
-HYPIR_T = 200
+CFG_SCALE = 7.5
+# What configs/hypir.py and configs/osediff.py run, on the small networks.
+SMALL = replace(
+    get_preset("hypir"), unet=networks.NETWORKS["unet"].small, vae=networks.NETWORKS["vae"].small, text=None
+)
+GENERATOR = Generator(SMALL, HYPIR.scale)
+DISTILLATION = Distillation(SCHEDULE, GENERATOR.unet, REGULARISER.scale, CFG_SCALE)
 
 
 @dataclass(frozen=True)
@@ -104,9 +113,7 @@ def generator_step(golden: Arrays, salt: str) -> tuple[jax.Array, Params]:
 def _follow(
     lora: Params, base: Params, latents: jax.Array, t: jax.Array, noise: jax.Array, context: jax.Array
 ) -> jax.Array:
-    z_t = q_sample(SCHEDULE, latents, t, noise)
-    output = apply(networks.module("unet", "small"), REGULARISER.merged(base, lora), z_t, t, context)
-    return jnp.mean(jnp.square(output - noise))
+    return regulariser_loss(SCHEDULE, DISTILLATION.fake(lora, base, context), latents, t, noise)
 
 
 @jax.jit
@@ -114,11 +121,8 @@ def _follow(
 def _restore(
     lora: Params, base: Params, vae: Params, z: jax.Array, context: jax.Array, gt: jax.Array
 ) -> jax.Array:
-    t = jnp.full(len(z), HYPIR_T, jnp.int32)
-    output = apply(networks.module("unet", "small"), HYPIR.merged(base, lora), z, t, context)
-    autoencoder = networks.module("vae", "small")
-    latents = predict_clean(SCHEDULE, z, output, t) / autoencoder.config.scale_factor
-    return jnp.mean(jnp.square(apply(autoencoder, vae, latents, method="decode") - gt))
+    z0 = GENERATOR.predict({LORA: {"unet": lora}}, {"unet": base}, z, context)
+    return data_terms({"mse": 1.0}, {}, GENERATOR.decode({"vae": vae}, z0), gt)["mse"]
 
 
 _DISTILLED = ("vsd|latents", "vsd|noise", "vsd|timesteps", "context")

@@ -9,22 +9,24 @@ import numpy as np
 
 from diffbir_jax.conversion.engine import CONV, DENSE, SAME, Layout, Params, Rule
 from diffbir_jax.conversion.rules import Rules
-from diffbir_jax.diffusion.schedule import make_schedule, q_sample
-from diffbir_jax.models.apply import abstract, apply
+from diffbir_jax.diffusion.schedule import q_sample
+from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.feature_discriminator import FeatureDiscriminator
-from diffbir_jax.models.spectral import SpectralState, init_spectral, normalised, power_iteration
+from diffbir_jax.models.spectral import SpectralState, init_spectral, power_iteration
 from diffbir_jax.parity import lora_steps, networks
 from diffbir_jax.parity.case import Arrays, Case, Values, matching, nchw, nhwc
 from diffbir_jax.parity.lora import REGULARISER
+from diffbir_jax.parity.lora_steps import DISTILLATION, SCHEDULE
 from diffbir_jax.parity.weights import filled
 from diffbir_jax.training.adversarial import fake_loss, generator_loss, real_loss
-from diffbir_jax.training.vsd import guided, predict_clean, vsd_direction, vsd_loss
+from diffbir_jax.training.critic import Critic, mobilenet
+from diffbir_jax.training.vsd import predict_clean, regulariser_loss, vsd_direction, vsd_loss
 
-SCHEDULE = make_schedule()
-CFG_SCALE = 7.5
 GAN = {"real": real_loss, "fake": fake_loss, "generator": generator_loss}
 LEVELS = range(4)
+# The features are given, so no network extracts them.
 HEAD = FeatureDiscriminator(width=7)
+CRITIC = Critic(mobilenet, HEAD)
 
 
 def cases(file: str, keys: Sequence[str], salt: str) -> Iterator[Case]:
@@ -89,7 +91,7 @@ def judged(golden: Arrays, salt: str, mode: str) -> Values:
 @jax.jit
 def _judge(params: Params, state: SpectralState, features: list[jax.Array]) -> dict[str, list[jax.Array]]:
     states = {"eval": state, "train": power_iteration(params, state)}
-    return {mode: apply(HEAD, normalised(params, vectors), features) for mode, vectors in states.items()}
+    return {mode: CRITIC.judged(params, vectors, features) for mode, vectors in states.items()}
 
 
 def head_weights(features: list[jax.Array], salt: str) -> tuple[Params, SpectralState]:
@@ -130,38 +132,30 @@ def distilled(golden: Arrays, salt: str) -> Values:
     """Return the loss of the latents, its gradient and that gradient's parts, and the regulariser's own loss."""
     t = jnp.asarray(golden["vsd|timesteps"], jnp.int32)
     latents, noise = nhwc(golden["vsd|latents"]), nhwc(golden["vsd|noise"])
-    unet = networks.weights("unet", "small", salt)
-    follower = jax.jit(REGULARISER.merged)(unet, REGULARISER.weights(salt))
-    z_t = jax.jit(partial(q_sample, SCHEDULE))(latents, t, noise)
-    # Guidance needs the prompt and the negative prompt; the fake score has only the prompt.
-    outputs = [
-        _predicted(params, z_t, t, golden["context"][prompt])
-        for params, prompt in ((unet, 0), (unet, 1), (follower, 0))
-    ]
-    values = _distil(latents, t, noise, outputs)
+    unet, lora = networks.weights("unet", "small", salt), REGULARISER.weights(salt)
+    prompts = [jnp.asarray(np.broadcast_to(x, (len(t), *x.shape))) for x in golden["context"][:2]]
+    values = _distil(unet, lora, latents, t, noise, prompts)
     return {key: nchw(x) if x.shape == latents.shape else x for key, x in values.items()}
-
-
-def _predicted(params: Params, z_t: jax.Array, t: jax.Array, context: np.ndarray) -> jax.Array:
-    """Return the UNet's output (B, h, w, c) with one prompt (77, D) for all images."""
-    contexts = jnp.asarray(np.broadcast_to(context, (len(t), *context.shape)))
-    return networks.run(networks.module("unet", "small"), params, z_t, t, contexts)
 
 
 @jax.jit
 def _distil(
-    latents: jax.Array, t: jax.Array, noise: jax.Array, outputs: list[jax.Array]
+    unet: Params,
+    lora: Params,
+    latents: jax.Array,
+    t: jax.Array,
+    noise: jax.Array,
+    prompts: Sequence[jax.Array],
 ) -> dict[str, jax.Array]:
-    """Compute the losses from given network outputs, so that one program of the UNet serves all three."""
-    positive, negative, fake = outputs
-    real = guided(positive, negative, CFG_SCALE)
+    """Compute the losses; the outputs of both scores serve all of them, so that their programs compile once."""
     z_t = q_sample(SCHEDULE, latents, t, noise)
+    real = DISTILLATION.real(unet, *prompts)(z_t, t)
+    fake = DISTILLATION.fake(lora, unet, prompts[0])(z_t, t)
     direction, weight = vsd_direction(latents, *(predict_clean(SCHEDULE, z_t, x, t) for x in (real, fake)))
     loss, gradient = jax.value_and_grad(
         # The outputs are constants here: the loss sends no gradient through the scores.
         lambda z: vsd_loss(SCHEDULE, lambda *_: real, lambda *_: fake, z, t, noise)
     )(latents)
     values = {"weight": weight, "direction": direction, "loss": loss, "grad_latents": gradient}
-    return {f"vsd|{name}": x for name, x in values.items()} | {
-        "vsd_lora|loss": jnp.mean(jnp.square(fake - noise))
-    }
+    follow = regulariser_loss(SCHEDULE, lambda *_: fake, latents, t, noise)
+    return {f"vsd|{name}": x for name, x in values.items()} | {"vsd_lora|loss": follow}

@@ -41,7 +41,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         "merge a LoRA into the networks: what diffbir finetune wrote, or any for the version's Stable Diffusion; SCALE "
         "is its strength, 1 if left out; give it again for several (default: none)"
     )
-    add("--lora", type=_lora, action="append", metavar="FILE[:SCALE]", help=lora)
+    add("--lora", type=lora_word, action="append", metavar="FILE[:SCALE]", help=lora)
     yes = "download the weights of --version realesrgan (46 MB, BSD-3-Clause) without asking, if they are not here"
     add("--yes", action="store_true", help=f"{yes} (default: off)")
     stage1 = (
@@ -67,7 +67,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     add("--attention", choices=names.ATTENTION, default="auto", help=attention)
 
 
-def _lora(text: str) -> Lora:
+def lora_word(text: str) -> Lora:
     """Read FILE[:SCALE]."""
     try:
         return lora_of(text)

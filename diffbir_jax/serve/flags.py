@@ -7,6 +7,7 @@ from diffbir_jax.console.numbers import count, positive, refused
 from diffbir_jax.console.pages import page
 from diffbir_jax.console.parser import Parser
 from diffbir_jax.restoration import names
+from diffbir_jax.restoration.flags import lora_word
 from diffbir_jax.serve.limits import Limits
 
 MOST_PORT = 65535
@@ -42,6 +43,11 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     add("--faces", action="store_true", help=f"{faces} (default: off)")
     weights = "folder of .safetensors files (default: the included ones, else ~/.cache/diffbir_jax/weights)"
     add("--weights", type=Path, metavar="DIR", help=weights)
+    lora = (
+        "merge a LoRA into the networks of every version, as diffbir restore does; SCALE is its strength, 1 if left "
+        "out; give it again for several (default: none)"
+    )
+    add("--lora", type=lora_word, action="append", metavar="FILE[:SCALE]", help=lora)
     add(
         "--yes",
         action="store_true",

@@ -12,6 +12,7 @@ import jax
 from diffbir_jax.batch.run import networks
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.files.digest import weights_record
+from diffbir_jax.restoration import loras
 from diffbir_jax.restoration.effort import costs, effort, passes
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.first_use import Allow
@@ -223,5 +224,6 @@ def load(recipe: Recipe, allow: Allow, memory: int | None = None) -> Networks:
     preset, files = networks(recipe, ready=False, allow=allow)
     dtype, devices = PRECISIONS[recipe.precision], jax.local_devices()
     mesh = make_mesh(devices=devices) if len(devices) > 1 else None
-    params = load_params(preset, recipe.weights, dtype, files)
-    return Networks(Restorer(preset, params, dtype, mesh), files, memory)
+    change = loras.merging(preset, recipe.lora)
+    params = load_params(preset, recipe.weights, dtype, files, change)
+    return Networks(Restorer(preset, params, dtype, mesh), files | loras.recorded(recipe.lora), memory)

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -135,6 +136,7 @@ def bases_of(args: argparse.Namespace) -> dict[str, Recipe]:
     if args.faces and args.task != "sr":
         raise UserError(f"--faces restores whole photos by --task sr, not {args.task}; leave one of them out")
     more = {"task": args.task, "precision": args.precision, "max_pixels": args.max_pixels}
+    more["lora"] = tuple(dataclasses.replace(lora, path=Path(lora.path.name)) for lora in args.lora or ())
     return {version: base_recipe(version, **more) for version in args.version or ["one-step"]}
 
 
@@ -144,7 +146,7 @@ def networks_of(args: argparse.Namespace, bases: Mapping[str, Recipe]) -> dict[s
     allow = permit if args.yes else ask
     found: dict[str, Networks] = {}
     for version, base in bases.items():
-        recipe = dataclasses.replace(base, weights=args.weights)
+        recipe = dataclasses.replace(base, weights=args.weights, lora=tuple(args.lora or ()))
         found[version] = load(recipe, allow, memory)
         if args.faces:
             found[faces_of(version)] = with_faces(found[version], recipe, allow)

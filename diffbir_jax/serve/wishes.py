@@ -144,7 +144,9 @@ def _recipe(given: dict[str, object], bases: Mapping[str, Recipe], faces: bool, 
         raise Refusal("this service gives whole pictures; leave out `save_faces`")
     made = {"options": options | changes, "faces": _choice(given, base)}
     recipe = from_record(record | given | made)
-    recipe = dataclasses.replace(recipe, stage1_only=recipe.stage1_only or base.stage1_only)
+    if recipe.stage1_only or base.stage1_only:
+        # LoRAs change no network of stage 1.
+        recipe = dataclasses.replace(recipe, stage1_only=True, lora=())
     words = changed(given, record) | changed(changes, options)
     words |= {"fidelity_mask"} if mask else set()
     namespace = argparse.Namespace(version=recipe.version, given=words, guidance_map=None, fidelity_mask=mask)
@@ -198,11 +200,21 @@ def _repeated(given: dict[str, object], bases: Mapping[str, Recipe], faces: bool
     if mask != (sidecar.mask is not None):
         what = "no mask; leave out" if mask else "a mask; send"
         raise Refusal(f"the sidecar names {what} `fidelity_mask`")
-    recorded = as_record(from_record(sidecar.parameters))
-    base = as_record(_base(recorded, bases))
-    recipe = _recipe(recorded | {name: base[name] for name in (*ASIDE, *PLACES)}, bases, faces, mask)
+    then = from_record(sidecar.parameters)
+    recorded = as_record(then)
+    now = _base(recorded, bases)
+    base = as_record(now)
+    places = (*ASIDE, *PLACES, *(("lora",) if _same_loras(then, now) else ()))
+    recipe = _recipe(recorded | {name: base[name] for name in places}, bases, faces, mask)
     name = plain_name(sidecar.name)
     return Wish(recipe, sidecar.noise_index, name, sidecar.plan, sidecar, sidecar.crops)
+
+
+def _same_loras(recorded: Recipe, base: Recipe) -> bool:
+    """Whether a sidecar's LoRAs may be the service's in another place; `Networks.check` compares their bytes."""
+    return recorded.stage1_only or [lora.scale for lora in recorded.lora] == [
+        lora.scale for lora in base.lora
+    ]
 
 
 def _named(message: str) -> str:

@@ -33,6 +33,7 @@ from diffbir_jax.training.speed import Profiler, Stopwatch, compile_step
 from diffbir_jax.training.starting import INIT, started
 from diffbir_jax.training.state import Params, TrainState, init_state, make_optimizer, make_step
 from diffbir_jax.training.stopping import stop_requested
+from diffbir_jax.training.turns import by_group, make_turns
 from diffbir_jax.training.writers import LINES, open_writers, read_lines
 
 __all__ = ["DivergedError", "place", "train"]
@@ -134,17 +135,23 @@ def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState,
         donates the state.
     """
     optimizer = make_optimizer(config.train)
+    options = config.train.ema_decay, config.train.accumulate
+    if objective.turns:
+        optimizer = by_group(optimizer, objective.turns)
+        step = make_turns(objective.turns, optimizer, *options)
+    else:
+        step = make_step(objective.loss, optimizer, *options)
     state = init_state(objective.params, optimizer, config.seed)
     shardings = tree_shardings(state, mesh, config.sharding_rules)
-    step = jax.jit(
-        make_step(objective.loss, optimizer, config.train.ema_decay, config.train.accumulate),
+    jitted = jax.jit(
+        step,
         in_shardings=(shardings, replicated(mesh), batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         # Parameters, EMA and moments are updated in place; a second copy would double the memory of the
         # state.
         donate_argnums=0,
     )
-    return jax.device_put(state, shardings), step
+    return jax.device_put(state, shardings), jitted
 
 
 def _only_run(stack: ExitStack, workdir: Path) -> None:

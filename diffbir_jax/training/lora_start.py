@@ -11,10 +11,15 @@ from diffbir_jax.weights.safetensors import flatten, unflatten
 # All layers but the first convolution and those of the timestep, as HYPIR's LoRA of Stable Diffusion; of IRControlNet
 # also its last convolutions.
 LAYERS = r"(?!(.*/)?(conv_in|time|time_1|time_2)$).*"
+# As well as these the first convolution, as OSEDiff; and the layers of an autoencoder that give its latents.
+WITH_FIRST = r"(?!(.*/)?(time|time_1|time_2)$).*"
+ENCODER = r"encoder/.*|quant_conv"
 
 
-def new_lora(network: Params, rank: int, seed: int) -> Params:
-    """Return factors for the layers of a network that match `LAYERS`, which change nothing yet.
+def new_lora(
+    network: Params, rank: int, seed: int, layers: str = LAYERS, *, gaussian: bool = False
+) -> Params:
+    """Return factors for layers of a network, which change nothing yet.
 
     They start as PEFT's: A uniform within 1 / sqrt(inputs), B zero.
 
@@ -22,6 +27,8 @@ def new_lora(network: Params, rank: int, seed: int) -> Params:
         network: parameters, or their shapes.
         rank: at least 1.
         seed: of A.
+        layers: regular expression of the layers' paths.
+        gaussian: draw A from a normal distribution of deviation 1 / rank instead, PEFT's "gaussian".
 
     Returns:
         a tree as in `models.lora`, float32 on the host.
@@ -31,13 +38,14 @@ def new_lora(network: Params, rank: int, seed: int) -> Params:
     kernels = {
         path.removesuffix("/kernel"): x for path, x in flatten(network).items() if path.endswith("/kernel")
     }
-    layers = [path for path in sorted(kernels) if re.fullmatch(LAYERS, path)]
     flat: dict[str, np.ndarray] = {}
-    for number, path in enumerate(layers):
+    for number, path in enumerate(path for path in sorted(kernels) if re.fullmatch(layers, path)):
         *front, inputs, outputs = kernels[path].shape
         bound = 1.0 / np.sqrt(np.prod(front, initial=inputs))
         rng = np.random.default_rng((seed, number))
-        flat[f"{path}/a"] = rng.uniform(-bound, bound, (*front, inputs, rank)).astype(np.float32)
+        shape = (*front, inputs, rank)
+        drawn = rng.normal(0.0, 1.0 / rank, shape) if gaussian else rng.uniform(-bound, bound, shape)
+        flat[f"{path}/a"] = drawn.astype(np.float32)
         flat[f"{path}/b"] = np.zeros((rank, outputs), np.float32)
     return unflatten(flat)
 

@@ -1,7 +1,7 @@
 """The interface between a training stage and the train loop, and the table of stages."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.training.config import Config
 from diffbir_jax.training.state import LossFn, Params
+from diffbir_jax.training.turns import Turn
 
 # Stage -> module of this package whose `make(config)` returns its Objective.
 STAGES = {
@@ -20,6 +21,7 @@ STAGES = {
     "control": "control_latents",
     "regeneration": "regeneration",
     "one_step": "one_step",
+    "one_step_lora": "one_step_lora",
     "finetune": "finetune",
     "finetune_one_step": "finetune_one_step",
 }
@@ -37,6 +39,9 @@ class Objective:
         validate: (EMA params, frozen) -> (metrics, picture (H, W, 3) uint8) on held-out crops.
         export: EMA params -> {file name: params}; these files are written at the end.
         metadata: entries of these files' headers beside those that every stage has.
+        headers: entries of single files' headers, by the name of the file.
+        turns: parts of a step, if several networks have losses of their own; the first one's loss is `loss`. Empty: all
+            of `params` is trained by `loss`.
     """
 
     params: Params
@@ -46,6 +51,8 @@ class Objective:
     validate: Callable[[Params, Params], tuple[dict[str, float], np.ndarray]]
     export: Callable[[Params], dict[str, Params]]
     metadata: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, dict[str, str]] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
 
 
 def make_objective(config: Config) -> Objective:

@@ -61,12 +61,18 @@ def perceptual_loss(
             f"perceptual_loss: shapes {a.shape} and {b.shape} given; both must be (B, H, W, 3) with "
             f"H, W >= {MIN_SIDE}."
         )
-    pairs = zip(_unit_features(params, a, dtype), _unit_features(params, b, dtype), strict=True)
+    pairs = zip(unit_features(params, a, dtype), unit_features(params, b, dtype), strict=True)
     distances = [jnp.mean(jnp.sum((x - y) ** 2, axis=-1)) for x, y in pairs]
     return jnp.mean(jnp.stack(distances))
 
 
-def _unit_features(params: Params, image: jax.Array, dtype: DTypeLike) -> list[jax.Array]:
+def unit_features(params: Params, image: jax.Array, dtype: DTypeLike) -> list[jax.Array]:
+    """Return the features of the first `STAGES` stages, float32 and of unit length over channels.
+
+    Args:
+        params, dtype: as in `perceptual_loss`.
+        image: (B, H, W, 3) in [-1, 1].
+    """
     mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, 3) for v in (IMAGENET_MEAN, IMAGENET_STD))
     normalised = ((image.astype(jnp.float32) + 1) / 2 - mean) / std
     features = [f.astype(jnp.float32) for f in apply(MobileNetV2(STAGES, dtype), params, normalised)]

@@ -127,5 +127,7 @@ class Run:
             "step": str(int(state.step)),
         }
         for name, params in self.objective.export(ema).items():
-            header = said | self.objective.metadata | preset.header(name)
+            header = (
+                said | self.objective.metadata | self.objective.headers.get(name, {}) | preset.header(name)
+            )
             save_weights(folder / f"{name}.safetensors", params, header)

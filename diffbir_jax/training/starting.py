@@ -34,6 +34,11 @@ def started(objective: Objective, given: str | Path) -> Objective:
     exported, params, said = objective.export(objective.params), objective.params, []
     # An export may hold frozen networks, too.
     exported = {name: x for name, x in exported.items() if name in params or _same(x, params)}
+    if not exported:
+        raise UserError(
+            "config.init has nothing to start here: this stage trains parts of networks; give the whole networks as "
+            "config.weights"
+        )
     for path in _files(Path(given).expanduser(), exported):
         stored = load_tree(path)
         name = _network(path, stored, exported)

@@ -92,14 +92,23 @@ def make_step(
         (loss, metrics), grads = value_and_grad(state.params, frozen, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
-        count = state.step.astype(jnp.float32)
-        decay = jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
-        ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
-        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
-        metrics = metrics | {"loss": loss} | norms
+        ema = averaged(state.ema, params, state.step, ema_decay)
+        metrics = metrics | {"loss": loss} | reported(grads, params)
         return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
 
     return step
+
+
+def averaged(ema: Params, params: Params, step: jax.Array, decay: float) -> Params:
+    """Return the moving average after the optimizer step that follows `step` earlier ones, see `make_step`."""
+    count = step.astype(jnp.float32)
+    kept = jnp.minimum(decay, (1.0 + count) / (10.0 + count))
+    return jax.tree.map(lambda e, p: e + (1.0 - kept) * (p - e), ema, params)
+
+
+def reported(gradient: Params, params: Params) -> dict[str, jax.Array]:
+    """Return the metrics that every step has: the norms of gradient and parameters."""
+    return {"grad_norm": optax.tree.norm(gradient), "param_norm": optax.tree.norm(params)}
 
 
 def gradients(loss_fn: LossFn, accumulate: int = 1) -> Callable:
@@ -122,7 +131,12 @@ def gradients(loss_fn: LossFn, accumulate: int = 1) -> Callable:
         def add(total: tuple, part: tuple[Batch, jax.Array]) -> tuple[tuple, None]:
             return jax.tree.map(jnp.add, total, value_and_grad(params, frozen, *part)), None
 
-        parts = _parts(batch, accumulate), jax.random.split(key, accumulate)
+        size = len(next(iter(batch.values())))
+        if size % accumulate:
+            raise UserError(
+                f"config.train.accumulate is {accumulate}, must divide the batch of {size} (config.data.batch_size)"
+            )
+        parts = parts_of(batch, accumulate), jax.random.split(key, accumulate)
         # Sums need a start of the result's structure and dtypes; shapes are enough, so no part runs twice.
         first = jax.eval_shape(value_and_grad, params, frozen, *jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
@@ -132,11 +146,6 @@ def gradients(loss_fn: LossFn, accumulate: int = 1) -> Callable:
     return mean
 
 
-def _parts(batch: Batch, count: int) -> Batch:
-    """Reshape each array (B, ...) to (count, B / count, ...)."""
-    size = len(next(iter(batch.values())))
-    if size % count:
-        raise UserError(
-            f"config.train.accumulate is {count}, must divide the batch of {size} (config.data.batch_size)"
-        )
+def parts_of(batch: Batch, count: int) -> Batch:
+    """Reshape each array (B, ...) to (count, B / count, ...); `count` divides B. See `gradients` for the order."""
     return {name: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for name, x in batch.items()}

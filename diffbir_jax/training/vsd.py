@@ -3,8 +3,8 @@
 Wang et al., "ProlificDreamer", 2023, in the form of OSEDiff (Wu et al., "One-Step Effective Diffusion Network for
 Real-World Image Super-Resolution", 2024). The generator's latents are noised. Two models predict the clean latents: a
 frozen model (the real score) and a model that follows the generator (the fake score, also called the regulariser).
-The difference of the two predictions is the gradient. `training.prior.diffusion_loss` trains the regulariser on the
-generator's latents.
+The difference of the two predictions is the gradient. `regulariser_loss` trains the fake score on the generator's
+latents.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffbir_jax.diffusion.schedule import Schedule, predict_x0, q_sample, signal_and_noise
+from diffbir_jax.diffusion.schedule import Schedule, predict_x0, q_sample, signal_and_noise, training_target
 
 # (z_t (B, h, w, C), t (B,)) -> the network's output (B, h, w, C).
 Score = Callable[[jax.Array, jax.Array], jax.Array]
@@ -41,6 +41,23 @@ def vsd_loss(
     # The value of the second term is 0; it only carries the gradient. The usual |latents - (latents - direction)|^2
     # has the same gradient, but loses digits of small directions.
     return jnp.mean(jnp.square(direction)) + 2 * jnp.mean(direction * (latents - constant))
+
+
+def regulariser_loss(
+    schedule: Schedule, fake: Score, latents: jax.Array, t: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """Return the diffusion loss of the fake score on the generator's latents, which get no gradient.
+
+    Args:
+        schedule, fake, latents, noise: as in `vsd_loss`.
+        t: (B,) int32 timesteps; OSEDiff draws them from all.
+
+    Returns:
+        Scalar float32: the mean squared error of the network's output.
+    """
+    constant = jax.lax.stop_gradient(latents)
+    output = fake(q_sample(schedule, constant, t, noise), t)
+    return jnp.mean(jnp.square(output - training_target(schedule, constant, t, noise)))
 
 
 def vsd_direction(latents: jax.Array, real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,13 +14,19 @@ from PIL import Image
 from diffbir_jax.batch import faces as batch_faces
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.presets import VARIANTS
+from diffbir_jax.restoration.lora_flag import Lora
+from diffbir_jax.restoration.loras import merged
 from diffbir_jax.restoration.plan import StagePlan
 from diffbir_jax.restoration.planner import PlanError
 from diffbir_jax.serve.faces import with_faces
+from diffbir_jax.serve.flags import make_parser
 from diffbir_jax.serve.networks import Networks, load
+from diffbir_jax.serve.run import bases_of, networks_of
 from diffbir_jax.serve.wishes import base_recipe, read_wish
+from diffbir_jax.training.lora_start import new_lora
 from diffbir_jax.weights import loading
-from diffbir_jax.weights.safetensors import save_weights
+from diffbir_jax.weights.loading import load_params
+from diffbir_jax.weights.safetensors import flatten, save_weights
 from tests.command import call, save
 from tests.faces.known import SMALL, known_faces, small_crops
 from tests.faces.pictures import wall
@@ -62,6 +69,24 @@ def test_results_are_those_of_the_command(works, inputs, tmp_path):
         assert served.engine.rates.seconds({"sample": 1.0}) is not None
     assert call("--from-sidecar", "one.json", "--input", inputs / "1.png", "-o", "again") == 0
     assert Path("again/1.png").read_bytes() == Path("out/1.png").read_bytes()
+
+
+def test_loras_are_merged_and_recorded(works, inputs, tmp_path):
+    """Their paths stay here: clients see names."""
+    preset = works.restorer.preset
+    unet = new_lora(random_params(preset, modules=["unet"])["unet"], 2, 0)
+    factors = {"unet": jax.tree.map(lambda x: x + np.float32(0.1), unet)}
+    file = save_weights(tmp_path / "snow.safetensors", factors, {"family": "lora"})
+    args = make_parser().parse_args(["--version", "micro", "--lora", f"{file}:0.5"])
+    bases = bases_of(args)
+    assert [str(lora.path) for lora in bases["micro"].lora] == ["snow.safetensors"]
+    found = networks_of(args, bases)["micro"]
+    wanted = merged(load_params(preset), preset, [Lora(file, 0.5)])
+    before, after, told = (flatten(x["unet"]) for x in (works.restorer.params, found.restorer.params, wanted))
+    for name, kernel in after.items():
+        np.testing.assert_allclose(kernel, told[name], atol=1e-6)
+    assert any(not np.array_equal(before[name], kernel) for name, kernel in after.items())
+    assert found.files == works.files | {"lora_1": file}
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The service by HTTP, with a restorer without networks: all that clients do, right and wrong."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -15,8 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffbir_jax.batch.settings import Recipe
+from diffbir_jax.restoration.lora_flag import Lora
 from diffbir_jax.serve import guard
 from diffbir_jax.serve.allowance import Allowance
+from diffbir_jax.serve.refusals import Refusal
+from diffbir_jax.serve.wishes import base_recipe, read_wish
 from tests.micro import picture
 from tests.serve.fake import Client, FakeWorks, Served, service
 
@@ -174,6 +179,27 @@ def test_sixteen_bits_gray_and_alpha_as_on_the_command_line(client):
         assert Image.open(io.BytesIO(client.restore(file.getvalue()).content)).mode == mode
     tiff = client.restore(PNG, '{"format": "tiff", "bit_depth": "16"}')
     assert tiff.headers["content-type"] == "image/tiff" and "a.tif" in tiff.headers["content-disposition"]
+
+
+def test_sidecars_name_the_loras_of_the_service_wherever_they_were(client):
+    """The same number with the same scales; whether the bytes are the same is seen with the weights."""
+    sidecar = json.loads(client.restore(PNG).headers["diffbir-sidecar"])
+    version = sidecar["parameters"]["version"]
+    own = (Lora(Path("snow.safetensors"), 0.5),)
+    bases = {version: dataclasses.replace(base_recipe(version), lora=own)}
+
+    def repeated(scales: list[float], **changes: bool) -> Recipe:
+        loras = [{"path": "/elsewhere/old.safetensors", "scale": scale} for scale in scales]
+        changed = sidecar | {"parameters": sidecar["parameters"] | {"lora": loras} | changes}
+        return read_wish(json.dumps(changed), "a.png", bases).recipe
+
+    assert repeated([0.5]).lora == own
+    for scales in ([], [0.7], [0.5, 0.5]):
+        with pytest.raises(Refusal, match="`lora` is .*; this service has "):
+            repeated(scales)
+    assert repeated([], stage1_only=True).lora == ()
+    assert read_wish('{"stage1_only": true}', "a.png", bases).recipe.lora == ()
+    assert read_wish("", "a.png", bases).recipe.lora == own
 
 
 def test_a_sidecar_repeats_a_result(client):

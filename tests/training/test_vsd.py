@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from diffbir_jax.diffusion.schedule import make_schedule, q_sample, training_target
-from diffbir_jax.training.vsd import guided, predict_clean, vsd_direction, vsd_loss
+from diffbir_jax.training import distillation
+from diffbir_jax.training.vsd import guided, predict_clean, regulariser_loss, vsd_direction, vsd_loss
 from tests.draws import normal
 
 LATENTS, REAL, FAKE, NOISE = (normal(i, (2, 4, 6, 3)) for i in range(4))
@@ -32,6 +33,34 @@ def test_the_loss_compares_what_both_scores_predict(parameterization):
     np.testing.assert_allclose(loss, jnp.mean(jnp.square(direction)), rtol=1e-3)
     np.testing.assert_allclose(gradient, 2 * direction / direction.size, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(weight[:, 0, 0, 0], np.abs(LATENTS - REAL).mean((1, 2, 3)), rtol=1e-6)
+
+
+def test_the_regulariser_learns_the_noise_and_leaves_the_latents_alone():
+    """The error of a network that gives the noise times a factor is known; the latents get no gradient."""
+    schedule = make_schedule()
+
+    def loss(factor: jax.Array, latents: jax.Array) -> jax.Array:
+        return regulariser_loss(schedule, lambda z, t: factor * NOISE, latents, T, NOISE)
+
+    value, (slope, still) = jax.jit(jax.value_and_grad(loss, (0, 1)))(jnp.float32(3.0), LATENTS)
+    np.testing.assert_allclose(value, 4 * np.mean(np.square(NOISE)), rtol=1e-6)
+    np.testing.assert_allclose(slope, 4 * np.mean(np.square(NOISE)), rtol=1e-6)
+    assert not jnp.any(still)
+
+
+def test_the_real_score_is_guided_and_the_fake_one_is_not(monkeypatch):
+    """In place of the network: its input plus the prompt's mean."""
+
+    def apply(module, params, z, t, context):
+        return z if context is None else z + context.mean((1, 2))[:, None, None, None]
+
+    monkeypatch.setattr(distillation, "apply", apply)
+    both = distillation.Distillation(make_schedule(), None, 1.0, 7.5)
+    context, negative = (jnp.full((2, 3, 4), value) for value in (1.0, -1.0))
+    real, fake = both.real({}, context, negative)(LATENTS, T), both.fake({}, {}, context)(LATENTS, T)
+    np.testing.assert_allclose(real, LATENTS + 14.0, rtol=1e-5)
+    np.testing.assert_allclose(fake, LATENTS + 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(both.real({}, None, None)(LATENTS, T), LATENTS)
 
 
 def test_equal_scores_leave_the_latents_alone():

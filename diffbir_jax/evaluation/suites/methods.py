@@ -155,12 +155,16 @@ def make_methods(suite: Suite, networks: Networks, realesrgan: Path | None = Non
     Raises:
         ValueError: the suite does not say how the version samples, or a value is out of range.
     """
+    one_step = networks.preset.one_step is not None
     # Functions, so that a suite without a method needs none of its files.
     makers: dict[str, Callable[[], list[Method]]] = {
         "bicubic": lambda: [bicubic_method(suite.upscale)],
         "nlm_lanczos": lambda: [nlm_method(suite.upscale)],
-        "rm": lambda: [stage1_method(networks, suite.upscale)],
-        "diffbir": lambda: diffbir_methods(suite, networks),
+        # Published one-step restorers have no stage 1 and no scales to compare.
+        "rm": lambda: [] if one_step else [stage1_method(networks, suite.upscale)],
+        "diffbir": lambda: (
+            [one_step_method(suite, networks)] if one_step else diffbir_methods(suite, networks)
+        ),
         "realesrgan": lambda: [realesrgan_method(suite.upscale, realesrgan)],
     }
     return [method for kind in suite.methods for method in makers[kind]()]
@@ -226,28 +230,34 @@ def diffbir_methods(suite: Suite, networks: Networks) -> list[Method]:
     for options in suite.versions[networks.version].options(networks.version):
         scale = options.guidance_scale
         note = "no guidance" if scale == 0 else f"guidance {scale:g}"
-        record = {name: value for name, value in dataclasses.asdict(options).items() if name != "seed"}
-
-        # The default argument binds this loop's options; a closure would see the last ones.
-        def load(options: Options = options) -> Restore:
-            def restore(images: Iterable[Indexed], seed: int) -> Iterator[Indexed]:
-                return networks.restore(images, suite.upscale, dataclasses.replace(options, seed=seed))
-
-            return restore
-
-        found.append(
-            Method(
-                f"diffbir_s{scale:g}",
-                f"DiffBIR {networks.version}, {note}" + " (default)" * (scale == default),
-                "diffbir",
-                {"version": networks.version, "task": networks.named_task, "options": record},
-                load,
-                networks.files,
-                # Stability over seeds is measured once; for all scales it would multiply the time.
-                suite.seeds if scale == default else suite.seeds[:1],
-            )
-        )
+        title = f"DiffBIR {networks.version}, {note}" + " (default)" * (scale == default)
+        # Stability over seeds is measured once; for all scales it would multiply the time.
+        seeds = suite.seeds if scale == default else suite.seeds[:1]
+        found.append(_sampled(f"diffbir_s{scale:g}", title, suite, networks, options, seeds))
     return found
+
+
+def one_step_method(suite: Suite, networks: Networks) -> Method:
+    """A published one-step restorer by its own settings; suites need not name it."""
+    version = networks.version
+    options = default_options(version)
+    return _sampled(version, f"{version}, one step", suite, networks, options, suite.seeds)
+
+
+def _sampled(
+    name: str, title: str, suite: Suite, networks: Networks, options: Options, seeds: tuple[int, ...]
+) -> Method:
+    """A row of the networks with some options."""
+    record = {name: value for name, value in dataclasses.asdict(options).items() if name != "seed"}
+
+    def load() -> Restore:
+        def restore(images: Iterable[Indexed], seed: int) -> Iterator[Indexed]:
+            return networks.restore(images, suite.upscale, dataclasses.replace(options, seed=seed))
+
+        return restore
+
+    settings = {"version": networks.version, "task": networks.named_task, "options": record}
+    return Method(name, title, "diffbir", settings, load, networks.files, seeds)
 
 
 def realesrgan_method(upscale: int, source: Path | None = None) -> Method:

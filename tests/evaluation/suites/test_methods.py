@@ -1,6 +1,7 @@
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,6 +71,27 @@ def test_diffbir_is_a_row_per_guidance_scale(suite: Suite) -> None:
 def test_a_version_that_the_suite_does_not_know_is_refused(suite: Suite) -> None:
     with pytest.raises(ValueError, match="--version is v2; suite small says how to sample for tiny"):
         make_methods(suite, Networks("v2", "sr"))
+
+
+@pytest.mark.parametrize("version", [name for name, preset in PRESETS.items() if preset.one_step])
+def test_published_one_step_restorers_are_a_row_of_any_suite(suite: Suite, version: str) -> None:
+    """By their own options, with all seeds; the row of stage 1 is left out."""
+    networks, asked = Networks(version, "sr"), []
+
+    def restore_many(requests: object, upscale: float, options: object, **_: object) -> Iterator[object]:
+        asked.append((upscale, options))
+        return iter(())
+
+    networks.__dict__["restorer"] = SimpleNamespace(restore_many=restore_many)
+    rows = make_methods(suite, networks)
+    assert [row.name for row in rows] == ["bicubic", version, "realesrgan"]
+    row = rows[1]
+    assert (row.title, row.kind, row.seeds) == (f"{version}, one step", "diffbir", (5, 6))
+    assert row.settings["version"] == version and row.settings["options"]["steps"] == 1
+    assert run(row, [picture(16, 16)], seed=6) == {}
+    assert asked == [(2, dataclasses.replace(DEFAULTS[version], seed=6))]
+    with pytest.raises(FileNotFoundError, match=f"unet_{version}.safetensors"):
+        row.files()
 
 
 @pytest.mark.slow

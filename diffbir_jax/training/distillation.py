@@ -1,7 +1,6 @@
 """The scores of score distillation (`vsd.py`): a frozen UNet with guidance, and the same UNet with a trained LoRA."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from diffbir_jax.diffusion.schedule import Schedule
 from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.lora import adapted
+from diffbir_jax.models.unet import UNet
 from diffbir_jax.training.vsd import Score, guided, regulariser_loss, vsd_loss
 
 # OSEDiff's timesteps, as shares of T: the direction is drawn without the ends.
@@ -27,7 +27,7 @@ class Distillation:
     """
 
     schedule: Schedule
-    unet: Any
+    unet: UNet
     lora_scale: float
     cfg_scale: float
 

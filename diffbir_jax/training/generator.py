@@ -5,7 +5,6 @@ a whole, as in OSEDiff.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.lora import adapted, runner
 from diffbir_jax.models.one_step import OneStep
 from diffbir_jax.models.presets import Preset
+from diffbir_jax.models.unet import UNet
 from diffbir_jax.training.vsd import predict_clean
 
 # Names of trained parameters: LoRAs by network, and the UNet's first convolution.
@@ -71,7 +71,7 @@ class Generator:
         )
 
     @property
-    def unet(self) -> Any:
+    def unet(self) -> UNet:
         """The UNet's module."""
         return self.preset.make_unet(self.dtype, self.remat)
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -57,6 +56,6 @@ def headers(preset: Preset, params: Params) -> dict[str, dict[str, str]]:
     return found | {LORA: {"family": "lora", "config": json.dumps(about)}}
 
 
-def _merged(name: str, base: dict[str, Params], ema: Params, lora_scale: float) -> dict[str, Any]:
+def _merged(name: str, base: dict[str, Params], ema: Params, lora_scale: float) -> Params:
     network = with_first(base[name], ema) if name == "unet" else base[name]
     return merge(jax.tree.map(np.asarray, network), ema[LORA][name], lora_scale)

@@ -5,11 +5,11 @@ weights in `config.loss` say which parts there are.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.apply import Params, apply
@@ -175,7 +175,7 @@ def _discriminate(generator: Generator, texts: Texts, critic: Critic) -> Turn:
 
 
 def _critic(
-    config: Config, features: Features | None, params: Params, frozen: Params, dtype: Any
+    config: Config, features: Features | None, params: Params, frozen: Params, dtype: DTypeLike
 ) -> Critic | None:
     """Return the discriminator, if there is one, and add its start to `params`."""
     if features is None:

@@ -6,7 +6,7 @@ A training step takes its turns one after the other. Each sees what the turns be
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import jax
 import optax
@@ -60,7 +60,9 @@ def by_group(optimizer: optax.GradientTransformation, turns: Sequence[Turn]) -> 
             after.append(state)
         return updates, tuple(after)
 
-    return optax.GradientTransformation(cast(Any, init), cast(Any, update))
+    return optax.GradientTransformation(
+        cast(optax.TransformInitFn, init), cast(optax.TransformUpdateFn, update)
+    )
 
 
 def make_turns(
@@ -83,9 +85,9 @@ def make_turns(
         metrics, changes = {}, {}
         for turn, own, drawn in zip(turns, rows, keys, strict=True):
             said, gradient = _gradient(turn, accumulate, params, frozen, own, drawn)
-            updates, opt_state = optimizer.update(cast(Any, gradient), opt_state, params)
+            updates, opt_state = optimizer.update(cast(optax.Updates, gradient), opt_state, params)
             carried = turn.carry(params)
-            trained = optax.apply_updates(_part(params, tuple(gradient)), cast(Any, updates))
+            trained = optax.apply_updates(_part(params, tuple(gradient)), cast(optax.Updates, updates))
             params = params | cast(Params, trained) | carried
             metrics, changes = said | metrics, changes | gradient
         ema = averaged(state.ema, params, state.step, ema_decay)

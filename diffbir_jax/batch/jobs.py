@@ -2,7 +2,6 @@
 
 import os
 import sys
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.listing import list_folder, stem_of
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.restoration.pictures import noise_index
 from diffbir_jax.weights.loading import NO_STAGE1, weights_folder
 
 
@@ -217,11 +217,3 @@ def named_as(names: dict[Path, Path], folder: Path, output: Path, what: str) -> 
     if bad:
         raise ImageFileError(f"{folder}: holds no {what}, or several, named {some(bad)}; give one each")
     return {path: ready[stem][0] for path, stem in stems.items()}
-
-
-def noise_index(path: Path) -> int:
-    """Return the index of an image's noise. It depends only on the stem: the result is the same alone and in a folder.
-
-    Two files with the same stem in different subfolders share their noise, which does no harm.
-    """
-    return zlib.crc32(os.fsencode(path.stem))

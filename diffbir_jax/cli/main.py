@@ -1,9 +1,7 @@
 """The command `diffbir`: finds the program that its first words name. Only that program is imported."""
 
-import contextlib
 import difflib
 import importlib
-import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,7 +13,7 @@ from diffbir_jax import __version__
 from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.interrupts import terminable, told
 from diffbir_jax.console.parser import INTERRUPTED, Parser, options_of
-from diffbir_jax.console.streams import steady_output
+from diffbir_jax.console.streams import exit_now, steady_output
 from diffbir_jax.console.threads import READER
 
 HELP = ("-h", "--help", "help")
@@ -69,10 +67,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except SystemExit as end:
         if end.code == INTERRUPTED and any(thread.name == READER for thread in threading.enumerate()):
             # It may decode a huge image for seconds, in a library that Python must not unload meanwhile.
-            for stream in filter(None, (sys.stdout, sys.stderr)):
-                with contextlib.suppress(OSError):
-                    stream.flush()
-            os._exit(INTERRUPTED)
+            exit_now(INTERRUPTED)
         raise
 
 

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 
 class Steady:
@@ -61,3 +61,11 @@ def steady_output() -> Iterator[Steady | None]:
         yield steady
     finally:
         sys.stdout = stream
+
+
+def exit_now(code: int) -> NoReturn:
+    """End the process with what was printed, without waiting for threads."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)

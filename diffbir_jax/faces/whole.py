@@ -14,7 +14,7 @@ from diffbir_jax.faces.memory import crops_plan, photos_plan
 from diffbir_jax.faces.reports import NO_FACE, FaceReport, write_crops
 from diffbir_jax.faces.restoring import FaceRestorer, Way, check_photo
 from diffbir_jax.restoration.image import Request
-from diffbir_jax.restoration.pictures import Picture, Result, take
+from diffbir_jax.restoration.pictures import Picture, Result, index_of, take
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.sampling.options import Options
@@ -83,7 +83,8 @@ def restore_faces(
     word, given = grounds_of(background, pictures, [each.pixels for each in taken])
     way = Way(choice or Faces(), word, detector, judge, zoom)  # pyright: ignore[reportArgumentType]
     requests = [
-        Request(each.pixels, index, behind=ground) for index, (each, ground) in enumerate(zip(taken, given))
+        Request(each.pixels, index_of(picture, place), behind=ground)
+        for place, (picture, each, ground) in enumerate(zip(pictures, taken, given))
     ]
     for request in requests:
         check_photo(request, upscale)

@@ -2,7 +2,9 @@
 
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -53,6 +55,19 @@ def is_one(pictures: Picture | Iterable[Picture]) -> "TypeIs[Picture]":
     """Whether this is no collection of pictures: one picture, or nothing that can be restored."""
     single = isinstance(pictures, (str, bytes, dict)) or hasattr(pictures, "__array__")
     return single or not isinstance(pictures, Iterable)
+
+
+def noise_index(path: Path) -> int:
+    """Return the index of an image's noise. It depends only on the stem: the result is the same alone and in a folder.
+
+    Two files with the same stem in different subfolders share their noise, which does no harm.
+    """
+    return zlib.crc32(os.fsencode(path.stem))
+
+
+def index_of(picture: Picture, place: int) -> int:
+    """Return the index of a picture's noise: a file's as in the command, else its place in the list."""
+    return noise_index(Path(picture)) if isinstance(picture, (str, os.PathLike)) else place
 
 
 def take(picture: Picture) -> Taken:

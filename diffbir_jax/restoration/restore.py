@@ -17,7 +17,7 @@ from diffbir_jax.models.presets import Task, get_preset
 from diffbir_jax.restoration.defaults import options_of
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.lora_flag import Lora, lora_of
-from diffbir_jax.restoration.pictures import Picture, Result, Taken, is_one, take
+from diffbir_jax.restoration.pictures import Picture, Result, Taken, index_of, is_one, take
 from diffbir_jax.restoration.planner import make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Progress, Wanted
@@ -81,6 +81,8 @@ def restore(
         options: fields of `Options` by name, such as `seed`, `steps`, `detail` or `guidance_scale`. What is not given
             is the operating point of the version.
 
+    The noise of a file depends on its name, as in the command; that of other pictures on their place in the list.
+
     Returns:
         For each picture one of its kind, `upscale` times as large: an array like the given one; for Pillow's image and
         for a file, Pillow's image. Gray stays gray. Transparency, profile, EXIF and DPI are kept. Palettes and CMYK
@@ -93,13 +95,14 @@ def restore(
     """
     chosen = settled(version, options, precision, set_up, upscale=upscale, memory_gb=memory_gb)
     one = is_one(pictures)
-    several: Iterable[Picture] = [pictures] if one else pictures
+    several: Sequence[Picture] = [pictures] if one else list(pictures)
     taken = [take(picture) for picture in several]
     restorer = loaded(version, task, stage1, weights, precision, download, loras_of(lora))
     wanted = Wanted(
         chosen, keep=False, stage1_only=stage1_only or restorer.preset.stage1_only, listen=callback
     )
-    found = _restored(restorer, taken, upscale, wanted, memory_gb)
+    noise = [index_of(picture, place) for place, picture in enumerate(several)]
+    found = _restored(restorer, taken, noise, upscale, wanted, memory_gb)
     return found[0] if one else found
 
 
@@ -155,7 +158,12 @@ def loras_of(given: str | Path | Lora | Iterable[str | Path | Lora]) -> tuple[Lo
 
 
 def _restored(
-    restorer: Restorer, taken: list[Taken], upscale: float, wanted: Wanted, memory_gb: float | None
+    restorer: Restorer,
+    taken: list[Taken],
+    noise: list[int],
+    upscale: float,
+    wanted: Wanted,
+    memory_gb: float | None,
 ) -> list[Result]:
     """The pictures restored, in order, as `wanted` says and in memory as given."""
     if not taken:
@@ -163,7 +171,7 @@ def _restored(
     sizes = [_sizes(each.pixels, upscale) for each in taken]
     memory = None if memory_gb is None else int(memory_gb * 2**30)
     plan = make_plan(restorer, restorer.programs, sizes, wanted, memory).plan
-    requests = [Request(each.pixels, index) for index, each in enumerate(taken)]
+    requests = [Request(each.pixels, index) for each, index in zip(taken, noise)]
     results: dict[int, Result] = {}
     for outcome in restorer.restore_many(
         requests,

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.streams import exit_now
 from diffbir_jax.restoration.first_use import ask, permit
 from diffbir_jax.serve.app import create_app
 from diffbir_jax.serve.engine import Engine
@@ -119,7 +120,11 @@ def serve(app: ASGIApp, engine: Engine, listener: socket.socket, args: argparse.
     for job in server.handed:
         say(f"handed back: job {job.id} was not done")
     say(f"stopped, {len(server.handed)} jobs handed back")
-    return 1 if server.handed else 0
+    code = 1 if server.handed else 0
+    if server.force_exit:
+        # Nothing breaks off a program that is being compiled, and Python would wait for its thread.
+        exit_now(code)
+    return code
 
 
 def say(text: str) -> None:

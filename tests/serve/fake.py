@@ -19,7 +19,7 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.faces.reports import FaceReport
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.results import Outcome, Progress
-from diffbir_jax.serve import run
+from diffbir_jax.serve import engine, run
 from diffbir_jax.serve.app import create_app
 from diffbir_jax.serve.engine import Engine
 from diffbir_jax.serve.limits import Limits
@@ -158,21 +158,21 @@ def service(
     """A service on a free port, which is stopped at the end."""
     works = FakeWorks() if works is None else works
     known = {version: works} | ({faces_of(version): faces} if faces else {})
-    engine = Engine(known, Limits(**limits))
-    app = build(engine, {version: base_recipe(version)}, keys, hosts)
+    core = Engine(known, Limits(**limits))
+    app = build(core, {version: base_recipe(version)}, keys, hosts)
     config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-    server = run.Server(config, engine, grace=60)
+    server = run.Server(config, core, grace=60)
     with run.listening("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield Served(engine, works, server, listener.getsockname()[1], thread)
+            yield Served(core, works, server, listener.getsockname()[1], thread)
         finally:
             if isinstance(works, FakeWorks):
                 works.gate.set()
             server.should_exit = True
             thread.join()
-            engine.stop()
+            core.stop()
 
 
 if __name__ == "__main__":
@@ -185,5 +185,7 @@ if __name__ == "__main__":
         fake.gate.set()
 
     threading.Thread(target=watch, daemon=True).start()
+    # Who waits for the device at the end is seen to.
+    engine.PATIENCE = 600.0
     run.networks_of = lambda args, bases: dict.fromkeys(bases, fake)
     start("serve", sys.argv[1:])

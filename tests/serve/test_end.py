@@ -121,6 +121,27 @@ def test_a_second_signal_ends_at_once():
         assert not served.thread.is_alive() and served.server.force_exit and len(served.server.handed) == 1
 
 
+def test_a_second_signal_waits_for_no_thread(tmp_path):
+    """The device never answers, as while a program is compiled."""
+    command = [sys.executable, "-m", "tests.serve.fake", "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        found = re.search(r"http://127.0.0.1:(\d+) serves one-step", process.stderr.readline())
+        assert found is not None
+        job = Client(int(found[1])).job(PNG)
+        process.send_signal(signal.SIGTERM)
+        assert "accepted jobs are finished first" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 1
+        assert process.stderr.read().splitlines() == [
+            f"diffbir: handed back: job {job} was not done",
+            "diffbir: stopped, 1 jobs handed back",
+        ]
+
+
 def call(*command: str) -> str:
     """What a service says that cannot start."""
     with pytest.raises(SystemExit) as end:
@@ -164,7 +185,7 @@ def test_an_address_that_others_reach_is_warned_of(capsys):
 
 
 def test_faces_go_with_the_networks_of_whole_photos():
-    args = Namespace(task="face", faces=True, version=None, precision="fp32", max_pixels=2**20)
+    args = Namespace(task="face", faces=True, version=None, precision="fp32", max_pixels=2**20, lora=None)
     with pytest.raises(UserError, match="--faces restores whole photos by --task sr, not face"):
         run.bases_of(args)
     args.task = "sr"

@@ -130,16 +130,19 @@ def test_faces_are_those_of_the_command(works, inputs, monkeypatch):
         answer = served.client().restore(data, '{"upscale": 1, "task": "faces"}')
         plain = served.client().restore(data, '{"upscale": 1}')
         again = served.client().restore(data, Path("out/a.json").read_text())
-    np.testing.assert_array_equal(pixels(answer.content), np.asarray(Image.open("out/a.png")))
-    assert again.content == answer.content and plain.content != answer.content
-    sidecar, own = json.loads(answer.headers["diffbir-sidecar"]), json.loads(Path("out/a.json").read_text())
-    assert sidecar["faces"] == own["faces"] and sidecar["weights"] == own["weights"]
+    # The service plans fewer crops at once: a level of rounding. Repeating takes over the plan, bit for bit.
+    made, own = pixels(answer.content), np.asarray(Image.open("out/a.png"))
+    np.testing.assert_allclose(made.astype(int), own, rtol=0, atol=1)
+    np.testing.assert_array_equal(pixels(again.content), own)
+    assert plain.content != answer.content
+    sidecar, told = json.loads(answer.headers["diffbir-sidecar"]), json.loads(Path("out/a.json").read_text())
+    assert sidecar["faces"] == told["faces"] and sidecar["weights"] == told["weights"]
     Path("served.json").write_text(json.dumps(sidecar))
     assert (
         call("--from-sidecar", "served.json", "--input", inputs / "a.png", "--weights", "w", "-o", "again")
         == 0
     )
-    assert Path("again/a.png").read_bytes() == Path("out/a.png").read_bytes()
+    np.testing.assert_array_equal(np.asarray(Image.open("again/a.png")), made)
 
 
 def test_a_course_tells_of_memory_and_work(works):

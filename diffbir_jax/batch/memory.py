@@ -169,7 +169,7 @@ def summary(jobs: Sequence[Job], recipe: Recipe) -> str:
         return f"{counted(len(jobs), 'image')} of a size that is not known yet, version {recipe.version}"
     before, after = (sum(math.prod(size) for size in column) / 1e6 for column in zip(*pairs))
     more = f", and {len(jobs) - len(pairs)} of unknown size" if len(pairs) < len(jobs) else ""
-    known = f"{counted(len(pairs), 'image')}: {before:.2f} to {after:.2f} megapixels{more}"
+    known = f"{counted(len(pairs), 'image')}: {before:.2f} megapixels become {after:.2f}, all together{more}"
     return f"{known}, version {recipe.version}"
 
 

@@ -20,7 +20,7 @@ def test_small_images_come_first(fake: Fake, capsys: pytest.CaptureFixture) -> N
     for name, side in (("a", 64), ("b", 16), ("c", 32)):
         save(Path(f"in/{name}.png"), (side, side))
     assert call("--input", "in", "--output", "out", "--upscale", "2") == 0
-    assert "3 images: 0.01 to 0.02 megapixels" in capsys.readouterr().out
+    assert "3 images: 0.01 megapixels become 0.02, all together" in capsys.readouterr().out
     sides = [len(request.image) for request, *_ in fake.seen]
     assert sides == [32, 16, 64], "the restorer without networks takes pairs, the later one first"
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging import tiff
+from diffbir_jax.imaging import jxl, tiff
 from diffbir_jax.imaging.completeness import DAMAGED, check_complete
 from diffbir_jax.imaging.jpeg_files import decode_jpeg
 from diffbir_jax.imaging.metadata import ICC, XMP, carried, image_dpi, image_tags, orientation_of
@@ -95,7 +95,13 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
 
 
 def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
-    _register(kind)
+    register(kind)
+    turned = False
+    if kind == "JXL":
+        # Its plug-in decodes as soon as it opens a file.
+        header = jxl.read_header(io.BytesIO(data))
+        check_most(header[:2], max_pixels)
+        turned = header.orientation != 1
     with Image.open(io.BytesIO(data), formats=[kind]) as image:
         _check_size(image.size, max_pixels)
         # Before decoding, because Pillow pads cut-off files without an error.
@@ -104,7 +110,9 @@ def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
         samples, icc, warned = _samples(data, kind, image)
         tags = image_tags(image)
         metadata = carried(tags, image.info.get("xmp"), icc, image_dpi(image))
-    return Decoded(upright(samples, orientation_of(tags)), metadata, (*notes, *warned))
+        # The plug-in turns images of JPEG XL, but not a JPEG that is stored in one.
+        orientation = 1 if turned and not getattr(image, "jpeg", False) else orientation_of(tags)
+    return Decoded(upright(samples, orientation), metadata, (*notes, *warned))
 
 
 def _samples(data: bytes, kind: str, image: Image.Image) -> tuple[np.ndarray, bytes | None, tuple[str, ...]]:
@@ -121,7 +129,7 @@ def _samples(data: bytes, kind: str, image: Image.Image) -> tuple[np.ndarray, by
     return *from_pillow(image, icc), ()
 
 
-def _register(kind: str) -> None:
+def register(kind: str) -> None:
     """Make a format known to Pillow; ImageFileError if its package is missing."""
     try:
         if kind == "HEIF":
@@ -175,15 +183,21 @@ def _deep_png(data: bytes) -> np.ndarray:
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    check_most(size, max_pixels)
+    width, height = size
+    if min(width, height) < MIN_SIDE:
+        raise ImageFileError(
+            f"is {width}x{height} pixels; enlarge it until both sides are at least {MIN_SIDE}"
+        )
+
+
+def check_most(size: tuple[int, int], max_pixels: int) -> None:
+    """Raise ImageFileError if an image of this width and height has too many pixels."""
     width, height = size
     if width * height > max_pixels:
         raise ImageFileError(
             f"is {width}x{height} = {width * height} pixels, more than the limit of {max_pixels}; "
             "crop or shrink it, or raise `max_pixels` if you trust it"
-        )
-    if min(width, height) < MIN_SIDE:
-        raise ImageFileError(
-            f"is {width}x{height} pixels; enlarge it until both sides are at least {MIN_SIDE}"
         )
 
 

@@ -87,7 +87,7 @@ def test_orientation_of_other_formats(tmp_path: Path, kind: str, orientation: in
     """Some of Pillow's readers turn images by themselves, others leave that to us."""
     if kind != "AVIF":
         pytest.importorskip({"HEIF": "pillow_heif", "JXL": "pillow_jxl"}[kind])
-        decoding._register(kind)
+        decoding.register(kind)
     exif, wide = Image.Exif(), SMOOTH[:32]
     exif[0x0112] = orientation
     turned = np.ascontiguousarray(np.rot90(wide, TURNED[orientation]))
@@ -124,7 +124,7 @@ def test_formats_of_other_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, kind: str, name: str
 ) -> None:
     pytest.importorskip(module)
-    decoding._register(kind)
+    decoding.register(kind)
     path = save(tmp_path / "a", kind, quality=95)
     assert np.abs(read_photo(path).pixels.astype(float) - SMOOTH).mean() < 3
 

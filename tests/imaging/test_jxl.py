@@ -107,7 +107,9 @@ def test_a_picture_is_turned_once(tmp_path: Path, kept: bool, orientation: int) 
     picture.save(tmp_path / "a.jpg", exif=exif)
     Image.open(tmp_path / "a.jpg").save(tmp_path / "a.jxl", lossless_jpeg=True)
     data = (tmp_path / "a.jxl").read_bytes()
-    data = data if kept else data.replace(b"jbrd", b"free")
+    if not kept:
+        stored = box(b"Exif", bytes(4) + exif.tobytes().removeprefix(b"Exif\0\0"))
+        data = data[: len(CONTAINER)] + stored + data[len(CONTAINER) :].replace(b"jbrd", b"free")
     header = read_header(io.BytesIO(data))
     found = decoding.decode(data, "JXL", 10**6).samples
     assert header.orientation == orientation and found.shape[:2] == (header.height, header.width)

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -140,14 +140,23 @@ def register(kind: str) -> None:
         raise ImageFileError(_MISSING.format(_OTHERS[kind])) from None
 
 
-def _decode_raw(data: bytes, max_pixels: int) -> Decoded:
-    """Develop a camera's raw file with its white balance, to 16 bits of sRGB; its metadata stay behind."""
+@contextlib.contextmanager
+def opened_raw(file: BinaryIO) -> Iterator[Any]:
+    """Yield rawpy's object for a camera's raw file, without its pixels; ImageFileError if the package is missing."""
     try:
         rawpy = importlib.import_module("rawpy")
     except ImportError:
         raise ImageFileError(_MISSING.format(_OTHERS["RAW"])) from None
-    with rawpy.imread(io.BytesIO(data)) as raw:
+    with rawpy.RawPy() as raw:
+        raw.open_buffer(file)
+        yield raw
+
+
+def _decode_raw(data: bytes, max_pixels: int) -> Decoded:
+    """Develop a camera's raw file with its white balance, to 16 bits of sRGB; its metadata stay behind."""
+    with opened_raw(io.BytesIO(data)) as raw:
         _check_size((raw.sizes.width, raw.sizes.height), max_pixels)
+        raw.unpack()
         samples = raw.postprocess(use_camera_wb=True, output_bps=16)
     return Decoded(samples, Metadata(), ("is a camera's raw file, developed with its white balance",))
 

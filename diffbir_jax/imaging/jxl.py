@@ -11,6 +11,7 @@ _DAMAGED = "no header of JPEG XL"
 _NAKED = b"\xff\x0a"
 # The mark, two sides of 32 bits, and the orientation take 13 bytes at most.
 _NEEDED = 16
+_TIFF = (b"II*\0", b"MM\0*")
 # Boxes to look at. Metadata may come first, but only a few boxes of it.
 _MOST_BOXES, _MOST_EXIF = 1000, 1 << 20
 # Bits of a side, by the number before it.
@@ -65,10 +66,10 @@ def read_exif(file: BinaryIO) -> bytes | None:
     """Return the EXIF of a container (a TIFF structure), or None; ValueError for damaged boxes."""
     for kind, begin, end in _boxes(file):
         if kind == b"Exif":
-            # Four bytes say how far behind them the structure begins.
             file.seek(begin)
             data = file.read(min(end - begin, _MOST_EXIF))
-            return data[4 + int.from_bytes(data[:4], "big") :]
+            # Four bytes say how far behind them the structure begins; Pillow's plug-in leaves them out.
+            return data if data[:4] in _TIFF else data[4 + int.from_bytes(data[:4], "big") :]
     return None
 
 

@@ -138,9 +138,9 @@ def test_formats_of_other_packages(
         read_photo(path)
 
 
-def raw() -> bytes:
+def raw(height: int = 64, orientation: int = 1) -> bytes:
     """A camera's raw file: DNG, the colours of a Bayer mosaic in 16 bits."""
-    mosaic = np.zeros((64, 64), np.uint16)
+    mosaic = np.zeros((height, 64), np.uint16)
     mosaic[0::2, 0::2], mosaic[1::2, 1::2], mosaic[0::2, 1::2], mosaic[1::2, 0::2] = (
         40_000,
         9_000,
@@ -153,6 +153,7 @@ def raw() -> bytes:
         *((50708, 2, 5, "Test"), (50717, 4, 1, 65535), (50778, 3, 1, 21)),
         (50721, 10, 9, rational([3.24, -1.54, -0.5, -0.97, 1.88, 0.04, 0.06, -0.2, 1.06])),
         (50728, 5, 3, rational([1, 1, 1])),
+        (274, 3, 1, orientation),
     ]
     file = io.BytesIO()
     tifffile.imwrite(file, mosaic, photometric=32803, extratags=[(*tag, True) for tag in tags])

@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging import reading
 from diffbir_jax.imaging.decoding import FORMATS
 from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.imaging.reading import read_photo
@@ -216,6 +217,31 @@ def test_the_limit_of_pixels(tmp_path, name):
     read_photo(path, max_pixels=40 * 56)
     with pytest.raises(ImageFileError, match="= 2240 pixels, more than the limit of 2239; .* `max_pixels`"):
         read_photo(path, max_pixels=40 * 56 - 1)
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "tiff", "webp"])
+def test_a_file_longer_than_its_pixels_may_be_is_not_read(tmp_path, name):
+    """Only its length is taken: a read would need a terabyte of memory."""
+    path = tmp_path / "a"
+    path.write_bytes(FILES[name])
+    os.truncate(path, 1 << 40)
+    limit = 64 * 2240 + (64 << 20)
+    with pytest.raises(
+        ImageFileError, match=f"is {1 << 40} bytes, more than the limit of {limit} for 2240 pixels;"
+    ):
+        read_photo(path, max_pixels=2240)
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "tiff", "bmp"])
+def test_the_header_of_a_long_file_is_judged_first(tmp_path, monkeypatch, name):
+    path = tmp_path / "a"
+    path.write_bytes(FILES[name])
+    os.truncate(path, (64 << 20) + 1)
+    monkeypatch.setattr(reading, "decode", lambda *args: pytest.fail("it was read"))
+    with pytest.raises(
+        ImageFileError, match="a: is (56x40|40x56) = 2240 pixels, more than the limit of 2239;"
+    ):
+        read_photo(path, max_pixels=2239)
 
 
 def test_limits_of_pillow_do_not_apply(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -106,7 +106,9 @@ def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
         _check_size(image.size, max_pixels)
         # Before decoding, because Pillow pads cut-off files without an error.
         check_complete(data, kind)
-        notes = ("is an animation; its first image is taken",) if getattr(image, "is_animated", False) else ()
+        # The further images in a phone's JPEG are the same in small, or its depth.
+        animated = kind != "JPEG" and getattr(image, "is_animated", False)
+        notes = ("is an animation; its first image is taken",) if animated else ()
         samples, icc, warned = _samples(data, kind, image)
         tags = image_tags(image)
         metadata = carried(tags, image.info.get("xmp"), icc, image_dpi(image))
@@ -126,7 +128,16 @@ def _samples(data: bytes, kind: str, image: Image.Image) -> tuple[np.ndarray, by
         if samples is not None:
             return samples, icc, warned
     image.load()
+    if kind == "PNG" and image.mode == "P":
+        _check_palette(image)
     return *from_pillow(image, icc), ()
+
+
+def _check_palette(image: Image.Image) -> None:
+    """Raise ImageFileError if pixels name colours beyond the palette, which Pillow shows as black."""
+    _, highest = cast(tuple[int, int], image.getextrema())
+    if 3 * highest >= len(image.getpalette() or ()):
+        raise ImageFileError("is damaged: its palette lacks colours of its pixels; copy or download it again")
 
 
 def register(kind: str) -> None:
@@ -188,7 +199,7 @@ def _deep_png(data: bytes) -> np.ndarray:
     if array is None or array.dtype != np.uint16:
         raise ImageFileError(DAMAGED)
     rgba = from_bgr(array)
-    return rgba[..., [0, 3]] if data[25] == 4 else rgba
+    return rgba[..., ::3] if data[25] == 4 else rgba
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

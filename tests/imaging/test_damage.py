@@ -168,6 +168,32 @@ def test_a_png_that_claims_more_rows(tmp_path):
         assert attempt(tmp_path / "a", bytes(data)) is None
 
 
+def palette_png(bits, colours, index, *first):
+    """A PNG of 16x16 pixels of one index, with another value in each colour of its palette."""
+    row = b"\0" + bytes([index * (255 // (2**bits - 1))] * (2 * bits))
+    header = struct.pack(">IIBBBBB", 16, 16, bits, 3, 0, 0, 0)
+    palette = [(b"PLTE", bytes(range(100, 100 + 3 * colours)))] if colours else []
+    return png([*first, (b"IHDR", header), *palette, (b"IDAT", zlib.compress(16 * row)), (b"IEND", b"")])
+
+
+@pytest.mark.parametrize("bits, colours", [(8, 3), (8, 0), (4, 5), (2, 3), (1, 1)])
+def test_pixels_beyond_the_palette(tmp_path, bits, colours):
+    """The first missing colour is noticed, and the last one that is there is taken."""
+    path, last = tmp_path / "a.png", 100 + 3 * colours
+    path.write_bytes(palette_png(bits, colours + 1, colours))
+    assert (read_photo(path).pixels == (last, last + 1, last + 2)).all()
+    path.write_bytes(palette_png(bits, colours, colours))
+    message = "is damaged: its palette lacks colours of its pixels; copy or download it again"
+    assert message_of(path) == message
+
+
+@pytest.mark.parametrize("first", [(b"tEXt", b"a\0b"), (b"tEXt", b"a\0" + bytes(40)), (b"gAMA", bytes(4))])
+def test_a_png_that_does_not_begin_with_its_header(tmp_path, first):
+    (tmp_path / "a.png").write_bytes(palette_png(8, 3, 2, first))
+    message = "is damaged: it does not begin with its header; copy or download it again"
+    assert message_of(tmp_path / "a.png") == message
+
+
 def message_of(path):
     with pytest.raises(ImageFileError) as caught:
         read_photo(path)

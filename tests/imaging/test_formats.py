@@ -117,6 +117,15 @@ def test_an_animation_gives_its_first_image_and_says_so(tmp_path: Path, kind: st
     assert np.abs(photo.pixels.astype(float) - SMOOTH).mean() < 12
 
 
+def test_the_jpeg_of_a_phone_is_no_animation(tmp_path: Path) -> None:
+    """Its further images are its preview and its depth."""
+    path = save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.fromarray(SMOOTH[::2, ::2])])
+    with Image.open(path) as image:
+        assert image.format == "MPO" and image.is_animated
+    photo = read_photo(path)
+    assert photo.notes == () and photo.pixels.shape == SMOOTH.shape
+
+
 @pytest.mark.parametrize(
     "module, kind, name", [("pillow_heif", "HEIF", "HEIC"), ("pillow_jxl", "JXL", "JPEG XL")]
 )

@@ -63,10 +63,11 @@ def load(job: Job, recipe: Recipe) -> Loaded:
     begin = time.perf_counter()
     photo = read_photo(job.path, recipe.max_pixels)
     check_sizes(job, photo, recipe.upscale)
-    clean, mask = job.clean and read_image(job.clean), job.mask and read_grey(job.mask)
+    clean = job.clean and read_image(job.clean, recipe.max_pixels)
+    mask = job.mask and read_grey(job.mask, recipe.max_pixels)
     # A result with 16 bits needs an input with 16 bits; 8-bit files are made from the finer result.
     image = to_depth(photo.pixels, "16") if recipe.bit_depth == "16" else photo.pixels
-    ground = None if job.ground is None else read_ground(job.ground, image)
+    ground = None if job.ground is None else read_ground(job.ground, image, recipe.max_pixels)
     request = Request(image, job.index, clean, mask, behind=ground)
     files = {}
     if job.outputs.sidecar:
@@ -88,9 +89,9 @@ def check_sizes(job: Job, photo: Photo, upscale: float) -> None:
         check_output(path, height, 3 * width)
 
 
-def read_grey(path: Path) -> np.ndarray:
+def read_grey(path: Path, max_pixels: int) -> np.ndarray:
     """Read an image file as (H, W) uint8; errors as in `read_image`."""
-    return grey_of(read_photo(path))
+    return grey_of(read_photo(path, max_pixels))
 
 
 def grey_of(photo: Photo) -> np.ndarray:
@@ -98,9 +99,9 @@ def grey_of(photo: Photo) -> np.ndarray:
     return np.rint(to_eight(over_white(photo)).mean(axis=2)).astype(np.uint8)
 
 
-def read_ground(path: Path, image: np.ndarray) -> np.ndarray:
+def read_ground(path: Path, image: np.ndarray, max_pixels: int) -> np.ndarray:
     """Read an image file with the bits of `image`; errors as in `read_image`."""
-    found = read_photo(path).pixels
+    found = read_photo(path, max_pixels).pixels
     return to_depth(found, "8" if image.dtype == np.uint8 else "16")
 
 

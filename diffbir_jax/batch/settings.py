@@ -36,7 +36,7 @@ class Recipe:
         upscale: output side / input side.
         n_samples, compare, save_stages, std_map: which files are made, as in the flags of these names.
         format, quality, bit_depth: how results are written.
-        max_pixels: inputs with more pixels fail.
+        max_pixels: images with more pixels fail, which are inputs, masks, backgrounds or ready-made stages.
         options: how stage 2 samples.
         faces: which faces are restored and how they are pasted; None without --task faces.
         background: what they are pasted into: a word of `faces.flags.BACKGROUNDS`, or a folder.

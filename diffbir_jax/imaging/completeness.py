@@ -54,7 +54,9 @@ def inflated_length(deflated: bytes, most: int) -> int:
 
 
 def _check_png(data: bytes) -> None:
-    """Check all chunks' checksums, the end chunk, and the number of rows against the header."""
+    """Check all chunks' checksums, the end chunk, and the number of rows against the header, which comes first."""
+    if data[12:16] != b"IHDR":
+        raise ImageFileError("is damaged: it does not begin with its header; copy or download it again")
     pixels = b"".join(piece for kind, piece in _png_chunks(data) if kind == b"IDAT")
     length = _png_length(data[16:29])
     # Some encoders write a little too much.

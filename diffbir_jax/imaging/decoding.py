@@ -9,14 +9,14 @@ import threading
 import warnings
 from collections.abc import Iterator
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging import tiff
+from diffbir_jax.imaging import jxl, tiff
 from diffbir_jax.imaging.completeness import DAMAGED, check_complete
 from diffbir_jax.imaging.jpeg_files import decode_jpeg
 from diffbir_jax.imaging.metadata import ICC, XMP, carried, image_dpi, image_tags, orientation_of
@@ -95,16 +95,26 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
 
 
 def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
-    _register(kind)
+    register(kind)
+    turned = False
+    if kind == "JXL":
+        # Its plug-in decodes as soon as it opens a file.
+        header = jxl.read_header(io.BytesIO(data))
+        check_most(header[:2], max_pixels)
+        turned = header.orientation != 1
     with Image.open(io.BytesIO(data), formats=[kind]) as image:
         _check_size(image.size, max_pixels)
         # Before decoding, because Pillow pads cut-off files without an error.
         check_complete(data, kind)
-        notes = ("is an animation; its first image is taken",) if getattr(image, "is_animated", False) else ()
+        # The further images in a phone's JPEG are the same in small, or its depth.
+        animated = kind != "JPEG" and getattr(image, "is_animated", False)
+        notes = ("is an animation; its first image is taken",) if animated else ()
         samples, icc, warned = _samples(data, kind, image)
         tags = image_tags(image)
         metadata = carried(tags, image.info.get("xmp"), icc, image_dpi(image))
-    return Decoded(upright(samples, orientation_of(tags)), metadata, (*notes, *warned))
+        # The plug-in turns images of JPEG XL, but not a JPEG that is stored in one.
+        orientation = 1 if turned and not getattr(image, "jpeg", False) else orientation_of(tags)
+    return Decoded(upright(samples, orientation), metadata, (*notes, *warned))
 
 
 def _samples(data: bytes, kind: str, image: Image.Image) -> tuple[np.ndarray, bytes | None, tuple[str, ...]]:
@@ -118,10 +128,19 @@ def _samples(data: bytes, kind: str, image: Image.Image) -> tuple[np.ndarray, by
         if samples is not None:
             return samples, icc, warned
     image.load()
+    if kind == "PNG" and image.mode == "P":
+        _check_palette(image)
     return *from_pillow(image, icc), ()
 
 
-def _register(kind: str) -> None:
+def _check_palette(image: Image.Image) -> None:
+    """Raise ImageFileError if pixels name colours beyond the palette, which Pillow shows as black."""
+    _, highest = cast(tuple[int, int], image.getextrema())
+    if 3 * highest >= len(image.getpalette() or ()):
+        raise ImageFileError("is damaged: its palette lacks colours of its pixels; copy or download it again")
+
+
+def register(kind: str) -> None:
     """Make a format known to Pillow; ImageFileError if its package is missing."""
     try:
         if kind == "HEIF":
@@ -132,14 +151,23 @@ def _register(kind: str) -> None:
         raise ImageFileError(_MISSING.format(_OTHERS[kind])) from None
 
 
-def _decode_raw(data: bytes, max_pixels: int) -> Decoded:
-    """Develop a camera's raw file with its white balance, to 16 bits of sRGB; its metadata stay behind."""
+@contextlib.contextmanager
+def opened_raw(file: BinaryIO) -> Iterator[Any]:
+    """Yield rawpy's object for a camera's raw file, without its pixels; ImageFileError if the package is missing."""
     try:
         rawpy = importlib.import_module("rawpy")
     except ImportError:
         raise ImageFileError(_MISSING.format(_OTHERS["RAW"])) from None
-    with rawpy.imread(io.BytesIO(data)) as raw:
+    with rawpy.RawPy() as raw:
+        raw.open_buffer(file)
+        yield raw
+
+
+def _decode_raw(data: bytes, max_pixels: int) -> Decoded:
+    """Develop a camera's raw file with its white balance, to 16 bits of sRGB; its metadata stay behind."""
+    with opened_raw(io.BytesIO(data)) as raw:
         _check_size((raw.sizes.width, raw.sizes.height), max_pixels)
+        raw.unpack()
         samples = raw.postprocess(use_camera_wb=True, output_bps=16)
     return Decoded(samples, Metadata(), ("is a camera's raw file, developed with its white balance",))
 
@@ -171,19 +199,25 @@ def _deep_png(data: bytes) -> np.ndarray:
     if array is None or array.dtype != np.uint16:
         raise ImageFileError(DAMAGED)
     rgba = from_bgr(array)
-    return rgba[..., [0, 3]] if data[25] == 4 else rgba
+    return rgba[..., ::3] if data[25] == 4 else rgba
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    check_most(size, max_pixels)
+    width, height = size
+    if min(width, height) < MIN_SIDE:
+        raise ImageFileError(
+            f"is {width}x{height} pixels; enlarge it until both sides are at least {MIN_SIDE}"
+        )
+
+
+def check_most(size: tuple[int, int], max_pixels: int) -> None:
+    """Raise ImageFileError if an image of this width and height has too many pixels."""
     width, height = size
     if width * height > max_pixels:
         raise ImageFileError(
             f"is {width}x{height} = {width * height} pixels, more than the limit of {max_pixels}; "
             "crop or shrink it, or raise `max_pixels` if you trust it"
-        )
-    if min(width, height) < MIN_SIDE:
-        raise ImageFileError(
-            f"is {width}x{height} pixels; enlarge it until both sides are at least {MIN_SIDE}"
         )
 
 

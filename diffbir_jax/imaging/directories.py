@@ -3,6 +3,7 @@
 A directory of n entries may point n times at the same bytes. Read without a check, a file of 1 MB takes 50 GB.
 """
 
+import mmap
 import struct
 from collections.abc import Iterator
 
@@ -34,7 +35,7 @@ _INNER = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop)
 _MOST = 8
 
 
-def check_directories(data: bytes, at: int | None = None) -> None:
+def check_directories(data: bytes | mmap.mmap, at: int | None = None) -> None:
     """Check a directory of a TIFF structure, and the directories of EXIF within it.
 
     Args:
@@ -59,7 +60,7 @@ def check_directories(data: bytes, at: int | None = None) -> None:
         raise ImageFileError("is damaged: its tags are longer than the file; copy or download it again")
 
 
-def _entries(data: bytes, at: int, order: str, wide: int) -> Iterator[tuple[int, int, int]]:
+def _entries(data: bytes | mmap.mmap, at: int, order: str, wide: int) -> Iterator[tuple[int, int, int]]:
     """Yield each entry of a directory: tag, size of its values in bytes, and the value or where it lies."""
     head, width = (8, 20) if wide == 8 else (2, 12)
     count = _number(data, order, at, head)
@@ -69,6 +70,6 @@ def _entries(data: bytes, at: int, order: str, wide: int) -> Iterator[tuple[int,
         yield tag, values * _SIZES.get(kind, 1), _number(data, order, begin + 4 + wide, wide)
 
 
-def _number(data: bytes, order: str, at: int, size: int) -> int:
+def _number(data: bytes | mmap.mmap, order: str, at: int, size: int) -> int:
     """Return an unsigned number; 0 beyond the end."""
     return int.from_bytes(data[at : at + size], "little" if order == "<" else "big")

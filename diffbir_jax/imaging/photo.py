@@ -7,6 +7,8 @@ import numpy as np
 MIN_SIDE = 16
 # Pillow also treats larger files as a possible attack. This many pixels take 0.5 GB in 8 bits.
 MAX_PIXELS = 178_956_970
+# EXIF's orientations that exchange height and width.
+LYING = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)

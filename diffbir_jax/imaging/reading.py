@@ -3,15 +3,19 @@
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging.decoding import FORMATS, HEAD, Decoded, decode, kind_of
+from diffbir_jax.imaging.decoding import FORMATS, HEAD, Decoded, check_most, decode, kind_of
+from diffbir_jax.imaging.headers import size_in
 from diffbir_jax.imaging.photo import MAX_PIXELS, Photo
 from diffbir_jax.imaging.samples import apart
 
 EMPTY = "is empty (0 bytes); copy or download it again"
+# How long a file may be: for metadata, previews and further images, and for each pixel that is allowed.
+ROOM, MOST_BYTES = 64 << 20, 64
 NO_IMAGE = f"is not a {FORMATS} image; convert it to one of these"
 
 
@@ -26,7 +30,8 @@ def read_photo(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
 
     Args:
         path: the file.
-        max_pixels: largest number of pixels in the file's header.
+        max_pixels: largest number of pixels in the file's header. It also limits the file to 64 bytes per pixel and
+            64 MiB beyond that.
 
     Returns:
         The photo, both sides at least 16. Its metadata are the parts that still hold (`metadata.carried`).
@@ -36,7 +41,7 @@ def read_photo(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
             too large.
     """
     path = Path(path)
-    kind, data = _load(path)
+    kind, data = _load(path, max_pixels)
     try:
         return _photo(_decoded(data, kind, max_pixels))
     except ImageFileError as error:
@@ -92,7 +97,7 @@ def to_eight(samples: np.ndarray) -> np.ndarray:
     return samples if samples.dtype == np.uint8 else ((samples + np.uint32(128)) // 257).astype(np.uint8)
 
 
-def _load(path: Path) -> tuple[str, bytes]:
+def _load(path: Path, max_pixels: int) -> tuple[str, bytes]:
     """Return the format and the bytes of a regular file; ImageFileError if it cannot be read or is no image."""
     try:
         mode = path.stat().st_mode
@@ -106,7 +111,9 @@ def _load(path: Path) -> tuple[str, bytes]:
             if not head:
                 raise ImageFileError(f"{path}: {EMPTY}")
             if kind := kind_of(head):
-                return kind, head + file.read()
+                _check_length(file, kind, path, max_pixels)
+                file.seek(0)
+                return kind, file.read()
     except ImageFileError:
         raise
     except FileNotFoundError:
@@ -118,6 +125,27 @@ def _load(path: Path) -> tuple[str, bytes]:
     except (OSError, ValueError) as error:
         raise ImageFileError(f"{path}: cannot be read ({error}); check the path and the disk") from None
     raise ImageFileError(f"{path}: {NO_IMAGE}")
+
+
+def _check_length(file: BinaryIO, kind: str, path: Path, max_pixels: int) -> None:
+    """Raise ImageFileError for a long file that, by its length or its header, has too many pixels; it is not read."""
+    length, most = os.fstat(file.fileno()).st_size, ROOM + MOST_BYTES * max_pixels
+    if length > most:
+        raise ImageFileError(
+            f"{path}: is {length} bytes, more than the limit of {most} for {max_pixels} pixels; "
+            "check what it is, or raise `max_pixels` if you trust it"
+        )
+    if length <= ROOM:
+        return
+    try:
+        height, width = size_in(file, kind)
+    # Decoding tells what is wrong with the file.
+    except Exception:
+        return
+    try:
+        check_most((width, height), max_pixels)
+    except ImageFileError as error:
+        raise ImageFileError(f"{path}: {error}") from None
 
 
 def _photo(decoded: Decoded) -> Photo:

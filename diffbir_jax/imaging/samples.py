@@ -43,16 +43,17 @@ def from_pillow(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, byte
         return _from_print(image, icc)
     if image.mode[0] in "IF":
         return _from_numbers(image), icc
-    grey = _is_grey(image)
-    rgba = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
-    return (rgba[..., [0, 3][: rgba.shape[2] - 2]] if grey else rgba), icc
+    modes = ("L", "LA") if _is_grey(image) else ("RGB", "RGBA")
+    samples = np.asarray(image.convert(modes[image.has_transparency_data]))
+    return (samples if samples.ndim == 3 else samples[..., None]), icc
 
 
 def from_bgr(array: np.ndarray) -> np.ndarray:
     """Return OpenCV's (H, W), BGR or BGRA as (H, W, C) in our order of channels."""
     if array.ndim == 2:
         return array[..., None]
-    return np.ascontiguousarray(array[..., [2, 1, 0, 3][: array.shape[2]]])
+    # Unlike NumPy's choice of channels, this lets other threads run.
+    return cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
 def unassociated(samples: np.ndarray) -> np.ndarray:
@@ -120,7 +121,12 @@ def apart(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:
         colours, alpha = samples[..., :-1], np.ascontiguousarray(samples[..., -1])
         colours = without_hidden(colours, alpha)
     grey = colours.shape[2] == 1
-    return (np.repeat(colours, 3, axis=2) if grey else np.ascontiguousarray(colours)), alpha, grey
+    return (_threefold(colours) if grey else np.ascontiguousarray(colours)), alpha, grey
+
+
+def _threefold(grey: np.ndarray) -> np.ndarray:
+    """Return (H, W, 1) as (H, W, 3). NumPy's repetition would stop all other threads for seconds."""
+    return cv2.cvtColor(np.ascontiguousarray(grey), cv2.COLOR_GRAY2RGB)
 
 
 def scaled(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-from typing import NamedTuple
+import mmap
+from typing import IO, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -65,7 +66,7 @@ class Layout(NamedTuple):
         return not {*self.formats} <= {1, 4} or max(self.bits) >= 32
 
 
-def first_directory(data: bytes) -> Tags:
+def first_directory(data: bytes | mmap.mmap) -> Tags:
     """Return the tags of the first image of a TIFF file, including its EXIF.
 
     Raises:
@@ -98,9 +99,11 @@ def has_pages(data: bytes) -> bool:
     return False
 
 
-def _directory(data: bytes, head: bytes, offset: int | None = None, group: int | None = None) -> Tags:
+def _directory(
+    data: bytes | mmap.mmap, head: bytes, offset: int | None = None, group: int | None = None
+) -> Tags:
     directory = TiffImagePlugin.ImageFileDirectory_v2(head, group=group)
-    file = io.BytesIO(data)
+    file = io.BytesIO(data) if isinstance(data, bytes) else cast(IO[bytes], data)
     file.seek(directory.next if offset is None else offset)
     directory.load(file)
     return dict(directory)

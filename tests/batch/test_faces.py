@@ -345,6 +345,9 @@ def test_backgrounds_are_named_as_the_inputs(photos: Fake, capsys) -> None:
     put("backs/two.png", wall(50, 120))
     assert restore("--background", "backs", source="in/two.png") == 1
     assert "the background is 120x50, of other proportions than the input" in capsys.readouterr().err
+    put("backs/two.png", wall(180, 240))
+    assert restore("--background", "backs", "--max-pixels", 43_199, source="in/two.png") == 1
+    assert "two.png: is 240x180 = 43200 pixels, more than the limit of 43199" in capsys.readouterr().err
 
 
 def test_faces_are_chosen_by_size(photos: Fake) -> None:

@@ -107,6 +107,16 @@ def test_inputs_that_are_too_large(fake: Fake, capsys) -> None:
     assert not fake.seen
 
 
+@pytest.mark.parametrize("flags", ["--stage1 more", "--guidance-scale 1 --fidelity-mask more"])
+def test_other_files_have_the_same_limit(fake: Fake, capsys, flags: str) -> None:
+    save(Path("in/a.png"), (16, 32))
+    save(Path("more/a.png"), (32, 64))
+    assert restore("--max-pixels", "2047", *flags.split()) == 1
+    assert "more/a.png: is 64x32 = 2048 pixels, more than the limit of 2047" in complaint(capsys)
+    assert not fake.seen
+    assert restore("--max-pixels", "2048", *flags.split()) == 0
+
+
 def test_masks_and_stages_reach_the_pipeline(fake: Fake) -> None:
     for name in ("in/s/a.png", "clean/s/a.png", "masks/s/a.png"):
         save(Path(name), seed=len(name))

@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging import reading
 from diffbir_jax.imaging.decoding import FORMATS
 from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.imaging.reading import read_photo
@@ -167,6 +168,32 @@ def test_a_png_that_claims_more_rows(tmp_path):
         assert attempt(tmp_path / "a", bytes(data)) is None
 
 
+def palette_png(bits, colours, index, *first):
+    """A PNG of 16x16 pixels of one index, with another value in each colour of its palette."""
+    row = b"\0" + bytes([index * (255 // (2**bits - 1))] * (2 * bits))
+    header = struct.pack(">IIBBBBB", 16, 16, bits, 3, 0, 0, 0)
+    palette = [(b"PLTE", bytes(range(100, 100 + 3 * colours)))] if colours else []
+    return png([*first, (b"IHDR", header), *palette, (b"IDAT", zlib.compress(16 * row)), (b"IEND", b"")])
+
+
+@pytest.mark.parametrize("bits, colours", [(8, 3), (8, 0), (4, 5), (2, 3), (1, 1)])
+def test_pixels_beyond_the_palette(tmp_path, bits, colours):
+    """The first missing colour is noticed, and the last one that is there is taken."""
+    path, last = tmp_path / "a.png", 100 + 3 * colours
+    path.write_bytes(palette_png(bits, colours + 1, colours))
+    assert (read_photo(path).pixels == (last, last + 1, last + 2)).all()
+    path.write_bytes(palette_png(bits, colours, colours))
+    message = "is damaged: its palette lacks colours of its pixels; copy or download it again"
+    assert message_of(path) == message
+
+
+@pytest.mark.parametrize("first", [(b"tEXt", b"a\0b"), (b"tEXt", b"a\0" + bytes(40)), (b"gAMA", bytes(4))])
+def test_a_png_that_does_not_begin_with_its_header(tmp_path, first):
+    (tmp_path / "a.png").write_bytes(palette_png(8, 3, 2, first))
+    message = "is damaged: it does not begin with its header; copy or download it again"
+    assert message_of(tmp_path / "a.png") == message
+
+
 def message_of(path):
     with pytest.raises(ImageFileError) as caught:
         read_photo(path)
@@ -216,6 +243,31 @@ def test_the_limit_of_pixels(tmp_path, name):
     read_photo(path, max_pixels=40 * 56)
     with pytest.raises(ImageFileError, match="= 2240 pixels, more than the limit of 2239; .* `max_pixels`"):
         read_photo(path, max_pixels=40 * 56 - 1)
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "tiff", "webp"])
+def test_a_file_longer_than_its_pixels_may_be_is_not_read(tmp_path, name):
+    """Only its length is taken: a read would need a terabyte of memory."""
+    path = tmp_path / "a"
+    path.write_bytes(FILES[name])
+    os.truncate(path, 1 << 40)
+    limit = 64 * 2240 + (64 << 20)
+    with pytest.raises(
+        ImageFileError, match=f"is {1 << 40} bytes, more than the limit of {limit} for 2240 pixels;"
+    ):
+        read_photo(path, max_pixels=2240)
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "tiff", "bmp"])
+def test_the_header_of_a_long_file_is_judged_first(tmp_path, monkeypatch, name):
+    path = tmp_path / "a"
+    path.write_bytes(FILES[name])
+    os.truncate(path, (64 << 20) + 1)
+    monkeypatch.setattr(reading, "decode", lambda *args: pytest.fail("it was read"))
+    with pytest.raises(
+        ImageFileError, match="a: is (56x40|40x56) = 2240 pixels, more than the limit of 2239;"
+    ):
+        read_photo(path, max_pixels=2239)
 
 
 def test_limits_of_pillow_do_not_apply(tmp_path, monkeypatch):

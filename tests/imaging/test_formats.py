@@ -87,7 +87,7 @@ def test_orientation_of_other_formats(tmp_path: Path, kind: str, orientation: in
     """Some of Pillow's readers turn images by themselves, others leave that to us."""
     if kind != "AVIF":
         pytest.importorskip({"HEIF": "pillow_heif", "JXL": "pillow_jxl"}[kind])
-        decoding._register(kind)
+        decoding.register(kind)
     exif, wide = Image.Exif(), SMOOTH[:32]
     exif[0x0112] = orientation
     turned = np.ascontiguousarray(np.rot90(wide, TURNED[orientation]))
@@ -117,6 +117,15 @@ def test_an_animation_gives_its_first_image_and_says_so(tmp_path: Path, kind: st
     assert np.abs(photo.pixels.astype(float) - SMOOTH).mean() < 12
 
 
+def test_the_jpeg_of_a_phone_is_no_animation(tmp_path: Path) -> None:
+    """Its further images are its preview and its depth."""
+    path = save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.fromarray(SMOOTH[::2, ::2])])
+    with Image.open(path) as image:
+        assert image.format == "MPO" and image.is_animated
+    photo = read_photo(path)
+    assert photo.notes == () and photo.pixels.shape == SMOOTH.shape
+
+
 @pytest.mark.parametrize(
     "module, kind, name", [("pillow_heif", "HEIF", "HEIC"), ("pillow_jxl", "JXL", "JPEG XL")]
 )
@@ -124,7 +133,7 @@ def test_formats_of_other_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, kind: str, name: str
 ) -> None:
     pytest.importorskip(module)
-    decoding._register(kind)
+    decoding.register(kind)
     path = save(tmp_path / "a", kind, quality=95)
     assert np.abs(read_photo(path).pixels.astype(float) - SMOOTH).mean() < 3
 
@@ -138,9 +147,9 @@ def test_formats_of_other_packages(
         read_photo(path)
 
 
-def raw() -> bytes:
+def raw(height: int = 64, orientation: int = 1) -> bytes:
     """A camera's raw file: DNG, the colours of a Bayer mosaic in 16 bits."""
-    mosaic = np.zeros((64, 64), np.uint16)
+    mosaic = np.zeros((height, 64), np.uint16)
     mosaic[0::2, 0::2], mosaic[1::2, 1::2], mosaic[0::2, 1::2], mosaic[1::2, 0::2] = (
         40_000,
         9_000,
@@ -153,6 +162,7 @@ def raw() -> bytes:
         *((50708, 2, 5, "Test"), (50717, 4, 1, 65535), (50778, 3, 1, 21)),
         (50721, 10, 9, rational([3.24, -1.54, -0.5, -0.97, 1.88, 0.04, 0.06, -0.2, 1.06])),
         (50728, 5, 3, rational([1, 1, 1])),
+        (274, 3, 1, orientation),
     ]
     file = io.BytesIO()
     tifffile.imwrite(file, mosaic, photometric=32803, extratags=[(*tag, True) for tag in tags])

@@ -22,7 +22,7 @@ from diffbir_jax.files.checked import file_name
 from diffbir_jax.files.digest import sha256, weights_record
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import device, versions
-from diffbir_jax.restoration.geometry import check_plan
+from diffbir_jax.restoration.geometry import check_bounds, check_plan
 from diffbir_jax.restoration.lora_flag import Lora
 
 DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, "paths", "list", "memory_gb", "vae_norms"} - {*PLACES}
@@ -71,7 +71,7 @@ def moved_loras(then: Sequence[Lora], now: Sequence[Lora]) -> tuple[Lora, ...]:
 
 
 def check_plans(recipe: Recipe, record: Sidecar) -> None:
-    """Raise UserError if the networks cannot be cut as a sidecar says, before they are loaded."""
+    """Raise UserError if the networks cannot, or must not, be cut as a sidecar says, before they are loaded."""
     preset = recipe.preset()
     if recipe.stage1 is not None:
         # Only its file says which sides another stage 1 takes.
@@ -79,6 +79,7 @@ def check_plans(recipe: Recipe, record: Sidecar) -> None:
     for plan in (record.plan, record.crops):
         if plan is not None:
             check_plan(plan, preset)
+            check_bounds(plan, preset, recipe.options.tiling)
 
 
 def check_backgrounds(recipe: Recipe, record: Sidecar) -> None:

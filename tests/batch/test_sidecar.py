@@ -228,6 +228,26 @@ def test_a_plan_that_no_network_takes_is_refused_before_one_is_loaded(
     assert f"a.json: the plan has tiles of 1 that overlap by 0 for {stage}; preset" in complaint(capsys)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rm": [10**9, 64, 1]},
+        {"sample": [512, 504, 1]},
+        {"decode": [512, 64, 10**9]},
+        {"encode": [512, 64, 17]},
+    ],
+)
+def test_a_plan_that_no_planner_makes_is_refused(fake: Fake, capsys, change: dict) -> None:
+    save(Path("in/a.png"))
+    assert call("--input", "in", "--output", "out") == 0
+    record = json.loads(Path("out/a.json").read_text())
+    Path("out/a.json").write_text(json.dumps(record | {"plan": DRAWN | change}))
+    assert again(Path("out/a.json")) == 1
+    assert "; allowed are tiles up to 512, half of a tile, and 16 tiles for each of 1 devices" in complaint(
+        capsys
+    )
+
+
 def test_files_that_are_no_sidecars(fake: Fake, capsys) -> None:
     assert again(Path("none.json")) == 1
     assert "none.json: cannot be read (No such file or directory); give the .json" in complaint(capsys)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from diffbir_jax.files.records import device, versions
 from diffbir_jax.restoration.geometry import check_bounds, check_plan
 from diffbir_jax.restoration.lora_flag import Lora
 
+# Characters of a path in a message: a sidecar may name any.
+LONGEST = 1000
 DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, "paths", "list", "memory_gb", "vae_norms"} - {*PLACES}
 
 
@@ -129,14 +132,16 @@ def find_again(entry: Source, place: Path | None, what: str) -> Path:
     """
     recorded = Path(file_name(entry.path))
     path = recorded if place is None else place / recorded.name if place.is_dir() else place
-    if not path.is_file():
+    told = str(path) if len(str(path)) <= LONGEST else f"{str(path)[:LONGEST]}..."
+    # Not `path.is_file()`, which raises for names that are too long for the system.
+    if not os.path.isfile(path):
         flag = {"input": "--input", "stage-1 image": "--stage1", "mask": "--fidelity-mask"}.get(
             what, "--background"
         )
-        raise ImageFileError(f"{path}: the {what} that the sidecar names is no file; give it by {flag}")
+        raise ImageFileError(f"{told}: the {what} that the sidecar names is no file; give it by {flag}")
     if path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
         raise ImageFileError(
-            f"{path}: is not the {what} that the sidecar names (its SHA-256 differs); find the original"
+            f"{told}: is not the {what} that the sidecar names (its SHA-256 differs); find the original"
         )
     return path
 

@@ -124,6 +124,16 @@ def test_changed_files_are_refused(made: Path, capsys, path: str, what: str, fla
     assert f"{path}: the {what} that the sidecar names is no file; give it by {flag}" in complaint(capsys)
 
 
+def test_a_path_of_any_length_makes_a_short_message(made: Path, capsys) -> None:
+    record = json.loads(made.read_text())
+    record["input"]["path"] = "x" * 100_000
+    made.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert again(made) == 1
+    told = complaint(capsys)
+    assert "the input that the sidecar names is no file" in told and len(told) < 1500
+
+
 def test_a_pipe_is_no_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Reading it would wait for ever."""
     monkeypatch.chdir(tmp_path)

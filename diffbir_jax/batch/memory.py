@@ -40,7 +40,7 @@ def planned(
     if isinstance(restorer, FaceRestorer):
         return planned_faces(restorer, settings, jobs, record, journal)
     if record is not None and record.plan is not None:
-        return record.plan
+        return record.plan.on(restorer.programs.devices)
     return _planned(restorer, settings, jobs, journal)
 
 
@@ -52,8 +52,8 @@ def planned_faces(
     made, memory = wanted(settings, jobs), memory_of(settings)
     backs = settings.recipe.background == "sr"
     if record is not None and record.crops is not None:
-        both.plan = record.crops
-        return record.plan
+        both.plan = record.crops.on(both.faces.programs.devices)
+        return record.plan and record.plan.on(both.behind.programs.devices)
     if not images:
         return None
     found = crops_plan(both, made, images, memory, settings.vae_norms)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from diffbir_jax.files.checked import file_name
 from diffbir_jax.files.digest import sha256, weights_record
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import device, versions
-from diffbir_jax.restoration.geometry import check_plan
+from diffbir_jax.restoration.geometry import check_bounds, check_plan
 from diffbir_jax.restoration.lora_flag import Lora
 
+# Characters of a path in a message: a sidecar may name any.
+LONGEST = 1000
 DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, "paths", "list", "memory_gb", "vae_norms"} - {*PLACES}
 
 
@@ -71,7 +74,7 @@ def moved_loras(then: Sequence[Lora], now: Sequence[Lora]) -> tuple[Lora, ...]:
 
 
 def check_plans(recipe: Recipe, record: Sidecar) -> None:
-    """Raise UserError if the networks cannot be cut as a sidecar says, before they are loaded."""
+    """Raise UserError if the networks cannot, or must not, be cut as a sidecar says, before they are loaded."""
     preset = recipe.preset()
     if recipe.stage1 is not None:
         # Only its file says which sides another stage 1 takes.
@@ -79,6 +82,7 @@ def check_plans(recipe: Recipe, record: Sidecar) -> None:
     for plan in (record.plan, record.crops):
         if plan is not None:
             check_plan(plan, preset)
+            check_bounds(plan, preset, recipe.options.tiling)
 
 
 def check_backgrounds(recipe: Recipe, record: Sidecar) -> None:
@@ -128,14 +132,16 @@ def find_again(entry: Source, place: Path | None, what: str) -> Path:
     """
     recorded = Path(file_name(entry.path))
     path = recorded if place is None else place / recorded.name if place.is_dir() else place
-    if not path.is_file():
+    told = str(path) if len(str(path)) <= LONGEST else f"{str(path)[:LONGEST]}..."
+    # Not `path.is_file()`, which raises for names that are too long for the system.
+    if not os.path.isfile(path):
         flag = {"input": "--input", "stage-1 image": "--stage1", "mask": "--fidelity-mask"}.get(
             what, "--background"
         )
-        raise ImageFileError(f"{path}: the {what} that the sidecar names is no file; give it by {flag}")
+        raise ImageFileError(f"{told}: the {what} that the sidecar names is no file; give it by {flag}")
     if path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
         raise ImageFileError(
-            f"{path}: is not the {what} that the sidecar names (its SHA-256 differs); find the original"
+            f"{told}: is not the {what} that the sidecar names (its SHA-256 differs); find the original"
         )
     return path
 

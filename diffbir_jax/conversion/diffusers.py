@@ -15,6 +15,7 @@ import numpy as np
 from diffbir_jax.conversion import architectures, stable_diffusion
 from diffbir_jax.conversion.engine import DENSE, POINTWISE, Rule, is_floating
 from diffbir_jax.conversion.files import CheckpointError, State, Stored, read_tensors
+from diffbir_jax.conversion.kinds import check_file
 from diffbir_jax.conversion.rules import Rules
 from diffbir_jax.conversion.shapes import Shapes
 from diffbir_jax.models.clip import CLIPTextConfig
@@ -194,6 +195,7 @@ def _shards(indices: list[Path]) -> list[Path]:
 
 
 def _shard_names(index: Path) -> list[str]:
+    check_file(index)
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return sorted({str(name) for name in weight_map.values()})

@@ -1,6 +1,7 @@
 """What kind of file is given as a checkpoint: by its first bytes, as names lie."""
 
 import re
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ TORCH_SUFFIXES = (".ckpt", ".pth", ".pt", ".bin")
 # What browsers and download tools call a file before it is complete.
 UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".opdownload", ".aria2", ".tmp")
 HEAD = 4096
+IRREGULAR = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
 OTHERS = {
     b"\x89HDF": "an HDF5 file (Keras)",
     b"GGUF": "a GGUF file",
@@ -26,6 +28,18 @@ PACKED = {
 }
 
 
+def check_file(path: Path) -> None:
+    """Raise CheckpointError if a path is no regular file, before it is opened: a pipe would wait for its writer.
+
+    An OSError says that there is no such path.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
+        return
+    what = next((what for is_it, what in IRREGULAR.items() if is_it(mode)), "a device")
+    raise CheckpointError(f"{path} is {what}, not a file: give the file with the weights")
+
+
 def kind_of(path: Path) -> Kind:
     """How to read a file.
 
@@ -33,6 +47,7 @@ def kind_of(path: Path) -> Kind:
         CheckpointError: it is something else; the message says what, and what to do.
         OSError: the file cannot be read.
     """
+    check_file(path)
     with path.open("rb") as file:
         head = file.read(HEAD)
     if path.suffix.lower() in UNFINISHED:

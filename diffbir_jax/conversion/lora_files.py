@@ -49,7 +49,7 @@ def changes(path: Path, configs: Mapping[str, Sizes], scale: float = 1.0) -> Ite
         ConversionError: it is of other networks; all problems are listed.
         OSError: it cannot be read.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no LoRA at {path}: give a .safetensors file, FILE or FILE:SCALE")
     if kind_of(path) == "safetensors" and read_metadata(path).get("family") == LORA:
         yield from _kept(load_tree(path), scale)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from diffbir_jax.conversion.files import CheckpointError, State, Stored
+from diffbir_jax.conversion.kinds import check_file
 
 MAGIC = "7767517"
 # A layer's values start with a word that states their format; biases are bare float32.
@@ -56,8 +57,10 @@ def read_ncnn(path: Path) -> State:
         CheckpointError: the files are damaged, of another architecture or quantised.
         OSError: a file cannot be read.
     """
-    layers = list(_convolutions(path.with_suffix(".param")))
     blob = path.with_suffix(".bin")
+    for file in (path.with_suffix(".param"), blob):
+        check_file(file)
+    layers = list(_convolutions(path.with_suffix(".param")))
     names = _names(len(layers))
     if names is None:
         raise CheckpointError(

@@ -15,6 +15,7 @@ from diffbir_jax.conversion.abstract import abstract_controlnet
 from diffbir_jax.conversion.adapted import LORA, lora_state
 from diffbir_jax.conversion.architectures import BSRNET, CONTROL, SCUNET, SRVGG, SWINIR, Architecture
 from diffbir_jax.conversion.engine import export
+from diffbir_jax.conversion.kinds import check_file
 from diffbir_jax.conversion.output import check_names, together
 from diffbir_jax.conversion.report import Entry, sha256_of
 from diffbir_jax.conversion.torch_writing import write_torch
@@ -126,6 +127,8 @@ def _attention_mask(window: int) -> np.ndarray:
 
 def _exportable(source: Path) -> list[Path]:
     if not source.is_dir():
+        if source.exists():
+            check_file(source)
         if not _is_lora(source):
             _described(source)
         return [source]

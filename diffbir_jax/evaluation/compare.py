@@ -13,7 +13,7 @@ from diffbir_jax.console.plain import plain
 from diffbir_jax.console.tables import csv_table, markdown_table
 from diffbir_jax.evaluation.aggregate import interval
 from diffbir_jax.evaluation.result import Image, Result, read_result
-from diffbir_jax.evaluation.tables import digits
+from diffbir_jax.evaluation.tables import digits, marked
 
 _SHOWN = 3
 
@@ -169,10 +169,11 @@ def comparison_markdown(comparison: Comparison) -> str:
         ends = "-" if each.low is None else f"[{each.low:+.{places}f}, {each.high:+.{places}f}]"
         mean, wins = f"{each.mean:+.{places}f}", f"{each.wins}/{each.count}"
         ps = (_p(each.wilcoxon), _p(each.ttest))
-        lines.append([each.title, each.run.replace("|", r"\|"), mean, ends, wins, *ps])
+        lines.append([marked(each.title), marked(each.run), mean, ends, wins, *ps])
     text = markdown_table(head, lines, right=range(2, len(head)))
-    said = f"Differences to {plain(comparison.first)}; wins are images in which the run is better; p corrected by Holm."
-    return f"{text}\n{said}\n" + "".join(f"\nNote: {plain(note)}.\n" for note in comparison.notes)
+    first = marked(plain(comparison.first))
+    said = f"Differences to {first}; wins are images in which the run is better; p corrected by Holm."
+    return f"{text}\n{said}\n" + "".join(f"\nNote: {marked(plain(note))}.\n" for note in comparison.notes)
 
 
 def comparison_csv(comparison: Comparison) -> str:

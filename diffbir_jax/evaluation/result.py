@@ -4,10 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.files.checked import read_checked
+from diffbir_jax.files.checked import checked, read_checked
 from diffbir_jax.files.writing import replace_file
 
 FORMAT = 1
@@ -106,6 +108,32 @@ def read_result(path: Path) -> Result:
     return Result(**{field.name: getattr(stored, field.name) for field in fields(Result)})
 
 
+@dataclass(frozen=True)
+class _Scoring:
+    crop: Annotated[int, Field(ge=0)] = 0
+    metrics: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Suite:
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class _Protocol:
+    """The entries of a protocol that tables, comparisons and pages use; others are only shown and compared."""
+
+    scoring: _Scoring = _Scoring()
+    suite: _Suite = _Suite()
+    results_per_image: Annotated[int, Field(ge=1)] = 1
+    images_cut_to_common: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True)
+class _Used:
+    protocol: _Protocol  # so that messages name it
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Stored(Result):
     """A result as it stands in its file; another format would be misread without an error."""
@@ -113,6 +141,7 @@ class _Stored(Result):
     format: Literal[1]
 
     def __post_init__(self) -> None:
+        checked({"protocol": self.protocol}, _Used)
         if len({image.name for image in self.images}) < len(self.images):
             raise UserError("images occur twice")
         if unknown := self.summary.keys() - self.columns.keys():

@@ -1,5 +1,6 @@
 """Results as tables: Markdown, LaTeX and CSV."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,14 @@ _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    # These are other characters in LaTeX's default encoding.
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
 }
+# What begins HTML, bold text, another cell or the address of a link, and backslashes that would escape something. All
+# other characters stay, because people read the text on the screen, too.
+_MARKDOWN = re.compile(r"[<*|]|(?<=\])\(|\\(?=[!-/:-@\[-`{-~])")
 
 
 class Cell(NamedTuple):
@@ -96,11 +104,13 @@ def markdown(table: Table) -> str:
 
     head = [
         "method",
-        *(f"{column.title} {'↑' if column.better == 'higher' else '↓'}" for column in table.columns),
+        *(f"{marked(column.title)} {'↑' if column.better == 'higher' else '↓'}" for column in table.columns),
     ]
-    lines = [[name.replace("|", r"\|"), *map(show, cells)] for name, cells in table.rows]
+    lines = [[marked(name), *map(show, cells)] for name, cells in table.rows]
     text = markdown_table(head, lines, right=range(1, len(head))) + f"\n{table.caption}\n"
-    return text + "".join(f"\n({number}) {plain(note)}\n" for number, note in enumerate(table.notes, 1))
+    return text + "".join(
+        f"\n({number}) {marked(plain(note))}\n" for number, note in enumerate(table.notes, 1)
+    )
 
 
 def latex(table: Table) -> str:
@@ -155,6 +165,11 @@ def write_tables(results: Sequence[Result], folder: Path, intervals: bool = True
     for name, content in files.items():
         replace_file(folder / name, content.encode("utf-8", "backslashreplace"))
     return text
+
+
+def marked(text: str) -> str:
+    """Return text escaped for Markdown: it makes no HTML, no link, no bold text and no further cell of a table."""
+    return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def escape(text: str) -> str:

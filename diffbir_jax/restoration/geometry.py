@@ -8,7 +8,7 @@ from diffbir_jax.imaging.preparation import pillow_sides
 from diffbir_jax.imaging.resize import at_least
 from diffbir_jax.imaging.tiling import Grid, make_grid
 from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, family_of
-from diffbir_jax.restoration.plan import FINE_FROM, Plan, StagePlan, canvas, fitted
+from diffbir_jax.restoration.plan import BATCH, FINE_FROM, STAGES, Plan, StagePlan, canvas, fitted
 
 
 class Shape(NamedTuple):
@@ -115,6 +115,28 @@ def check_plan(plan: Plan, preset: Preset) -> None:
             raise UserError(
                 f"the plan has tiles of {tile} that overlap by {overlap} for {name}; preset {preset.name} needs "
                 f"multiples of {multiple} that overlap by less, in multiples of {step}"
+            )
+
+
+def check_bounds(plan: Plan, preset: Preset, tiling: tuple[int, int] | None) -> None:
+    """Raise UserError if a plan from a file asks for larger tiles, overlaps or batches than planners do.
+
+    Such plans could take any memory and time.
+
+    Args:
+        plan: how images are to be cut.
+        preset: the networks.
+        tiling: side and stride of tiles that the options ask for, or None.
+    """
+    one = preset.one_step
+    most = max((preset.tile, *(tiling or ()), *((one.tile, one.vae_tile) if one else ())))
+    for name in STAGES:
+        tile, overlap, batch = getattr(plan, name)
+        asked = tiling == (tile, tile - overlap)
+        if tile > most or batch > BATCH * plan.devices or (overlap > tile // 2 and not asked):
+            raise UserError(
+                f"the plan has tiles of {tile} that overlap by {overlap} in batches of {batch} for {name}; allowed are "
+                f"tiles up to {most}, half of a tile, and {BATCH} tiles for each of {plan.devices} devices"
             )
 
 

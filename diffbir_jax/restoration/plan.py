@@ -7,6 +7,8 @@ from diffbir_jax.console.errors import UserError
 
 # No machine has room for larger numbers of tiles or pixels.
 MOST = 2**30
+# Most tiles in a batch per device that the planner tries.
+BATCH = 16
 
 
 class StagePlan(NamedTuple):
@@ -62,6 +64,14 @@ class Plan:
     def with_batch(self, batch: int) -> "Plan":
         """The same with another batch for every stage."""
         return replace(self, **{name: getattr(self, name)._replace(batch=batch) for name in STAGES})
+
+    def on(self, devices: int) -> "Plan":
+        """The same for a machine with fewer devices: each keeps its batch, or its memory would not suffice."""
+        if devices >= self.devices:
+            return self
+        batches = {name: max(1, getattr(self, name).batch // self.devices) * devices for name in STAGES}
+        stages = {name: getattr(self, name)._replace(batch=batch) for name, batch in batches.items()}
+        return replace(self, **stages, devices=devices)
 
 
 STAGES = ("rm", "encode", "sample", "decode")

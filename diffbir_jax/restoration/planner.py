@@ -21,7 +21,7 @@ from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.generator import Generator
 from diffbir_jax.restoration.geometry import Shape, Sides, measure
 from diffbir_jax.restoration.packing import WAITING
-from diffbir_jax.restoration.plan import Plan, StagePlan
+from diffbir_jax.restoration.plan import BATCH, Plan, StagePlan
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.sampling.options import Options
 
@@ -148,7 +148,7 @@ def candidates(preset: Preset, options: Options, devices: int, many: bool) -> It
         guided = bool(options.guidance_scale) and options.guidance_space == "rgb"
         for remat in (False, True) if guided else (True,):
             if many and share == SHARES[0]:
-                yield replace(plan.with_batch(MOST.get(jax.default_backend(), 16) * devices), remat=remat)
+                yield replace(plan.with_batch(MOST.get(jax.default_backend(), BATCH) * devices), remat=remat)
             yield replace(plan, remat=remat)
 
 

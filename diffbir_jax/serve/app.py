@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from diffbir_jax import __version__
 from diffbir_jax.batch.settings import Recipe, as_record
 from diffbir_jax.console.errors import UserError, one_line
+from diffbir_jax.imaging.photo import MIN_SIDE
 from diffbir_jax.serve.engine import BUG, Engine
 from diffbir_jax.serve.guard import Guard
 from diffbir_jax.serve.jobs import Job, Result
@@ -38,8 +39,8 @@ LEFT = 499
 class Estimate(BaseModel):
     """A picture whose time and memory a client wants to know."""
 
-    width: Annotated[int, Field(ge=1, le=2**17)]
-    height: Annotated[int, Field(ge=1, le=2**17)]
+    width: Annotated[int, Field(ge=MIN_SIDE, le=2**17)]
+    height: Annotated[int, Field(ge=MIN_SIDE, le=2**17)]
     options: dict[str, object] = {}
 
 

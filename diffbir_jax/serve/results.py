@@ -125,6 +125,11 @@ def check_size(wish: Wish, size: tuple[int, int], limits: Limits) -> None:
     (height, width), count = scaled(size, wish.recipe.upscale), wish.recipe.n_samples
     if count > limits.samples:
         raise Refusal(f"options: `n_samples` is {count}; this service allows 1 to {limits.samples}")
+    if round(min(size) * wish.recipe.upscale) < 1:
+        raise Refusal(
+            f"options: `upscale` is {wish.recipe.upscale:g}, which leaves no pixel of {size[1]}x{size[0]}; "
+            "give a larger one"
+        )
     if size[0] * size[1] > limits.pixels:
         raise TooLargeError(f"image: {size[1]}x{size[0]} pixels are given, allowed are {limits.pixels}")
     if count * height * width > limits.output_pixels:

@@ -124,6 +124,16 @@ def test_changed_files_are_refused(made: Path, capsys, path: str, what: str, fla
     assert f"{path}: the {what} that the sidecar names is no file; give it by {flag}" in complaint(capsys)
 
 
+def test_a_path_of_any_length_makes_a_short_message(made: Path, capsys) -> None:
+    record = json.loads(made.read_text())
+    record["input"]["path"] = "x" * 100_000
+    made.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert again(made) == 1
+    told = complaint(capsys)
+    assert "the input that the sidecar names is no file" in told and len(told) < 1500
+
+
 def test_a_pipe_is_no_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Reading it would wait for ever."""
     monkeypatch.chdir(tmp_path)
@@ -226,6 +236,26 @@ def test_a_plan_that_no_network_takes_is_refused_before_one_is_loaded(
     monkeypatch.setattr(run, "networks", lambda *given, **named: pytest.fail("loads the networks"))
     assert again(Path("out/a.json")) == 1
     assert f"a.json: the plan has tiles of 1 that overlap by 0 for {stage}; preset" in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rm": [10**9, 64, 1]},
+        {"sample": [512, 504, 1]},
+        {"decode": [512, 64, 10**9]},
+        {"encode": [512, 64, 17]},
+    ],
+)
+def test_a_plan_that_no_planner_makes_is_refused(fake: Fake, capsys, change: dict) -> None:
+    save(Path("in/a.png"))
+    assert call("--input", "in", "--output", "out") == 0
+    record = json.loads(Path("out/a.json").read_text())
+    Path("out/a.json").write_text(json.dumps(record | {"plan": DRAWN | change}))
+    assert again(Path("out/a.json")) == 1
+    assert "; allowed are tiles up to 512, half of a tile, and 16 tiles for each of 1 devices" in complaint(
+        capsys
+    )
 
 
 def test_files_that_are_no_sidecars(fake: Fake, capsys) -> None:

@@ -1,5 +1,8 @@
 import json
+import os
+import socket
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -122,6 +125,23 @@ def test_what_is_no_checkpoint_is_named(tmp_path, name, content, reason):
     with pytest.raises(CheckpointError, match=reason) as error:
         read_tensors(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+def test_pipes_sockets_devices_and_folders_are_not_opened(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "folder.pth").mkdir()
+    monkeypatch.chdir(tmp_path)  # the names of sockets are short
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket.pth")
+        kinds = {
+            "pipe.pth": "a pipe",
+            "folder.pth": "a folder",
+            "socket.pth": "a socket",
+            os.devnull: "a device",
+        }
+        for name, kind in kinds.items():
+            with pytest.raises(CheckpointError, match=f"{name} is {kind}, not a file: give the file with"):
+                read_tensors(Path(name))
 
 
 class TestWrappers:

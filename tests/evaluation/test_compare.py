@@ -119,6 +119,12 @@ def test_markdown_and_csv():
     assert one.splitlines()[1] == "psnr,PSNR,b,0.0,,,0,1,,"
 
 
+def test_names_of_runs_make_no_html():
+    runs = [make_result(f"<{name}>", {"psnr": [1.0, 2.0]}) for name in "ab"]
+    text = comparison_markdown(compare(runs))
+    assert r"| PSNR | \<b> |" in text and r"Differences to \<a>;" in text
+
+
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path):
     result = make_result("same", {"psnr": [1.0]})
     result = dataclasses.replace(

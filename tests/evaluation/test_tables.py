@@ -93,8 +93,29 @@ def test_names_cannot_break_a_table():
     result = make_result("a|b_50%", {"psnr": [1.0, 2.0]})
     table = make_tables([result])[0]
     assert r"| a\|b_50% |" in markdown(table)
-    assert r"a|b\_50\% &" in latex(table)
+    assert r"a\textbar{}b\_50\% &" in latex(table)
     assert escape("\\~^{}$&#") == r"\textbackslash{}\textasciitilde{}\textasciicircum{}\{\}\$\&\#"
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        ("<script>x</script>", r"\<script>x\</script>"),
+        ("![x](https://example.org)", r"![x]\(https://example.org)"),
+        (r"\<b>", r"\\\<b>"),
+        ("**best**", r"\*\*best\*\*"),
+        (r"C:\runs\my_model (2)", r"C:\runs\my_model (2)"),
+    ],
+)
+def test_names_make_no_html_no_link_and_nothing_bold(name: str, shown: str):
+    table = make_tables(
+        [dataclasses.replace(make_result(name, {"psnr": [1.0]}), unavailable={"psnr": name})]
+    )[0]
+    assert f"| {shown} |" in markdown(table) and f"not run: {shown}\n" in markdown(table)
+
+
+def test_signs_that_latex_prints_as_others_are_named():
+    assert escape("<a>") == r"\textless{}a\textgreater{}"
 
 
 def test_latex_has_a_tabular_with_as_many_cells_per_row():

@@ -1,5 +1,6 @@
 """LoRA files that are merged into the networks as they are loaded."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,11 @@ def text(path: Path) -> Path:
     return path
 
 
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
 def nothing(path: Path) -> Path:
     return path
 
@@ -192,6 +198,7 @@ def nothing(path: Path) -> Path:
         (no_lora, "is no LoRA: give a LoRA"),
         (a_leaf, "the LoRA is damaged"),
         (text, "text, not weights|is no|not a safetensors"),
+        (pipe, "is a pipe, not a file"),
         (nothing, "no LoRA at .*: give a .safetensors file"),
     ],
 )

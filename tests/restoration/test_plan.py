@@ -47,3 +47,10 @@ def test_another_batch_for_every_stage() -> None:
     stages = (changed.rm, changed.encode, changed.sample, changed.decode)
     assert stages == tuple(StagePlan(side, 8, 4) for side in (32, 64, 96, 128))
     assert (changed.remat, changed.norms) == (False, "tile")
+
+
+def test_a_machine_with_fewer_devices_keeps_the_batch_of_each() -> None:
+    plan = Plan(*(StagePlan(64, 8, batch) for batch in (32, 8, 8, 1)), devices=8)
+    fewer = plan.on(2)
+    assert [each.batch for each in (fewer.rm, fewer.encode, fewer.sample, fewer.decode)] == [8, 2, 2, 2]
+    assert fewer.devices == 2 and plan.on(8) == plan.on(16) == plan

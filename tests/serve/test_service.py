@@ -228,6 +228,7 @@ BAD: list[tuple[str, dict[str, Any], int, str]] = [
     ("out of range", {"options": '{"options": {"detail": 2}}'}, 422, "detail is 2"),
     ("not a number", {"options": '{"upscale": NaN}'}, 422, "upscale"),
     ("no upscale", {"options": '{"upscale": 0}'}, 422, "upscale"),
+    ("no pixel left", {"options": '{"upscale": 1e-9}'}, 422, "options: `upscale` is 1e-09, which leaves no pixel"),
     ("other networks", {"options": '{"version": "tiny"}'}, 422, "this service has one-step"),
     ("weights", {"options": '{"weights": "/etc"}'}, 422, "this service has None"),
     ("stage 1", {"options": '{"stage1": "../x.safetensors"}'}, 422, "this service has None"),
@@ -268,6 +269,8 @@ def test_requests_of_another_form(client, capfd):
         ("DELETE", "/jobs/..%2f..%2fetc", 404, {}),
         ("GET", "/../../etc/passwd", 404, {}),
         ("POST", "/estimate", 422, {"json": {"width": 0, "height": 1}}),
+        ("POST", "/estimate", 422, {"json": {"width": 15, "height": 16}}),
+        ("POST", "/estimate", 422, {"json": {"width": 16, "height": 16, "options": {"upscale": 1e-9}}}),
         ("POST", "/estimate", 413, {"json": {"width": 90000, "height": 90000}}),
         ("POST", "/estimate", 422, {"data": b"{"}),
     ):

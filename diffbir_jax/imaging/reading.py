@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.files.errors import ImageFileError, absent
 from diffbir_jax.imaging.decoding import FORMATS, HEAD, Decoded, decode, kind_of
 from diffbir_jax.imaging.photo import MAX_PIXELS, Photo
 from diffbir_jax.imaging.samples import apart
@@ -110,7 +110,7 @@ def _load(path: Path) -> tuple[str, bytes]:
     except ImageFileError:
         raise
     except FileNotFoundError:
-        raise ImageFileError(f"{path}: no such file; check the path") from None
+        raise ImageFileError(f"{path}: {absent(path, 'no such file; check the path')}") from None
     except IsADirectoryError:
         raise ImageFileError(f"{path}: is a folder; give a file, or list it with find_images") from None
     except PermissionError:

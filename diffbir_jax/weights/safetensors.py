@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.errors import MissingFileError, UserError
 from diffbir_jax.files.trees import Params
 from diffbir_jax.files.writing import replacing
 
@@ -158,7 +158,7 @@ def checksum(path: str | Path) -> str:
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: train them first or give another file.")
+        raise MissingFileError(f"no weights at {path}: train them first or give another file.")
     return path
 
 

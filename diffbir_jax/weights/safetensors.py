@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from diffbir_jax.console.errors import MissingFileError, UserError
+from diffbir_jax.console.plain import counted
 from diffbir_jax.files.trees import Params
 from diffbir_jax.files.writing import replacing
 
@@ -126,7 +127,8 @@ def load_weights(path: str | Path, like: Params) -> Params:
     problems = mismatches(flat, flatten(like))
     if problems:
         raise UserError(
-            f"{path} does not fit the model ({len(problems)} problems):\n  " + "\n  ".join(problems)
+            f"{path} does not fit the model ({counted(len(problems), 'problem')}):\n  "
+            + "\n  ".join(problems)
         )
     return unflatten(flat)
 

@@ -61,7 +61,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             "nothing to restore: name a photo or a folder, or give --list FILE or --from-sidecar FILE"
         )
     if args.output is None:
-        parser.error("--output is missing: give the folder for the results, -o DIR")
+        after = any(str(path).startswith("-") for path in (args.input, *args.paths))
+        hint = "; options stand before --, since all after it are photos" if after else ""
+        parser.error(f"--output is missing: give the folder for the results, -o DIR{hint}")
     return args
 
 

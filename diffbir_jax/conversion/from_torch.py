@@ -134,7 +134,7 @@ def select_in(path: Path, key: str | None = None, prefix: str | None = None) -> 
     found = read_checkpoint(path, key)
     if _is_ours(path, found.state):
         raise CheckpointError(
-            f"{path} is converted already: use it as it is, or give --to-torch to write it as PyTorch's"
+            f"{path} is converted already: use it as it is; --to-torch writes restoration modules and IRControlNet back"
         )
     try:
         return select(found, prefix)

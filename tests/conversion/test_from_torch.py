@@ -284,7 +284,7 @@ def test_what_is_converted_is_not_converted_again(tmp_path, source, header):
     if header:
         save_file(load_file(path), path, header)
     with pytest.raises(
-        CheckpointError, match="rm.safetensors is converted already: use it as it is, or give"
+        CheckpointError, match="rm.safetensors is converted already: use it as it is; --to-torch"
     ):
         convert_file(path, tmp_path / "again")
 

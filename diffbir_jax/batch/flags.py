@@ -7,6 +7,7 @@ from pathlib import Path
 from diffbir_jax.console.numbers import count, positive, quality, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.faces.flags import add_face_flags
+from diffbir_jax.files.errors import absent
 from diffbir_jax.imaging.photo import MAX_PIXELS
 from diffbir_jax.restoration.flags import add_guidance_flags, add_network_flags, add_stage2_flags
 
@@ -26,6 +27,7 @@ BASIC = (
 )
 FORMATS = ("png", "jpeg", "webp", "tiff", "same")
 BIT_DEPTHS = ("same", "8", "16")
+NOTHING = "no such file or folder; give an image or a folder of images"
 
 
 def make_parser() -> Parser:
@@ -59,7 +61,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             "nothing to restore: name a photo or a folder, or give --list FILE or --from-sidecar FILE"
         )
     if args.output is None:
-        parser.error("--output is missing: give the folder for the results, -o DIR")
+        after = any(str(path).startswith("-") for path in (args.input, *args.paths))
+        hint = "; options stand before --, since all after it are photos" if after else ""
+        parser.error(f"--output is missing: give the folder for the results, -o DIR{hint}")
     return args
 
 
@@ -78,7 +82,7 @@ def join_inputs(parser: Parser, args: argparse.Namespace) -> None:
 def missing_input(args: argparse.Namespace) -> str:
     """Return what is wrong if an input is not there, else ""; without importing JAX."""
     paths = [path for path in (args.input, *args.paths) if path is not None and not path.exists()]
-    return f"{paths[0]}: no such file or folder; give an image or a folder of images" if paths else ""
+    return f"{paths[0]}: {absent(paths[0], NOTHING)}" if paths else ""
 
 
 def given_flags(parser: Parser, argv: Sequence[str] | None) -> frozenset[str]:

@@ -64,8 +64,8 @@ class Outputs(NamedTuple):
         yield from reversed(self.results)
 
     def claimed(self) -> Iterator[Path]:
-        """Yield the files, and the beginning of the crops' names, which no other input may have."""
-        yield from self.all()
+        """Yield the files, pictures first, and the beginning of the crops' names, which no other input may have."""
+        yield from reversed([*self.all()])
         if self.crops:
             yield self.crops
 

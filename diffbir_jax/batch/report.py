@@ -12,7 +12,7 @@ from diffbir_jax.batch.done import is_done
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.console.meter import Meter
 from diffbir_jax.console.parser import INTERRUPTED
-from diffbir_jax.console.plain import plain
+from diffbir_jax.console.plain import counted, plain
 from diffbir_jax.faces.reports import FaceReport, FacesRecord, faces_record
 from diffbir_jax.restoration.effort import Costs
 from diffbir_jax.restoration.planner import STAGE_NAMES
@@ -167,11 +167,6 @@ class Journal:
             "warnings": [{"file": str(path), "text": text} for path, text in self._notes],
             "interrupted": self.interrupted,
         }
-
-
-def counted(number: int, thing: str) -> str:
-    """Return a number of things in words: "1 image", "2 images"."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def report_path(path: Path, hosts: int, host_index: int) -> Path:

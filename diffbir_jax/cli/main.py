@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from diffbir_jax import __version__
 from diffbir_jax.console.errors import EXPECTED, one_line
-from diffbir_jax.console.interrupts import terminable, told
+from diffbir_jax.console.interrupts import end_at_once, terminable, told
 from diffbir_jax.console.parser import INTERRUPTED, Parser, options_of
 from diffbir_jax.console.streams import exit_now, steady_output
 from diffbir_jax.console.threads import READER
@@ -82,6 +82,8 @@ def start(name: str, argv: Sequence[str] | None = None) -> NoReturn:
     with terminable(), steady_output() as output:
         code = _code(name, argv)
         print(end="", flush=True)
+    if code == INTERRUPTED:
+        end_at_once()
     error = output and output.error
     if error is not None and not isinstance(error, BrokenPipeError):
         print(f"diffbir {name}: the output cannot be written ({error.strerror})", file=sys.stderr)

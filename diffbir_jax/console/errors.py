@@ -12,6 +12,13 @@ class UserError(ValueError):
     """
 
 
+class MissingFileError(FileNotFoundError, UserError):
+    """A file that the user named, or that a version needs, is not there.
+
+    Callers of functions may catch it as a `UserError`, like every other mistake that they can mend, or by its kind.
+    """
+
+
 # An argument in a message: `memory_gb` is what callers of functions write.
 _ARGUMENT = re.compile(r"`([a-z]\w*)`")
 # What ends in one line; anything else is a bug and ends the run with its traceback.

@@ -71,6 +71,16 @@ def _without_interrupts(
     return lambda lost: None if isinstance(lost.exc_value, KeyboardInterrupt) else hook(lost)
 
 
+def end_at_once() -> None:
+    """From now on Ctrl-C ends the process without a traceback: an interrupted program has nothing left to save.
+
+    Else libraries that clean up when Python ends would be broken off, and Python would show it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with contextlib.suppress(ValueError):  # in another thread than the main one
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def undisturbed() -> contextlib.AbstractContextManager[None]:
     """Within this context Ctrl-C and SIGTERM do nothing: for the last moment of work that should be whole."""
     return _handled(dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.SIG_IGN))

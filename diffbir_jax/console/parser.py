@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar, NoReturn
 
@@ -82,6 +83,8 @@ class Parser(argparse.ArgumentParser):
         """Return what is wrong with a word that the parser does not know, and what to type instead."""
         if not word.startswith("-"):
             return f"{word!r} is not expected here; names of options begin with --"
+        if os.path.lexists(word):
+            return f"no option {word}; for the file of this name write ./{word}"
         name = word.partition("=")[0]
         if near := difflib.get_close_matches(name, list(options_of(self)), n=1, cutoff=0.75):
             return f"no option {name}; did you mean {near[0]}?"

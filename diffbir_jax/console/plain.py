@@ -16,6 +16,11 @@ def shown(text: object, limit: int = 80) -> str:
     return line if len(line) <= limit else f"{line[:limit]}..."
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number of things in words: "1 image", "2 images"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def _obeyed(c: str) -> bool:
     kind = unicodedata.category(c)
     return kind[0] == "C" or kind in _SEPARATORS

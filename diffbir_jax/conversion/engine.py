@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.plain import counted
 from diffbir_jax.conversion.stored import Shaped
 from diffbir_jax.files.trees import Params
 from diffbir_jax.weights.safetensors import flatten, unflatten
@@ -206,4 +207,4 @@ def _name(where: tuple[str, int | None]) -> str:
 def raise_all(summary: str, problems: list[str]) -> None:
     """Raise `ConversionError` with one problem per line, if there are any."""
     if problems:
-        raise ConversionError(f"{summary} ({len(problems)} problems):\n  " + "\n  ".join(problems))
+        raise ConversionError(f"{summary} ({counted(len(problems), 'problem')}):\n  " + "\n  ".join(problems))

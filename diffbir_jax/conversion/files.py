@@ -89,7 +89,9 @@ def _read_safetensors(path: Path) -> State:
             for key, x in slices.items()
         }
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file, or it is truncated ({error})") from error
+        raise CheckpointError(
+            f"{path} is not a safetensors file, or it is truncated ({error}): fetch it again"
+        ) from error
 
 
 def _check_dtypes(path: Path, dtypes: Mapping[str, str], readable: Collection[str]) -> None:

@@ -17,13 +17,14 @@ from diffbir_jax.conversion.diffusers import FOLDERS, read_folder, weight_files
 from diffbir_jax.conversion.engine import DAMAGED, Params, Rule, by_path, check, not_finite, raise_all, read
 from diffbir_jax.conversion.families import Family
 from diffbir_jax.conversion.files import CheckpointError, Contents, read_contents
+from diffbir_jax.conversion.kinds import kind_of
 from diffbir_jax.conversion.ncnn import PACKAGE_NAME, locate, read_ncnn
 from diffbir_jax.conversion.output import check_names, together
 from diffbir_jax.conversion.prefixes import select
 from diffbir_jax.conversion.report import Entry, read_report, sha256_of, write_report
 from diffbir_jax.conversion.stored import Shaped
 from diffbir_jax.conversion.zeros import warn_of, zeros_in
-from diffbir_jax.weights.safetensors import flatten, write_arrays
+from diffbir_jax.weights.safetensors import flatten, read_metadata, write_arrays
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -131,10 +132,21 @@ def read_checkpoint(path: Path, key: str | None = None) -> Contents:
 def select_in(path: Path, key: str | None = None, prefix: str | None = None) -> tuple[Family, Contents]:
     """The family of a checkpoint of any format and its weights; arguments and errors as in `convert_file`."""
     found = read_checkpoint(path, key)
+    if _is_ours(path, found.state):
+        raise CheckpointError(
+            f"{path} is converted already: use it as it is; --to-torch writes restoration modules and IRControlNet back"
+        )
     try:
         return select(found, prefix)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def _is_ours(path: Path, state: Mapping[str, Shaped]) -> bool:
+    """Whether a file is one that a conversion or a training wrote: by its header, and by keys with "/"."""
+    if path.is_dir() or not state or any("/" not in key for key in state):
+        return False
+    return kind_of(path) == "safetensors" and not read_metadata(path).keys().isdisjoint(("family", "preset"))
 
 
 def make_plans(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffbir_jax.console.errors import MissingFileError
 from diffbir_jax.conversion.engine import raise_all
 from diffbir_jax.conversion.files import read_all
 from diffbir_jax.conversion.kinds import kind_of
@@ -50,7 +51,7 @@ def changes(path: Path, configs: Mapping[str, Sizes], scale: float = 1.0) -> Ite
         OSError: it cannot be read.
     """
     if not path.exists():
-        raise FileNotFoundError(f"no LoRA at {path}: give a .safetensors file, FILE or FILE:SCALE")
+        raise MissingFileError(f"no LoRA at {path}: give a .safetensors file, FILE or FILE:SCALE")
     if kind_of(path) == "safetensors" and read_metadata(path).get("family") == LORA:
         yield from _kept(load_tree(path), scale)
         return

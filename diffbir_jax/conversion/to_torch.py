@@ -1,6 +1,5 @@
 """Convert our weights back to the reference's checkpoints: restoration modules and IRControlNet, with all keys."""
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,6 +26,8 @@ ARCHITECTURES = {kind.family: kind for kind in (CONTROL, SWINIR, BSRNET, SCUNET,
 FORMATS = ("pth", "safetensors")
 # The reference's `img_size`: it stores SwinIR's attention mask for this number of tokens per side.
 SWINIR_MASK_SIDE = 64
+# Ends of the keys of `swinir_buffers`.
+BUFFERS = (".relative_position_index", ".attn_mask")
 
 
 def export_files(
@@ -208,7 +209,8 @@ def _write(state: Mapping[str, np.ndarray], path: Path, dtype: str) -> Entry:
     else:
         shapes = {key: x.shape for key, x in state.items()}
         digest = write_arrays(path, shapes, iter(state.items()), {"format": "pt"}, dtypes)
-    return Entry(path.stem, len(state), sum(math.prod(x.shape) for x in state.values()), dtype, digest)
+    parameters = sum(x.size for key, x in state.items() if not key.endswith(BUFFERS))
+    return Entry(path.stem, len(state), parameters, dtype, digest)
 
 
 def _write_pth(state: Mapping[str, np.ndarray], path: Path, dtypes: Mapping[str, str]) -> str:

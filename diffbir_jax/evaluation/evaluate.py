@@ -10,7 +10,7 @@ import numpy as np
 from diffbir_jax.evaluation.aggregate import summarise
 from diffbir_jax.evaluation.cache import Cache, Outcome
 from diffbir_jax.evaluation.metric import Metric, Setup
-from diffbir_jax.evaluation.pairs import Case, check_cases, find_cases
+from diffbir_jax.evaluation.pairs import Case, check_cases, match_cases
 from diffbir_jax.evaluation.result import Column, Image, Result, Summary, write_result
 from diffbir_jax.evaluation.scoring import Scorer, Scorers, fill, inputs, load_scorers, set_keys, versions
 from diffbir_jax.evaluation.tables import CUT, DEVIATION
@@ -66,8 +66,8 @@ def evaluate(evaluation: Evaluation) -> Result:
     make_folder(output)
     # The output may lie inside a folder of results; its pictures are not results.
     own = [output, output / REPORT]
-    found = find_cases(evaluation.preds, evaluation.gt, evaluation.lq, exclude=own)
-    cases = check_cases(found, evaluation.max_pixels, evaluation.crop_to_common)
+    found, problems = match_cases(evaluation.preds, evaluation.gt, evaluation.lq, exclude=own)
+    cases = check_cases(found, evaluation.max_pixels, evaluation.crop_to_common, problems)
     scorers = load_scorers(evaluation.metrics, evaluation.setup, cases[0])
     with Cache(output / "cache.jsonl") as cache:
         fill(cases, scorers.ready, cache)

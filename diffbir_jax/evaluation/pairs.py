@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -21,7 +22,7 @@ from diffbir_jax.imaging.reading import read_image
 SPARE = 1
 Size = tuple[int, int]
 # A message lists this many names and counts the rest.
-SHOWN = 3
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -79,32 +80,57 @@ def find_cases(
 
     Raises:
         ImageFileError: a folder is missing, empty or given for two seeds, or names are ambiguous or differ; the error
-            covers all names that differ.
+            covers all names.
+    """
+    cases, problems = match_cases(preds, gt, lq, exclude)
+    _raise_all(problems)
+    return cases
+
+
+def match_cases(
+    preds: Sequence[Path], gt: Path | None = None, lq: Path | None = None, exclude: Iterable[Path] = ()
+) -> tuple[list[Case], list[str]]:
+    """Match images as `find_cases` does, but return what is wrong with names, so that files can be checked too.
+
+    Returns:
+        The cases, with those files that are there; and the problems, one text per kind and folder.
+
+    Raises:
+        ImageFileError: a folder is missing, empty or given for two seeds.
     """
     # A folder that is given twice would make the deviation over seeds too small.
     if len({folder.resolve() for folder in preds}) < len(preds):
         raise ImageFileError("--pred names a folder twice; give one folder per seed")
-    left_out = list(exclude)
-    truths, inputs = (_by_name(folder, left_out) if folder else {} for folder in (gt, lq))
-    results = [_without_asides(_by_name(folder, left_out), truths) for folder in preds]
+    left_out, problems = list(exclude), list[str]()
+    truths, inputs = (_by_name(folder, left_out, problems) if folder else {} for folder in (gt, lq))
+    results = [_without_asides(_by_name(folder, left_out, problems), truths) for folder in preds]
     names = set(truths).union(*results)
     wanted = [*(("prediction", folder, files) for folder, files in zip(preds, results))]
     wanted += [
         (what, x, files) for what, x, files in (("ground truth", gt, truths), ("input", lq, inputs)) if x
     ]
     if lacks := [_lack(what, names - set(files), x) for what, x, files in wanted if names - set(files)]:
-        raise ImageFileError(
+        problems.append(
             f"the folders do not match: {'; '.join(lacks)}; every image needs one file of its name, whatever the "
             "suffix, in each"
         )
-    return [
-        Case(name, tuple(files[name] for files in results), truths.get(name), inputs.get(name))
+    cases = [
+        Case(
+            name,
+            tuple(files[name] for files in results if name in files),
+            truths.get(name),
+            inputs.get(name),
+        )
         for name in sorted(names)
     ]
+    return cases, problems
 
 
 def check_cases(
-    cases: Sequence[Case], max_pixels: int = MAX_PIXELS, crop_to_common: bool = False
+    cases: Sequence[Case],
+    max_pixels: int = MAX_PIXELS,
+    crop_to_common: bool = False,
+    problems: Iterable[str] = (),
 ) -> list[Case]:
     """Read all images once; return the cases with `digests`.
 
@@ -112,58 +138,81 @@ def check_cases(
         cases: as `find_cases` returns them.
         max_pixels: largest number of pixels of a file.
         crop_to_common: cut images of a case whose sides differ by one pixel to the common size (`Case.cut`).
+        problems: of the cases' names, see `match_cases`.
 
     Raises:
-        ImageFileError: an image cannot be read, or sizes of one case differ.
+        ImageFileError: there are problems, images cannot be read, or sizes of one case differ; the error covers all.
     """
     cases = [replace(case, max_pixels=max_pixels) for case in cases]
     # Threads help, because decoding and hashing release Python's lock.
     looked = in_threads(_look, cases, min(8, os.cpu_count() or 1))
     seen = list(tqdm(looked, "checking", len(cases), unit="image", disable=None, leave=False))
-    if unreadable := [each for each in seen if isinstance(each, ImageFileError)]:
-        more = len(unreadable) - 1
-        raise ImageFileError(f"{unreadable[0]}" + f" ({more} more cannot be read)" * bool(more))
-    facts = [each for each in seen if not isinstance(each, ImageFileError)]
+    found = [*problems, *_unreadable({path: x for look in seen for path, x in look.errors.items()})]
     if crop_to_common:
-        cases = [replace(case, cut=_common(sizes)) for case, (sizes, _) in zip(cases, facts)]
-    if odd := [text for case, (sizes, _) in zip(cases, facts) if (text := _odd_size(case, sizes))]:
-        raise ImageFileError(
+        cases = [replace(case, cut=_common([*look.sizes.values()])) for case, look in zip(cases, seen)]
+    if odd := [text for case, look in zip(cases, seen) if (text := _odd_size(case, look.sizes))]:
+        found.append(
             f"{len(odd)} of {len(cases)} images differ in size from what they are compared with: {_few(odd)}; "
             f"give images of one size (width x height); --crop-to-common cuts a difference of {SPARE} pixel per side"
         )
-    return [replace(case, digests=digests) for case, (_, digests) in zip(cases, facts)]
+    _raise_all(found)
+    return [replace(case, digests=look.digests) for case, look in zip(cases, seen)]
 
 
-def _look(case: Case) -> tuple[list[Size], dict[Path, str]] | ImageFileError:
-    """(Height, width) and digests of a case's files, or the error if one cannot be read."""
-    try:
-        sizes = [case.read(path).shape[:2] for path in case.scored]
-        return sizes, {path: sha256(path) for path in case.scored}  # pyright: ignore[reportReturnType]
-    except ImageFileError as error:
-        return error
+class _Look(NamedTuple):
+    """What the files of a case are: (height, width) and digest of those that can be read, and errors of the others."""
+
+    sizes: dict[Path, Size]
+    digests: dict[Path, str]
+    errors: dict[Path, ImageFileError]
+
+
+def _look(case: Case) -> _Look:
+    look = _Look({}, {}, {})
+    for path in case.scored:
+        try:
+            height, width = case.read(path).shape[:2]
+            look.sizes[path], look.digests[path] = (height, width), sha256(path)
+        except ImageFileError as error:
+            look.errors[path] = error
+    return look
+
+
+def _unreadable(errors: Mapping[Path, ImageFileError]) -> list[str]:
+    """Describe files that cannot be read."""
+    texts = [f"{path} ({str(error).removeprefix(f'{path}: ')})" for path, error in errors.items()]
+    files = "1 file" if len(texts) == 1 else f"{len(texts)} files"
+    return [f"{files} cannot be read: {_few(texts)}"] if texts else []
+
+
+def _raise_all(problems: Sequence[str]) -> None:
+    if problems:
+        raise ImageFileError(". ".join(problems))
 
 
 def _common(sizes: Sequence[Size]) -> Size | None:
     """Return the size that all images have a part of, if they differ by `SPARE` pixels at most; else None."""
+    if not sizes:
+        return None
     heights, widths = zip(*sizes)
     near = max(heights) - min(heights) <= SPARE and max(widths) - min(widths) <= SPARE
     return (min(heights), min(widths)) if near and len(set(sizes)) > 1 else None
 
 
-def _odd_size(case: Case, sizes: Sequence[Size]) -> str:
+def _odd_size(case: Case, sizes: Mapping[Path, Size]) -> str:
     """Describe the first file with another size than the ground truth (without one: than the first result)."""
-    if case.cut is not None:
+    known = [path for path in (case.gt, *case.preds) if path is not None and path in sizes]
+    if case.cut is not None or not known:
         return ""
-    # `scored` lists the ground truth last.
-    wanted = sizes[-1] if case.gt is not None else sizes[0]
-    for path, size in zip(case.preds, sizes):
-        if size != wanted:
+    wanted = sizes[known[0]]
+    for path in known:
+        if (size := sizes[path]) != wanted:
             return f"{path} is {size[1]}x{size[0]}, not {wanted[1]}x{wanted[0]}"
     return ""
 
 
-def _by_name(folder: Path, exclude: Iterable[Path]) -> dict[str, Path]:
-    """Return the images of a folder by `Case.name`."""
+def _by_name(folder: Path, exclude: Iterable[Path], problems: list[str]) -> dict[str, Path]:
+    """Return the images of a folder by `Case.name`; add to `problems` if several have one name."""
     files: dict[str, list[Path]] = {}
     # A report's copies of the images have other names and must not count as results.
     copies = [page.with_name("report") for page in folder.rglob("report.html")]
@@ -173,7 +222,7 @@ def _by_name(folder: Path, exclude: Iterable[Path]) -> dict[str, Path]:
         files.setdefault(name, []).append(path)
     if double := [paths for paths in files.values() if len(paths) > 1]:
         told = _few([" and ".join(path.relative_to(folder).as_posix() for path in paths) for paths in double])
-        raise ImageFileError(f"{folder}: names without suffixes must differ: {told}; keep one of each")
+        problems.append(f"{folder}: names without suffixes must differ: {told}; keep one of each")
     return {name: paths[0] for name, paths in files.items()}
 
 

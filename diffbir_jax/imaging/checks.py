@@ -16,12 +16,18 @@ def not_finite(stage: str, dtype: DTypeLike) -> UserError:
 
 
 def check_range(image: np.ndarray) -> None:
-    """Raise ValueError if a float image (H, W, C) is not in [0, 1], for example one with levels up to 255."""
-    if image.dtype.kind == "f" and not (image.min() >= 0.0 and image.max() <= 1.0):
+    """Raise UserError if a float image (H, W, C) is not in [0, 1], for example one with levels up to 255."""
+    if image.dtype.kind != "f" or (image.min() >= 0.0 and image.max() <= 1.0):
+        return
+    # The dtype stays out of the message: callers' arrays of float64 and float16 come here as float32.
+    if bad := image.size - np.count_nonzero(np.isfinite(image)):
         raise UserError(
-            f"image is {image.dtype} from {image.min():g} to {image.max():g}; floats are in [0, 1], so divide 8-bit "
-            "levels by 255"
+            f"image has NaN or infinity in {bad:,} of {image.size:,} values; floats are in [0, 1], so mend them first"
         )
+    raise UserError(
+        f"image has floats from {image.min():g} to {image.max():g}; floats are in [0, 1], so divide 8-bit levels by "
+        "255, 16-bit levels by 65535"
+    )
 
 
 def check_proportions(given: np.ndarray, image: np.ndarray, what: str) -> None:

@@ -16,7 +16,7 @@ class Listing(NamedTuple):
     """What a folder and its subfolders hold, sorted by path.
 
     Attributes:
-        images: files with a suffix of `SUFFIXES`, or that begin as images do.
+        images: files with a suffix of `SUFFIXES`, or that begin as images do; and broken links with such a suffix.
         others: what is no image; hidden files are in neither.
     """
 
@@ -43,11 +43,12 @@ def find_images(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike] 
 def list_folder(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike] = ()) -> Listing:
     """Return what a folder holds, by content; arguments and errors as in `find_images`.
 
-    A file with an image's suffix is one: if it is damaged, somebody wants to know. Pipes and devices are not opened.
+    A file with an image's suffix is one: if it is damaged, somebody wants to know. So is a link to nothing: the disk
+    of its photo may not be mounted. Pipes and devices are not opened.
     """
     images, others = [], []
     for path in _files(folder, exclude):
-        (images if path.is_file() and (_named(path) or _begins_as_image(path)) else others).append(path)
+        (images if _is_image(path) else others).append(path)
     return Listing(_some(images, folder), others)
 
 
@@ -66,6 +67,12 @@ def _files(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike]) -> l
         folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() not in excluded]
         paths += [here / name for name in files if name[0] != "."]
     return sorted(paths)
+
+
+def _is_image(path: Path) -> bool:
+    if path.is_file():
+        return _named(path) or _begins_as_image(path)
+    return _named(path) and path.is_symlink() and not path.exists()
 
 
 def _named(path: Path) -> bool:

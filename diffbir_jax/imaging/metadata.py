@@ -13,6 +13,7 @@ from diffbir_jax.imaging.directories import check_directories
 from diffbir_jax.imaging.photo import Metadata
 
 ORIENTATION = 0x0112
+DESCRIPTION = 270
 XMP, ICC = 700, 34675
 SUB_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # TIFF tags that describe the storage of pixels, or that have their own field in Metadata. Photoshop's and IPTC's blocks
@@ -167,12 +168,21 @@ def parse_exif(exif: bytes) -> Tags:
 
 def _carried_exif(tags: Tags) -> bytes | None:
     kept = {tag: value for tag, value in tags.items() if tag not in _STRUCTURE}
+    if _describes_sizes(kept.get(DESCRIPTION, "")):
+        del kept[DESCRIPTION]
     if ORIENTATION in kept:
         kept[ORIENTATION] = 1
     try:
         return _exif_bytes(kept) if kept else None
     except Exception:  # as above: struct.error, KeyError, TypeError, SyntaxError, ...
         return None
+
+
+def _describes_sizes(text: object) -> bool:
+    """Whether a description is one by which tifffile, ImageJ or OME state the sizes of the file's arrays."""
+    words = text.decode("latin-1") if isinstance(text, bytes) else str(text)
+    shaped = words.startswith("{") and '"shape":' in words
+    return shaped or words.startswith(("shape=(", "ImageJ=")) or words[-10:].rstrip("\0 \n").endswith("OME>")
 
 
 def _tags(exif: Image.Exif) -> Tags:

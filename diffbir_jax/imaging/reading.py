@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.files.errors import ImageFileError, absent
 from diffbir_jax.imaging.decoding import FORMATS, HEAD, Decoded, check_most, decode, kind_of
 from diffbir_jax.imaging.headers import size_in
 from diffbir_jax.imaging.photo import MAX_PIXELS, Photo
@@ -117,7 +117,7 @@ def _load(path: Path, max_pixels: int) -> tuple[str, bytes]:
     except ImageFileError:
         raise
     except FileNotFoundError:
-        raise ImageFileError(f"{path}: no such file; check the path") from None
+        raise ImageFileError(f"{path}: {absent(path, 'no such file; check the path')}") from None
     except IsADirectoryError:
         raise ImageFileError(f"{path}: is a folder; give a file, or list it with find_images") from None
     except PermissionError:

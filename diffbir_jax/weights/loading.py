@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.errors import MissingFileError, UserError
 from diffbir_jax.console.pages import page
 from diffbir_jax.models.apply import Params, abstract
 from diffbir_jax.models.lora import merge
@@ -57,7 +57,7 @@ def with_stage1(preset: Preset, choice: str | None, folder: str | Path | None = 
     named = weights_folder(preset, folder) / f"{choice}.safetensors"
     path = Path(choice).expanduser() if choice.endswith(".safetensors") else named
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no restoration module at {path}; give {NO_STAGE1}, the name of one in the folder of weights (--weights), "
             "a .safetensors file that diffbir convert wrote, or a folder of stage-1 images"
         )
@@ -143,7 +143,7 @@ def weight_files(
     missing = [file.name for file in files.values() if not file.is_file()]
     if missing:
         about = "published_one_step" if preset.one_step else "published"
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} lacks {', '.join(missing)}; give a folder (--weights) that holds these weights of "
             f"the preset {preset.name}; {page(about)} says how to get those of the published versions"
         )

@@ -5,7 +5,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.errors import MissingFileError, UserError
 from diffbir_jax.weights.download import from_mirrors
 from diffbir_jax.weights.file import WeightFile
 from diffbir_jax.weights.registry import REGISTRY
@@ -14,7 +14,7 @@ from diffbir_jax.weights.wheels import from_wheel
 TEXT = (".param",)
 
 
-class MissingWeightsError(FileNotFoundError):
+class MissingWeightsError(MissingFileError):
     """A published file is not here and cannot be downloaded; the message says what to do."""
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.errors import MissingFileError, UserError
+from diffbir_jax.console.plain import counted
 from diffbir_jax.files.trees import Params
 from diffbir_jax.files.writing import replacing
 
@@ -126,7 +127,8 @@ def load_weights(path: str | Path, like: Params) -> Params:
     problems = mismatches(flat, flatten(like))
     if problems:
         raise UserError(
-            f"{path} does not fit the model ({len(problems)} problems):\n  " + "\n  ".join(problems)
+            f"{path} does not fit the model ({counted(len(problems), 'problem')}):\n  "
+            + "\n  ".join(problems)
         )
     return unflatten(flat)
 
@@ -158,7 +160,7 @@ def checksum(path: str | Path) -> str:
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: train them first or give another file.")
+        raise MissingFileError(f"no weights at {path}: train them first or give another file.")
     return path
 
 

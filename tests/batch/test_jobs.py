@@ -114,11 +114,11 @@ def test_formats_kept_tell_inputs_apart(here: Path) -> None:
         (
             "in/a.jpg in/a.png",
             "",
-            "in/a.jpg and in/a.png: both would be written as out/a.json; give --format same, or rename one",
+            "in/a.jpg and in/a.png: both would be written as out/a.png; give --format same, or rename one",
         ),
         ("in/a.png in/a_stage1.jpg", "--save-stages", "both would be written as out/a_stage1.png; rename one"),
         ("in/a.png in/A.png", "--no-sidecar", "in/A.png and in/a.png: both would be written as out/a.png; rename one"),
-        ("in/s/a.jpg in/s/a.png", "", "in/s/a.jpg and in/s/a.png: both would be written as out/s/a.json"),
+        ("in/s/a.jpg in/s/a.png", "", "in/s/a.jpg and in/s/a.png: both would be written as out/s/a.png"),
         ("in/a.png in/a_1.png", "--n-samples 2 --guidance-map out", "or give another --guidance-map"),
         ("in/a.png", "--output in", "in: is the folder of the inputs; give another --output"),
         ("in/a.png", "--output link", "link: is the folder of the inputs; give another --output"),

@@ -63,6 +63,7 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     """They are named, one line each, again in the summary; what is no image is left alone."""
     save(Path("in/good.png"))
     Path("in/cut.png").write_bytes(Path("in/good.png").read_bytes()[:60])
+    Path("in/dangling.jpg").symlink_to("/nowhere/photo.jpg")
     Path("in/empty.jpg").touch()
     Path("in/notes.webp").write_text("not an image")
     save(Path("in/small.png"), (15, 40))
@@ -81,12 +82,13 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     lines = [line for line in streams.err.splitlines() if line.startswith("diffbir restore: ")]
     others, lines = lines[: len(texts)], lines[len(texts) :]
     assert others == [f"diffbir restore: {text}: is no image and is left out" for text in texts]
-    broken = ("cut.png", "empty.jpg", "huge.bmp", "notes.webp", "small.png")
+    broken = ("cut.png", "dangling.jpg", "empty.jpg", "huge.bmp", "notes.webp", "small.png")
     for line, name in zip(lines, broken, strict=True):
         assert f"in/{name}: " in line
+        assert ("is a broken link, to /nowhere/photo.jpg; " in line) == (name == "dangling.jpg")
         assert f"\n  {line.removeprefix('diffbir restore: ')}\n" in streams.out
     assert "Traceback" not in streams.err
-    assert "2 restored, 5 failed\n" in streams.out
+    assert "2 restored, 6 failed\n" in streams.out
     report = json.loads(Path("reports/all.json").read_text())
     assert [entry["input"] for entry in report["failed"]] == [f"in/{name}" for name in broken]
     assert all(entry["reason"].startswith(entry["input"]) for entry in report["failed"])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from diffbir_jax.batch.report import Journal, counted
+from diffbir_jax.batch.report import Journal
+from diffbir_jax.console.plain import counted
 from diffbir_jax.restoration.results import Progress
 from tests.batch.fake import Fake
 from tests.command import call, save

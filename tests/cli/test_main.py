@@ -43,7 +43,7 @@ def call(capsys: pytest.CaptureFixture, *command: str) -> tuple[int, str, str]:
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a photo, and folders with two and with no photos."""
     monkeypatch.chdir(tmp_path)
-    for name in ("photo.png", "photos/a.png", "photos/b.png"):
+    for name in ("photo.png", "-cat.png", "photos/a.png", "photos/b.png"):
         Path(name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (32, 32)).save(name)
     Path("empty").mkdir()
@@ -57,6 +57,8 @@ MISTAKES = [
     ("restore phoot.png -o out", "phoot.png: no such file or folder; give an image or a folder of images"),
     ("restore -o out", "nothing to restore: name a photo or a folder"),
     ("restore photo.png", "--output is missing: give the folder for the results, -o DIR"),
+    ("restore -cat.png -o out", "no option -cat.png; for the file of this name write ./-cat.png"),
+    ("restore -- -cat.png -o out", "give the folder for the results, -o DIR; options stand before --"),
     ("restore photo.png -o out --inptu x", "no option --inptu; did you mean --input?"),
     ("restore photo.png -o out --gt photos", "no option --gt; it belongs to diffbir evaluate"),
     ("restore photo.png -o out --upscale 4x", "'4x' given, allowed are finite numbers above 0; give 4, without a unit"),
@@ -89,7 +91,7 @@ def test_mistakes_get_one_line_that_says_what_to_type(command, line, photos, cap
     code, out, err = call(capsys, *command.split())
     assert (code, out) == (2, "")
     assert line in err and err.count("\n") == 1 and err.startswith("diffbir")
-    assert {path.name for path in photos.iterdir()} == {"photo.png", "photos", "empty"}
+    assert {path.name for path in photos.iterdir()} == {"photo.png", "-cat.png", "photos", "empty"}
 
 
 WITHOUT_JAX = """

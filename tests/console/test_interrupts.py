@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,8 +15,10 @@ from diffbir_jax.console.interrupts import terminable, told
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
     yield
     told.asked = False
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_lost_exception_is_made_up_for() -> None:
@@ -55,6 +59,30 @@ def test_what_a_signal_broke_off_is_one_line(monkeypatch: pytest.MonkeyPatch, ca
         command.start("restore", [])
     assert end.value.code == 130
     assert capsys.readouterr().err == "diffbir restore: interrupted\n"
+
+
+AGAIN = """
+import atexit, os, signal, time, types
+from diffbir_jax.cli import main as command
+
+def again():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+def interrupted(argv):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(again)
+command.importlib.import_module = lambda name: types.SimpleNamespace(main=interrupted)
+command.start("restore", [])
+"""
+
+
+def test_a_second_interrupt_ends_at_once_without_a_traceback() -> None:
+    """Also while libraries clean up, when Python ends."""
+    done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "diffbir restore: interrupted\n")
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,6 +276,19 @@ def test_a_name_too_long_is_told_first(tmp_path, source):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("header", [None, {"preset": "tiny", "objective": "rm"}])
+def test_what_is_converted_is_not_converted_again(tmp_path, source, header):
+    """By the header of a conversion, and of a training."""
+    convert_file(source, tmp_path / "out", "rm")
+    path = tmp_path / "out" / "rm.safetensors"
+    if header:
+        save_file(load_file(path), path, header)
+    with pytest.raises(
+        CheckpointError, match="rm.safetensors is converted already: use it as it is; --to-torch"
+    ):
+        convert_file(path, tmp_path / "again")
+
+
 def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file and no folder .*absent.pth$"):
         convert_file(tmp_path / "absent.pth", tmp_path / "out")

@@ -176,7 +176,7 @@ def test_folders_that_do_not_match_are_one_line_and_nothing_is_scored(
         "1: diffbir evaluate: the folders do not match: 1 image has no ground truth in gt (b);"
     )
     (here / "gt/b.png").write_bytes(b"")
-    assert "gt/b.png: is empty" in refused(capsys, "--pred", "pred", *flags)
+    assert "1 file cannot be read: gt/b.png (is empty" in refused(capsys, "--pred", "pred", *flags)
     assert "gt/b.png" not in refused(capsys, "--pred", "nowhere", *flags)
     assert not (here / "out/cache.jsonl").exists()
     (here / "file").touch()

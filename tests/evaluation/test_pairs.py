@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffbir_jax.evaluation.pairs import check_cases, find_cases
+from diffbir_jax.evaluation.pairs import check_cases, find_cases, match_cases
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.reading import read_image
 from tests.evaluation.folders import fill_folder, save
@@ -57,13 +57,16 @@ def test_pictures_that_restore_writes_beside_its_results_are_left_out(tmp_path: 
 
 def test_all_names_that_do_not_match_are_told_at_once(tmp_path: Path):
     pred = fill_folder(tmp_path / "pred", ["a.png", "x.png", "y.png"])
-    gt = fill_folder(tmp_path / "gt", ["a.png", *(f"{i}.png" for i in range(5))])
+    gt = fill_folder(tmp_path / "gt", ["a.png", *(f"{i}.png" for i in range(13))])
     with pytest.raises(ImageFileError) as error:
         find_cases([pred], gt, fill_folder(tmp_path / "lq", ["a.png"]))
     message = str(error.value)
-    assert f"5 images have no prediction in {pred} (0, 1, 2 and 2 more); " in message
+    assert f"13 images have no prediction in {pred} (0, 1, 10, 11, 12, 2, 3, 4, 5, 6 and 3 more); " in message
     assert f"2 images have no ground truth in {gt} (x, y); " in message
-    assert f"7 images have no input in {tmp_path / 'lq'} (0, 1, 2 and 4 more); " in message
+    assert (
+        f"15 images have no input in {tmp_path / 'lq'} (0, 1, 10, 11, 12, 2, 3, 4, 5, 6 and 5 more); "
+        in message
+    )
     assert "\n" not in message
 
 
@@ -100,17 +103,17 @@ def test_a_folder_is_not_two_seeds(tmp_path: Path):
 
 
 def test_sizes_that_differ_are_told_with_both(tmp_path: Path):
-    gt = fill_folder(tmp_path / "gt", [f"{i}.png" for i in range(6)])
+    gt = fill_folder(tmp_path / "gt", [f"{i}.png" for i in range(13)])
     pred = fill_folder(tmp_path / "pred", ["0.png"])
-    for i in range(1, 6):
+    for i in range(1, 13):
         save(pred / f"{i}.png", side=(32, 16))
     with pytest.raises(ImageFileError) as error:
         check_cases(find_cases([pred], gt))
     message = str(error.value)
-    assert message.startswith("5 of 6 images differ in size from what they are compared with: ")
+    assert message.startswith("12 of 13 images differ in size from what they are compared with: ")
     assert f"{pred / '1.png'} is 16x32, not 16x16, " in message
     assert " and 2 more; " in message
-    assert len(check_cases(find_cases([pred]))) == 6
+    assert len(check_cases(find_cases([pred]))) == 13
 
 
 def test_sizes_of_seeds_must_agree(tmp_path: Path):
@@ -120,14 +123,34 @@ def test_sizes_of_seeds_must_agree(tmp_path: Path):
         check_cases(find_cases([tmp_path / "1", tmp_path / "2"]))
 
 
-def test_unreadable_images_are_named_before_anything_else(tmp_path: Path):
-    pred = fill_folder(tmp_path / "pred", ["a.png", "b.png", "c.png"])
+def test_one_message_has_every_kind_of_problem(tmp_path: Path):
+    """All files that have no partner, cannot be read or have another size; with or without a partner."""
+    pred = fill_folder(
+        tmp_path / "pred", ["a.png", "b.png", "c.png", "double.png", "double.jpg", "alone.png"]
+    )
     save(pred / "a.png", side=(32, 32))
-    gt = fill_folder(tmp_path / "gt", ["a.png", "b.png", "c.png"])
+    gt = fill_folder(tmp_path / "gt", ["a.png", "b.png", "c.png", "double.png", "other.png"])
+    (pred / "alone.png").write_bytes(b"")
     (gt / "b.png").write_bytes((gt / "b.png").read_bytes()[:60])
-    (gt / "c.png").write_text("no image")
-    with pytest.raises(ImageFileError, match=r"^\S+gt/b.png: is cut off; .* \(1 more cannot be read\)$"):
-        check_cases(find_cases([pred], gt))
+    (pred / "c.png").write_text("no image")
+    (gt / "other.png").write_text("no image")
+    cases, problems = match_cases([pred], gt)
+    with pytest.raises(ImageFileError) as error:
+        check_cases(cases, problems=problems)
+    message = str(error.value)
+    assert message.startswith(f"{pred}: names without suffixes must differ: double.jpg and double.png; ")
+    assert (
+        f"1 image has no prediction in {pred} (other); 1 image has no ground truth in {gt} (alone); "
+        in message
+    )
+    assert f" in each. 4 files cannot be read: {pred / 'alone.png'} (is empty" in message
+    for path in (gt / "b.png", pred / "c.png", gt / "other.png"):
+        assert f"), {path} (is " in message
+    assert (
+        f". 1 of 6 images differ in size from what they are compared with: {pred / 'a.png'} is 32x32, not"
+        in message
+    )
+    assert "\n" not in message
 
 
 def test_checked_cases_know_the_contents_of_their_files(tmp_path: Path):
@@ -161,5 +184,5 @@ def test_two_pixels_are_not_cut(tmp_path: Path, side: tuple[int, int]):
 def test_large_images_are_refused_by_the_limit(tmp_path: Path):
     pred = fill_folder(tmp_path / "pred", ["a.png"])
     assert check_cases(find_cases([pred]), max_pixels=256)
-    with pytest.raises(ImageFileError, match="a.png: is 16x16 = 256 pixels, more than the limit of 255"):
+    with pytest.raises(ImageFileError, match="a.png .is 16x16 = 256 pixels, more than the limit of 255"):
         check_cases(find_cases([pred]), max_pixels=255)

@@ -34,9 +34,11 @@ def test_content_decides(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "b.gif")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "c.png").mkdir()
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "latest").symlink_to(tmp_path / "nowhere")
     images, others = list_folder(tmp_path)
-    assert names(images, tmp_path) == ["b.gif", "broken.jpg", "sub/photo"]
-    assert names(others, tmp_path) == ["notes.md", "pipe.png", "sub/data.json"]
+    assert names(images, tmp_path) == ["b.gif", "broken.jpg", "dangling.jpg", "sub/photo"]
+    assert names(others, tmp_path) == ["latest", "notes.md", "pipe.png", "sub/data.json"]
 
 
 def test_links(tmp_path):

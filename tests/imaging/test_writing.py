@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -237,6 +238,30 @@ def test_exif_of_tiff_is_carried_without_its_structure(tmp_path):
     exif.load(b"Exif\0\0" + (metadata.exif or b""))
     assert set(exif) == {0x010F, 0x0112, 0x011A, 0x8769, 0x8825} and exif[0x0112] == 1
     assert exif.get_ifd(0x8769) == {0x9003: "2020:02:03 04:05:06", 0x829A: 0.125}
+
+
+DESCRIPTIONS = [
+    {},
+    {"metadata": {"axes": "YXS", "author": "me"}},
+    {"imagej": True},
+    {"ome": True},
+    {"description": 'a cat, {"in": "a box"}'},
+    {"description": "ImageJ is a program; OME> too, but not here"},
+]
+
+
+@pytest.mark.parametrize("options", DESCRIPTIONS, ids=str)
+@pytest.mark.parametrize("suffix", [".tif", ".jpg"])
+def test_descriptions_of_sizes_are_left_out_and_others_kept(tmp_path, options, suffix):
+    """A result has another size than its input."""
+    own = options.get("description")
+    options = options | ({"metadata": None} if own else {})
+    tifffile.imwrite(tmp_path / "in.tif", np.zeros((24, 32, 3), np.uint8), photometric="rgb", **options)
+    photo = read_photo(tmp_path / "in.tif")
+    write_photo(tmp_path / f"out{suffix}", replace(photo, pixels=np.zeros((48, 64, 3), np.uint8)))
+    with Image.open(tmp_path / f"out{suffix}") as out:
+        assert out.getexif().get(270) == own
+        assert 305 in out.getexif()
 
 
 def test_without_metadata_there_is_none(tmp_path):

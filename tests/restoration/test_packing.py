@@ -177,7 +177,9 @@ def test_a_broken_request_fails_alone() -> None:
     image = good[0].image
     broken = {
         "image is float64 of shape": Request(image / 255),
-        "image is float32 from .* to .*; floats are in": Request(image.astype(np.float32)),
+        "image has floats from .* to .*levels by 255, 16-bit levels by 65535": Request(
+            image.astype(np.float32)
+        ),
         r"stage-1 image is uint8 of shape \(24, 38\); give \(h, w, 3\) uint8": Request(
             image, 1, image[..., 0]
         ),

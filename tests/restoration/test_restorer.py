@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.canvas import resize_float
 from diffbir_jax.imaging.colour import wavelet_colour
 from diffbir_jax.imaging.resize import at_least
@@ -179,8 +180,10 @@ def test_load(tmp_path) -> None:
         Restorer.load(MICRO_TEXT, tmp_path)
     (tmp_path / "rm.safetensors").unlink()
     (tmp_path / "vae.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"lacks rm.safetensors, vae.safetensors; give .*--weights"):
+    lacks = r"lacks rm.safetensors, vae.safetensors; give .*--weights"
+    with pytest.raises(FileNotFoundError, match=lacks) as caught:
         Restorer.load(MICRO, tmp_path)
+    assert isinstance(caught.value, UserError)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from diffbir_jax.console.errors import MissingFileError
 from diffbir_jax.sharding import make_mesh, tree_shardings
 from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.state import TrainState, init_state
@@ -134,7 +135,7 @@ def test_every_mismatch_is_listed(tmp_path):
 @pytest.mark.parametrize("read", [checksum, read_metadata, partial(load_weights, like=PARAMS)])
 def test_absent_weights(tmp_path, read):
     with pytest.raises(
-        FileNotFoundError, match="no weights at .*absent: train them first or give another file"
+        MissingFileError, match="no weights at .*absent: train them first or give another file"
     ):
         read(tmp_path / "absent")
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from diffbir_jax.batch.done import is_done
 from diffbir_jax.batch.jobs import Job
-from diffbir_jax.batch.report import counted, report_path
+from diffbir_jax.batch.report import report_path
 from diffbir_jax.batch.settings import FlagError, Settings
+from diffbir_jax.console.plain import counted
 from diffbir_jax.evaluation.report.markup import options
 from diffbir_jax.evaluation.report.page import as_json, part
 from diffbir_jax.evaluation.report.pictures import Picture

@@ -10,7 +10,7 @@ from diffbir_jax.console import configurations
 from diffbir_jax.console.errors import EXPECTED, UserError
 from diffbir_jax.console.extras import require
 from diffbir_jax.console.numbers import count, whole
-from diffbir_jax.console.parser import Parser
+from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.restoration import names
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def make_parser() -> Parser:
         usage=f"{PROG} --photos DIR|--pairs LQ HQ [--version NAME] [-o DIR] [options] [--config.KEY=VALUE ...]",
         description="Adapt a version to a few photos: a LoRA of the UNet and of IRControlNet is trained on crops of "
         "them. The same command resumes a run that was stopped. At the end it says how to use the result.",
-        epilog="Exit code: 0, 1 if the run failed, 2 for a bad flag, setting or folder.",
+        epilog="Exit code: 0, 1 if the run failed, 2 for a bad flag, setting or folder, "
+        f"{INTERRUPTED} after a second Ctrl-C.",
     )
     add_data_flags(parser.add_argument_group("photos"))
     add_run_flags(parser.add_argument_group("training"))

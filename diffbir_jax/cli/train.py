@@ -1,6 +1,7 @@
 """Train one stage: diffbir train --config bsr:tiny --workdir work/bsr [--config.train.steps=100 ...]."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from diffbir_jax.console.config_flags import add_config_flags, parse, read_config
 from diffbir_jax.console.errors import EXPECTED, UserError, one_line
 from diffbir_jax.console.numbers import whole
-from diffbir_jax.console.parser import Parser
+from diffbir_jax.console.parser import INTERRUPTED, Parser
 
 if TYPE_CHECKING:
     from diffbir_jax.training.config import Config
@@ -23,7 +24,8 @@ def make_parser() -> Parser:
         usage=f"{PROG} --config NAME[:VARIANT]|FILE --workdir DIR [--photos DIR] [--config.KEY=VALUE ...]",
         description="Train one stage. The same command resumes a run that was stopped. With --config, --help lists "
         "the settings of that configuration.",
-        epilog="Exit code: 0, 1 if the run failed, 2 for a bad flag, setting or folder.",
+        epilog="Exit code: 0, 1 if the run failed, 2 for a bad flag, setting or folder, "
+        f"{INTERRUPTED} after a second Ctrl-C.",
         add_help=False,
     )
     add_config_flags(parser)
@@ -77,19 +79,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_photos(config)
     except EXPECTED as error:
         parser.refuse(error)
-    run(config, args)
+    if run(config, args):
+        say_outcome(config, args)
 
 
-def run(config: "Config", args: argparse.Namespace, prog: str = PROG) -> None:
-    """Run the loop; bad input ends with a message of the program `prog`."""
+def say_outcome(config: "Config", args: argparse.Namespace) -> None:
+    """Print where the result of a finished run is, and the command that uses it; only the first process does."""
+    from diffbir_jax.training.distributed import is_first
+    from diffbir_jax.training.outcome import outcome
+
+    if is_first():
+        print(outcome(config, args.workdir))
+
+
+def run(config: "Config", args: argparse.Namespace, prog: str = PROG) -> bool:
+    """Run the loop and return whether all steps are done; bad input ends with a message of the program `prog`."""
     from absl import logging
 
     from diffbir_jax.training.loop import DivergedError, train
+    from diffbir_jax.training.stopping import EndedError
 
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file
     try:
         meet(args)
-        train(config, args.workdir)
+        return int(train(config, args.workdir).step) >= int(config.train.steps)
     except OSError as error:
         # An error of the system comes at any time; one of ours says itself what to do.
         leave(f"{one_line(error)}; the same command goes on" if error.errno else error, prog)
@@ -97,8 +110,18 @@ def run(config: "Config", args: argparse.Namespace, prog: str = PROG) -> None:
         leave(error, prog)
     except UserError as error:
         sys.exit(f"{prog}: {error}")  # may be a list, a problem per line
+    except EndedError:
+        end(f"{prog}: ended without saving; the same command goes on from the newest checkpoint, if any")
     except KeyboardInterrupt:
         leave("stopped before the first step, so there is nothing to save.", prog)
+
+
+def end(text: str) -> NoReturn:
+    """Print a line and end the process at once, although a thread may still compile."""
+    print(text, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def leave(problem: object, prog: str) -> NoReturn:

@@ -33,8 +33,8 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--task", choices=names.ALL_TASKS, default="sr", help=task)
     weights = (
-        "folder of .safetensors files that diffbir convert wrote (default: those shipped for the version, else "
-        "~/.cache/diffbir_jax/weights; DIFFBIR_WEIGHTS changes it)"
+        "folder of .safetensors files that diffbir convert or train wrote; what it lacks comes from the default folder "
+        "(default: those shipped for the version, else ~/.cache/diffbir_jax/weights; DIFFBIR_WEIGHTS changes it)"
     )
     add("--weights", type=Path, metavar="DIR", help=weights)
     lora = (

@@ -80,8 +80,8 @@ class Restorer(Generator):
 
         Args:
             preset: name of a preset, or one.
-            folder: holds `<stem>.safetensors` for each of the preset's `files`; by default the weights that the package
-                ships for the preset, else the folder of downloaded weights.
+            folder: holds `<stem>.safetensors` for some or all of the preset's `files`, see `weight_files`; by default
+                the weights that the package ships for the preset, else the folder of downloaded weights.
             dtype: dtype in which the networks compute and keep their kernels.
             task: "sr", "face" or "denoise": decides among the networks of a named preset.
             stage1: another restoration module, see `with_stage1`.

@@ -15,7 +15,7 @@ from diffbir_jax.training.objective import Objective
 from diffbir_jax.training.one_step import losses, make_networks, restorer, validation
 from diffbir_jax.training.sources import training_batches
 from diffbir_jax.training.taught import Untaught
-from diffbir_jax.weights.loading import PRECISIONS, abstract_params, stored, weight_files
+from diffbir_jax.weights.loading import PRECISIONS, abstract_params, announce, stored, weight_files
 from diffbir_jax.weights.safetensors import load_weights
 
 # Losses that need another network or data.
@@ -37,6 +37,7 @@ def make(config: Config) -> Objective:
     _check(config)
     dtype = PRECISIONS[optional(config, "precision")]
     files, likes = weight_files(preset, config.weights.folder), abstract_params(preset)
+    announce(preset, config.weights.folder, files)
     frozen = stored({name: load_weights(path, likes[name]) for name, path in files.items()}, dtype)
     frozen["lpips"] = load_lpips(config.weights.lpips, net="alex")
     loras = {name: new_lora(likes[name], rank, config.seed) for name in finetune.TUNED}

@@ -53,6 +53,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
         The state after the last step, or after the step at which Ctrl-C stopped it.
 
     Raises:
+        KeyboardInterrupt: at a second Ctrl-C, without saving.
         DivergedError: if the loss or a parameter becomes NaN or infinite, or the loss rises far above its median; the
             message names the last good checkpoint, which holds only finite numbers.
         DataError: if the data cannot be used: too many examples are broken, or one failed.
@@ -94,14 +95,13 @@ def train(config: Config, workdir: str | Path) -> TrainState:
             + (f", starts from {objective.metadata[INIT]}" if init and not first else "")
         )
         if first:
-            report.say(
-                f"resumed at step {first}" + (", the last one: there is nothing to do" * (first >= last))
-            )
+            report.say(f"resumed at step {first}" + (", the last one: the run is finished" * (first >= last)))
             run.catch_up(first, state, lines)
         for step, batch in enumerate(prefetch_to_device(parts, mesh), start=first + 1):
             if step == first + 1:
                 # Compile ahead of the first call, so that the clock does not count it as a step.
-                step_fn, flops = compile_step(jitted, state, frozen, batch)
+                with report.doing("compiling the training step"):
+                    step_fn, flops = compile_step(jitted, state, frozen, batch)
                 report.clock.restart(flops)
             profiler.before(step)
             state, metrics = step_fn(state, frozen, batch)

@@ -19,7 +19,7 @@ from diffbir_jax.training.pool import Encoder, LatentBatches, pool_batches
 from diffbir_jax.training.prior import validation
 from diffbir_jax.training.sampled import Validate, both, restoration, sampling_options
 from diffbir_jax.training.sources import Tokenized, training_batches
-from diffbir_jax.weights.loading import abstract_params, stored, weight_files, with_stage1
+from diffbir_jax.weights.loading import abstract_params, announce, stored, weight_files, with_stage1
 from diffbir_jax.weights.safetensors import checksum, load_weights
 
 STARTS = ("unet", "scratch")
@@ -136,8 +136,9 @@ def options_of(config: Config, condition: Condition, **more: object) -> Stage2Op
 
 def _load(config: Config, preset: Preset, names: list[str]) -> dict[str, Params]:
     """Load the frozen networks' float32 parameters to the host."""
-    likes = abstract_params(preset, names)
-    return {name: load_weights(path, likes[name]) for name, path in files_of(config, preset, names).items()}
+    likes, files = abstract_params(preset, names), files_of(config, preset, names)
+    announce(preset, config.weights.folder, files)
+    return {name: load_weights(path, likes[name]) for name, path in files.items()}
 
 
 def files_of(config: Config, preset: Preset, names: list[str]) -> dict[str, Path]:

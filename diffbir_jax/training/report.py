@@ -1,6 +1,10 @@
 """The output of a run: a progress bar, and the metrics and pictures that it passes to its writers."""
 
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -8,6 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from diffbir_jax.console.meter import LINE, LOOK
 from diffbir_jax.training.speed import Stopwatch
 from diffbir_jax.training.writers import Writer
 
@@ -51,6 +56,36 @@ class Report:
         """Print a line above the bar."""
         if self._writers:
             tqdm.write(text)
+
+    @contextmanager
+    def doing(self, text: str) -> Iterator[None]:
+        """Show `text` with the seconds while this context lasts: beside a bar on a terminal, in lines elsewhere."""
+        over, begin = threading.Event(), time.perf_counter()
+        terminal = sys.stderr.isatty()
+
+        def show() -> None:
+            said = f"{text}, {time.perf_counter() - begin:.0f} s"
+            if terminal:
+                self._bar.set_postfix_str(said)
+            else:
+                tqdm.write(said, file=sys.stderr)
+
+        def watch() -> None:
+            while not over.wait(LOOK if terminal else LINE):
+                show()
+
+        if not self._writers:
+            yield
+            return
+        before = self._bar.postfix
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self._bar.set_postfix_str(before or "")
 
     def broken(self, found: Mapping[int, str]) -> None:
         """Report newly broken examples; `workdir`/broken.txt lists all of them, one message per line.

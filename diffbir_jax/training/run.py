@@ -105,7 +105,8 @@ class Run:
     def _validate(self, step: int, state: TrainState) -> None:
         ema, frozen = (local(tree, self.mesh) for tree in (state.ema, self.frozen))
         # The EMA, because it is what the run exports.
-        values, grid = self.objective.validate(ema, frozen)
+        with self.report.doing("validating"):
+            values, grid = self.objective.validate(ema, frozen)
         # The best state is on the disk before the line that says that this validation was done, see `catch_up`.
         if self.best is not None:
             self.best.offer(state, values)

@@ -1,9 +1,12 @@
 """Speed of a run: step times, images per second, and the share of the devices' peak FLOP/s that the model uses."""
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -12,6 +15,7 @@ from jax.stages import Wrapped
 from diffbir_jax.files.trees import Tree
 from diffbir_jax.training.flops import count
 
+T = TypeVar("T")
 # Dense bfloat16 TFLOP/s of one device by `device_kind`, from the vendors' data sheets.
 PEAK_TFLOPS = {
     "TPU v2": 22.5,
@@ -38,7 +42,22 @@ def compile_step(step: Wrapped, *arguments: Tree) -> tuple[Callable, float]:
     """
     traced = step.trace(*arguments)
     devices = max(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(arguments))
-    return traced.lower().compile(), count(traced.jaxpr).total / devices
+    return beside(traced.lower().compile), count(traced.jaxpr).total / devices
+
+
+def beside(work: Callable[[], T]) -> T:
+    """Return what `work` does in a thread, so that signals are handled meanwhile: XLA would delay them by minutes."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    # A daemon: a run that is told to end at once does not wait for it.
+    threading.Thread(target=run, daemon=True).start()
+    return done.result()
 
 
 class Stopwatch:

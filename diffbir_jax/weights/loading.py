@@ -1,16 +1,19 @@
 """Load parameters from a folder of weights: the file of each network, the choice of stage 1, the precision."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
+from tqdm import tqdm
 
 from diffbir_jax.console.errors import MissingFileError, UserError
 from diffbir_jax.console.pages import page
+from diffbir_jax.console.plain import plain
 from diffbir_jax.models.apply import Params, abstract
 from diffbir_jax.models.lora import merge
 from diffbir_jax.models.presets import Preset, restoration_config
@@ -77,11 +80,11 @@ def load_params(
     modules: Iterable[str] | None = None,
     change: Callable[[dict[str, Params]], dict[str, Params]] | None = None,
 ) -> dict[str, Params]:
-    """Read a preset's weights onto the default device.
+    """Read a preset's weights onto the default device. A line on the error stream names files of another folder.
 
     Args:
         preset: determines the files and the shapes.
-        folder: folder with `<stem>.safetensors` for each of the preset's `files`; by default see `weights_folder`.
+        folder: folder with `<stem>.safetensors` for some or all of the preset's `files`, see `weight_files`.
         dtype: dtype of the kernels; all small parameters stay float32.
         modules: names of the networks to load, by default all of the preset.
         change: changes the float32 parameters by network before they are stored, keeping shapes and dtypes; see
@@ -95,6 +98,7 @@ def load_params(
         ValueError: a file does not fit the preset.
     """
     files = weight_files(preset, folder, modules)
+    announce(preset, folder, files)
     likes = abstract_params(preset, [name for name in files if name != "lora"])
     loaded = {name: load_weights(file, likes[name]) for name, file in files.items() if name in likes}
     if "lora" in files:
@@ -126,28 +130,76 @@ def load_lora(file: Path, networks: dict[str, Params]) -> Params:
 def weight_files(
     preset: Preset, folder: str | Path | None, modules: Iterable[str] | None = None
 ) -> dict[str, Path]:
-    """Return the file of each of `modules`; arguments and `FileNotFoundError` as in `load_params`.
+    """Return the file of each of `modules`, by default of all of the preset.
 
-    If the header of the control says that it was trained with its own encoder, the encoder's file is included.
+    Files that a given folder lacks come from the usual one, see `weights_folder`; `borrowed` says which. So the export
+    of a training is enough as `folder`. If the header of the control says that it was trained with its own encoder,
+    the encoder's file is included. It lies beside the control.
 
     Raises:
+        FileNotFoundError: files are missing (all are listed), or the given folder has none of the preset's files.
         ValueError: the header of the control's file cannot be read.
     """
-    folder = weights_folder(preset, folder)
-    files = {name: folder / f"{stem}.safetensors" for name, stem in preset.files._asdict().items()}
+    own, usual = weights_folder(preset, folder), weights_folder(preset, None)
+    helped = folder is not None and bool(_held(preset, own))
     names = [*(preset.modules if modules is None else modules)]
+    files = {name: _file(preset, name, own, usual if helped else own) for name in {*names, "control"}}
     if "control" in names and has_encoder(files["control"]) and "condition" not in names:
         # The header decides, not the presence of the file: an old encoder may lie in the same folder.
         names.append("condition")
+    files["condition"] = files["control"].with_name(f"{preset.files.condition}.safetensors")
     files = {name: files[name] for name in names}
-    missing = [file.name for file in files.values() if not file.is_file()]
-    if missing:
+    if missing := [
+        f"{getattr(preset.files, name)}.safetensors" for name in names if not files[name].is_file()
+    ]:
         about = "published_one_step" if preset.one_step else "published"
+        also = f" ({usual} lacks them, too)" if helped and usual != own else ""
         raise MissingFileError(
-            f"{folder} lacks {', '.join(missing)}; give a folder (--weights) that holds these weights of "
-            f"the preset {preset.name}; {page(about)} says how to get those of the published versions"
+            f"{own} lacks {', '.join(missing)}; give a folder (--weights) that holds these weights of "
+            f"the preset {preset.name}{also}; {page(about)} says how to get those of the published versions"
         )
     return files
+
+
+def borrowed(preset: Preset, folder: str | Path | None, files: Mapping[str, Path]) -> str:
+    """Say which of `files` are not of the given folder, in a line; "" if there are none.
+
+    Args:
+        preset, folder: see `weight_files`.
+        files: its result.
+    """
+    own, usual = weights_folder(preset, folder), weights_folder(preset, None)
+    others = [name for name, file in files.items() if own != usual and file.parent == usual]
+    if not others:
+        return ""
+    are, those = ("are", "those") if len(others) > 1 else ("is", "that")
+    source = f"{those} of {preset.name}" if usual == PRETRAINED / preset.name else f"from {usual}"
+    return f"{own} has {', '.join(_held(preset, own))}; {', '.join(others)} {are} {source}"
+
+
+def announce(preset: Preset, folder: str | Path | None, files: Mapping[str, Path]) -> None:
+    """Print what `borrowed` says to the error stream, without breaking a progress bar."""
+    if text := borrowed(preset, folder, files):
+        tqdm.write(plain(text), file=sys.stderr)
+
+
+def _held(preset: Preset, folder: Path) -> list[str]:
+    """Return the networks of a preset that a folder has. A stage 1 from elsewhere does not count."""
+    found = {name: _file(preset, name, folder, folder) for name in preset.modules}
+    return [name for name, file in found.items() if file.is_file() and file.parent == folder]
+
+
+def _file(preset: Preset, name: str, folder: Path, other: Path) -> Path:
+    """Return the file of a network in a folder if it is there, else in another one."""
+    stem = getattr(preset.files, name)
+    file, trained = folder / f"{stem}.safetensors", folder / f"{name}.safetensors"
+    # A stage 1 from elsewhere, see `with_stage1`, has its own folder.
+    if file.is_file() or file.parent != folder:
+        return file
+    # Training exports control_v2.1 as control. By name alone it could be the control of another version.
+    if trained.is_file() and read_metadata(trained).get("preset") == preset.name:
+        return trained
+    return other / file.name
 
 
 def has_encoder(control: Path) -> bool:

@@ -83,7 +83,7 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     others, lines = lines[: len(texts)], lines[len(texts) :]
     assert others == [f"diffbir restore: {text}: is no image and is left out" for text in texts]
     broken = ("cut.png", "dangling.jpg", "empty.jpg", "huge.bmp", "notes.webp", "small.png")
-    for line, name in zip(lines, broken, strict=True):
+    for line, name in zip(sorted(lines), broken, strict=True):
         assert f"in/{name}: " in line
         assert ("is a broken link, to /nowhere/photo.jpg; " in line) == (name == "dangling.jpg")
         assert f"\n  {line.removeprefix('diffbir restore: ')}\n" in streams.out

@@ -80,8 +80,8 @@ def convert_file(
         One entry per network, as in report.json.
 
     Raises:
-        CheckpointError: the source is no checkpoint, is damaged, of an unknown family, or several networks
-            could be meant.
+        CheckpointError: the source is no checkpoint, is converted already, damaged, of an unknown family, or several
+            networks could be meant.
         ConversionError: keys are missing, unexpected, misshapen or without floating-point numbers, or values are not
             finite; the error lists all, and nothing is written.
         FileExistsError: an output exists and `overwrite` is off; nothing is written.

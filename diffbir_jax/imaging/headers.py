@@ -43,6 +43,8 @@ def size_in(file: BinaryIO, kind: str) -> tuple[int, int]:
     file.seek(0)
     with undisturbed:
         width, height, orientation = _SIZES.get(kind, _by_pillow)(file, kind)
+    if min(width, height) < 1:
+        raise UnidentifiedImageError("no pixels")
     return (width, height) if orientation in LYING else (height, width)
 
 

@@ -35,6 +35,17 @@ def test_tiff(tmp_path: Path, orientation: int) -> None:
     assert header_size(path) == ((48, 32) if orientation == 6 else (32, 48))
 
 
+@pytest.mark.parametrize("tag", [256, 257])
+def test_a_side_of_nothing_is_no_size(tmp_path: Path, tag: int) -> None:
+    path = tiff(tmp_path / "a.tif", SMOOTH)
+    entry = struct.pack("<HHI", tag, 4, 1)
+    data = path.read_bytes()
+    assert entry in data
+    path.write_bytes(data.replace(entry + b"\x30", entry + b"\0"))
+    with pytest.raises(OSError, match="no pixels"):
+        header_size(path)
+
+
 @pytest.mark.parametrize("flip", [0, 90, 180])
 def test_raw(tmp_path: Path, flip: int) -> None:
     pytest.importorskip("rawpy")

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -16,6 +16,8 @@ from diffbir_jax.files.trees import Tree
 from diffbir_jax.training.flops import count
 
 T = TypeVar("T")
+# Seconds until a signal is handled at the latest.
+SOON = 0.2
 # Dense bfloat16 TFLOP/s of one device by `device_kind`, from the vendors' data sheets.
 PEAK_TFLOPS = {
     "TPU v2": 22.5,
@@ -57,6 +59,9 @@ def beside(work: Callable[[], T]) -> T:
 
     # A daemon: a run that is told to end at once does not wait for it.
     threading.Thread(target=run, daemon=True).start()
+    # The system may give a signal to another thread, which does not end the wait of this one.
+    while not wait([done], SOON).done:
+        pass
     return done.result()
 
 

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diffbir_jax import faces as faces
+    from diffbir_jax.console.errors import UserError
     from diffbir_jax.faces.call import restore
     from diffbir_jax.restoration.restorer import Restorer
     from diffbir_jax.sampling.options import Options
 
 __version__ = "0.1.0"
-__all__ = ["Options", "Restorer", "restore"]
+__all__ = ["Options", "Restorer", "UserError", "restore"]
 
 _PLACES = {
     "Options": "diffbir_jax.sampling.options",
     "Restorer": "diffbir_jax.restoration.restorer",
+    "UserError": "diffbir_jax.console.errors",
     "restore": "diffbir_jax.faces.call",
 }
 

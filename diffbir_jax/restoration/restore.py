@@ -91,7 +91,7 @@ def restore(
     Raises:
         UserError: an argument or a picture that cannot be used; a ValueError.
         ImageFileError: a file cannot be read.
-        FileNotFoundError: weights are missing.
+        MissingFileError: weights are missing; a UserError and a FileNotFoundError.
     """
     chosen = settled(version, options, precision, set_up, upscale=upscale, memory_gb=memory_gb)
     one = is_one(pictures)

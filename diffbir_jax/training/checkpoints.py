@@ -9,6 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.plain import counted
 from diffbir_jax.files.trees import Params, Tree
 from diffbir_jax.training.distributed import is_first, jointly
 from diffbir_jax.training.intact import check_shared, seal, set_damaged_aside
@@ -93,7 +94,7 @@ class Checkpoints:
         problems = mismatches(_leaves(stored.tree), _leaves(like))
         if problems:
             raise UserError(
-                f"checkpoint {self._folder / str(step)} is of another model ({len(problems)} problems; give a "
+                f"checkpoint {self._folder / str(step)} is of another model ({counted(len(problems), 'problem')}; give a "
                 "new --workdir):\n  " + "\n  ".join(problems)
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)

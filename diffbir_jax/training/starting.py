@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.plain import counted
 from diffbir_jax.files.digest import known_sha256
 from diffbir_jax.models.apply import Params
 from diffbir_jax.training.objective import Objective
@@ -64,7 +65,7 @@ def _network(path: Path, stored: Params, exported: Mapping[str, Params]) -> str:
     name = min(problems, key=lambda name: len(problems[name]))
     if found := problems[name]:
         raise UserError(
-            f"{path} does not fit the {name} that config.init starts ({len(found)} problems):\n  "
+            f"{path} does not fit the {name} that config.init starts ({counted(len(found), 'problem')}):\n  "
             + "\n  ".join(found)
         )
     return name

@@ -224,11 +224,10 @@ def test_messages_name_arguments_and_commands_flags() -> None:
     assert as_flags("give `memory_gb` 2 or a lower `upscale`") == "give --memory-gb 2 or a lower --upscale"
 
 
-def test_the_package_offers_three_names() -> None:
-    assert diffbir_jax.__all__ == ["Options", "Restorer", "restore"] and set(diffbir_jax.__all__) <= set(
-        dir(diffbir_jax)
-    )
-    assert Options().steps and Restorer.load
+def test_the_package_offers_four_names() -> None:
+    names = ["Options", "Restorer", "UserError", "restore"]
+    assert diffbir_jax.__all__ == names and {*names} <= {*dir(diffbir_jax)}
+    assert Options().steps and Restorer.load and issubclass(diffbir_jax.UserError, ValueError)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         diffbir_jax.nothing  # noqa: B018
 

@@ -94,8 +94,8 @@ class Checkpoints:
         problems = mismatches(_leaves(stored.tree), _leaves(like))
         if problems:
             raise UserError(
-                f"checkpoint {self._folder / str(step)} is of another model ({counted(len(problems), 'problem')}; give a "
-                "new --workdir):\n  " + "\n  ".join(problems)
+                f"checkpoint {self._folder / str(step)} is of another model "
+                f"({counted(len(problems), 'problem')}; give a new --workdir):\n  " + "\n  ".join(problems)
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)})

@@ -55,7 +55,11 @@ GROUPS = {name.partition(" ")[0] for name in PROGRAMS if " " in name}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the program that the command line names and exit with its code."""
+    """Run the program that the command line names and exit with its code.
+
+    Without `argv` it is that of the process, which the end of the program ends.
+    """
+    whole = argv is None
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in HELP:
         leave(usage(), 0)
@@ -65,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         start(name, argv)
     except SystemExit as end:
+        if end.code == INTERRUPTED and whole:
+            end_at_once()
         if end.code == INTERRUPTED and any(thread.name == READER for thread in threading.enumerate()):
             # It may decode a huge image for seconds, in a library that Python must not unload meanwhile.
             exit_now(INTERRUPTED)
@@ -82,8 +88,6 @@ def start(name: str, argv: Sequence[str] | None = None) -> NoReturn:
     with terminable(), steady_output() as output:
         code = _code(name, argv)
         print(end="", flush=True)
-    if code == INTERRUPTED:
-        end_at_once()
     error = output and output.error
     if error is not None and not isinstance(error, BrokenPipeError):
         print(f"diffbir {name}: the output cannot be written ({error.strerror})", file=sys.stderr)

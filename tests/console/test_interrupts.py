@@ -62,7 +62,7 @@ def test_what_a_signal_broke_off_is_one_line(monkeypatch: pytest.MonkeyPatch, ca
 
 
 AGAIN = """
-import atexit, os, signal, time, types
+import atexit, os, signal, sys, time, types
 from diffbir_jax.cli import main as command
 
 def again():
@@ -75,7 +75,8 @@ def interrupted(argv):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 atexit.register(again)
 command.importlib.import_module = lambda name: types.SimpleNamespace(main=interrupted)
-command.start("restore", [])
+sys.argv = ["diffbir", "restore"]
+command.main()
 """
 
 

@@ -1,9 +1,12 @@
 """Something that happens at a chosen operation on the files of a folder."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tqdm import tqdm
 
 # Python tells an audit hook of each of these before it does it.
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove")
@@ -51,3 +54,8 @@ def happening(folder: str, number: int, happen: Callable[[], None]) -> Iterator[
         yield operations
     finally:
         _seeing.remove(operations)
+
+
+def alone() -> None:
+    """For a forked child: if it is killed while it prints, its parent must not wait for tqdm's lock, which both share."""
+    tqdm.set_lock(threading.RLock())

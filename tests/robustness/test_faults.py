@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.batch.fake import Fake
 from tests.command import call, save, written
-from tests.robustness.operations import happening
+from tests.robustness.operations import alone, happening
 
 FLAGS = ("--upscale", "2", "--save-stages", "--report", "out/report.json")
 RUN = ("--input", "in", "--output", "out", *FLAGS, "--skip-existing")
@@ -41,6 +41,7 @@ def interrupted(number: int, happen: Callable[[], None]) -> int:
     """Run the command in a fork, where something happens at the given operation on out/; what `waitpid` tells."""
     if child := os.fork():
         return os.waitpid(child, 0)[1]
+    alone()
     os.dup2(os.open("stdout.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
     os.dup2(os.open("stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")

@@ -20,7 +20,7 @@ from diffbir_jax.cli.main import start
 from diffbir_jax.console import process
 from tests.conversion import small
 from tests.evaluation.folders import fill_folder
-from tests.robustness.operations import happening
+from tests.robustness.operations import alone, happening
 from tests.weights.conftest import server
 from tests.weights.server import CONTENT, NAME, Server
 
@@ -173,6 +173,7 @@ def killed(program: tuple[str, list[str]], number: int) -> bool:
     if child := os.fork():
         return os.WIFSIGNALED(os.waitpid(child, 0)[1])
     try:
+        alone()
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         run(program, number, lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -57,5 +57,5 @@ def happening(folder: str, number: int, happen: Callable[[], None]) -> Iterator[
 
 
 def alone() -> None:
-    """For a forked child: if it is killed while it prints, its parent must not wait for tqdm's lock, which both share."""
+    """For a forked child: if it is killed while it prints, its parent must not wait for tqdm's lock, which they share."""
     tqdm.set_lock(threading.RLock())

@@ -57,5 +57,5 @@ def happening(folder: str, number: int, happen: Callable[[], None]) -> Iterator[
 
 
 def alone() -> None:
-    """For a forked child: if it is killed while it prints, its parent must not wait for tqdm's lock, which they share."""
+    """For a forked child: killed while it prints, it would keep tqdm's lock, which its parent shares."""
     tqdm.set_lock(threading.RLock())

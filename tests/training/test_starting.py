@@ -84,7 +84,7 @@ def test_another_frozen_part_is_refused(tmp_path: Path) -> None:
     [
         (
             {"c": {"kernel": np.ones((2, 2))}, "d": {"kernel": np.ones((3, 2))}},
-            r"does not fit the control that config.init starts \(1 problems\):\s+d/kernel has shape \(3, 2\)",
+            r"does not fit the control that config.init starts \(1 problem\):\s+d/kernel has shape \(3, 2\)",
         ),
         ({"x": np.ones(2)}, r"does not fit the \w+ that config.init starts \(2 problems\)"),
     ],

@@ -4,8 +4,8 @@ import errno
 import itertools
 import os
 import re
-import time
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO

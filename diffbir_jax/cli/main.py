@@ -57,7 +57,7 @@ GROUPS = {name.partition(" ")[0] for name in PROGRAMS if " " in name}
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the program that the command line names and exit with its code.
 
-    Without `argv` it is that of the process, which the end of the program ends.
+    Without `argv` the process ends with the program. If that was interrupted, another Ctrl-C shows no traceback.
     """
     whole = argv is None
     words = list(sys.argv[1:] if argv is None else argv)

@@ -17,7 +17,7 @@ from diffbir_jax.console import extras
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.serve import run
 from tests.serve.fake import Client, service
-from tests.serve.test_service import PNG, shape
+from tests.serve.pictures import PNG, shape
 
 ROOT = Path(__file__).parents[2]
 

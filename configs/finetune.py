@@ -1,4 +1,4 @@
-"""LoRAs of the prior and of IRControlNet on photos of one's own: what `diffbir finetune` trains.
+"""LoRAs of the UNet and of IRControlNet on your own photos: what `diffbir finetune` trains.
 
 The variant is the version: tiny, one-step, v1, v2 or v2.1. Each has the degradation that it was trained for; v2 takes
 v1's SwinIR as stage 1, as in its own training. one-step needs the weights of LPIPS (docs/evaluation.md). v1, v2 and

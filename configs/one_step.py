@@ -1,4 +1,4 @@
-"""One evaluation at full size: prior, control and decoder of v2.1 as a generator, after HYPIR (Lin et al., 2025).
+"""One step at full size: UNet, IRControlNet and decoder of v2.1 as a generator, after HYPIR (Lin et al., 2025).
 
 Timestep 200 and the weight of LPIPS are HYPIR's. HYPIR trains a low-rank adapter of the prior, with a ConvNeXt
 discriminator; this trains all of the prior, the control and the decoder, with a patch discriminator. It needs the

@@ -1,4 +1,4 @@
-"""Stage 1 at full size: SwinIR on ImageNet, as DiffBIR trains the one that its stage 2 learns from (Lin et al., 2023).
+"""Stage 1 at full size: SwinIR on ImageNet, with which DiffBIR trains its stage 2 (Lin et al., 2023).
 
 512x512 crops, batches of 96, 150,000 steps at a learning rate of 1e-4, mean squared error, first-order degradation.
 What the paper does not say is ours: gradient clipping, the EMA, one image of 1,000 held out.

@@ -1,4 +1,4 @@
-"""Stage 2 of the shipped `one-step` preset: prior, control and decoder as a generator of one evaluation.
+"""Stage 2 of the shipped `one-step` preset: UNet, IRControlNet and decoder as a generator in one step.
 
 python train.py --config configs/tiny_one_step.py --workdir work/one_step
 """

@@ -14,7 +14,7 @@ def add_config_flags(parser: Parser) -> None:
     """Declare which configuration is used. The parser must not have a --help of its own."""
     add = parser.add_argument
     add("-h", "--help", action="store_true", help="show this text and the settings of --config, and exit")
-    config = "a shipped configuration or a .py file, with a variant of it behind a colon: bsr:tiny (required)"
+    config = "a shipped configuration or a .py file; a variant of it follows a colon: bsr:tiny (required)"
     add("--config", metavar="NAME", help=config)
     photos = "folder of photos to train on, in place of the configuration's; part of them is held out"
     add("--photos", metavar="DIR", help=f"{photos} (default: those of the configuration)")

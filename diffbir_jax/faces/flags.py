@@ -48,14 +48,14 @@ def add_face_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--background", default="sr", metavar="sr|resize|none|DIR", help=background)
     size = (
-        "leave smaller and larger faces as background; side of the box in pixels of the photo; 0 leaves none "
+        "do not restore smaller and larger faces; side of the box in pixels of the photo; 0: no face is too small "
         f"(default: {LEAST:g})"
     )
     add("--face-size", type=face_size, default=(LEAST, None), metavar="MIN,MAX", help=size)
     share = "share of the restored faces in the result, 0 to 1 (default: 1)"
     add("--face-strength", type=strength, default=1.0, metavar="X", help=share)
     add("--only-largest", action="store_true", help="restore only the largest face of a photo (default: off)")
-    sharp = "leave faces that show detail at 256 pixels and little noise (default: off)"
+    sharp = "do not restore faces that show detail at 256 pixels and little noise (default: off)"
     add("--skip-sharp", action="store_true", help=sharp)
     crops = (
         "also write the crops before and after as <stem>_face_01_before.png and so on, numbered from the left "

@@ -42,7 +42,7 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
         metavar="NAME,...",
         help="data sets of the suite, separated by commas (default: all)",
     )
-    methods = "methods of the suite, or single rows by the names of their folders, separated by commas (default: all)"
+    methods = "methods of the suite, or rows of its table by their folders' names, separated by commas (default: all)"
     add("--methods", type=_names, metavar="NAME,...", help=methods)
     realesrgan = (
         "weights of Real-ESRGAN x4plus: a file that diffbir convert reads or wrote (default: the files of "

@@ -47,7 +47,7 @@ class Half(NamedTuple):
 
     Attributes:
         stage: its name.
-        function: its program.
+        function: its jitted function.
         params: the parameters that the program takes.
         static: its static arguments.
     """
@@ -58,7 +58,7 @@ class Half(NamedTuple):
     static: dict[str, object]
 
 
-# image -> what the program of a half takes of each tile
+# From an image to what a half's program takes for each of its tiles.
 Tiles = Callable[[Frame], Iterator[Tile]]
 
 
@@ -72,12 +72,12 @@ def encode_tiles(
     tiles: tuple[dict[str, Array], Norms | None],
     used: Array,
 ) -> Array:
-    """Latents of tiles, how guidance weighs them, and what the control sees in their place.
+    """Encode tiles to latents, guidance weights and, with an encoder of its own, the control's input.
 
     Args:
         vae: the autoencoder, of downsampling f.
-        preset: says what lies beside the autoencoder.
-        encoder: the control's, None if it sees the latents.
+        preset: tells which LoRA the autoencoder has, see `one_step.beside`.
+        encoder: the control's own encoder; None if the control sees the latents.
         loss: of guidance.
         params: "vae" and, with an encoder, "condition"; "lora" and "modulation" if the preset has them.
         tiles: "image" (M, K, h, w, 3) in [0, 1] and "mask" (M, K, h, w, 1), a factor on the weight; with "noise"
@@ -87,8 +87,8 @@ def encode_tiles(
         used: see `in_batches`.
 
     Returns:
-        latents (M, K, h/f, w/f, c), scaled, the squared difference's weight in latent space as one more channel, and
-        with an encoder its output as the last ones.
+        (M, K, h/f, w/f, C): the scaled latents, then one channel with guidance's weight in latent space, then the
+        output of `encoder`, if any.
     """
 
     def encode(batch: tuple[dict[str, Array], Norms | None]) -> Array:
@@ -116,7 +116,7 @@ def decode_tiles(
     tiles: tuple[dict[str, Array], Norms | None],
     used: Array,
 ) -> Array:
-    """Images of latents in the colours of stage 1.
+    """Decode latents to images with the colours of stage 1.
 
     Args:
         vae: the autoencoder, of downsampling f.
@@ -155,13 +155,13 @@ def measure_tiles(
     tiles: tuple[dict[str, Array], Array, KnownNorms | None],
     used: Array,
 ) -> Norms:
-    """Statistics of the pixels that tiles own, in the normalisations of one half of the autoencoder.
+    """Measure the statistics of the pixels that tiles own, in the normalisations of one half of the autoencoder.
 
     Args:
         vae: the autoencoder, of downsampling f.
-        preset: says what lies beside the autoencoder.
-        half: which.
-        stop: statistics of the first `stop` normalisations are wanted, None for all.
+        preset: tells which LoRA the autoencoder has, see `one_step.beside`.
+        half: which half.
+        stop: measure only the first `stop` normalisations; None: all.
         params: "vae".
         tiles: what `encode_tiles` or `decode_tiles` takes; which latent pixels a tile owns, (M, K, h, w, 1); what is
             known of the image already.
@@ -188,7 +188,7 @@ def weigh_tiles(loss: Loss, tiles: dict[str, Array], used: Array) -> Array:
 def detail_share(clean: Array, detail: Array) -> Array:
     """How much of the generator's detail each pixel gets: d (1 - W) + d^2 W.
 
-    Edges and texture get the share d itself, flat regions its square: there invented detail is seen first.
+    Edges and texture get the share d itself, flat regions its square: invented detail is most visible there.
 
     Args:
         clean: (B, H, W, 3) in about [0, 1], stage-1 images, H and W even, whose `fidelity_weight` is W.
@@ -202,15 +202,15 @@ def detail_share(clean: Array, detail: Array) -> Array:
 
 
 def encode(executor: Executor, frames: list[Frame], variant: int = 0) -> None:
-    """Give images of one shape their latents, the weight of guidance, the control's hint, and what they start from.
+    """Give images of one shape their latents, guidance weight, the control's hint, and what sampling starts from.
 
-    Where latents are drawn from the posterior, `variant` chooses the draw.
+    If latents are drawn from the posterior, `variant` chooses the draw.
     """
     half, hint = _encoder(executor), executor.generator.encoder is not None
     tiles = functools.partial(drawn_tiles, executor, variant) if executor.preset.one_step else image_tiles
     _through(executor, frames, half, tiles, functools.partial(Frame.take_latent, hint=hint))
     if executor.starts_from_input:
-        # By the same program: what it makes of the input besides the latent is ignored.
+        # By the same program, to compile no other; all its outputs but the latent are ignored.
         _through(executor, frames, half, start_tiles, functools.partial(Frame.take_start, hint=hint))
 
 
@@ -220,7 +220,7 @@ def decode(
     latents: list[np.ndarray],
     take: Callable[..., np.ndarray] = Frame.take_image,
 ) -> list[np.ndarray]:
-    """The results of latents, one per image of one shape; `take` makes each of a frame and its decoded tiles."""
+    """The results of latents, one per image of one shape; `take` makes a result from a frame and its decoded tiles."""
     shares = [np.float32(executor.detail(frame.upscale)) for frame in frames]
     of = {frame.position: (z, share) for frame, z, share in zip(frames, latents, shares)}
 
@@ -339,7 +339,7 @@ def _through(
 
 
 def _measured(executor: Executor, frames: list[Frame], half: Half, tiles: Tiles) -> dict[int, Norms]:
-    """The images' statistics by position: a pass measures what the passes before made exact one layer further."""
+    """The images' statistics by position; each pass uses those of the passes before and makes more layers exact."""
     if not frames:
         return {}
     norms = _pass(executor, frames, half, tiles, None, {})

@@ -1,4 +1,4 @@
-"""Compiled programs, one per function and shapes: what was compiled is counted, and its memory known."""
+"""Compiled programs, one per function and shapes; they are counted, and the compiler tells their memory."""
 
 import inspect
 import threading
@@ -73,7 +73,7 @@ class Programs:
         return jax.tree.map(_ordered, placed) if self.ordered else placed
 
     def place(self, tree: T, axis: int | None = None) -> T:
-        """Put arrays, or abstract ones, on the devices, split along `axis`, or all of them everywhere."""
+        """Put arrays, or abstract ones, on the devices, split along `axis`; without it, whole on every device."""
         sharding = self.sharding(axis)
         if sharding is None:
             return tree
@@ -86,7 +86,7 @@ class Programs:
         return jax.tree.map(placed, tree)
 
     def sharding(self, axis: int | None = None) -> NamedSharding | None:
-        """How arrays lie that are split along `axis`; None on one device."""
+        """The sharding of arrays that are split along `axis`, or whole on every device; None on one device."""
         if self.mesh is None:
             return None
         spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, AXES)
@@ -133,7 +133,7 @@ class Programs:
 
 
 def kernel_order(dtype: DTypeLike, capability: float) -> Layout:
-    """How cuDNN's convolutions read kernels (height, width, in, out): from others, every program makes a second copy.
+    """The memory order of kernels (height, width, in, out) that cuDNN reads; every program copies kernels in others.
 
     The axis of the output channels is the outermost one in memory. In 16 bits, and from Hopper on, images lie pixel by
     pixel and kernels with the input channels innermost; else channel by channel, and kernels with the width innermost.

@@ -1,4 +1,4 @@
-"""The operating point of each version: the options that its makers chose."""
+"""The operating point (default options) of each version, as its authors chose them."""
 
 import dataclasses
 import difflib
@@ -66,7 +66,7 @@ def options_of(preset: str, given: dict[str, object], beside: Sequence[str] = ()
         beside: other names that a caller may have meant.
 
     Raises:
-        UserError: a name that there is not, or a value out of range.
+        UserError: an unknown name, or a value out of range.
     """
     names = [field.name for field in dataclasses.fields(Options)]
     for name in given:

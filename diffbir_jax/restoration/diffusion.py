@@ -1,4 +1,4 @@
-"""Stage 2's sampling: latents of the results, for images that lie side by side on canvases of one size."""
+"""Stage 2's sampling: latents of the results, for a batch of images that are padded to canvases of one size."""
 
 import jax
 import jax.numpy as jnp
@@ -80,8 +80,9 @@ def calls(executor: Executor, shape: Shape) -> list[Call]:
         jax.ShapeDtypeStruct((images, encoder_tiles.DEGREES), jnp.float32) if executor.degrades else None
     )
     given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None, hint, start, degrees)
+    # `eval_shape` returns arrays alone; the denoiser that belongs to them is kept here.
     denoisers: list[Denoiser] = []
-    # Beforehand: what is computed while tracing must not be kept.
+    # Computed and cached now: inside `eval_shape` it would be a tracer, which must not be cached.
     executor.context  # noqa: B018
 
     def arguments(
@@ -130,7 +131,7 @@ def _tape(executor: Executor, frames: list[Frame]) -> jax.Array | None:
 
 
 def _placed(executor: Executor, arguments: Arguments, whole: bool) -> Arguments:
-    """Put the arguments of `sample` on the devices: each has its images, or its tiles of all of them."""
+    """Put the arguments of `sample` on the devices: each gets a part of the images or, in tiles, of all tiles."""
     (inputs, x, steps, noise), place, axis = arguments, executor.programs.place, 0 if whole else None
     guidance = inputs.guidance and inputs.guidance._replace(
         target=place(inputs.guidance.target, axis),
@@ -149,7 +150,7 @@ def conditioned(executor: Executor, frames: list[Frame], filled: list[Frame]) ->
     options, f = executor.wanted.options, executor.preset.vae.downsample
     height, width = filled[0].shape.canvas
     sides = (height // f, width // f)
-    # On the device once, though the network and guidance read it.
+    # Put on the device once, for the network and for guidance.
     latent = jnp.asarray(stacked([frame.latent for frame in filled], sides))
     encoded = executor.generator.encoder is not None
     hint = stacked([frame.hint for frame in filled], sides) if encoded else None
@@ -161,7 +162,7 @@ def conditioned(executor: Executor, frames: list[Frame], filled: list[Frame]) ->
     if options.guidance_space == "latent" or not options.guidance_scale:
         weight = stacked([frame.weight for frame in filled], sides)
         return Conditioned(latent, weight, None, layout, hint, start, degrees)
-    # Its borders are repeated to the canvas's: beside zeros they would pass for edges, which guidance spares.
+    # Borders are repeated up to the canvas: next to zeros they would look like edges, which guidance leaves free.
     targets = [2.0 * padded_whole(frame, frame.clean_tile) - 1.0 for frame in filled]
     target = stacked(targets, (height, width), "edge")
     mask = stacked([padded_whole(frame, frame.mask_tile) for frame in filled], (height, width))

@@ -1,4 +1,4 @@
-"""How much images take to compute, stage by stage: operations as the compiler counts them, for expected times."""
+"""Operations that images take in each stage, as the compiler counts them, to predict the time that is left."""
 
 from collections.abc import Mapping
 
@@ -35,8 +35,8 @@ def effort(executor: Executor, image: tuple[Size, Size], costs: Costs) -> dict[s
 def passes(executor: Executor) -> dict[str, int]:
     """How many times a pack goes through each stage.
 
-    Results with other noise repeat sampling and decoding; where sampling starts from the input, that is encoded, too.
-    Where the encoder draws, each result has an encoding of its own.
+    Results with other noise repeat sampling and decoding. If sampling starts from the input, the input is encoded, too.
+    If latents are drawn from the posterior, every result has its own encoding.
     """
     count = executor.wanted.count
     draws = count if executor.preset.one_step is not None else 1

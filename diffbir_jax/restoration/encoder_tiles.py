@@ -1,4 +1,4 @@
-"""What the programs of the autoencoder take of each tile of an image."""
+"""What the programs of the autoencoder take for each tile of an image."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,21 +10,22 @@ from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.image import Frame
 from diffbir_jax.sampling.loop import draw_noise, image_keys
 
-# What a program takes of a tile.
+# What a program takes for a tile, by name.
 Tile = Mapping[str, np.ndarray | np.float32]
-# What is estimated of an image's degradation: noise and blur.
+# Numbers that describe an image's degradation: noise and blur.
 DEGREES = 2
 
 
 def image_tiles(frame: Frame) -> Iterator[dict[str, np.ndarray]]:
-    """Tiles of the padded stage-1 image, with the mask."""
+    """Tiles of the padded stage-1 image (h, w, 3), with the mask (h, w, 1)."""
     grid = frame.grid("encode")
     for start in grid.starts:
         yield {"image": frame.clean_tile(start, grid.size), "mask": frame.mask_tile(start, grid.size)}
 
 
 def drawn_tiles(executor: Executor, variant: int, frame: Frame) -> Iterator[dict[str, np.ndarray]]:
-    """Tiles with the noise of the posterior, drawn from a key per tile, and the image's degradation."""
+    """`image_tiles` with noise (h/f, w/f, c) for the posterior, from the image's key and the tile's number, and, if
+    the networks need it, the image's degradation (n,)."""
     grid, f = frame.grid("encode"), executor.preset.vae.downsample
     key = image_keys(executor.wanted.options.seed, [frame.request.index], variant)
     shape = (1, grid.size[0] // f, grid.size[1] // f, executor.preset.vae.embed_dim)
@@ -55,7 +56,7 @@ def start_tiles(frame: Frame) -> Iterator[dict[str, np.ndarray]]:
 
 
 def latent_tile(executor: Executor, z: np.ndarray, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The part of a latent at a tile, in pixels."""
+    """The part of a latent (h, w, c) at a tile; `start` and `size` are in pixels of the image."""
     f = executor.preset.vae.downsample
     top, left = start // f
     return z[top : top + size[0] // f, left : left + size[1] // f]

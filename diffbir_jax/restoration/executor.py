@@ -16,7 +16,7 @@ from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.results import Progress, Wanted
 from diffbir_jax.restoration.tile_programs import stream
 
-# Tiles per call of a program, where a batch has fewer: each call costs a little.
+# Tiles per call of a program if a batch has fewer, since each call has a fixed cost.
 STAGED = 4
 # A program as function, arguments (parameters and abstract arrays) and static arguments.
 Call = tuple[Wrapped, tuple[Tree, ...], dict[str, object]]
@@ -89,7 +89,7 @@ class Executor:
 
     @property
     def blends(self) -> bool:
-        """Whether results may have a share of the detail: the decoder's program is then another one."""
+        """Whether results may have only a share of the detail; the decoder then has another program."""
         detail = self.wanted.options.detail
         return self.preset.all_detail_from > 1.0 if detail is None else detail != 1.0
 
@@ -124,8 +124,11 @@ class Executor:
             shape: of the tiles' images.
             tiles: trees of numpy arrays.
             params: what the program takes before the tiles.
-            total: number of tiles; None to tell the caller nothing.
+            total: number of tiles; None: the caller hears nothing.
             static: its static arguments.
+
+        Returns:
+            the program's results, one tree of numpy arrays per tile.
         """
 
         def run(stacked: Tree, used: np.ndarray) -> Tree:
@@ -150,5 +153,5 @@ class Executor:
     def abstract_call(
         self, call: Wrapped, params: tuple[Params, ...], tiles: Tree, used: Tree, **static: object
     ) -> Call:
-        """The same program without data."""
+        """The call that `stream` makes, with abstract arrays."""
         return call, (*params, *self.programs.place((tiles, used), axis=1)), static

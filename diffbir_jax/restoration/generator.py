@@ -38,14 +38,14 @@ AUGMENTATION_DRAW = 2**31
 
 
 class Generator:
-    """The networks of a preset with their parameters, as far as they regenerate detail."""
+    """Stage 2 of a preset: its networks with their parameters, and how they sample."""
 
     def __init__(self, preset: Preset, params: dict[str, Params], dtype: DTypeLike = jnp.float32):
         """Take `params` by module name (the preset's `modules`); networks compute in `dtype`.
 
         Accelerators multiply float32 in fewer bits unless the option jax_default_matmul_precision is "highest".
-        Each stage needs its own modules only. With an entry "condition", parameters of the
-        preset's `ConditionEncoder`, the control sees what that makes of the stage-1 images, and all else their latents.
+        Each stage needs only its own modules. An entry "condition" has the parameters of the preset's
+        `ConditionEncoder`: the control then sees the output of this encoder, all else the latents of stage-1 images.
         """
         self.preset, self.params, self.dtype = preset, params, dtype
         self._embeddings: dict[str, jax.Array] = {}
@@ -57,7 +57,7 @@ class Generator:
 
     @property
     def encoder(self) -> ConditionEncoder | None:
-        """What the control sees stage-1 images through, if that was trained with it; None: the autoencoder."""
+        """The control's own encoder of stage-1 images, if it was trained with one; None: it sees the latents."""
         return self.preset.make_condition(self.dtype) if "condition" in self.params else None
 
     @property
@@ -67,7 +67,10 @@ class Generator:
         return tuple(name for name in names if name in self.preset.modules)
 
     def check(self, options: Options, context: Context | None = None) -> None:
-        """Raise ValueError unless the preset can sample with these options and text; warn of what will not do well."""
+        """Raise ValueError unless the preset can sample with these options and text.
+
+        Warns about combinations that give poor results.
+        """
         name, text = self.preset.name, self.preset.unet.context_dim is not None
         one_step.check(self.preset, options)
         if self.preset.one_step is None and self._multiplies_errors(options):
@@ -87,7 +90,7 @@ class Generator:
             )
 
     def _multiplies_errors(self, options: Options) -> bool:
-        """Whether the first step is one that docs/sampling.md warns of."""
+        """Whether the first step is one that docs/sampling.md warns about."""
         if options.start < 1.0 or not options.sampler.startswith("edm"):
             return False
         if self.preset.parameterization == "eps":
@@ -133,7 +136,7 @@ class Generator:
         """
         condition, f = given.latent, self.preset.vae.downsample
         if self.preset.one_step is not None:
-            noise = None  # what one was given is the encoder's
+            noise = None  # that of the request is for the encoder
         steps = self._steps(options, (condition.shape[1] * f, condition.shape[2] * f))
         shape = (1 + len(steps.variance), *condition.shape)
         if noise is not None and noise.shape != shape:
@@ -242,7 +245,7 @@ class Generator:
         )
 
 
-# One cache of compiled programs for all: modules are static and equal by value.
+# One cache of compiled programs for all generators: modules are static arguments and equal by value.
 apply_jit = jax.jit(apply, static_argnums=0, static_argnames="method")
 _add_noise = jax.jit(q_sample, static_argnums=0)
 

@@ -12,14 +12,14 @@ from diffbir_jax.restoration.plan import BATCH, FINE_FROM, STAGES, Plan, StagePl
 
 
 class Shape(NamedTuple):
-    """What images must share to go through the same programs side by side: sides in pixels.
+    """What images must share to go through the same programs in one batch: (height, width) in pixels each.
 
     Attributes:
         rm: of a tile of stage 1.
         encode: of a tile of the autoencoder's first half.
         sample: of a tile of the diffusion model.
         decode: of a tile of the autoencoder's second half.
-        canvas: of what the latents lie on.
+        canvas: of the canvas that images are padded to for sampling.
     """
 
     rm: tuple[int, int]
@@ -34,7 +34,7 @@ class Sides(NamedTuple):
 
     Attributes:
         output: of the result.
-        work: in stage 2; not the output's where that is below the preset's minimum or the upscale out of its range.
+        work: in stage 2: the output's, unless that is below the preset's minimum or the upscale out of its range.
         padded: of what the networks of stage 2 see.
         lq: of stage 1's input.
         lq_padded: the same with padding.
@@ -79,7 +79,7 @@ def work_sides(image: tuple[int, int], output: tuple[int, int], preset: Preset) 
 def _measure_one_step(
     image: tuple[int, int], output: tuple[int, int], preset: Preset, plan: Plan
 ) -> tuple[Sides, Shape]:
-    """`measure` for published one-step restorers: padded no more than published, so there is a program per size."""
+    """`measure` for published one-step restorers: padded only as published, so each size has its own program."""
     work = work_sides(image, output, preset)
     height, width = (-(-side // preset.multiple) * preset.multiple for side in work)
     padded = height, width

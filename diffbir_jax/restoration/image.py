@@ -1,4 +1,4 @@
-"""An image on its way through the stages: its tiles, and the arrays that the host holds."""
+"""An image on its way through the stages: its tiles, and its arrays on the host."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -45,7 +45,7 @@ class Request(NamedTuple):
 
 
 class Frame:
-    """One image in work. Its arrays are empty before their stage, and after the last one that needs them.
+    """An image that is being restored. Its arrays are empty before their stage, and after the last one that needs them.
 
     Attributes:
         position: of the request.
@@ -130,7 +130,7 @@ class Frame:
         self.clean = resize_float(from_depth(image), self.sides.work)
 
     def release(self, keep_start: bool = False) -> None:
-        """Release the input, but for what sampling may start from."""
+        """Release the input; with `keep_start`, keep what sampling starts from."""
         if keep_start:
             self.start = self._input_at_work()
         nothing = np.zeros((0, 0, 3), self.depth)
@@ -158,7 +158,7 @@ class Frame:
             yield from_depth(cut_padded(lq, start, grid.size, self.preset.padding))
 
     def take_clean(self, tiles: Iterator[np.ndarray]) -> None:
-        """Make stage 1's result of its tiles."""
+        """Make stage 1's result from its tiles."""
         scale = 1 if self.preset.rm is None else self.preset.rm.scale
         grid, (height, width) = self.rm_grid(), self.sides.lq
         clean = self._blended(tiles, grid.scaled(scale), (height * scale, width * scale), 3, "stage 1")
@@ -184,13 +184,13 @@ class Frame:
         return cut_padded(self.mask, start, size, self.preset.padding)
 
     def take_latent(self, tiles: Iterator[np.ndarray], hint: bool) -> None:
-        """Make latents, guidance weight and, if there is one, the hint of their tiles, in this order of channels."""
+        """Make latents, guidance weight and, with `hint`, the hint from tiles with these channels, in this order."""
         channels = self.preset.vae.embed_dim
         found = self._encoded(tiles, hint)
         self.latent, self.weight, self.hint = np.split(found, [channels, channels + 1], axis=-1)
 
     def take_start(self, tiles: Iterator[np.ndarray], hint: bool) -> None:
-        """Make the latent that sampling starts from of the same tiles' first channels."""
+        """Make the latent that sampling starts from, the first channels of tiles like those of `take_latent`."""
         self.start = self._encoded(tiles, hint)[..., : self.preset.vae.embed_dim].copy()
 
     def _encoded(self, tiles: Iterator[np.ndarray], hint: bool) -> np.ndarray:
@@ -199,7 +199,7 @@ class Frame:
         return self._blended(tiles, grid, grid.sides, count, "the encoder", np.float32)
 
     def take_image(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
-        """Make the result of its tiles, (*output, 3) of the input's dtype."""
+        """Make the result from its tiles, (*output, 3) of the input's dtype."""
         grid, work = self.grid("decode"), self.sides.work
         if self.preset.one_step is not None:
             image = self._blended(tiles, grid, work, 3, "stage 2", np.float32)
@@ -212,25 +212,26 @@ class Frame:
         return self._at_output(self._blended(tiles, grid, work, 3, "stage 2", np.float32))
 
     def take_decoded(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
-        """Make (*work, 3) float32 of the result's tiles as they are."""
+        """Blend the result's tiles to (*work, 3) float32, and nothing else."""
         return self._blended(tiles, self.grid("decode"), self.sides.work, 3, "stage 2", np.float32)
 
     def _at_output(self, image: np.ndarray) -> np.ndarray:
-        """An image of stage 2's sides at the output's; beyond the preset's range, that of the range's end, resized."""
+        """Resize an image from stage 2's sides to the output's, in the input's dtype."""
         clip = self.sides.trained != self.sides.output
         return to_depth(resize_float(image, self.sides.output, clip), self.depth)
 
     def _reused(self, sides: tuple[int, int]) -> np.ndarray | None:
         """Memory of the stage-1 image for the last result, if it can be had: large images are held once.
 
-        Rows of the result are no longer than those of stage 1, and come when no later tile shows what they replace.
+        A row of the result takes no more bytes than one of stage 1. It is written after all tiles that read the rows
+        that it replaces.
         """
         if not self.last or self.clean.dtype != np.float16 or self.depth.itemsize > 2:
             return None
         return self.clean.reshape(-1).view(self.depth)[: 3 * sides[0] * sides[1]].reshape(*sides, 3)
 
     def take_map(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
-        """Make a map, (*output) uint8, of its tiles (h, w, 1) on the encoder's grid."""
+        """Make a map, (*output) uint8, from its tiles (h, w, 1) on the encoder's grid."""
         found = self._blended(tiles, self.grid("encode"), self.sides.work, 1, "guidance", np.float32)
         return to_depth(resize_float(found, self.sides.output), np.uint8)[..., 0]
 
@@ -286,12 +287,12 @@ def is_gray(image: np.ndarray) -> bool:
 
 
 def padded_whole(frame: Frame, tile: Callable[[np.ndarray, tuple[int, int]], np.ndarray]) -> np.ndarray:
-    """What `tile`, a method of the frame that cuts tiles, has of all of its padded image."""
+    """The whole padded image as one tile; `tile` is a method of the frame that cuts tiles."""
     return tile(np.zeros(2, np.int32), frame.sides.padded)
 
 
 def stacked(images: Sequence[np.ndarray], sides: tuple[int, int], beside: Padding = "constant") -> np.ndarray:
-    """Images on canvases, (B, *sides, C) float32, zeros beside them or their borders repeated."""
+    """Pad images to canvases, (B, *sides, C) float32, with zeros or by repeating their borders."""
     out = np.empty((len(images), *sides, images[0].shape[2]), np.float32)
     for place, image in zip(out, images):
         place[...] = cut_padded(image, np.zeros(2, np.int32), sides, beside)

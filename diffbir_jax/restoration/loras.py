@@ -33,7 +33,7 @@ def merged(params: Mapping[str, Params], preset: Preset, loras: Sequence[Lora]) 
     Args:
         params: by network, float32 on the host.
         preset: the networks that a LoRA may change.
-        loras: the files with their scales; their order does not matter but for rounding.
+        loras: the files with their scales; their order only changes the rounding.
 
     Raises:
         UserError: a file is no LoRA, or one of other networks; the message begins with its path.

@@ -1,7 +1,7 @@
 """The names that flags of networks and sampling take.
 
-A command line is read before JAX is imported, which takes seconds. So these names stand here a second time; a test
-holds them to the tables that they come from.
+A command line is read before JAX is imported, which takes seconds. So these names are repeated here; a test compares
+them with the tables that they come from.
 """
 
 VERSIONS = [
@@ -21,7 +21,7 @@ VERSIONS = [
 ]
 STAGE1_VERSIONS = ["realesrgan"]
 TASKS = ["sr", "face", "denoise"]
-# Those of the command: a task that takes networks of two tasks.
+# The command has one more task, which uses the networks of two tasks.
 FACES = "faces"
 ALL_TASKS = [*TASKS, FACES]
 PRECISIONS = ["fp32", "bf16", "fp16"]

@@ -124,7 +124,7 @@ def passes(preset: Preset, options: Options) -> Passes:
 
 
 def sliders(options: Options) -> tuple[float, float]:
-    """Return both sliders."""
+    """Return PiSA-SR's sliders, pixel and semantic; 1 if they are not given."""
     pixel, semantic = (1.0 if x is None else x for x in (options.pixel, options.semantic))
     return pixel, semantic
 
@@ -140,7 +140,8 @@ class OneStepUNet:
     def __call__(self, params: dict[str, Params], z: Array, t: Array, cond: dict[str, Array]) -> Array:
         """(B, h, w, c) latents at timesteps (B,) -> the prediction.
 
-        `cond` has "context", with LoRAs by the image "degrees" (B, n), and with sliders "pixel" and "semantic" (B,).
+        `cond` has "context"; for LoRAs that depend on the image also "degrees" (B, n); for sliders also "pixel" and
+        "semantic" (B,).
         """
         if self.passes == "both":
             return self._adapted(params, z, t, cond)
@@ -162,12 +163,12 @@ class OneStepUNet:
 def beside(
     preset: Preset, params: dict[str, Params], network: Literal["unet", "vae"], degrees: Array | None
 ) -> Iterator[None]:
-    """Within this context, a network has the LoRA that the preset keeps beside it, if any.
+    """Within this context, a network has the LoRA that the preset keeps beside its kernels, if any.
 
     Args:
         preset: any.
         params: "lora" and "modulation", if the preset has them.
-        network: which.
+        network: which network.
         degrees: (B, n) of the images' degradation, for LoRAs that depend on it.
     """
     lora = params.get("lora", {}).get(network)

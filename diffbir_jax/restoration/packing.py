@@ -1,4 +1,4 @@
-"""Packs of images: what fits together goes through the stages together, whatever file it came from."""
+"""Packs: images of one shape that go through the stages together, whatever files they come from."""
 
 import functools
 import itertools
@@ -29,14 +29,14 @@ class Packer:
         """Take the networks, what compiles them, how images are cut and what is wanted.
 
         Raises:
-            ValueError: the networks cannot be cut so, see `check_plan`.
+            ValueError: the networks cannot be cut as the plan says, see `check_plan`.
         """
         self.executor, self.wanted = Executor(generator, programs, plan, wanted), wanted
 
     def outcomes(self, requests: Iterable[Request], upscale: float) -> Iterator[Outcome]:
         """Yield an outcome per request, pack by pack."""
         waiting: dict[Kind, list[Frame]] = {}
-        # Frames alone hold the images, and let go of them.
+        # Only frames hold the images: they release each array after its last use.
         frames = map(functools.partial(self._frame, upscale), itertools.count(), requests)
         while frame := next(frames, None):
             if isinstance(frame, Outcome):
@@ -73,6 +73,7 @@ class Packer:
         try:
             results = self.results(frames)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            # Without memory only these images fail; any other error of JAX is a bug.
             if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return [Outcome(frame.position, error=error) for frame in frames]

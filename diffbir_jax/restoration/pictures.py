@@ -32,8 +32,8 @@ class Taken(NamedTuple):
     Attributes:
         pixels: (H, W, 3) RGB, uint8, uint16 or float32 in [0, 1], for the restorer.
         alpha: (H, W) of the same dtype, 0 where the picture is transparent, or None.
-        give: makes a picture like the one that was given of samples (h, w, C) like `pixels`, C being 1 (gray), 2 (gray
-            and alpha), 3 (RGB) or 4 (RGB and alpha) as it was in the picture.
+        give: makes a picture of the given one's kind from samples (h, w, C) with the dtype of `pixels`. C is that of
+            the picture: 1 (gray), 2 (gray and alpha), 3 (RGB) or 4 (RGB and alpha).
         grey: whether the picture holds one channel of colour.
     """
 
@@ -52,7 +52,7 @@ class Taken(NamedTuple):
 
 
 def is_one(pictures: Picture | Iterable[Picture]) -> "TypeIs[Picture]":
-    """Whether this is no collection of pictures: one picture, or nothing that can be restored."""
+    """Whether this is one picture, or an object that cannot be restored; False for a collection of pictures."""
     single = isinstance(pictures, (str, bytes, dict)) or hasattr(pictures, "__array__")
     return single or not isinstance(pictures, Iterable)
 

@@ -1,4 +1,4 @@
-"""How images are cut for the stages: sizes that programs are compiled for, whatever the images' own."""
+"""How images are cut for the stages: few sizes that programs are compiled for, for images of any size."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -35,10 +35,10 @@ class Plan:
         sample: the diffusion model.
         decode: the autoencoder's second half.
         remat: recompute the decoder's blocks in guidance through it: less memory, more time.
-        norms: what the autoencoder normalises a tile by: "image", the statistics of the whole image, as if there were
-            no tiles, which a pass per layer has to measure; or "tile", its own, in one pass.
+        norms: statistics that normalise a tile in the autoencoder. "image": those of the whole image, as if there were
+            no tiles; extra passes measure them. "tile": those of the tile, without extra passes.
         devices: how many share a batch.
-        pixels: tiles of so many pixels, or a single one, are enough of a batch for a device.
+        pixels: most pixels of a batch on one device; a batch has at least one tile.
     """
 
     rm: StagePlan
@@ -75,11 +75,11 @@ class Plan:
 
 
 STAGES = ("rm", "encode", "sample", "decode")
-# Sides below this are rounded up to halves of an octave, others to eighths. That costs tiny 0.03 to 0.06 dB of PSNR on
-# images of 136 and 160 pixels. Stage 2 of the published versions sees no smaller ones than 512; for their stage 1 see
-# `geometry.measure`.
+# Sides below this are rounded up to halves of an octave, others to eighths. That costs `tiny` 0.03 to 0.06 dB of PSNR
+# on images of 136 and 160 pixels. Stage 2 of the published versions sees no images below 512 pixels; for their stage 1
+# see `geometry.measure`.
 FINE_FROM = 512
-# Canvases of latents hold images of several tiles: padding there costs next to nothing.
+# Sides of canvases, in tiles. Only latents of several tiles lie on them, where padding costs next to nothing.
 CANVASES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 

@@ -106,7 +106,7 @@ def default_plan(preset: Preset, options: Options, devices: int = 1) -> Plan:
 
 
 def _one_step_plan(one_step: OneStep, options: Options, side: int, devices: int) -> Plan:
-    """A plan with the published tiles, but for the autoencoder's `side`."""
+    """A plan with the published tiles, except that those of the autoencoder have `side`."""
     tile, stride = options.tiling or (one_step.tile, one_step.tile - one_step.overlap)
     # A restorer with tiles of one size in all stages keeps it so.
     side = tile if one_step.own_norms else side
@@ -133,7 +133,7 @@ def _plan(preset: Preset, tile: int, stride: int, side: int, devices: int) -> Pl
 
 
 def candidates(preset: Preset, options: Options, devices: int, many: bool) -> Iterator[Plan]:
-    """Plans from the fastest to the one that takes least memory; `many` images or tiles pay for larger batches."""
+    """Plans from the fastest to the one that takes least memory; only `many` images try larger batches."""
     for share in SHARES:
         if preset.one_step is not None:
             plan = _one_step_plan(preset.one_step, options, int(preset.one_step.vae_tile * share), devices)
@@ -196,6 +196,7 @@ def make_plan(
 def _hopeless(least: Forecast, plan: Plan) -> bool:
     """Whether a plan is far too large; memory is about proportional to the area of a tile."""
     share = (plan.sample.tile / least.plan.sample.tile) ** 2
+    # Half of the estimate: leaving out a plan that fits is worse than compiling one that does not.
     return least.base + 0.5 * share * (least.peak - least.base) > least.budget
 
 
@@ -228,6 +229,7 @@ def _company(sides: Sequence[Sides], shapes: int, images: int) -> int:
         return 0
     largest = max(max(_area(each.work), _area(each.output)) for each in sides)
     waiting = min(3 * max(WAITING, largest), images * largest)
+    # Four programs for each further shape, and three bytes for each waiting pixel.
     return min(KEPT, 4 * (shapes - 1)) * PROGRAM + 3 * waiting
 
 
@@ -288,7 +290,7 @@ def stages_of(executor: Executor, images: Sizes) -> tuple[str, ...]:
 
 
 def _weight(sides: Sides, shape: Shape) -> tuple[int, int]:
-    """The order in which images need more memory."""
+    """A sort key: the larger it is, the more memory an image needs."""
     return shape.sample[0] * shape.sample[1], sides.work[0] * sides.work[1]
 
 
@@ -312,6 +314,7 @@ def _host(executor: Executor, sides: Sides, shape: Shape) -> dict[str, int]:
     pixels, final, depth = _area(sides.work), _area(sides.output), 1
     images = executor.pack_size(shape)
     config, kept = preset.vae, 6 * final * depth if wanted.keep else 0
+    # Bytes per pixel of RGB: 12 in float32, 6 in float16 (of tiled images), 3 in 8 bits.
     enlarged = sides.lq if preset.rm is None else tuple(side * preset.rm.scale for side in sides.lq)
     blended = 12 if shape.rm == sides.lq_padded else 6
     clean = (12 if shape.sample == shape.canvas or enlarged != sides.work else blended) * pixels

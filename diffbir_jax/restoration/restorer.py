@@ -42,7 +42,7 @@ class Run(TypedDict, total=False):
 
 
 class Restorer(Generator):
-    """The networks of one preset with their parameters: a `Generator` with stage 1 and images around it."""
+    """All networks of one preset: a `Generator` that also has stage 1 and restores images."""
 
     def __init__(
         self,
@@ -253,7 +253,7 @@ class Restorer(Generator):
         return Packer(self, self.programs, plan, wanted).outcomes(requests, upscale)
 
     def _advise(self, upscale: float, options: Options) -> None:
-        """Warn of what the preset is not meant for."""
+        """Warn about an upscale or a number of steps that the preset was not trained for."""
         name, least = self.preset.name, self.preset.meant_from
         most = math.inf if self.preset.scales is None else self.preset.scales[1]
         trained = f"preset {name} was trained for"

@@ -17,12 +17,12 @@ from diffbir_jax.restoration.tile_programs import in_batches
 
 @functools.partial(jax.jit, static_argnames="module")
 def clean_tiles(module: Module, params: Params, tiles: Array, used: Array) -> Array:
-    """Stage 1 of tiles (M, K, h, w, 3) in [0, 1]; float32 of the restoration module's scale."""
+    """Clean tiles (M, K, h, w, 3) in [0, 1]: (M, K, s h, s w, 3) float32, s being the module's scale."""
     return in_batches(lambda x: apply(module, params, x).astype(jnp.float32), tiles, used)
 
 
 def clean(executor: Executor, frames: list[Frame]) -> None:
-    """Give images of one shape their stage-1 images, and let go of the inputs."""
+    """Give images of one shape their stage-1 images, and release the inputs."""
     taken = [f for f in frames if executor.preset.rm is not None and f.request.clean is None]
     if taken:
         tiles = (tile for frame in taken for tile in frame.lq_tiles())
@@ -42,7 +42,7 @@ def clean(executor: Executor, frames: list[Frame]) -> None:
 
 
 def _degrees(executor: Executor, image: np.ndarray) -> np.ndarray:
-    """How degraded an input is, (n,) in (0, 1): what changes the LoRAs of some one-step restorers."""
+    """How degraded an input is, (n,) in (0, 1); LoRAs of some one-step restorers depend on it."""
     module = executor.preset.make_degradation(executor.generator.dtype)
     pixels = jnp.asarray(from_depth(image)[None])
     return np.asarray(executor.programs(_estimate, executor.params["degradation"], pixels, module=module))[0]

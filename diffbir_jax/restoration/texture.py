@@ -15,9 +15,9 @@ from diffbir_jax.imaging.canvas import from_depth
 BLOCK, WINDOW = 4, 1.5
 # Noise is this percentile of the local energies, times the factor by which noise of one image varies, plus rounding.
 FLATTEST, MARGIN, ROUNDING = 5.0, 30.0, 1.0 / 255.0**2
-# Blocks with gradients below this energy in one direction show no noise: borders, filled areas, skies that are cut off.
-# Few of them at a time also lie in smooth parts of a clean photo, which show that there is no noise: areas count from
-# so many blocks in each direction, and rows and columns that are empty as a whole.
+# Blocks with gradients below this energy in one direction show no noise: borders, filled areas, clipped skies. They
+# are left out if they form an area of at least so many blocks in each direction, or a whole row or column. Smaller
+# groups count: they lie in smooth parts of clean photos, and show that there is no noise.
 DRAWN, AREA = 0.5 / 255.0**2, 5
 # Rows at a time: images may be large.
 ROWS = 64 * BLOCK
@@ -28,12 +28,13 @@ def texture_share(energy: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
     Args:
         energy: (h, w) float32, mean squares of what was removed from the mean of the channels, values in [0, 1].
-        seen: (h, w) bool, where noise would be seen; it is measured there and between.
+        seen: (h, w) bool, where noise would be seen. It is measured there, and in small gaps between.
 
     Returns:
         (h, w) float32 in [0, 1].
     """
-    # What lies beside areas without noise is no quieter for that, and the network's view of their borders is no noise.
+    # Erosion leaves out the borders of areas without noise: what the network changes there is no noise. The mean is
+    # over seen blocks alone, or blocks next to these areas would look quieter.
     seen = cv2.erode(1.0 - _areas(~seen), np.ones((3, 3)), borderType=cv2.BORDER_REPLICATE)
     weight = cv2.GaussianBlur(seen, (0, 0), WINDOW)
     local = cv2.GaussianBlur(energy, (0, 0), WINDOW)
@@ -85,7 +86,7 @@ def _blocks(values: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
 
 
 def _least_gradient(luma: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
-    """The energy of the gradient of blocks along the axis where it is less: noise has some along both.
+    """The gradient energy of blocks along the axis where it is lower: noise has gradients along both.
 
     The last row of a strip counts as equal to the next one, which takes a quarter of one gradient of its blocks.
     """

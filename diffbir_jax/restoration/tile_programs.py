@@ -25,7 +25,7 @@ def in_batches(function: Callable[[T], R], tiles: T, used: Array) -> R:
     Args:
         function: tree of (K, ...) -> tree of (K, ...).
         tiles: tree of (M, K, ...).
-        used: (M, K) float32, 0 for tiles that only fill up a batch; batches of such alone are not computed.
+        used: (M, K) float32, 0 for tiles that only fill up a batch; batches of only such tiles are skipped.
 
     Returns:
         tree of (M, K, ...).

@@ -41,7 +41,7 @@ class Checkpoints:
         self.damaged: list[str] = []
         with jointly():
             if is_first():
-                # Orbax would make it while the other processes wait.
+                # Orbax would make it while the other processes wait, and they would not learn of an error.
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self.damaged = set_damaged_aside(self._folder)
         with jointly():
@@ -69,6 +69,7 @@ class Checkpoints:
             position: position in the data, serialisable as JSON.
         """
         if self.latest != step:
+            # Orbax would wait for the checkpoint before this one anyway; here it also gets its checksums.
             self.flush()
             items = {STATE: ocp.args.StandardSave(state), POSITION: ocp.args.JsonSave(dict(position or {}))}
             self._manager.save(step, args=ocp.args.Composite(**items))
@@ -110,13 +111,13 @@ class Checkpoints:
         return step
 
     def flush(self) -> None:
-        """Wait until everything is on disk, and seal it."""
+        """Wait until everything is on disk, and seal it: write its checksums, see `intact.seal`."""
         self._manager.wait_until_finished()
         if is_first():
             seal(self._folder)
 
     def close(self) -> None:
-        """Wait until everything is on disk."""
+        """Wait until everything is on disk and sealed; then nothing can be saved any more."""
         self.flush()
         self._manager.close()
 

@@ -64,6 +64,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     mesh = make_mesh(**config.mesh)
     check_batch(config.data.batch_size, mesh)
     init = optional(config, INIT)
+    # An error in one process must end all: the others would wait for it for ever.
     with jointly():
         workdir.mkdir(parents=True, exist_ok=True)
         objective = make_objective(config)
@@ -123,7 +124,7 @@ def train(config: Config, workdir: str | Path) -> TrainState:
 
 
 def place(objective: Objective, mesh: Mesh, config: Config) -> tuple[TrainState, Wrapped]:
-    """Place a run on devices. Batches are split over all devices; parameters and their EMA and moments by the rules.
+    """Place a run on devices. Batches are split over all devices; parameters, EMA and moments by `sharding_rules`.
 
     Args:
         objective: the stage.

@@ -1,6 +1,7 @@
-"""Stage 2 as a one-step generator: the prior, the control and the decoder are trained on restored images.
+"""Stage 2 as a one-step generator: UNet (the prior), control and decoder are trained on the images that they restore.
 
-The stage-1 latent replaces the noisy latent at one fixed timestep. The UNet's output is converted to x0 and decoded.
+The latent of the input, or of stage 1, takes the place of the noisy latent at one fixed timestep. The UNet's output is
+converted to x0 and decoded.
 Pixel, feature and adversarial losses reach all three networks through the decoder. HYPIR (Lin et al., 2025) and
 OSEDiff (Wu et al., 2024) train Stable Diffusion this way.
 """
@@ -41,6 +42,7 @@ from diffbir_jax.weights.safetensors import load_weights
 # SHIFT: the largest shift (pixels) of the crop that feature losses see. PERIOD: side of a latent pixel in image pixels,
 # and the period of the grid that a generator tends to draw.
 SHIFT, PERIOD = 16, 4
+# (params, frozen, lq, key) -> results and stage-1 images, see `restorer`.
 Restore = Callable[[Params, Params, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array]]
 
 
@@ -273,7 +275,7 @@ def adversarial(
 
 
 def validation(restore: Restore, sample: dict[str, np.ndarray]):
-    """Return (params, frozen) -> (PSNR of result, stage 1 and input on held-out crops; picture with the truth)."""
+    """Return (params, frozen) -> (PSNR in dB of result, stage 1 and input on held-out crops; a picture of them)."""
     run = jax.jit(lambda params, frozen, lq: restore(params, frozen, lq, None))
     lq, hq = (np.asarray(to_unit(sample[name])) for name in ("lq", "hq"))
 

@@ -55,11 +55,45 @@ def test_detail_at_x4_without_a_grid(restorer: Restorer) -> None:
     assert grid_ratio(images, 4) == pytest.approx(1.0, abs=0.05)
 
 
+def line_energies(images: list[np.ndarray]) -> np.ndarray:
+    """The mean squared difference across the lines between pixels 4k - 1 + i and 4k + i, for i = 0 to 3; both axes."""
+    both = [
+        np.square(np.diff(x.astype(float).mean(2), axis=axis)).mean(1 - axis)
+        for x in images
+        for axis in (0, 1)
+    ]
+    return np.mean([[x[i - 1 + 4 * (i == 0) :: 4].mean() for i in range(4)] for x in both], axis=0)
+
+
+def shifted(images: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """Each image moved by 0 to `count` - 1 pixels along both axes: whatever grid it has falls on all places alike."""
+    return [x[i : i - count, i : i - count] for x in images for i in range(count)]
+
+
+@pytest.mark.slow
+def test_the_networks_draw_no_grid(restorer: Restorer) -> None:
+    """Within 2 %, on inputs whose own grid (of JPEG, or of the enlarged pixels) is averaged out."""
+    rng = np.random.default_rng(0)
+    inputs = [to_depth(jpeg(gaussian_noise(as_float(x), rng, 15.0), 50), np.uint8) for x in pictures("gt", 5)]
+    energies = line_energies([x.image for x in restorer.restore(shifted(inputs, 8), upscale=1.0)])
+    assert energies[0] == pytest.approx(energies[1:].mean(), rel=0.02)
+    halves = [x[:64, :64] for x in inputs]
+    energies = line_energies([x.image for x in restorer.restore(shifted(halves, 4), upscale=2.0)])
+    # A pixel of the input is two of the result, so only lines of the same kind are compared.
+    assert energies[0] == pytest.approx(energies[2], rel=0.02)
+
+
 @pytest.mark.slow
 def test_seeds_differ_a_little(restorer: Restorer) -> None:
     first, second = restorer.variants(pictures("lq", 40)[0], 4.0, default_options("one-step"), 2)
     difference = np.abs(first.image.astype(int) - second.image)
     assert 0 < difference.mean() < 3
+
+
+def test_stage_2_takes_part_from_one_and_a_half_on() -> None:
+    """By the square root of what the upscale adds to 1, relative to 3."""
+    assert [ONE_STEP.detail(x) for x in (1.0, 1.4, 1.75, 4.0, 8.0)] == [0.0, 0.0, 0.5, 1.0, 1.0]
+    assert [ONE_STEP.works_at(x) for x in (0.5, 1.0, 1.4, 1.5, 2.0, 4.0, 8.0)] == [1, 1, 1.4, 4, 4, 4, 4]
 
 
 def test_size() -> None:

@@ -1,5 +1,6 @@
 """Named presets: one table with every size of every network and the files of its weights."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
@@ -125,6 +126,8 @@ class Preset:
             no correction).
         scales: the least and the largest upscale that the networks were trained for. Beyond them, images pass through
             the stages at the nearest one and the result is resized. None: any upscale, as in the reference.
+        reduced_from: from this upscale on, images pass through the stages at the end of `scales` and the result is
+            reduced; infinite: never.
         all_detail_from: from this upscale on, results have all of stage 2's detail by default, see `detail`. 1: at any
             upscale, as in the reference.
         detail_gain: factor on the detail that stage 2 adds to stage 1. Pixel losses let a generator of one step add too
@@ -148,6 +151,7 @@ class Preset:
     padding: Padding = "constant"
     colour_levels: int = 5
     scales: tuple[float, float] | None = None
+    reduced_from: float = math.inf
     all_detail_from: float = 1.0
     detail_gain: float = 1.0
     meant_from: float = 0.0
@@ -165,16 +169,25 @@ class Preset:
         absent = {name for name in ("rm", "text") if getattr(self, name) is None} | {"condition"}
         return tuple(name for name in Files._fields[:6] if name not in absent)
 
+    def works_at(self, upscale: float) -> float:
+        """The upscale of both stages for results at an upscale (above 0): not beyond `scales`, see `reduced_from`."""
+        if self.scales is None:
+            return upscale
+        least, most = self.scales
+        return most if upscale >= min(self.reduced_from, most) else max(upscale, least)
+
     def detail(self, upscale: float) -> float:
         """The default share of stage 2's detail in results at an upscale (above 0), in [0, 1].
 
-        It rises with the square of what the upscale adds. An image that is only noisy still has its detail, and stage 1
-        keeps it. A reduced image has lost its detail.
+        It rises with the square root of what the upscale adds. An image that is only noisy still has its detail, and
+        stage 1 keeps it. A reduced image has lost its detail. Below `reduced_from` stage 1 is alone.
         """
         # The formula below would divide by 0.
         if self.all_detail_from <= 1.0:
             return 1.0
-        return min(1.0, max(0.0, (upscale - 1.0) / (self.all_detail_from - 1.0))) ** 2
+        if upscale < self.reduced_from < math.inf:
+            return 0.0
+        return math.sqrt(min(1.0, max(0.0, (upscale - 1.0) / (self.all_detail_from - 1.0))))
 
     def header(self, module: str) -> dict[str, str]:
         """Return the header entries of a weights file for one of `modules`, so that any file name can be recognised.
@@ -298,6 +311,7 @@ ONE_STEP = replace(
     zero_terminal_snr=False,
     meant_from=0.0,
     scales=(1.0, 4.0),
+    reduced_from=1.5,
     all_detail_from=4.0,
     colour_levels=4,
     detail_gain=1.12,

@@ -54,7 +54,7 @@ def measure(image: Sequence[int], output: tuple[int, int], preset: Preset, plan:
     if preset.one_step is not None:
         return _measure_one_step((image[0], image[1]), output, preset, plan)
     height, width = image[:2]
-    trained = _in_range(height, output[0], preset), _in_range(width, output[1], preset)
+    trained = _trained((height, width), output, preset)
     work = at_least(trained, preset.min_side)
     lq, multiple = _lq_sides((height, width), trained, work, preset)
     rm = [_fitted_lq(side, plan.rm.tile, multiple, preset) for side in lq]
@@ -154,12 +154,12 @@ def _fitted_lq(side: int, tile: int, multiple: int, preset: Preset) -> tuple[int
     return padded // scale, size // scale
 
 
-def _in_range(side: int, output: int, preset: Preset) -> int:
-    """A side of the result at the nearest upscale that the preset was trained for."""
-    if preset.scales is None:
+def _trained(image: tuple[int, int], output: tuple[int, int], preset: Preset) -> tuple[int, int]:
+    """Sides of the result at the upscale that both stages work at."""
+    upscale = max(out / side for side, out in zip(image, output))
+    if (works_at := preset.works_at(upscale)) == upscale:
         return output
-    least, most = (round(side * scale) for scale in preset.scales)
-    return min(max(output, least), most)
+    return round(image[0] * works_at), round(image[1] * works_at)
 
 
 def _lq_sides(

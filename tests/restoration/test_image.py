@@ -84,7 +84,7 @@ def test_detail_share_is_between_itself_and_its_square() -> None:
 
 def test_detail_by_default_rises_with_the_upscale() -> None:
     preset = dataclasses.replace(MICRO, all_detail_from=4.0)
-    assert [preset.detail(x) for x in (0.5, 1.0, 2.5, 4.0, 8.0)] == [0.0, 0.0, 0.25, 1.0, 1.0]
+    assert [preset.detail(x) for x in (0.5, 1.0, 2.5, 4.0, 8.0)] == [0.0, 0.0, 0.5**0.5, 1.0, 1.0]
     assert MICRO.detail(1.0) == 1.0
 
 

@@ -38,6 +38,14 @@ def test_sides(upscale: float, factor: float) -> None:
     assert sides.trained == sides.work == sides.lq == (round(40 * factor), round(61 * factor))
 
 
+@pytest.mark.parametrize("upscale, factor", [(1.4, 1.4), (1.5, 2), (1.7, 2), (2, 2), (4, 2)])
+def test_from_an_upscale_on_results_are_reduced(upscale: float, factor: float) -> None:
+    output = (round(40 * upscale), round(60 * upscale))
+    sides, _ = measure((40, 60), output, dataclasses.replace(RANGED, reduced_from=1.5), PLAN)
+    assert sides.output == output
+    assert sides.trained == sides.work == (round(40 * factor), round(60 * factor))
+
+
 def test_no_published_version_of_both_stages_has_a_range() -> None:
     """As in the reference."""
     assert all(PRESETS[name].scales is None for name in ("v1", "v2", "v2.1"))

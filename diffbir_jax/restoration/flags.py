@@ -181,7 +181,7 @@ def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
     add = option_adder(group)
     detail = (
         "amount of generated detail, 0 to 1: 0 is faithful (stage 1), 1 is crisp; lower values first remove detail in "
-        "flat regions (default: 1; for one-step it rises from 0 at --upscale 1 to 1 at --upscale 4)"
+        "flat regions (default: 1; for one-step 0 below --upscale 1.5, from there it rises to 1 at --upscale 4)"
     )
     add("--detail", real, detail, metavar="X")
     texture = (

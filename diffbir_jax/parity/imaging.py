@@ -8,9 +8,10 @@ import numpy as np
 
 from diffbir_jax.imaging.colour import low_frequencies, wavelet_colour
 from diffbir_jax.imaging.resize import resize
-from diffbir_jax.imaging.tiling import gaussian_weights, tile_windows, tiled
+from diffbir_jax.imaging.tiling import gaussian_weights
 from diffbir_jax.metrics.fidelity import psnr, rgb_to_ycbcr
 from diffbir_jax.parity.case import IMAGE, Arrays, Case, Values, matching, nchw, nhwc
+from diffbir_jax.parity.tiles import tile_windows, tiled
 
 # Functions whose result depends on the whole tile, so that a wrong window shows.
 TILE_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

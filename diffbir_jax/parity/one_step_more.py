@@ -13,7 +13,6 @@ from diffbir_jax.imaging.canvas import cut_padded
 from diffbir_jax.imaging.colour import adain_colour, host_wavelet_colour
 from diffbir_jax.imaging.preparation import by_bilinear, by_pillow
 from diffbir_jax.imaging.resize import resize
-from diffbir_jax.imaging.tiling import tiled
 from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.degradation_estimator import DegradationEstimator, DegradationEstimatorConfig
 from diffbir_jax.models.lora import adapted
@@ -34,6 +33,7 @@ from diffbir_jax.parity.one_step import (
     kernels,
     predicted,
 )
+from diffbir_jax.parity.tiles import tiled
 from diffbir_jax.parity.weights import fill, filled
 from diffbir_jax.sampling.onestep import draw_posterior
 

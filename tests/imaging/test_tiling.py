@@ -15,9 +15,8 @@ from diffbir_jax.imaging.tiling import (
     make_grid,
     place_tiles,
     tile_starts,
-    tile_windows,
-    tiled,
 )
+from diffbir_jax.parity.tiles import tile_windows, tiled
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "image_ops.npz")
 

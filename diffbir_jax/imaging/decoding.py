@@ -22,7 +22,7 @@ from diffbir_jax.imaging.jpeg_files import decode_jpeg
 from diffbir_jax.imaging.metadata import ICC, XMP, carried, image_dpi, image_tags, orientation_of
 from diffbir_jax.imaging.opencv import SILENT, logged
 from diffbir_jax.imaging.photo import MIN_SIDE, Metadata
-from diffbir_jax.imaging.samples import from_bgr, from_pillow, upright
+from diffbir_jax.imaging.samples import from_bgr, from_pillow, upright, widened
 
 # Bytes of a file that tell its format.
 HEAD = 64
@@ -174,7 +174,7 @@ def _decode_raw(data: bytes, max_pixels: int) -> Decoded:
 
 def _decode_tiff(data: bytes, max_pixels: int) -> Decoded:
     tags = tiff.first_directory(data)
-    if tiff.is_raw(tags):
+    if tiff.is_raw(tags, data):
         return decode(data, "RAW", max_pixels)
     layout = tiff.layout(tags)
     _check_size((layout.width, layout.height), max_pixels)
@@ -189,6 +189,8 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Decoded:
         with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
             image.load()
             samples, icc = from_pillow(image, icc)
+        if samples.dtype == np.uint16 and 8 < max(layout.bits) < 16:
+            samples = widened(samples, max(layout.bits))
     pages = ("has several pages; its first image is taken",) if tiff.has_pages(data) else ()
     return Decoded(samples, carried(tags, tags.get(XMP), icc), (*pages, *notes))
 

@@ -86,7 +86,7 @@ def _of_tiff(file: BinaryIO, kind: str) -> tuple[int, int, int]:
     """Look at the first directory, but not at the whole file, which may be large."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         tags = tiff.first_directory(data)
-        if tiff.is_raw(tags):
+        if tiff.is_raw(tags, data):
             return _of_raw(file, kind)
         found = tiff.layout(tags)
         return found.width, found.height, found.orientation

@@ -52,8 +52,16 @@ def from_bgr(array: np.ndarray) -> np.ndarray:
     """Return OpenCV's (H, W), BGR or BGRA as (H, W, C) in our order of channels."""
     if array.ndim == 2:
         return array[..., None]
+    if array.dtype not in (np.uint8, np.uint16, np.float32):
+        return array[..., [2, 1, 0, 3][: array.shape[2]]]
     # Unlike NumPy's choice of channels, this lets other threads run.
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def widened(samples: np.ndarray, bits: int) -> np.ndarray:
+    """Return uint16 numbers of fewer bits, such as 12, with white as 65535."""
+    most = (1 << bits) - 1
+    return np.rint(np.minimum(samples, most) * np.float32(65535 / most)).astype(np.uint16)
 
 
 def unassociated(samples: np.ndarray) -> np.ndarray:

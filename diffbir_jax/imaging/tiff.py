@@ -13,13 +13,28 @@ from PIL import TiffImagePlugin
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.completeness import CUT_OFF, inflated_length
 from diffbir_jax.imaging.directories import check_directories
+from diffbir_jax.imaging.jpeg_files import check_pixels
 from diffbir_jax.imaging.metadata import SUB_DIRECTORIES, Tags, orientation_of
 from diffbir_jax.imaging.samples import from_bgr, scaled, unassociated, upright
 
-_DEFLATE = (8, 32946)
+_DEFLATE, _JPEG = (8, 32946), 7
+# Compressions that no library here reads, or only with messages of its own.
+_UNREAD = {
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34892: "lossy JPEG",
+    34933: "PNG",
+    50001: "WebP",
+    50002: "JPEG XL",
+}
+_UNREAD |= {22610: "JPEG XR", 34676: "LogLuv", 34677: "LogLuv", 34934: "JPEG XR", 52546: "JPEG XL"}
+# Tables that the pieces of a TIFF of JPEGs share.
+_TABLES = 347
 # What tifffile reads without further packages.
 _READABLE = (1, *_DEFLATE)
 _DNG = 50706
+# Where cameras put directories of further images.
+_INNER = 330
 # Photometric interpretations of raw files: colour filter array, linear raw.
 _SENSOR = (32803, 34892)
 # Pixels that a tile may have in an image of any size, and that all tiles may have beyond four times their image.
@@ -85,11 +100,11 @@ def first_directory(data: bytes | mmap.mmap) -> Tags:
     return tags
 
 
-def has_pages(data: bytes) -> bool:
+def has_pages(data: bytes | mmap.mmap) -> bool:
     """Whether another image follows the first one, which is not the same in small."""
     head = data[: 16 if data[2] == 43 else 8]
     first = TiffImagePlugin.ImageFileDirectory_v2(head)
-    file = io.BytesIO(data)
+    file = io.BytesIO(data) if isinstance(data, bytes) else cast(IO[bytes], data)
     file.seek(first.next)
     # Damage beyond the first image does not matter to it.
     with contextlib.suppress(Exception):
@@ -113,13 +128,18 @@ def layout(tags: Tags) -> Layout:
     """Return the storage of a directory's image.
 
     Raises:
-        ImageFileError: the directory does not state the size, or states more channels or bits than a photo has.
+        ImageFileError: the directory does not state the size, or states more channels or bits than a photo has, or a
+            compression that is not read.
     """
     if not {256, 257} <= set(tags):
         raise ImageFileError("is damaged: it does not say how large its image is; copy or download it again")
     (width,), (height,), (samples,) = (_numbers(tags, tag, 1) for tag in (256, 257, 277))
     (photometric,), (planar,), (compression,) = (_numbers(tags, tag, 1) for tag in (262, 284, 259))
     bits, formats, extra = _numbers(tags, 258, 1), _numbers(tags, 339, 1), _numbers(tags, 338)
+    if name := _UNREAD.get(compression):
+        raise ImageFileError(
+            f"is compressed as {name} in TIFF, which is not read; save it with LZW or deflate, or as PNG"
+        )
     if not 1 <= samples <= _CHANNELS or not 1 <= max(bits) <= _BITS:
         raise ImageFileError(
             f"has {samples} channels of {max(bits)} bits; save it as RGB or gray with up to {_BITS} bits, or as PNG"
@@ -132,7 +152,8 @@ def layout(tags: Tags) -> Layout:
 def check_complete(tags: Tags, data: bytes) -> None:
     """Raise ImageFileError if the directory's pixels are cut off or detectably damaged.
 
-    Decoders stop when they have enough pixels, even wrong ones, and never read the checksum of a deflated piece.
+    Decoders stop when they have enough pixels, even wrong ones, never read the checksum of a deflated piece, and hide
+    what JPEG's decoder warns of.
     """
     (compression,) = _numbers(tags, 259, 1)
     number, most, left = _pieces(tags)
@@ -143,6 +164,14 @@ def check_complete(tags: Tags, data: bytes) -> None:
                 raise ImageFileError(CUT_OFF)
             if compression in _DEFLATE:
                 left -= inflated_length(data[begin : begin + count], min(most, left))
+            if compression == _JPEG:
+                check_pixels(_jpeg(tags, data[begin : begin + count]), most)
+
+
+def _jpeg(tags: Tags, piece: bytes) -> bytes:
+    """Return a strip or tile as a JPEG file; the tables that all share stand between two markers."""
+    tables = tags.get(_TABLES)
+    return tables[:-2] + piece[2:] if isinstance(tables, bytes) and tables else piece
 
 
 def _pieces(tags: Tags) -> tuple[int, int, int]:
@@ -164,9 +193,20 @@ def _pieces(tags: Tags) -> tuple[int, int, int]:
     return planes * number, one, planes * number * one
 
 
-def is_raw(tags: Tags) -> bool:
-    """Whether a directory is that of a camera's raw file: DNG, or a preview of an image that lies elsewhere."""
-    return _DNG in tags or bool(_numbers(tags, 254, 0)[0] & 1) or _numbers(tags, 262, 1)[0] in _SENSOR
+def is_raw(tags: Tags, data: bytes | mmap.mmap) -> bool:
+    """Whether a file with this first directory is a camera's raw: DNG, or a preview of an image that lies elsewhere.
+
+    Raises:
+        ImageFileError: it is a preview of the next image.
+    """
+    if _DNG in tags or _numbers(tags, 262, 1)[0] in _SENSOR:
+        return True
+    preview = bool(_numbers(tags, 254, 0)[0] & 1)
+    if preview and _INNER not in tags and has_pages(data):
+        raise ImageFileError(
+            "begins with a preview of its next image; save that one alone as TIFF, or as PNG"
+        )
+    return preview
 
 
 def decode_numbers(data: bytes, tags: Layout) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -182,9 +222,9 @@ def decode_numbers(data: bytes, tags: Layout) -> tuple[np.ndarray, tuple[str, ..
         raise ImageFileError(
             "holds colours as floats or wide integers in an unusual way; save it as RGB, or as PNG"
         )
-    samples, notes = scaled(
-        _with_tifffile(data, tags) if tags.compression in _READABLE else _with_opencv(data)
-    )
+    # OpenCV reads planes without an error, to garbage.
+    by_opencv = tags.compression not in _READABLE and tags.planar == 1
+    samples, notes = scaled(_with_opencv(data) if by_opencv else _with_tifffile(data, tags))
     if samples.shape[2] != tags.samples:
         raise ImageFileError("is damaged: its pixels are not what its tags say; copy or download it again")
     return _without_extra(samples, tags), notes
@@ -209,7 +249,9 @@ def decode_deep(data: bytes, tags: Layout) -> np.ndarray:
 
 def _with_opencv(data: bytes) -> np.ndarray:
     # OpenCV turns TIFF upright by itself.
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    array = None
+    with contextlib.suppress(cv2.error):
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise ImageFileError("is damaged, or compressed in a way that cannot be read; save it again as PNG")
     return from_bgr(array)

@@ -212,3 +212,47 @@ def test_superfluous_bytes_are_said_and_cost_nothing(tmp_path: Path) -> None:
     photo = read_photo(tmp_path / "a.jpg")
     np.testing.assert_array_equal(photo.pixels, np.asarray(Image.open(io.BytesIO(data))))
     assert "extraneous bytes before marker" in photo.notes[0]
+
+
+def of_jpeg(piece: bytes) -> bytes:
+    """A TIFF of one strip, a JPEG file."""
+    entries = [(256, 4, 1, 40), (257, 4, 1, 32), (258, 3, 1, 8), (259, 3, 1, 7), (262, 3, 1, 1)]
+    entries += [(273, 4, 1, 122), (277, 3, 1, 1), (278, 4, 1, 32), (279, 4, 1, len(piece))]
+    return directory(entries) + piece
+
+
+def test_damaged_jpegs_within_tiff(tmp_path: Path) -> None:
+    """Its decoder hides what JPEG's warns of."""
+    file = io.BytesIO()
+    Image.fromarray(RGB[..., 0]).save(file, "JPEG", quality=95)
+    data = file.getvalue()
+    path = tmp_path / "a.tif"
+    path.write_bytes(of_jpeg(data))
+    np.testing.assert_array_equal(read_photo(path).pixels[..., 0], np.asarray(Image.open(file)))
+    path.write_bytes(of_jpeg(data[: len(data) * 3 // 4] + b"\xff\xd9"))
+    refused(path, "is damaged")
+    at = data.index(b"\xff\xc0") + 5
+    path.write_bytes(of_jpeg(data[:at] + b"\xf0\0\xf0\0" + data[at + 4 :]))
+    assert looks(lambda: refused(path, "holds more pixels than it says")) < 20_000_000
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"\xff\xe2\0\x1aICC_PROFILE\0\1\3" + bytes(10),
+        b"\xff\xe2\0\x1aICC_PROFILE\0\0\0" + bytes(10),
+        b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x09",
+    ],
+    ids=["part 1 of 3", "part 0 of 0", "unknown colours"],
+)
+def test_damaged_metadata_of_jpeg_cost_no_picture(tmp_path: Path, segment: bytes) -> None:
+    # Behind JFIF's header, Adobe's counts for nothing.
+    data = jpeg().replace(b"JFIF", b"----")
+    (tmp_path / "a.jpg").write_bytes(data[:2] + segment + data[2:])
+    photo = read_photo(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(photo.pixels, np.asarray(Image.open(io.BytesIO(data))))
+    assert photo.notes[0].startswith("has damaged metadata (")
+    # Damage of the pixels is not hidden by it.
+    data = data[: len(data) * 3 // 4] + b"\xff\xd9"
+    (tmp_path / "a.jpg").write_bytes(data[:2] + segment + data[2:])
+    refused(tmp_path / "a.jpg", "is damaged")

@@ -64,6 +64,76 @@ def test_numbers_without_a_meaning_are_refused(tmp_path: Path, bad: np.ndarray) 
         read_photo(tiff(tmp_path / "a.tif", RAMP.astype(np.complex64)))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32, np.uint32])
+def test_numbers_compressed_with_lzw_are_read(tmp_path: Path, dtype: type) -> None:
+    values = SMOOTH / 255 if np.dtype(dtype).kind == "f" else SMOOTH
+    photo = read_photo(lzw(tmp_path / "a.tif", values.astype(dtype)))
+    white = np.iinfo(photo.pixels.dtype).max
+    np.testing.assert_allclose(photo.pixels / white, SMOOTH / 255, atol=1e-4)
+
+
+def test_planes_of_numbers_are_refused_where_no_library_reads_them(tmp_path: Path) -> None:
+    """OpenCV reads them to garbage."""
+    path = lzw(tmp_path / "a.tif", np.moveaxis(SMOOTH / 255, -1, 0).astype(np.float32))
+    with pytest.raises(ImageFileError, match=r"channels in an unusual order and compression \(number 5\)"):
+        read_photo(path)
+
+
+def test_twelve_bits_are_stretched(tmp_path: Path) -> None:
+    """Pillow gives the numbers as they are, 16 times too dark."""
+    numbers = np.rint(X * 4095).astype(int)
+    rows = b"".join(bytes.fromhex("".join(f"{number:03x}" for number in row)) for row in numbers)
+    path = gray(tmp_path / "a.tif", rows, compression=1, bits=12)
+    pixels = read_photo(path).pixels
+    np.testing.assert_array_equal(pixels[..., 0], np.rint(numbers * (65535 / 4095)))
+
+
+@pytest.mark.parametrize("compression, name", [(50001, "WebP"), (50002, "JPEG XL"), (34712, "JPEG 2000")])
+def test_unread_compressions_are_named(tmp_path: Path, compression: int, name: str) -> None:
+    with pytest.raises(ImageFileError, match=f"is compressed as {name} in TIFF, which is not read; save it"):
+        read_photo(gray(tmp_path / "a.tif", bytes(48 * 48), compression))
+
+
+def gray(path: Path, pixels: bytes, compression: int, bits: int = 8) -> Path:
+    """A TIFF of 48x48 pixels in one strip."""
+    entries = [(256, 4, 1, 48), (257, 4, 1, 48), (258, 3, 1, bits), (259, 3, 1, compression), (262, 3, 1, 1)]
+    entries += [(273, 4, 1, 134), (277, 3, 1, 1), (278, 4, 1, 48), (279, 4, 1, len(pixels))]
+    tags = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + tags + bytes(16) + pixels)
+    return path
+
+
+def lzw(path: Path, array: np.ndarray) -> Path:
+    """A TIFF compressed with LZW, of planes if the channels come first."""
+    planes = array if array.shape[0] == 3 else array[None]
+    pieces = [_lzw(plane.tobytes()) for plane in planes]
+    tiff(path, array, planarconfig="separate" if len(pieces) > 1 else "contig")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages[0].tags
+        places = {
+            code: (tags[code].valueoffset, "<I" if tags[code].dtype == 4 else "<H") for code in (273, 279)
+        }
+        compression = tags[259].valueoffset
+    for number, piece in enumerate(pieces):
+        for code, value in ((273, len(data)), (279, len(piece))):
+            at, layout = places[code]
+            struct.pack_into(layout, data, at + number * struct.calcsize(layout), value)
+        data += piece
+    struct.pack_into("<H", data, compression, 5)
+    path.write_bytes(data)
+    return path
+
+
+def _lzw(data: bytes) -> bytes:
+    """Codes of 9 bits; the table is emptied before it needs more."""
+    clear, end = "100000000", "100000001"
+    groups = [data[at : at + 200] for at in range(0, len(data), 200)]
+    bits = "".join(clear + "".join(f"{byte:09b}" for byte in group) for group in groups) + end
+    bits += "0" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
 def save(path: Path, kind: str, **options: object) -> Path:
     Image.fromarray(SMOOTH).save(path, kind, **options)
     return path
@@ -194,6 +264,14 @@ def test_the_preview_of_a_raw_file_is_not_taken_for_the_photo(
         b"\0\0\0\x18ftypcrx \0\0\0\1",
     ):
         assert kind_of(head.ljust(HEAD, b"\0")) == "RAW"
+
+
+def test_a_preview_in_front_of_the_photo_is_told(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(SMOOTH[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(SMOOTH, photometric="rgb")
+    with pytest.raises(ImageFileError, match="begins with a preview of its next image"):
+        read_photo(tmp_path / "a.tif")
 
 
 def test_containers_are_told_apart() -> None:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging import jxl, tiff
-from diffbir_jax.imaging.completeness import DAMAGED, check_complete
+from diffbir_jax.imaging.completeness import DAMAGED, check_complete, check_end, png_without_metadata
 from diffbir_jax.imaging.jpeg_files import decode_jpeg
 from diffbir_jax.imaging.metadata import ICC, XMP, carried, image_dpi, image_tags, orientation_of
 from diffbir_jax.imaging.opencv import SILENT, logged
@@ -81,6 +81,8 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
         try:
             if kind == "RAW":
                 return _decode_raw(data, max_pixels)
+            if kind == "PNG":
+                return _decode_png(data, max_pixels)
             return _decode_tiff(data, max_pixels) if kind == "TIFF" else _decode(data, kind, max_pixels)
         except UnidentifiedImageError:
             # Pillow's message would name a BytesIO object, not the file.
@@ -92,6 +94,18 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
             if kind not in _OTHERS:
                 raise
             raise ImageFileError(_UNREADABLE.format(_OTHERS[kind])) from None
+
+
+def _decode_png(data: bytes, max_pixels: int) -> Decoded:
+    """Decode a PNG; texts and profiles that Pillow refuses, such as long ones, cost no picture."""
+    try:
+        return _decode(data, "PNG", max_pixels)
+    except (ImageFileError, MemoryError):
+        raise
+    except Exception:
+        decoded = _decode(png_without_metadata(data), "PNG", max_pixels)
+        notes = ("has metadata that are damaged or too long; they are left out",)
+        return decoded._replace(notes=(*decoded.notes, *notes))
 
 
 def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
@@ -106,6 +120,7 @@ def _decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
         _check_size(image.size, max_pixels)
         # Before decoding, because Pillow pads cut-off files without an error.
         check_complete(data, kind)
+        check_end(data, kind, image.info.get("exif") or b"")
         # The further images in a phone's JPEG are the same in small, or its depth.
         animated = kind != "JPEG" and getattr(image, "is_animated", False)
         notes = ("is an animation; its first image is taken",) if animated else ()

@@ -1,6 +1,7 @@
 """The size of an image from its header, without decoding it."""
 
 import contextlib
+import io
 import mmap
 import stat
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from diffbir_jax.imaging import jxl, tiff
+from diffbir_jax.imaging.completeness import png_without_metadata
 from diffbir_jax.imaging.decoding import HEAD, kind_of, opened_raw, register, undisturbed
 from diffbir_jax.imaging.directories import check_directories
 from diffbir_jax.imaging.metadata import image_tags, orientation_of, parse_exif
@@ -59,6 +61,15 @@ def _by_pillow(file: BinaryIO, kind: str) -> tuple[int, int, int]:
         return *image.size, orientation_of(image_tags(image))
 
 
+def _of_png(file: BinaryIO, kind: str) -> tuple[int, int, int]:
+    """As decoding, without the metadata that Pillow refuses."""
+    try:
+        return _by_pillow(file, kind)
+    except Exception:
+        file.seek(0)
+        return _by_pillow(io.BytesIO(png_without_metadata(file.read())), kind)
+
+
 def _most_pixels(image: Image.Image, length: int) -> float:
     """How many pixels a file of this many bytes can hold; of formats without such a bound, any number."""
     if image.format == "BMP":
@@ -99,4 +110,4 @@ def _of_raw(file: BinaryIO, kind: str) -> tuple[int, int, int]:
         return raw.sizes.width, raw.sizes.height, raw.sizes.flip
 
 
-_SIZES = {"JXL": _of_jxl, "TIFF": _of_tiff, "RAW": _of_raw}
+_SIZES = {"JXL": _of_jxl, "PNG": _of_png, "TIFF": _of_tiff, "RAW": _of_raw}

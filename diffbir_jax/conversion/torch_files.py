@@ -6,12 +6,14 @@ The file is mapped, so values take memory only when they are used. Nothing in th
 import io
 import mmap
 import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from diffbir_jax.conversion import pickles
 from diffbir_jax.conversion.pickled_arrays import Storage
+from diffbir_jax.conversion.pickles import Stream
 from diffbir_jax.conversion.stored import CheckpointError
 from diffbir_jax.conversion.zips import DamagedError, Entry, entries
 
@@ -30,7 +32,9 @@ def read_torch(path: Path) -> object:
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        return _read_zip(path, mapped) if mapped[:2] == b"PK" else _read_old(mapped)
+        if mapped[:2] == b"PK":
+            return _read_zip(path, mapped)
+        return _read_old(mapped, memoryview(mapped), _read_within)
     except CheckpointError:
         raise
     except DamagedError as error:
@@ -86,27 +90,36 @@ def _checked(entry: Entry, mapped: mmap.mmap) -> memoryview:
     return content
 
 
-def _read_old(mapped: mmap.mmap) -> object:
+def _read_within(data: bytes) -> object:
+    """A storage inside a pickle; further ones inside it stay unread."""
+    return _read_old(io.BytesIO(data), memoryview(data))
+
+
+def _read_old(stream: Stream, whole: memoryview, within: Callable[[bytes], object] | None = None) -> object:
     """Pickles one after another: magic number, version, system, the object, its storages' keys; then their values."""
-    if mapped[257:262] == b"ustar":
+    if whole[257:262] == b"ustar":
         raise ValueError("the tar format of PyTorch before 0.1.10")
     storages: dict[str, Storage] = {}
-    first = pickles.load(mapped, storages)
+    first = pickles.load(stream, storages, within)
     if first != MAGIC:
         return first  # a plain pickle, of NumPy arrays perhaps
-    if pickles.load(mapped, {}) != PROTOCOL:
+    if pickles.load(stream, {}) != PROTOCOL:
         raise ValueError("unknown version of the format before 1.6")
-    system = pickles.load(mapped, {})
-    root = pickles.load(mapped, storages)
+    system = pickles.load(stream, {})
+    root = pickles.load(stream, storages)
     big = isinstance(system, dict) and system.get("little_endian") is False
-    _place_old(storages, pickles.load(mapped, {}), mapped, "big" if big else "little")
+    keys = pickles.load(stream, {})
+    _place_old(storages, keys, whole, stream.tell(), "big" if big else "little")
     return root
 
 
 def _place_old(
-    storages: dict[str, Storage], keys: object, mapped: mmap.mmap, order: Literal["little", "big"]
+    storages: dict[str, Storage],
+    keys: object,
+    whole: memoryview,
+    position: int,
+    order: Literal["little", "big"],
 ) -> None:
-    whole, position = memoryview(mapped), mapped.tell()
     for key in keys if isinstance(keys, list) else []:
         storage = storages.get(str(key))
         if storage is None or storage.nbytes is None:

@@ -23,7 +23,7 @@ def test_an_average_is_taken_from_under_any_name(tmp_path, average, name):
     assert found.notes[0].startswith(f"takes the weights in '{name}'; the file also has model")
 
 
-@pytest.mark.parametrize("name", ["model_ema", "ema_model", "net.avg", "shadow"])
+@pytest.mark.parametrize("name", ["model_ema", "ema_model", "net.avg", "shadow", "swa_model"])
 @pytest.mark.parametrize(
     "average", [BETTER, {f"module.{key}": x for key, x in BETTER.items()} | COUNTERS, {"shadow": BETTER}]
 )

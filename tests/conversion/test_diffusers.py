@@ -10,6 +10,7 @@ from diffbir_jax.conversion.diffusers import read_folder, weight_files
 from diffbir_jax.conversion.engine import ConversionError
 from diffbir_jax.conversion.files import CheckpointError
 from diffbir_jax.conversion.from_torch import convert_file
+from diffbir_jax.conversion.report import sha256_of
 from tests.conversion import small
 
 # The networks here are small.
@@ -90,6 +91,27 @@ def shard(part, names, index):
         save({key: state[key] for key in state if weight_map[key] == name}, part / name)
     (part / index).write_text(json.dumps({"weight_map": weight_map}))
     return names
+
+
+def test_an_index_stands_for_its_files(tmp_path):
+    state = small.swinir()
+    save(state, tmp_path / "unet" / f"{MODELS['unet']}.safetensors")
+    names = shard(tmp_path / "unet", ["m-1.safetensors", "m-2.safetensors"], "m.safetensors.index.json")
+    index = tmp_path / "unet" / "m.safetensors.index.json"
+    (entry,) = convert_file(index, tmp_path / "out")
+    convert_file(tmp_path / "unet" / f"{MODELS['unet']}.safetensors", tmp_path / "whole")
+    parts, whole = (load_file(tmp_path / place / "swinir.safetensors") for place in ("out", "whole"))
+    assert all(np.array_equal(parts[key], x) for key, x in whole.items()) and parts.keys() == whole.keys()
+    origin = entry.details["source"]
+    assert origin == {
+        "file": index.name,
+        "sha256": sha256_of(*(tmp_path / "unet" / name for name in names)),
+    } | {"family": "SwinIR"}
+    index.write_text(json.dumps({"weight_map": {"a": "../m-1.safetensors"}}))
+    with pytest.raises(
+        CheckpointError, match="index.json names files in other folders; their place is beside"
+    ):
+        convert_file(index, tmp_path / "out")
 
 
 # As different versions of diffusers and transformers call it.

@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 
+from diffbir_jax.conversion.contents import Contents
 from diffbir_jax.conversion.families import FAMILIES, recognise
 from diffbir_jax.conversion.files import CheckpointError
+from diffbir_jax.conversion.prefixes import select
 from tests.conversion import small
 
 
@@ -26,6 +29,22 @@ def test_others_are_refused_with_a_list():
     assert "known are: DiffBIR v1, all in one; Stable Diffusion 2.1; " in message
     assert "Some of the 30 keys: backbone.0.weight, " in message
     assert message.count("backbone") == 5
+
+
+@pytest.mark.parametrize(
+    "key, title",
+    [
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", "Stable Diffusion XL"),
+        ("unet.add_embedding.linear_1.weight", "Stable Diffusion XL"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "Stable Diffusion 1"),
+        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
+        ("double_blocks.0.img_attn.qkv.weight", "Flux"),
+    ],
+)
+def test_other_models_of_the_name_are_one_problem(key, title):
+    x = np.ones((4, 4), np.float32)
+    with pytest.raises(CheckpointError, match=f"^the weights of {title}; DiffBIR is made of"):
+        select(Contents({"model.diffusion_model.input_blocks.0.0.weight": x, key: x}))
 
 
 def test_names():

@@ -109,6 +109,12 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b
         ("w.pth", b"\n <HTML><body>", "is a web page, not the file"),
         ("w.pth", b"Invalid username or password.", "is text, not weights \\('Invalid username"),
         ("w.pth", b'{"error": "Entry not found"}', "is text, not weights"),
+        (
+            "config.json",
+            b'{"_class_name": "UNet2DConditionModel"}',
+            r"is a description of a model \(JSON\), not its",
+        ),
+        ("w.npy", b"\x93NUMPY\1\0", "is a file of NumPy: give the weights as PyTorch or safetensors"),
         ("w.pth", b"", "is empty: fetch it again"),
         ("w.pth", b"\0" * 5000, "is full of zeros at its start"),
         ("w.pth", b"\x1f\x8b" + b"x" * 50, "is a gzip archive: unpack it"),
@@ -292,6 +298,23 @@ class TestTorch:
         assert x.is_neg()
         torch.save({"a": x}, tmp_path / "w.pth")
         assert values(tmp_path / "w.pth") == {"a": (-X).tolist()}
+
+
+@pytest.mark.parametrize("function", ["_rebuild_qtensor", "_rebuild_meta_tensor_no_storage"])
+def test_tensors_of_other_kinds_are_named_even_if_there_are_no_others(tmp_path, function):
+    made.write(tmp_path / "w.pth", {"state_dict": {"b": Call("torch._utils", function, ())}})
+    kind = "quantised" if function == "_rebuild_qtensor" else "sparse or without values"
+    with pytest.raises(CheckpointError, match=rf"holds no state dict.* \(b is {kind}: save plain tensors\)"):
+        read_tensors(tmp_path / "w.pth")
+
+
+def test_weights_deep_inside_are_found_for_the_user(tmp_path):
+    made.write(tmp_path / "w.pth", {"trainer": {"saved": {"best": {"a": X}}}})
+    with pytest.raises(
+        CheckpointError, match=r"\(tensors are in trainer.saved.best: choose with --key NAME\)"
+    ):
+        read_contents(tmp_path / "w.pth")
+    assert np.array_equal(read_contents(tmp_path / "w.pth", "trainer.saved.best").state["a"], X)
 
 
 def test_a_header_whose_length_begins_like_a_pickle_is_no_pickle(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import struct
 import tracemalloc
 import zipfile
 
@@ -11,6 +12,7 @@ import pytest
 from diffbir_jax.conversion.files import CheckpointError, read_contents, read_tensors
 from diffbir_jax.conversion.pickled_arrays import Inert, storage_dtype
 from diffbir_jax.conversion.pickles import load
+from diffbir_jax.conversion.torch_files import MAGIC, PROTOCOL
 from diffbir_jax.conversion.torch_writing import Call, Pickle, write_torch
 from diffbir_jax.conversion.zips import entries
 from scripts.checkpoint_forms import torch_script
@@ -349,3 +351,24 @@ def test_objects_beside_the_weights_are_named(tmp_path, modern):
 )
 def test_storages_of_any_device(name, dtype):
     assert storage_dtype(name) == dtype
+
+
+def dumped(count: int = X.size, inner: bytes = b"") -> bytes:
+    """A tensor as `pickle.dump` writes it: its storage is a file of the old format inside."""
+    storage = made.Reference(("storage", Call("torch", "FloatStorage"), "7", "cpu", X.size, None))
+    head = b"".join(Pickle().dump(x) for x in (MAGIC, PROTOCOL, {"little_endian": True}))
+    body = made.Described().dump(storage) + Pickle().dump(["7"])
+    stored = head + body + struct.pack("<q", count) + VALUES
+    rest = (0, X.shape, (3, 1), False, Call("collections", "OrderedDict", ()))
+    span = Call("torch.storage", "_load_from_bytes", (inner or stored,))
+    return Pickle().dump({"a": Call("torch._utils", "_rebuild_tensor_v2", (span, *rest))})
+
+
+def test_tensors_that_were_pickled_without_pytorchs_help(tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_bytes(dumped())
+    assert np.array_equal(read_tensors(path)["a"], X)
+    for damaged in (dumped(count=5), dumped(inner=b"x"), dumped(inner=dumped())):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="is not a PyTorch checkpoint, or it is truncated"):
+            read_tensors(path)

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from diffbir_jax import __version__
-from diffbir_jax.console.errors import EXPECTED, one_line
+from diffbir_jax.console.errors import EXPECTED, no_device, one_line
 from diffbir_jax.console.interrupts import end_at_once, terminable, told
 from diffbir_jax.console.parser import INTERRUPTED, Parser, options_of
-from diffbir_jax.console.streams import exit_now, steady_output
+from diffbir_jax.console.streams import complete_streams, exit_now, steady_output
 from diffbir_jax.console.threads import READER
 
 HELP = ("-h", "--help", "help")
@@ -85,6 +86,8 @@ def start(name: str, argv: Sequence[str] | None = None) -> NoReturn:
         argv: its command line; by default that of the process.
     """
     Parser.owners = staticmethod(owners)
+    complete_streams()
+    check_current_folder(name)
     with terminable(), steady_output() as output:
         code = _code(name, argv)
         print(end="", flush=True)
@@ -93,6 +96,14 @@ def start(name: str, argv: Sequence[str] | None = None) -> NoReturn:
         print(f"diffbir {name}: the output cannot be written ({error.strerror})", file=sys.stderr)
         code = code or 1
     sys.exit(code)
+
+
+def check_current_folder(name: str) -> None:
+    """Exit with one line if the current folder is gone: relative names, and libraries, need it."""
+    try:
+        os.getcwd()
+    except OSError:
+        sys.exit(f"diffbir {name}: the current folder is no longer there; change to another one")
 
 
 def _code(name: str, argv: Sequence[str] | None) -> str | int | None:
@@ -108,6 +119,8 @@ def _code(name: str, argv: Sequence[str] | None) -> str | int | None:
             return INTERRUPTED
         if isinstance(error, EXPECTED):
             return f"diffbir {name}: {one_line(error)}"
+        if text := no_device(error):
+            return f"diffbir {name}: {text}"
         raise
 
 

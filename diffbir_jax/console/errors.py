@@ -1,6 +1,8 @@
 """Error messages for users."""
 
+import os
 import re
+import traceback
 
 from diffbir_jax.console.plain import plain
 
@@ -21,6 +23,8 @@ class MissingFileError(FileNotFoundError, UserError):
 
 # An argument in a message: `memory_gb` is what callers of functions write.
 _ARGUMENT = re.compile(r"`([a-z]\w*)`")
+# What JAX adds to its error.
+_ADVICE = " (set JAX_PLATFORMS='' to automatically choose an available backend)"
 # What ends in one line; anything else is a bug and ends the run with its traceback.
 EXPECTED = (UserError, OSError)
 
@@ -35,6 +39,22 @@ def one_line(error: BaseException) -> str:
         text = f"{plain(error.filename)}: {error.strerror}"
     lines = [line.strip() for line in text.splitlines()]
     return plain(" ".join(lines[:2])) + (" ..." if len(lines) > 2 else "")
+
+
+def no_device(error: BaseException) -> str | None:
+    """Return a line for JAX's error that the devices of JAX_PLATFORMS are not there; None for any other error.
+
+    It is a RuntimeError, or for some platforms an AssertionError without words: the place tells.
+    """
+    places = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not places or places[-1].co_name != "backends" or not places[-1].co_filename.endswith("xla_bridge.py"):
+        return None
+    wanted = f"JAX_PLATFORMS={plain(os.environ.get('JAX_PLATFORMS', ''))}"
+    reason = plain(str(error).removesuffix(_ADVICE))[:200] or "Unable to initialize a backend"
+    return (
+        f"JAX finds no device for {wanted} ({reason}); set JAX_PLATFORMS=cpu for the processor, or install JAX for the "
+        "device (pip install 'diffbir-jax[cuda]' or 'diffbir-jax[tpu]')"
+    )
 
 
 def as_flags(message: str) -> str:

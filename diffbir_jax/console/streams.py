@@ -46,6 +46,27 @@ class Steady:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
+def complete_streams() -> None:
+    """Open the standard streams that a service started the process without: files would get their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened != number and _is_closed(number):
+            os.dup2(opened, number)
+            os.close(opened)
+            opened = number
+        setattr(sys, name, open(opened, "w" if number else "r"))  # noqa: SIM115
+
+
+def _is_closed(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def steady_output() -> Iterator[Steady | None]:
     """Within this context standard output is `Steady`, and shows any file name; None if there is no output."""

@@ -242,3 +242,40 @@ def test_an_interrupted_program_does_not_wait_for_a_thread_that_reads(
     free.set()
     thread.join()
     assert end.value.code == code and left_at == [130] * left
+
+
+def started(program: str, how: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a process does that runs a program of these words; the shell starts it as `how` says."""
+    code = (
+        "import os, sys; from diffbir_jax.cli.main import PROGRAMS, Program, start\n"
+        f"def main(argv):\n    {program}\n"
+        "PROGRAMS['it'] = Program('__main__', ''); start('it', [])"
+    )
+    command = ["sh", "-c", f'exec "$0" -c "$1" {how}', sys.executable, code]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_streams_that_a_service_closed_cost_nothing(closed: str) -> None:
+    """Files would get their numbers, and what libraries say would go into them."""
+    program = "print(sys.stdin.read(), file=sys.stderr); return 7 if open(os.devnull).fileno() > 2 else 1"
+    assert started(program, closed).returncode == 7
+
+
+def test_a_current_folder_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "getcwd", gone)
+    with pytest.raises(
+        SystemExit, match="^diffbir weights: the current folder is no longer there; change to"
+    ):
+        main(["weights", "list"])
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_devices_that_are_not_there_are_one_line(platform: str) -> None:
+    done = started("import jax; jax.devices()", JAX_PLATFORMS=platform)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"diffbir it: JAX finds no device for JAX_PLATFORMS={platform} (Unable to")
+    assert "Traceback" in started("import jax; jax.devices(); raise AssertionError").stderr

@@ -1,5 +1,6 @@
 """Which jobs are done: all their files exist, crops of faces included."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def is_done(job: Job) -> bool:
     How many crops there are only the sidecar tells. Without one the other files decide.
     """
     outputs = job.outputs
-    if not all(path.is_file() for path in outputs.all()):
+    # Not pathlib's, which raises for names that are too long: such a job fails later, alone.
+    if not all(os.path.isfile(path) for path in outputs.all()):
         return False
     return outputs.crops is None or outputs.sidecar is None or _has_crops(outputs.sidecar, outputs.crops)
 
@@ -39,4 +41,4 @@ def _has_crops(sidecar: Path, start: Path) -> bool:
     crops = [start.parent / name for name in names if Path(name).name.startswith(f"{start.name}_")]
     restored = [face for face in made.faces if not face.get("left")]
     # Every restored face has one crop before and one or more after.
-    return len(crops) >= 2 * len(restored) and all(path.is_file() for path in crops)
+    return len(crops) >= 2 * len(restored) and all(os.path.isfile(path) for path in crops)

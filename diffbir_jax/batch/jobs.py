@@ -1,5 +1,6 @@
 """The jobs of a run: inputs, ready-made files for them, files to write; checked before any computation."""
 
+import codecs
 import os
 import sys
 from collections import defaultdict
@@ -109,7 +110,7 @@ def find_inputs(settings: Settings) -> Inputs:
     """Return every input; ImageFileError if there is none."""
     if settings.list is not None or settings.paths:
         paths, others = (read_list(settings.list), []) if settings.list is not None else expanded(settings)
-        root = Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
+        root = Path(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]))
         return Inputs({path: Path(os.path.abspath(path)).relative_to(root) for path in paths}, others)
     path = settings.input
     if path is None or not path.exists():
@@ -152,6 +153,8 @@ def own_folders(settings: Settings) -> list[Path]:
 def read_list(source: str) -> list[Path]:
     """Return the paths of a text file, or of standard input for "-": one per line, each once.
 
+    Names may end in NUL, as `find -print0` writes them. PowerShell writes UTF-16 with a byte order mark.
+
     Raises:
         ImageFileError: the file cannot be read or names no path.
     """
@@ -162,7 +165,9 @@ def read_list(source: str) -> list[Path]:
             f"{source}: cannot be read ({error.strerror}); give a text file as --list"
         ) from None
     # File names are bytes and may not be UTF-8.
-    lines = [line.rstrip("\r") for line in os.fsdecode(data).removeprefix("\ufeff").split("\n")]
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16", "replace") if wide else os.fsdecode(data).removeprefix("\ufeff")
+    lines = text.split("\0") if text.endswith("\0") else [line.rstrip("\r") for line in text.split("\n")]
     paths: dict[str, Path] = {}
     for line in lines:
         if line.strip():

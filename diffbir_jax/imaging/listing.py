@@ -37,7 +37,7 @@ def find_images(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike] 
     Raises:
         ImageFileError: the folder is missing, is a file, or holds no image file; or a subfolder cannot be read.
     """
-    return _some([path for path in _files(folder, exclude) if _named(path) and path.is_file()], folder)
+    return _some([path for path in _files(folder, exclude) if _named(path) and os.path.isfile(path)], folder)
 
 
 def list_folder(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike] = ()) -> Listing:
@@ -70,9 +70,10 @@ def _files(folder: str | os.PathLike, exclude: Iterable[str | os.PathLike]) -> l
 
 
 def _is_image(path: Path) -> bool:
-    if path.is_file():
+    # Not pathlib's: these raise for links into closed folders, or to names that no file can have.
+    if os.path.isfile(path):
         return _named(path) or _begins_as_image(path)
-    return _named(path) and path.is_symlink() and not path.exists()
+    return _named(path) and os.path.islink(path) and not os.path.exists(path)
 
 
 def _named(path: Path) -> bool:

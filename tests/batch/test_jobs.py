@@ -77,6 +77,28 @@ def test_a_list_of_paths(here: Path) -> None:
     assert sum(found.values(), []) == ["out/b/two.png", "out/a/one.png", "out/none.png"]
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x/a\nb.png\0x/c.png\0",
+        "x/\u00e9.png\r\nx/c.png\r\n".encode("utf-16"),
+        b"\xef\xbb\xbfx/b.png\nx/c.png",
+    ],
+    ids=["find -print0", "PowerShell", "Notepad"],
+)
+def test_lists_of_other_programs(here: Path, data: bytes) -> None:
+    Path("list.txt").write_bytes(data)
+    found = [str(job.path) for job in jobs("--list", "list.txt")]
+    assert found[0] in ("x/a\nb.png", "x/\u00e9.png", "x/b.png") and found[1:] == ["x/c.png"]
+
+
+@pytest.mark.parametrize("line", ["..", ".", "/", "../.."])
+def test_a_folder_in_a_list_is_no_bug(here: Path, line: str) -> None:
+    """It fails when it is read."""
+    Path("list.txt").write_text(f"{line}\n")
+    assert [str(job.path) for job in jobs("--list", "list.txt")] == [line]
+
+
 def test_a_list_on_standard_input(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of files are bytes."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x/\xff.png\nx/b.png")))

@@ -161,6 +161,8 @@ def test_names_that_no_file_has_or_that_are_long_fail_alone(fake: Fake, capsys, 
     assert code == (0 if fine else 1)
     # Nobody waits for an image that cannot be written.
     assert len(fake.seen) == 1 + fine
+    assert call("--list", "list.txt", "--output", "out", "--save-stages", "--skip-existing") == code
+    assert len(fake.seen) == 1 + fine and "out/good.png" not in capsys.readouterr().err
 
 
 def test_a_report_that_cannot_be_written_is_told_first(fake: Fake, capsys) -> None:

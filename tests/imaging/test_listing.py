@@ -49,7 +49,13 @@ def test_links(tmp_path):
     (inputs / "circle").symlink_to(inputs)
     (inputs / "c.png").symlink_to(elsewhere / "b.png")
     (inputs / "broken.png").symlink_to(elsewhere / "nowhere.png")
+    (inputs / "itself.png").symlink_to("itself.png")
+    # Some questions of pathlib raise for it.
+    (inputs / "long.png").symlink_to("x" * 300)
     assert names(find_images(inputs), inputs) == ["a.png", "c.png"]
+    listed = list_folder(inputs)
+    assert names(listed.images, inputs) == ["a.png", "broken.png", "c.png", "itself.png", "long.png"]
+    assert listed.others == []
 
 
 def test_errors(tmp_path):

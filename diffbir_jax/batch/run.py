@@ -109,6 +109,8 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     settings = work.settings
     recipe = settings.recipe
     folders = {settings.output, *([report.parent] if report else [])}
+    if maps := settings.guidance_map:
+        folders.add(maps.parent if maps.suffix.lower() == ".png" else maps)
     for folder in folders:
         check_folder(folder)
     if report:

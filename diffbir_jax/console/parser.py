@@ -50,6 +50,12 @@ class Parser(argparse.ArgumentParser):
             setattr(known, words.dest, [*getattr(known, words.dest, ()), *map(read, unknown)])
         return known
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Refuse "--" as a value, which argparse makes an empty list of any option's."""
+        if action.option_strings and "--" in arg_strings:
+            raise argparse.ArgumentError(action, "expected a value in place of --")
+        return super()._get_values(action, arg_strings)
+
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """Refuse a value that is none of the choices, and name the nearest one."""
         if action.choices is None or value in action.choices:

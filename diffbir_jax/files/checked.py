@@ -1,5 +1,6 @@
 """JSON files that anybody may have written: checked against a type before anything is done with them."""
 
+import codecs
 import json
 import re
 import stat
@@ -38,9 +39,9 @@ def read_checked(path: Path, kind: type[T], what: str, instead: str) -> T:
             raise UserError(f"{path}: is no {what}, and no regular file; {instead}")
         if path.stat().st_size > MOST:
             raise UserError(f"{path}: is no {what} ({path.stat().st_size} bytes); {instead}")
-        return TypeAdapter(kind).validate_json(
-            _NO_UTF8.sub(rb"\\udbff\\udf\1", path.read_bytes()), strict=True
-        )
+        # Some editors put a byte order mark in front.
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        return TypeAdapter(kind).validate_json(_NO_UTF8.sub(rb"\\udbff\\udf\1", data), strict=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {instead}") from None
     except ValidationError as error:

@@ -42,8 +42,8 @@ def check_end(data: bytes, kind: str, exif: bytes) -> None:
         exif: its EXIF, which may be the last part, and end in zeros by itself.
     """
     if find := _ENDS.get(kind):
-        pixels = data[: find(data)]
-        if _zeros(pixels) > max(_MOST_ZEROS, _zeros(exif)):
+        most, end = max(_MOST_ZEROS, _zeros(exif)), find(data)
+        if end > most and not any(data[end - most - 1 : end]):
             raise ImageFileError(
                 "is damaged: it ends in zeros, as a copy that was interrupted; copy it again"
             )

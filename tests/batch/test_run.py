@@ -172,6 +172,16 @@ def test_a_report_that_cannot_be_written_is_told_first(fake: Fake, capsys) -> No
     assert not fake.seen and not Path("out").exists()
 
 
+@pytest.mark.parametrize("place", ["file", "file/maps"])
+def test_maps_that_have_no_place_are_told_first(fake: Fake, capsys, place: str) -> None:
+    save(Path("in/a.png"))
+    Path("file").touch()
+    assert restore("--guidance-map", place, "--guidance-scale", "1") == 1
+    told = complaint(capsys)
+    assert f"{place}: cannot be made a folder (" in told and "file is a file); choose another" in told
+    assert not fake.seen
+
+
 def test_notes_of_files_are_shown_and_reported(fake: Fake, capsys) -> None:
     """Of what is read, and of what is written."""
     save(Path("in/a.gif"), save_all=True, append_images=[Image.new("RGB", (16, 16))])

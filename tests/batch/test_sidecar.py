@@ -259,6 +259,11 @@ def test_a_plan_that_no_planner_makes_is_refused(fake: Fake, capsys, change: dic
 
 
 def test_files_that_are_no_sidecars(fake: Fake, capsys) -> None:
+    save(Path("a.png"))
+    assert call("--input", "a.png", "--output", "out") == 0
+    Path("a.json").write_bytes(b"\xef\xbb\xbf" + Path("out/a.json").read_bytes())  # as Notepad saves it
+    assert again(Path("a.json")) == 0
+    capsys.readouterr()
     assert again(Path("none.json")) == 1
     assert "none.json: cannot be read (No such file or directory); give the .json" in complaint(capsys)
     Path("a.json").write_bytes(b"\x89PNG")

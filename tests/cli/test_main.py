@@ -64,6 +64,7 @@ MISTAKES = [
     ("restore photo.png -o out --upscale 4x", "'4x' given, allowed are finite numbers above 0; give 4, without a unit"),
     ("restore photo.png -o out --detail 50%", "'50%' given, allowed are numbers; give 0.5, without a unit"),
     ("restore photo.png -o out --version hypir --stage1-only", "--version hypir has no stage 1; leave"),
+    ("restore photo.png -o out --version=--", "argument --version: expected a value in place of --"),
     ("restore photo.png -o out --version v3", "'v3' given; allowed are"),
     ("train --config bsr:tinny --workdir w", "--config bsr:tinny: no variant 'tinny'; give none, or NAME:tiny"),
     ("train --config bssr --workdir w", "--config bssr: no such configuration; did you mean --config bsr?"),

@@ -1,6 +1,7 @@
 """Train one stage: diffbir train --config bsr:tiny --workdir work/bsr [--config.train.steps=100 ...]."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -105,7 +106,7 @@ def run(config: "Config", args: argparse.Namespace, prog: str = PROG) -> bool:
         return int(train(config, args.workdir).step) >= int(config.train.steps)
     except OSError as error:
         # An error of the system comes at any time; one of ours says itself what to do.
-        leave(f"{one_line(error)}; the same command goes on" if error.errno else error, prog)
+        leave(f"{one_line(error)}; {way_on(error)}" if error.errno else error, prog)
     except DivergedError as error:
         leave(error, prog)
     except UserError as error:
@@ -114,6 +115,12 @@ def run(config: "Config", args: argparse.Namespace, prog: str = PROG) -> bool:
         end(f"{prog}: ended without saving; the same command goes on from the newest checkpoint, if any")
     except KeyboardInterrupt:
         leave("stopped before the first step, so there is nothing to save.", prog)
+
+
+def way_on(error: OSError) -> str:
+    """Return what to do after an error of the system."""
+    in_the_way = error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
+    return ("it is in the way: move it elsewhere, then " if in_the_way else "") + "the same command goes on"
 
 
 def end(text: str) -> NoReturn:

@@ -205,11 +205,13 @@ def _at(path: Path, root: dict[object, object], key: str) -> list[Mapping[object
     for name in [key] if key in root else key.split("."):
         if not isinstance(found, dict) or name not in found:
             has = ", ".join(shown(x, 40) for x in list(found)[:8]) if isinstance(found, dict) else "no dict"
-            raise CheckpointError(f"{path}: there is no --key {key}; at {name!r} there are: {has}")
+            raise CheckpointError(
+                f"{path}: there is no --key {shown(key)}; at {shown(name)!r} there are: {has}"
+            )
         chain.append(found)
         found = found[name]
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: --key {key} is no dict of tensors")
+        raise CheckpointError(f"{path}: --key {shown(key)} is no dict of tensors")
     return [*chain, *_chain(found)]
 
 

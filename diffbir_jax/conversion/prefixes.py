@@ -77,7 +77,9 @@ def _within(state: State, prefix: str) -> tuple[State, list[str]]:
     inside = {key.removeprefix(dotted): x for key, x in state.items() if key.startswith(dotted)}
     if not inside:
         first = sorted({key.split(".")[0] for key in state})
-        raise CheckpointError(f"no key starts with --prefix {prefix}; keys start with {_listed(first)}")
+        raise CheckpointError(
+            f"no key starts with --prefix {shown(prefix)}; keys start with {_listed(first)}"
+        )
     return inside, [key for key in state if not key.startswith(dotted)]
 
 

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM during training, and what is shown while the step compiles."""
 
+import errno
 import os
 import signal
 import sys
@@ -130,6 +131,26 @@ def test_the_command_knows_whether_a_run_is_finished(
     monkeypatch.setattr(command, "meet", lambda args: None)
     monkeypatch.setattr(loop, "train", lambda *_: SimpleNamespace(step=steps))
     assert command.run(config, SimpleNamespace(workdir="run")) is finished  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "number, advice",
+    [
+        (errno.EEXIST, "it is in the way: move it elsewhere, then the same command goes on"),
+        (errno.ENOTDIR, "it is in the way: move it elsewhere, then the same command goes on"),
+        (errno.ENOSPC, "the same command goes on"),
+    ],
+)
+def test_the_same_command_goes_on_once_the_way_is_free(
+    monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, "Reason", "run/export")
+
+    monkeypatch.setattr(command, "meet", lambda args: None)
+    monkeypatch.setattr(loop, "train", fail)
+    with pytest.raises(SystemExit, match=f"^diffbir train: run/export: Reason; {advice}$"):
+        command.run(None, SimpleNamespace(workdir="run"))  # pyright: ignore[reportArgumentType]
 
 
 def test_a_run_that_ended_at_once_has_its_exit_code(

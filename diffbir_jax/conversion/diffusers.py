@@ -5,6 +5,7 @@ paths, which distinguish levels and stages as diffusers does.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffbir_jax.console.plain import shown
 from diffbir_jax.conversion import architectures, stable_diffusion
 from diffbir_jax.conversion.engine import DENSE, POINTWISE, Rule, is_floating
 from diffbir_jax.conversion.files import CheckpointError, State, Stored, read_tensors
@@ -209,7 +211,8 @@ def _shards(indices: list[Path]) -> list[Path]:
     """The files that the first index names, if there is one."""
     for index in indices[:1]:
         names = _shard_names(index)
-        missing = [name for name in names if not (index.parent / name).is_file()]
+        # Not pathlib's, which raises for names that no file can have.
+        missing = [shown(name) for name in names if not os.path.isfile(index.parent / name)]
         if missing:
             raise CheckpointError(
                 f"{index.parent}: {index.name} names {', '.join(missing)}, which is missing"

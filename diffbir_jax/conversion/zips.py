@@ -86,9 +86,10 @@ def _entry(info: zipfile.ZipInfo, file: object) -> Entry:
         raise ValueError(f"{name!r} is encrypted in the zip archive")
     if not packed and info.compress_size != info.file_size:
         raise ValueError(f"{name!r} has two sizes in the zip archive")
-    file.seek(info.header_offset)  # pyright: ignore[reportAttributeAccessIssue]
+    # Where bytes before it are lost, an entry may seem to lie before the file.
+    file.seek(max(info.header_offset, 0))  # pyright: ignore[reportAttributeAccessIssue]
     header = file.read(HEADER.size)  # pyright: ignore[reportAttributeAccessIssue]
-    if len(header) < HEADER.size or header[:4] != SIGNATURE:
+    if info.header_offset < 0 or len(header) < HEADER.size or header[:4] != SIGNATURE:
         raise ValueError(f"{name!r} is not where the zip archive says")
     _, named, extra = HEADER.unpack(header)
     start = info.header_offset + HEADER.size + named + extra

@@ -107,6 +107,9 @@ def test_an_index_stands_for_its_files(tmp_path):
         "file": index.name,
         "sha256": sha256_of(*(tmp_path / "unet" / name for name in names)),
     } | {"family": "SwinIR"}
+    index.write_text(json.dumps({"weight_map": {"a": "m" * 300}}))
+    with pytest.raises(CheckpointError, match=r"index.json names mmm.*\.\.\., which is missing"):
+        convert_file(index, tmp_path / "out")
     index.write_text(json.dumps({"weight_map": {"a": "../m-1.safetensors"}}))
     with pytest.raises(
         CheckpointError, match="index.json names files in other folders; their place is beside"

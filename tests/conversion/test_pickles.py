@@ -372,3 +372,12 @@ def test_tensors_that_were_pickled_without_pytorchs_help(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="is not a PyTorch checkpoint, or it is truncated"):
             read_tensors(path)
+
+
+@pytest.mark.parametrize("lost", [1, 40, 300])
+def test_a_lost_piece_of_a_zip_file_is_damage(tmp_path, lost):
+    """Not an error of the system: entries would lie before the file."""
+    data = made.write(tmp_path / "w.pth", {"a": X}).read_bytes()
+    (tmp_path / "w.pth").write_bytes(data[:70] + data[70 + lost :])
+    with pytest.raises(CheckpointError, match="w.pth is not a PyTorch checkpoint, or it is truncated"):
+        read_tensors(tmp_path / "w.pth")

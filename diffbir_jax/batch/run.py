@@ -158,7 +158,7 @@ def networks(recipe: Recipe, ready: bool, allow: Allow) -> tuple[Preset, dict[st
 def compiling(journal: Journal, doing: str) -> Iterator[None]:
     """Show what is compiled. XLA loses exceptions of signals, so these are raised again before and after."""
     told.heed()
-    with journal.meter.apart(f"compiling: {doing}"):
+    with journal.meter.apart(f"compiling: {doing}" if doing else "compiling"):
         yield
     told.heed()
 

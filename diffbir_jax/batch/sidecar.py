@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -45,7 +45,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What a sidecar holds, as far as a repetition needs it.
+    """What a sidecar holds, as far as a repetition needs it or a reader may take it for a name of a file.
 
     Attributes:
         format: see `FORMAT`.
@@ -55,6 +55,8 @@ class Sidecar:
         noise_index: selects the noise.
         plan: how images are cut.
         crops: how crops of faces are cut.
+        outputs: names of the files of the result.
+        faces: what was found.
         weights: by network.
         versions: of packages, by name.
         device: kind, number and backend.
@@ -73,9 +75,16 @@ class Sidecar:
     device: dict[str, Word | int]
     ground: Source | None = None
     crops: Plan | None = None
+    outputs: list[str] = field(default_factory=list)
+    faces: list[dict[str, object]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse names that lie elsewhere than beside the other results."""
+        for path in map(Path, self.outputs):
+            if path.is_absolute() or ".." in path.parts or "\0" in str(path):
+                raise UserError(
+                    f"outputs has {str(path)[:99]!r}; allowed are names of files below the sidecar's folder"
+                )
         if Path(self.name).name != self.name or self.name == ".." or {*self.name} & {"\\", ":", "\0"}:
             raise UserError(f"name is {self.name!r}; allowed are file names without folders")
 

@@ -10,7 +10,7 @@ from diffbir_jax.restoration import encoder_tiles
 from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.geometry import Shape, stage_grid, tiles_on_canvas
 from diffbir_jax.restoration.image import Frame, padded_whole, stacked
-from diffbir_jax.restoration.results import NOTHING
+from diffbir_jax.restoration.results import NOTHING, STAGE_NAMES
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
 from diffbir_jax.sampling.guidance import pixel_weight
 from diffbir_jax.sampling.layout import Conditioned, Layout, make_layout
@@ -25,6 +25,7 @@ _pixel_weight = jax.jit(pixel_weight, static_argnums=0)
 
 def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.ndarray]:
     """Latents of the results, of the padded images; the last variant lets go of what it read."""
+    executor.programs.doing = STAGE_NAMES["sample"]
     size = executor.pack_size(frames[0].shape)
     filled = frames + [frames[-1]] * (size - len(frames))
     given = conditioned(executor, frames, filled)

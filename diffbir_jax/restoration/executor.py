@@ -13,7 +13,7 @@ from diffbir_jax.restoration.compiled import Programs
 from diffbir_jax.restoration.generator import Context, Generator
 from diffbir_jax.restoration.geometry import Shape, check_plan, tiles_on_canvas
 from diffbir_jax.restoration.plan import Plan
-from diffbir_jax.restoration.results import Progress, Wanted
+from diffbir_jax.restoration.results import STAGE_NAMES, Progress, Wanted
 from diffbir_jax.restoration.tile_programs import stream
 
 # Tiles per call of a program if a batch has fewer, since each call has a fixed cost.
@@ -130,6 +130,7 @@ class Executor:
         Returns:
             the program's results, one tree of numpy arrays per tile.
         """
+        self.programs.doing = STAGE_NAMES[stage]
 
         def run(stacked: Tree, used: np.ndarray) -> Tree:
             placed = self.programs.place((stacked, used), axis=1)

@@ -22,18 +22,15 @@ from diffbir_jax.restoration.generator import Generator
 from diffbir_jax.restoration.geometry import Shape, Sides, measure
 from diffbir_jax.restoration.packing import WAITING
 from diffbir_jax.restoration.plan import BATCH, Plan, StagePlan
-from diffbir_jax.restoration.results import Wanted
+from diffbir_jax.restoration.results import STAGE_NAMES, Wanted
 from diffbir_jax.sampling.options import Options
 
 # Tile sizes to try, as shares of the preset's tile.
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)
 # Most tiles in a batch per device, and pixels of a batch that keep a device busy (docs/large.md has measurements).
 MOST, PIXELS = {"cpu": 4}, {"cpu": 2**17}
-STAGE_NAMES = {"rm": "stage 1", "encode": "encoder", "sample": "sampling", "decode": "decoder"}
 # The share of the free memory that plans may use: allocators and other threads need some.
 USABLE = 0.9
-
-
 # Memory of a program on CPUs without its arrays; measured.
 PROGRAM = 15 * 2**20
 # Memory that a process on CPUs gains when it first runs its programs, without their arrays; measured.

@@ -209,6 +209,13 @@ def test_places_of_what_the_sidecar_lacks(fake: Fake, capsys) -> None:
         ({"name": "/tmp/a.png"}, "(name is '/tmp/a.png'; allowed are file names without folders"),
         ({"name": "C:a.png"}, "(name is 'C:a.png'; allowed are file names without folders"),
         ({"name": ".."}, "(name is '..'; allowed are file names without folders"),
+        (
+            {"outputs": ["../a.png"]},
+            "(outputs has '../a.png'; allowed are names of files below the sidecar's",
+        ),
+        ({"outputs": ["/tmp/a.png"]}, "(outputs has '/tmp/a.png'; allowed are names of files below"),
+        ({"outputs": "a.png"}, "is no sidecar of format 1 (outputs: Input should be a valid"),
+        ({"faces": 5}, "is no sidecar of format 1 (faces: Input should be a valid"),
         ({"plan": {"rm": [1, 2, 3]}}, "is no sidecar of format 1 (plan.encode: Field required)"),
     ],
 )

@@ -7,8 +7,12 @@ import pytest
 from diffbir_jax.models.apply import apply, init
 from diffbir_jax.models.layers import Dense, conv, convolve
 from diffbir_jax.models.lora import adapted, merge
+from diffbir_jax.parity import networks
+from diffbir_jax.parity.lora import HYPIR
 from tests.draws import normal
 
+# How far a branch beside a kernel may be from the merged kernel, of the largest value.
+SAME = 4e-6
 BASE = {
     "block": {"conv": {"kernel": normal(0, (3, 3, 4, 6)), "bias": normal(1, (6,))}},
     "dense": {"kernel": normal(2, (5, 7))},
@@ -83,8 +87,25 @@ def test_a_branch_beside_the_kernels_equals_merged_kernels():
     with adapted(lora, 0.5):
         beside = apply(Three(), params, x)
     wanted = apply(Three(), merge(params, lora, 0.5), x)
-    np.testing.assert_allclose(beside, wanted, rtol=1e-4, atol=1e-4)
+    assert np.abs(beside - wanted).max() <= SAME * np.abs(wanted).max()
     assert np.abs(beside - apply(Three(), params, x)).max() > 1
+
+
+@pytest.mark.slow
+def test_a_branch_beside_the_unet_equals_the_merged_unet():
+    """HYPIR's LoRA on the UNet of the goldens, 257 layers."""
+    module, unet, lora = (
+        networks.module("unet", "small"),
+        networks.weights("unet", "small", "a"),
+        HYPIR.weights("a"),
+    )
+    given = (normal(40, (1, 8, 8, 4)), jnp.full(1, 200, jnp.int32), normal(41, (1, 77, 64)))
+    wanted = jax.jit(lambda params: apply(module, params, *given))(HYPIR.merged(unet, lora))
+    with adapted(lora, HYPIR.scale):
+        beside = jax.jit(lambda params: apply(module, params, *given))(unet)
+    assert np.abs(beside - wanted).max() <= SAME * np.abs(wanted).max()
+    plain = jax.jit(lambda params: apply(module, params, *given))(unet)
+    assert np.abs(plain - wanted).max() > 0.1 * np.abs(wanted).max()
 
 
 def test_a_modulation_is_one_matrix_per_image():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffbir_jax.models.platform import tracing_for
-from diffbir_jax.restoration.compiled import kernel_order
+from diffbir_jax.restoration.compiled import Programs, kernel_order
 from diffbir_jax.restoration.restorer import Restorer
 from tests.micro import FEW, MICRO, micro, picture, random_params
 
@@ -33,3 +33,14 @@ def test_kernels_lie_as_the_platform_reads_them() -> None:
 def test_the_order_is_the_compiler_s_choice(dtype: str, capability: float, order: tuple[int, ...]) -> None:
     """As XLA's CUDA compiler lays arguments that it may lay as it likes, see docs/gpu.md."""
     assert kernel_order(dtype, capability).major_to_minor == order
+
+
+def test_what_is_compiled_is_named_by_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without a planner, as when a sidecar has the plan."""
+    restorer, named = micro(), []
+    get = Programs.get
+    monkeypatch.setattr(
+        Programs, "get", lambda self, *args, **static: named.append(self.doing) or get(self, *args, **static)
+    )
+    restorer.restore([picture(16, 16)], options=FEW)
+    assert list(dict.fromkeys(named)) == ["stage 1", "encoder", "sampling", "decoder"]

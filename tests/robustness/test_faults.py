@@ -142,3 +142,24 @@ def test_a_folder_that_vanishes(folder: None) -> None:
         assert "Traceback" not in errors, (number, errors)
         assert f"{good} restored, {len(NAMES) - good} failed" in told, (number, told, errors)
         assert os.waitstatus_to_exitcode(status) == int(good < len(NAMES))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("lost", ["reader", "disk"])
+def test_output_that_nobody_reads(
+    folder: None, lost: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """The work is done. A reader that has left is no fault; a full disk is."""
+    assert call(*RUN) == 0
+    whole = results()
+    shutil.rmtree("out")
+    reader, writer = os.pipe()
+    os.close(reader)
+    if lost == "disk":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), writer)
+    with os.fdopen(writer, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        code = call(*RUN)
+    error = capfd.readouterr().err
+    assert int(code or 0) == int(lost == "disk") and "Traceback" not in error, error
+    assert results() == whole

@@ -15,8 +15,7 @@ from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.console.plain import counted, plain
 from diffbir_jax.faces.reports import FaceReport, FacesRecord, faces_record
 from diffbir_jax.restoration.effort import Costs
-from diffbir_jax.restoration.planner import STAGE_NAMES
-from diffbir_jax.restoration.results import Progress
+from diffbir_jax.restoration.results import STAGE_NAMES, Progress
 
 
 class Journal:

@@ -91,6 +91,7 @@ def run(work: Work) -> int:
             return 0
         try:
             if driver is not None:
+                journal.meter.begin("looking for faces" if settings.recipe.faces else "reading")
                 driver.restore(by_size(journal.left, settings.recipe))
         finally:
             journal.meter.close()
@@ -153,10 +154,10 @@ def networks(recipe: Recipe, ready: bool, allow: Allow) -> tuple[Preset, dict[st
 
 
 @contextmanager
-def compiling(journal: Journal, doing: str) -> Iterator[None]:
+def compiling(journal: Journal, stage: str, again: bool) -> Iterator[None]:
     """Show what is compiled. XLA loses exceptions of signals, so these are raised again before and after."""
     told.heed()
-    with journal.meter.apart(f"compiling: {doing}"):
+    with journal.meter.compiling(stage, again):
         yield
     told.heed()
 

@@ -10,7 +10,7 @@ from diffbir_jax.restoration import encoder_tiles
 from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.geometry import Shape, stage_grid, tiles_on_canvas
 from diffbir_jax.restoration.image import Frame, padded_whole, stacked
-from diffbir_jax.restoration.results import NOTHING
+from diffbir_jax.restoration.results import NOTHING, STAGE_NAMES
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
 from diffbir_jax.sampling.guidance import pixel_weight
 from diffbir_jax.sampling.layout import Conditioned, Layout, make_layout
@@ -37,6 +37,7 @@ def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.n
     arguments = _placed(executor, arguments, given.layout is None)
     count = tiles_on_canvas(frames[0].shape, executor.plan) * len(frames)
     executor.tell("sample", frames[0].shape, 0, count)
+    executor.programs.doing = STAGE_NAMES["sample"]
     z = np.asarray(executor.programs(sample, *arguments, denoiser=denoiser))
     executor.tell("sample", frames[0].shape, count, count)
     f = executor.preset.vae.downsample

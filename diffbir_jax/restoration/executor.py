@@ -13,7 +13,7 @@ from diffbir_jax.restoration.compiled import Programs
 from diffbir_jax.restoration.generator import Context, Generator
 from diffbir_jax.restoration.geometry import Shape, check_plan, tiles_on_canvas
 from diffbir_jax.restoration.plan import Plan
-from diffbir_jax.restoration.results import Progress, Wanted
+from diffbir_jax.restoration.results import STAGE_NAMES, Progress, Wanted
 from diffbir_jax.restoration.tile_programs import stream
 
 # Tiles per call of a program if a batch has fewer, since each call has a fixed cost.
@@ -133,6 +133,7 @@ class Executor:
 
         def run(stacked: Tree, used: np.ndarray) -> Tree:
             placed = self.programs.place((stacked, used), axis=1)
+            self.programs.doing = STAGE_NAMES[stage]
             return self.programs(call, *params, *placed, **static)
 
         results = stream(run, tiles, self.staged(stage, shape))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from starlette.types import Receive
 
-from diffbir_jax.restoration.planner import STAGE_NAMES
+from diffbir_jax.restoration.results import STAGE_NAMES
 from diffbir_jax.serve.engine import Engine
 from diffbir_jax.serve.jobs import Job
 

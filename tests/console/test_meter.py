@@ -55,6 +55,41 @@ def test_time_apart_is_not_that_of_the_work(clock: Clock) -> None:
     assert meter.left() == 3.0 and meter.text() == "working, 3 s left"
 
 
+def test_programs_that_are_still_to_be_compiled_count(clock: Clock) -> None:
+    meter = Meter("restoring")
+    meter.foresee({"decoder": 3})
+    with meter.compiling("decoder"):
+        clock.now = 10.0
+        assert meter.text() == "compiling: decoder, program 1 of 3, 10 s"
+    meter.expect({"work": 4.0})
+    meter.begin("working")
+    clock.now = 12.0
+    meter.step("work", 1.0)
+    assert meter.left() == 3 * 2.0 + 2 * 10.0
+    with meter.compiling("decoder"):
+        clock.now = 16.0
+        assert meter.left() == 6.0 + 20.0 - 4.0, "the seconds of this one are over"
+        clock.now = 42.0
+        assert meter.left() == 6.0 + 10.0, "that it takes longer is no gain"
+    assert meter.left() == 6.0 + 20.0, "the latest weighs as much as all before: (10 + 30) / 2"
+    assert meter.share() == pytest.approx(42 / (42 + 26))
+    with meter.compiling("decoder", again=True):
+        clock.now = 50.0
+    assert meter.left() == 6.0 + 20.0, "it was counted before"
+
+
+def test_a_program_of_an_unknown_kind_takes_the_mean(clock: Clock) -> None:
+    meter = Meter("restoring")
+    meter.expect({"work": 2.0})
+    meter.foresee({"encoder": 1, "decoder": 1})
+    with meter.compiling("encoder"):
+        clock.now = 4.0
+    meter.step("work", 1.0)
+    assert meter.left() == 4.0
+    with meter.compiling("sampling"):
+        assert meter.text() == "compiling: sampling, program 2 of 2, 4 s left"
+
+
 def test_without_a_terminal_there_are_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -18,7 +18,7 @@ class Meter:
     """Counts work of several kinds and tells the time that the rest takes. A context manager; threads may share it.
 
     Kinds of work run at different speeds. So each has a rate of its own as soon as some of it is done; before that, the
-    mean of the others stands in.
+    fastest of the others stands in: first calls are slow, and the last kind is mostly a fast one.
     """
 
     def __init__(self, title: str):
@@ -117,18 +117,15 @@ class Meter:
     def left(self) -> float | None:
         """Seconds that the rest takes, compiling included; None before any work is done."""
         with self._lock:
-            done, seconds = sum(self._done.values()), sum(self._seconds.values())
-            if not done or not self._total:
+            rates = {kind: self._seconds[kind] / done for kind, done in self._done.items() if done}
+            if not rates or not self._total:
                 return None
-            rest = sum(self._rest(kind) * self._rate(kind, seconds / done) for kind in self._total)
+            fastest = min(rates.values())
+            rest = sum(self._rest(kind) * rates.get(kind, fastest) for kind in self._total)
             return rest + self._programs.left()
 
     def _rest(self, kind: str) -> float:
         return max(0.0, self._total[kind] - self._done.get(kind, 0.0))
-
-    def _rate(self, kind: str, mean: float) -> float:
-        done = self._done.get(kind, 0.0)
-        return self._seconds[kind] / done if done else mean
 
     def text(self) -> str:
         """What is shown beside the bar."""

@@ -35,11 +35,13 @@ def test_each_kind_of_work_has_its_own_rate(clock: Clock) -> None:
     meter.begin("fast")
     clock.now = 2.0
     meter.step("fast", 2.0)
-    assert meter.left() == 8.0 + 10.0, "before it is known, the mean rate stands in"
+    assert meter.left() == 8.0 + 10.0, "before it is known, the rate of the other stands in"
     clock.now = 12.0
     meter.step("slow", 1.0)
     assert meter.left() == 8.0 + 90.0
     assert meter.share() == pytest.approx(12 / (12 + 98))
+    meter.expect({"fast": 10.0, "slow": 1.0, "later": 10.0})
+    assert meter.left() == 8.0 + 10.0, "the fastest of several"
 
 
 def test_time_apart_is_not_that_of_the_work(clock: Clock) -> None:

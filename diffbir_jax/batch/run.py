@@ -131,6 +131,7 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
         check_options(restorer, recipe)
     if work.record is not None and (changed := differences(work.record)):
         complain(f"warning: not all is as in the sidecar, results may differ slightly: {changed}")
+    journal.meter.begin("choosing tiles")
     plan = planned(restorer, settings, jobs, work.record, journal)
     in_crops = restorer.plan if isinstance(restorer, FaceRestorer) else None
     if settings.plan or settings.warmup:

@@ -1,6 +1,6 @@
 """What programs show of their loops: a bar on a terminal, a line every few seconds elsewhere."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -34,7 +34,9 @@ def tally(title: str, total: int, done: int = 0, thing: str = "image") -> Iterat
         yield step
 
 
-def tallied(items: Iterable[T], title: str, total: int, done: int = 0, thing: str = "image") -> Iterator[T]:
+def tallied(
+    items: Iterable[T], title: str, total: int, done: int = 0, thing: str = "image"
+) -> Generator[T, None, None]:
     """Yield items, and show how many of `total` there have been, with `done` before the first."""
     with tally(title, total, done, thing) as step:
         for item in items:

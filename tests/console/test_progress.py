@@ -32,7 +32,7 @@ def test_a_loop_that_ends_early_shows_no_more(meters: list[Meter]) -> None:
     items = progress.tallied("ab", "scoring", total=2)
     next(items)
     assert meters[0]._thread.is_alive()
-    items.close()  # pyright: ignore[reportAttributeAccessIssue]
+    items.close()
     assert not meters[0]._thread.is_alive()
 
 

@@ -23,7 +23,7 @@ class Meter:
 
     def __init__(self, title: str):
         """Take the words in front of the bar."""
-        self._title, self._doing = title, ""
+        self._title, self._doing, self._kind = title, "", ""
         self._total: dict[str, float] = {}
         self._done: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
@@ -64,10 +64,11 @@ class Meter:
         with self._lock:
             self._total = dict(work)
 
-    def begin(self, doing: str) -> None:
-        """Show what is done now; the time since the last step belongs to no kind of work."""
+    def begin(self, doing: str, kind: str = "") -> None:
+        """Show what is done now, and of which kind it is; the time since the last step belongs to no kind of work."""
         with self._lock:
             self._doing, self._since, self._last = doing, time.perf_counter(), time.perf_counter()
+            self._kind = kind
 
     def step(self, kind: str, work: float) -> None:
         """Count work that took the time since the last step or `begin`."""
@@ -81,13 +82,13 @@ class Meter:
     def apart(self, doing: str) -> Iterator[None]:
         """A context whose time is not that of the work, such as compiling; `doing` is shown while it lasts."""
         with self._lock:
-            before, spent = self._doing, time.perf_counter() - self._last
+            before, kind, spent = self._doing, self._kind, time.perf_counter() - self._last
             self.begin(doing)
         try:
             yield
         finally:
             with self._lock:
-                self.begin(before)
+                self.begin(before, kind)
                 self._last -= spent
 
     @property
@@ -121,8 +122,10 @@ class Meter:
             if not rates or not self._total:
                 return None
             fastest = min(rates.values())
-            rest = sum(self._rest(kind) * rates.get(kind, fastest) for kind in self._total)
-            return rest + self._programs.left()
+            rest = {kind: self._rest(kind) * rates.get(kind, fastest) for kind in self._total}
+            # One step may take minutes. The time runs on meanwhile, as far as the step can last.
+            under_way = min(rest.get(self._kind, 0.0), time.perf_counter() - self._last)
+            return sum(rest.values()) - under_way + self._programs.left()
 
     def _rest(self, kind: str) -> float:
         return max(0.0, self._total[kind] - self._done.get(kind, 0.0))

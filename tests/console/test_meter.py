@@ -57,6 +57,23 @@ def test_time_apart_is_not_that_of_the_work(clock: Clock) -> None:
     assert meter.left() == 3.0 and meter.text() == "working, 3 s left"
 
 
+def test_the_time_runs_on_during_a_long_step(clock: Clock) -> None:
+    meter = Meter("restoring")
+    meter.expect({"first": 1.0, "second": 10.0})
+    meter.begin("first", "first")
+    clock.now = 2.0
+    meter.step("first", 1.0)
+    meter.begin("second", "second")
+    clock.now = 7.0
+    assert meter.left() == 20.0 - 5.0
+    with meter.apart("compiling"):
+        clock.now = 17.0
+        assert meter.left() == 20.0, "what is apart is no part of the step"
+    assert meter.left() == 20.0 - 5.0
+    clock.now = 90.0
+    assert meter.left() == 0.0, "it takes longer than expected, and no time back"
+
+
 def test_programs_that_are_still_to_be_compiled_count(clock: Clock) -> None:
     meter = Meter("restoring")
     meter.foresee({"decoder": 3})

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -15,11 +16,23 @@ from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.imaging.headers import header_size
 from diffbir_jax.imaging.photo import MIN_SIDE
 from diffbir_jax.restoration.effort import costs, effort
+from diffbir_jax.restoration.executor import Executor
+from diffbir_jax.restoration.geometry import Shape, measure
 from diffbir_jax.restoration.plan import Plan
-from diffbir_jax.restoration.planner import Forecast, PlanError, Size, Sizes, compile_all, make_plan
+from diffbir_jax.restoration.planner import (
+    Forecast,
+    PlanError,
+    Size,
+    Sizes,
+    compile_all,
+    make_plan,
+    programs_of,
+)
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 
+# Operations, or programs.
+Number = TypeVar("Number", int, float)
 ADVICE = "give a higher --memory-gb or a lower --upscale, or crop it"
 
 
@@ -40,7 +53,7 @@ def planned(
     if isinstance(restorer, FaceRestorer):
         return planned_faces(restorer, settings, jobs, record, journal)
     if record is not None and record.plan is not None:
-        return record.plan.on(restorer.programs.devices)
+        return _repeated(restorer, record.plan.on(restorer.programs.devices), settings, jobs, journal)
     return _planned(restorer, settings, jobs, journal)
 
 
@@ -56,7 +69,8 @@ def planned_faces(
         return record.plan and record.plan.on(both.behind.programs.devices)
     if not images:
         return None
-    found = crops_plan(both, made, images, memory, settings.vae_norms)
+    look = counting(journal, [crop_sizes(both)])
+    found = crops_plan(both, made, images, memory, settings.vae_norms, look=look)
     both.plan = found.plan
     show("crops of faces", found, settings, "faces: ")
     side = crop_sizes(both)
@@ -84,23 +98,54 @@ def _planned(
     if not measured:
         return None
     memory = memory_of(settings)
-    made = wanted(settings, jobs)
+    made, before = wanted(settings, jobs), dict(journal.meter.foreseen)
 
     def plan_of(number: int) -> Forecast:
         smallest = [pair for _, pair in measured[:number]]
-        norms = settings.vae_norms
-        return make_plan(restorer, restorer.programs, smallest, made, memory, norms=norms, beside=other)
+        norms, look = settings.vae_norms, counting(journal, smallest, before)
+        return make_plan(
+            restorer, restorer.programs, smallest, made, memory, norms=norms, beside=other, look=look
+        )
 
     found, number = fitting(plan_of, len(measured))
     for job, ((height, width), _) in measured[number:]:
         journal.failed(job, f"{job.path}: {width}x{height} pixels need more memory than there is; {ADVICE}")
     images = [pair for _, pair in measured[:number]]
+    counting(journal, images, before)(found.executor)
     show("the images that take most", found, settings)
-    expected = costs(found.executor, images, found.shape)
-    journal.expect(expected, _total(effort(found.executor, image, expected) for image in images))
+    _expect(found.executor, images, found.shape, journal)
     if settings.warmup:
         compile_shapes(found, images, restorer)
     return found.plan
+
+
+def counting(
+    journal: Journal, images: Sizes, before: Mapping[str, int] | None = None
+) -> Callable[[Executor], None]:
+    """Return what tells the journal how many programs a plan needs, beside those of an earlier plan."""
+    before = dict(journal.meter.foreseen) if before is None else before
+
+    def look(executor: Executor) -> None:
+        journal.meter.foresee(_total((before, programs_of(executor, images))))
+
+    return look
+
+
+def _expect(executor: Executor, images: Sizes, shape: Shape, journal: Journal) -> None:
+    """Tell the journal how much there is to compute, as the programs for images of a shape count it."""
+    expected = costs(executor, images, shape)
+    journal.expect(expected, _total(effort(executor, image, expected) for image in images))
+
+
+def _repeated(
+    restorer: Restorer, plan: Plan, settings: Settings, jobs: Sequence[Job], journal: Journal
+) -> Plan:
+    """The plan of a sidecar; the journal learns what its image takes."""
+    executor = Executor(restorer, restorer.programs, plan, wanted(settings, jobs))
+    for image in sizes(jobs, settings.recipe).values():
+        counting(journal, [image])(executor)
+        _expect(executor, [image], measure(*image, executor.preset, plan)[1], journal)
+    return plan
 
 
 def show(what: str, found: Forecast, settings: Settings, before: str = "") -> None:
@@ -173,11 +218,11 @@ def summary(jobs: Sequence[Job], recipe: Recipe) -> str:
     return f"{known}, version {recipe.version}"
 
 
-def _total(efforts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for each in efforts:
+def _total(parts: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
+    found: dict[str, Number] = {}
+    for each in parts:
         for stage, work in each.items():
-            found[stage] = found.get(stage, 0.0) + work
+            found[stage] = found[stage] + work if stage in found else work
     return found
 
 

@@ -60,7 +60,7 @@ class Journal:
         stage, done, total, pixels = progress
         if done == 0:
             self._before = 0
-            self.meter.begin(self._doing(stage, total))
+            self.meter.begin(self._doing(stage, total), stage)
             return
         self.meter.step(stage, (done - self._before) * pixels * self._costs.get(stage, 0.0))
         self._before = done

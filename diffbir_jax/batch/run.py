@@ -91,6 +91,7 @@ def run(work: Work) -> int:
             return 0
         try:
             if driver is not None:
+                journal.meter.begin("looking for faces" if settings.recipe.faces else "reading")
                 driver.restore(by_size(journal.left, settings.recipe))
         finally:
             journal.meter.close()
@@ -132,6 +133,7 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
         check_options(restorer, recipe)
     if work.record is not None and (changed := differences(work.record)):
         complain(f"warning: not all is as in the sidecar, results may differ slightly: {changed}")
+    journal.meter.begin("choosing tiles")
     plan = planned(restorer, settings, jobs, work.record, journal)
     in_crops = restorer.plan if isinstance(restorer, FaceRestorer) else None
     if settings.plan or settings.warmup:
@@ -155,10 +157,10 @@ def networks(recipe: Recipe, ready: bool, allow: Allow) -> tuple[Preset, dict[st
 
 
 @contextmanager
-def compiling(journal: Journal, doing: str) -> Iterator[None]:
+def compiling(journal: Journal, stage: str, again: bool) -> Iterator[None]:
     """Show what is compiled. XLA loses exceptions of signals, so these are raised again before and after."""
     told.heed()
-    with journal.meter.apart(f"compiling: {doing}" if doing else "compiling"):
+    with journal.meter.compiling(stage, again):
         yield
     told.heed()
 

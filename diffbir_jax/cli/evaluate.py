@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.parser import INTERRUPTED
+from diffbir_jax.console.progress import waiting
 from diffbir_jax.evaluation.flags import make_parser, parse
 
 __all__ = ["main", "make_parser"]
@@ -19,8 +20,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         # The terminal may not be able to show a file name.
         sys.stdout.reconfigure(errors="backslashreplace")
     # JAX takes seconds to import: not before the flags are read.
-    from diffbir_jax.console.process import configure
-    from diffbir_jax.evaluation.run import run
+    with waiting("evaluating", "loading"):
+        from diffbir_jax.console.process import configure
+        from diffbir_jax.evaluation.run import run
 
     configure("fp32")
     try:

@@ -1,6 +1,5 @@
 """The command `diffbir`: finds the program that its first words name. Only that program is imported."""
 
-import difflib
 import importlib
 import os
 import sys
@@ -13,11 +12,12 @@ from typing import NoReturn
 from diffbir_jax import __version__
 from diffbir_jax.console.errors import EXPECTED, no_device, one_line
 from diffbir_jax.console.interrupts import end_at_once, terminable, told
-from diffbir_jax.console.parser import INTERRUPTED, Parser, options_of
+from diffbir_jax.console.parser import INTERRUPTED, Parser, nearest, options_of
 from diffbir_jax.console.streams import complete_streams, exit_now, steady_output
 from diffbir_jax.console.threads import READER
 
 HELP = ("-h", "--help", "help")
+VERSION = ("-V", "--version", "version")
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     whole = argv is None
     words = list(sys.argv[1:] if argv is None else argv)
+    if len(words) > 1 and words[0] in HELP:
+        words = [*words[1:], "--help"]
     if not words or words[0] in HELP:
         leave(usage(), 0)
-    if words[0] == "--version":
+    if words[0] in VERSION:
         leave(f"diffbir-jax {__version__}", 0)
     name, argv = split(words)
     try:
@@ -141,8 +143,10 @@ def problem(name: str, words: Sequence[str]) -> str:
         return f"begin with a command; to restore photos: diffbir restore {words[0]} ..."
     if Path(words[0]).exists():
         return f"begin with a command; to restore photos: diffbir restore {words[0]} -o DIR"
-    near = difflib.get_close_matches(name, PROGRAMS, n=1)
-    known = f"did you mean diffbir {near[0]}?" if near else f"there are {', '.join(PROGRAMS)}"
+    if Path(words[0]).suffix:
+        return f"{words[0]}: no such file; to restore photos: diffbir restore PHOTO -o DIR"
+    near = nearest(name, list(PROGRAMS))
+    known = f"did you mean diffbir {near}?" if near else f"there are {', '.join(PROGRAMS)}"
     return f"no command {name!r}; {known}"
 
 

@@ -12,6 +12,7 @@ from diffbir_jax.batch.flags import make_parser, missing_input, parse
 from diffbir_jax.console.errors import EXPECTED, as_flags, one_line
 from diffbir_jax.console.parser import INTERRUPTED
 from diffbir_jax.console.plain import plain
+from diffbir_jax.console.progress import waiting
 
 if TYPE_CHECKING:
     from diffbir_jax.batch.run import Work
@@ -40,13 +41,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if problem := missing_input(args):
         make_parser().refuse(problem)
     # JAX takes seconds to import: not before the flags are read.
-    from diffbir_jax.batch.idle import idle_flags
-    from diffbir_jax.batch.report import complain
-    from diffbir_jax.batch.run import find_work, run
-    from diffbir_jax.batch.settings import FlagError
-    from diffbir_jax.console.process import configure
-    from diffbir_jax.evaluation.report.index import index_path
-    from diffbir_jax.models.attention import force
+    with waiting("restoring", "loading"):
+        from diffbir_jax.batch.idle import idle_flags
+        from diffbir_jax.batch.report import complain
+        from diffbir_jax.batch.run import find_work, run
+        from diffbir_jax.batch.settings import FlagError
+        from diffbir_jax.console.process import configure
+        from diffbir_jax.evaluation.report.index import index_path
+        from diffbir_jax.models.attention import force
 
     try:
         with warnings.catch_warnings():

@@ -51,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         require("train")
         from diffbir_jax.training.grid import parse_grid
-        from diffbir_jax.training.settings import check_photos
+        from diffbir_jax.training.settings import check_config, check_photos
 
         grid = parse_grid(args.grid)
         for config in [read(args, words, overrides) for overrides in grid]:
+            check_config(config)
             check_photos(config)
     except EXPECTED as error:
         parser.refuse(error)

@@ -11,6 +11,7 @@ from diffbir_jax.console.config_flags import add_config_flags, parse, read_confi
 from diffbir_jax.console.errors import EXPECTED, UserError, one_line
 from diffbir_jax.console.numbers import whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
+from diffbir_jax.console.progress import waiting
 
 if TYPE_CHECKING:
     from diffbir_jax.training.config import Config
@@ -95,10 +96,11 @@ def say_outcome(config: "Config", args: argparse.Namespace) -> None:
 
 def run(config: "Config", args: argparse.Namespace, prog: str = PROG) -> bool:
     """Run the loop and return whether all steps are done; bad input ends with a message of the program `prog`."""
-    from absl import logging
+    with waiting("training", "loading"):
+        from absl import logging
 
-    from diffbir_jax.training.loop import DivergedError, train
-    from diffbir_jax.training.stopping import EndedError
+        from diffbir_jax.training.loop import DivergedError, train
+        from diffbir_jax.training.stopping import EndedError
 
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file
     try:

@@ -158,8 +158,10 @@ def changed(config: "ConfigDict", changes: Sequence[str]) -> Any:
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=command)
         rest = values(command)
-    except AttributeError as error:  # around the KeyError that knows the name
-        raise UserError(f"no such setting in the config: {error.args[0].args[0]}") from error
+    except (AttributeError, KeyError) as error:
+        # The KeyError knows the name; around one for the last part of a key there is an AttributeError.
+        known = error if isinstance(error, KeyError) else error.args[0]
+        raise UserError(f"no such setting in the config: {known.args[0]}") from error
     except (flags.Error, TypeError) as error:
         raise UserError(str(error)) from error
     if rest[1:]:

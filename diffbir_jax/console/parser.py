@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar, NoReturn
 
+# Options that name what a program reads, where it takes no word without a flag.
+INPUTS = ("--pred", "--photos", "--input")
 # Exit code after Ctrl-C.
 INTERRUPTED = 130
 
@@ -61,8 +63,8 @@ class Parser(argparse.ArgumentParser):
         if action.choices is None or value in action.choices:
             return
         choices = [str(choice) for choice in action.choices]
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        told = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(choices)}"
+        near = nearest(str(value), choices)
+        told = f"did you mean {near}?" if near else f"allowed are {', '.join(choices)}"
         raise argparse.ArgumentError(action, f"{str(value)!r} given; {told}")
 
     def format_help(self) -> str:
@@ -88,14 +90,23 @@ class Parser(argparse.ArgumentParser):
     def explain(self, word: str) -> str:
         """Return what is wrong with a word that the parser does not know, and what to type instead."""
         if not word.startswith("-"):
-            return f"{word!r} is not expected here; names of options begin with --"
+            return f"{word!r} is not expected here; {self._place_of(word)}"
         if os.path.lexists(word):
             return f"no option {word}; for the file of this name write ./{word}"
         name = word.partition("=")[0]
-        if near := difflib.get_close_matches(name, list(options_of(self)), n=1, cutoff=0.75):
-            return f"no option {name}; did you mean {near[0]}?"
+        near = nearest(name, list(options_of(self)), 0.75)
         owners = type(self).owners(name)
+        # A name that is right elsewhere is no slip of the finger, unless it is nearly one from here.
+        if near and not (owners and nearest(name, [near], 0.9) is None):
+            return f"no option {name}; did you mean {near}?"
         return f"no option {name}" + (f"; it belongs to {' and '.join(owners)}" if owners else "")
+
+    def _place_of(self, word: str) -> str:
+        """Say where a word without a flag belongs: to the option that takes the program's input, if it is a path."""
+        first = next((name for name in INPUTS if name in options_of(self)), None)
+        if first is None or not os.path.lexists(word):
+            return "names of options begin with --"
+        return f"write {first} {word}"
 
     def error(self, message: str) -> NoReturn:
         """Print `message` without the usage and exit with 2."""
@@ -118,6 +129,13 @@ class HelpAll(argparse.Action):
         assert isinstance(parser, Parser)
         print(parser.format_all(), end="")
         parser.exit()
+
+
+def nearest(word: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """Return the known word that is most like another one, whatever their letter case; None if none is."""
+    by_small = {each.lower(): each for each in reversed(known)}
+    near = difflib.get_close_matches(word.lower(), list(by_small), n=1, cutoff=cutoff)
+    return by_small[near[0]] if near else None
 
 
 def wide(prog: str) -> argparse.HelpFormatter:

@@ -2,7 +2,9 @@
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Sequence
+import itertools
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from diffbir_jax.console.plain import plain
 
@@ -42,6 +44,23 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def wrapped(rows: Iterable[Sequence[str]], widths: Mapping[int, int]) -> list[list[str]]:
+    """Return rows whose cells have at most so many characters, by column; what is more follows in further rows.
+
+    A word that is longer stays whole.
+    """
+    found: list[list[str]] = []
+    for row in rows:
+        cells = [
+            textwrap.wrap(cell, widths[i], break_long_words=False, break_on_hyphens=False)
+            if i in widths
+            else [cell]
+            for i, cell in enumerate(row)
+        ]
+        found += [list(line) for line in itertools.zip_longest(*cells, fillvalue="")]
+    return found
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:

@@ -13,6 +13,7 @@ from diffbir_jax.console.extras import MissingExtraError, require
 from diffbir_jax.console.numbers import integer, whole
 from diffbir_jax.console.pages import page
 from diffbir_jax.console.parser import INTERRUPTED, Parser
+from diffbir_jax.console.plain import counted
 from diffbir_jax.data.example import DataError
 from diffbir_jax.data.preparing import REJECTED, Manifest, Settings, prepare
 from diffbir_jax.data.sources import make_source
@@ -83,7 +84,7 @@ def summary(manifest: Manifest, output: Path) -> str:
     rejected = f"; rejected {faults} ({output / REJECTED})" if faults else ""
     shards = len(manifest["shards"])
     captions = f"{manifest['captioned']:,} with captions" if manifest["captioned"] else "no captions"
-    kept = f"kept {manifest['kept']:,} of {manifest['images']:,} images in {shards:,} shard(s), {captions}"
+    kept = f"kept {manifest['kept']:,} of {manifest['images']:,} images in {counted(shards, 'shard')}, {captions}"
     unread = manifest["unread_captions"]
     left = "; ".join(
         " ".join(told.split()) for told in unread[:NAMED]

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from tqdm import tqdm
-
 from diffbir_jax import __version__
+from diffbir_jax.console.progress import tallied
 from diffbir_jax.console.tables import csv_table
 from diffbir_jax.data.examining import Verdict, verdicts
 from diffbir_jax.data.example import DataError, Source
@@ -162,9 +161,8 @@ def prepare(source: Source, output: Path, settings: Settings, workers: int) -> M
     first = len(source) - len(left)
     with (
         closing(verdicts(source, left, settings.min_side, workers)) as found,
-        tqdm(found, "preparing", len(source), initial=first, unit="image", disable=None) as bar,
+        closing(tallied(found, "preparing", len(source), first)) as shown,
     ):
-        shown = iter(bar)
         for part in parts:
             if part in finished:
                 # Finished chunks still count for duplicates.

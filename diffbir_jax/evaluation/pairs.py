@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from diffbir_jax.batch.names import ASIDE
+from diffbir_jax.console.progress import tallied
 from diffbir_jax.console.threads import in_threads
 from diffbir_jax.files.digest import sha256
 from diffbir_jax.files.errors import ImageFileError
@@ -146,7 +146,7 @@ def check_cases(
     cases = [replace(case, max_pixels=max_pixels) for case in cases]
     # Threads help, because decoding and hashing release Python's lock.
     looked = in_threads(_look, cases, min(8, os.cpu_count() or 1))
-    seen = list(tqdm(looked, "checking", len(cases), unit="image", disable=None, leave=False))
+    seen = list(tallied(looked, "checking", len(cases)))
     found = [*problems, *_unreadable({path: x for look in seen for path, x in look.errors.items()})]
     if crop_to_common:
         cases = [replace(case, cut=_common([*look.sizes.values()])) for case, look in zip(cases, seen)]

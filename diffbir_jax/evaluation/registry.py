@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.parser import nearest
 from diffbir_jax.evaluation.faces import FACES
 from diffbir_jax.evaluation.identity import IDENTITY
 from diffbir_jax.evaluation.learned import LEARNED
@@ -59,8 +60,10 @@ def select(names: Iterable[str]) -> tuple[Metric, ...]:
     """
     given: Sequence[str] = list(names)
     if unknown := [name for name in given if name not in METRICS and name not in GROUPS]:
-        allowed = f"{', '.join(METRICS)}; or groups: {', '.join(GROUPS)}"
-        raise UserError(f"no such metric: {', '.join(unknown)}; allowed are {allowed}")
+        near = nearest(unknown[0], [*METRICS, *GROUPS]) if len(unknown) == 1 else None
+        allowed = f"allowed are {', '.join(METRICS)}; or groups: {', '.join(GROUPS)}"
+        told = f"did you mean {near}?" if near else allowed
+        raise UserError(f"no such metric: {', '.join(unknown)}; {told}")
     if not given:
         raise UserError(f"no metric given; allowed are {', '.join(METRICS)}; or groups: {', '.join(GROUPS)}")
     wanted = [each for name in given for each in GROUPS.get(name, (name,))]

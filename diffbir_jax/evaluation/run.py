@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def run_folders(args: argparse.Namespace) -> int:
     name = args.name or default_name(args.pred)
     reading = {"max_pixels": args.max_pixels or MAX_PIXELS, "crop_to_common": bool(args.crop_to_common)}
     result = evaluate(Evaluation(name, args.pred, args.output, metrics, args.gt, args.lq, setup, **reading))
-    print(publish([result], args.output, args), end="")
+    print(publish([result], args.output, args), end="", flush=True)
+    tell_place(args.output, args.page)
     # The exit code tells scripts that a requested score is missing; by default some need larger images.
     missing = [metric for metric in metrics if metric.name not in result.summary]
     return int(bool(missing) and (bool(args.metrics) or not result.summary))
@@ -53,7 +55,8 @@ def run_suites(args: argparse.Namespace) -> int:
     lacking, asked = False, args.methods or args.metrics or args.realesrgan
     for folder, results in run_suite(suite_run(args)).items():
         located = [_located(result, folder / name) for name, result in results.items()]
-        print(f"{plain(folder.name)}\n\n{publish(located, folder, args)}")
+        print(f"{plain(folder.name)}\n\n{publish(located, folder, args)}", flush=True)
+        tell_place(folder, args.page)
         lacking |= any(
             result.unavailable or result.columns.keys() - result.summary.keys() for result in located
         )
@@ -90,6 +93,12 @@ def publish(results: Sequence[Result], folder: Path, args: argparse.Namespace) -
     if args.page:
         write_report([_located(result, folder) for result in results if result.images], folder)
     return text
+
+
+def tell_place(folder: Path, page: bool) -> None:
+    """Say where the files of an evaluation are; beside the table, which other programs may read."""
+    shown = "report.html there shows the images" if page else "table.md there is the table"
+    print(f"diffbir evaluate: {plain(folder)} has the scores; {shown}", file=sys.stderr)
 
 
 def default_metrics(truths: bool) -> tuple[Metric, ...]:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import scipy
-from tqdm import tqdm
 
 from diffbir_jax.batch import sidecar
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.progress import tallied
 from diffbir_jax.console.threads import in_threads
 from diffbir_jax.evaluation.cache import Cache, Outcome
 from diffbir_jax.evaluation.metric import Kind, Metric, SetScore, Setup, UnavailableError
@@ -117,7 +117,7 @@ def fill(cases: Sequence[Case], scorers: Sequence[Scorer], cache: Cache, threads
     ]
     scored = in_threads(work, todo, threads or min(8, os.cpu_count() or 1))
     initial = len(cases) - len(todo)
-    for _ in tqdm(scored, "scoring", len(cases), unit="image", disable=None, initial=initial):
+    for _ in tallied(scored, "scoring", len(cases), initial):
         pass
     for scorer in scorers:
         if scorer.metric.kind == "set":
@@ -180,7 +180,7 @@ def _fill_sets(cases: Sequence[Case], scorer: Scorer, cache: Cache) -> None:
         return
 
     def features(paths: Sequence[Path | None]) -> np.ndarray:
-        bar = tqdm(paths, f"features of {scorer.metric.title}", unit="image", disable=None, leave=False)
+        bar = tallied(paths, f"features of {scorer.metric.title}", len(paths))
         pairs = ((case, path) for case, path in zip(cases, bar) if path is not None)
         read = in_threads(lambda pair: pair[0].read(pair[1]), pairs)
         return np.stack([function.features(image) for image in read])

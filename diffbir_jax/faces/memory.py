@@ -1,5 +1,6 @@
 """Plans for photos with faces: how crops and backgrounds are cut, and the memory that pasting takes beside that."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -7,6 +8,7 @@ import jax
 from diffbir_jax.faces.align import SIDE
 from diffbir_jax.faces.paste import ROWS
 from diffbir_jax.faces.restoring import FACES, PIXELS, FaceRestorer
+from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.planner import PROGRAM, Forecast, Size, Sizes, make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
@@ -30,6 +32,7 @@ def crops_plan(
     memory: int | None = None,
     norms: Literal["image", "tile"] = "image",
     count: int = FACES,
+    look: Callable[[Executor], None] | None = None,
 ) -> Forecast:
     """Choose how crops are cut: for `count` of them; photos may then have more or fewer faces.
 
@@ -40,12 +43,13 @@ def crops_plan(
         memory: bytes that may be taken; by default most of what there is.
         norms: see `Plan`.
         count: of crops. Programs for batches of several take longer to compile.
+        look: see `make_plan`.
 
     Raises:
         PlanError: no plan fits.
     """
     many = [crop_sizes(both)] * count
-    return _plan(both.faces, many, wanted, memory, norms, beside(both, wanted, photos))
+    return _plan(both.faces, many, wanted, memory, norms, beside(both, wanted, photos), look)
 
 
 def photos_plan(both: FaceRestorer, wanted: Wanted, photos: Sizes, memory: int | None = None) -> Forecast:
@@ -60,9 +64,10 @@ def _plan(
     memory: int | None,
     norms: Literal["image", "tile"],
     other: int,
+    look: Callable[[Executor], None] | None = None,
 ) -> Forecast:
     made = wanted._replace(stage1_only=wanted.stage1_only or restorer.preset.stage1_only)
-    return make_plan(restorer, restorer.programs, images, made, memory, norms=norms, beside=other)
+    return make_plan(restorer, restorer.programs, images, made, memory, norms=norms, beside=other, look=look)
 
 
 def beside(both: FaceRestorer, wanted: Wanted, photos: Sizes) -> int:

@@ -58,9 +58,9 @@ class Programs:
         self.ordered = target_platform() == "gpu"
         self.compiled = _COMPILED
         self.known: set[int] = set()
-        # What is compiled next, in words, and the context in which that happens: for what a run shows.
+        # The stage that is compiled next, in words, and the context in which that happens: for what a run shows.
         self.doing = ""
-        self.compiling: Callable[[str], AbstractContextManager[object]] = nullcontext
+        self.compiling: Callable[[str, bool], AbstractContextManager[object]] = _silently
 
     @property
     def devices(self) -> int:
@@ -102,12 +102,14 @@ class Programs:
         precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
         settings = (*sorted(static.items(), key=lambda item: item[0]), self.ordered, forced())
         key = (function, settings, tree, shapes, precision)
+        # One that was released comes from the cache on disk; nobody counted it a second time.
+        again = hash(key) in self.known
         self.known.add(hash(key))
         with _LOCK:
             if key not in self.compiled:
                 if len(self.compiled) >= KEPT:
                     _release(self.compiled)
-                with self.compiling(self.doing), batches_over(self.mesh):
+                with self.compiling(self.doing, again), batches_over(self.mesh):
                     self.compiled[key] = function.lower(*_bound(function, args, static)).compile()
             return self.compiled[key]
 
@@ -130,6 +132,11 @@ class Programs:
     def operations(self, function: Wrapped, *args: Tree, **static: object) -> float:
         """Return the floating-point operations of a call, each loop counted as one turn; arguments as in `get`."""
         return float((self.get(function, *args, **static).cost_analysis() or {}).get("flops", 0.0))
+
+
+def _silently(doing: str, again: bool) -> AbstractContextManager[object]:
+    """The context of those that show nothing."""
+    return nullcontext()
 
 
 def kernel_order(dtype: DTypeLike, capability: float) -> Layout:

@@ -38,6 +38,7 @@ def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.n
     arguments = _placed(executor, arguments, given.layout is None)
     count = tiles_on_canvas(frames[0].shape, executor.plan) * len(frames)
     executor.tell("sample", frames[0].shape, 0, count)
+    executor.programs.doing = STAGE_NAMES["sample"]
     z = np.asarray(executor.programs(sample, *arguments, denoiser=denoiser))
     executor.tell("sample", frames[0].shape, count, count)
     f = executor.preset.vae.downsample

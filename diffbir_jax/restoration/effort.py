@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.geometry import Shape, measure, stage_grid
 from diffbir_jax.restoration.planner import Size, Sizes, abstract_calls, stages_of
+from diffbir_jax.restoration.results import STAGE_NAMES
 
 # Operations per pixel of a tile, by stage.
 Costs = Mapping[str, float]
@@ -18,6 +19,7 @@ def costs(executor: Executor, images: Sizes, shape: Shape) -> Costs:
     found = {}
     for stage in stages_of(executor, images):
         calls = abstract_calls(executor, stage, shape)
+        executor.programs.doing = STAGE_NAMES[stage]
         operations = sum(executor.programs.operations(call, *args, **static) for call, args, static in calls)
         height, width = getattr(shape, stage)
         turns = executor.generator.calls(executor.wanted.options) if stage == "sample" else 1

@@ -134,6 +134,7 @@ class Executor:
 
         def run(stacked: Tree, used: np.ndarray) -> Tree:
             placed = self.programs.place((stacked, used), axis=1)
+            self.programs.doing = STAGE_NAMES[stage]
             return self.programs(call, *params, *placed, **static)
 
         results = stream(run, tiles, self.staged(stage, shape))

@@ -1,6 +1,6 @@
 """Choose sizes of tiles and batches that fit the memory, by the compiler's analysis of the programs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -157,6 +157,7 @@ def make_plan(
     memory: int | None = None,
     norms: Literal["image", "tile"] = "image",
     beside: int = 0,
+    look: Callable[[Executor], None] | None = None,
 ) -> Forecast:
     """Choose the fastest plan that fits.
 
@@ -168,6 +169,7 @@ def make_plan(
         memory: bytes that may be taken; by default most of what there is.
         norms: see `Plan`.
         beside: bytes that the caller takes for other things meanwhile.
+        look: called with each plan that is tried, before its programs are compiled.
 
     Raises:
         PlanError: none fits.
@@ -178,6 +180,8 @@ def make_plan(
         if least is not None and _hopeless(least, plan):
             continue
         executor = Executor(generator, programs, replace(plan, norms=norms), wanted)
+        if look is not None:
+            look(executor)
         found = forecast(executor, images, budget, beside)
         if found.peak <= budget:
             return found
@@ -239,6 +243,27 @@ def compile_all(executor: Executor, images: Sizes) -> Iterator[Shape]:
         yield shape
 
 
+def programs_of(executor: Executor, images: Sizes) -> dict[str, int]:
+    """How many programs images need, by the names of stages; `images` as in `make_plan`.
+
+    Nothing is compiled. Which images share a program follows from their shapes, so there is a trace per stage at most.
+    """
+    shapes = {measure(*image, executor.preset, executor.plan)[1] for image in images}
+    return {STAGE_NAMES[stage]: _programs(executor, stage, shapes) for stage in stages_of(executor, images)}
+
+
+def _programs(executor: Executor, stage: str, shapes: Collection[Shape]) -> int:
+    """How many programs a stage has for images of some shapes."""
+    if stage in ("rm", "sample"):
+        return len({(shape.rm,) if stage == "rm" else (shape.sample, shape.canvas) for shape in shapes})
+    # Tiles of a larger image share its statistics, which further programs measure: as many for tiles of any size.
+    cut = {getattr(shape, stage): shape for shape in shapes if getattr(shape, stage) != shape.canvas}
+    whole = {shape.canvas for shape in shapes if getattr(shape, stage) == shape.canvas}
+    each = len(abstract_calls(executor, stage, next(iter(cut.values())))) if cut else 0
+    # Where these are not measured, tiles and whole images run one program.
+    return len(whole | {*cut}) if each == 1 else len(whole) + each * len(cut)
+
+
 def resident() -> int:
     """Bytes of memory that this process has."""
     return psutil.Process().memory_info().rss
@@ -263,8 +288,8 @@ def analyse(executor: Executor, stage: str, shape: Shape) -> int:
     """
     taken = []
     calls = abstract_calls(executor, stage, shape)
-    for number, (function, arguments, static) in enumerate(calls, start=1):
-        executor.programs.doing = f"{STAGE_NAMES[stage]}, program {number} of {len(calls)}"
+    executor.programs.doing = STAGE_NAMES[stage]
+    for function, arguments, static in calls:
         found = executor.programs.memory(function, *arguments, **static)
         taken.append(_size(arguments) // executor.programs.devices + found.results + found.temporary)
     return max(taken)

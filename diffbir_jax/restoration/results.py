@@ -69,6 +69,10 @@ class Outcome(NamedTuple):
         return self.results
 
 
+# The stages in words.
+STAGE_NAMES = {"rm": "stage 1", "encode": "encoder", "sample": "sampling", "decode": "decoder"}
+
+
 class Progress(NamedTuple):
     """How far a pack of images is in one of its stages.
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from diffbir_jax.console.meter import LINE, LOOK
+from diffbir_jax.console.meter import LINE, LOOK, duration
 from diffbir_jax.training.speed import Stopwatch
 from diffbir_jax.training.writers import Writer
 
@@ -23,8 +23,16 @@ class Report:
     def __init__(self, workdir: Path, first: int, total: int, clock: Stopwatch, writers: Sequence[Writer]):
         """Show a bar from step `first` to `total`; `writers` are closed with the report."""
         self._folder, self._writers, self._broken, self.clock = workdir, writers, 0, clock
+        self._step, self._first, self._total = first, first, total
+        self._beside = ""  # the bar, or the step in a line
+        self._begin = self._line = time.perf_counter()
         self._bar = tqdm(
-            total=total, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05, disable=not writers
+            total=total,
+            initial=first,
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.05,
+            disable=None if writers else True,  # None: on anything but a terminal
         )
 
     def __enter__(self) -> "Report":
@@ -40,17 +48,27 @@ class Report:
     def advance(self) -> None:
         """Count one step."""
         self._bar.update()
+        self._step += 1
         self.clock.step()
+        now = time.perf_counter()
+        if self._writers and self._bar.disable and now - self._line >= LINE:
+            self._line = now
+            left = (self._total - self._step) * (now - self._begin) / (self._step - self._first)
+            told = [f"step {self._step} of {self._total}", self._beside, f"{duration(left)} left"]
+            print(", ".join(filter(None, told)), file=sys.stderr, flush=True)
 
     def scalars(self, step: int, values: Mapping[str, float], prefix: str = "train") -> None:
         """Log scalars under `prefix`/name; training scalars also get the speed since the last log line."""
         if prefix == "train":
             values = {**values, **(speed := self.clock.read())}
-            self._bar.set_postfix_str(
-                f"loss {values['loss']:.4g}, {speed.get('images_per_second', 0):.1f} images/s"
-            )
+            self._tell(f"loss {values['loss']:.4g}, {speed.get('images_per_second', 0):.1f} images/s")
         for writer in self._writers:
             writer.scalars(step, {f"{prefix}/{name}": value for name, value in values.items()})
+
+    def _tell(self, text: str) -> None:
+        """Show a text beside the bar, or in the next line."""
+        self._beside = text
+        self._bar.set_postfix_str(text)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
@@ -77,7 +95,6 @@ class Report:
         if not self._writers:
             yield
             return
-        before = self._bar.postfix
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
@@ -85,7 +102,9 @@ class Report:
         finally:
             over.set()
             thread.join()
-            self._bar.set_postfix_str(before or "")
+            self._bar.set_postfix_str(self._beside)
+            # Its seconds are not those of steps.
+            self._begin += time.perf_counter() - begin
 
     def broken(self, found: Mapping[int, str]) -> None:
         """Report newly broken examples; `workdir`/broken.txt lists all of them, one message per line.

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from diffbir_jax.console.errors import EXPECTED
 from diffbir_jax.console.parser import INTERRUPTED, Parser
-from diffbir_jax.console.tables import aligned
+from diffbir_jax.console.tables import aligned, wrapped
 from diffbir_jax.weights.file import WeightFile
 from diffbir_jax.weights.places import default_folder, fetch, find
 from diffbir_jax.weights.registry import NEEDED, REGISTRY, needed, needed_by
 
 HEADER = ("file", "bytes", "needed by", "licence", "here")
+# Characters of the columns whose cells are wrapped.
+WIDTHS = {2: 20, 3: 22}
 
 
 def make_parser() -> Parser:
@@ -62,14 +64,17 @@ def wanted(flags: argparse.Namespace) -> list[str]:
 def row(file: WeightFile, folder: Path | None) -> tuple[str, ...]:
     """Return the cells of one line of the table."""
     size = f"{file.size:,}" if file.size else "?"
-    users = "; ".join(f"{version} {', '.join(tasks)}" for version, tasks in needed_by(file.name).items())
+    users = "; ".join(
+        version if [*NEEDED[version]] == tasks else f"{version} {', '.join(tasks)}"
+        for version, tasks in needed_by(file.name).items()
+    )
     return file.name, size, users or "-", file.licence, "yes" if find(file.name, folder) else "no"
 
 
 def table(folder: Path | None) -> str:
-    """Return the registry as aligned text."""
+    """Return the registry as aligned text, for terminals of 100 columns. A version alone stands for all its tasks."""
     rows = [HEADER, *(row(file, folder) for file in REGISTRY.values())]
-    return aligned(rows)
+    return aligned(wrapped(rows, WIDTHS), right=(1,))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

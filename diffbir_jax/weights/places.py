@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from diffbir_jax.console.errors import MissingFileError, UserError
+from diffbir_jax.console.parser import nearest
 from diffbir_jax.weights.download import from_mirrors
 from diffbir_jax.weights.file import WeightFile
-from diffbir_jax.weights.registry import REGISTRY
+from diffbir_jax.weights.registry import NEEDED, REGISTRY
 from diffbir_jax.weights.wheels import from_wheel
 
 TEXT = (".param",)
@@ -92,7 +93,11 @@ def _unfinished(target: Path) -> str:
 
 def _registered(name: str) -> WeightFile:
     if name not in REGISTRY:
-        raise UserError(f"no published file {name!r}: choose from {', '.join(REGISTRY)}.")
+        if name in NEEDED:
+            raise UserError(f"{name} is a version, not a file; diffbir weights fetch --version {name}")
+        near = nearest(name, list(REGISTRY))
+        told = f"did you mean {near}?" if near else "diffbir weights list shows all"
+        raise UserError(f"no published file {name!r}; {told}")
     return REGISTRY[name]
 
 

@@ -24,6 +24,16 @@ from diffbir_jax.batch.settings import settings_from
         ("--texture 0 --upscale 4", ""),
         ("--version tiny --guidance-scale 1", ""),
         ("--stage1-only --texture 0.5 --upscale 4", ""),
+        (
+            "--task face",
+            "--task face has no effect: one-step has one set of networks for all tasks; for the faces of",
+        ),
+        (
+            "--task denoise --version tiny",
+            "--task denoise has no effect: tiny has one set of networks for all tasks",
+        ),
+        ("--task face --version v2", ""),
+        ("--task sr", ""),
         ("--task faces --version tiny --texture 0.5", ""),
     ],
 )

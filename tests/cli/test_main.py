@@ -54,12 +54,16 @@ MISTAKES = [
     ("resotre photo.png -o out", "no command 'resotre'; did you mean diffbir restore?"),
     ("photo.png -o out", "to restore photos: diffbir restore photo.png -o DIR"),
     ("--input photo.png", "to restore photos: diffbir restore --input ..."),
+    ("phoot.png -o out", "phoot.png: no such file; to restore photos: diffbir restore PHOTO -o DIR"),
+    ("Restore photo.png -o out", "no command 'Restore'; did you mean diffbir restore?"),
     ("restore phoot.png -o out", "phoot.png: no such file or folder; give an image or a folder of images"),
     ("restore -o out", "nothing to restore: name a photo or a folder"),
     ("restore photo.png", "--output is missing: give the folder for the results, -o DIR"),
     ("restore -cat.png -o out", "no option -cat.png; for the file of this name write ./-cat.png"),
     ("restore -- -cat.png -o out", "give the folder for the results, -o DIR; options stand before --"),
     ("restore photo.png -o out --inptu x", "no option --inptu; did you mean --input?"),
+    ("restore photo.png -o out --workdir w", "no option --workdir; it belongs to diffbir train"),
+    ("restore photo.png -o out --version V2", "'V2' given; did you mean v2?"),
     ("restore photo.png -o out --gt photos", "no option --gt; it belongs to diffbir evaluate"),
     ("restore photo.png -o out --upscale 4x", "'4x' given, allowed are finite numbers above 0; give 4, without a unit"),
     ("restore photo.png -o out --detail 50%", "'50%' given, allowed are numbers; give 0.5, without a unit"),
@@ -76,11 +80,17 @@ MISTAKES = [
     ("train --config bsr:tiny --workdir w --photos empty", "empty: holds no image file; put files ending in .png"),
     ("train --config bsr:tiny --workdir w --photos photos --steps 9", "did you mean --config.train.steps=VALUE or"),
     ("train --config bsr:tiny --workdir w --config.train.stepz=9", "no such setting in the config: 'stepz'"),
+    ("train --config bsr:tiny --workdir w --config.modle.control=9", "no such setting in the config: 'modle' Did you"),
+    ("sweep --config bsr:tiny --workdir w --grid trian.lr=1,2", "no such setting in the config: 'trian' Did you mean"),
+    ("sweep --config bsr:tiny --workdir w --photos photos --grid train.steps=2,0", "steps is 0, must be at least 1"),
     ("train --config bsr:tiny --workdir w --photos photos --config.train.steps=0", "steps is 0, must be at least 1"),
     ("train --config tiny_rm:tiny --workdir w", "tiny_rm has no variants; give --config tiny_rm"),
     ("sweep --config bsr:tiny --workdir w", "--grid is missing"),
     ("evaluate --pred out --gt photos -o scores", "out: no such folder; give one as --pred DIR"),
     ("evaluate --pred photos -o scores --compare x", "no option --compare; to compare runs give --runs RUN RUN"),
+    ("evaluate photos --gt photos -o scores", "'photos' is not expected here; write --pred photos"),
+    ("finetune photos", "'photos' is not expected here; write --photos photos"),
+    ("evaluate --pred photos --gt photos -o scores --metrics pnsr", "no such metric: pnsr; did you mean psnr?"),
     ("evaluate --pred photos", "--output is missing: give the folder for the result, -o DIR"),
     ("weights fetch", "Name files as listed, or give --version v2"),
     ("data prepaer", "no command 'data prepaer'; did you mean diffbir data prepare?"),
@@ -127,11 +137,14 @@ def test_help_of_the_command(capsys):
     for command in ((), ("--help",), ("help",)):
         code, out, _ = call(capsys, *command)
         assert code == 0 and all(f"\n  {name} " in out for name in PROGRAMS)
+    for command in ("help weights", "--help data prepare"):
+        assert call(capsys, *command.split())[1].startswith(f"usage: diffbir {command.partition(' ')[2]}")
     assert (
         "data preview" in call(capsys, "data")[1]
         and "restore " not in call(capsys, "data", "--help")[1].split("\n\n")[2]
     )
-    assert call(capsys, "--version")[1].startswith("diffbir-jax ")
+    for word in ("--version", "-V", "version"):
+        assert call(capsys, word)[1].startswith("diffbir-jax ")
 
 
 def test_help_of_verbs(capsys):

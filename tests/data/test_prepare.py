@@ -88,7 +88,7 @@ def test_what_is_fit_is_kept_as_it_is(capsys: pytest.CaptureFixture) -> None:
         assert detail in row[3]
     out, err = capsys.readouterr()
     faults = "1 duplicate, 1 small, 2 undecodable, 1 unreadable"
-    assert out == f"kept 3 of 8 images in 3 shard(s), no captions; rejected {faults} (out/rejected.csv)\n"
+    assert out == f"kept 3 of 8 images in 3 shards, no captions; rejected {faults} (out/rejected.csv)\n"
     assert err == ""
 
 
@@ -378,7 +378,7 @@ def test_captions_are_counted(capsys: pytest.CaptureFixture) -> None:
     put("in/g.txt", b"caf\xe9")
     assert call("--min-side", 32, "--shard-size", 3) == 0
     said = capsys.readouterr().out
-    assert said.startswith("kept 3 of 8 images in 3 shard(s), 1 with captions; rejected ")
+    assert said.startswith("kept 3 of 8 images in 3 shards, 1 with captions; rejected ")
     assert "; 1 captions were left out: in/g.txt: is no UTF-8 text" in said
     assert [name for name, _ in kept()] == ["in/a.png", "in/e.png", "in/g.png"]
     assert call("--min-side", 32, "--shard-size", 3) == 0
@@ -392,7 +392,7 @@ def test_nothing_fit_is_a_failure(capsys: pytest.CaptureFixture) -> None:
     fill()
     assert call("--min-side", 100) == 1
     out, err = capsys.readouterr()
-    assert "kept 0 of 8 images in 1 shard(s), no captions; rejected 5 small, 3 undecodable" in out
+    assert "kept 0 of 8 images in 1 shard, no captions; rejected 5 small, 3 undecodable" in out
     assert err == "diffbir data prepare: out: holds no image, since none was fit; see rejected.csv there\n"
 
 

@@ -45,7 +45,9 @@ def refused(capsys: pytest.CaptureFixture, *command: str) -> str:
 
 def test_a_pair_of_folders_gives_a_table_and_files(here: Path, capsys: pytest.CaptureFixture):
     assert call("--pred", "pred", "--gt", "gt", "--output", "out", *PLAIN) == 0
-    assert capsys.readouterr().out == (here / "out/table.md").read_text()
+    out, error = capsys.readouterr()
+    assert out == (here / "out/table.md").read_text()
+    assert error == "diffbir evaluate: out has the scores; table.md there is the table\n"
     assert {path.name for path in (here / "out").iterdir()} == FILES
     result = read_result(here / "out/result.json")
     assert (result.name, list(result.columns)) == ("pred", ["psnr", "ssim", "energy"])

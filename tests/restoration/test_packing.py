@@ -16,6 +16,7 @@ from diffbir_jax.restoration import autoencoder, diffusion, packing, stage1
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.image import Frame, Request
 from diffbir_jax.restoration.plan import Plan, StagePlan
+from diffbir_jax.restoration.planner import programs_of
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Outcome, Wanted
 from diffbir_jax.sampling.guidance import pixel_weight
@@ -247,6 +248,10 @@ def test_sizes_share_programs(compilations: list[str]) -> None:
     run(requests(whole + strips), restorer=restorer)
     stages = [name for name in compilations if name.endswith(("_tiles)", "(sample)"))]
     assert len(stages) <= restorer.compiled == 4 + 13
+    foreseen = programs_of(
+        Executor(restorer, restorer.programs, PLAN, Wanted(FEW)), [(size, size) for size in whole + strips]
+    )
+    assert sum(foreseen.values()) == 4 + 13 and foreseen["stage 1"] == foreseen["sampling"] == 2
     compilations.clear()
     run(requests([(24, 34), *strips[1:3], (20, 30), (96, 34)]), restorer=restorer)
     assert compilations == []

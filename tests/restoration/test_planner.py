@@ -2,11 +2,15 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from diffbir_jax.console.meter import Meter
 from diffbir_jax.restoration import compiled, planner
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.geometry import Shape
@@ -151,6 +155,28 @@ def test_the_command_line(inputs, capsys) -> None:
     assert not (inputs.parent / "out").exists()
     assert call(*flags, "--memory-gb", "0.001") == 1
     assert "do not suffice" in complaint(capsys)
+
+
+def test_a_run_numbers_its_programs(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of small images, too, which are compiled when their turn comes; each by its stage."""
+    shown: list[str] = []
+    compiling = Meter.compiling
+
+    @contextmanager
+    def seen(meter: Meter, kind: str, again: bool = False) -> Iterator[None]:
+        with compiling(meter, kind, again):
+            shown.append(meter.text())
+            yield
+
+    monkeypatch.setattr(compiled, "_COMPILED", {})
+    monkeypatch.setattr(Meter, "compiling", seen)
+    save(inputs / "a.png", (16, 16))
+    save(inputs / "b.png", (16, 40))
+    flags = ("--version", "micro", "--upscale", "1", "--stage1-only")
+    assert call("--input", "in", "--output", "out", *flags) == 0
+    for number, text in enumerate(shown, start=1):
+        assert text.startswith(f"compiling: stage 1, program {number} of 2")
+    assert len(shown) == 2
 
 
 @pytest.mark.slow

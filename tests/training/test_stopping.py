@@ -123,6 +123,23 @@ def test_compiling_is_shown(
     assert texts == []
 
 
+def test_without_a_terminal_steps_are_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every few seconds one, and no bar, whose lines would run into each other in a file."""
+    monkeypatch.setattr(report, "LINE", 0.0)
+    writer = SimpleNamespace(close=lambda: None, scalars=lambda *_: None)
+    with Report(tmp_path, 3, 5, Stopwatch(1), [writer]) as told:  # pyright: ignore[reportArgumentType]
+        told.advance()
+        told.scalars(4, {"loss": 0.5})
+        told.advance()
+        monkeypatch.setattr(report, "LINE", 1e6)
+        told.advance()
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 4 of 5, ") and first.endswith(" s left")
+    assert second.startswith("step 5 of 5, loss 0.5, ") and second.endswith(", 0 s left")
+
+
 @pytest.mark.parametrize(("steps", "finished"), [(5, True), (3, False)])
 def test_the_command_knows_whether_a_run_is_finished(
     monkeypatch: pytest.MonkeyPatch, steps: int, finished: bool

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from diffbir_jax.weights.__main__ import main
+from diffbir_jax.weights.registry import REGISTRY
 from tests.weights.server import CONTENT, NAME, Server
 
 
@@ -22,7 +23,31 @@ def test_the_command(
     assert main([*folder, "list"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert lines[NAME].endswith("yes") and lines["v2.pth"].endswith("no")
-    assert "v2 sr, face, denoise" in lines["v2.pth"] and "1,048,576" in lines[NAME]
+    assert "  v2  " in lines["v2.pth"] and "v1 face" in lines["v1_face.pth"] and "1,048,576" in lines[NAME]
+
+
+def test_the_list_fits_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--folder", str(tmp_path), "list"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    words = " ".join(text.split())
+    assert "NTU S-Lab 1.0" in words and "osediff-face" in words, "what does not fit goes on below"
+    assert {line.split()[0] for line in text.splitlines()} >= REGISTRY.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("v2", "v2 is a version, not a file; diffbir weights fetch --version v2"),
+        ("V2.pth", "no published file 'V2.pth'; did you mean v2.pth?"),
+        ("photo", "no published file 'photo'; diffbir weights list shows all"),
+    ],
+)
+def test_a_name_that_is_no_file(
+    name: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--folder", str(tmp_path), "path", name]) == 1
+    assert capsys.readouterr().err.strip() == line
 
 
 def test_the_command_names_the_files_of_a_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from diffbir_jax.console.progress import tallied
 from diffbir_jax.evaluation.report.sheet import SHARED, Pane, Sheet
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.photo import Photo
@@ -50,7 +50,7 @@ def copy_pictures(sheet: Sheet, cases: Sequence[int], folder: Path) -> dict[int,
         return [_copy(_candidates(sheet, case, pane), folder, _stem(case, pane)) for pane in sheet.panes]
 
     with ThreadPoolExecutor(THREADS) as pool:
-        rows = tqdm(pool.map(copied, cases), "report", len(cases), unit="image", leave=False, disable=None)
+        rows = tallied(pool.map(copied, cases), "report", len(cases))
         found = dict(zip(cases, rows))
     written = {picture.address for pictures in found.values() for picture in pictures if picture}
     # Only files with names of our own pattern are removed: the folder may hold others.

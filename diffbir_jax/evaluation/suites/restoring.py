@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.progress import tally
 from diffbir_jax.evaluation.scoring import versions
 from diffbir_jax.evaluation.suites.datasets import Images
 from diffbir_jax.evaluation.suites.methods import Method
@@ -97,13 +97,13 @@ def restore_images(images: Images, method: Method, folder: Path, wanted: Mapping
     # Before the first image: an interrupted run must be recognised.
     write_record(folder / RECIPE, wanted)
     total, title = len(folders) * len(images.cases), f"{images.dataset.name}: {method.title}"
-    with tqdm(total=total, initial=total - left, desc=title, unit="image", disable=None) as bar:
+    with tally(title, total, total - left) as step:
         restore = method.load()
         for (seed, place), indices in todo.items():
             inputs = ((index, read_image(images.cases[index].preds[0])) for index in indices)
             for index, image in restore(inputs, seed):
                 write_png(place / f"{images.cases[index].name}.png", image)
-                bar.update()
+                step()
 
 
 def _differences(found: object, wanted: object, where: str = "") -> Iterator[str]:

@@ -24,7 +24,7 @@ _pixel_weight = jax.jit(pixel_weight, static_argnums=0)
 
 
 def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.ndarray]:
-    """Latents of the results, of the padded images; the last variant lets go of what it read."""
+    """Sample the latents (h, w, c) of the padded images, one per frame; the last variant releases what it read."""
     executor.programs.doing = STAGE_NAMES["sample"]
     size = executor.pack_size(frames[0].shape)
     filled = frames + [frames[-1]] * (size - len(frames))
@@ -38,7 +38,6 @@ def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.n
     arguments = _placed(executor, arguments, given.layout is None)
     count = tiles_on_canvas(frames[0].shape, executor.plan) * len(frames)
     executor.tell("sample", frames[0].shape, 0, count)
-    executor.programs.doing = STAGE_NAMES["sample"]
     z = np.asarray(executor.programs(sample, *arguments, denoiser=denoiser))
     executor.tell("sample", frames[0].shape, count, count)
     f = executor.preset.vae.downsample

@@ -130,7 +130,6 @@ class Executor:
         Returns:
             the program's results, one tree of numpy arrays per tile.
         """
-        self.programs.doing = STAGE_NAMES[stage]
 
         def run(stacked: Tree, used: np.ndarray) -> Tree:
             placed = self.programs.place((stacked, used), axis=1)

@@ -331,7 +331,7 @@ def test_help_names_every_flag_and_default() -> None:
     assert "(required)" in entries["o"]
     defaults = {flag: entries[flag[1:]].split("(default: ")[1] for flag in FLAGS}
     for name, value in dataclasses.asdict(DEFAULTS["tiny"]).items():
-        told = "1; for one-step it rises" if name == "detail" else str(value) or "empty"
+        told = "1; for one-step 0 below" if name == "detail" else str(value) or "empty"
         assert told in defaults["--" + name.replace("_", "-")]
 
 

@@ -24,6 +24,13 @@ def text(folder: Path) -> str:
     return (folder / PAGE).read_text("utf-8")
 
 
+def found(pattern: str, source: str) -> str:
+    """The first place of a text that fits."""
+    place = re.search(pattern, source, re.DOTALL)
+    assert place, pattern
+    return place[place.lastindex or 0]
+
+
 def loss(step: int) -> dict[str, float]:
     return {"train/loss": 10.0 / step, "train/lr": 1e-4, "train/step_seconds_p50": 0.5}
 
@@ -95,7 +102,7 @@ def test_fast_steps_do_not_write_it_each_time(tmp_path: Path, monkeypatch: pytes
     shown = []
     for step in range(1, 4):
         writer.scalars(step, loss(step))
-        shown.append(int(re.search(r"Step (\d+) of 9", text(tmp_path))[1]))
+        shown.append(int(found(r"Step (\d+) of 9", text(tmp_path))))
     assert shown == [1, 1, 3]
 
 
@@ -116,7 +123,7 @@ def test_a_resumed_run_shows_what_was_before(tmp_path: Path) -> None:
     shown = text(tmp_path)
     assert "steps = [3, 6]" in shown and "Step 9 of 12: stopped." in shown
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [3, 6, 9]
-    assert len(places(re.search(r"<svg.*?</svg>", shown)[0], "first")) == 3
+    assert len(places(found(r"<svg.*?</svg>", shown), "first")) == 3
 
 
 def test_a_folder_with_a_hostile_name(tmp_path: Path) -> None:
@@ -144,26 +151,26 @@ def test_in_a_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: in
     with importlib.import_module(api.__name__).sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        found: Any = context.new_page()
+        opened: Any = context.new_page()
         problems: list[str] = []
-        found.on("pageerror", lambda error: problems.append(str(error)))
-        found.on("request", lambda request: request.url.startswith("file:") or problems.append(request.url))
-        found.goto((tmp_path / PAGE).as_uri())
-        found.wait_for_function("document.getElementById('picture').naturalWidth === 256")
-        assert found.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
-        found.focus("#step")
-        found.keyboard.press("ArrowLeft")
-        assert found.get_attribute("#picture", "src").endswith("00000400.jpg")
+        opened.on("pageerror", lambda error: problems.append(str(error)))
+        opened.on("request", lambda request: request.url.startswith("file:") or problems.append(request.url))
+        opened.goto((tmp_path / PAGE).as_uri())
+        opened.wait_for_function("document.getElementById('picture').naturalWidth === 256")
+        assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+        opened.focus("#step")
+        opened.keyboard.press("ArrowLeft")
+        assert opened.get_attribute("#picture", "src").endswith("00000400.jpg")
         writer.grid(700, picture(128, 256, 7))
-        found.reload()
-        assert found.get_attribute("#picture", "src").endswith("00000400.jpg")
-        assert found.get_attribute("#picture", "alt") == "held-out crops at step 400, a row each"
-        found.keyboard.press("Tab")
+        opened.reload()
+        assert opened.get_attribute("#picture", "src").endswith("00000400.jpg")
+        assert opened.get_attribute("#picture", "alt") == "held-out crops at step 400, a row each"
+        opened.keyboard.press("Tab")
         SHOTS.mkdir(parents=True, exist_ok=True)
-        found.screenshot(path=SHOTS / f"progress-{scheme}.png", full_page=True)
-        found.uncheck("#reload")
+        opened.screenshot(path=SHOTS / f"progress-{scheme}.png", full_page=True)
+        opened.uncheck("#reload")
         writer.close()
-        found.reload()
-        assert found.locator("#reload").count() == 0, "a run that is over loads nothing again"
+        opened.reload()
+        assert opened.locator("#reload").count() == 0, "a run that is over loads nothing again"
         browser.close()
     assert not problems

@@ -89,7 +89,7 @@ bench: $(VENV)/.installed-bench
 # The root is the folder of sources, so links in pages lead where they lead on GitHub (docs/site/conf.py).
 docs: $(VENV)/.installed-docs
 	rm -rf out/docs
-	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going --doctree-dir out/doctrees \
+	PATH="$(CURDIR)/$(BIN):$$PATH" JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going --doctree-dir out/doctrees \
 	  --conf-dir docs/site . out/docs
 	$(BIN)/python docs/site/check_links.py out/docs
 

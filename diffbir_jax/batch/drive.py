@@ -6,6 +6,7 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 from diffbir_jax.batch.ahead import ReadAhead, Writers
+from diffbir_jax.batch.ends import Ends
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.names import some
 from diffbir_jax.batch.photos import Loaded, load, write_results
@@ -23,6 +25,7 @@ from diffbir_jax.batch.sidecar import Recorder
 from diffbir_jax.console.errors import EXPECTED, as_flags, one_line
 from diffbir_jax.console.interrupts import told
 from diffbir_jax.faces.reports import write_crops
+from diffbir_jax.files.digest import FileRecord
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import write_record
 from diffbir_jax.restoration.plan import Plan
@@ -64,9 +67,11 @@ class Driver:
         journal: Journal,
         recorder: Recorder | None,
         plan: Plan | None = None,
+        ends: Ends | None = None,
     ):
-        """Take the restorer, the recipe, the journal of the jobs, the maker of sidecars and the plan."""
+        """Take the restorer, the recipe, the journal of the jobs, the maker of sidecars, the plan, and the ends."""
         self._restorer, self._recipe, self._plan = restorer, recipe, plan
+        self._ends = ends or Ends()
         self._journal, self._recorder = journal, recorder
         # Jobs that the restorer has, by the position of their requests.
         self._pending: dict[int, Loaded] = {}
@@ -154,7 +159,12 @@ class Driver:
         except (*EXPECTED, MemoryError) as error:
             return Loaded(job, error=error)
         self._journal.note(job.path, loaded.photo.notes if loaded.photo else ())
-        return loaded
+        # Sidecars name files as the user does.
+        files = {name: file and self._named(file) for name, file in loaded.files.items()}
+        return replace(loaded, files=files)
+
+    def _named(self, file: FileRecord) -> FileRecord:
+        return {**file, "path": self._ends.named(file["path"])}
 
     def _write(self, loaded: Loaded, outcome: Outcome, seconds: float) -> None:
         """Write the files of a job and note it; runs in a thread."""
@@ -170,6 +180,7 @@ class Driver:
             if job.outputs.crops:
                 crops = write_crops(faces, job.outputs.crops, CROP_DEPTHS[self._recipe.bit_depth])
             left_out = write_results(loaded, results, self._recipe, note)
+            self._ends.send(job, [*crops, *job.outputs.all()])
         except (*EXPECTED, MemoryError) as error:
             self._fail(job, error)
         else:

@@ -8,6 +8,7 @@ from diffbir_jax.console.numbers import count, positive, quality, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.faces.flags import add_face_flags
 from diffbir_jax.files.errors import absent
+from diffbir_jax.files.places import path_or_url
 from diffbir_jax.imaging.photo import MAX_PIXELS
 from diffbir_jax.restoration.flags import add_guidance_flags, add_network_flags, add_stage2_flags
 
@@ -81,7 +82,7 @@ def join_inputs(parser: Parser, args: argparse.Namespace) -> None:
 
 def missing_input(args: argparse.Namespace) -> str:
     """Return what is wrong if an input is not there, else ""; without importing JAX."""
-    paths = [path for path in (args.input, *args.paths) if path is not None and not path.exists()]
+    paths = [path for path in (args.input, *args.paths) if isinstance(path, Path) and not path.exists()]
     return f"{paths[0]}: {absent(paths[0], NOTHING)}" if paths else ""
 
 
@@ -97,10 +98,11 @@ def add_input_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     image = (
         "images of at least 16x16 pixels (PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP), or a folder of images; results "
-        "keep its subfolders (this, --list or --from-sidecar is required)"
+        "keep its subfolders; gs://, s3:// and other URLs of fsspec with the extra [buckets] (this, --list or "
+        "--from-sidecar is required)"
     )
-    add("paths", type=Path, nargs="*", metavar="PHOTO", help=image)
-    add("--input", type=Path, metavar="FILE|DIR", help="the same as one PHOTO (default: none)")
+    add("paths", type=path_or_url, nargs="*", metavar="PHOTO", help=image)
+    add("--input", type=path_or_url, metavar="FILE|DIR", help="the same as one PHOTO (default: none)")
     paths = (
         "instead of PHOTO: a text file with one image path per line, or - for standard input; results keep the "
         "subfolders below the common parent of all paths; a missing file does not stop the run (default: none)"
@@ -121,9 +123,9 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "-o",
         "--output",
-        type=Path,
+        type=path_or_url,
         metavar="DIR",
-        help="folder for the results, <stem>.png by default; it is created if missing (required)",
+        help="folder for the results, <stem>.png by default; it is made if missing; or a URL, as for PHOTO (required)",
     )
     add(
         "--upscale",

@@ -48,14 +48,18 @@ class Inputs(NamedTuple):
     others: list[Path]
 
 
-def find_jobs(settings: Settings) -> tuple[list[Job], list[Path]]:
+def find_jobs(settings: Settings, inputs: Inputs | None = None) -> tuple[list[Job], list[Path]]:
     """Return all jobs, of all hosts together, sorted by name or in the order of the list; and what is no image.
+
+    Args:
+        settings: the run.
+        inputs: of a bucket; by default those that the settings name.
 
     Raises:
         ImageFileError: there is no image, ready-made images or masks are missing, or results would overwrite files of
             the user or each other.
     """
-    names, others = find_inputs(settings)
+    names, others = inputs or find_inputs(settings)
     clean, masks = stage1_images(settings, names), fidelity_masks(settings, names)
     grounds = backgrounds(settings, names)
     many = settings.list is not None or bool(settings.paths)
@@ -170,6 +174,10 @@ def read_list(source: str) -> list[Path]:
     lines = text.split("\0") if text.endswith("\0") else [line.rstrip("\r") for line in text.split("\n")]
     paths: dict[str, Path] = {}
     for line in lines:
+        if "://" in line:
+            raise ImageFileError(
+                f"{source}: names {line}; a list has paths of this machine, and a bucket's folder is given as PHOTO"
+            )
         if line.strip():
             paths.setdefault(os.path.abspath(line), Path(line))
     if not paths:

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from diffbir_jax.batch.done import is_done
+from diffbir_jax.batch.ends import Ends
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.console.meter import Meter
 from diffbir_jax.console.parser import INTERRUPTED
@@ -21,10 +21,17 @@ from diffbir_jax.restoration.results import STAGE_NAMES, Progress
 class Journal:
     """Records and shows the outcome of every job; threads may share it. A context manager, for its progress bar."""
 
-    def __init__(self, jobs: Sequence[Job], skipped: Sequence[Job] = (), others: Sequence[Path] = ()):
-        """Take the jobs to do, the jobs that are already done, and files that are no images."""
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        skipped: Sequence[Job] = (),
+        others: Sequence[Path] = (),
+        ends: Ends | None = None,
+    ):
+        """Take the jobs to do, the jobs that are already done, files that are no images, and where files go."""
+        self._ends = ends or Ends()
         self._jobs, self._skipped, self._others = jobs, skipped, others
-        self._notes: list[tuple[Path, str]] = []
+        self._notes: list[tuple[str, str]] = []
         self._restored: dict[Job, float] = {}
         self._faces: dict[Job, FacesRecord] = {}
         self._failed: dict[Job, str] = {}
@@ -98,8 +105,11 @@ class Journal:
     def _shown(self, job: Job) -> str:
         """What stands for a job on the screen: the last result, whose number tells how many there are, or crops."""
         if job.outputs.results:
-            return str(job.outputs.results[-1])
-        return f"{job.outputs.crops}_*" if self._wrote(job) else str(job.path)
+            return self._name(job.outputs.results[-1])
+        return f"{self._name(job.outputs.crops)}_*" if self._wrote(job) else self._name(job.path)
+
+    def _name(self, path: Path | None) -> str:
+        return self._ends.named(str(path))
 
     def _wrote(self, job: Job) -> bool:
         """Whether there are pictures of a job: without background and without a face there is none."""
@@ -108,6 +118,7 @@ class Journal:
 
     def failed(self, job: Job, reason: str) -> None:
         """Note why a job failed, and print the reason to the error stream."""
+        reason = self._ends.named(reason)
         with self._lock:
             self._failed[job] = reason
             complain(reason)
@@ -116,12 +127,12 @@ class Journal:
         """Print what a user should know of a file that was read or written nevertheless."""
         with self._lock:
             for text in notes:
-                self._notes.append((path, text))
-                complain(f"warning: {path}: {text}")
+                self._notes.append((self._name(path), text))
+                complain(f"warning: {self._name(path)}: {text}")
 
     def check(self) -> None:
         """Note as failed what was written and is there no more: somebody removed it, or its folder, meanwhile."""
-        for job in [job for job in self._restored if not is_done(job)]:
+        for job in [job for job in self._restored if not self._ends.is_done(job)]:
             del self._restored[job]
             self.failed(job, f"{job.path}: its result was written and is gone; restore it again")
 
@@ -152,18 +163,20 @@ class Journal:
         return {
             "restored": [
                 {
-                    "input": str(job.path),
-                    "result": str(job.outputs.main) if self._wrote(job) else None,
+                    "input": self._name(job.path),
+                    "result": self._name(job.outputs.main) if self._wrote(job) else None,
                     "seconds": round(seconds, 3),
                 }
                 | self._faces.get(job, {})
                 for job, seconds in self._restored.items()
             ],
-            "skipped": [str(job.path) for job in self._skipped],
-            "failed": [{"input": str(job.path), "reason": reason} for job, reason in self._failed.items()],
-            "left": [str(job.path) for job in self.left],
-            "no_images": [str(path) for path in self._others],
-            "warnings": [{"file": str(path), "text": text} for path, text in self._notes],
+            "skipped": [self._name(job.path) for job in self._skipped],
+            "failed": [
+                {"input": self._name(job.path), "reason": reason} for job, reason in self._failed.items()
+            ],
+            "left": [self._name(job.path) for job in self.left],
+            "no_images": [self._name(path) for path in self._others],
+            "warnings": [{"file": path, "text": text} for path, text in self._notes],
             "interrupted": self.interrupted,
         }
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jax
 
-from diffbir_jax.batch.done import is_done
 from diffbir_jax.batch.drive import Driver
+from diffbir_jax.batch.ends import Ends
 from diffbir_jax.batch.faces import advice, crop_networks, face_restorer
 from diffbir_jax.batch.hosts import connect, share
 from diffbir_jax.batch.jobs import Job, find_jobs
@@ -43,16 +43,18 @@ class Work:
         jobs: the jobs of this host.
         record: the sidecar to repeat, or None.
         others: files among the inputs that are no images.
+        ends: where files come from and go to.
     """
 
     settings: Settings
     jobs: Sequence[Job]
     record: Sidecar | None = None
     others: Sequence[Path] = ()
+    ends: Ends = Ends()
 
 
-def find_work(args: argparse.Namespace) -> Work:
-    """Return the task of a command line that `batch.flags.parse` has read.
+def find_work(args: argparse.Namespace, ends: Ends) -> Work:
+    """Return the task of a command line that `batch.flags.parse` has read and `ends_of` has freed of URLs.
 
     Raises:
         FlagError: flags contradict each other or are out of range, or processes do not connect.
@@ -62,8 +64,12 @@ def find_work(args: argparse.Namespace) -> Work:
     settings = settings_from(args, recipe)
     if args.distributed:
         settings = connect(settings, args.coordinator)
-    jobs, others = find_jobs(settings) if record is None else ([repeated_job(settings, record)], [])
-    return Work(settings, share(jobs, settings), record, others)
+    if record is None:
+        jobs, others = find_jobs(settings, ends.inputs())
+    else:
+        jobs, others = [repeated_job(settings, record)], []
+    ends.check(jobs)
+    return Work(settings, share(jobs, settings), record, others, ends)
 
 
 def run(work: Work) -> int:
@@ -74,15 +80,18 @@ def run(work: Work) -> int:
         ImageFileError, ValueError, FileNotFoundError: no image can be restored; raised before the first one.
         Exception: a bug, after the results so far are written and the summary is printed.
     """
-    settings = work.settings
-    done = {job for job in work.jobs if is_done(job)} if settings.skip_existing else set()
+    settings, ends = work.settings, work.ends
+    done = {job for job in work.jobs if ends.is_done(job)} if settings.skip_existing else set()
     todo = [job for job in work.jobs if job not in done]
-    journal = Journal(todo, [job for job in work.jobs if job in done], work.others)
+    journal = Journal(todo, [job for job in work.jobs if job in done], work.others, ends)
+    for job, reason in ends.fetch(todo).items():
+        journal.failed(job, reason)
+    todo = journal.left
     report = settings.report and report_path(settings.report, settings.hosts, settings.host_index)
     if todo:
         print(summary(todo, settings.recipe), flush=True)
     for path in work.others:
-        complain(f"{path}: is no image and is left out")
+        complain(ends.named(f"{path}: is no image and is left out"))
     folders = {path.parent for job in work.jobs for path in job.outputs.all()}
     remove_leftovers(folders | ({report.parent} if report else set()), alone=settings.hosts == 1)
     with journal:
@@ -140,8 +149,9 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
         return None
     for folder in folders:
         make_folder(folder)
+    work.ends.begin()
     recorder = Recorder(recipe, preset.name, recorded, plan, in_crops) if settings.sidecar else None
-    return Driver(restorer, recipe, journal, recorder, plan)
+    return Driver(restorer, recipe, journal, recorder, plan, work.ends)
 
 
 def networks(recipe: Recipe, ready: bool, allow: Allow) -> tuple[Preset, dict[str, Path]]:

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         make_parser().refuse(problem)
     # JAX takes seconds to import: not before the flags are read.
     with waiting("restoring", "loading"):
+        from diffbir_jax.batch.ends import ends_of
         from diffbir_jax.batch.idle import idle_flags
         from diffbir_jax.batch.report import complain
         from diffbir_jax.batch.run import find_work, run
@@ -51,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         from diffbir_jax.models.attention import force
 
     try:
-        with warnings.catch_warnings():
+        with ends_of(args) as ends, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: complain(f"warning: {as_flags(str(message))}")
-            work = find_work(args)
+            work = find_work(args, ends)
             if idle := idle_flags(args.given, work.settings.recipe):
                 complain(f"warning: {idle}")
             configure(work.settings.recipe.precision)

@@ -17,6 +17,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "orbax.checkpoint",
         "tensorboardX",
     ),
+    "buckets": ("fsspec",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
 }
 EXTRAS["web"] = EXTRAS["serve"]

@@ -3,8 +3,7 @@
 import numpy as np
 
 from diffbir_jax.data.example import BrokenExampleError
-from diffbir_jax.data.sources.files import reason
-from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.files.errors import ImageFileError, reason
 from diffbir_jax.imaging.decoding import FORMATS, HEAD, decode, kind_of
 from diffbir_jax.imaging.photo import MAX_PIXELS, Photo
 from diffbir_jax.imaging.reading import over_white, to_eight

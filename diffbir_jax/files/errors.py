@@ -15,3 +15,9 @@ def absent(path: Path, otherwise: str) -> str:
     if not path.is_symlink():
         return otherwise
     return f"is a broken link, to {os.readlink(path)}; mount its disk, or mend or remove the link"
+
+
+def reason(error: BaseException) -> str:
+    """Return an error's message in one line of at most 200 characters."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return " ".join(text.split())[:200] or type(error).__name__

@@ -21,13 +21,16 @@ Norm = Literal["group", "layer"]
 # `_tap_products` is faster from this number of channels, measured on two cores.
 WIDE = 48
 _Convolution = Callable[[Array, Array], Array]
-# Whether parameters are zeros, see `no_values`.
+# Whether only shapes matter, see `no_values`.
 _NO_VALUES: ContextVar[bool] = ContextVar("no_values", default=False)
 
 
 @contextmanager
 def no_values() -> Iterator[None]:
-    """Within this context parameters are initialised with zeros: for shapes alone, initialisers take long to trace."""
+    """Within this context only shapes and dtypes are right: parameters are zeros, layers take their shortest form.
+
+    Initialisers, statistics and fast convolutions take long to trace.
+    """
     before = _NO_VALUES.set(True)
     try:
         yield
@@ -81,6 +84,8 @@ class GroupNorm(Layer):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
+        if _NO_VALUES.get():
+            return x.astype(self.dtype)
         # The greatest common divisor is the largest divisor of 32 that divides the channels.
         mean, variance = group_moments(*self.moments(x), math.gcd(32, channels))
         y = x.astype(jnp.float32) - _spread(mean, x.ndim)
@@ -228,7 +233,7 @@ def convolve(x: Array, kernel: Array, stride: int = 1, padding: tuple[int, int] 
     """
     plain = partial(_convolve, stride=stride, padding=padding)
     # The special forms work around XLA's CPU code; accelerators have fast kernels.
-    if target_platform() != "cpu":
+    if target_platform() != "cpu" or _NO_VALUES.get():
         return plain(x, kernel)
     fast = partial(_small_convolve, stride=stride, padding=padding)
     return _with_gradients_of(plain, fast, partial(_tap_products, stride=stride, padding=padding))(x, kernel)
@@ -248,7 +253,7 @@ def upsample_convolve(x: Array, kernel: Array) -> Array:
     Returns:
         (B, 2 H, 2 W, features) in the dtype of `x`.
     """
-    if target_platform() != "cpu" or math.prod(x.shape[:3]) < kernel.shape[-1]:
+    if target_platform() != "cpu" or _NO_VALUES.get() or math.prod(x.shape[:3]) < kernel.shape[-1]:
         return convolve(upsample_nearest(x), kernel)
 
     def plain(x: Array, kernel: Array) -> Array:

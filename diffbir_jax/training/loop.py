@@ -185,7 +185,9 @@ def _resumed(state: TrainState, checkpoints: Checkpoints, batches: Batches) -> T
 def _open_report(workdir: Path, first: int, config: Config) -> Report:
     """Open the report; it is silent in all processes but the first."""
     options = config.train
-    writers = open_writers(workdir, first, optional(options, "train.wandb")) if is_first() else []
+    writers = (
+        open_writers(workdir, first, options.steps, optional(options, "train.wandb")) if is_first() else []
+    )
     clock = Stopwatch(config.data.batch_size, optional(options, "train.peak_tflops"))
     return Report(workdir, first, options.steps, clock, writers)
 

@@ -14,6 +14,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.training.page import Page
 
 # Names in the work folder of a run: its metrics, and the folder of weights, which exists only after the last step.
 LINES, EXPORT = "metrics.jsonl", "export"
@@ -129,14 +130,15 @@ class WandB:
         self._run.finish()
 
 
-def open_writers(workdir: Path, first: int, project: str | None = None) -> list[Writer]:
-    """Open the writers of a run that begins after step `first`: TensorBoard, JSON lines and, with a `project`, wandb.
+def open_writers(workdir: Path, first: int, total: int, project: str | None = None) -> list[Writer]:
+    """Open the writers of a run from step `first` to `total`: TensorBoard, JSON lines, a page and, if asked for, wandb.
 
     Raises:
         ValueError: wandb is asked for and not installed.
     """
     writers: list[Writer] = [WandB(workdir, project)] if project else []
-    return [TensorBoard(workdir, first), JsonLines(workdir, first), *writers]
+    page = Page(workdir, first, total, read_lines(workdir / LINES))
+    return [TensorBoard(workdir, first), JsonLines(workdir, first), page, *writers]
 
 
 def read_lines(path: Path, say: Callable[[str], object] | None = None) -> list[Line]:

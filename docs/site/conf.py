@@ -11,7 +11,7 @@ from diffbir_jax import __version__  # noqa: E402
 project = "diffbir-jax"
 version = release = __version__
 copyright = "the authors of diffbir-jax"  # noqa: A001
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "file_pages"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "file_pages"]
 root_doc = "docs/site/index"
 include_patterns = [
     "docs/**",
@@ -30,6 +30,15 @@ templates_path = ["."]
 # Shows the pages' sources; file_pages does that for the files they name.
 html_copy_source = False
 myst_heading_anchors = 4
+# Notebooks are pages with cells. They run when they or their cells change, elsewhere than in the checkout.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE.parents[1] / "out" / "notebooks")
+nb_execution_in_temp = True
+nb_execution_timeout = 1800
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+# Progress bars and warnings of libraries.
+nb_output_stderr = "remove"
 # Most blocks are commands.
 highlight_language = "none"
 # Docstrings have code in single backticks.
@@ -42,6 +51,6 @@ napoleon_use_rtype = False
 # What other libraries define. Their own sites are not asked: the build needs no network.
 nitpick_ignore_regex = [
     ("py:class", r"diffbir_jax\.models\.(?!presets\.Preset$).*"),  # sizes of networks
-    ("py:exc", r"ImageFileError"),  # docstrings name it without its module
+    ("py:exc", r"(ImageFile|MissingFile)Error"),  # docstrings name them without their module
     ("py:.*", r"(np|numpy|jax|jnp|PIL|Image|collections|pathlib|typing|dataclasses|os)(\..*)?"),
 ]

@@ -22,12 +22,14 @@ NETWORKS = {
     "MobileNet": (MobileNetV2(), IMAGE),
     "CLIP": (CLIPText(CLIPTextConfig(width=8, heads=2, layers=2)), jnp.zeros((1, 77), jnp.int32)),
     "UNet": (UNet(MICRO_TEXT.unet), Z, T, CONTEXT),
+    "autoencoder in 16 bits": (MICRO_TEXT.make_vae(jnp.bfloat16), IMAGE),
+    "control": (MICRO_TEXT.make_control(), Z, Z, T, CONTEXT),
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_shapes_are_those_of_initial_parameters(name: str) -> None:
-    """Names, shapes and dtypes as Flax itself finds them, though no initialiser is traced."""
+    """Names, shapes and dtypes as Flax itself finds them, though layers take their shortest form."""
     module, *inputs = NETWORKS[name]
     expected = jax.eval_shape(lambda: init(module, jax.random.key(0), *inputs))
     assert abstract(module, *inputs) == expected

@@ -12,8 +12,9 @@ import fsspec
 import msgpack
 
 from diffbir_jax.data.example import BrokenExampleError, DataError, Example
-from diffbir_jax.data.sources.files import find_shards, is_local, locate, reason, whole
+from diffbir_jax.data.sources.files import find_shards, is_local, locate, whole
 from diffbir_jax.data.sources.shared import PerProcess, digest, extra, part_of
+from diffbir_jax.files.errors import reason
 
 SUFFIXES = (".array_record", ".array_record-*")
 KINDS = ("short", "long")

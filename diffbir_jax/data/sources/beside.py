@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from diffbir_jax.data.captions import clean, decoded, is_caption
 from diffbir_jax.data.example import BrokenExampleError, DataError
-from diffbir_jax.data.sources.files import join, read, reason
+from diffbir_jax.data.sources.files import join, read
+from diffbir_jax.files.errors import reason
 
 # The first of these in a folder is read; the names are those of Hugging Face's folders, and ours.
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")

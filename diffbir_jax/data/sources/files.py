@@ -14,17 +14,12 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from diffbir_jax.data.example import BrokenExampleError, DataError
+from diffbir_jax.files.errors import reason
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAGIC = re.compile(r"[*?[]")
 # Number of listed files whose existence is checked.
 _PROBED = 16
-
-
-def reason(error: BaseException) -> str:
-    """Return an error's message in one line of at most 200 characters."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return " ".join(text.split())[:200] or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ import numpy as np
 
 from diffbir_jax.data.captions import clean, decoded, is_caption
 from diffbir_jax.data.example import DataError, Example
-from diffbir_jax.data.sources.files import find_shards, locate, read, reason, whole
+from diffbir_jax.data.sources.files import find_shards, locate, read, whole
 from diffbir_jax.data.sources.shared import digest
+from diffbir_jax.files.errors import reason
 
 SUFFIXES = (".tar",)
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")

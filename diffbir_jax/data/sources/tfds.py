@@ -9,8 +9,8 @@ import numpy as np
 
 from diffbir_jax.console.pages import page
 from diffbir_jax.data.example import BrokenExampleError, DataError, Example
-from diffbir_jax.data.sources.files import reason
 from diffbir_jax.data.sources.shared import PerProcess, digest, extra
+from diffbir_jax.files.errors import reason
 
 
 class _Info(Protocol):

@@ -1,6 +1,5 @@
 """The spread of a metric over images, drawn as SVG: a strip of dots per method with its mean and interval."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from diffbir_jax.console.axes import ticks
 from diffbir_jax.evaluation.report.sheet import Sheet
 
 # Width of the drawing; at this width its units are CSS pixels.
@@ -59,16 +59,6 @@ def strip_plot(sheet: Sheet, metric: str, cases: Sequence[int]) -> str:
         parts += [_summary(sheet, metric, row, scale), _dots(sheet, metric, row, scale, set(cases)), "</g>"]
     label = escape(f"{sheet.columns[metric].title} by image; means: {described}")
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """Return the multiples of 1, 2 or 5 times a power of ten between two numbers, two to seven of them."""
-    # At most six intervals, so that labels do not overlap.
-    least = (high - low) / 6
-    power = 10.0 ** math.floor(math.log10(least))
-    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= least)
-    # Rounded, because 3 * 0.1 would print as 0.30000000000000004.
-    return [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def stacked(places: np.ndarray, half: float) -> np.ndarray:

@@ -1,0 +1,25 @@
+"""Paths of this machine, and URLs of buckets and other file systems, on the command line."""
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+# What pathlib makes of a URL: it joins the two slashes. One letter would be a drive of Windows.
+_COLLAPSED = re.compile(r"[A-Za-z][\w+.:-]+:/")
+
+
+class Url(str):
+    """An address such as gs://bucket/photos; a `Path` would lose one of its slashes."""
+
+
+def path_or_url(text: str) -> Path | Url:
+    """Return a path, or a URL as it is; file:// is a path of this machine."""
+    if "://" not in text:
+        return Path(text)
+    return Path(url2pathname(urlsplit(text).path)) if text.startswith("file://") else Url(text)
+
+
+def was_url(path: Path) -> bool:
+    """Whether a path was meant as a URL: it looks like one, and there is no such file."""
+    return _COLLAPSED.match(str(path)) is not None and not path.exists()

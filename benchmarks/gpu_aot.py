@@ -13,6 +13,7 @@ import dataclasses
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ HEADER = (
     "TFLOP", "kernels", "compile s",
 )  # fmt: skip
 # How weights lie in memory, and the table's words.
-WEIGHTS = {"restorer": "as restored", "auto": "as chosen", "rows": "as given"}
+WEIGHTS = {"held": "as held", "auto": "as chosen", "rows": "as given"}
 # Kinds of kernels by what their instructions hold.
 KINDS = {
     "fused attention": r"__cudnn\$fmha",
@@ -47,6 +48,9 @@ KINDS = {
     "transposition": r" transpose\(",
 }
 _RESULT = re.compile(r"= \(?([a-z]+?)(\d+)\w*\[([\d,]+)\].*?op_name=\"([^\"]*)\"")
+# The computation inside a fusion, and the first line of any computation.
+_FUSED = re.compile(r" fusion\(.*?calls=%?([\w.-]+)")
+_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +66,8 @@ class Case:
         guidance: guidance scale of the sampler; 0 is off.
         precision: of the sampler.
         attention: a backend in place of the choice of `models.attention`, or "auto".
-        layouts: "auto": the compiler chooses how arguments lie in memory; "rows": as NumPy's arrays; "restorer": as
-            `Restorer` lays them.
+        layouts: "auto": the compiler chooses how arguments lie in memory; "rows": as NumPy's arrays; "held": as
+            `restore` and `train` lay the weights that do not change.
     """
 
     preset: str
@@ -74,7 +78,7 @@ class Case:
     guidance: float = 0.0
     precision: str = "bf16"
     attention: str = "auto"
-    layouts: str = "restorer"
+    layouts: str = "held"
 
     @property
     def name(self) -> str:
@@ -101,10 +105,11 @@ def compile_case(case: Case) -> dict[str, Any]:
 def _program(case: Case, mesh: Any) -> Program:
     preset = get_preset(case.preset)
     if case.program == "train":
-        return training_step(preset, mesh, case.batch, remat=True)
-    options = dataclasses.replace(SAMPLING, guidance_scale=case.guidance)
-    made = sampling(preset, mesh, case.batch, options, case.side, case.precision)
-    if case.layouts == "restorer":
+        made = training_step(preset, mesh, case.batch, remat=True)
+    else:
+        options = dataclasses.replace(SAMPLING, guidance_scale=case.guidance)
+        made = sampling(preset, mesh, case.batch, options, case.side, case.precision)
+    if case.layouts == "held":
         return as_held(made, mesh, capability_of(case.target))
     return with_layouts(made, mesh) if case.layouts == "auto" else made
 
@@ -112,19 +117,21 @@ def _program(case: Case, mesh: Any) -> Program:
 def with_layouts(program: Program, mesh: Any) -> Program:
     """The same program, for which the compiler chooses how the arguments lie in memory."""
     anyhow = Format(Layout.AUTO, replicated(mesh))
-    return Program(jax.jit(program.function.__wrapped__, in_shardings=anyhow), program.arguments)
+    function = jax.jit(program.function.__wrapped__, in_shardings=anyhow)
+    return program._replace(function=function)
 
 
 def as_held(program: Program, mesh: Any, capability: float) -> Program:
-    """The same program for parameters, its first argument, that lie in memory as `Programs.hold` lays them."""
+    """The same program for weights that lie in memory as `compiled.laid` lays them."""
     everywhere = replicated(mesh)
 
     def lies(x: Any) -> Any:
-        return Format(kernel_order(x.dtype, capability), everywhere) if x.ndim == 4 else everywhere
+        held = Format(kernel_order(x.dtype, capability), everywhere) if x.ndim == 4 else everywhere
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=held)
 
-    rest = (everywhere,) * (len(program.arguments) - 1)
-    held = jax.tree.map(lies, program.arguments[0])
-    return Program(jax.jit(program.function.__wrapped__, in_shardings=(held, *rest)), program.arguments)
+    arguments = list(program.arguments)
+    arguments[program.weights] = jax.tree.map(lies, arguments[program.weights])
+    return program._replace(arguments=tuple(arguments))
 
 
 def capability_of(target: str) -> float:
@@ -153,9 +160,19 @@ def kinds(line: str) -> list[str]:
 
 
 def largest(text: str) -> tuple[int, str]:
-    """Return bytes and origin of the largest array in a compiled program, arguments left out."""
-    found = [(_bytes(*match[:3]), match[3]) for match in _RESULT.findall(text)]
+    """Return bytes and origin of the largest array that a compiled program writes to memory, arguments left out."""
+    found = [(_bytes(*match[:3]), match[3]) for match in _RESULT.findall("\n".join(written(text)))]
     return max(found, default=(0, ""))
+
+
+def written(text: str) -> Iterator[str]:
+    """Yield the lines of a compiled program but for the insides of fusions, whose arrays are never whole in memory."""
+    fused, inside = set(_FUSED.findall(text)), False
+    for line in text.splitlines():
+        if header := _COMPUTATION.match(line):
+            inside = header[1] in fused
+        if not inside:
+            yield line
 
 
 def _bytes(kind: str, bits: str, shape: str) -> int:
@@ -183,7 +200,10 @@ def row(case: Case, found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the command line."""
-    args = parser().parse_args()
+    made = parser()
+    args = made.parse_args()
+    if args.program == "train" and args.layouts == "auto":
+        made.error("--layouts auto is for sampling: a step returns its state as it takes it")
     attention.force(args.attention)
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     results = Results(args.results, compile_case, row)
@@ -193,9 +213,10 @@ def main() -> None:
 
 
 def case_of(args: argparse.Namespace, target: str, guidance: float) -> Case:
-    """Return a case of a command line; training has one size and precision, and arguments as they are given."""
+    """Return a case of a command line; training has one size and precision."""
     if args.program == "train":
-        return Case(args.preset, args.program, target, args.batch, attention=args.attention, layouts="rows")
+        more = {"attention": args.attention, "layouts": args.layouts}
+        return Case(args.preset, args.program, target, args.batch, **more)
     settings = (args.side, guidance, args.precision, args.attention, args.layouts)
     return Case(args.preset, args.program, target, args.batch, *settings)
 
@@ -212,7 +233,7 @@ def parser() -> argparse.ArgumentParser:
     add("--guidance", nargs="+", type=float, default=[0.0, 0.5], metavar="S")
     add("--precision", choices=("bf16", "fp32"), default="bf16")
     add("--attention", choices=names.ATTENTION, default="auto")
-    add("--layouts", choices=WEIGHTS, default="restorer", help="of arguments (default: %(default)s)")
+    add("--layouts", choices=WEIGHTS, default="held", help="of arguments (default: %(default)s)")
     add(
         "--results", type=Path, default=Path("work/gpu_aot.json"), metavar="FILE", help="default: %(default)s"
     )

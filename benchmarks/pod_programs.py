@@ -30,10 +30,17 @@ SAMPLING = Options(steps=50, cfg_scale=4.0, guidance_scale=0.5)
 
 
 class Program(NamedTuple):
-    """A jitted function, which knows the shardings of its arguments, and these, abstract."""
+    """A jitted function, which knows the shardings of its arguments.
+
+    Attributes:
+        function: the function.
+        arguments: abstract ones.
+        weights: the place of the networks that do not change among them.
+    """
 
     function: Any
     arguments: tuple[Any, ...]
+    weights: int
 
 
 def training_step(preset: Preset, mesh: Mesh, images: int, remat: bool) -> Program:
@@ -92,7 +99,7 @@ def _step(
         out_shardings=(where, everywhere),
         donate_argnums=0,
     )
-    return Program(step, (state, frozen, batch))
+    return Program(step, (state, frozen, batch), weights=1)
 
 
 def sampling(
@@ -132,4 +139,4 @@ def sampling(
     clean = jax.ShapeDtypeStruct((images, side, side, 3), jnp.float32)
     text = jax.ShapeDtypeStruct((1, 77, preset.unet.context_dim), jnp.float32)
     function = jax.jit(restore, in_shardings=(everywhere, split, everywhere), out_shardings=split)
-    return Program(function, (params, clean, (text, text)))
+    return Program(function, (params, clean, (text, text)), weights=0)

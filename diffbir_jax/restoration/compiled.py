@@ -69,8 +69,7 @@ class Programs:
 
     def hold(self, params: dict[str, Params]) -> dict[str, Params]:
         """Put parameters on the devices, kernels of convolutions (height, width, in, out) in the platform's order."""
-        placed = self.place(params)
-        return jax.tree.map(_ordered, placed) if self.ordered else placed
+        return laid(self.place(params))
 
     def place(self, tree: T, axis: int | None = None) -> T:
         """Put arrays, or abstract ones, on the devices, split along `axis`; without it, whole on every device."""
@@ -147,6 +146,11 @@ def kernel_order(dtype: DTypeLike, capability: float) -> Layout:
     """
     by_pixel = jnp.dtype(dtype).itemsize == 2 or capability >= HOPPER
     return Layout(major_to_minor=(3, 0, 1, 2) if by_pixel else (3, 2, 0, 1))
+
+
+def laid(params: T) -> T:
+    """Parameters on the devices, on GPUs with kernels of convolutions (height, width, in, out) in the GPU's order."""
+    return jax.tree.map(_ordered, params) if target_platform() == "gpu" else params
 
 
 def _ordered(leaf: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ from jax.stages import Wrapped
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.files.locks import HeldError, held
+from diffbir_jax.restoration.compiled import laid
 from diffbir_jax.sharding import (
     batch_sharding,
     check_batch,
@@ -72,7 +74,9 @@ def train(config: Config, workdir: str | Path) -> TrainState:
             objective = started(objective, init)
     state, jitted = place(objective, mesh, config)
     step_fn: Callable = jitted
-    frozen, last = jax.device_put(objective.frozen, replicated(mesh)), int(config.train.steps)
+    frozen, last = laid(jax.device_put(objective.frozen, replicated(mesh))), int(config.train.steps)
+    # The objective's own copy goes: on a GPU its kernels lie in another order, so they do not share memory.
+    objective = replace(objective, frozen=frozen)
     # The stack closes in reverse order: signals stay handled until the last checkpoint is on disk.
     with ExitStack() as stack:
         with jointly():

@@ -16,6 +16,7 @@ from PIL import Image
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.models.apply import abstract
+from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.models.restoration_unet import RestorationUNetConfig
 from diffbir_jax.training import loop, rm
@@ -24,7 +25,7 @@ from diffbir_jax.training.loop import DivergedError, train
 from diffbir_jax.training.objective import Objective
 from diffbir_jax.weights.safetensors import load_weights
 from tests.models.reference import away_from_zero
-from tests.training.micro import BATCH, MICRO, make_photos, micro_config
+from tests.training.micro import BATCH, MICRO, make_photos, make_weights, micro, micro_config
 
 ROOT = Path(__file__).parents[2]
 RUN = {"steps": 24, "checkpoint_every": 8, "log_every": 4, "eval_every": 12}
@@ -284,3 +285,24 @@ def test_the_command_says_where_photos_come_from(script, monkeypatch, tmp_path):
         match=r"^diffbir train: no photo .*photos: give a folder .*build_photos\.py of the source code$",
     ):
         script.run(config(tmp_path), SimpleNamespace(workdir=str(tmp_path / "run")))
+
+
+def test_frozen_kernels_lie_as_a_gpu_reads_them(folder, tmp_path, monkeypatch):
+    """Only there; and the objective does not keep them in another order beside."""
+
+    class Reached(Exception):
+        """The step would be compiled next."""
+
+    def run(_, objective, mesh, frozen, *more):
+        assert objective.frozen is frozen
+        raise Reached(frozen)
+
+    monkeypatch.setattr(loop, "Run", run)
+    make_weights(folder)
+    orders = {}
+    for platform in ("cpu", "gpu"):
+        with tracing_for(platform), pytest.raises(Reached) as reached:
+            train(micro(folder), tmp_path / platform)
+        (frozen,) = reached.value.args
+        orders[platform] = {x.format.layout.major_to_minor for x in jax.tree.leaves(frozen) if x.ndim == 4}
+    assert orders == {"cpu": {(0, 1, 2, 3)}, "gpu": {(3, 2, 0, 1)}}

@@ -1,6 +1,8 @@
 """The autoencoder of latent diffusion (Rombach et al. 2022), in the layout of Stable Diffusion."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -66,7 +68,8 @@ class AutoencoderKL(nn.Module):
     """Convolutional autoencoder with a diagonal Gaussian posterior.
 
     Apply it with the methods `encode` and `decode`; calling the module does both, which `init` needs.
-    With `remat`, the backward pass recomputes the inside of each residual block.
+    With `remat`, the backward pass recomputes the inside of the encoder's residual blocks, of attention, and of the
+    decoder's levels (of its last level, block by block).
     """
 
     config: VAEConfig = VAEConfig()
@@ -174,17 +177,36 @@ class Decoder(nn.Module):
     def __call__(self, x: Array) -> Array:
         """(B, h, w, z_channels) -> (B, h downsample, w downsample, in_channels)."""
         config, dtype = self.config, self.dtype
-        block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
         x = conv(config.ch * config.ch_mult[-1], name="conv_in", dtype=dtype)(x)
         x = Middle(config.mid_attention, dtype, self.remat, config.norm, name="mid")(x)
-        for level, multiple in reversed(list(enumerate(config.ch_mult))):
-            for i in range(config.num_res_blocks + 1):
-                x = block(config.ch * multiple, dtype, config.norm, name=f"up_{level}_block_{i}")(x)
-            if level > 0:
-                x = conv(x.shape[-1], name=f"up_{level}_upsample", upsample=True, dtype=dtype)(x)
-        x = nn.silu(norm(config.norm, name="norm_out", dtype=dtype, epsilon=1e-6)(x))
-        x = conv(config.patch_size**2 * config.in_channels, name="conv_out", dtype=dtype)(x)
-        return depth_to_space(x, config.patch_size)
+        for level in reversed(range(len(config.ch_mult))):
+            blocks = range(config.num_res_blocks + 1)
+            # A level of smaller images is one part: what is inside it takes less than a block of the largest images.
+            for part in [(i,) for i in blocks] if level == 0 else [blocks]:
+                x = self._part(partial(_blocks, level=level, numbers=part), x)
+        return depth_to_space(self._part(_image, x), config.patch_size)
+
+    def _part(self, part: Callable[["Decoder", Array], Array], x: Array) -> Array:
+        """Apply a part. With `remat`, its input is all that is kept of it for the backward pass."""
+        return (nn.remat(part) if self.remat else part)(self, x)
+
+
+def _blocks(decoder: Decoder, x: Array, level: int, numbers: Sequence[int]) -> Array:
+    """Residual blocks of a level. The first one's input is enlarged here, because the smaller image is kept."""
+    config, dtype = decoder.config, decoder.dtype
+    features = config.ch * config.ch_mult[level]
+    for i in numbers:
+        if i == 0 and level + 1 < len(config.ch_mult):
+            x = conv(x.shape[-1], name=f"up_{level + 1}_upsample", upsample=True, dtype=dtype)(x)
+        x = ResnetBlock(features, dtype, config.norm, name=f"up_{level}_block_{i}")(x)
+    return x
+
+
+def _image(decoder: Decoder, x: Array) -> Array:
+    """The last features to the image."""
+    config, dtype = decoder.config, decoder.dtype
+    x = nn.silu(norm(config.norm, name="norm_out", dtype=dtype, epsilon=1e-6)(x))
+    return conv(config.patch_size**2 * config.in_channels, name="conv_out", dtype=dtype)(x)
 
 
 class Middle(nn.Module):
@@ -201,7 +223,8 @@ class Middle(nn.Module):
         block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
         x = block(x.shape[-1], self.dtype, self.norm, name="block_1")(x)
         if self.attention:
-            x = AttentionBlock(self.dtype, name="attention")(x)
+            attend = nn.remat(AttentionBlock) if self.remat else AttentionBlock
+            x = attend(self.dtype, name="attention")(x)
         return block(x.shape[-1], self.dtype, self.norm, name="block_2")(x)
 
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.ad_checkpoint import saved_residuals
 
 from diffbir_jax.conversion.abstract import abstract_vae
 from diffbir_jax.conversion.stable_diffusion import vae_rules
@@ -83,6 +84,30 @@ def test_rematerialisation_can_be_chosen():
     assert recomputed(lambda p: loss(p, AutoencoderKL(SMALL, remat=True)), params)
     # So few pixels fit into one block of the chunked attention, which then recomputes nothing itself.
     assert not recomputed(lambda p: loss(p, AutoencoderKL(SMALL)), params)
+
+
+@pytest.mark.slow
+def test_the_decoder_s_gradient_does_not_depend_on_rematerialisation():
+    params, z = away_from_zero(abstract_vae(SMALL)), normal(0, (1, 4, 4, SMALL.embed_dim))
+
+    def gradient(remat):
+        vae = AutoencoderKL(SMALL, remat=remat)
+        return jax.jit(jax.grad(lambda z: jnp.square(apply(vae, params, z, method="decode")).mean()))(z)
+
+    np.testing.assert_allclose(gradient(True), gradient(False), rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_decoder_keeps_for_the_backward_pass():
+    """Of the largest images, a part's input: of all residual blocks but the first, and of the last convolution."""
+    config = VAEConfig()
+    z = jax.ShapeDtypeStruct((1, 8, 8, config.embed_dim), jnp.float32)
+
+    def value(z, params):
+        return apply(AutoencoderKL(config, remat=True), params, z, method="decode").sum()
+
+    found = saved_residuals(value, z, abstract_vae(config))
+    sides = [kept.shape[1] for kept, source in found if kept.ndim == 4 and "argument" not in source]
+    assert [sides.count(side) for side in (64, 32, 16)] == [config.num_res_blocks + 1, 1, 1]
 
 
 def test_full_size():

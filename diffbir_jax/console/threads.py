@@ -8,7 +8,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -18,6 +18,8 @@ Result = TypeVar("Result")
 READER = "reader"
 # Items per thread that wait or are done before anyone asks: no thread idles, and few results are held.
 AHEAD = 2
+# Seconds between two looks at signals: one that comes just before a thread begins to wait does not wake it.
+LOOK = 0.2
 
 
 def started(work: Callable[[Item], Result], item: Item) -> Future[Result]:
@@ -28,6 +30,13 @@ def started(work: Callable[[Item], Result], item: Item) -> Future[Result]:
     todo.put(None)
     threading.Thread(target=_work, args=(work, todo), name=READER, daemon=True).start()
     return future
+
+
+def awaited(future: Future[Result]) -> Result:
+    """Return a future's result, or raise its exception. The main thread answers signals meanwhile."""
+    while not future.done():
+        wait([future], LOOK)
+    return future.result()
 
 
 def in_threads(
@@ -52,9 +61,9 @@ def in_threads(
             ahead.append(Future())
             todo.put((item, ahead[-1]))
             if len(ahead) > AHEAD * threads:
-                yield ahead.popleft().result()
+                yield awaited(ahead.popleft())
         while ahead:
-            yield ahead.popleft().result()
+            yield awaited(ahead.popleft())
     finally:
         for future in ahead:
             future.cancel()

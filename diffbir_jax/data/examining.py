@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffbir_jax.console.threads import in_threads, started
+from diffbir_jax.console.threads import awaited, in_threads, started
 from diffbir_jax.data.decoding import samples
 from diffbir_jax.data.example import BrokenExampleError, Source
 from diffbir_jax.data.sources.array_record import pack
@@ -107,9 +107,9 @@ def verdicts(
                 ahead.append(pool.submit(_examine, index))
             # The oldest result is waited for, so verdicts keep the order of the source.
             if len(ahead) > _AHEAD * workers:
-                yield ahead.popleft().result()
+                yield awaited(ahead.popleft())
         while ahead:
-            yield ahead.popleft().result()
+            yield awaited(ahead.popleft())
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)

@@ -1,6 +1,7 @@
 """Runs that read from buckets and write to them, with a restorer without networks and file systems in memory."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from diffbir_jax.console import extras
 from tests.batch.fake import Fake
 from tests.command import call, complaint, save, written
 
+ROOT = Path(__file__).parents[2]
 MEMORY = MemoryFileSystem()
 
 
@@ -323,5 +325,7 @@ def test_local_runs_do_not_load_fsspec(here: Path) -> None:
         "except SystemExit as end: assert end.code == 0\n"
         "assert 'fsspec' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=here)
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, cwd=here, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     assert written() == ["a.json", "a.png"]

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.imaging.tiling import gaussian_weights, make_grid, place_tiles, tile_windows
+from diffbir_jax.imaging.tiling import gaussian_weights, make_grid, place_tiles
+from diffbir_jax.parity.tiles import tile_windows
 from diffbir_jax.sampling.ddpm import spaced_steps
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, TiledModel
 from diffbir_jax.sampling.guidance import PixelGuidance

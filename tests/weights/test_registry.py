@@ -37,8 +37,10 @@ def test_a_file_can_come_from_a_python_package(tmp_path: Path, monkeypatch: pyte
     assert "some_weights_of_a_test" not in sys.modules
 
 
-def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="BSRNet.pth"):
+def test_unknown_names_are_told_with_known_ones() -> None:
+    with pytest.raises(ValueError, match="did you mean BSRNet.pth"):
+        fetch("BSRnet.pt")
+    with pytest.raises(ValueError, match="weights list shows all"):
         fetch("nothing.pth")
     with pytest.raises(ValueError, match="v1, v2, v2.1"):
         needed("v3", "sr")

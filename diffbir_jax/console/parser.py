@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
             setattr(known, words.dest, [*getattr(known, words.dest, ()), *map(read, unknown)])
         return known
 
-    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> object:
         """Refuse "--" as a value, which argparse makes an empty list of any option's."""
         if action.option_strings and "--" in arg_strings:
             raise argparse.ArgumentError(action, "expected a value in place of --")

@@ -148,19 +148,19 @@ def test_bad_settings_end_in_a_line_before_anything_is_trained(
 
 @pytest.mark.slow
 def test_the_command_trains(tmp_path, monkeypatch, capsys):
-    """A run that trains, and one whose value only diffbir train refuses."""
+    """A run that trains, and one whose loss only the training itself looks for."""
     monkeypatch.chdir(ROOT)
     photos = f"--config.data.folder={make_photos(tmp_path)}/photos"
-    command = ["--workdir", str(tmp_path / "s"), "--grid", "train.lr=1e-3,-1.0", *CONFIG, photos]
+    command = ["--workdir", str(tmp_path / "s"), "--grid", "loss=mse,nothing", *CONFIG, photos]
     with pytest.raises(SystemExit) as end:
         script.main(command)
     assert end.value.code == 1  # a run failed
     done, failed = rows(tmp_path / "s")
     assert (done["state"], done["step"], failed["state"]) == ("done", "2", "failed")
     assert float(done["psnr best"]) > 10
-    assert failed["reason"] == "diffbir train: config.train.lr is -1.0, must be above 0"
-    assert (tmp_path / "s" / "train.lr=1e-3" / "export" / "rm.safetensors").exists()
-    assert "| -1.0 | failed |" in capsys.readouterr().out
+    assert failed["reason"].startswith("diffbir train: config.loss is 'nothing', allowed are mse")
+    assert (tmp_path / "s" / "loss=mse" / "export" / "rm.safetensors").exists()
+    assert "| nothing | failed |" in capsys.readouterr().out
 
 
 def test_the_command_says_how_to_go_on(tmp_path, monkeypatch, capsys):

@@ -123,6 +123,7 @@ def sampling(
     def restore(
         params: dict[str, Params], clean: jax.Array, context: tuple[jax.Array, jax.Array]
     ) -> jax.Array:
+        """Restore stage-1 images (B, side, side, 3) in [0, 1]."""
         with batches_over(mesh):
             generator, vae = Generator(preset, params, dtype), preset.make_vae(dtype)
             target, scale = 2.0 * clean - 1.0, preset.vae.scale_factor

@@ -132,6 +132,7 @@ def s3diff(make: Make, keys: Sequence[str], salt: str) -> Iterator[Case]:
     """Yield the cases of S3Diff."""
 
     def degrees(golden: Arrays) -> Values:
+        """The estimated degradation, and what it makes of the LoRAs."""
         found = networks.run(ESTIMATOR, estimator_weights(salt), nhwc(golden["s3diff|lr"]))
         params = modulation_weights(salt)
         matrices = networks.run(MODULATION, params, found)
@@ -146,6 +147,7 @@ def s3diff(make: Make, keys: Sequence[str], salt: str) -> Iterator[Case]:
     yield make("s3diff|degrees", [f"s3diff|{name}" for name in names], ["s3diff|lr"], compute=degrees)
 
     def run(golden: Arrays) -> Values:
+        """The whole path, with its stations."""
         degrees = networks.run(ESTIMATOR, estimator_weights(salt), nhwc(golden["s3diff|lr"]))
         matrices = networks.run(MODULATION, modulation_weights(salt), degrees)
         image = nhwc(golden["image"])
@@ -209,6 +211,7 @@ def invsr(make: Make, keys: Sequence[str], salt: str) -> Iterator[Case]:
     """Yield the cases of InvSR."""
 
     def run(golden: Arrays) -> Values:
+        """The whole path, with its stations."""
         lr, config = nhwc(golden["invsr|lr"]), PREDICTOR.config
         params = filled("invsr", tables.predictor_rules(config), tables.abstract_predictor(config), salt)
         times = jnp.full(len(lr), 200, jnp.int32)

@@ -92,6 +92,7 @@ def encode_tiles(
     """
 
     def encode(batch: tuple[dict[str, Array], Norms | None]) -> Array:
+        """Encode the tiles of one batch."""
         tile, norms = batch
         image = 2.0 * tile["image"] - 1.0
         with beside(preset, params, "vae", tile.get("degrees")):

@@ -13,8 +13,6 @@ from diffbir_jax.restoration.generator import Context
 from diffbir_jax.sampling.options import Options
 
 NOTHING = np.zeros((0, 0, 3), np.uint8)
-# What users read of stages.
-STAGE_NAMES = {"rm": "stage 1", "encode": "encoder", "sample": "sampling", "decode": "decoder"}
 
 
 class Restored(NamedTuple):

@@ -3,9 +3,10 @@
     make gpu-aot
     python -m benchmarks.gpu_aot --preset v2.1 --targets h100 rtx4090 --guidance 0 0.5
 
-compiles the sampler (or with `--program train` the training step of stage 2) and prints a row of Markdown per program.
-docs/gpu.md explains the columns. What was compiled is kept in `--results`. The GPUs are described
-by the files in benchmarks/targets/, by their published numbers. Kernels are chosen without timing them.
+compiles the sampler (or with `--program train` the training step of stage 2, with `lora` that of `diffbir finetune`)
+and prints a row of Markdown per program. docs/gpu.md explains the columns. What was compiled is kept in `--results`.
+The GPUs are described by the files in benchmarks/targets/, by their published numbers. Kernels are chosen without
+timing them.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.experimental.layout import Format, Layout
 
-from benchmarks.pod_programs import SAMPLING, Program, sampling, training_step
+from benchmarks.pod_programs import SAMPLING, Program, lora_step, sampling, training_step
 from benchmarks.results import Results
 from diffbir_jax.models import attention
 from diffbir_jax.models.platform import tracing_for
@@ -32,6 +33,8 @@ from diffbir_jax.restoration.compiled import kernel_order
 from diffbir_jax.sharding import make_mesh, replicated
 from diffbir_jax.training.flops import count
 
+# Steps of training by the name of their program.
+STEPS = {"train": training_step, "lora": lora_step}
 TARGETS = Path(__file__).with_name("targets")
 HEADER = (
     "program", "GPU", "attention", "weights", "arguments", "temporaries", "output", "sum, GiB", "largest buffer",
@@ -59,7 +62,7 @@ class Case:
 
     Attributes:
         preset: name.
-        program: "train" or "sample".
+        program: "train", "lora" or "sample".
         target: name of a file in benchmarks/targets.
         batch: images.
         side: of the images, in pixels.
@@ -104,8 +107,8 @@ def compile_case(case: Case) -> dict[str, Any]:
 
 def _program(case: Case, mesh: Any) -> Program:
     preset = get_preset(case.preset)
-    if case.program == "train":
-        made = training_step(preset, mesh, case.batch, remat=True)
+    if case.program in STEPS:
+        made = STEPS[case.program](preset, mesh, case.batch, remat=True)
     else:
         options = dataclasses.replace(SAMPLING, guidance_scale=case.guidance)
         made = sampling(preset, mesh, case.batch, options, case.side, case.precision)
@@ -202,7 +205,7 @@ def main() -> None:
     """Run the command line."""
     made = parser()
     args = made.parse_args()
-    if args.program == "train" and args.layouts == "auto":
+    if args.program in STEPS and args.layouts == "auto":
         made.error("--layouts auto is for sampling: a step returns its state as it takes it")
     attention.force(args.attention)
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
@@ -214,7 +217,7 @@ def main() -> None:
 
 def case_of(args: argparse.Namespace, target: str, guidance: float) -> Case:
     """Return a case of a command line; training has one size and precision."""
-    if args.program == "train":
+    if args.program in STEPS:
         more = {"attention": args.attention, "layouts": args.layouts}
         return Case(args.preset, args.program, target, args.batch, **more)
     settings = (args.side, guidance, args.precision, args.attention, args.layouts)
@@ -226,7 +229,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
     add("--preset", choices=("v1", "v2", "v2.1"), default="v2.1")
-    add("--program", choices=("train", "sample"), default="sample")
+    add("--program", choices=(*STEPS, "sample"), default="sample")
     add("--targets", nargs="+", choices=sorted(file.stem for file in TARGETS.glob("*.txt")), default=["h100"])
     add("--batch", type=int, default=1, metavar="N", help="images (default: %(default)s)")
     add("--side", type=int, default=512, metavar="N", help="of the images (default: %(default)s)")

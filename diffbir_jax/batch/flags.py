@@ -8,7 +8,7 @@ from diffbir_jax.console.numbers import count, positive, quality, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.faces.flags import add_face_flags
 from diffbir_jax.files.errors import absent
-from diffbir_jax.files.places import path_or_url
+from diffbir_jax.files.places import given_path, path_or_url
 from diffbir_jax.imaging.photo import MAX_PIXELS
 from diffbir_jax.restoration.flags import add_guidance_flags, add_network_flags, add_stage2_flags
 
@@ -112,7 +112,7 @@ def add_input_flags(group: argparse._ArgumentGroup) -> None:
         "make a result again, bit for bit; FILE is the .json file beside it and has all settings; if files have moved, "
         "give --input, --weights, --stage1 or --fidelity-mask (default: none)"
     )
-    add("--from-sidecar", type=Path, metavar="FILE", help=again)
+    add("--from-sidecar", type=given_path, metavar="FILE", help=again)
     most = "refuse images with more pixels than this, as a guard against decompression bombs"
     add("--max-pixels", type=count, default=MAX_PIXELS, metavar="N", help=f"{most} (default: %(default)s)")
 
@@ -177,7 +177,7 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
         "also write the summary as JSON: restored, skipped and failed images with reasons, and those not tried; with "
         "several hosts, host I writes <stem>.I.json (default: none)"
     )
-    add("--report", type=Path, metavar="FILE", help=report)
+    add("--report", type=given_path, metavar="FILE", help=report)
     memory = (
         "memory limit in GiB: on CPUs that of the process, else that of a device; tiles and batches are chosen to fit; "
         "--tile sets the tiles of stage 2 by hand (default: most of the memory)"

@@ -4,12 +4,12 @@ import argparse
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from diffbir_jax.console.errors import EXPECTED, one_line
 from diffbir_jax.console.numbers import positive
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.console.plain import plain
+from diffbir_jax.files.places import given_path
 from diffbir_jax.weights.registry import REGISTRY
 
 PROG = "diffbir convert"
@@ -36,7 +36,14 @@ def make_parser() -> Parser:
         "diffbir train wrote (required)"
     )
     add("--input", required=True, metavar="X", help=source)
-    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder, made if missing (required)")
+    add(
+        "-o",
+        "--output",
+        type=given_path,
+        required=True,
+        metavar="DIR",
+        help="folder, made if missing (required)",
+    )
     name = "name of the result without suffix; part of the names of several networks (default: the published "
     add("--name", help=name + "file's name, otherwise the family)")
     add(
@@ -49,7 +56,7 @@ def make_parser() -> Parser:
         "for a LoRA, or for HYPIR, OSEDiff, PiSA-SR or S3Diff, which change another network: a file of Stable "
         "Diffusion 2.1 (of SD-Turbo for S3Diff), its diffusers folder, or the folder of its conversion (default: none)"
     )
-    add("--base", type=Path, metavar="X", help=base)
+    add("--base", type=given_path, metavar="X", help=base)
     alpha = "alpha of a LoRA that does not say it; the scale is alpha / rank (default: 8, as in PEFT)"
     add("--lora-alpha", type=positive, metavar="A", help=alpha)
     keep = "keep the factors of a LoRA in a file of their own, which --to-torch makes a LoRA again (default: merged)"

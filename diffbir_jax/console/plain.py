@@ -17,8 +17,9 @@ def shown(text: object, limit: int = 80) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """Return a number of things in words: "1 image", "2 images"."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+    """Return a number of things in words: "1 image", "2 images", "2 batches"."""
+    plural = f"{thing}es" if thing.endswith("ch") else f"{thing}s"
+    return f"{number} {thing if number == 1 else plural}"
 
 
 def _obeyed(c: str) -> bool:

@@ -18,6 +18,7 @@ from diffbir_jax.data.example import DataError
 from diffbir_jax.data.preparing import REJECTED, Manifest, Settings, prepare
 from diffbir_jax.data.sources import make_source
 from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.files.places import given_path
 
 PROG = "diffbir data prepare"
 KINDS = {
@@ -50,7 +51,7 @@ def make_parser() -> Parser:
     example = '{"kind": "table", "path": "a.csv", "root": "photos"}'
     parser.add_argument("--input", nargs="+", required=True, help=f"{inputs} '{example}' ({page('data')})")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the shards"
+        "-o", "--output", type=given_path, required=True, metavar="DIR", help="folder of the shards"
     )
     about = "pixels that the shorter side must have (default: %(default)s)"
     parser.add_argument("--min-side", type=integer, default=defaults.min_side, metavar="N", help=about)

@@ -2,13 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.numbers import count, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.evaluation.suites.flags import SUITE_ONLY, add_suite_flags
+from diffbir_jax.files.places import given_path
 from diffbir_jax.imaging.photo import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -102,14 +102,14 @@ def add_folder_flags(group: argparse._ArgumentGroup) -> None:
         "folder of results, with all its subfolders; or several folders with results of the same images, one per seed: "
         "the table then has means over seeds, and deviations over seeds"
     )
-    add("--pred", type=Path, nargs="+", metavar="DIR", help=pred)
+    add("--pred", type=given_path, nargs="+", metavar="DIR", help=pred)
     gt = (
         "folder of ground truths with the names of the results; suffixes may differ (default: none, if no metric "
         "needs one)"
     )
-    add("--gt", type=Path, metavar="DIR", help=gt)
+    add("--gt", type=given_path, metavar="DIR", help=gt)
     lq = "folder of the degraded inputs with the same names, for the report (default: none)"
-    add("--lq", type=Path, metavar="DIR", help=lq)
+    add("--lq", type=given_path, metavar="DIR", help=lq)
     most = f"refuse images with more pixels than this, as a guard against decompression bombs (default: {MAX_PIXELS})"
     add("--max-pixels", type=count, metavar="N", help=most)
     common = (
@@ -136,7 +136,7 @@ def add_scoring_flags(group: argparse._ArgumentGroup) -> None:
     crop = "leave out N pixels along every edge in PSNR and SSIM; often the upscaling factor (default: 0)"
     add("--crop-border", type=whole, metavar="N", help=crop)
     weights = "folder with the weights of learned metrics (default: none)"
-    add("--metric-weights", type=Path, metavar="DIR", help=weights)
+    add("--metric-weights", type=given_path, metavar="DIR", help=weights)
     name = "title of the row in tables (default: name of the folder; for several folders, of the first one's parent)"
     add("--name", metavar="TEXT", help=name)
 
@@ -147,7 +147,7 @@ def add_compare_flags(group: argparse._ArgumentGroup) -> None:
         "outputs of diffbir evaluate for the same images; compare each with the first: differences with bootstrap "
         "intervals, Wilcoxon's signed-rank test and the paired t-test, corrected for the number of tests"
     )
-    group.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help=runs)
+    group.add_argument("--runs", type=given_path, nargs="+", metavar="RUN", help=runs)
 
 
 def add_output_flags(group: argparse._ArgumentGroup) -> None:
@@ -156,7 +156,7 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
         "folder for result.json, images.csv, table.md, table.tex, report.html and the cache of scores; it is created "
         "if missing (required with --pred and --suite; --runs alone only prints)"
     )
-    group.add_argument("-o", "--output", type=Path, metavar="DIR", help=output)
+    group.add_argument("-o", "--output", type=given_path, metavar="DIR", help=output)
     intervals = "write the 95 %% bootstrap interval of each mean into the tables (default: on)"
     group.add_argument("--intervals", action=argparse.BooleanOptionalAction, default=True, help=intervals)
     page = "write report.html, a page with the images (default: on)"

@@ -13,10 +13,15 @@ class Url(str):
     """An address such as gs://bucket/photos; a `Path` would lose one of its slashes."""
 
 
+def given_path(text: str) -> Path:
+    """Return a path of the command line; the shell leaves ~/ as it is behind an equals sign, as in -o=~/restored."""
+    return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+
+
 def path_or_url(text: str) -> Path | Url:
     """Return a path, or a URL as it is; file:// is a path of this machine."""
     if "://" not in text:
-        return Path(text)
+        return given_path(text)
     return Path(url2pathname(urlsplit(text).path)) if text.startswith("file://") else Url(text)
 
 

@@ -43,6 +43,7 @@ FORMATS = "PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP"
 _UNREADABLE = "is a damaged {} file, or one of a rare sort; copy it again, or convert it to PNG"
 # What other packages than Pillow read, by its name.
 _OTHERS = {"HEIF": "HEIC", "JXL": "JPEG XL", "RAW": "camera's raw"}
+_APPLES = "is a PNG from inside an app, in Apple's own form; save it as a plain PNG, for instance in Preview"
 _MISSING = "is a {} file; pip install 'diffbir-jax[formats]' to read it, or convert it to PNG"
 
 
@@ -98,6 +99,8 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Decoded:
 
 def _decode_png(data: bytes, max_pixels: int) -> Decoded:
     """Decode a PNG; texts and profiles that Pillow refuses, such as long ones, cost no picture."""
+    if data[12:16] == b"CgBI":
+        raise ImageFileError(_APPLES)
     try:
         return _decode(data, "PNG", max_pixels)
     except (ImageFileError, MemoryError):
@@ -145,7 +148,14 @@ def _samples(data: bytes, kind: str, image: Image.Image) -> tuple[np.ndarray, by
     image.load()
     if kind == "PNG" and image.mode == "P":
         _check_palette(image)
+    if kind == "BMP" and is_blank(image):
+        image = image.convert("RGB")
     return *from_pillow(image, icc), ()
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Whether every pixel is transparent, as in a BMP whose program left the fourth byte zero."""
+    return image.mode == "RGBA" and image.getchannel("A").getextrema()[1] == 0
 
 
 def _check_palette(image: Image.Image) -> None:

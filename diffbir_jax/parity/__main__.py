@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from diffbir_jax.console.extras import MissingExtraError, require
 from diffbir_jax.console.parser import INTERRUPTED, Parser
+from diffbir_jax.files.places import given_path
 
 if TYPE_CHECKING:
     from diffbir_jax.parity.case import Case
@@ -66,7 +67,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="diffbir parity", description=summary, epilog=details)
     parser.add_argument(
         "--golden",
-        type=Path,
+        type=given_path,
         default=_default_folder(),
         metavar="DIR",
         help="folder of golden files (default: %(default)s, as for make parity)",
@@ -79,7 +80,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--small", action="store_true", help="leave out the full-size networks")
     parser.add_argument("--cases", action="store_true", help="show the cases and run nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results for machines")
+    parser.add_argument("--json", type=given_path, metavar="FILE", help="also write the results for machines")
     return parser
 
 

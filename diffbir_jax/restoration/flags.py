@@ -6,11 +6,11 @@ Nothing here imports JAX until the options are made from the flags, or their def
 import argparse
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.numbers import integer, real
+from diffbir_jax.files.places import given_path
 from diffbir_jax.restoration import names
 from diffbir_jax.restoration.lora_flag import Lora, lora_of
 
@@ -36,7 +36,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         "folder of .safetensors files that diffbir convert or train wrote; what it lacks comes from the default folder "
         "(default: those shipped for the version, else ~/.cache/diffbir_jax/weights; DIFFBIR_WEIGHTS changes it)"
     )
-    add("--weights", type=Path, metavar="DIR", help=weights)
+    add("--weights", type=given_path, metavar="DIR", help=weights)
     lora = (
         "merge a LoRA into the networks: what diffbir finetune wrote, or any for the version's Stable Diffusion; SCALE "
         "is its strength, 1 if left out; give it again for several (default: none)"
@@ -206,9 +206,9 @@ def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
         "with the names of the inputs; with --guidance-loss mse only the mask sets the pull, for example to keep a "
         "face or a line of text close to stage 1 (default: none)"
     )
-    group.add_argument("--fidelity-mask", type=Path, metavar="FILE|DIR", help=mask)
+    group.add_argument("--fidelity-mask", type=given_path, metavar="FILE|DIR", help=mask)
     weight = "also write the weight of guidance as an image (white: 1); for several inputs give a folder (default: off)"
-    group.add_argument("--guidance-map", type=Path, metavar="FILE|DIR", help=weight)
+    group.add_argument("--guidance-map", type=given_path, metavar="FILE|DIR", help=weight)
     strength = (
         "factor on the control signals of IRControlNet, 0 is off; leave it at 1 for photos, because it changes the "
         "generated content; --detail and --guidance-scale do not"

@@ -1,11 +1,11 @@
 """The flags of `diffbir serve` and `diffbir web`. Nothing here imports JAX or the web libraries."""
 
 import argparse
-from pathlib import Path
 
 from diffbir_jax.console.numbers import count, positive, refused
 from diffbir_jax.console.pages import page
 from diffbir_jax.console.parser import Parser
+from diffbir_jax.files.places import given_path
 from diffbir_jax.restoration import names
 from diffbir_jax.restoration.flags import lora_word
 from diffbir_jax.serve.limits import Limits
@@ -25,7 +25,7 @@ def make_parser() -> Parser:
     add_network_flags(parser.add_argument_group("networks"))
     add_address_flags(parser.add_argument_group("address"), 8000)
     keys = "file with an API key in each line, as NAME KEY or KEY; clients send Authorization: Bearer KEY"
-    parser.add_argument("--keys", type=Path, metavar="FILE", help=f"{keys} (default: no keys)")
+    parser.add_argument("--keys", type=given_path, metavar="FILE", help=f"{keys} (default: no keys)")
     add_limit_flags(parser.add_argument_group("limits"))
     return parser
 
@@ -42,7 +42,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     faces = 'clients may also ask for "task": "faces", which restores the faces of whole photos apart'
     add("--faces", action="store_true", help=f"{faces} (default: off)")
     weights = "folder of .safetensors files (default: the included ones, else ~/.cache/diffbir_jax/weights)"
-    add("--weights", type=Path, metavar="DIR", help=weights)
+    add("--weights", type=given_path, metavar="DIR", help=weights)
     lora = (
         "merge a LoRA into the networks of every version, as diffbir restore does; SCALE is its strength, 1 if left "
         "out; give it again for several (default: none)"

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.progress import tallied
 from diffbir_jax.data.batches import Batches, HostBatch
 from diffbir_jax.files.writing import replacing
 from diffbir_jax.models.apply import Params
@@ -162,10 +162,10 @@ def _encode_all(
     encode = _compile(made, max(1, data.batch_size // (jax.device_count() * config.train.accumulate)))
     count = -(-data.pool // data.batch_size)
     with closing(train.iterate(0, count)) as steps:
-        bar = tqdm(steps, "encoding training crops", count, unit="batch")
-        crops = _collect(map(encode, bar), made.shared)
-    bar = tqdm([held_out(0)], "encoding held-out crops", unit="batch")
-    val = _collect(map(encode, bar), made.shared)
+        shown = tallied(steps, "encoding training crops", count, thing="batch")
+        crops = _collect(map(encode, shown), made.shared)
+    shown = tallied([held_out(0)], "encoding held-out crops", 1, thing="batch")
+    val = _collect(map(encode, shown), made.shared)
     arrays = {f"train_{k}": x[: data.pool] for k, x in crops.items()} | {
         f"val_{k}": x for k, x in val.items()
     }

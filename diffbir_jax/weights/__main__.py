@@ -8,6 +8,7 @@ from pathlib import Path
 from diffbir_jax.console.errors import EXPECTED
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.console.tables import aligned, wrapped
+from diffbir_jax.files.places import given_path
 from diffbir_jax.weights.file import WeightFile
 from diffbir_jax.weights.places import default_folder, fetch, find
 from diffbir_jax.weights.registry import NEEDED, REGISTRY, needed, needed_by
@@ -25,11 +26,11 @@ def make_parser() -> Parser:
         epilog="Exit code: 0, 1 if a file cannot be found or downloaded, 2 for a bad flag.",
     )
     where = f"folder of the files (default: {default_folder()}; DIFFBIR_WEIGHTS changes it)"
-    parser.add_argument("--folder", type=Path, metavar="DIR", help=where)
+    parser.add_argument("--folder", type=given_path, metavar="DIR", help=where)
     # --folder may stand before or after the verb. SUPPRESS: without it, the verb's default would replace a value that
     # was given before the verb.
     common = Parser(add_help=False)
-    common.add_argument("--folder", type=Path, metavar="DIR", help=where, default=argparse.SUPPRESS)
+    common.add_argument("--folder", type=given_path, metavar="DIR", help=where, default=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", metavar="list|fetch|path", required=True)
     about = "print which files there are, what needs them and which are here"
     verbs.add_parser("list", help=about, parents=[common])

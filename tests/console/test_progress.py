@@ -36,6 +36,11 @@ def test_a_loop_that_ends_early_shows_no_more(meters: list[Meter]) -> None:
     assert not meters[0]._thread.is_alive()
 
 
+def test_batches_are_batches(meters: list[Meter]) -> None:
+    list(progress.tallied("ab", "encoding", total=2, thing="batch"))
+    assert meters[0].text().startswith("2 of 2 batches")
+
+
 def test_what_cannot_be_counted_has_words(meters: list[Meter]) -> None:
     with progress.waiting("restoring", "loading"):
         assert meters[0].text() == "loading" and meters[0].left() is None

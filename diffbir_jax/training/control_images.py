@@ -81,7 +81,8 @@ class Stage2(NamedTuple):
         schedule: the noise schedule.
         encode: (frozen, batch of images) -> encoded batch. It holds `z0` (B, h, w, C), `clean`, the stage-1 images
             (B, H, W, 3) in [-1, 1] or their latents (B, h, w, C), and `context` (B, 77, D) if the preset reads text.
-            A batch that holds `z0` is already encoded: it is returned unchanged and `frozen` is not read.
+            A batch that holds `z0` is already encoded: it is returned unchanged and `frozen` is not read. A batch may
+            bring its stage-1 images, `restored` (B, H, W, 3) in [0, 1]: then `frozen` needs no restoration module.
         denoise: see `diffusion_loss`; takes an encoded batch.
         loss: takes a batch of images or an encoded batch.
     """
@@ -160,20 +161,24 @@ def _make_encode(preset: Preset, options: Stage2Options) -> Encode:
     def latent(frozen: Params, image: jax.Array) -> jax.Array:
         return preset.vae.scale_factor * apply(vae, frozen["vae"], image, method="encode")[0]
 
+    def restored(frozen: Params, batch: Batch) -> jax.Array:
+        if "restored" in batch:
+            return batch["restored"]
+        lq = to_unit(batch["lq"])
+        return lq if rm is None else apply(rm, frozen["rm"], lq).astype(jnp.float32)
+
     def encode(frozen: Params, batch: Batch) -> Batch:
         """Return the batch with the latents of its images, unless it has them."""
         if "z0" in batch:
             return dict(batch)
-        lq = to_unit(batch["lq"])
-        clean = lq if rm is None else apply(rm, frozen["rm"], lq).astype(jnp.float32)
         # Clipped as in restoration: training and sampling must see the same conditions.
-        clean = 2.0 * jnp.clip(clean, 0.0, 1.0) - 1.0
+        clean = 2.0 * jnp.clip(restored(frozen, batch), 0.0, 1.0) - 1.0
         encoded = {"z0": latent(frozen, to_signed(batch["hq"]))}
         encoded["clean"] = latent(frozen, clean) if options.condition == "vae" else clean
         if text is not None:
             # Without captions one empty prompt serves all images.
             context = apply(text, frozen["text"], batch.get("tokens", jnp.asarray(tokenize([""]))))
-            encoded["context"] = jnp.broadcast_to(context, (len(lq), *context.shape[1:]))
+            encoded["context"] = jnp.broadcast_to(context, (len(clean), *context.shape[1:]))
         return encoded
 
     return encode

@@ -20,6 +20,7 @@ STAGES = {
     "prior": "prior",
     "control": "control_latents",
     "regeneration": "regeneration",
+    "joint": "joint",
     "one_step": "one_step",
     "one_step_lora": "one_step_lora",
     "finetune": "finetune",

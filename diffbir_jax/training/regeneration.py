@@ -53,7 +53,7 @@ def make(config: Config) -> Objective:
         raise UserError(f"config.model.control.init is {start!r}, allowed are {', '.join(STARTS)}")
     preset, options = preset_of(config), options_of(config, config.model.control.condition)
     parts = prepare(config, preset, options, list(abstract_frozen(preset, options)))
-    params = _start(config, preset, options, parts.weights["unet"])
+    params = start_of(config, preset, options, parts.weights["unet"])
     return Objective(
         params,
         parts.frozen,
@@ -186,7 +186,7 @@ def _origin(batches: Tokenized) -> str:
     return "/".join(str(identity[key])[:16] for key in ("source", "recipe", "order") if key in identity)
 
 
-def _start(config: Config, preset: Preset, options: Stage2Options, unet: Params) -> Params:
+def start_of(config: Config, preset: Preset, options: Stage2Options, unet: Params) -> Params:
     """Return the float32 trainable parameters before the first step."""
     start, keys = config.model.control.init, jax.random.split(jax.random.key(config.seed))
     params = {"control": init_from_unet(unet, preset.vae.embed_dim)}

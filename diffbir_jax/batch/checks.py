@@ -66,6 +66,16 @@ def check_flags(args: argparse.Namespace, recipe: "Recipe") -> None:
         raise FlagError(f"--bit-depth is 16, but {recipe.format} holds 8; give --format png or tiff")
 
 
+def check_captions(args: argparse.Namespace, recipe: "Recipe") -> None:
+    """Raise FlagError for captions that no network reads."""
+    if args.captions is None:
+        return
+    if recipe.preset().text is None or recipe.stage1_only:
+        raise FlagError(f"--version {recipe.version} reads no text here; leave --captions out")
+    if recipe.faces is not None:
+        raise FlagError("--task faces restores crops, for which --captions has no words; leave it out")
+
+
 def detail_of(recipe: "Recipe") -> float:
     """Return the share of generated detail in results; that in crops of faces does not depend on the upscale."""
     if recipe.options.detail is not None:

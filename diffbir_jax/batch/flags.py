@@ -108,6 +108,11 @@ def add_input_flags(group: argparse._ArgumentGroup) -> None:
         "subfolders below the common parent of all paths; a missing file does not stop the run (default: none)"
     )
     add("--list", metavar="FILE|-", help=paths)
+    words = (
+        "what each photo shows, in front of --pos-prompt, for versions that read text: a folder with NAME.txt for each "
+        "input, or a .csv or .jsonl file with file_name and caption (default: none)"
+    )
+    add("--captions", type=given_path, metavar="FILE|DIR", help=words)
     again = (
         "make a result again, bit for bit; FILE is the .json file beside it and has all settings; if files have moved, "
         "give --input, --weights, --stage1 or --fidelity-mask (default: none)"

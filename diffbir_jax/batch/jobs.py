@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from diffbir_jax.batch.captions import captions_of
 from diffbir_jax.batch.names import Outputs, check_clashes, outputs_of, real_folder, some, suffix_of
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.files.errors import ImageFileError
@@ -30,6 +31,7 @@ class Job:
         clean: the input's ready-made stage-1 image, or None.
         mask: the input's fidelity mask, or None.
         ground: the picture that the input's faces are pasted into, or None.
+        caption: words for what the input shows.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class Job:
     clean: Path | None = None
     mask: Path | None = None
     ground: Path | None = None
+    caption: str = ""
 
 
 class Inputs(NamedTuple):
@@ -61,7 +64,7 @@ def find_jobs(settings: Settings, inputs: Inputs | None = None) -> tuple[list[Jo
     """
     names, others = inputs or find_inputs(settings)
     clean, masks = stage1_images(settings, names), fidelity_masks(settings, names)
-    grounds = backgrounds(settings, names)
+    grounds, captions = backgrounds(settings, names), captions_of(settings.captions, names)
     many = settings.list is not None or bool(settings.paths)
     many |= settings.input is not None and settings.input.is_dir()
     jobs = [
@@ -73,6 +76,7 @@ def find_jobs(settings: Settings, inputs: Inputs | None = None) -> tuple[list[Jo
             clean.get(path),
             masks.get(path),
             grounds.get(path),
+            captions.get(path, ""),
         )
         for path, name in names.items()
     ]

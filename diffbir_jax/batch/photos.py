@@ -68,7 +68,7 @@ def load(job: Job, recipe: Recipe) -> Loaded:
     # A result with 16 bits needs an input with 16 bits; 8-bit files are made from the finer result.
     image = to_depth(photo.pixels, "16") if recipe.bit_depth == "16" else photo.pixels
     ground = None if job.ground is None else read_ground(job.ground, image, recipe.max_pixels)
-    request = Request(image, job.index, clean, mask, behind=ground)
+    request = Request(image, job.index, clean, mask, behind=ground, caption=job.caption)
     files = {}
     if job.outputs.sidecar:
         sources = {"input": job.path, "clean": job.clean, "mask": job.mask}

@@ -28,7 +28,7 @@ from diffbir_jax.restoration.lora_flag import Lora
 
 # Characters of a path in a message: a sidecar may name any.
 LONGEST = 1000
-DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, "paths", "list", "memory_gb", "vae_norms"} - {*PLACES}
+DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, "paths", "list", "captions", "memory_gb", "vae_norms"} - {*PLACES}
 
 
 def recipe_of(args: argparse.Namespace) -> tuple[Recipe, Sidecar]:
@@ -119,6 +119,7 @@ def repeated_job(settings: Settings, record: Sidecar) -> Job:
         record.clean and find_again(record.clean, moved, "stage-1 image"),
         record.mask and find_again(record.mask, settings.fidelity_mask, "mask"),
         record.ground and find_again(record.ground, moved_ground, "background"),
+        record.caption,
     )
     check_jobs([job], settings)
     return job

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diffbir_jax.batch.checks import FlagError, check_flags, check_resume, check_run, check_version
+from diffbir_jax.batch.checks import (
+    FlagError,
+    check_captions,
+    check_flags,
+    check_resume,
+    check_run,
+    check_version,
+)
 from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.faces.choice import Faces
 from diffbir_jax.faces.flags import BACKGROUNDS, FACE_FLAGS
@@ -131,6 +138,7 @@ class Settings:
         paths: several files or folders instead, or none.
         list: a file of paths, "-" for standard input, or None.
         guidance_map, fidelity_mask: a file or a folder each, or None.
+        captions: a folder of texts or a table, see `captions.captions_of`, or None.
         skip_existing: whether to leave out inputs whose results all exist.
         sidecar: whether to write sidecars.
         open: whether a page of all results is written and opened.
@@ -150,6 +158,7 @@ class Settings:
     list: str | None = None
     guidance_map: Path | None = None
     fidelity_mask: Path | None = None
+    captions: Path | None = None
     skip_existing: bool = False
     sidecar: bool = True
     open: bool = False
@@ -184,6 +193,7 @@ def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Set
         check_version(args)
         recipe = recipe_from(args)
         check_flags(args, recipe)
+        check_captions(args, recipe)
     check_run(args)
     check_resume(args, recipe)
     values = {name: getattr(args, name) for name in RUN_FIELDS}

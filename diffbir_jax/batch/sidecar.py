@@ -57,6 +57,7 @@ class Sidecar:
         crops: how crops of faces are cut.
         outputs: names of the files of the result.
         faces: what was found.
+        caption: of the input.
         weights: by network.
         versions: of packages, by name.
         device: kind, number and backend.
@@ -77,6 +78,7 @@ class Sidecar:
     crops: Plan | None = None
     outputs: list[str] = field(default_factory=list)
     faces: list[dict[str, object]] | None = None
+    caption: Word = ""
 
     def __post_init__(self) -> None:
         """Refuse names that lie elsewhere than beside the other results."""
@@ -151,6 +153,7 @@ class Recorder:
             "name": job.name.name,
             "outputs": names,
             "noise_index": job.index,
+            **({"caption": job.caption} if job.caption else {}),
             "weights": self._weights.result(),
             **self._common,
             **({} if faces is None else faces_record(faces, bool(job.outputs.results))),

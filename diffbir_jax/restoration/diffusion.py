@@ -8,6 +8,7 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.tiling import Grid
 from diffbir_jax.restoration import encoder_tiles
 from diffbir_jax.restoration.executor import Call, Executor
+from diffbir_jax.restoration.generator import Context
 from diffbir_jax.restoration.geometry import Shape, stage_grid, tiles_on_canvas
 from diffbir_jax.restoration.image import Frame, padded_whole, stacked
 from diffbir_jax.restoration.results import NOTHING, STAGE_NAMES
@@ -34,7 +35,8 @@ def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.n
             frame.latent, frame.weight, frame.hint, frame.start = (NOTHING,) * 4
             frame.last = True
     keys = image_keys(executor.wanted.options.seed, [frame.request.index for frame in filled], variant)
-    denoiser, arguments = steered(executor, given, keys, _tape(executor, filled))
+    context = executor.contexts([frame.request.caption for frame in filled])
+    denoiser, arguments = steered(executor, given, keys, context, _tape(executor, filled))
     arguments = _placed(executor, arguments, given.layout is None)
     count = tiles_on_canvas(frames[0].shape, executor.plan) * len(frames)
     executor.tell("sample", frames[0].shape, 0, count)
@@ -46,7 +48,11 @@ def generate(executor: Executor, frames: list[Frame], variant: int) -> list[np.n
 
 
 def steered(
-    executor: Executor, conditioned: Conditioned, keys: jax.Array, noise: jax.Array | None = None
+    executor: Executor,
+    conditioned: Conditioned,
+    keys: jax.Array,
+    context: Context | None,
+    noise: jax.Array | None = None,
 ) -> tuple[Denoiser, Arguments]:
     """The denoiser, and the other arguments of `sample`."""
     whole = conditioned.layout is None
@@ -54,7 +60,7 @@ def steered(
         conditioned,
         executor.wanted.options,
         keys,
-        executor.context,
+        context,
         noise,
         remat=executor.plan.remat,
         spread=None if whole else executor.programs.sharding(0),
@@ -84,7 +90,7 @@ def calls(executor: Executor, shape: Shape) -> list[Call]:
     # `eval_shape` returns arrays alone; the denoiser that belongs to them is kept here.
     denoisers: list[Denoiser] = []
     # Computed and cached now: inside `eval_shape` it would be a tracer, which must not be cached.
-    executor.context  # noqa: B018
+    context = executor.context
 
     def arguments(
         latent: jax.Array,
@@ -96,7 +102,7 @@ def calls(executor: Executor, shape: Shape) -> list[Call]:
         keys: jax.Array,
     ) -> Arguments:
         given = Conditioned(latent, weight, target, layout, hint, start, degrees)
-        denoiser, rest = steered(executor, given, keys)
+        denoiser, rest = steered(executor, given, keys, context)
         denoisers.append(denoiser)
         return rest
 

@@ -1,12 +1,14 @@
 """What every stage needs to run: networks, compiled programs, the plan, and what the caller wants."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 from jax.stages import Wrapped
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.trees import Params, Tree
 from diffbir_jax.models.presets import Preset
 from diffbir_jax.restoration.compiled import Programs
@@ -61,6 +63,16 @@ class Executor:
         if self.wanted.context is not None or self.preset.text is None:
             return self.wanted.context
         return self.generator.embed(options.pos_prompt), self.generator.embed(options.neg_prompt)
+
+    def contexts(self, captions: Sequence[str]) -> Context | None:
+        """Embeddings of the prompts of a batch, a row per image; one row for all if none has a caption."""
+        if self.context is None or not any(captions):
+            return self.context
+        if self.wanted.context is not None:
+            raise UserError("captions and `context` are both given; leave one of them out")
+        prompt = self.wanted.options.pos_prompt
+        texts = [", ".join(filter(None, (caption, prompt))) for caption in captions]
+        return jnp.concatenate([self.generator.embed(text) for text in texts]), self.context[1]
 
     def detail(self, upscale: float) -> float:
         """The share of stage 2's detail in the results of images at an upscale."""

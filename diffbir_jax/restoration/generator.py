@@ -27,6 +27,8 @@ from diffbir_jax.sampling.tables import LinearStep
 from diffbir_jax.sampling.timesteps import Span
 from diffbir_jax.text.tokenizer import tokenize
 
+# Prompts whose embeddings are kept: of each photo's caption there may be thousands, of 0.3 MB each.
+EMBEDDINGS = 64
 # Text embeddings (B or 1, tokens, C) of the prompts and of the negative prompts.
 Context = tuple[jax.Array, jax.Array]
 # The guidance loss is a mean over pixels, so its gradient shrinks as images grow: scales are stated for this many.
@@ -102,8 +104,10 @@ class Generator:
         return len(self._steps(options, (1, 1)).variance)
 
     def embed(self, prompt: str) -> jax.Array:
-        """Return the text embedding (1, tokens, C) of a prompt, float32; computed once per prompt."""
+        """Return the text embedding (1, tokens, C) of a prompt, float32; the last `EMBEDDINGS` of them are kept."""
         if prompt not in self._embeddings:
+            if len(self._embeddings) == EMBEDDINGS:
+                del self._embeddings[next(iter(self._embeddings))]
             tokens = jnp.asarray(tokenize([prompt]))
             self._embeddings[prompt] = apply_jit(
                 self.preset.make_text(self.dtype), self.params["text"], tokens

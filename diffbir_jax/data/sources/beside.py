@@ -2,11 +2,10 @@
 
 import contextlib
 import csv
-import io
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from diffbir_jax.data.caption_rows import KINDS, first_text, named, rows
 from diffbir_jax.data.captions import clean, decoded, is_caption
 from diffbir_jax.data.example import BrokenExampleError, DataError
 from diffbir_jax.data.sources.files import join, read
@@ -14,9 +13,6 @@ from diffbir_jax.files.errors import reason
 
 # The first of these in a folder is read; the names are those of Hugging Face's folders, and ours.
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
-# Columns by what they hold; the first that a row has counts.
-PATHS = ("file_name", "image_path", "path", "file", "image")
-KINDS = {"short": ("short", "caption", "text"), "long": ("long",)}
 LOG = logging.getLogger(__name__)
 
 
@@ -43,14 +39,6 @@ def say_odd(url: str, odd: Sequence[str]) -> None:
         LOG.warning(text, url, len(odd), odd[0])
 
 
-def path_of(row: Mapping[str, object], key: str, number: int) -> str:
-    """Return the path in a row of a table; ValueError if the cell holds something else."""
-    value = row.get(key)
-    if value is None or isinstance(value, str) or value != value:  # NaN stands for none
-        return clean(value)
-    raise ValueError(f"{key} of row {number} is {str(value)[:40]}, but a path is a text")
-
-
 def table_captions(root: str, table: str, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return the captions that a table in a folder has for its images, by their names; says so if it has none.
 
@@ -69,10 +57,10 @@ def table_captions(root: str, table: str, names: Iterable[str]) -> dict[str, dic
     odd: list[str] = []
     for number, row in enumerate(rows_of(url), 1):
         with _readable(url):
-            name = next((path_of(row, key, number) for key in PATHS if key in row), "").removeprefix("./")
+            name = named(row, number)
         keys = [key for keys in KINDS.values() for key in keys]
         odd += [f"{key} of row {number}" for key in keys if not is_caption(row.get(key))]
-        texts = {kind: _first(row, keys) for kind, keys in KINDS.items()}
+        texts = {kind: first_text(row, keys) for kind, keys in KINDS.items()}
         if name in known and any(texts.values()):
             found[name] = {kind: text for kind, text in texts.items() if text}
     say_odd(url, odd)
@@ -85,8 +73,7 @@ def table_captions(root: str, table: str, names: Iterable[str]) -> dict[str, dic
 def rows_of(url: str) -> Iterator[Mapping[str, object]]:
     """Yield the rows of a .jsonl or .csv file; DataError if one cannot be read."""
     with _readable(url):
-        text = decoded(read(url))
-        yield from _objects(text) if url.lower().endswith(".jsonl") else csv.DictReader(io.StringIO(text))
+        yield from rows(decoded(read(url)), url)
 
 
 @contextlib.contextmanager
@@ -96,21 +83,3 @@ def _readable(url: str) -> Iterator[None]:
         yield
     except (BrokenExampleError, ValueError, csv.Error) as error:
         raise DataError(f"{url}: cannot be read ({reason(error)}); mend it, or move it elsewhere") from None
-
-
-def _objects(text: str) -> Iterator[Mapping[str, object]]:
-    # Not splitlines: texts may hold other line ends, such as U+2028.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"line {number} is no JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} is no object")
-        yield row
-
-
-def _first(row: Mapping[str, object], keys: Iterable[str]) -> str:
-    return next((text for key in keys if (text := clean(row.get(key)))), "")

@@ -3,9 +3,10 @@
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
+from diffbir_jax.data.caption_rows import KINDS, path_of
 from diffbir_jax.data.captions import MISSING, clean, is_caption
 from diffbir_jax.data.example import DataError, Example
-from diffbir_jax.data.sources.beside import KINDS, path_of, rows_of, say_odd
+from diffbir_jax.data.sources.beside import rows_of, say_odd
 from diffbir_jax.data.sources.files import (
     check_some_exist,
     find_shards,

@@ -1,0 +1,110 @@
+"""--captions: words for each input, from text files or a table."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffbir_jax.batch import captions, settings
+from diffbir_jax.batch.captions import captions_of
+from diffbir_jax.batch.flags import parse
+from diffbir_jax.batch.jobs import find_jobs
+from diffbir_jax.batch.settings import FlagError, settings_from
+from diffbir_jax.files.errors import ImageFileError
+from tests.batch.fake import Fake
+from tests.command import call, complaint, save
+
+NAMES = {Path("in/a.jpg"): Path("a.jpg"), Path("in/b/c.jpg"): Path("b/c.jpg")}
+
+
+def test_without_the_flag_there_are_none() -> None:
+    assert captions_of(None, NAMES) == {}
+
+
+def test_text_files_have_the_names_of_the_inputs(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.txt").write_text("a boat\nin fog \n", "utf-8")
+    (tmp_path / "b/c.txt").write_text("Schnee in \u00d6sterreich", "utf-16")
+    assert captions_of(tmp_path, NAMES) == {
+        Path("in/a.jpg"): "a boat in fog",
+        Path("in/b/c.jpg"): "Schnee in \u00d6sterreich",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("words.csv", "file_name,caption\na.jpg,a boat\nb/c.jpg,snow\nother.jpg,x\n"),
+        ("words.jsonl", '{"file": "a.jpg", "text": "a boat"}\n{"file": "c.jpg", "long": "snow"}\n'),
+    ],
+)
+def test_a_table_names_inputs_with_or_without_folder(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, "utf-8")
+    assert [*captions_of(tmp_path / name, NAMES).values()] == ["a boat", "snow"]
+
+
+def test_inputs_without_a_caption_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x" * 5000, "utf-8")
+    with pytest.warns(UserWarning, match="no caption for in/b/c.jpg; restored with --pos-prompt alone"):
+        found = captions_of(tmp_path, NAMES)
+    assert [len(text) for text in found.values()] == [captions.LONGEST]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("words.csv", b"file,label\na.jpg,boat\n", "has no caption for any input"),
+        ("words.jsonl", b"{", "line 1 is no JSON"),
+        ("words.jsonl", b'{"file": 3, "text": "x"}', "a path is a text"),
+        ("words.csv", b"\xff\xfa\x00", "save it as UTF-8"),
+        ("missing.csv", None, "cannot be read"),
+    ],
+)
+def test_what_has_no_captions_is_one_line(
+    tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageFileError, match=said):
+        captions_of(tmp_path / name, NAMES)
+
+
+def flags(*more: str) -> list[str]:
+    return ["in", "-o", "out", "--captions", "words", *more]
+
+
+def test_a_job_has_its_caption(here: Path) -> None:
+    save(Path("in/a.jpg"))
+    Path("words").mkdir()
+    Path("words/a.txt").write_text("a boat", "utf-8")
+    (job,), _ = find_jobs(settings_from(parse(flags("--version", "v2.1"))))
+    assert job.caption == "a boat"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--version", "tiny"), "reads no text"),
+        (("--version", "realesrgan"), "reads no text"),
+        (("--version", "v2", "--stage1-only"), "reads no text"),
+        (("--version", "v2", "--task", "faces"), "--task faces"),
+    ],
+)
+def test_captions_that_no_network_reads_are_refused(here: Path, more: tuple[str, ...], said: str) -> None:
+    with pytest.raises(FlagError, match=said):
+        settings_from(parse(flags(*more)))
+
+
+def test_a_sidecar_has_the_caption_and_repeats_it(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(settings, "check_captions", lambda *_: None)  # the shipped versions read no text
+    save(Path("in/a.png"))
+    Path("words.csv").write_text("file,caption\na.png,a boat\n", "utf-8")
+    assert call("in/a.png", "-o", "out", "--captions", "words.csv") == 0
+    assert json.loads(Path("out/a.json").read_text())["caption"] == "a boat"
+    Path("words.csv").unlink()
+    assert call("--from-sidecar", "out/a.json", "-o", "again") == 0
+    assert [request.caption for request, *_ in fake.seen] == ["a boat", "a boat"]
+    assert call("--from-sidecar", "out/a.json", "-o", "again", "--captions", "words.csv") == 2
+    assert "--from-sidecar decides --captions" in complaint(capsys)

@@ -1,0 +1,67 @@
+"""Captions: each image of a batch has its own prompt."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from diffbir_jax.console.errors import UserError
+from diffbir_jax.models.clip import CLIPTextConfig
+from diffbir_jax.restoration import generator
+from diffbir_jax.restoration.restorer import Request, Restorer
+from tests.micro import FEW, MICRO_TEXT, micro, picture, restorer, text
+
+READER = dataclasses.replace(MICRO_TEXT, name="reader", text=CLIPTextConfig(width=8, heads=2, layers=2))
+OPTIONS = dataclasses.replace(FEW, pos_prompt="sharp", cfg_scale=2.0)
+PHOTOS = [picture(24, 24, seed) for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def reader() -> Restorer:
+    return restorer(READER)
+
+
+def restored(reader: Restorer, captions: list[str], options=OPTIONS) -> list[np.ndarray]:
+    requests = [Request(photo, i, caption=words) for i, (photo, words) in enumerate(zip(PHOTOS, captions))]
+    outcomes = sorted(reader.restore_many(requests, 1, options), key=lambda outcome: outcome.position)
+    return [outcome.all()[0].image for outcome in outcomes]
+
+
+def test_a_caption_comes_before_the_prompt_of_its_image_alone(reader: Restorer) -> None:
+    both = restored(reader, ["a red boat", "snow"])
+    for place, words in enumerate(("a red boat, sharp", "snow, sharp")):
+        alone = restored(reader, ["", ""], dataclasses.replace(OPTIONS, pos_prompt=words))
+        np.testing.assert_array_equal(both[place], alone[place])
+    plain = restored(reader, ["", ""])
+    assert not any(np.array_equal(a, b) for a, b in zip(both, plain))
+    one = restored(reader, ["", "snow"])
+    np.testing.assert_array_equal(one[0], plain[0])
+    np.testing.assert_array_equal(one[1], both[1])
+
+
+def test_captions_compile_nothing_new(reader: Restorer) -> None:
+    restored(reader, ["", ""])
+    before = reader.programs.compiled
+    restored(reader, ["a red boat", "snow"])
+    assert reader.programs.compiled == before
+
+
+def test_only_the_last_embeddings_are_kept(reader: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "EMBEDDINGS", 3)
+    mine = generator.Generator(READER, reader.params)
+    first = mine.embed("0")
+    assert mine.embed("0") is first
+    for number in range(4):
+        mine.embed(str(number))
+    assert mine.embed("3") is mine.embed("3") and mine.embed("0") is not first
+    np.testing.assert_array_equal(mine.embed("0"), first)
+
+
+def test_where_no_network_reads_text_a_caption_is_refused() -> None:
+    (outcome,) = micro().restore_many([Request(PHOTOS[0], caption="a boat")], 1, FEW)
+    assert "reads no text; leave `caption` out" in str(outcome.error)
+
+
+def test_embeddings_and_captions_exclude_each_other(reader: Restorer) -> None:
+    with pytest.raises(UserError, match="leave one of them out"):
+        list(reader.restore_many([Request(PHOTOS[0], caption="a boat")], 1, FEW, context=text(0.1, 0.2)))

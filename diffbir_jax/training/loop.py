@@ -65,65 +65,96 @@ def train(config: Config, workdir: str | Path) -> TrainState:
     workdir = Path(workdir).expanduser()
     mesh = make_mesh(**config.mesh)
     check_batch(config.data.batch_size, mesh)
-    init = optional(config, INIT)
-    # An error in one process must end all: the others would wait for it for ever.
-    with jointly():
-        workdir.mkdir(parents=True, exist_ok=True)
-        objective = make_objective(config)
-        if init:
-            objective = started(objective, init)
-    state, jitted = place(objective, mesh, config)
-    step_fn: Callable = jitted
-    frozen, last = laid(jax.device_put(objective.frozen, replicated(mesh))), int(config.train.steps)
+    objective = _objective(config, workdir)
+    state, step = place(objective, mesh, config)
     # The objective's own copy goes: on a GPU its kernels lie in another order, so they do not share memory.
-    objective = replace(objective, frozen=frozen)
+    objective = replace(objective, frozen=laid(jax.device_put(objective.frozen, replicated(mesh))))
     # The stack closes in reverse order: signals stay handled until the last checkpoint is on disk.
     with ExitStack() as stack:
         with jointly():
             if is_first():
                 _only_run(stack, workdir)
         stop = stack.enter_context(stop_requested())
-        checkpoints, best = _open_checkpoints(stack, workdir, config)
-        state = _resumed(state, checkpoints, objective.batches)
-        first, saved, pending = int(state.step), checkpoints.latest, None
-        damaged = [*checkpoints.damaged, *(best.checkpoints.damaged if best else ())]
-        lines = read_lines(workdir / LINES, damaged.append)
-        report = stack.enter_context(_open_report(workdir, first, config))
-        for told in damaged:
-            report.say(told)
+        run, state = _opened(stack, workdir, config, objective, mesh, state)
         profiler = stack.enter_context(_open_profiler(workdir, config))
-        run = Run(config, objective, mesh, frozen, checkpoints, best, report, saved)
-        batches = stack.enter_context(closing(objective.batches.iterate(first, last)))
-        parts = (own_rows(batch, config.data.batch_size) for batch in batches)
-        report.say(
-            f"{config.objective}: {_count(objective.params):,} trainable parameters, step {first} of {last}"
-            + (f", starts from {objective.metadata[INIT]}" if init and not first else "")
-        )
-        if first:
-            report.say(f"resumed at step {first}" + (", the last one: the run is finished" * (first >= last)))
-            run.catch_up(first, state, lines)
-        for step, batch in enumerate(prefetch_to_device(parts, mesh), start=first + 1):
-            if step == first + 1:
-                # Compile ahead of the first call, so that the clock does not count it as a step.
-                with report.doing("compiling the training step"):
-                    step_fn, flops = compile_step(jitted, state, frozen, batch)
-                report.clock.restart(flops)
-            profiler.before(step)
-            state, metrics = step_fn(state, frozen, batch)
-            # Steps run asynchronously. Waiting for the previous step keeps one step running and one queued, and the
-            # clock measures the steps themselves, not their dispatch.
-            jax.block_until_ready(pending)
-            pending = metrics
-            profiler.after(step, metrics)
-            report.advance()
-            report.broken(objective.batches.broken)
-            stopped = stop(step)
-            run.after(step, state, metrics, stopped)
-            if stopped:
-                report.say(f"stopped and saved at step {step}: run the same command again to continue.")
-                break
-        if int(state.step) >= last:
+        state = _steps(stack, run, step, state, profiler, stop)
+        if int(state.step) >= config.train.steps:
             run.export(state, workdir)
+    return state
+
+
+def _objective(config: Config, workdir: Path) -> Objective:
+    """Build the stage, from the weights of `config.init` if there are any; makes the work folder."""
+    init = optional(config, INIT)
+    # An error in one process must end all: the others would wait for it for ever.
+    with jointly():
+        workdir.mkdir(parents=True, exist_ok=True)
+        objective = make_objective(config)
+        return started(objective, init) if init else objective
+
+
+def _opened(
+    stack: ExitStack, workdir: Path, config: Config, objective: Objective, mesh: Mesh, state: TrainState
+) -> tuple[Run, TrainState]:
+    """Open what a run writes, and return it with its state, which may come from a checkpoint; says where it begins."""
+    checkpoints, best = _open_checkpoints(stack, workdir, config)
+    state = _resumed(state, checkpoints, objective.batches)
+    first, saved = int(state.step), checkpoints.latest
+    damaged = [*checkpoints.damaged, *(best.checkpoints.damaged if best else ())]
+    lines = read_lines(workdir / LINES, damaged.append)
+    report = stack.enter_context(_open_report(workdir, first, config))
+    for told in damaged:
+        report.say(told)
+    run = Run(config, objective, mesh, objective.frozen, checkpoints, best, report, saved)
+    report.say(_beginning(config, objective, first))
+    if first:
+        done = ", the last one: the run is finished" * (first >= config.train.steps)
+        report.say(f"resumed at step {first}{done}")
+        run.catch_up(first, state, lines)
+    return run, state
+
+
+def _beginning(config: Config, objective: Objective, first: int) -> str:
+    """What a run trains, and from where."""
+    start = f", starts from {objective.metadata[INIT]}" if optional(config, INIT) and not first else ""
+    count, last = _count(objective.params), config.train.steps
+    return f"{config.objective}: {count:,} trainable parameters, step {first} of {last}{start}"
+
+
+def _steps(
+    stack: ExitStack,
+    run: Run,
+    jitted: Wrapped,
+    state: TrainState,
+    profiler: Profiler,
+    stop: Callable[[int], bool],
+) -> TrainState:
+    """Take the steps that are left, until the end or until the run is asked to stop; return the state."""
+    config, batches, report = run.config, run.objective.batches, run.report
+    first, pending = int(state.step), None
+    whole = stack.enter_context(closing(batches.iterate(first, int(config.train.steps))))
+    parts = prefetch_to_device((own_rows(batch, config.data.batch_size) for batch in whole), run.mesh)
+    step_fn: Callable = jitted
+    for step, batch in enumerate(parts, start=first + 1):
+        if step == first + 1:
+            # Compile ahead of the first call, so that the clock does not count it as a step.
+            with report.doing("compiling the training step"):
+                step_fn, flops = compile_step(jitted, state, run.frozen, batch)
+            report.clock.restart(flops)
+        profiler.before(step)
+        state, metrics = step_fn(state, run.frozen, batch)
+        # Steps run asynchronously. Waiting for the previous step keeps one step running and one queued, and the
+        # clock measures the steps themselves, not their dispatch.
+        jax.block_until_ready(pending)
+        pending = metrics
+        profiler.after(step, metrics)
+        report.advance()
+        report.broken(batches.broken)
+        stopped = stop(step)
+        run.after(step, state, metrics, stopped)
+        if stopped:
+            report.say(f"stopped and saved at step {step}: run the same command again to continue.")
+            break
     return state
 
 

@@ -2,9 +2,12 @@
 
 Timestep 200, rank 256 with alpha 256, 1 MSE + 5 LPIPS (VGG16) + 0.5 GAN with the label 0.8, AdamW at 1e-5, clipping at
 1, EMA 0.999, batches of 6 for each device, of the generator and of the discriminator. The published weights come from
-batches of 1024. Two things differ: the discriminator judges features of VGG16, not those of CLIP's ConvNeXt-XXLarge,
-and the data are yours. It needs the weights of Stable Diffusion 2.1 base (docs/published.md) in `weights`, and those of
-LPIPS (docs/evaluation.md) in `work`. It has not been run at full size.
+batches of 1024. Two things differ: the data are yours, and the discriminator judges features of VGG16. For those of
+CLIP's ConvNeXt-XXLarge, as published, convert that file and give --config.critic.features=convnext and
+--config.weights.critic=weights/convnext.safetensors (docs/published_one_step.md).
+
+It needs the weights of Stable Diffusion 2.1 base (docs/published.md) in `weights`, and those of LPIPS
+(docs/evaluation.md) in `work`. It has not been run at full size.
 
 python train.py --config configs/hypir.py --workdir work/hypir
 """

@@ -26,8 +26,8 @@ def make_parser() -> Parser:
         description="Convert published weights to one safetensors file per network, or convert ours back to PyTorch.",
         epilog="Known: Stable Diffusion 2.1, DiffBIR's IRControlNets and its old all-in-one files, SwinIR with all "
         "of its heads, BSRNet, ESRGAN, Real-ESRGAN (RRDBNet and SRVGG), SCUNet, LoRAs by the names of PEFT, diffusers "
-        "and kohya, HYPIR, OSEDiff, PiSA-SR, S3Diff. The keys tell the family. Exit code: 0 if everything "
-        f"was written, 1 if nothing was, 2 for a bad flag, {INTERRUPTED} if interrupted.",
+        "and kohya, HYPIR, OSEDiff, PiSA-SR, S3Diff, CLIP's ConvNeXt, DINOv2. The keys tell the family. Exit code: 0 "
+        f"if everything was written, 1 if nothing was, 2 for a bad flag, {INTERRUPTED} if interrupted.",
     )
     add = parser.add_argument
     source = (

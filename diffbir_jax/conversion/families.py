@@ -20,6 +20,7 @@ from diffbir_jax.conversion.architectures import (
     Architecture,
     vae_sizes,
 )
+from diffbir_jax.conversion.features import CONVNEXT, DINO_VIT
 from diffbir_jax.conversion.lora import is_lora
 from diffbir_jax.conversion.one_step import ESTIMATOR, PREDICTOR
 from diffbir_jax.conversion.stored import CheckpointError
@@ -123,6 +124,17 @@ FAMILIES = (
         (Network("noise_predictor", "", PREDICTOR),),
     ),
     Family("SCUNet", r"m_(head|body|tail)\..*", (Network("scunet", "", SCUNET),)),
+    Family(
+        "CLIP's ConvNeXt",
+        r"trunk\.stages\.\d+\.blocks\.\d+\.conv_dw\.weight",
+        (Network("convnext", "", CONVNEXT),),
+    ),
+    Family(
+        "DINOv2",
+        r"blocks\.\d+\.attn\.qkv\.weight",
+        (Network("dino", "", DINO_VIT),),
+        also=r"cls_token|pos_embed",
+    ),
 )
 
 

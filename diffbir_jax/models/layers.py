@@ -128,6 +128,7 @@ class LayerNorm(Layer):
     """Layer normalisation (Ba et al. 2016) with float32 statistics."""
 
     dtype: DTypeLike = jnp.float32
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -136,9 +137,9 @@ class LayerNorm(Layer):
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         y = x.astype(jnp.float32)
         y = y - y.mean(axis=-1, keepdims=True)
-        y = y * lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + 1e-5)
-        along_last = (1,) * (x.ndim - 1) + (-1,)
-        return (y * scale.reshape(along_last) + bias.reshape(along_last)).astype(self.dtype)
+        y = y * lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
+        scale, bias = (v.reshape((1,) * (x.ndim - 1) + (-1,)) for v in (scale, bias))
+        return (y * scale + bias).astype(self.dtype)
 
 
 def norm(kind: Norm, *, name: str, dtype: DTypeLike, epsilon: float = 1e-5) -> GroupNorm | LayerNorm:

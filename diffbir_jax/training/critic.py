@@ -1,7 +1,7 @@
 """A discriminator on the features of a frozen network, as in HYPIR; the head is `models.feature_discriminator`.
 
-HYPIR takes the features of CLIP's ConvNeXt-XXLarge. This package has those of the networks of its losses: VGG16 and
-MobileNetV2. Another network needs an entry in `FEATURES`.
+HYPIR takes the features of CLIP's ConvNeXt-XXLarge. They are here (`converted.py`), as are those of DINOv2 and of the
+networks of the losses, VGG16 and MobileNetV2. Another network needs an entry in `FEATURES`.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from diffbir_jax.models.feature_discriminator import FeatureDiscriminator
 from diffbir_jax.models.lpips import unit_features as lpips_features
 from diffbir_jax.models.spectral import SpectralState, init_spectral, normalised, power_iteration
 from diffbir_jax.training.adversarial import fake_loss, generator_loss, real_loss
+from diffbir_jax.training.converted import convnext, dino, load_convnext, load_dino
 from diffbir_jax.training.lpips import load_lpips
 from diffbir_jax.training.perceptual import load_features
 from diffbir_jax.training.perceptual import unit_features as mobilenet_features
@@ -29,7 +30,7 @@ class Extract(Protocol):
     """Features of images, differentiable in these."""
 
     def __call__(self, params: Params, image: jax.Array, dtype: DTypeLike) -> list[jax.Array]:
-        """(B, H, W, 3) in [-1, 1] -> maps (B, h, w, C) and vectors (B, C), float32; values are of order 1."""
+        """(B, H, W, 3) in [-1, 1] -> maps (B, h, w, C) and vectors (B, C), float32; values should be of order 1."""
         ...
 
 
@@ -68,6 +69,8 @@ def _levels(maps: list[jax.Array]) -> list[jax.Array]:
 FEATURES = {
     "vgg": Features(partial(load_lpips, net="vgg"), vgg),
     "mobilenet": Features(load_features, mobilenet),
+    "convnext": Features(load_convnext, convnext),
+    "dino": Features(load_dino, dino),
 }
 
 
@@ -79,8 +82,7 @@ def features_of(name: str) -> Features:
     """
     if name not in FEATURES:
         raise UserError(
-            f"config.critic.features is {name!r}, allowed are {', '.join(FEATURES)}: this package reads the weights of "
-            "no other network (HYPIR's ConvNeXt-XXLarge and S3Diff's DINO have no converter here)"
+            f"config.critic.features is {name!r}, allowed are {', '.join(FEATURES)} (HYPIR's is convnext)"
         )
     return FEATURES[name]
 

@@ -65,7 +65,7 @@ def make(config: Config) -> Objective:
         preset, config.lora.alpha / config.lora.rank, dtype, bool(optional(config, "remat"))
     )
     base = {name: _loaded(config, preset, name) for name in preset.modules}
-    frozen = stored(base, dtype) | _judges(config, features)
+    frozen = stored(base, dtype) | _judges(config, features, dtype)
     params = _start(config, base)
     texts = _texts(config, preset)
     distillation = _distillation(config, generator)
@@ -236,10 +236,10 @@ def _loaded(config: Config, preset: Preset, name: str) -> Params:
     return load_weights(config.weights[name], abstract_params(preset, [name])[name])
 
 
-def _judges(config: Config, features: Features | None) -> Params:
+def _judges(config: Config, features: Features | None, dtype: DTypeLike) -> Params:
     """Load the networks of the losses that have a weight."""
     frozen = {"lpips": load_lpips(config.weights.lpips, net="vgg")} if config.loss.get("lpips") else {}
-    return frozen | ({"critic": features.load(config.weights.critic)} if features else {})
+    return frozen | ({"critic": stored(features.load(config.weights.critic), dtype)} if features else {})
 
 
 def _check(config: Config) -> None:

@@ -16,8 +16,9 @@ def test_families_are_told_apart(title):
 
 
 def test_every_family_is_tested():
-    # The networks beside one-step restorers have tests of their own: tests/conversion/test_adapted.py.
+    # Networks beside one-step restorers have tests of their own: test_adapted.py and test_features.py.
     others = {"Stable Diffusion 2.1, diffusers", "InvSR's noise predictor", "S3Diff's degradation estimator"}
+    others |= {"CLIP's ConvNeXt", "DINOv2"}
     assert {family.title for family in FAMILIES} == {*small.FAMILIES, *others}
 
 

@@ -1,6 +1,7 @@
 """The discriminator on features: which features there are, its losses, and its vectors."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,29 +9,61 @@ import numpy as np
 import pytest
 
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.conversion.features import abstract_convnext, abstract_dino
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.backbones import VGG16
+from diffbir_jax.models.convnext import CLIP_MEAN, ConvNeXtConfig
+from diffbir_jax.models.dino import DINOConfig
 from diffbir_jax.models.feature_discriminator import FeatureDiscriminator
 from diffbir_jax.models.lpips import lpips_shapes
 from diffbir_jax.models.mobilenet import MobileNetV2
 from diffbir_jax.training.adversarial import discriminator_loss, generator_loss
 from diffbir_jax.training.critic import FEATURES, Critic, features_of
+from diffbir_jax.training.perceptual import IMAGENET_MEAN
 from tests.draws import normal
+from tests.models.reference import away_from_zero
 
 IMAGE = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
 
 
+# Parameters' shapes, and sides of the maps: DINO sees 16x16 patches of any image.
+CONVNEXT, DINO = ConvNeXtConfig((1, 1, 1, 1), (4, 4, 8, 8), 6), DINOConfig(64, 3, 14, 2)
+NETWORKS = {
+    "vgg": (lambda: lpips_shapes(VGG16()), [16, 8, 4]),
+    "mobilenet": (lambda: abstract(MobileNetV2(5), IMAGE), [16, 8, 4]),
+    "convnext": (lambda: abstract_convnext(CONVNEXT), [16, 8, 4]),
+    "dino": (lambda: abstract_dino(DINO), [16, 16]),
+}
+
+
 @pytest.mark.parametrize("name", FEATURES)
-def test_features_have_three_resolutions_and_a_vector(name: str) -> None:
-    shapes = {"vgg": lpips_shapes(VGG16()), "mobilenet": abstract(MobileNetV2(5), IMAGE)}[name]
-    found = jax.eval_shape(lambda p, x: features_of(name).extract(p, x, jnp.float32), shapes, IMAGE)
-    assert [x.shape[:3] for x in found[:3]] == [(2, side, side) for side in (16, 8, 4)]
-    assert found[3].shape == (2, found[2].shape[-1]) and {x.dtype for x in found} == {jnp.dtype(jnp.float32)}
+def test_features_are_maps_and_a_vector(name: str) -> None:
+    make, sides = NETWORKS[name]
+    found = jax.eval_shape(lambda p, x: features_of(name).extract(p, x, jnp.float32), make(), IMAGE)
+    assert [x.shape[:3] for x in found[:-1]] == [(2, side, side) for side in sides]
+    assert len(found[-1].shape) == 2 and {x.dtype for x in found} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize("name", ["convnext_xxlarge", "dino", ""])
+@pytest.mark.parametrize("name", ["convnext", "dino"])
+def test_large_networks_see_images_as_they_were_trained_to(name: str) -> None:
+    """The published mean is zero to them: then only their biases are left, the same at every place and scale."""
+    mean = {"convnext": CLIP_MEAN, "dino": IMAGENET_MEAN}[name]
+    params = away_from_zero(NETWORKS[name][0]())
+    extract = jax.jit(partial(features_of(name).extract, dtype=jnp.float32))
+    image = jnp.broadcast_to(2 * jnp.asarray(mean, jnp.float32) - 1, (1, 64, 64, 3))
+    stem = {"convnext": "stem", "dino": "patches"}[name]
+    other = {**params, stem: {**params[stem], "kernel": 2 * params[stem]["kernel"]}}
+    first, second = extract(params, image), extract(other, image)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), first, second)
+    third = extract(other, image + normal(0, image.shape))
+    assert all(np.abs(x - y).max() > 1e-3 for x, y in zip(first, third, strict=True))
+
+
+@pytest.mark.parametrize("name", ["convnext_xxlarge", "dinov3", ""])
 def test_other_features_are_refused_by_name(name: str) -> None:
-    with pytest.raises(UserError, match=re.escape(f"features is {name!r}, allowed are vgg, mobilenet")):
+    with pytest.raises(
+        UserError, match=re.escape(f"features is {name!r}, allowed are vgg, mobilenet, convnext")
+    ):
         features_of(name)
 
 

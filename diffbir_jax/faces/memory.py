@@ -8,8 +8,9 @@ import jax
 from diffbir_jax.faces.align import SIDE
 from diffbir_jax.faces.paste import ROWS
 from diffbir_jax.faces.restoring import FACES, PIXELS, FaceRestorer
+from diffbir_jax.models.platform import target_platform
 from diffbir_jax.restoration.executor import Executor
-from diffbir_jax.restoration.planner import PROGRAM, Forecast, Size, Sizes, make_plan
+from diffbir_jax.restoration.planner import PROGRAM, Forecast, Size, Sizes, make_plan, size_of
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 
@@ -76,7 +77,7 @@ def beside(both: FaceRestorer, wanted: Wanted, photos: Sizes) -> int:
     On CPUs the process holds a group of photos, its crops and what is pasted. On accelerators that is on the host, and
     the networks of the other part are beside.
     """
-    if jax.default_backend() != "cpu":
+    if target_platform() != "cpu":
         return max(_own(both.faces, both.behind), _own(both.behind, both.faces))
     largest = max((_area(photo) + _area(result) for photo, result in photos), default=0)
     group = min(len(photos) * largest, max(PIXELS, largest))
@@ -93,7 +94,7 @@ def beside(both: FaceRestorer, wanted: Wanted, photos: Sizes) -> int:
 def _own(one: Restorer, other: Restorer) -> int:
     """Bytes of the parameters of a restorer that the other one does not share."""
     theirs = {id(leaf) for leaf in jax.tree.leaves(other.params)}
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(one.params) if id(leaf) not in theirs)
+    return size_of(leaf for leaf in jax.tree.leaves(one.params) if id(leaf) not in theirs)
 
 
 def _area(size: Size) -> int:

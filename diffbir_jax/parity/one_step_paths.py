@@ -12,9 +12,9 @@ from diffbir_jax.parity.lora import HYPIR
 from diffbir_jax.parity.networks import NETWORKS
 from diffbir_jax.parity.one_step import FACTOR, Make, adapted_weights, base
 from diffbir_jax.restoration import autoencoder, diffusion, stage1
+from diffbir_jax.restoration.candidates import default_plan
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.image import Frame, Request, padded_whole
-from diffbir_jax.restoration.planner import default_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.sampling.options import Options

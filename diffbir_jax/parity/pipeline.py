@@ -13,9 +13,9 @@ from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.parity import networks
 from diffbir_jax.parity.case import PIPELINE, Arrays, Case, Values, matching, nchw
 from diffbir_jax.restoration import autoencoder, diffusion, stage1
+from diffbir_jax.restoration.candidates import default_plan
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.image import Frame, Request
-from diffbir_jax.restoration.planner import default_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.sampling.options import Options

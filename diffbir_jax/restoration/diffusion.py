@@ -108,8 +108,10 @@ def calls(executor: Executor, shape: Shape) -> list[Call]:
 
     keys = jax.eval_shape(lambda: image_keys(0, range(images)))
     inputs, *rest = jax.eval_shape(arguments, *given, keys)
+    # Those that are held: what came out of `eval_shape` does not tell how they lie in memory.
     params = {name: executor.params[name] for name in executor.generator.sampling_modules}
-    placed = _placed(executor, (inputs._replace(params=params), *rest), layout is None)
+    guidance = inputs.guidance and inputs.guidance._replace(params=executor.params["vae"] if rgb else None)
+    placed = _placed(executor, (inputs._replace(params=params, guidance=guidance), *rest), layout is None)
     return [(sample, placed, {"denoiser": denoisers[0]})]
 
 

@@ -1,6 +1,7 @@
 """Choose sizes of tiles and batches that fit the memory, by the compiler's analysis of the programs."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -9,32 +10,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
+from jax import Array
 from jax.typing import DTypeLike
 
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.files.trees import Tree
-from diffbir_jax.models.one_step import OneStep
-from diffbir_jax.models.presets import Preset
+from diffbir_jax.models.platform import target_platform
 from diffbir_jax.restoration import autoencoder, diffusion, stage1
+from diffbir_jax.restoration.candidates import candidates
 from diffbir_jax.restoration.compiled import KEPT, Programs
 from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.generator import Generator
 from diffbir_jax.restoration.geometry import Shape, Sides, measure
 from diffbir_jax.restoration.packing import WAITING
-from diffbir_jax.restoration.plan import BATCH, Plan, StagePlan
+from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.results import STAGE_NAMES, Wanted
-from diffbir_jax.sampling.options import Options
 
-# Tile sizes to try, as shares of the preset's tile.
-SHARES = (1.0, 0.75, 0.5, 0.375, 0.25)
-# Most tiles in a batch per device, and pixels of a batch that keep a device busy (docs/large.md has measurements).
-MOST, PIXELS = {"cpu": 4}, {"cpu": 2**17}
 # The share of the free memory that plans may use: allocators and other threads need some.
 USABLE = 0.9
 # Memory of a program on CPUs without its arrays; measured.
 PROGRAM = 15 * 2**20
 # Memory that a process on CPUs gains when it first runs its programs, without their arrays; measured.
 RUNTIME = 100 * 2**20
+# Most plans whose programs are compiled for one choice.
+TRIES = 5
+# The programs of a stage that take most memory, see `abstract_calls`: others end after some of the same layers.
+MAIN = 2
 
 
 # Height and width; those of inputs and of their results.
@@ -52,7 +52,8 @@ class Forecast(NamedTuple):
     Attributes:
         executor: carries out the plan.
         shape: of the images that take most.
-        stages: bytes of each stage's program on one device: what it reads (without parameters), returns, and holds.
+        stages: bytes of each stage's program on one device: what it reads (without parameters), returns, and holds;
+            empty if nothing was compiled, since the images alone take more than there is.
         base: bytes that are held all the time: parameters and, on CPUs, the memory of the process before the run.
         host: bytes of the images on the host.
         peak: largest number of bytes, of the process on CPUs, else of a device.
@@ -87,66 +88,11 @@ class Forecast(NamedTuple):
             tile, stage = getattr(self.shape, name), getattr(self.plan, name)
             size, batch = f"{tile[1]}x{tile[0]}", self.plan.batch_of(name, tile)
             rows.append(f"{name:8} {size:>11} {stage.overlap:8} {batch:6} {taken / 2**30:6.2f}")
-        where = "process" if jax.default_backend() == "cpu" else "device"
+        where = "process" if target_platform() == "cpu" else "device"
         rows.append(
             f"peak of the {where}: {self.peak / 2**30:.2f} GiB predicted, {self.budget / 2**30:.2f} GiB there"
         )
         return rows
-
-
-def default_plan(preset: Preset, options: Options, devices: int = 1) -> Plan:
-    """The plan that ignores the memory: tiles of the preset's or the options' size, one per device."""
-    if preset.one_step is not None:
-        return _one_step_plan(preset.one_step, options, preset.one_step.vae_tile, devices)
-    tile, stride = options.tiling or (preset.tile, preset.tile // 2)
-    return _plan(preset, tile, stride, min(tile, preset.tile), devices)
-
-
-def _one_step_plan(one_step: OneStep, options: Options, side: int, devices: int) -> Plan:
-    """A plan with the published tiles, except that those of the autoencoder have `side`."""
-    tile, stride = options.tiling or (one_step.tile, one_step.tile - one_step.overlap)
-    # A restorer with tiles of one size in all stages keeps it so.
-    side = tile if one_step.own_norms else side
-    overlap = tile - stride if one_step.own_norms else min(one_step.vae_overlap, side // 8)
-    vae, pixels = StagePlan(side, overlap, devices), PIXELS.get(jax.default_backend(), 2**20)
-    return Plan(
-        StagePlan(1, 0, devices),
-        vae,
-        StagePlan(tile, tile - stride, devices),
-        vae,
-        devices=devices,
-        pixels=pixels,
-    )
-
-
-def _plan(preset: Preset, tile: int, stride: int, side: int, devices: int) -> Plan:
-    """A plan for diffusion tiles `stride` apart, and tiles of `side` in the other stages."""
-    scale, multiple = (1, 1) if preset.rm is None else (preset.rm.scale, preset.rm.multiple)
-    vae = StagePlan(side, side // 8, devices)
-    lq = max(multiple, side // scale // multiple * multiple)
-    rm = StagePlan(lq, lq // 8, devices)
-    pixels = PIXELS.get(jax.default_backend(), 2**20)
-    return Plan(rm, vae, StagePlan(tile, tile - stride, devices), vae, devices=devices, pixels=pixels)
-
-
-def candidates(preset: Preset, options: Options, devices: int, many: bool) -> Iterator[Plan]:
-    """Plans from the fastest to the one that takes least memory; only `many` images try larger batches."""
-    for share in SHARES:
-        if preset.one_step is not None:
-            plan = _one_step_plan(preset.one_step, options, int(preset.one_step.vae_tile * share), devices)
-            if share < 1.0 and preset.one_step.own_norms:
-                return
-        else:
-            side = int(preset.tile * share) // 64 * 64
-            if side < max(64, preset.min_side):
-                return
-            tile, stride = options.tiling or (side, side // 2)
-            plan = _plan(preset, tile, stride, min(tile, side), devices)
-        guided = bool(options.guidance_scale) and options.guidance_space == "rgb"
-        for remat in (False, True) if guided else (True,):
-            if many and share == SHARES[0]:
-                yield replace(plan.with_batch(MOST.get(jax.default_backend(), BATCH) * devices), remat=remat)
-            yield replace(plan, remat=remat)
 
 
 def make_plan(
@@ -175,50 +121,120 @@ def make_plan(
         PlanError: none fits.
     """
     budget = available() if memory is None else memory
-    least: Forecast | None = None
-    for plan in candidates(generator.preset, wanted.options, programs.devices, len(images) > 1):
-        if least is not None and _hopeless(least, plan):
-            continue
-        executor = Executor(generator, programs, replace(plan, norms=norms), wanted)
+    plans = candidates(generator.preset, wanted.options, programs.devices, len(images) > 1)
+    left = [Executor(generator, programs, replace(plan, norms=norms), wanted) for plan in plans]
+    tried: list[Forecast] = []
+    while left:
+        executor, *left = left
         if look is not None:
             look(executor)
         found = forecast(executor, images, budget, beside)
         if found.peak <= budget:
             return found
-        least = found if least is None or found.peak < least.peak else least
-    assert least is not None
-    raise PlanError(
+        tried.append(found)
+        left = _promising(left, images, budget, beside, tried)
+    raise _refusal(tried)
+
+
+def _refusal(tried: Sequence[Forecast]) -> PlanError:
+    """The error after forecasts that all do not fit."""
+    measured = [found for found in tried if found.stages]
+    least = min(measured or tried, key=lambda found: found.peak)
+    more = "" if least.stages else " or more"
+    return PlanError(
         f"{least.budget / 2**30:.2f} GiB of memory do not suffice: the smallest plan, tiles of "
         f"{least.plan.sample.tile} pixels, takes at least {least.peak / 2**30:.2f} GiB; give `memory_gb` "
-        f"{least.peak / 2**30 + 0.05:.1f} if there is so much, else a lower `upscale` or `precision` bf16"
+        f"{least.peak / 2**30 + 0.05:.1f}{more} if there is so much, else a lower `upscale` or `precision` bf16"
     )
 
 
-def _hopeless(least: Forecast, plan: Plan) -> bool:
-    """Whether a plan is far too large; memory is about proportional to the area of a tile."""
-    share = (plan.sample.tile / least.plan.sample.tile) ** 2
-    # Half of the estimate: leaving out a plan that fits is worse than compiling one that does not.
-    return least.base + 0.5 * share * (least.peak - least.base) > least.budget
+def _promising(
+    left: list[Executor], images: Sizes, budget: int, beside: int, tried: Sequence[Forecast]
+) -> list[Executor]:
+    """The plans that are still worth compiling: from the first that may fit on, and the smallest in any case."""
+    measured = [found for found in tried if found.stages]
+    for place, executor in enumerate(left[:-1] if len(measured) < TRIES - 1 else ()):
+        needs = _needs(executor, images, beside)
+        likely = {name: _likely(executor, name, needs.shape, measured) for name in needs.host}
+        if needs.peak(likely) <= budget:
+            return left[place:]
+    return left[-1:]
+
+
+def _likely(executor: Executor, stage: str, shape: Shape, measured: Sequence[Forecast]) -> float:
+    """Bytes of a stage's program by those of other plans; recomputation changes only that of sampling."""
+    same = [f for f in measured if stage != "sample" or f.plan.remat == executor.plan.remat]
+    known = {_seen(found.executor, stage, found.shape): found.stages[stage] for found in same}
+    return on_line(known, _seen(executor, stage, shape))
+
+
+def _seen(executor: Executor, stage: str, shape: Shape) -> int:
+    """Pixels that a stage sees at once."""
+    return executor.batch(stage, shape) * math.prod(getattr(shape, stage))
+
+
+def on_line(known: Mapping[int, int], at: int) -> float:
+    """Memory for a number of pixels, from that for others: on the line through the nearest two.
+
+    From a single one half of what is proportional: to leave out a plan that fits is worse than to compile one that
+    does not. From none 0.
+    """
+    if at in known or not known:
+        return known.get(at, 0)
+    near, *others = sorted(known, key=lambda pixels: abs(pixels - at))
+    if not others:
+        return 0.5 * known[near] * at / near
+    return known[near] + (known[others[0]] - known[near]) * (at - near) / (others[0] - near)
+
+
+class _Needs(NamedTuple):
+    """What images take beside the programs.
+
+    Attributes:
+        shape: of the images that take most.
+        base: see `Forecast`.
+        host: bytes of the images in this process, by the stages that run.
+        more: bytes on CPUs for what runs programs and for the other images of a run.
+        apart: whether images and programs are in different memory.
+    """
+
+    shape: Shape
+    base: int
+    host: dict[str, int]
+    more: int
+    apart: bool
+
+    def peak(self, stages: Mapping[str, float]) -> int:
+        """Largest number of bytes at once, for those of the stages' programs; one that is not given takes none."""
+        each = (stages.get(name, 0) + (0 if self.apart else self.host[name]) for name in self.host)
+        return int(self.base + self.more + max(each, default=0))
+
+
+def _needs(executor: Executor, images: Sizes, beside: int) -> _Needs:
+    """What images take under the executor's plan, with `beside` for other things."""
+    measured = {measure(*image, executor.preset, executor.plan) for image in images}
+    sides, shape = max(measured, key=lambda found: _weight(*found))
+    host = _host(executor, sides, shape)
+    host = {name: host[name] for name in stages_of(executor, images)}
+    if target_platform() != "cpu":
+        return _Needs(shape, size_of(jax.tree.leaves(executor.params)) + beside, host, 0, apart=True)
+    others = _company([found[0] for found in measured], len({found[1] for found in measured}), len(images))
+    return _Needs(shape, resident() + beside, host, RUNTIME + others, apart=False)
 
 
 def forecast(executor: Executor, images: Sizes, budget: int, beside: int = 0) -> Forecast:
-    """The memory of the most expensive images under the executor's plan, with `beside` for other things."""
-    measured = {measure(*image, executor.preset, executor.plan) for image in images}
-    sides, shape = max(measured, key=lambda found: _weight(*found))
-    host, params, names = _host(executor, sides, shape), _params_bytes(executor), stages_of(executor, images)
-    on_host = jax.default_backend() == "cpu"
-    base = (resident() if on_host else params) + beside
-    if on_host and base + max((host[name] for name in names), default=0) > budget:
-        # The images alone do not fit: compile nothing.
-        stages = dict.fromkeys(names, 0)
-    else:
-        stages = {name: analyse(executor, name, shape) for name in names}
-    if on_host:
-        peak = base + RUNTIME + max((stages[name] + host[name] for name in stages), default=0)
-        peak += _company([found[0] for found in measured], len({found[1] for found in measured}), len(images))
-    else:
-        peak = base + max(stages.values(), default=0)
-    return Forecast(executor, shape, stages, base, max(host.values()), peak, budget)
+    """The memory of the most expensive images under the executor's plan, with `beside` for other things.
+
+    Nothing is compiled if the images alone take more than the budget. If the programs that take most memory do so, the
+    others are not compiled.
+    """
+    needs = _needs(executor, images, beside)
+    stages: dict[str, int] = {}
+    for most in (MAIN, None):
+        if needs.peak(stages) <= budget:
+            stages = {name: analyse(executor, name, needs.shape, most) for name in needs.host}
+    host = max(needs.host.values(), default=0)
+    return Forecast(executor, needs.shape, stages, needs.base, host, needs.peak(stages), budget)
 
 
 def _company(sides: Sequence[Sides], shapes: int, images: int) -> int:
@@ -270,7 +286,16 @@ def resident() -> int:
 
 
 def available() -> int:
-    """Bytes that a run may use: of the device or, on CPUs, of the machine, including the memory of this process."""
+    """Bytes that a run may use: of the device or, on CPUs, of the machine, including the memory of this process.
+
+    Raises:
+        ValueError: programs are made for a platform that this process does not have.
+    """
+    if target_platform() != jax.default_backend():
+        raise ValueError(
+            f"plans are for a {target_platform()} and this process runs on a {jax.default_backend()}: give `memory`, "
+            "the bytes that the device has"
+        )
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(USABLE * stats["bytes_limit"])
@@ -281,22 +306,24 @@ def available() -> int:
     return int(USABLE * free) + resident()
 
 
-def analyse(executor: Executor, stage: str, shape: Shape) -> int:
+def analyse(executor: Executor, stage: str, shape: Shape, most: int | None = None) -> int:
     """Memory of a stage's largest program for images of a shape: bytes on one device, without parameters.
 
-    The programs are compiled for that and kept for the run.
+    The programs are compiled for that and kept for the run; with `most` only so many, in the order of `abstract_calls`.
     """
     taken = []
-    calls = abstract_calls(executor, stage, shape)
+    calls = abstract_calls(executor, stage, shape)[:most]
+    params = {id(leaf) for leaf in jax.tree.leaves(executor.params)}
     executor.programs.doing = STAGE_NAMES[stage]
     for function, arguments, static in calls:
         found = executor.programs.memory(function, *arguments, **static)
-        taken.append(_size(arguments) // executor.programs.devices + found.results + found.temporary)
+        read = size_of(leaf for leaf in jax.tree.leaves(arguments) if id(leaf) not in params)
+        taken.append(read // executor.programs.devices + found.results + found.temporary)
     return max(taken)
 
 
 def abstract_calls(executor: Executor, stage: str, shape: Shape) -> list[Call]:
-    """The programs that a stage needs for images of a shape."""
+    """The programs that a stage needs for images of a shape, those that take most memory first."""
     if stage == "rm":
         return stage1.calls(executor, shape)
     if stage == "sample":
@@ -316,18 +343,13 @@ def _weight(sides: Sides, shape: Shape) -> tuple[int, int]:
     return shape.sample[0] * shape.sample[1], sides.work[0] * sides.work[1]
 
 
-def _size(tree: Tree) -> int:
-    """Bytes of arrays that are not parameters, which every call reads."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.ShapeDtypeStruct)]
-    return sum(int(np.prod(leaf.shape)) * np.dtype(_plain(leaf.dtype)).itemsize for leaf in leaves)
+def size_of(leaves: Iterable[Array | np.ndarray | jax.ShapeDtypeStruct]) -> int:
+    """Bytes of arrays, or of abstract ones, which do not tell them."""
+    return sum(math.prod(leaf.shape) * np.dtype(_plain(leaf.dtype)).itemsize for leaf in leaves)
 
 
 def _plain(dtype: DTypeLike) -> DTypeLike:
     return np.uint64 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype
-
-
-def _params_bytes(executor: Executor) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(executor.params))
 
 
 def _host(executor: Executor, sides: Sides, shape: Shape) -> dict[str, int]:

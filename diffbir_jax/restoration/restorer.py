@@ -15,6 +15,7 @@ from PIL import Image
 
 from diffbir_jax.models.apply import Params
 from diffbir_jax.models.presets import Preset, Task, get_preset
+from diffbir_jax.restoration.candidates import default_plan
 from diffbir_jax.restoration.compiled import Programs
 from diffbir_jax.restoration.defaults import default_options, options_of
 from diffbir_jax.restoration.first_use import permit, provide, refuse
@@ -24,7 +25,6 @@ from diffbir_jax.restoration.lora_flag import Lora, lora_of
 from diffbir_jax.restoration.loras import merging
 from diffbir_jax.restoration.packing import Packer
 from diffbir_jax.restoration.plan import Plan
-from diffbir_jax.restoration.planner import default_plan
 from diffbir_jax.restoration.results import Outcome, Progress, Restored, Wanted
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.weights.loading import load_params, with_stage1

@@ -13,13 +13,14 @@ from diffbir_jax.batch.run import networks
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.files.digest import weights_record
 from diffbir_jax.restoration import loras
+from diffbir_jax.restoration.candidates import candidates
 from diffbir_jax.restoration.effort import costs, effort, passes
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.first_use import Allow
 from diffbir_jax.restoration.geometry import measure
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.plan import Plan
-from diffbir_jax.restoration.planner import Forecast, Size, Sizes, candidates, forecast, make_plan
+from diffbir_jax.restoration.planner import Forecast, Size, Sizes, forecast, make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Outcome, Progress, Wanted
 from diffbir_jax.serve.refusals import Refusal, TooLargeError

@@ -13,10 +13,10 @@ from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.metrics.fidelity import psnr, ssim
 from diffbir_jax.models.apply import Params
 from diffbir_jax.models.presets import Preset
+from diffbir_jax.restoration.candidates import default_plan
 from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.restoration.generator import Generator
 from diffbir_jax.restoration.image import Request
-from diffbir_jax.restoration.planner import default_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.training.report import tile_grid

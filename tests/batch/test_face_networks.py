@@ -16,8 +16,8 @@ from diffbir_jax.faces.networks import differing
 from diffbir_jax.faces.restoring import FaceRestorer, Way
 from diffbir_jax.models.presets import VARIANTS, get_preset
 from diffbir_jax.restoration import planner
+from diffbir_jax.restoration.candidates import default_plan
 from diffbir_jax.restoration.plan import Plan
-from diffbir_jax.restoration.planner import default_plan
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.sampling.options import Options
 from diffbir_jax.weights.safetensors import save_weights

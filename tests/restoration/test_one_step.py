@@ -12,10 +12,11 @@ from diffbir_jax.models.degradation_estimator import DegradationEstimatorConfig
 from diffbir_jax.models.modulation import ModulationConfig
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.parity.runner import misses
+from diffbir_jax.restoration.candidates import candidates, default_plan
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.geometry import measure, stage_grid
 from diffbir_jax.restoration.image import Request
-from diffbir_jax.restoration.planner import analyse, candidates, default_plan
+from diffbir_jax.restoration.planner import analyse
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.sampling.options import Options

@@ -6,21 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 import numpy as np
 import psutil
 import pytest
 
 from diffbir_jax.console.meter import Meter
+from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.restoration import compiled, planner
+from diffbir_jax.restoration.candidates import candidates, default_plan
+from diffbir_jax.restoration.compiled import Programs
 from diffbir_jax.restoration.executor import Executor
-from diffbir_jax.restoration.geometry import Shape
+from diffbir_jax.restoration.generator import Generator
+from diffbir_jax.restoration.geometry import Shape, measure
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.planner import (
     RUNTIME,
     PlanError,
-    candidates,
     compile_all,
-    default_plan,
     make_plan,
 )
 from diffbir_jax.restoration.restorer import Restorer
@@ -38,14 +41,20 @@ def restorer() -> Restorer:
 
 
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a stage takes, in place of compiling it: 100 bytes per pixel of its batch; and nothing was there before."""
+def table(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int | None]]:
+    """What a stage takes, in place of compiling it: 1000 bytes per pixel of its batch; and nothing was there before.
 
-    def bytes_of(executor: Executor, stage: str, shape: Shape) -> int:
-        return 100 * executor.batch(stage, shape) * math.prod(getattr(shape, stage))
+    Returns the side of sampling's tiles and the number of programs of each question.
+    """
+    asked: list[tuple[int, int | None]] = []
+
+    def bytes_of(executor: Executor, stage: str, shape: Shape, most: int | None = None) -> int:
+        asked.append((shape.sample[0], most))
+        return 1000 * executor.batch(stage, shape) * math.prod(getattr(shape, stage))
 
     monkeypatch.setattr(planner, "analyse", bytes_of)
     monkeypatch.setattr(planner, "resident", lambda: 0)
+    return asked
 
 
 def test_images_that_cannot_fit_are_refused_before_anything_is_compiled(compilations: list[str]) -> None:
@@ -111,6 +120,80 @@ def test_less_memory_makes_smaller_tiles(table: None) -> None:
     tight = RUNTIME + int(0.7 * (roomy.peak - RUNTIME))
     smaller = planned(tight)
     assert smaller.plan.sample.tile < 256 and smaller.peak <= tight
+
+
+LARGE = ((1024, 1024), (1024, 1024))
+
+
+@pytest.mark.parametrize(
+    "pixels, tiles",
+    [(1024**2, [1024]), (900**2, [1024, 768]), (400**2, [1024, 512, 384]), (100**2, [1024, 256])],
+)
+def test_few_plans_are_compiled(pixels: int, tiles: list[int], table: list[tuple[int, int | None]]) -> None:
+    """There are five. What one takes tells which may fit, and so does a line through two; the last is the smallest."""
+    using, plan = restorer(), default_plan(MICRO, FEW)
+    roomy = planner.forecast(Executor(using, using.programs, plan, Wanted(FEW)), [LARGE], 2**40)
+    memory = roomy.peak - 1000 * (1024**2 - pixels)
+    table.clear()
+    if tiles[-1] ** 2 <= pixels:
+        assert forecast([LARGE], memory).plan.sample.tile == tiles[-1]
+    else:
+        with pytest.raises(PlanError, match="tiles of 256 pixels"):
+            forecast([LARGE], memory)
+    assert list(dict.fromkeys(side for side, _ in table)) == tiles
+
+
+def test_programs_that_take_less_are_compiled_last(table: list[tuple[int, int | None]]) -> None:
+    """A plan that does not fit anyhow needs none of them."""
+    roomy = forecast([LARGE])
+    assert table == 4 * [(1024, planner.MAIN)] + 4 * [(1024, None)]
+    table.clear()
+    forecast([LARGE], roomy.peak - 1)
+    assert (1024, None) not in table and {most for _, most in table} == {planner.MAIN, None}
+
+
+@pytest.mark.parametrize(
+    "known, at, expected",
+    [
+        ({}, 5, 0),
+        ({10: 70}, 10, 70),
+        ({10: 70}, 5, 17.5),
+        ({10: 70, 6: 50}, 4, 40),
+        ({9: 9, 4: 6, 2: 4}, 1, 3),
+    ],
+)
+def test_memory_on_a_line(known: dict[int, int], at: int, expected: float) -> None:
+    assert planner.on_line(known, at) == expected
+
+
+def test_a_plan_for_another_device(table: list[tuple[int, int | None]]) -> None:
+    """It has batches for a GPU, whose memory holds the parameters and no images of the host."""
+    with tracing_for("gpu"):
+        with pytest.raises(ValueError, match="give `memory`"):
+            forecast([LARGE])
+        found = forecast([LARGE, LARGE], 2**36)
+        assert found.lines()[-1].startswith("peak of the device")
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(micro().params))
+    assert found.plan.sample.batch == 16 and found.plan.pixels == 2**20
+    assert found.base == weights and found.peak == weights + max(found.stages.values())
+
+
+def test_parameters_are_no_inputs() -> None:
+    """They are counted once, also those of guidance, and those of which only the shapes are known."""
+    options = dataclasses.replace(GUIDED, guidance_space="rgb")
+    abstract = jax.eval_shape(lambda: micro().params)
+    taken = []
+    for params in (micro().params, abstract):
+        using = Generator(MICRO, params)
+        executor = Executor(using, Programs(), default_plan(MICRO, options), Wanted(options))
+        shape = measure(*IMAGE, MICRO, executor.plan)[1]
+        taken.append(planner.analyse(executor, "sample", shape))
+        ((_, (inputs, *_), _),) = planner.abstract_calls(executor, "sample", shape)
+        assert inputs.guidance.params is executor.params["vae"]
+    assert taken[0] == taken[1]
+    assert planner.size_of(jax.tree.leaves(abstract)) == sum(
+        x.nbytes for x in jax.tree.leaves(micro().params)
+    )
 
 
 def test_no_memory_is_said_at_once(table: None) -> None:

@@ -16,9 +16,9 @@ from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.metadata import srgb_profile
 from diffbir_jax.restoration import restore as module
+from diffbir_jax.restoration.candidates import default_plan
 from diffbir_jax.restoration.defaults import DEFAULTS
 from diffbir_jax.restoration.pictures import take
-from diffbir_jax.restoration.planner import default_plan
 from diffbir_jax.restoration.results import Progress, Wanted
 from tests.command import save
 from tests.micro import FEW, MICRO, micro, picture

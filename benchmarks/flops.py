@@ -6,7 +6,6 @@ says what each stage takes beside the weights.
 """
 
 import argparse
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,15 +16,16 @@ import jax.numpy as jnp
 from diffbir_jax.conversion.abstract import abstract_unet, abstract_vae
 from diffbir_jax.models.presets import PRESETS, Preset
 from diffbir_jax.restoration import executor as execution
+from diffbir_jax.restoration.candidates import default_plan
 from diffbir_jax.restoration.compiled import Programs, _bound
 from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.restoration.executor import Executor
-from diffbir_jax.restoration.generator import Generator
+from diffbir_jax.restoration.generator import Context, Generator
 from diffbir_jax.restoration.geometry import measure
-from diffbir_jax.restoration.planner import abstract_calls, analyse, default_plan, stages_of
+from diffbir_jax.restoration.planner import abstract_calls, analyse, size_of, stages_of
 from diffbir_jax.restoration.results import Wanted
 from diffbir_jax.training.flops import count
-from diffbir_jax.weights.loading import abstract_params
+from diffbir_jax.weights.loading import PRECISIONS, abstract_params, stored
 from diffbir_jax.weights.safetensors import flatten, unflatten
 
 SIDE, UPSCALE = 512, 4
@@ -50,19 +50,31 @@ def memory(version: str) -> tuple[int, dict[str, int]]:
     """Return bytes of the weights in float32, and of each stage's program beside them, by the planner."""
     executor = executor_of(version)
     _, shape = measure(*IMAGE, executor.preset, executor.plan)
-    weights = sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(executor.params))
+    weights = size_of(jax.tree.leaves(executor.params))
     return weights, {stage: analyse(executor, stage, shape) for stage in stages_of(executor, [IMAGE])}
 
 
 def executor_of(version: str) -> Executor:
     """Return what carries out the default plan of a version, with the shapes of its networks."""
-    preset, options = PRESETS[version], default_options(version)
+    generator, options = abstract_generator(version), default_options(version)
+    wanted = Wanted(options, keep=False, context=empty_context(generator.preset))
+    return Executor(generator, Programs(), default_plan(generator.preset, options), wanted)
+
+
+def abstract_generator(version: str, precision: str = "fp32") -> Generator:
+    """Return the networks of a version as shapes; `precision` is a key of `PRECISIONS`."""
+    preset, dtype = PRESETS[version], PRECISIONS[precision]
     params: dict[str, Any] = abstract_params(preset, [name for name in preset.modules if name != "lora"])
     params |= {"lora": loras(preset)} if "lora" in preset.modules else {}
-    context = jnp.zeros((1, 77, 1024)), jnp.zeros((1, 77, 1024))
-    generator = Generator(preset, params)
-    wanted = Wanted(options, keep=False, context=context)
-    return Executor(generator, Programs(), default_plan(preset, options), wanted)
+    params = jax.eval_shape(lambda params: stored(params, dtype), params)
+    return Generator(preset, params, dtype)
+
+
+def empty_context(preset: Preset) -> Context | None:
+    """Return text embeddings of zeros for both prompts, None for networks that read no text."""
+    if preset.unet.context_dim is None:
+        return None
+    return jnp.zeros((1, 77, preset.unet.context_dim)), jnp.zeros((1, 77, preset.unet.context_dim))
 
 
 def _count(function: Any, args: tuple[Any, ...], static: dict[str, Any]) -> int:

@@ -4,7 +4,8 @@
     python -m benchmarks.gpu_aot --preset v2.1 --targets h100 rtx4090 --guidance 0 0.5
 
 compiles the sampler (or with `--program train` the training step of stage 2, with `lora` that of `diffbir finetune`)
-and prints a row of Markdown per program. docs/gpu.md explains the columns. What was compiled is kept in `--results`.
+and prints a row of Markdown per program. With `--program plan` the planner of `diffbir restore` chooses sizes for GPUs
+of so much `--memory`. docs/gpu.md explains the columns. What was compiled is kept in `--results`.
 The GPUs are described by the files in benchmarks/targets/, by their published numbers. Kernels are chosen without
 timing them.
 """
@@ -20,22 +21,22 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import topologies
 from jax.experimental.layout import Format, Layout
 
+from benchmarks.gpu_plans import HEADER as PLAN_HEADER
+from benchmarks.gpu_plans import PlanCase, plan_row, planning
+from benchmarks.gpu_targets import OPTIONS, TARGETS, capability_of, held, mesh_of
 from benchmarks.pod_programs import SAMPLING, Program, lora_step, sampling, training_step
 from benchmarks.results import Results
 from diffbir_jax.models import attention
 from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.restoration import names
-from diffbir_jax.restoration.compiled import kernel_order
-from diffbir_jax.sharding import make_mesh, replicated
+from diffbir_jax.sharding import replicated
 from diffbir_jax.training.flops import count
 
 # Steps of training by the name of their program.
 STEPS = {"train": training_step, "lora": lora_step}
-TARGETS = Path(__file__).with_name("targets")
 HEADER = (
     "program", "GPU", "attention", "weights", "arguments", "temporaries", "output", "sum, GiB", "largest buffer",
     "TFLOP", "kernels", "compile s",
@@ -91,17 +92,13 @@ class Case:
 
 def compile_case(case: Case) -> dict[str, Any]:
     """Compile for the target; returns the compiler's numbers."""
-    described = (TARGETS / f"{case.target}.txt").read_text()
-    topology = topologies.get_topology_desc(
-        platform="cuda", topology_name=case.target, target_config=described, topology="1x1x1"
-    )
-    mesh = make_mesh(devices=topology.devices)
+    mesh = mesh_of(case.target)
     with tracing_for("gpu"):
         program = _program(case, mesh)
         traced = program.function.trace(*program.arguments)
     flops = count(traced.jaxpr)
     begin = time.perf_counter()
-    compiled = traced.lower().compile(compiler_options={"xla_gpu_autotune_level": "0"})
+    compiled = traced.lower().compile(compiler_options=OPTIONS)
     return {"seconds": time.perf_counter() - begin, "flops": flops.total} | measures(compiled)
 
 
@@ -126,23 +123,9 @@ def with_layouts(program: Program, mesh: Any) -> Program:
 
 def as_held(program: Program, mesh: Any, capability: float) -> Program:
     """The same program for weights that lie in memory as `compiled.laid` lays them."""
-    everywhere = replicated(mesh)
-
-    def lies(x: Any) -> Any:
-        held = Format(kernel_order(x.dtype, capability), everywhere) if x.ndim == 4 else everywhere
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=held)
-
     arguments = list(program.arguments)
-    arguments[program.weights] = jax.tree.map(lies, arguments[program.weights])
+    arguments[program.weights] = held(arguments[program.weights], mesh, capability)
     return program._replace(arguments=tuple(arguments))
-
-
-def capability_of(target: str) -> float:
-    """Compute capability of a target, such as 8.9."""
-    described = (TARGETS / f"{target}.txt").read_text()
-    found = re.search(r"cuda_compute_capability \{\s*major: (\d+)(?:\s+minor: (\d+))?", described)
-    assert found is not None, target
-    return float(f"{found[1]}.{found[2] or 0}")
 
 
 def measures(compiled: Any) -> dict[str, Any]:
@@ -208,11 +191,23 @@ def main() -> None:
     if args.program in STEPS and args.layouts == "auto":
         made.error("--layouts auto is for sampling: a step returns its state as it takes it")
     attention.force(args.attention)
+    if args.program == "plan":
+        plans(args)
+        return
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     results = Results(args.results, compile_case, row)
     for target in args.targets:
         for guidance in args.guidance if args.program == "sample" else (0.0,):
             results(case_of(args, target, guidance))
+
+
+def plans(args: argparse.Namespace) -> None:
+    """Print a row for each amount of memory."""
+    print(f"| {' | '.join(PLAN_HEADER)} |\n|{'---|' * len(PLAN_HEADER)}")
+    results = Results(args.results, planning(args.results), plan_row)
+    for target in args.targets:
+        for memory in args.memory:
+            results(PlanCase(args.preset, target, args.side, args.precision, memory))
 
 
 def case_of(args: argparse.Namespace, target: str, guidance: float) -> Case:
@@ -228,12 +223,13 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
-    add("--preset", choices=("v1", "v2", "v2.1"), default="v2.1")
-    add("--program", choices=(*STEPS, "sample"), default="sample")
+    add("--preset", choices=("v1", "v2", "v2.1", "tiny", "one-step"), default="v2.1")
+    add("--program", choices=(*STEPS, "sample", "plan"), default="sample")
     add("--targets", nargs="+", choices=sorted(file.stem for file in TARGETS.glob("*.txt")), default=["h100"])
     add("--batch", type=int, default=1, metavar="N", help="images (default: %(default)s)")
     add("--side", type=int, default=512, metavar="N", help="of the images (default: %(default)s)")
     add("--guidance", nargs="+", type=float, default=[0.0, 0.5], metavar="S")
+    add("--memory", nargs="+", type=int, default=[8, 16, 24, 80], metavar="GB", help="for --program plan")
     add("--precision", choices=("bf16", "fp32"), default="bf16")
     add("--attention", choices=names.ATTENTION, default="auto")
     add("--layouts", choices=WEIGHTS, default="held", help="of arguments (default: %(default)s)")

@@ -59,11 +59,11 @@ def border_energy(image: np.ndarray, lines: set[int]) -> float:
 def seams() -> Iterator[str]:
     """Tiles against the whole image."""
     from diffbir_jax.restoration import autoencoder, stage1
+    from diffbir_jax.restoration.candidates import default_plan
     from diffbir_jax.restoration.defaults import default_options
     from diffbir_jax.restoration.executor import Executor
     from diffbir_jax.restoration.image import Frame, Request
     from diffbir_jax.restoration.plan import StagePlan
-    from diffbir_jax.restoration.planner import default_plan
     from diffbir_jax.restoration.restorer import Restorer
     from diffbir_jax.restoration.results import Wanted
 
@@ -153,9 +153,9 @@ def packing() -> Iterator[str]:
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
     import jax
 
+    from diffbir_jax.restoration.candidates import default_plan
     from diffbir_jax.restoration.defaults import default_options
     from diffbir_jax.restoration.image import Request
-    from diffbir_jax.restoration.planner import default_plan
     from diffbir_jax.restoration.restorer import Restorer
     from diffbir_jax.sharding import make_mesh
 

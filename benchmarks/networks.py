@@ -24,10 +24,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from benchmarks.peers import PEERS, Peer, use_threads
 from diffbir_jax.models.apply import Params, abstract, apply
@@ -37,6 +38,8 @@ from diffbir_jax.models.scunet import SCUNet
 from diffbir_jax.models.swinir import SwinIR
 from diffbir_jax.models.unet import UNet
 from diffbir_jax.models.vae import AutoencoderKL
+from diffbir_jax.restoration.compiled import laid
+from diffbir_jax.weights.loading import stored
 
 Run = Callable[[], Any]
 LATENT, CONTEXT, IMAGE = (1, 64, 64, 4), (1, 77, 1024), (1, 512, 512, 3)
@@ -81,52 +84,71 @@ def compare(name: str, repeats: int, profile: bool) -> None:
     """Time one network and print its line, and with `profile` what takes the time."""
     network = NETWORKS[name]
     inputs = [np.random.default_rng(i).random(shape, np.float32) for i, shape in enumerate(network.shapes)]
-    ours, compile_seconds, buffers = _ours(network, inputs)
+    ours = compiled(network, inputs)
     peer = PEERS[name](inputs)
-    timed = {layout: _alternate(ours, peer.in_format(layout), repeats) for layout in Peer.FORMATS}
+    timed = {layout: _alternate(ours.run, peer.in_format(layout), repeats) for layout in Peer.FORMATS}
     layout = min(timed, key=lambda layout: statistics.median(theirs for _, theirs in timed[layout]))
     seconds = [statistics.median(column) for column in zip(*timed[layout], strict=True)]
     ratio = statistics.median(own / theirs for own, theirs in timed[layout])
     numbers = (f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", layout, f"{ratio:.2f}")
     gflop = f"{peer.flop() / 1e9:.0f}"
-    print(_line((name, gflop, *numbers, f"{compile_seconds:.1f}", f"{buffers / 1e9:.2f}")), flush=True)
+    print(_line((name, gflop, *numbers, f"{ours.seconds:.1f}", f"{ours.temporaries / 1e9:.2f}")), flush=True)
     if profile:
-        _print_profile("ours", _xla_profile(ours))
+        _print_profile("ours", _xla_profile(ours.run))
         _print_profile("theirs", peer.profile())
 
 
 def random_params(shapes: Params) -> Params:
     """Random float32 parameters of these shapes, small enough that nothing overflows."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: jax.device_put(0.02 * rng.standard_normal(x.shape, np.float32)), shapes)
+    # One draw for all: billions of numbers take a minute.
+    noise = 0.02 * np.random.default_rng(0).standard_normal(2**20, np.float32)
+    return jax.tree.map(lambda x: jax.device_put(np.resize(noise, x.shape)), shapes)
 
 
-def _ours(network: Network, inputs: list[np.ndarray]) -> tuple[Run, float, int]:
-    """The network as a call without arguments, the seconds it took to compile, the bytes of its buffers."""
+class Compiled(NamedTuple):
+    """A network of ours as a call without arguments.
+
+    Attributes:
+        run: calls it, and waits for the result.
+        seconds: that it took to compile.
+        arguments: bytes of parameters and inputs.
+        temporaries: bytes of its buffers.
+    """
+
+    run: Run
+    seconds: float
+    arguments: int
+    temporaries: int
+
+
+def compiled(network: Network, inputs: list[np.ndarray], dtype: DTypeLike = np.float32) -> Compiled:
+    """Compile a network that computes in a dtype, with random parameters."""
+    module = network.module.clone(dtype=dtype)
 
     def call(params: Params, *args: Any) -> Any:
-        return apply(network.module, params, *args, method=network.method)
+        return apply(module, params, *args, method=network.method)
 
-    module = network.module
     arrays = [jax.device_put(x) for x in inputs]
     sample = jax.ShapeDtypeStruct(IMAGE, np.float32)
     params = random_params(abstract(module, *([sample] if network.method else arrays)))
+    params = laid(stored(params, dtype))
     lowered = jax.jit(call).lower(params, *arrays)
     start = time.perf_counter()
-    compiled = lowered.compile()
+    program = lowered.compile()
     seconds = time.perf_counter() - start
-    memory = compiled.memory_analysis()
-    buffers = memory.temp_size_in_bytes if memory else 0
-    return lambda: jax.block_until_ready(compiled(params, *arrays)), seconds, buffers
+    memory = program.memory_analysis()
+    sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes) if memory else (0, 0)
+    return Compiled(lambda: jax.block_until_ready(program(params, *arrays)), seconds, *sizes)
 
 
 def _alternate(ours: Run, theirs: Run, repeats: int) -> list[tuple[float, float]]:
     """Seconds of `repeats` pairs of calls, after one pair to warm up."""
-    pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(repeats + 1)]
+    pairs = [(seconds_of(ours), seconds_of(theirs)) for _ in range(repeats + 1)]
     return pairs[1:]
 
 
-def _seconds(run: Run) -> float:
+def seconds_of(run: Run) -> float:
+    """Seconds of one call."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

@@ -41,6 +41,27 @@ class Peer:
         self.inputs = [x.contiguous(memory_format=memory) if x.ndim == 4 else x for x in self.inputs]
         return torch.inference_mode()(lambda: self.call(*self.inputs))
 
+    def on(self, device: str, dtype: str) -> None:
+        """Move the module and its inputs to a device of PyTorch, "cpu" or "cuda", in a dtype such as "bfloat16"."""
+        where = {"device": device, "dtype": getattr(load("torch"), dtype)}
+        self.module.to(**where)
+        self.inputs = [x.to(**where) for x in self.inputs]
+
+    def timed(self, layout: Format, fuse: bool = False) -> Callable[[], Any]:
+        """As `in_format`, but it waits for the device; `fuse` calls it through `torch.compile`."""
+        torch = load("torch")
+        if fuse:
+            self.call = torch.compile(self.call)
+        run = self.in_format(layout)
+
+        def wait() -> Any:
+            result = run()
+            if self.inputs[0].is_cuda:
+                torch.cuda.synchronize()
+            return result
+
+        return wait
+
     def flop(self) -> int:
         """Floating-point operations of products and convolutions in one call."""
         torch, counter = load("torch"), load("torch.utils.flop_counter").FlopCounterMode(display=False)

@@ -1,11 +1,21 @@
 """benchmarks/gpu_aot.py: how it reads a compiled program. The compiler itself is not here: make gpu-aot installs it."""
 
+from pathlib import Path
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import pytest
 
-from benchmarks.gpu_aot import TARGETS, Case, as_held, capability_of, case_of, kinds, largest, parser, row
+from benchmarks import gpu_plans
+from benchmarks.gpu_aot import Case, as_held, case_of, kinds, largest, parser, row
+from benchmarks.gpu_plans import HEADER, PlanCase, Recorded, plan_row, planning
+from benchmarks.gpu_targets import TARGETS, capability_of
 from benchmarks.pod_programs import training_step
+from diffbir_jax.models.presets import PRESETS
+from diffbir_jax.restoration.compiled import Memory
 from diffbir_jax.sharding import make_mesh
+from tests.micro import MICRO
 from tests.test_tpu_aot import PRESET
 
 HLO = """
@@ -78,3 +88,51 @@ def test_targets_are_of_four_kinds() -> None:
 def test_the_capability_of_a_target() -> None:
     found = {path.stem: capability_of(path.stem) for path in TARGETS.glob("*.txt")}
     assert found == {"h100": 9.0, "a100": 8.0, "rtx4090": 8.9, "l4": 8.9}
+
+
+def test_the_memory_of_a_program_is_kept(tmp_path: Path) -> None:
+    """By what it computes: another process finds it, and another program is another one."""
+    double, path = jax.jit(lambda x: 2.0 * x), tmp_path / "programs.json"
+    one, two = (jax.ShapeDtypeStruct((size,), jnp.float32) for size in (64, 128))
+    first, again = (Recorded(make_mesh(devices=jax.devices()[:1]), path) for _ in range(2))
+    assert first.memory(double, one).results == 256 and first.new == 1
+    again.found = Recorded(first.mesh, path).found
+    assert again.memory(double, one) == first.memory(double, one) and again.new == 0
+    assert again.memory(double, two).results == 512 and again.new == 1
+
+
+def test_a_plan_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is predicted is the weights of all networks and the largest program; too little memory is an error."""
+    monkeypatch.setitem(PRESETS, "micro", MICRO)
+    monkeypatch.setattr(gpu_plans, "mesh_of", lambda _: make_mesh(devices=jax.devices()[:1]))
+    monkeypatch.setattr(Recorded, "memory", lambda *_, **__: Memory(2**30, 2**20, 2**31))
+    plan = planning(tmp_path / "found.json")
+    found = plan(PlanCase("micro", "h100", 64, "fp32", 8))
+    assert found["predicted"] == found["weights"] + max(found["stages"].values()) < found["budget"]
+    assert found["weights"] > 0 and found["compiled"]["temporary"] == 2**31
+    short = plan(PlanCase("micro", "h100", 64, "fp32", 2))
+    assert "do not suffice" in short["error"]
+
+
+@pytest.mark.parametrize(
+    "found, expected",
+    [
+        (
+            {"error": "1.35 GiB of memory do not suffice", "programs": 8},
+            "| 5.40 | 1.35 GiB of memory do not suffice |",
+        ),
+        (
+            {
+                "tiles": {"rm": (16, 16), "sample": (64, 96)},
+                "predicted": 2**31,
+                "largest": "sample",
+                "compiled": Memory(2**30, 0, 2**29)._asdict(),
+                "programs": 4,
+            },
+            "| 5.40 | 96x64 | 2048 | sample | 1024 | 512 | 0 | 1536 | 4 |",
+        ),
+    ],
+)
+def test_a_row_of_a_plan(found: dict[str, Any], expected: str) -> None:
+    text = plan_row(PlanCase("tiny", "h100", 512, "fp32", 8), found | {"budget": int(5.4 * 2**30)})
+    assert expected in text and text.count("|") == len(HEADER) + 1

@@ -16,6 +16,7 @@ With `--profile`, the table is followed by where the time of one call goes, per 
 """
 
 import argparse
+import functools
 import os
 import statistics
 import tempfile
@@ -100,9 +101,13 @@ def compare(name: str, repeats: int, profile: bool) -> None:
 
 def random_params(shapes: Params) -> Params:
     """Random float32 parameters of these shapes, small enough that nothing overflows."""
-    # One draw for all: billions of numbers take a minute.
-    noise = 0.02 * np.random.default_rng(0).standard_normal(2**20, np.float32)
-    return jax.tree.map(lambda x: jax.device_put(np.resize(noise, x.shape)), shapes)
+    return jax.tree.map(lambda x: jax.device_put(np.resize(_noise(), x.shape)), shapes)
+
+
+@functools.cache
+def _noise() -> np.ndarray:
+    """One draw for all parameters: billions of numbers would take a minute."""
+    return 0.02 * np.random.default_rng(0).standard_normal(2**20, np.float32)
 
 
 class Compiled(NamedTuple):

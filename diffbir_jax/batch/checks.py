@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.faces.flags import BACKGROUNDS, FACE_FLAGS
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.restoration import known
 from diffbir_jax.sampling.options import Options
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def check_flags(args: argparse.Namespace, recipe: "Recipe") -> None:
     """Raise FlagError for contradictory flags of a recipe."""
     options = recipe.options
     check_faces(args, recipe)
+    check_operator(recipe)
     if recipe.std_map and recipe.n_samples == 1:
         raise FlagError("--std-map compares several results; give --n-samples of at least 2")
     if recipe.stage1_only and get_preset(recipe.version).one_step is not None:
@@ -74,6 +76,26 @@ def check_captions(args: argparse.Namespace, recipe: "Recipe") -> None:
         raise FlagError(f"--version {recipe.version} reads no text here; leave --captions out")
     if recipe.faces is not None:
         raise FlagError("--task faces restores crops, for which --captions has no words; leave it out")
+
+
+def check_operator(recipe: "Recipe") -> None:
+    """Raise FlagError for a known degradation that the version, the task or the upscale does not go with."""
+    spec = recipe.options.known
+    if spec is None:
+        return
+    try:
+        known.check(recipe.preset(), recipe.options)
+    except UserError as error:
+        raise FlagError(as_flags(str(error))) from None
+    if recipe.faces is not None or recipe.stage1_only:
+        other = "--task faces" if recipe.faces is not None else "--stage1-only"
+        raise FlagError(
+            f"--operator is about whole results of stage 2 and does not go with {other}; leave one out"
+        )
+    if recipe.upscale != spec.scale:
+        raise FlagError(
+            f"--upscale is {recipe.upscale:g}, but --operator {spec.words} needs {spec.scale}; leave --upscale out"
+        )
 
 
 def detail_of(recipe: "Recipe") -> float:

@@ -73,6 +73,7 @@ def load(job: Job, recipe: Recipe) -> Loaded:
     if job.outputs.sidecar:
         sources = {"input": job.path, "clean": job.clean, "mask": job.mask}
         sources |= {"ground": job.ground} if job.ground else {}
+        sources |= {"hides": Path(recipe.hides)} if recipe.hides else {}
         files = {name: path and file_record(path) for name, path in sources.items()}
     return Loaded(job, photo, request, time.perf_counter() - begin, files)
 
@@ -128,6 +129,11 @@ def dressed(pixels: np.ndarray, photo: Photo, depth: BitDepth, transparent: bool
     return replace(photo, pixels=pixels, alpha=alpha)
 
 
+def in_colour(photo: Photo, recipe: Recipe) -> Photo:
+    """Return an input as one with colours, if its result gets colours."""
+    return replace(photo, grey=False) if recipe.colours else photo
+
+
 def file_depth(path: Path, depth: BitDepth) -> BitDepth:
     """Return the bits of a result; JPEG and WebP hold 8."""
     return "8" if depth == "same" and path.suffix in (".jpg", ".jpeg", ".webp") else depth
@@ -152,6 +158,7 @@ def write_results(
     """
     begin, outputs, photo = time.perf_counter(), loaded.job.outputs, loaded.photo
     assert photo is not None
+    photo = in_colour(photo, recipe)
 
     def save(path: Path, pixels: np.ndarray, transparent: bool = True) -> tuple[str, ...]:
         depth = file_depth(path, recipe.bit_depth)

@@ -25,10 +25,15 @@ from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.files.records import device, versions
 from diffbir_jax.restoration.geometry import check_bounds, check_plan
 from diffbir_jax.restoration.lora_flag import Lora
+from diffbir_jax.sampling.operators import parse
+from diffbir_jax.sampling.options import Options
 
 # Characters of a path in a message: a sidecar may name any.
 LONGEST = 1000
-DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, "paths", "list", "captions", "memory_gb", "vae_norms"} - {*PLACES}
+DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, "paths", "list", "captions", "memory_gb", "vae_norms"} - {
+    *PLACES,
+    "operator",
+}
 
 
 def recipe_of(args: argparse.Namespace) -> tuple[Recipe, Sidecar]:
@@ -54,9 +59,21 @@ def recipe_of(args: argparse.Namespace) -> tuple[Recipe, Sidecar]:
         raise FlagError("--stage1 is given, but the sidecar's stage 1 is the version's own; leave it out")
     if "background" in changes and recipe.backs is None:
         raise FlagError("--background is given, but the sidecar knows no folder of backgrounds; leave it out")
+    if "operator" in args.given:
+        changes["options"] = moved_operator(recipe.options, args.operator)
     if "lora" in changes:
         changes["lora"] = moved_loras(recipe.lora, changes["lora"])
     return dataclasses.replace(recipe, **changes), record
+
+
+def moved_operator(then: Options, now: str) -> Options:
+    """Return the options of a sidecar with the mask of its operator where it is now; FlagError for another operator."""
+    spec = parse(now)
+    if then.known is None or spec.mask is None or dataclasses.replace(then.known, mask=spec.mask) != spec:
+        raise FlagError(
+            f"--operator is {now}, the sidecar's {then.operator}; leave it out, or give the same with its mask moved"
+        )
+    return dataclasses.replace(then, operator=now)
 
 
 def moved_loras(then: Sequence[Lora], now: Sequence[Lora]) -> tuple[Lora, ...]:
@@ -121,8 +138,19 @@ def repeated_job(settings: Settings, record: Sidecar) -> Job:
         record.ground and find_again(record.ground, moved_ground, "background"),
         record.caption,
     )
+    check_hides(settings.recipe, record)
     check_jobs([job], settings)
     return job
+
+
+def check_hides(recipe: Recipe, record: Sidecar) -> None:
+    """Raise UserError unless the mask of a known degradation is the file that the sidecar names."""
+    if (recipe.hides is None) != (record.hides is None):
+        raise UserError(
+            "the sidecar's operator and its file of a mask do not fit; give the .json file beside a result"
+        )
+    if recipe.hides is not None and record.hides is not None:
+        find_again(record.hides, Path(recipe.hides), "mask of the operator")
 
 
 def find_again(entry: Source, place: Path | None, what: str) -> Path:
@@ -136,9 +164,8 @@ def find_again(entry: Source, place: Path | None, what: str) -> Path:
     told = str(path) if len(str(path)) <= LONGEST else f"{str(path)[:LONGEST]}..."
     # Not `path.is_file()`, which raises for names that are too long for the system.
     if not os.path.isfile(path):
-        flag = {"input": "--input", "stage-1 image": "--stage1", "mask": "--fidelity-mask"}.get(
-            what, "--background"
-        )
+        flags = {"input": "--input", "stage-1 image": "--stage1", "mask": "--fidelity-mask"}
+        flag = (flags | {"mask of the operator": "--operator"}).get(what, "--background")
         raise ImageFileError(f"{told}: the {what} that the sidecar names is no file; give it by {flag}")
     if path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
         raise ImageFileError(

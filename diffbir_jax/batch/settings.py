@@ -24,6 +24,7 @@ from diffbir_jax.models.presets import PRESETS, AnyTask, Preset, get_preset
 from diffbir_jax.restoration.flags import options_from
 from diffbir_jax.restoration.lora_flag import Lora
 from diffbir_jax.restoration.names import FACES, PRECISIONS
+from diffbir_jax.sampling.operators import parse
 from diffbir_jax.sampling.options import Options
 
 Format = Literal["png", "jpeg", "webp", "tiff", "same"]
@@ -117,6 +118,16 @@ class Recipe:
         """Whether crops of faces are written."""
         return self.faces is not None and (self.save_faces or not self.writes_photos)
 
+    @property
+    def hides(self) -> str | None:
+        """The mask of a known degradation, or None."""
+        return None if self.options.known is None else self.options.known.mask
+
+    @property
+    def colours(self) -> bool:
+        """Whether gray photos get colours."""
+        return self.options.known is not None and self.options.known.gray
+
     def preset(self, faces: bool = False) -> Preset:
         """The networks of whole images or, of `faces`, those of aligned crops.
 
@@ -205,6 +216,8 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     """Return the recipe that the flags describe; FlagError for options out of range."""
     values = {name: getattr(args, name) for name in RECIPE_FIELDS}
     values["lora"] = tuple(args.lora or ())
+    if args.operator is not None and "upscale" not in args.given:
+        values["upscale"] = float(parse(args.operator).scale)
     values["stage1_only"] |= get_preset(args.version).stage1_only
     try:
         return Recipe(**values, options=options_from(args), faces=faces_from(args))
@@ -232,7 +245,8 @@ def as_record(recipe: Recipe) -> dict[str, object]:
     """Return a recipe in a form that JSON can hold."""
     record = dataclasses.asdict(recipe)
     loras = [{"path": str(lora.path), "scale": lora.scale} for lora in recipe.lora]
-    return record | {"weights": None if recipe.weights is None else str(recipe.weights), "lora": loras}
+    weights = None if recipe.weights is None else str(recipe.weights)
+    return record | {"weights": weights, "lora": loras, "options": recipe.options.record()}
 
 
 def from_record(record: dict[str, object]) -> Recipe:

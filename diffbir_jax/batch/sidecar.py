@@ -49,7 +49,7 @@ class Sidecar:
 
     Attributes:
         format: see `FORMAT`.
-        input, clean, mask, ground: the files read.
+        input, clean, mask, ground, hides: the files read; the last one is the mask of a known degradation.
         name: of the input, without folders: results are named after it.
         parameters: see `settings.from_record`.
         noise_index: selects the noise.
@@ -75,6 +75,7 @@ class Sidecar:
     versions: dict[str, Word]
     device: dict[str, Word | int]
     ground: Source | None = None
+    hides: Source | None = None
     crops: Plan | None = None
     outputs: list[str] = field(default_factory=list)
     faces: list[dict[str, object]] | None = None

@@ -64,6 +64,7 @@ def candidates(preset: Preset, options: Options, devices: int, many: bool) -> It
             tile, stride = options.tiling or (side, side // 2)
             plan = _plan(preset, tile, stride, min(tile, side), devices)
         guided = bool(options.guidance_scale) and options.guidance_space == "rgb"
+        guided |= options.operator is not None and options.operator_method == "gradient"
         for remat in (False, True) if guided else (True,):
             if many and share == SHARES[0]:
                 yield replace(plan.with_batch(MOST.get(target_platform(), BATCH) * devices), remat=remat)

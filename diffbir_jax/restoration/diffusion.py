@@ -6,7 +6,7 @@ import numpy as np
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.tiling import Grid
-from diffbir_jax.restoration import encoder_tiles
+from diffbir_jax.restoration import encoder_tiles, known
 from diffbir_jax.restoration.executor import Call, Executor
 from diffbir_jax.restoration.generator import Context
 from diffbir_jax.restoration.geometry import Shape, stage_grid, tiles_on_canvas
@@ -16,6 +16,7 @@ from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs
 from diffbir_jax.sampling.guidance import pixel_weight
 from diffbir_jax.sampling.layout import Conditioned, Layout, make_layout
 from diffbir_jax.sampling.loop import image_keys, sample
+from diffbir_jax.sampling.operators import Measured
 from diffbir_jax.sampling.tables import LinearStep
 
 # What `sample` takes besides the denoiser.
@@ -86,7 +87,9 @@ def calls(executor: Executor, shape: Shape) -> list[Call]:
     degrees = (
         jax.ShapeDtypeStruct((images, encoder_tiles.DEGREES), jnp.float32) if executor.degrades else None
     )
-    given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None, hint, start, degrees)
+    spec = options.known
+    measured = None if spec is None else known.abstract(spec, images, shape.canvas)
+    given = (latent, array(f if rgb else 1, 1), array(f, 3) if rgb else None, hint, start, degrees, measured)
     # `eval_shape` returns arrays alone; the denoiser that belongs to them is kept here.
     denoisers: list[Denoiser] = []
     # Computed and cached now: inside `eval_shape` it would be a tracer, which must not be cached.
@@ -99,9 +102,10 @@ def calls(executor: Executor, shape: Shape) -> list[Call]:
         hint: jax.Array | None,
         start: jax.Array | None,
         degrees: jax.Array | None,
+        measured: Measured | None,
         keys: jax.Array,
     ) -> Arguments:
-        given = Conditioned(latent, weight, target, layout, hint, start, degrees)
+        given = Conditioned(latent, weight, target, layout, hint, start, degrees, measured)
         denoiser, rest = steered(executor, given, keys, context)
         denoisers.append(denoiser)
         return rest
@@ -148,8 +152,14 @@ def _placed(executor: Executor, arguments: Arguments, whole: bool) -> Arguments:
         repeats=place(inputs.guidance.repeats),
         tiles=place(inputs.guidance.tiles),
     )
+    corrected = inputs.known and inputs.known._replace(
+        measured=place(inputs.known.measured, axis),
+        scale=place(inputs.known.scale),
+        repeats=place(inputs.known.repeats),
+        places=place(inputs.known.places),
+    )
     cond, uncond = place((inputs.cond, inputs.uncond), axis)
-    inputs = inputs._replace(cond=cond, uncond=uncond, guidance=guidance)
+    inputs = inputs._replace(cond=cond, uncond=uncond, guidance=guidance, known=corrected)
     per_image = 1 if noise.ndim > 1 else 0  # of a tape, the first axis counts draws
     return inputs, place(x, axis), place(steps), place(noise, per_image if whole else None)
 
@@ -168,15 +178,17 @@ def conditioned(executor: Executor, frames: list[Frame], filled: list[Frame]) ->
     degrees = np.stack([np.asarray(frame.degrees) for frame in filled]) if executor.degrades else None
     grids = [frame.grid("sample").scaled(1, f) for frame in frames]
     layout = _layout(executor, frames[0].shape, grids, len(filled))
+    says = [frame.known for frame in filled if frame.known is not None]
+    measured = known.stacked(says, (height, width)) if says else None
     if options.guidance_space == "latent" or not options.guidance_scale:
         weight = stacked([frame.weight for frame in filled], sides)
-        return Conditioned(latent, weight, None, layout, hint, start, degrees)
+        return Conditioned(latent, weight, None, layout, hint, start, degrees, measured)
     # Borders are repeated up to the canvas: next to zeros they would look like edges, which guidance leaves free.
     targets = [2.0 * padded_whole(frame, frame.clean_tile) - 1.0 for frame in filled]
     target = stacked(targets, (height, width), "edge")
     mask = stacked([padded_whole(frame, frame.mask_tile) for frame in filled], (height, width))
     weight = _pixel_weight(options.guidance_loss, jnp.asarray(target), jnp.asarray(mask))
-    return Conditioned(latent, weight, target, layout, hint, start, degrees)
+    return Conditioned(latent, weight, target, layout, hint, start, degrees, measured)
 
 
 def _layout(executor: Executor, shape: Shape, grids: list[Grid], canvases: int) -> Layout | None:

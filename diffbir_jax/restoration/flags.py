@@ -75,6 +75,16 @@ def lora_word(text: str) -> Lora:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def operator_words(text: str) -> str:
+    """Read an operator; only its words are checked."""
+    from diffbir_jax.sampling.operators import parse
+
+    try:
+        return parse(text).words
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def option_adder(group: argparse._ArgumentGroup) -> Callable[..., None]:
     """Return a function that declares a field of `Options`, which holds its default and range."""
 
@@ -209,6 +219,21 @@ def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--fidelity-mask", type=given_path, metavar="FILE|DIR", help=mask)
     weight = "also write the weight of guidance as an image (white: 1); for several inputs give a folder (default: off)"
     group.add_argument("--guidance-map", type=given_path, metavar="FILE|DIR", help=weight)
+    operator = (
+        "the degradation, if it is known: words with commas between them, in the order in which they degrade; downN "
+        "(mean of NxN pixels), blur:S (Gaussian of S pixels), gray, mask:FILE (white is known, black is filled), "
+        "noise:S (noise of S levels of 255 in the photo); for tiny, v1, v2 and v2.1; it sets --upscale "
+        "(default: not known)"
+    )
+    group.add_argument("--operator", type=operator_words, metavar="WORDS", help=operator)
+    method = (
+        "how --operator is used; project: what the photo knows is replaced by it in every prediction, and the result "
+        "gives the photo again; gradient: steps against the difference, --guidance-repeats times per prediction"
+    )
+    add("--operator-method", str, method, choices=names.METHODS)
+    add(
+        "--operator-scale", real, "factor on the steps of --operator-method gradient, at least 0", metavar="S"
+    )
     strength = (
         "factor on the control signals of IRControlNet, 0 is off; leave it at 1 for photos, because it changes the "
         "generated content; --detail and --guidance-scale do not"

@@ -15,10 +15,11 @@ from diffbir_jax.models.apply import Params, apply
 from diffbir_jax.models.controlnet import ConditionEncoder
 from diffbir_jax.models.layers import repeat_batch
 from diffbir_jax.models.presets import Preset
-from diffbir_jax.restoration import one_step
+from diffbir_jax.restoration import known, one_step
 from diffbir_jax.restoration.one_step import OneStepUNet
 from diffbir_jax.sampling.denoiser import Denoiser, DenoiserInputs, TiledModel
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs, LatentGuidance, PixelGuidance
+from diffbir_jax.sampling.known import Descent, Known, KnownInputs, Places, Projection
 from diffbir_jax.sampling.layout import Conditioned, Layout
 from diffbir_jax.sampling.loop import draw_noise
 from diffbir_jax.sampling.options import TIMESTEPS, Options
@@ -75,6 +76,7 @@ class Generator:
         """
         name, text = self.preset.name, self.preset.unet.context_dim is not None
         one_step.check(self.preset, options)
+        known.check(self.preset, options)
         if self.preset.one_step is None and self._multiplies_errors(options):
             warnings.warn(
                 f"{options.sampler} with {options.spacing} spacing begins at a noise level of 10,000 and multiplies "
@@ -102,6 +104,11 @@ class Generator:
     def calls(self, options: Options) -> int:
         """How often sampling calls the network."""
         return len(self._steps(options, (1, 1)).variance)
+
+    def last_noise(self, options: Options) -> float:
+        """Noise / signal of the latents at the last call of the network."""
+        level = self._steps(options, (1, 1)).level
+        return float(level.noise[-1] / max(float(level.signal[-1]), 1e-6))
 
     def embed(self, prompt: str) -> jax.Array:
         """Return the text embedding (1, tokens, C) of a prompt, float32; the last `EMBEDDINGS` of them are kept."""
@@ -153,6 +160,7 @@ class Generator:
         denoiser = self._denoiser(options, given.layout, remat=remat, spread=spread)
         guidance = self._guidance(given, options) if options.guidance_scale else None
         inputs = self._inputs(self._hint(given, options, keys), guidance, options, context)
+        inputs = inputs._replace(known=self._known(given, options))
         if given.degrees is not None:
             inputs = inputs._replace(cond=inputs.cond | {"degrees": jnp.asarray(given.degrees)})
         if given.layout is not None:
@@ -169,7 +177,24 @@ class Generator:
         guidance = self._pull(options, layout, remat) if options.guidance_scale else None
         if layout is not None:
             model = TiledModel(model, layout.size, layout.batch, spread)
-        return Denoiser(model, self.preset.parameterization, guidance)
+        corrected = None if options.operator is None else self._correction(options, layout, remat)
+        return Denoiser(model, self.preset.parameterization, guidance, corrected)
+
+    def _correction(self, options: Options, layout: Layout | None, remat: bool) -> Known:
+        """What moves predictions to latents that the input could come from."""
+        kind = Projection if options.operator_method == "project" else Descent
+        tiles = {} if layout is None else {"tile": layout.size, "batch": layout.batch}
+        encode, decode = (half(self.preset, self.dtype, remat) for half in (LatentEncoder, LatentDecoder))
+        return kind(encode, decode, self.preset.vae.downsample, **tiles)
+
+    def _known(self, given: Conditioned, options: Options) -> KnownInputs | None:
+        if options.operator is None:
+            return None
+        if given.known is None:
+            raise ValueError("a known degradation needs the inputs: give what they say as `known`")
+        places = None if given.layout is None else Places(given.layout.tiles, given.layout.pixels)
+        scale, repeats = jnp.float32(options.operator_scale), jnp.int32(options.guidance_repeats)
+        return KnownInputs(self.params["vae"], given.known, scale, repeats, places)
 
     def _pull(self, options: Options, layout: Layout | None, remat: bool) -> Guidance:
         if options.guidance_space == "latent":
@@ -273,6 +298,21 @@ class ControlledUNet:
         controls = apply(control, params["control"], z, cond["hint"], t, context)
         controls = [c * repeat_batch(strength, len(c)).astype(c.dtype) for c in controls]
         return apply(unet, params["unet"], z, t, context, controls)
+
+
+@dataclass(frozen=True)
+class LatentEncoder:
+    """Images in [-1, 1] to scaled latents, the means of the posterior; equal by value."""
+
+    preset: Preset
+    dtype: DTypeLike
+    remat: bool
+
+    def __call__(self, params: Params, image: jax.Array) -> jax.Array:
+        """(B, H, W, 3) -> (B, h, w, c)."""
+        vae = self.preset.make_vae(self.dtype, remat=self.remat)
+        mean, _ = apply(vae, params, image, method="encode")
+        return self.preset.vae.scale_factor * mean
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from diffbir_jax.models.presets import Preset
 from diffbir_jax.models.shared_norms import Norms, merge_norms
 from diffbir_jax.restoration import one_step
 from diffbir_jax.restoration.geometry import measure, stage_grid
+from diffbir_jax.restoration.known import Knowledge
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.restoration.results import NOTHING
 from diffbir_jax.restoration.texture import with_texture
@@ -63,7 +64,8 @@ class Frame:
         reference: (*output, 3), the input, where colours come from it and not from `clean`; None: from `clean`.
         degrees: (n,) of degradation, for restorers that estimate it.
         last: whether the next result is the last one; it may then overwrite the stage-1 image.
-        gray: whether the input has no colour; then no stage may add colour.
+        gray: whether the input has no colour; then no stage may add colour, unless the operator took it.
+        known: what the input says about the result by a known degradation; None: that is not known.
         upscale: output side divided by input side.
         error: why it failed, or None.
     """
@@ -105,6 +107,12 @@ class Frame:
         self.hint = NOTHING
         self.reference: np.ndarray | None = None
         self.degrees: np.ndarray | None = None
+        self.known: Knowledge | None = None
+
+    def know(self, known: Knowledge) -> None:
+        """Take what the input says by a known degradation."""
+        self.known = known
+        self.gray = self.gray and not known.spec.gray
 
     def _fit_mask(self, mask: np.ndarray) -> np.ndarray:
         check_layout(mask, (), "mask")
@@ -212,6 +220,11 @@ class Frame:
             sides, style = self.sides.output, self.reference
             return to_depth(
                 one_step.finish(self.preset.one_step, image, self.clean, style, sides), self.depth
+            )
+        if self.known is not None:
+            # Of the whole image, because blur reaches over tiles.
+            return to_depth(
+                self.known.finish(self._blended(tiles, grid, work, 3, "stage 2", np.float32)), self.depth
             )
         if work == self.sides.output:
             return self._blended(tiles, grid, work, 3, "stage 2", self.depth, self._reused(work))

@@ -30,6 +30,9 @@ SPACINGS = ["uniform", "trailing", "karras", "exponential"]
 START_POINTS = ["noise", "cond", "input"]
 LOSSES = ["mse", "w_mse", "paper"]
 SPACES = ["rgb", "latent"]
+METHODS = ["project", "gradient"]
+# Versions that sample in steps, which --operator corrects.
+OPERATOR_VERSIONS = ["tiny", "v1", "v2", "v2.1"]
 # The word of --stage1 that leaves stage 1 out.
 NO_STAGE1 = "none"
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 import jax
 
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.restoration import autoencoder, diffusion, stage1
+from diffbir_jax.imaging.checks import check_layout
+from diffbir_jax.restoration import autoencoder, diffusion, known, stage1
 from diffbir_jax.restoration.compiled import Programs
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.generator import Generator
@@ -52,13 +53,26 @@ class Packer:
     def _frame(self, upscale: float, position: int, request: Request) -> Frame | Outcome:
         executor = self.executor
         try:
-            frame = Frame(
-                position, request, upscale, executor.preset, executor.plan, executor.generator.dtype
-            )
+            frame = self._known(position, request, upscale)
             diffusion.check_noise(executor, frame)
             return frame
         except (UserError, MemoryError) as error:
             return Outcome(position, error=error)
+
+    def _known(self, position: int, request: Request, upscale: float) -> Frame:
+        """The frame of a request, with what it says by the operator of the options, if there is one."""
+        executor, options = self.executor, self.wanted.options
+        preset, spec = executor.preset, options.known
+        given = request
+        if spec is not None and not self.wanted.stage1_only:
+            check_layout(request.image, (3,), "image")
+            request = request._replace(image=known.without_holes(request.image, options))
+        frame = Frame(position, request, upscale, preset, executor.plan, executor.generator.dtype)
+        if spec is not None and not self.wanted.stage1_only:
+            known.check_sides(spec, given.image.shape, frame.sides, preset)
+            sigma = executor.generator.last_noise(options)
+            frame.know(known.knowledge(given.image, options, frame.sides.output, sigma))
+        return frame
 
     def _full(self, waiting: dict[Kind, list[Frame]]) -> Kind | None:
         """The key of a pack to compute now: a full one or, when much is waiting, the largest; else None."""

@@ -42,9 +42,12 @@ class Taken(NamedTuple):
     give: Callable[[np.ndarray], Result]
     grey: bool
 
-    def like(self, pixels: np.ndarray) -> Result:
-        """A picture like the given one, of restored pixels (h, w, 3): gray stays gray, transparency is resized."""
-        samples = pixels[..., :1] if self.grey else pixels
+    def like(self, pixels: np.ndarray, coloured: bool = False) -> Result:
+        """A picture like the given one, of restored pixels (h, w, 3): gray stays gray, transparency is resized.
+
+        With `coloured`, gray becomes RGB.
+        """
+        samples = pixels[..., :1] if self.grey and not coloured else pixels
         if self.alpha is not None:
             alpha = resize_alpha(self.alpha, (pixels.shape[0], pixels.shape[1]))
             samples = np.concatenate([samples, to_depth(from_depth(alpha), samples.dtype)[..., None]], axis=2)
@@ -111,7 +114,7 @@ def _of_array(array: np.ndarray) -> Taken:
         )
 
     def give(found: np.ndarray) -> np.ndarray:
-        found = found[..., 0] if array.ndim == 2 else found
+        found = found[..., 0] if array.ndim == 2 and found.shape[2] == 1 else found
         return found.clip(0, 1).astype(array.dtype) if array.dtype.kind == "f" else found
 
     return _apart(samples.astype(np.float32) if array.dtype.kind == "f" else samples, give)

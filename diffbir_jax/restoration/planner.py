@@ -370,13 +370,15 @@ def _host(executor: Executor, sides: Sides, shape: Shape) -> dict[str, int]:
     lq, result = 3 * _area(sides.lq) * depth, 3 * final * depth
     after = 0 if sides.work == sides.output else 4 * pixels + 12 * final
     whole = shape.sample == shape.canvas
+    # What the input says by a known degradation: coefficients, weights and singular values in float32.
+    says = 0 if wanted.options.operator is None else 24 * pixels
     held = {
         "rm": lq + clean + (result + max(before, after) if wanted.stage1_only else before),
         "encode": clean + latents + (3 * depth * pixels if start else 0),
-        "sample": clean + latents,
-        "decode": clean + 2 * latents + (result if whole or after else 0) + after,
+        "sample": clean + latents + says,
+        "decode": clean + 2 * latents + (result if whole or after else 0) + after + says,
     }
-    return {name: images * (taken + kept) for name, taken in held.items()}
+    return {name: images * (taken + kept + says) for name, taken in held.items()}
 
 
 def _area(sides: Sequence[int]) -> int:

@@ -180,6 +180,8 @@ def _restored(
     memory = None if memory_gb is None else int(memory_gb * 2**30)
     plan = make_plan(restorer, restorer.programs, sizes, wanted, memory).plan
     results: dict[int, Result] = {}
+    spec = None if wanted.stage1_only else wanted.options.known
+    coloured = spec is not None and spec.gray
     for outcome in restorer.restore_many(
         requests,
         upscale,
@@ -189,7 +191,7 @@ def _restored(
         stage1_only=wanted.stage1_only,
         listen=wanted.listen,
     ):
-        results[outcome.position] = taken[outcome.position].like(outcome.all()[0].image)
+        results[outcome.position] = taken[outcome.position].like(outcome.all()[0].image, coloured)
     return [results[position] for position in range(len(taken))]
 
 

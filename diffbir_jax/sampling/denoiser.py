@@ -14,6 +14,7 @@ from diffbir_jax.diffusion.schedule import Parameterization, predict_x0
 from diffbir_jax.files.trees import Params, Tree
 from diffbir_jax.imaging.tiling import blend
 from diffbir_jax.sampling.guidance import Guidance, GuidanceInputs
+from diffbir_jax.sampling.known import Known, KnownInputs
 from diffbir_jax.sampling.tables import Level
 
 # (params, z_t (B, h, w, c), t (B,) float32, cond) -> output of z_t's shape. Under classifier-free guidance,
@@ -30,12 +31,14 @@ class DenoiserInputs(NamedTuple):
         cond: the network's condition, a dict of arrays with leading axis B.
         uncond: the entries that differ for the negative prompt; None turns classifier-free guidance off.
         guidance: inputs of restoration guidance (made by `prepare` of the guidance); None without guidance.
+        known: what the images say about a known degradation; None: it is not known.
     """
 
     params: Params
     cond: dict[str, Tree]
     uncond: dict[str, Tree] | None = None
     guidance: GuidanceInputs | None = None
+    known: KnownInputs | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,13 @@ class Denoiser:
         model: see `Model`.
         parameterization: the kind of the model's output, 'eps' or 'v'.
         guidance: restoration guidance; None for none.
+        known: correction for a known degradation, after guidance; None for none.
     """
 
     model: Model
     parameterization: Parameterization
     guidance: Guidance | None = None
+    known: Known | None = None
 
     def __call__(self, inputs: DenoiserInputs, x: Array, level: Level) -> tuple[Array, Array]:
         """Predict the clean latents.
@@ -61,13 +66,16 @@ class Denoiser:
             level: scalars of this point on the schedule.
 
         Returns:
-            (x0, x0 moved by restoration guidance), float32 of x's shape; the same without guidance.
+            (x0, x0 moved by guidance and a known degradation), float32 of x's shape; the same without both.
         """
         output = guided_output(self.model, inputs, x, level)
         x0 = predict_x0(self.parameterization, x, output, jnp.asarray(level.signal), jnp.asarray(level.noise))
-        if self.guidance is None or inputs.guidance is None:
-            return x0, x0
-        return x0, self.guidance(inputs.guidance, x0, jnp.asarray(level.guidance))
+        moved = x0
+        if self.guidance is not None and inputs.guidance is not None:
+            moved = self.guidance(inputs.guidance, x0, jnp.asarray(level.guidance))
+        if self.known is not None and inputs.known is not None:
+            moved = self.known(inputs.known, moved, level)
+        return x0, moved
 
 
 def guided_output(model: Model, inputs: DenoiserInputs, x: Array, level: Level) -> Array:

@@ -7,6 +7,7 @@ import numpy as np
 from jax import Array
 
 from diffbir_jax.imaging.tiling import Grid, Tiles, place_tiles
+from diffbir_jax.sampling.operators import Measured
 
 
 class Layout(NamedTuple):
@@ -62,6 +63,7 @@ class Conditioned(NamedTuple):
         hint: (B, h, w, c), the control's input in place of the latent; None: the latent.
         start: (B, h, w, c), what sampling starts from in place of the latent; None: the latent.
         degrees: (B, n) of the images' degradation, for networks that depend on it; None: they do not.
+        known: what the inputs say by a known degradation, on canvases; None: it is not known.
     """
 
     latent: Array
@@ -71,3 +73,4 @@ class Conditioned(NamedTuple):
     hint: Array | np.ndarray | None = None
     start: Array | None = None
     degrees: Array | np.ndarray | None = None
+    known: Measured | None = None

@@ -1,11 +1,13 @@
 """The user's choices for sampling."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.typed import check_fields
 from diffbir_jax.sampling.guidance import Loss, Space
+from diffbir_jax.sampling.operators import Spec, parse
 from diffbir_jax.sampling.samplers import SETTINGS, check_settings
 from diffbir_jax.sampling.timesteps import Spacing
 
@@ -16,7 +18,10 @@ TILE_MULTIPLE, STRIDE_MULTIPLE = 64, 8
 # Beyond this, sliders only add artefacts.
 MOST_SLIDER = 4.0
 StartPoint = Literal["noise", "cond", "input"]
-CHOICES = {"start_point": StartPoint, "spacing": Spacing}
+Method = Literal["project", "gradient"]
+CHOICES = {"start_point": StartPoint, "spacing": Spacing, "operator_method": Method}
+# How a known degradation is used; they mean nothing without `operator`.
+WITH_OPERATOR = {"operator_method": "project", "operator_scale": 1.0}
 RANGES = {
     "seed": (0, MAX_SEED),
     "guidance_start": (0, TIMESTEPS),
@@ -29,7 +34,7 @@ RANGES = {
     "coeff_t": (0, TIMESTEPS - 1),
 }
 SHARES = ("start_noise", "detail", "texture")
-FINITE = ("guidance_scale", "strength", "cfg_scale")
+FINITE = ("guidance_scale", "strength", "cfg_scale", "operator_scale")
 # What messages say is allowed.
 ALLOWED = {
     "start": "shares of the schedule in (0, 1]",
@@ -103,6 +108,10 @@ class Options:
         model_t: the timestep that the network is told (0 to 999); None is that of its training.
         coeff_t: the timestep whose noise level turns the prediction into the result (0 to 999): more removes and
             generates more; None is that of its training.
+        operator: the known degradation of the input, in words that `operators.parse` reads; None: it is not known.
+        operator_method: "project" replaces what the operator keeps of each prediction by the input (DDNM), "gradient"
+            moves predictions against the gradient of the squared difference, `guidance_repeats` times.
+        operator_scale: factor on the steps of "gradient"; 1 is the best step through a linear decoder.
         tile: side of the diffusion tiles in pixels (a multiple of 64); None leaves it to the plan.
         tile_stride: offset from tile to tile in pixels (a multiple of 8, at most `tile`); None is half a tile.
     """
@@ -138,6 +147,9 @@ class Options:
     semantic: float | None = None
     model_t: int | None = None
     coeff_t: int | None = None
+    operator: str | None = None
+    operator_method: Method = "project"
+    operator_scale: float = 1.0
     tile: int | None = None
     tile_stride: int | None = None
 
@@ -166,7 +178,19 @@ class Options:
             )
         # A setting that the sampler ignores would mislead, so it is an error.
         check_settings(self.sampler, self.settings)
+        self._check_operator()
         self._check_tiles()
+
+    def record(self) -> dict[str, object]:
+        """All fields by name; those of a known degradation only if there is one."""
+        record = dataclasses.asdict(self)
+        absent = () if self.operator is not None else ("operator", *WITH_OPERATOR)
+        return {name: value for name, value in record.items() if name not in absent}
+
+    @property
+    def known(self) -> Spec | None:
+        """The known degradation."""
+        return None if self.operator is None else parse(self.operator)
 
     def _need(self, name: str, fits: bool) -> None:
         """Raise UserError for a value that does not fit."""
@@ -189,6 +213,18 @@ class Options:
         if self.tile is None:
             return None
         return self.tile, self.tile // 2 if self.tile_stride is None else self.tile_stride
+
+    def _check_operator(self) -> None:
+        # Reading the words checks them.
+        if self.known is not None:
+            if self.operator_method == "project" and self.operator_scale != 1.0:
+                raise UserError(
+                    "operator_scale is for operator_method gradient; leave it out, or choose that"
+                )
+            return
+        for name, usual in WITH_OPERATOR.items():
+            if getattr(self, name) != usual:
+                raise UserError(f"{name} is {getattr(self, name)!r} without `operator`; give both or neither")
 
     def _check_tiles(self) -> None:
         if self.tiling is None:

@@ -11,7 +11,15 @@ import numpy as np
 
 from diffbir_jax.batch.jobs import Job as FileJob
 from diffbir_jax.batch.names import Outputs, outputs_of
-from diffbir_jax.batch.photos import Loaded, dressed, file_depth, grey_of, shown_deviation, to_depth
+from diffbir_jax.batch.photos import (
+    Loaded,
+    dressed,
+    file_depth,
+    grey_of,
+    in_colour,
+    shown_deviation,
+    to_depth,
+)
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.batch.sidecar import Recorder
 from diffbir_jax.console.errors import UserError
@@ -183,7 +191,7 @@ def finished(made: Finished, photo: Photo, files: Mapping[str, Path]) -> Result:
 
 def _picture(path: Path, restored: Restored, photo: Photo, recipe: Recipe) -> File:
     """A result as the file of a name."""
-    shown = dressed(restored.image, photo, file_depth(path, recipe.bit_depth))
+    shown = dressed(restored.image, in_colour(photo, recipe), file_depth(path, recipe.bit_depth))
     data, _ = encode_photo(shown, path.suffix, quality=recipe.quality)
     return File(data, MEDIA.get(path.suffix, "image/tiff"), path.name)
 

@@ -147,6 +147,8 @@ def _recipe(given: dict[str, object], bases: Mapping[str, Recipe], faces: bool, 
     if recipe.stage1_only or base.stage1_only:
         # LoRAs change no network of stage 1.
         recipe = dataclasses.replace(recipe, stage1_only=True, lora=())
+    if recipe.hides is not None:
+        raise Refusal("`operator` has a mask, which is a file of this machine; leave the mask out")
     words = changed(given, record) | changed(changes, options)
     words |= {"fidelity_mask"} if mask else set()
     namespace = argparse.Namespace(version=recipe.version, given=words, guidance_map=None, fidelity_mask=mask)

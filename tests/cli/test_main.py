@@ -22,8 +22,9 @@ from diffbir_jax.evaluation.suites.spec import suite_names
 from diffbir_jax.models.attention import Backend
 from diffbir_jax.models.presets import PRESETS, TASKS, with_stage2
 from diffbir_jax.restoration import names
+from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.sampling.guidance import Loss, Space
-from diffbir_jax.sampling.options import StartPoint
+from diffbir_jax.sampling.options import Method, StartPoint
 from diffbir_jax.sampling.samplers import SAMPLERS, settings_of
 from diffbir_jax.sampling.timesteps import Spacing
 from diffbir_jax.weights.loading import NO_STAGE1, PRECISIONS
@@ -69,6 +70,13 @@ MISTAKES = [
     ("restore photo.png -o out --detail 50%", "'50%' given, allowed are numbers; give 0.5, without a unit"),
     ("restore photo.png -o out --version hypir --stage1-only", "--version hypir has no stage 1; leave"),
     ("restore photo.png -o out --version=--", "argument --version: expected a value in place of --"),
+    ("restore photo.png -o out --operator down4", "version one-step does not sample in several steps, which"),
+    ("restore photo.png -o out --operator dwon4", "operator word 'dwon4' is unknown or given twice; allowed are downN"),
+    ("restore photo.png -o out --operator gray --version tiny --upscale 2", "is 2, but --operator gray needs 1"),
+    ("restore photo.png -o out --operator mask:no.png --version tiny", "no.png: no such file"),
+    ("restore photo.png -o out --operator down4 --version tiny --stage1-only", "does not go with --stage1-only"),
+    ("restore photo.png -o out --operator down4 --version tiny --detail 0", "--detail is 0, which leaves stage 2 out"),
+    ("restore photo.png -o out --version tiny --operator-method gradient", "without --operator; give both or neither"),
     ("restore photo.png -o out --version v3", "'v3' given; allowed are"),
     ("train --config bsr:tinny --workdir w", "--config bsr:tinny: no variant 'tinny'; give none, or NAME:tiny"),
     ("train --config bssr --workdir w", "--config bssr: no such configuration; did you mean --config bsr?"),
@@ -188,13 +196,16 @@ def test_names_are_those_of_the_tables_that_they_come_from():
     assert set(with_stage2()) == set(names.with_stage2())
     assert list(TASKS) == names.TASKS and list(PRECISIONS) == names.PRECISIONS
     assert list(get_args(Backend)) == names.ATTENTION
-    kinds = (Spacing, StartPoint, Loss, Space)
+    kinds = (Spacing, StartPoint, Loss, Space, Method)
     assert [list(kind.__args__) for kind in kinds] == [
         names.SPACINGS,
         names.START_POINTS,
         names.LOSSES,
         names.SPACES,
+        names.METHODS,
     ]
+    several = [name for name in with_stage2() if default_options(name).steps > 1]
+    assert sorted(several) == names.OPERATOR_VERSIONS
     assert {name: set(settings_of(name)) for name in SAMPLERS} == {
         n: set(own) for n, own in names.SAMPLERS.items()
     }

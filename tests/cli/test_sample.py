@@ -79,6 +79,7 @@ FLAGS += (
 )
 FLAGS += ("--background", "--face-size", "--face-strength", "--only-largest", "--skip-sharp", "--save-faces")
 FLAGS += ("--mask", "--compat")
+FLAGS += ("--operator", "--operator-method", "--operator-scale")
 FLAGS += ("--guidance-start", "--guidance-stop", "--guidance-repeats", "--guidance-map", "--fidelity-mask")
 
 
@@ -96,11 +97,45 @@ def test_a_sidecar_repeats_it(inputs: Path) -> None:
     save(inputs / "a.png")
     flags = ("--version", "micro", "--upscale", "1", "--seed", "3")
     assert call("--input", "in", "--output", "out", *flags) == 0
+    assert "operator" not in Path("out/a.json").read_text(), "sidecars from before operators look the same"
     assert call("--from-sidecar", "out/a.json", "--output", "again") == 0
     assert written("again") == written() == ["a.json", "a.png"]
     assert Path("again/a.png").read_bytes() == Path("out/a.png").read_bytes()
     assert call("--input", "in", "--output", "other", *flags[:-2]) == 0
     assert Path("other/a.png").read_bytes() != Path("out/a.png").read_bytes()
+
+
+def test_an_operator_and_its_sidecar(inputs: Path, capsys) -> None:
+    """A gray photo with holes gets colours; the sidecar repeats it, also if the mask has moved."""
+    brightness = picture(32, 32)[..., 0]
+    Image.fromarray(brightness).save(inputs / "a.png")
+    held = np.full((32, 32), 255, np.uint8)
+    held[8:20, 8:20] = 0
+    Image.fromarray(held).save("mask.png")
+    words = ("--operator", "gray,mask:mask.png")
+    assert call("--input", "in", "--output", "out", "--version", "micro", *words) == 0
+    result = np.asarray(Image.open("out/a.png"))
+    luma = result.astype(float) @ [0.299, 0.587, 0.114]
+    inside = (result > 0).all(-1) & (result < 255).all(-1) & (held > 0)
+    assert np.abs(luma - brightness)[inside].max() <= 0.5001 and inside.mean() > 0.2
+    assert np.ptp(result, axis=-1).max() > 1
+    os.rename("mask.png", "moved.png")
+    assert call("--from-sidecar", "out/a.json", "--output", "again") == 1
+    assert "mask.png: the mask of the operator that the sidecar names is no file; give it by --operator" in (
+        complaint(capsys)
+    )
+    moved = ("--operator", "gray,mask:moved.png")
+    assert call("--from-sidecar", "out/a.json", "--output", "again", *moved) == 0
+    assert Path("again/a.png").read_bytes() == Path("out/a.png").read_bytes()
+    assert call("--from-sidecar", "out/a.json", "--output", "no", "--operator", "gray") == 2
+    assert "the sidecar's gray,mask:mask.png; leave it out, or give the same" in complaint(capsys)
+    Image.fromarray(held[:30]).save("small.png")
+    small = ("--operator", "gray,mask:small.png")
+    assert call("--input", "in", "--output", "no", "--version", "micro", *small) == 1
+    assert (
+        "small.png has 32x30 pixels, the image 32x32; give a mask of the image's size"
+        in capsys.readouterr().err
+    )
 
 
 def test_stages_and_comparison(inputs: Path) -> None:
@@ -191,6 +226,11 @@ def test_every_flag_reaches_the_pipeline(inputs: Path, pretrained: Path, monkeyp
         guidance_repeats=2,
         noise_aug=150,
     )
+    known = ["--operator", "blur:1,down2,noise:3", "--operator-method", "gradient", "--operator-scale", "0.5"]
+    assert call("--input", "in", "--output", "out", "--version", "micro", *known) == 0
+    operator = {"operator": "blur:1,down2,noise:3", "operator_method": "gradient", "operator_scale": 0.5}
+    for _ in range(2):
+        assert fake.seen.pop()[1:] == (2.0, dataclasses.replace(DEFAULTS["micro"], **operator))
     for image, (request, upscale, options) in enumerate(fake.seen):
         assert request.index == zlib.crc32(
             b"ba"[image % 2 : image % 2 + 1]

@@ -248,7 +248,7 @@ def _sampled(
     name: str, title: str, suite: Suite, networks: Networks, options: Options, seeds: tuple[int, ...]
 ) -> Method:
     """A row of the networks with some options."""
-    record = {name: value for name, value in dataclasses.asdict(options).items() if name != "seed"}
+    record = {name: value for name, value in options.record().items() if name != "seed"}
 
     def load() -> Restore:
         def restore(images: Iterable[Indexed], seed: int) -> Iterator[Indexed]:

@@ -223,7 +223,7 @@ def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
         "the degradation, if it is known: words with commas between them, in the order in which they degrade; downN "
         "(mean of NxN pixels), blur:S (Gaussian of S pixels), gray, mask:FILE (white is known, black is filled), "
         "noise:S (noise of S levels of 255 in the photo); for tiny, v1, v2 and v2.1; it sets --upscale "
-        "(default: not known)"
+        "(default: None, not known)"
     )
     group.add_argument("--operator", type=operator_words, metavar="WORDS", help=operator)
     method = (

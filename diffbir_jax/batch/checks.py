@@ -10,6 +10,7 @@ from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.faces.flags import BACKGROUNDS, FACE_FLAGS
 from diffbir_jax.models.presets import get_preset
 from diffbir_jax.restoration import known
+from diffbir_jax.restoration.names import AUTO_VERSION
 from diffbir_jax.sampling.options import Options
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ STAGE2_ONLY = {
     "fidelity_mask",
     "lora",
 } - {"tile"}
+
+
+# Flags that leave --auto nothing to choose, or need the same choice for all photos.
+NOT_AUTO = {"stage1", "stage1_only", "n_samples", "std_map", "task"}
 
 
 class FlagError(UserError):
@@ -43,6 +48,7 @@ def check_version(args: argparse.Namespace) -> None:
 def check_flags(args: argparse.Namespace, recipe: "Recipe") -> None:
     """Raise FlagError for contradictory flags of a recipe."""
     options = recipe.options
+    check_auto(args, recipe)
     check_faces(args, recipe)
     check_operator(recipe)
     if recipe.std_map and recipe.n_samples == 1:
@@ -96,6 +102,18 @@ def check_operator(recipe: "Recipe") -> None:
         raise FlagError(
             f"--upscale is {recipe.upscale:g}, but --operator {spec.words} needs {spec.scale}; leave --upscale out"
         )
+
+
+def check_auto(args: argparse.Namespace, recipe: "Recipe") -> None:
+    """Raise FlagError for flags that do not go with --auto."""
+    if not args.auto:
+        return
+    if recipe.version != AUTO_VERSION:
+        raise FlagError(
+            f"--auto knows settings of --version {AUTO_VERSION} alone, {recipe.version} is given; leave one out"
+        )
+    if extra := flags_of(args.given & NOT_AUTO):
+        raise FlagError(f"--auto chooses for each photo and knows no {extra}; leave one out")
 
 
 def detail_of(recipe: "Recipe") -> float:

@@ -95,8 +95,9 @@ class Driver:
                     self._journal.interrupted = True
         finally:
             reading.stop()
-        if self._journal.left and not self._journal.interrupted:
-            raise RuntimeError(f"no outcome of {some(job.path for job in self._journal.left)}: this is a bug")
+        left = {*self._journal.left} & {*jobs}
+        if left and not self._journal.interrupted:
+            raise RuntimeError(f"no outcome of {some(job.path for job in left)}: this is a bug")
 
     def _compute(self, jobs: Sequence[Job], reading: Iterator[Loaded], writers: Writers) -> None:
         fidelity = any(job.outputs.weight for job in jobs)

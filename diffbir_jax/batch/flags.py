@@ -18,6 +18,7 @@ BASIC = (
     "output",
     "upscale",
     "detail",
+    "auto",
     "version",
     "task",
     "format",
@@ -148,6 +149,11 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
         "(default: %(default)s)"
     )
     add("--bit-depth", choices=BIT_DEPTHS, default="same", help=depth)
+    auto = (
+        "estimate noise, blur, JPEG quality and scale of each photo and choose the settings by a table (docs/estimate.md); "
+        "clean photos are left alone at --upscale 1; flags that are given win (default: off)"
+    )
+    add("--auto", action="store_true", help=auto)
     compare = "also write <stem>_compare: input, stage 1 and result side by side (default: off)"
     add("--compare", action="store_true", help=compare)
     stages = "also write the result of stage 1 as <stem>_stage1 (default: off)"

@@ -52,9 +52,9 @@ class Journal:
         self.meter.__exit__(kind, error, trace)
 
     def expect(self, costs: Costs, work: Mapping[str, float]) -> None:
-        """Take how many operations a pixel takes in each stage, and all images together."""
-        self._costs, self._work = costs, dict(work)
-        self.meter.expect(work)
+        """Take how many operations a pixel takes in each stage, and all images of a recipe together."""
+        self._costs = {**self._costs, **costs}
+        self.expect_more(work)
 
     def expect_more(self, work: Mapping[str, float]) -> None:
         """Take work that shows up on the way, such as faces."""

@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import jax
 
+from diffbir_jax.batch.auto import Part, parts_of
 from diffbir_jax.batch.drive import Driver
 from diffbir_jax.batch.ends import Ends
 from diffbir_jax.batch.faces import advice, crop_networks, face_restorer
@@ -95,13 +96,16 @@ def run(work: Work) -> int:
     folders = {path.parent for job in work.jobs for path in job.outputs.all()}
     remove_leftovers(folders | ({report.parent} if report else set()), alone=settings.hosts == 1)
     with journal:
-        driver = prepare(work, todo, report, journal) if todo else None
+        drivers = [*prepared(work, todo, report, journal)] if todo else []
         if settings.plan or settings.warmup:
             return 0
         try:
-            if driver is not None:
+            for part, driver in drivers:
                 journal.meter.begin("looking for faces" if settings.recipe.faces else "reading")
-                driver.restore(by_size(journal.left, settings.recipe))
+                # Planning may have found photos that do not fit the memory.
+                driver.restore(by_size([job for job in part.jobs if job in journal.left], part.recipe))
+                if journal.interrupted:
+                    break
         finally:
             journal.meter.close()
             journal.check()
@@ -111,13 +115,33 @@ def run(work: Work) -> int:
     return journal.exit_code
 
 
-def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journal) -> Driver | None:
+def prepared(
+    work: Work, jobs: Sequence[Job], report: Path | None, journal: Journal
+) -> Iterator[tuple[Part, Driver]]:
+    """Yield the jobs by their recipes, see `auto.parts_of`, each with what restores them; arguments as in `prepare`."""
+    loaded: dict[str, Restorer] = {}
+    for part in parts_of(jobs, work.settings, journal):
+        driver = prepare(work, part, report, journal, loaded)
+        if driver is not None:
+            yield part, driver
+
+
+def prepare(
+    work: Work, part: Part, report: Path | None, journal: Journal, loaded: dict[str, Restorer]
+) -> Driver | None:
     """Load the networks and make the folders. A failure of the whole run appears here, before hours of work.
 
-    Returns None if the user asked only for the plan or the programs.
+    Args:
+        work: the task.
+        part: its jobs that share a recipe.
+        report: where the summary goes.
+        journal: of all jobs.
+        loaded: networks that other parts use, by their files; it grows.
+
+    Returns:
+        None if the user asked only for the plan or the programs.
     """
-    settings = work.settings
-    recipe = settings.recipe
+    settings, recipe, jobs = replace(work.settings, recipe=part.recipe), part.recipe, part.jobs
     folders = {settings.output, *([report.parent] if report else [])}
     if maps := settings.guidance_map:
         folders.add(maps.parent if maps.suffix.lower() == ".png" else maps)
@@ -135,7 +159,9 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     recorded = files | faces | loras.recorded(recipe.lora)
     if work.record is not None:
         check_weights(work.record, recorded)
-    restorer = load(preset, recipe, files, journal)
+    if repr(files) not in loaded:
+        loaded[repr(files)] = load(preset, recipe, files, journal)
+    restorer = loaded[repr(files)]
     if recipe.faces is not None:
         restorer = face_restorer(recipe, restorer, crops)
     if not recipe.stage1_only:
@@ -150,7 +176,9 @@ def prepare(work: Work, jobs: Sequence[Job], report: Path | None, journal: Journ
     for folder in folders:
         make_folder(folder)
     work.ends.begin()
-    recorder = Recorder(recipe, preset.name, recorded, plan, in_crops) if settings.sidecar else None
+    recorder = None
+    if settings.sidecar:
+        recorder = Recorder(recipe, preset.name, recorded, plan, in_crops, part.told)
     return Driver(restorer, recipe, journal, recorder, plan, work.ends)
 
 

@@ -160,6 +160,8 @@ class Settings:
         warmup: compile all programs and stop.
         yes: download missing weights without asking.
         hosts, host_index: this run takes every `hosts`-th input, starting with number `host_index`.
+        auto: whether each photo gets options of its own, from the estimate of its degradation.
+        given: names of the flags on the command line, which `auto` leaves as they are.
     """
 
     recipe: Recipe
@@ -181,6 +183,8 @@ class Settings:
     yes: bool = False
     hosts: int = 1
     host_index: int = 0
+    auto: bool = False
+    given: frozenset[str] = frozenset()
 
 
 # Fields of a recipe that several flags make.

@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.photos import Loaded
 from diffbir_jax.batch.settings import Recipe, as_record
 from diffbir_jax.console.errors import UserError
@@ -102,6 +104,7 @@ class Recorder:
         weights: Mapping[str, Path],
         plan: Plan | None = None,
         crops: Plan | None = None,
+        auto: Mapping[Job, Mapping[str, object]] = MappingProxyType({}),
     ):
         """Take what decides the results.
 
@@ -111,7 +114,9 @@ class Recorder:
             weights: the file of each network that runs.
             plan: a dataclass with the plan of the work, or None.
             crops: one with the plan of crops of faces, or None.
+            auto: how --auto chose the recipe, by job; a repetition needs the recipe alone.
         """
+        self._auto = auto
         self._common = {
             "parameters": as_record(recipe),
             "preset": preset,
@@ -157,6 +162,7 @@ class Recorder:
             **({"caption": job.caption} if job.caption else {}),
             "weights": self._weights.result(),
             **self._common,
+            **({"auto": dict(self._auto[job])} if job in self._auto else {}),
             **({} if faces is None else faces_record(faces, bool(job.outputs.results))),
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }

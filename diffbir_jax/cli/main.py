@@ -39,6 +39,7 @@ class Program:
 
 PROGRAMS = {
     "restore": Program("diffbir_jax.cli.sample", "restore photos"),
+    "inspect": Program("diffbir_jax.cli.inspect_photos", "show how photos were degraded"),
     "serve": Program("diffbir_jax.cli.serve", "restore photos for clients by HTTP"),
     "web": Program("diffbir_jax.cli.web", "restore photos on a page in the browser"),
     "train": Program("diffbir_jax.cli.train", "train a stage from a configuration"),

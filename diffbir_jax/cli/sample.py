@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         with ends_of(args) as ends, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: complain(f"warning: {as_flags(str(message))}")
             work = find_work(args, ends)
-            if idle := idle_flags(args.given, work.settings.recipe):
+            if not args.auto and (idle := idle_flags(args.given, work.settings.recipe)):
                 complain(f"warning: {idle}")
             configure(work.settings.recipe.precision)
             force(work.settings.recipe.attention)

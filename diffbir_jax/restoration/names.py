@@ -19,6 +19,8 @@ VERSIONS = [
         "v2.1",
     ),
 ]
+# The version that --auto knows settings of.
+AUTO_VERSION = "one-step"
 STAGE1_VERSIONS = ["realesrgan"]
 TASKS = ["sr", "face", "denoise"]
 # The command has one more task, which uses the networks of two tasks.

@@ -15,6 +15,7 @@ from diffbir_jax.training.turns import Turn
 # Stage -> module of this package whose `make(config)` returns its Objective.
 STAGES = {
     "rm": "rm",
+    "estimate": "estimate",
     "vae": "vae",
     "decoder": "decoder",
     "prior": "prior",

@@ -36,8 +36,8 @@ class LatentBatches(Batches):
     """Random batches from a pool of latents, a pure function of the step. Every process gets the whole batch.
 
     Attributes:
-        pool: float16 arrays by name. `z0` (N, h, w, C) holds the scaled latents of the clean crops. The other arrays
-            have N rows, or one row that all crops share.
+        pool: float16 arrays by name, with N rows each, or one row that all crops share. For stages on latents, `z0`
+            (N, h, w, C) holds the scaled latents of the clean crops.
         batch_size: crops in the batch of all processes together.
         seed: seed of the sequence.
         made_for: see `pool_batches`.
@@ -53,7 +53,7 @@ class LatentBatches(Batches):
     def __call__(self, step: int) -> HostBatch:
         """Return the batch of `step`, float32; it holds no crop twice."""
         rng = np.random.default_rng((self.seed, step))
-        count = len(self.pool["z0"])
+        count = length(self.pool)
         chosen = np.sort(rng.choice(count, self.batch_size, replace=False))
         return {
             name: (rows[chosen] if len(rows) == count else np.repeat(rows, self.batch_size, 0)).astype(
@@ -66,6 +66,11 @@ class LatentBatches(Batches):
     def identity(self) -> dict[str, int | str]:
         """Seed, batch size, and the settings that the pool was made for."""
         return {"seed": self.seed, "batch_size": self.batch_size, "pool": self.made_for}
+
+
+def length(arrays: Mapping[str, np.ndarray]) -> int:
+    """Return the number of crops of a pool or a batch, in which arrays may have one row that all crops share."""
+    return max(map(len, arrays.values()))
 
 
 class Encoder(NamedTuple):
@@ -125,7 +130,7 @@ def pool_batches(
     held_out = {k.removeprefix("val_"): v for k, v in stored.items() if k.startswith("val_")}
     return (
         LatentBatches(train, data.batch_size, config.seed, wanted, broken),
-        LatentBatches(held_out, len(held_out["z0"]), config.seed, wanted),
+        LatentBatches(held_out, length(held_out), config.seed, wanted),
     )
 
 
@@ -183,14 +188,14 @@ def _compile(encoder: Encoder, rows: int) -> Callable[[HostBatch], HostBatch]:
     program = jax.jit(half)
 
     def encode(batch: HostBatch) -> HostBatch:
-        length, parts = len(batch["hq"]), []
-        for start in range(0, length, rows):
+        count, parts = length(batch), []
+        for start in range(0, count, rows):
             # The last part repeats its examples to fill up, so one compiled program fits all parts.
-            chosen = np.resize(np.arange(start, min(start + rows, length)), rows)
+            chosen = np.resize(np.arange(start, min(start + rows, count)), rows)
             # Place the batch explicitly: with several processes, JAX does not split host arrays by itself.
             part = jax.device_put({name: x[chosen] for name, x in batch.items()}, batch_sharding(mesh))
             parts.append(jax.device_get(program(params, part)))
-        return {name: np.concatenate([part[name] for part in parts])[:length] for name in parts[0]}
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
     return encode
 

@@ -1,0 +1,107 @@
+"""Show how photos were degraded and what restore --auto would do: diffbir inspect PHOTO. See --help."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from diffbir_jax.console.errors import EXPECTED, one_line
+from diffbir_jax.console.numbers import count, positive
+from diffbir_jax.console.parser import Parser
+from diffbir_jax.console.plain import plain
+from diffbir_jax.console.progress import waiting
+from diffbir_jax.console.tables import aligned
+from diffbir_jax.imaging.photo import MAX_PIXELS
+
+HEAD = ("photo", "pixels", "blur", "noise", "JPEG", "scale", "restore --auto")
+FORMATS = ".2f", ".1f", ".0f", ".2f"
+
+
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog="diffbir inspect",
+        usage="diffbir inspect PHOTO|FOLDER ... [options]",
+        description="Estimate how photos were degraded: blur (standard deviation in pixels), noise (standard deviation "
+        "in levels of 255), JPEG quality (100: no trace of JPEG) and scale (by how much a photo was reduced before it "
+        "was enlarged to its size; 1: not at all), each with the error to expect. Nothing is written.",
+        epilog="Exit code: 0, 1 if a photo cannot be read or is smaller than 64x64 pixels, 2 for a wrong flag.",
+    )
+    add = parser.add_argument
+    add("paths", type=Path, nargs="*", metavar="PHOTO", help="photos, or folders of photos (required)")
+    about = "enlargement of each side that restore --auto is asked for"
+    add("--upscale", type=positive, default=4.0, metavar="X", help=f"{about} (default: %(default)g)")
+    add("--json", action="store_true", help="print a list with an object for each photo (default: off)")
+    most = "refuse images with more pixels than this, as a guard against decompression bombs"
+    add("--max-pixels", type=count, default=MAX_PIXELS, metavar="N", help=f"{most} (default: %(default)s)")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if not args.paths:
+        parser.error("nothing to inspect: name a photo or a folder")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    args = parse(argv)
+    # JAX takes seconds to import: not before the flags are read.
+    with waiting("inspecting", "loading"):
+        from diffbir_jax.console.process import configure
+
+        configure("fp32")
+    failed, records = False, []
+    for path in photos(args.paths):
+        try:
+            records.append(record(path, args.upscale, args.max_pixels))
+        except (*EXPECTED, MemoryError) as error:
+            failed = True
+            told = one_line(error) if str(path) in str(error) else f"{path}: {one_line(error)}"
+            print(f"diffbir inspect: {plain(told)}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(records, indent=2))
+    elif records:
+        print(aligned([HEAD, *map(row, records)], right=(1, 2, 3, 4, 5)))
+    return int(failed)
+
+
+def photos(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield files, and the photos of folders."""
+    from diffbir_jax.imaging.listing import list_folder
+
+    for path in paths:
+        yield from list_folder(path).images if path.is_dir() else [path]
+
+
+def record(path: Path, upscale: float, max_pixels: int) -> dict[str, object]:
+    """Estimate a photo's degradation and what to do; errors as in `read_photo` and `estimate`."""
+    from diffbir_jax.imaging.reading import read_photo
+    from diffbir_jax.restoration.auto import choose
+    from diffbir_jax.restoration.estimate import estimate
+
+    pixels = read_photo(path, max_pixels).pixels
+    found = estimate(pixels)
+    choice = choose(found, upscale)
+    return {
+        "photo": str(path),
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
+        **found.as_record(),
+        "auto": {"alone": choice.alone, "options": choice.options, "why": choice.why, "text": str(choice)},
+    }
+
+
+def row(entry: dict) -> tuple[str, ...]:
+    """Return the cells of a photo's line: estimates with their expected errors."""
+    from diffbir_jax.models.degradation import QUANTITIES
+
+    cells = (
+        f"{entry[name]:{form}} ±{error:{form}}"
+        for name, error, form in zip(QUANTITIES, entry["errors"], FORMATS)
+    )
+    return entry["photo"], f"{entry['width']}x{entry['height']}", *cells, entry["auto"]["text"]

@@ -55,8 +55,8 @@ class DegradationReader(nn.Module):
             values and expected absolute errors, (B, 4) float32 each, in the order of `QUANTITIES`.
         """
         values, log_errors = self.read(features(image))
-        units = np.array(UNITS, np.float32)
-        return jnp.clip(values * units, np.array(LEAST), np.array(MOST)), jnp.exp(log_errors) * units
+        units, least, most = (np.array([row], np.float32) for row in (UNITS, LEAST, MOST))
+        return jnp.clip(values * units, least, most), jnp.exp(log_errors) * units
 
     @nn.compact
     def read(self, found: Array) -> tuple[Array, Array]:
@@ -64,7 +64,7 @@ class DegradationReader(nn.Module):
         shape = (found.shape[-1],)
         mean = self.param("mean", nn.initializers.zeros, shape)
         deviation = self.param("deviation", nn.initializers.ones, shape)
-        x = jnp.clip((found - mean) / deviation, -WIDEST, WIDEST)
+        x = jnp.clip((found - mean[None]) / deviation[None], -WIDEST, WIDEST)
         for i, width in enumerate(self.config.widths):
             x = jax.nn.gelu(Dense(width, name=f"dense_{i}")(x))
         x = Dense(2 * len(QUANTITIES), name="out")(x)

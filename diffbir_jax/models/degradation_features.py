@@ -141,7 +141,7 @@ def spectrum(luma: Array) -> Array:
     starts = [range(0, side - WINDOW + 1, hop) for side in luma.shape[1:]]
     patches = jnp.stack([luma[:, i : i + WINDOW, j : j + WINDOW] for i in starts[0] for j in starts[1]], 1)
     hann = np.hanning(WINDOW + 1)[:-1]
-    window = np.outer(hann, hann).astype(np.float32)
+    window = np.outer(hann, hann).astype(np.float32)[None, None]
     patches = (patches - patches.mean((2, 3), keepdims=True)) * window
     power = jnp.abs(jnp.fft.rfft2(patches)) ** 2 / np.square(window).sum()
     bands = power.reshape(*power.shape[:2], -1) @ _bands()
@@ -157,7 +157,9 @@ def _bands() -> np.ndarray:
     masks = [(radius > i * step) & (radius <= (i + 1) * step * 1.0001) for i in range(BINS)]
     for along, across in ((fx, fy), (fy, fx)):
         masks += [
-            (near(along) > i * step) & (near(along) <= (i + 1) * step * 1.0001) & (near(across) < 2.5 / WINDOW)
+            (near(along) > i * step)
+            & (near(along) <= (i + 1) * step * 1.0001)
+            & (near(across) < 2.5 / WINDOW)
             for i in range(BINS)
         ]
     weights = np.stack([mask.reshape(-1) / mask.sum() for mask in masks], axis=-1)

@@ -9,10 +9,13 @@ from diffbir_jax.models.presets import get_preset
 from diffbir_jax.restoration.estimate import Estimate
 from diffbir_jax.restoration.names import AUTO_VERSION
 
-# A photo at its own size with no more than these is clean: restoring it can only take something away.
-CLEAN_BLUR, CLEAN_NOISE, CLEAN_QUALITY, CLEAN_SCALE = 0.7, 1.5, 93.0, 1.2
+# A photo at its own size with less noise than this (levels of 255), and with JPEG of at least this quality or none, is
+# clean: restoring it can only take something away. Blur does not count, because stage 1 does not sharpen.
+CLEAN_NOISE, CLEAN_QUALITY = 1.5, 93.0
 # From this scale on, a photo was enlarged: what the enlarging lacks is generated, as if it were done here.
-ENLARGED = 1.5
+ENLARGED = 1.7
+# From this noise on, what stage 1 takes away from a photo at its own size is noise, and no texture comes back.
+NOISY = 12.0
 
 
 @dataclass(frozen=True)
@@ -44,34 +47,32 @@ def told_as(estimate: Estimate) -> str:
 
 
 def choose(estimate: Estimate, upscale: float) -> Choice:
-    """Return what to do with a photo, by the table:
+    """Return what to do with a photo, by the first row of the table that fits:
 
     | photo | done |
     |---|---|
-    | clean, at its own size | left alone |
-    | enlarged before (scale of 1.5 or more) | detail as for the upscale times the scale |
+    | was enlarged (scale of 1.7 or more) | detail of the version for the upscale times the scale |
+    | at its own size, without noise, JPEG of 93 or more | left alone |
+    | at its own size, noise of 12 levels or more | texture 0 |
     | any other | the version's settings |
 
     Args:
         estimate: of the photo.
         upscale: output side / input side.
     """
-    if upscale == 1.0 and is_clean(estimate):
-        return Choice(alone=True, why="clean")
-    whole = min(upscale * estimate.scale, 4.0)
     if estimate.scale >= ENLARGED:
-        preset = get_preset(AUTO_VERSION)
-        detail = round(preset.detail(whole), 2)
-        if detail > round(preset.detail(upscale), 2):
-            return Choice(options={"detail": detail}, why=f"was enlarged {estimate.scale:.1f} times")
+        return Choice(options=more_detail(estimate.scale, upscale), why=f"was enlarged x{estimate.scale:.1f}")
+    if upscale != 1.0:
+        return Choice()
+    if estimate.noise <= CLEAN_NOISE and estimate.quality >= CLEAN_QUALITY:
+        return Choice(alone=True, why="clean")
+    if estimate.noise >= NOISY:
+        return Choice(options={"texture": 0.0}, why="noisy")
     return Choice()
 
 
-def is_clean(estimate: Estimate) -> bool:
-    """Whether an estimate shows no degradation worth a change."""
-    return (
-        estimate.blur <= CLEAN_BLUR
-        and estimate.noise <= CLEAN_NOISE
-        and estimate.quality >= CLEAN_QUALITY
-        and estimate.scale <= CLEAN_SCALE
-    )
+def more_detail(scale: float, upscale: float) -> dict[str, float]:
+    """Return the detail that a photo lacks which was enlarged before; nothing if the upscale alone asks for it."""
+    preset = get_preset(AUTO_VERSION)
+    detail = preset.detail(upscale * scale)
+    return {"detail": round(detail, 2)} if detail > preset.detail(upscale) else {}

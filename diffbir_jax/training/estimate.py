@@ -46,7 +46,8 @@ def make(config: Config) -> Objective:
     train, held_out = labelled_batches(config)
     module = DegradationReader(DegradationReaderConfig(tuple(config.widths)))
     image = jnp.zeros((1, CORNER, CORNER, 3))
-    params = init(module, jax.random.key(config.seed), image)
+    # Compiled, the features are left out: parameters depend on their number alone.
+    params = jax.jit(lambda key: init(module, key, image))(jax.random.key(config.seed))
     frozen = normalisation(train)
     params = {name: params[name] for name in params if name not in STATISTICS}
 
@@ -77,7 +78,7 @@ def make(config: Config) -> Objective:
 def likelihood(values: jax.Array, log_errors: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean negative logarithm of Laplace's likelihood: |error| / b + log b, errors in `UNITS`; unknown labels are NaN."""
     known = ~jnp.isnan(labels)
-    error = jnp.abs(jnp.where(known, labels, 0.0) / np.array(UNITS, np.float32) - values)
+    error = jnp.abs(jnp.where(known, labels, 0.0) / np.array([UNITS], np.float32) - values)
     return jnp.sum(jnp.where(known, error * jnp.exp(-log_errors) + log_errors, 0.0)) / jnp.sum(known)
 
 
@@ -91,7 +92,7 @@ def augmented(found: jax.Array, frozen: Params, config: Section, key: jax.Array)
     dropped, noisy = jax.random.split(key)
     kept = jax.random.bernoulli(dropped, 1 - config.dropped, found.shape)
     noise = config.feature_noise * jax.random.normal(noisy, found.shape)
-    return jnp.where(kept, found, frozen["mean"]) + noise * frozen["deviation"]
+    return jnp.where(kept, found, frozen["mean"][None]) + noise * frozen["deviation"][None]
 
 
 def normalisation(train: LatentBatches) -> Params:
@@ -137,7 +138,7 @@ def scatter(labels: np.ndarray, found: np.ndarray, side: int = 160) -> np.ndarra
     picture = np.full((side, len(QUANTITIES) * side, 3), 255, np.uint8)
     for i in range(len(QUANTITIES)):
         known = ~np.isnan(labels[:, i])
-        least, most = LEAST[i], max(float(labels[known, i].max()), LEAST[i] + 1e-6)
+        least, most = LEAST[i], float(labels[known, i].max(initial=LEAST[i] + 1e-6))
         x, y = (
             np.rint((values[known, i] - least) / (most - least) * (side - 1)).clip(0, side - 1).astype(int)
             for values in (labels, found)

@@ -38,8 +38,12 @@ def test_without_noise_and_jpeg_it_does_not_matter_when_it_was_enlarged():
     assert labels_of({"downscale2.factor": 2.0, "resize2.scale": 1.0}).tolist() == [0, 0, 100, 2]
 
 
-@pytest.mark.parametrize(("sigma_x", "sigma_y", "theta"), [(0.3, 0.3, 0.0), (2.0, 0.5, 0.7), (1.5, 1.0, -2.0)])
-def test_width_is_the_second_moment_of_what_a_blur_makes_of_a_point(sigma_x: float, sigma_y: float, theta: float):
+@pytest.mark.parametrize(
+    ("sigma_x", "sigma_y", "theta"), [(0.3, 0.3, 0.0), (2.0, 0.5, 0.7), (1.5, 1.0, -2.0)]
+)
+def test_width_is_the_second_moment_of_what_a_blur_makes_of_a_point(
+    sigma_x: float, sigma_y: float, theta: float
+):
     drawn = {"blur.sigma_x": sigma_x, "blur.sigma_y": sigma_y, "blur.theta": theta, "blur.size": 21}
     y, x = np.mgrid[-10:11, -10:11]
     spread = gaussian_kernel(21, sigma_x, sigma_y, theta)

@@ -3,9 +3,9 @@
     python -m benchmarks.estimate errors --photos work/photos/held_out
     python -m benchmarks.estimate auto --lpips work/metrics/lpips_alex.safetensors
 
-`errors` degrades crops of held-out photos by the recipe of the training and reads them as `diffbir inspect` does. `auto`
-degrades the crops of the suite `photos` and restores them by default and by --auto; where both have the same settings,
-the results are the same and are not made.
+`errors` degrades crops of held-out photos by the recipe of the training and reads them as `diffbir inspect` does.
+`auto` degrades the crops of the suite `photos` and restores them by default and by --auto. Where both have the same
+settings, the results are the same and are not made.
 """
 
 import argparse
@@ -129,7 +129,7 @@ MIXED: dict[str, tuple[float, Degrade]] = {
 def auto(args: argparse.Namespace) -> None:
     """Print LPIPS of --auto and of the default on the mixed set."""
     distance, restorer = measure(args.lpips), Restorer.load("one-step")
-    rows, gains, worst = [], [], np.inf
+    rows, gains = [], []
     for kind, (upscale, degrade) in MIXED.items():
         if args.kind and kind not in args.kind:
             continue

@@ -1,4 +1,4 @@
-"""Statistics of an image that show how it was degraded; no parameters. `degradation.py` has the network that reads them.
+"""Statistics of an image that show how it was degraded. They have no parameters; `degradation.py` reads them.
 
 JPEG rounds the coefficients of 8x8 blocks to multiples of a table's steps: histograms of coefficients have a comb, and
 the table of each quality is known. Noise is what a high-pass leaves in the flattest blocks. Blur and enlarging cut the

@@ -150,7 +150,7 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--bit-depth", choices=BIT_DEPTHS, default="same", help=depth)
     auto = (
-        "estimate noise, blur, JPEG quality and scale of each photo and choose the settings by a table; clean photos are "
+        "estimate noise, JPEG quality and scale of each photo and choose the settings by a table; clean photos are "
         "left alone at --upscale 1; flags that are given win; diffbir inspect shows the estimate (default: off)"
     )
     add("--auto", action="store_true", help=auto)

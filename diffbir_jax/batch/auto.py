@@ -4,21 +4,19 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from diffbir_jax.batch.checks import flags_of
 from diffbir_jax.batch.jobs import Job
-from diffbir_jax.batch.report import Journal, complain
+from diffbir_jax.batch.report import Journal
 from diffbir_jax.batch.settings import OPTION_FIELDS, Recipe, Settings
 from diffbir_jax.console.errors import EXPECTED
-from diffbir_jax.console.plain import plain
+from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.reading import read_photo
 from diffbir_jax.restoration.auto import Choice, choose, told_as
 from diffbir_jax.restoration.estimate import estimate
 from diffbir_jax.weights.loading import NO_STAGE1
 
 # Flags that ask for networks: with one of them no photo is left alone.
-DECIDING = {*OPTION_FIELDS, "lora", "save_stages", "compare"} - {"seed", "tile", "tile_stride"}
+DECIDING = {*OPTION_FIELDS, "lora", "fidelity_mask", "guidance_map"} - {"seed", "tile", "tile_stride"}
 
 
 @dataclass(frozen=True)
@@ -39,25 +37,25 @@ def parts_of(jobs: Sequence[Job], settings: Settings, journal: Journal) -> list[
     if not settings.auto:
         return [Part(settings.recipe, jobs)]
     journal.meter.begin("estimating the degradation")
-    groups: dict[str, Part] = {}
+    groups: dict[str, tuple[Recipe, dict[Job, dict[str, object]]]] = {}
     for job in jobs:
-        recipe, told = decide(job, settings)
-        part = groups.setdefault(repr(recipe), Part(recipe, [], {}))
-        part.jobs, part.told = [*part.jobs, job], {**part.told, job: told}
-    return [*groups.values()]
+        recipe, told = decide(job, settings, journal)
+        groups.setdefault(repr(recipe), (recipe, {}))[1][job] = told
+    return [Part(recipe, [*told], told) for recipe, told in groups.values()]
 
 
-def decide(job: Job, settings: Settings) -> tuple[Recipe, dict[str, object]]:
+def decide(job: Job, settings: Settings, journal: Journal) -> tuple[Recipe, dict[str, object]]:
     """Return the recipe of a job and what its sidecar tells of it; prints a line."""
     recipe = settings.recipe
     try:
         found = estimate(read_photo(job.path, recipe.max_pixels).pixels)
     except (*EXPECTED, MemoryError) as error:
-        # Reading it again tells what is wrong with the file, if it is that.
-        complain(f"warning: {job.path}: no estimate, the version's own settings: {error}")
+        # What is wrong with a file is told when it is read again, to restore it.
+        if not isinstance(error, ImageFileError):
+            journal.note(job.path, [f"no estimate, so it gets the usual settings: {error}"])
         return recipe, {"estimate": None, "why": "no estimate"}
     choice = kept(choose(found, recipe.upscale), settings.given)
-    tqdm.write(plain(f"{job.path}  {told_as(found)}: {choice}"))
+    journal.say(job, f"{told_as(found)}: {choice}")
     return chosen(recipe, choice), {"estimate": found.as_record(), **dataclasses.asdict(choice)}
 
 

@@ -123,6 +123,11 @@ class Journal:
             self._failed[job] = reason
             complain(reason)
 
+    def say(self, job: Job, text: str) -> None:
+        """Print a line about an input."""
+        with self._lock:
+            tqdm.write(plain(f"{self._name(job.path)}  {text}"))
+
     def note(self, path: Path, notes: Iterable[str]) -> None:
         """Print what a user should know of a file that was read or written nevertheless."""
         with self._lock:

@@ -103,7 +103,8 @@ def run(work: Work) -> int:
             for part, driver in drivers:
                 journal.meter.begin("looking for faces" if settings.recipe.faces else "reading")
                 # Planning may have found photos that do not fit the memory.
-                driver.restore(by_size([job for job in part.jobs if job in journal.left], part.recipe))
+                left = {*journal.left}
+                driver.restore(by_size([job for job in part.jobs if job in left], part.recipe))
                 if journal.interrupted:
                     break
         finally:

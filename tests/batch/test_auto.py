@@ -75,7 +75,7 @@ def test_a_photo_too_small_for_an_estimate_is_restored_by_default(fake: Fake, ca
     save(Path("in/a.png"), (40, 80))
     assert restored() == 0
     told = capsys.readouterr()
-    assert "in/a.png: no estimate, the version's own settings: the image is 80x40" in told.err
+    assert "in/a.png: no estimate, so it gets the usual settings: the image is 80x40" in told.err
     assert "1 restored" in told.out
     assert json.loads(Path("out/a.json").read_text())["auto"] == {"estimate": None, "why": "no estimate"}
 

@@ -27,6 +27,7 @@ from diffbir_jax.data.photos import CropConfig, load_photos
 from diffbir_jax.evaluation.learned import lpips
 from diffbir_jax.evaluation.suites.spec import FOLDER
 from diffbir_jax.imaging.bytes import resize_bytes, to_depth
+from diffbir_jax.imaging.reading import read_image
 from diffbir_jax.models.backbones import AlexNet
 from diffbir_jax.models.degradation import QUANTITIES
 from diffbir_jax.restoration.auto import Choice, choose
@@ -182,7 +183,7 @@ def suite(number: int) -> Iterator[np.ndarray]:
     """Yield photos of the suite, evenly spread."""
     paths = sorted(SUITE.glob("*.png"))
     for path in paths[:: max(1, len(paths) // number)][:number]:
-        yield cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        yield read_image(path)
 
 
 def measure(path: Path) -> Callable[[np.ndarray, np.ndarray], float]:

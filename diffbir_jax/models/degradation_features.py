@@ -186,9 +186,10 @@ def periods(luma: Array) -> Array:
     for x in (luma, luma.swapaxes(1, 2)):
         second = jnp.minimum(jnp.abs(x[:, :, :-2] - 2 * x[:, :, 1:-1] + x[:, :, 2:]), 30.0).mean(1)
         profile = second / (second.mean(-1, keepdims=True) + 0.05) - 1.0
-        waves = np.exp(-2j * np.pi * np.arange(second.shape[-1])[:, None] * FREQUENCIES)
-        waves *= np.hanning(second.shape[-1])[:, None] / second.shape[-1] * 2
-        both = jnp.stack([profile @ waves.real.astype(np.float32), profile @ waves.imag.astype(np.float32)])
+        angles = 2 * np.pi * np.arange(second.shape[-1])[:, None] * FREQUENCIES
+        window = np.hanning(second.shape[-1])[:, None] / second.shape[-1] * 2
+        waves = [(wave(angles) * window).astype(np.float32) for wave in (np.cos, np.sin)]
+        both = jnp.stack([profile @ wave for wave in waves])
         found.append(jnp.log(jnp.sqrt(jnp.square(both).sum(0)) + 0.003))
     return jnp.concatenate(found, axis=-1)
 

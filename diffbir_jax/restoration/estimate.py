@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -124,8 +125,13 @@ def _program():
 
 @functools.cache
 def _params() -> Params:
+    return load_reader(WEIGHTS)
+
+
+def load_reader(path: Path) -> Params:
+    """Load the parameters of a `DegradationReader` with the shipped sizes; errors as in `load_weights`."""
     sample = jax.ShapeDtypeStruct((1, SIDES[-1], SIDES[-1], 3), jnp.float32)
-    return load_weights(WEIGHTS, abstract(DegradationReader(), sample))
+    return load_weights(path, abstract(DegradationReader(), sample))
 
 
 def joined(values: np.ndarray, errors: np.ndarray) -> Estimate:

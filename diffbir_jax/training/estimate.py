@@ -68,9 +68,9 @@ def make(config: Config) -> Objective:
             found, _ = evaluate(params, frozen, sample[view])
             errors = np.nanmean(np.abs(limited(np.asarray(found)) - sample["labels"]), axis=0)
             values |= {f"{name}_{view}": float(error) for name, error in zip(QUANTITIES, errors)}
-        value = likelihood(*evaluate(params, frozen, whole), jnp.asarray(sample["labels"]))
-        found = limited(np.asarray(evaluate(params, frozen, whole)[0]))
-        return {"loss": float(value)} | values, scatter(sample["labels"], found)
+        found, log_errors = evaluate(params, frozen, whole)
+        value = likelihood(found, log_errors, jnp.asarray(sample["labels"]))
+        return {"loss": float(value)} | values, scatter(sample["labels"], limited(np.asarray(found)))
 
     return Objective(params, frozen, loss, train, validate, lambda ema: {NAME: ema | frozen})
 

@@ -29,6 +29,9 @@ def use(config: Config, preset: Preset, folder: Path, names: list[str]) -> str:
     if names == ["rm"]:
         alone = "" if available(preset, None) else " --stage1-only"
         return f"{command} --stage1 {shlex.quote(str(folder / 'rm.safetensors'))}{alone}"
+    if names == ["degradation"]:
+        file = shlex.quote(str(folder / "degradation.safetensors"))
+        return f"make them those of the package:\n  python scripts/pack_estimate.py {file}"
     if preset.files.vae in names and preset.files.unet not in names:
         return "the UNet and the control are trained on its latents next (config.weights)"
     if beside := others(config, preset, names):

@@ -73,3 +73,9 @@ def test_only_the_first_process_tells(
     args = SimpleNamespace(workdir="run")
     command.say_outcome(configurations.load("bsr:tiny"), args)  # pyright: ignore[reportArgumentType]
     assert ("run/export has the weights: control" in capsys.readouterr().out) == first
+
+
+def test_a_degradation_estimate_is_packed() -> None:
+    first, line = told(configurations.load("estimate"), "degradation").split("\n")
+    assert first == "my run/export has the weights: degradation; make them those of the package:"
+    assert line == "  python scripts/pack_estimate.py 'my run/export/degradation.safetensors'"

@@ -80,8 +80,8 @@ def places(height: int, width: int, side: int) -> list[tuple[int, int]]:
     """Return the upper left corners of the tiles of a photo: at most `MOST`, evenly spread, on the grid of JPEG."""
     down, across = -(-height // side), -(-width // side)
     while down * across > MOST:
-        # Keep about the proportions of the photo.
-        if down * width >= across * height:
+        # Fewer along the axis where they lie closer together.
+        if down > 1 and height * across <= width * down:
             down -= 1
         else:
             across -= 1
@@ -90,7 +90,8 @@ def places(height: int, width: int, side: int) -> list[tuple[int, int]]:
 
 def _starts(length: int, side: int, count: int) -> list[int]:
     last = length - side
-    return [int(start) // STEP * STEP for start in np.linspace(0 if count > 1 else last / 2, last, count)]
+    starts = np.linspace(0 if count > 1 else last / 2, last, count)
+    return sorted({int(start) // STEP * STEP for start in starts})
 
 
 def _eight(tile: np.ndarray) -> np.ndarray:

@@ -40,10 +40,11 @@ def test_the_file_is_small_and_half_precision():
     assert WEIGHTS.stat().st_size < 1_000_000
 
 
-def test_clean_photos_are_clean(clean: list[Estimate]):
+def test_photos_have_no_more_than_the_traces_of_their_own_files(clean: list[Estimate]):
+    """The photographs were JPEG files of high quality before they were cropped."""
     for found in clean:
         assert found.noise < 3
-        assert found.quality > 93
+        assert found.quality > 80
 
 
 @pytest.mark.parametrize("quality", [35, 75])
@@ -62,7 +63,7 @@ def test_enlarging_is_seen(clean: list[Estimate]):
     for name, before in zip(NAMES, clean):
         small = operations.resize(operations.as_float(photo(name)), (86, 86), "area")
         large = operations.resize(small, (256, 256), "bicubic")
-        assert estimate(large).scale > before.scale + 0.7
+        assert estimate(to_depth(large, np.uint8)).scale > before.scale + 0.7
 
 
 def test_depths_say_the_same():

@@ -79,7 +79,9 @@ def likelihood(values: jax.Array, log_errors: jax.Array, labels: jax.Array) -> j
     """Mean negative logarithm of Laplace's likelihood: |error| / b + log b, in `UNITS`; unknown labels are NaN."""
     known = ~jnp.isnan(labels)
     error = jnp.abs(jnp.where(known, labels, 0.0) / np.array([UNITS], np.float32) - values)
-    return jnp.sum(jnp.where(known, error * jnp.exp(-log_errors) + log_errors, 0.0)) / jnp.sum(known, dtype=jnp.float32)
+    return jnp.sum(jnp.where(known, error * jnp.exp(-log_errors) + log_errors, 0.0)) / jnp.sum(
+        known, dtype=jnp.float32
+    )
 
 
 def limited(values: np.ndarray) -> np.ndarray:

@@ -3,14 +3,11 @@
 import io
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffbir_jax.models import degradation_features as statistics
-from diffbir_jax.models.apply import abstract, apply
-from diffbir_jax.models.degradation import LEAST, MOST, DegradationReader
 from tests.micro import picture
 
 
@@ -40,16 +37,6 @@ def test_the_comb_of_a_quality_fits_best(quality: int):
     luma = statistics.ycc(image[None].astype(np.float32))[..., 0]
     scores = np.asarray(statistics.comb_scores(statistics.dct(luma)))[0].reshape(2, -1).mean(0)
     assert abs(statistics.QUALITIES[int(scores.argmax())] - quality) <= 2
-
-
-def test_a_flat_image_has_finite_statistics_and_values_in_range():
-    module = DegradationReader()
-    image = np.zeros((1, 64, 80, 3), np.uint8)
-    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), abstract(module, image))
-    values, errors = apply(module, params, image)
-    assert np.isfinite(np.asarray(errors)).all()
-    assert (np.asarray(values) >= LEAST).all()
-    assert (np.asarray(values) <= MOST).all()
 
 
 def test_a_turned_picture_has_the_same_levels_of_noise():

@@ -8,8 +8,6 @@ from diffbir_jax.data import operations
 from diffbir_jax.evaluation.suites.spec import FOLDER
 from diffbir_jax.imaging.bytes import to_depth
 from diffbir_jax.imaging.reading import read_image
-from diffbir_jax.models import degradation
-from diffbir_jax.models.degradation import LEAST, QUANTITIES
 from diffbir_jax.restoration.estimate import (
     MOST,
     WEIGHTS,

@@ -12,9 +12,12 @@ from diffbir_jax.console.parser import Parser
 from diffbir_jax.console.plain import plain
 from diffbir_jax.console.progress import waiting
 from diffbir_jax.console.tables import aligned
+from diffbir_jax.files.places import given_path
+from diffbir_jax.files.writing import replace_file
 from diffbir_jax.imaging.photo import MAX_PIXELS
 
 HEAD = ("photo", "pixels", "blur", "noise", "JPEG", "scale", "restore --auto")
+STANDARD = Path("-")
 FORMATS = ".2f", ".1f", ".0f", ".2f"
 
 
@@ -29,10 +32,11 @@ def make_parser() -> Parser:
         epilog="Exit code: 0, 1 if a photo cannot be read or is smaller than 64x64 pixels, 2 for a wrong flag.",
     )
     add = parser.add_argument
-    add("paths", type=Path, nargs="*", metavar="PHOTO", help="photos, or folders of photos (required)")
+    add("paths", type=given_path, nargs="*", metavar="PHOTO", help="photos, or folders of photos (required)")
     about = "enlargement of each side that restore --auto is asked for"
     add("--upscale", type=positive, default=4.0, metavar="X", help=f"{about} (default: %(default)g)")
-    add("--json", action="store_true", help="print a list with an object for each photo (default: off)")
+    machines = "also write the results for machines, a list with an object for each photo; -: print that and no table"
+    add("--json", type=given_path, metavar="FILE|-", help=f"{machines} (default: none)")
     most = "refuse images with more pixels than this, as a guard against decompression bombs"
     add("--max-pixels", type=count, default=MAX_PIXELS, metavar="N", help=f"{most} (default: %(default)s)")
     return parser
@@ -63,11 +67,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed = True
             told = one_line(error) if str(path) in str(error) else f"{path}: {one_line(error)}"
             print(f"diffbir inspect: {plain(told)}", file=sys.stderr)
-    if args.json:
-        print(json.dumps(records, indent=2))
-    elif records:
-        print(aligned([HEAD, *map(row, records)], right=(1, 2, 3, 4, 5)))
+    show(records, args.json)
     return int(failed)
+
+
+def show(records: Sequence[dict], target: Path | None) -> None:
+    """Print the table, and write the records to a file; or print them alone, for "-"."""
+    text = json.dumps(records, indent=1) + "\n"
+    if target == STANDARD:
+        print(text, end="")
+        return
+    if records:
+        print(aligned([HEAD, *map(row, records)], right=(1, 2, 3, 4, 5)))
+    if target is not None:
+        replace_file(target, text.encode())
 
 
 def photos(paths: Sequence[Path]) -> Iterator[Path]:

@@ -33,11 +33,13 @@ def test_a_table_with_a_line_for_each_photo(photo: Path, capsys: pytest.CaptureF
 
 
 def test_json_has_the_same_numbers(photo: Path, capsys: pytest.CaptureFixture):
-    _, out, _ = call(capsys, photo, "--json")
+    _, out, _ = call(capsys, photo, "--json", "-")
     (entry,) = json.loads(out)
     assert {"photo", "width", "height", "blur", "noise", "quality", "scale", "errors", "auto"} == set(entry)
     assert (entry["width"], entry["height"], len(entry["errors"])) == (80, 64, 4)
-    assert f"{entry['noise']:.1f} ±" in call(capsys, photo)[1]
+    file = photo.with_name("found.json")
+    assert f"{entry['noise']:.1f} ±" in call(capsys, photo, "--json", file)[1]
+    assert json.loads(file.read_text()) == [entry]
 
 
 def test_bad_files_are_told_and_the_others_read(photo: Path, capsys: pytest.CaptureFixture):

@@ -22,7 +22,6 @@ BASIC = (
     "version",
     "task",
     "format",
-    "quality",
     "compare",
     "seed",
     "skip_existing",

@@ -10,8 +10,9 @@ from diffbir_jax.restoration.estimate import Estimate
 from diffbir_jax.restoration.names import AUTO_VERSION
 
 # A photo at its own size with less noise than this (levels of 255), and with JPEG of at least this quality or none, is
-# clean: restoring it can only take something away. Blur does not count, because stage 1 does not sharpen.
-CLEAN_NOISE, CLEAN_QUALITY = 1.5, 84.0
+# clean: restoring it can only take something away. Blur does not count, because stage 1 does not sharpen. JPEG below this hides
+# noise, which then looks too weak.
+CLEAN_NOISE, CLEAN_QUALITY = 1.5, 91.5
 # From this scale on, a photo was enlarged: what the enlarging lacks is generated, as if it were done here.
 ENLARGED = 1.7
 # From this noise on, what stage 1 takes away from a photo at its own size is noise, and no texture comes back.
@@ -52,7 +53,7 @@ def choose(estimate: Estimate, upscale: float) -> Choice:
     | photo | done |
     |---|---|
     | was enlarged (scale of 1.7 or more) | detail of the version for the upscale times the scale |
-    | at its own size, without noise, JPEG of 84 or more | left alone |
+    | at its own size, without noise, JPEG of 91.5 or more | left alone |
     | at its own size, noise of 12 levels or more | texture 0 |
     | any other | the version's settings |
 

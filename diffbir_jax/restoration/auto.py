@@ -9,9 +9,9 @@ from diffbir_jax.models.presets import get_preset
 from diffbir_jax.restoration.estimate import Estimate
 from diffbir_jax.restoration.names import AUTO_VERSION
 
-# A photo at its own size with less noise than this (levels of 255), and with JPEG of at least this quality or none, is
-# clean: restoring it can only take something away. Blur does not count, because stage 1 does not sharpen. Stronger JPEG hides
-# noise, which then looks too weak.
+# A photo at its own size with no more noise than this (levels of 255), and with JPEG of at least this quality or none,
+# is clean: restoring it can only take something away. Blur does not count, because stage 1 does not sharpen. Stronger
+# JPEG hides noise, which then looks too weak.
 CLEAN_NOISE, CLEAN_QUALITY = 1.5, 91.5
 # From this scale on, a photo was enlarged: what the enlarging lacks is generated, as if it were done here.
 ENLARGED = 1.7

@@ -48,7 +48,6 @@ def check_version(args: argparse.Namespace) -> None:
 def check_flags(args: argparse.Namespace, recipe: "Recipe") -> None:
     """Raise FlagError for contradictory flags of a recipe."""
     options = recipe.options
-    check_auto(args, recipe)
     check_faces(args, recipe)
     check_operator(recipe)
     if recipe.std_map and recipe.n_samples == 1:

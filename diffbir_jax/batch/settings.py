@@ -9,6 +9,7 @@ from typing import Literal
 
 from diffbir_jax.batch.checks import (
     FlagError,
+    check_auto,
     check_captions,
     check_flags,
     check_resume,
@@ -209,6 +210,7 @@ def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Set
         recipe = recipe_from(args)
         check_flags(args, recipe)
         check_captions(args, recipe)
+        check_auto(args, recipe)
     check_run(args)
     check_resume(args, recipe)
     values = {name: getattr(args, name) for name in RUN_FIELDS}

@@ -208,9 +208,9 @@ def settings_from(args: argparse.Namespace, recipe: Recipe | None = None) -> Set
     if recipe is None:
         check_version(args)
         recipe = recipe_from(args)
+        check_auto(args, recipe)
         check_flags(args, recipe)
         check_captions(args, recipe)
-        check_auto(args, recipe)
     check_run(args)
     check_resume(args, recipe)
     values = {name: getattr(args, name) for name in RUN_FIELDS}

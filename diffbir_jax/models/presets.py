@@ -314,7 +314,7 @@ ONE_STEP = replace(
     reduced_from=1.5,
     all_detail_from=4.0,
     colour_levels=4,
-    detail_gain=1.12,
+    detail_gain=1.1,
 )
 
 # DiffBIR as published, with the reference's choice of files: SwinIR, BSRNet or SCUNet before Stable Diffusion 2.1 base.

@@ -15,13 +15,13 @@ from diffbir_jax.training.turns import Turn
 # Stage -> module of this package whose `make(config)` returns its Objective.
 STAGES = {
     "rm": "rm",
-    "estimate": "estimate",
     "vae": "vae",
     "decoder": "decoder",
     "prior": "prior",
     "control": "control_latents",
     "regeneration": "regeneration",
     "joint": "joint",
+    "estimate": "estimate",
     "one_step": "one_step",
     "one_step_lora": "one_step_lora",
     "finetune": "finetune",

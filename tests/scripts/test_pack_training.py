@@ -174,3 +174,12 @@ def test_a_share_takes_that_part_of_the_configured_steps(
     calls = run(monkeypatch, str(prepared), "--share", "0.1")
     assert calls[0] == ("rm", one_step_rm.get_config().train.steps // 10)
     assert [name for name, _ in calls] == ["rm", "vae", "one_step"]
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside"])
+def test_a_pack_writes_below_its_folder_alone(tmp_path: Path, name: str) -> None:
+    with tarfile.open(tmp_path / "pack.tar", "w") as tar:
+        pack_training.add(tar, name, b"x")
+    with pytest.raises(UserError, match="files below its folder alone"):
+        pack_training.unpack(tmp_path / "pack.tar", tmp_path / "work")
+    assert not (tmp_path / "outside").exists()

@@ -98,6 +98,7 @@ def steps(
     """Return a degradation of fixed strength; `enlarge` brings the result back to the first size."""
 
     def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(H, W, 3) uint8 -> uint8, smaller by `reduce` unless it is enlarged again."""
         x = operations.as_float(image)
         if blur:
             x = cv2.GaussianBlur(x, (0, 0), blur)

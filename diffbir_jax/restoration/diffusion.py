@@ -105,6 +105,7 @@ def calls(executor: Executor, shape: Shape) -> list[Call]:
         measured: Measured | None,
         keys: jax.Array,
     ) -> Arguments:
+        """What `sample` takes for these; only its shapes are used."""
         given = Conditioned(latent, weight, target, layout, hint, start, degrees, measured)
         denoiser, rest = steered(executor, given, keys, context)
         denoisers.append(denoiser)

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +177,14 @@ def _mask(spec: Spec, image: np.ndarray) -> np.ndarray | None:
     return mask
 
 
-@functools.lru_cache(maxsize=4)
 def read_mask(path: str) -> np.ndarray:
     """Read a mask, (h, w) bool: where it is lighter than middle gray; errors as in `read_photo`."""
+    file = Path(path).absolute()
+    # A file that changes is read again.
+    seen = file.stat() if file.is_file() else None
+    return _read_mask(str(file), seen and (seen.st_mtime_ns, seen.st_size))
+
+
+@functools.lru_cache(maxsize=4)
+def _read_mask(path: str, seen: tuple[int, int] | None) -> np.ndarray:
     return to_eight(over_white(read_photo(path))).mean(axis=2) >= 128

@@ -159,7 +159,7 @@ def outputs(wish: Wish) -> Outputs:
 def request_of(job: Job) -> Request:
     """Take the pixels out of a job, as a request to the restorer."""
     assert job.photo is not None
-    request = Request(job.photo.pixels, job.wish.index, mask=job.mask)
+    request = Request(job.photo.pixels, job.wish.index, mask=job.mask, caption=job.wish.caption)
     job.mask = None
     job.photo = dataclasses.replace(job.photo, pixels=np.empty((0, 0, 3), np.uint8))
     return request
@@ -201,7 +201,7 @@ def _sidecar(made: Finished, named: Outputs, files: Mapping[str, Path]) -> dict[
     recipe, own = wish.recipe, Path(wish.name)
     ran = {module: path for module, path in files.items() if module in STAGE1 or not recipe.stage1_only}
     recorder = _recorder(recipe, made.course.plan, made.course.crops, tuple(sorted(ran.items())))
-    loaded = Loaded(FileJob(own, own, wish.index, named), files=made.job.files)
+    loaded = Loaded(FileJob(own, own, wish.index, named, caption=wish.caption), files=made.job.files)
     return recorder.record(loaded, {"compute": made.seconds}, faces=made.faces)
 
 

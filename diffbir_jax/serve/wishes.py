@@ -62,6 +62,11 @@ class Wish(NamedTuple):
     crops: Plan | None = None
 
     @property
+    def caption(self) -> str:
+        """Words for what the picture shows, from the sidecar that is repeated."""
+        return "" if self.sidecar is None else self.sidecar.caption
+
+    @property
     def networks(self) -> str:
         """The name of the networks: the version, and whether they are those for photos with faces."""
         return self.recipe.version if self.recipe.faces is None else faces_of(self.recipe.version)

@@ -109,6 +109,7 @@ def make_loss(
     """
 
     def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+        """(trained, frozen, batch of `hq` and `lq`, key) -> (scalar, metrics)."""
         drawn, others = jax.random.split(key)
         truth, (context, negative) = to_signed(batch["hq"]), texts(frozen, batch)
         out, z0 = generator.restore(params, frozen, to_signed(batch["lq"]), context, drawn)

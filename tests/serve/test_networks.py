@@ -5,6 +5,8 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 
 from diffbir_jax.batch import faces as batch_faces
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.models.presets import VARIANTS
 from diffbir_jax.restoration.lora_flag import Lora
 from diffbir_jax.restoration.loras import merged
@@ -21,8 +24,9 @@ from diffbir_jax.restoration.planner import PlanError
 from diffbir_jax.serve.faces import with_faces
 from diffbir_jax.serve.flags import make_parser
 from diffbir_jax.serve.networks import Networks, load
+from diffbir_jax.serve.results import request_of
 from diffbir_jax.serve.run import bases_of, networks_of
-from diffbir_jax.serve.wishes import base_recipe, read_wish
+from diffbir_jax.serve.wishes import Wish, base_recipe, read_wish
 from diffbir_jax.training.lora_start import new_lora
 from diffbir_jax.weights import loading
 from diffbir_jax.weights.loading import load_params
@@ -164,3 +168,11 @@ def test_sidecars_that_cannot_be_repeated_here(works):
     small = Networks(works.restorer, works.files, memory=1)
     with pytest.raises(PlanError, match="GiB of memory do not suffice"):
         small.course(wish, (16, 16), False)
+
+
+def test_the_caption_of_a_sidecar_reaches_the_restorer():
+    told = {"caption": "a red boat"}
+    for sidecar, caption in ((None, ""), (SimpleNamespace(**told), told["caption"])):
+        photo = Photo(np.zeros((16, 16, 3), np.uint8))
+        wish = Wish(base_recipe("one-step"), 3, "a.png", sidecar=cast(Any, sidecar))
+        assert request_of(cast(Any, SimpleNamespace(photo=photo, wish=wish, mask=None))).caption == caption

@@ -68,12 +68,14 @@ class JsonLines:
 
     def __init__(self, workdir: Path, first: int):
         """Begin after step `first`. A line says so where there are lines of later steps, which the run repeats."""
-        self._picture, path = workdir / "grid.png", workdir / LINES
-        before = read_lines(path)
-        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-        self._file = path.open("a", encoding="utf-8")
-        if torn:
-            self._file.write("\n")
+        self._picture, self._path = workdir / "grid.png", workdir / LINES
+        before = read_lines(self._path)
+        torn = (
+            self._path.exists()
+            and self._path.stat().st_size > 0
+            and not self._path.read_bytes().endswith(b"\n")
+        )
+        self._write("\n" if torn else "")
         if any(line["step"] > first for line in before):
             self._line({RESUMED: first})
 
@@ -84,15 +86,19 @@ class JsonLines:
         self._line({"step": step, "time": round(time.time(), 3)} | finite)
 
     def _line(self, values: Mapping[str, object]) -> None:
-        print(json.dumps(values), file=self._file, flush=True)
+        self._write(json.dumps(values) + "\n")
+
+    def _write(self, text: str) -> None:
+        # Opened each time: into a file that was deleted meanwhile, lines would go unnoticed.
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(text)
 
     def grid(self, step: int, image: np.ndarray) -> None:
         """Write the picture over the previous one."""
         Image.fromarray(image).save(self._picture)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Do nothing: the file is closed after each line."""
 
 
 class WandB:

@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,12 +127,21 @@ def values() -> dict[str, float]:
     return found
 
 
-def state() -> dict[str, object]:
+def state() -> dict[str, Any]:
     """What a run leaves."""
     best = {path.name for path in Path("out/best").iterdir()}
     left = {path.name for path in Path("out/checkpoints").iterdir()}
     weights = Path("out/export/w.safetensors").read_bytes().hex()
     return {"best": sorted(best), "left": sorted(left), "weights": weights, "values": values()}
+
+
+def different(whole: dict[str, Any], lost: bool) -> list[str]:
+    """What differs from a run without a break; what was written before the folder was lost may be missing."""
+    found = state()
+    if lost:
+        # A thread may write a checkpoint while the folder is removed: the run goes on, its first lines are lost.
+        found["values"] = whole["values"] | found["values"]
+    return [key for key, value in found.items() if value != whole[key]]
 
 
 def main(event: str, points: list[int]) -> None:
@@ -147,7 +157,7 @@ def main(event: str, points: list[int]) -> None:
         code, happened = train(point, event)
         said = SAID.read_text()
         again, _ = train(0, "nothing")
-        differs = [key for key, value in state().items() if value != whole[key]] if again == 0 else ["failed"]
+        differs = different(whole, lost=event == "vanished") if again == 0 else ["failed"]
         row = {"point": point, "happened": happened, "code": code, "differs": differs, "said": said[-300:]}
         print(json.dumps(row | ({"again": SAID.read_text()[-600:]} if differs else {})), flush=True)
 

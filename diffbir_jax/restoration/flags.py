@@ -104,6 +104,15 @@ def option_adder(group: argparse._ArgumentGroup) -> Callable[..., None]:
 def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
     """Declare how stage 2 samples."""
     add = option_adder(group)
+    _add_schedule_flags(add)
+    _add_sampler_flags(add)
+    _add_prompt_flags(add)
+    _add_one_step_flags(add)
+    _add_tile_flags(add)
+
+
+def _add_schedule_flags(add: Callable[..., None]) -> None:
+    """Declare the sampler, its steps and where it starts."""
     add("--sampler", str, "sampling algorithm", choices=list(names.SAMPLERS))
     add("--steps", integer, "number of sampling steps, from 1 to 1000 times --start", metavar="N")
     spacing = (
@@ -125,6 +134,10 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
         "noise: pure noise, or cond if --start is below 1"
     )
     add("--start-point", str, point, choices=names.START_POINTS)
+
+
+def _add_sampler_flags(add: Callable[..., None]) -> None:
+    """Declare what some samplers have and others do not."""
     for flag, kind, text in (
         ("--eta", real, "share of new noise in each step, 0 to 1; None: 0 for ddim, else 1"),
         ("--s-churn", real, "noise that is added over the whole run, at least 0; None: 0"),
@@ -135,6 +148,10 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
     ):
         having = [name for name, own in names.SAMPLERS.items() if flag[2:].replace("-", "_") in own]
         add(flag, kind, f"{text}; only for {', '.join(having)}", metavar="X" if kind is real else "N")
+
+
+def _add_prompt_flags(add: Callable[..., None]) -> None:
+    """Declare what conditions the networks beside stage 1: noise on it, and text."""
     aug = (
         "add noise to the condition, up to this timestep (0 to 999), for more freedom from stage 1; v2.1 was trained "
         "with less than 200"
@@ -154,6 +171,10 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
         "raise --cfg-scale from 1 during sampling",
         action=argparse.BooleanOptionalAction,
     )
+
+
+def _add_one_step_flags(add: Callable[..., None]) -> None:
+    """Declare what the published restorers of one step have."""
     for flag, kind, text in (
         ("--pixel", real, "how much degradation pisa-sr removes, 0 to 4; None: 1"),
         ("--semantic", real, "how much detail pisa-sr generates, 0 to 4; None: 1"),
@@ -170,6 +191,10 @@ def add_stage2_flags(group: argparse._ArgumentGroup) -> None:
         ),
     ):
         add(flag, kind, text, metavar="X" if kind is real else "T")
+
+
+def _add_tile_flags(add: Callable[..., None]) -> None:
+    """Declare tiles and the seed."""
     tile = (
         "side of the tiles of stage 2 in pixels, a multiple of 64; longer images are cut into overlapping tiles; None: "
         "as the memory allows, at most 512 for one-step, tiny and hypir, 768 for the other published one-step "

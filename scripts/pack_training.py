@@ -27,7 +27,7 @@ from diffbir_jax.console.errors import EXPECTED, UserError, one_line
 from diffbir_jax.data.photos import CropConfig, load_photos, sharpest_crop
 from diffbir_jax.files.writing import replacing
 from diffbir_jax.imaging.reading import read_image
-from diffbir_jax.models.presets import describe_restoration
+from diffbir_jax.models.restoration_families import describe_restoration
 from diffbir_jax.training.taught import load_samples
 from diffbir_jax.weights.safetensors import load_tree, read_metadata, save_weights
 from scripts.start_decoder import BLOCKS, few_blocks, network_config

@@ -27,7 +27,8 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.photos import CropConfig, load_photos, sharpest_crop
 from diffbir_jax.models.apply import Params, abstract, apply
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
-from diffbir_jax.models.presets import ONE_STEP, restoration_config
+from diffbir_jax.models.presets import ONE_STEP
+from diffbir_jax.models.restoration_families import restoration_config
 from diffbir_jax.training.decoder import ENCODER
 from diffbir_jax.training.sources import to_signed
 from diffbir_jax.weights.safetensors import load_weights, read_metadata, save_weights, unflatten

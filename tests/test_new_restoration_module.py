@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from diffbir_jax.cli import convert_weights, sample
 from diffbir_jax.conversion import families, to_torch
-from diffbir_jax.models import presets
+from diffbir_jax.models import restoration_families
 from tests.micro import picture
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +24,7 @@ LAYERS = {"model.0": (4, 3), "model.2": (4, 4), "model.4": (3, 4)}
 def example(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The names that the example defines; what it adds to the tables goes with the test."""
     monkeypatch.setattr(families, "FAMILIES", families.FAMILIES)
-    monkeypatch.setitem(presets.RESTORATION_FAMILIES, "dncnn", None)
+    monkeypatch.setitem(restoration_families.RESTORATION_FAMILIES, "dncnn", None)
     monkeypatch.setitem(to_torch.ARCHITECTURES, "dncnn", None)
     section = (ROOT / "CONTRIBUTING.md").read_text().split("## A new restoration module")[1].split("\n## ")[0]
     names: dict[str, Any] = {"__name__": "dncnn"}

@@ -18,7 +18,8 @@ from diffbir_jax.cli import sample
 from diffbir_jax.models import presets
 from diffbir_jax.models.bsrnet import BSRNetConfig
 from diffbir_jax.models.clip import CLIPTextConfig
-from diffbir_jax.models.presets import Preset, family_of, get_preset
+from diffbir_jax.models.presets import Preset, get_preset
+from diffbir_jax.models.restoration_families import family_of
 from diffbir_jax.models.scunet import SCUNetConfig
 from diffbir_jax.models.swinir import SwinIRConfig
 from diffbir_jax.restoration.defaults import DEFAULTS

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from diffbir_jax.files.trees import Params, Tree
-from diffbir_jax.models.layers import no_values
+from diffbir_jax.models.platform import no_values
 
 # For annotations in rooms that do not import flax.
 Module = nn.Module

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from diffbir_jax.models.layers import conv, convolve, space_to_depth
+from diffbir_jax.models.convolution import convolve
+from diffbir_jax.models.layers import conv, space_to_depth
 
 
 @dataclass(frozen=True)

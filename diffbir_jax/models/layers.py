@@ -1,41 +1,20 @@
 """Layers that the networks share: normalisation, convolutions, timestep embedding, pixel rearrangement."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import partial
+from collections.abc import Callable
 from typing import Literal, cast
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.errors import ScopeParamShapeError
 from jax import Array, lax
 from jax.typing import DTypeLike
 
 from diffbir_jax.files.trees import Tree
-from diffbir_jax.models.platform import target_platform
+from diffbir_jax.models.convolution import convolve, upsample_convolve, upsample_nearest
+from diffbir_jax.models.platform import only_shapes
 
 Norm = Literal["group", "layer"]
-# `_tap_products` is faster from this number of channels, measured on two cores.
-WIDE = 48
-_Convolution = Callable[[Array, Array], Array]
-# Whether only shapes matter, see `no_values`.
-_NO_VALUES: ContextVar[bool] = ContextVar("no_values", default=False)
-
-
-@contextmanager
-def no_values() -> Iterator[None]:
-    """Within this context only shapes and dtypes are right: parameters are zeros, layers take their shortest form.
-
-    Initialisers, statistics and fast convolutions take long to trace.
-    """
-    before = _NO_VALUES.set(True)
-    try:
-        yield
-    finally:
-        _NO_VALUES.reset(before)
 
 
 class Layer(nn.Module):
@@ -47,7 +26,7 @@ class Layer(nn.Module):
 
     def param(self, name: str, init_fn: Callable[..., Array], *init_args: Tree, **more: Tree) -> Array:
         """As `nn.Module.param`, for initialisers whose first argument is the shape and whose second is the dtype."""
-        if self.is_initializing() and _NO_VALUES.get():
+        if self.is_initializing() and only_shapes():
             value = jnp.zeros(init_args[0], *init_args[1:2])
             self.put_variable("params", name, value)
             return value
@@ -84,7 +63,7 @@ class GroupNorm(Layer):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        if _NO_VALUES.get():
+        if only_shapes():
             return x.astype(self.dtype)
         # The greatest common divisor is the largest divisor of 32 that divides the channels.
         mean, variance = group_moments(*self.moments(x), math.gcd(32, channels))
@@ -220,146 +199,6 @@ def conv(
     return Conv(features, size, stride, padding or (size // 2, size // 2), init, dtype, upsample, name=name)
 
 
-def convolve(x: Array, kernel: Array, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Array:
-    """Convolution in the form that is fastest on `target_platform`; equal up to the order of summation.
-
-    Args:
-        x: (B, H, W, C).
-        kernel: (size, size, C, features), same dtype as `x`.
-        stride: step along both axes.
-        padding: zeros (before, after) along both axes.
-
-    Returns:
-        (B, h, w, features) in the dtype of `x`.
-    """
-    plain = partial(_convolve, stride=stride, padding=padding)
-    # The special forms work around XLA's CPU code; accelerators have fast kernels.
-    if target_platform() != "cpu" or _NO_VALUES.get():
-        return plain(x, kernel)
-    fast = partial(_small_convolve, stride=stride, padding=padding)
-    return _with_gradients_of(plain, fast, partial(_tap_products, stride=stride, padding=padding))(x, kernel)
-
-
-def upsample_convolve(x: Array, kernel: Array) -> Array:
-    """3x3 convolution of an image whose pixels were repeated along both axes, in four ninths of the products.
-
-    An output pixel sees only 2x2 different pixels; which ones depends on whether its row and column are even. The taps
-    that fall on the same pixel are added up first (Shi et al. 2016, "Is the deconvolution layer the same as a
-    convolutional layer?"). Used on CPUs, if there are enough pixels to pay for the additions.
-
-    Args:
-        x: (B, H, W, C).
-        kernel: (3, 3, C, features), same dtype as `x`.
-
-    Returns:
-        (B, 2 H, 2 W, features) in the dtype of `x`.
-    """
-    if target_platform() != "cpu" or _NO_VALUES.get() or math.prod(x.shape[:3]) < kernel.shape[-1]:
-        return convolve(upsample_nearest(x), kernel)
-
-    def plain(x: Array, kernel: Array) -> Array:
-        return _convolve(upsample_nearest(x), kernel, 1, (1, 1))
-
-    def gradient(x: Array, kernel: Array, cotangent: Array) -> Array | None:
-        return _tap_products(upsample_nearest(x), kernel, cotangent, 1, (1, 1))
-
-    return _with_gradients_of(plain, _phased_convolve, gradient)(x, kernel)
-
-
-def _phased_convolve(x: Array, kernel: Array) -> Array:
-    batch, height, width, _ = x.shape
-    # One convolution by four kernels at once, which then interleave to the large image.
-    phases = [phase for rows in _phases(kernel, 0) for phase in _phases(rows, 1)]
-    y = _small_convolve(x, jnp.concatenate(phases, axis=-1), 1, (1, 1))
-    y = y.reshape(batch, height + 1, width + 1, 2, 2, -1)
-    rows = [[y[:, i : i + height, j : j + width, i, j] for j in range(2)] for i in range(2)]
-    y = jnp.stack([jnp.stack(row, axis=3) for row in rows], axis=2)
-    return y.reshape(batch, 2 * height, 2 * width, -1)
-
-
-def _phases(kernel: Array, axis: int) -> tuple[Array, Array]:
-    """Effect of three taps over repeated pixels on the original pixels: at even and at odd positions."""
-    before, here, after = jnp.split(kernel, 3, axis)
-    return jnp.concatenate([before, here + after], axis), jnp.concatenate([before + here, after], axis)
-
-
-def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int], below: int = 0) -> Array:
-    """XLA's convolution, with `below` additional rows of padding."""
-    rows = (padding[0], padding[1] + below)
-    layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (stride, stride), (rows, padding), dimension_numbers=layout)
-
-
-def _small_convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
-    """Compute the same as `_convolve`, fast on CPUs.
-
-    XLA splits a convolution among threads by blocks of columns and of output channels. This leaves cores idle unless
-    there are many of both. An additional row, cut off again, makes XLA split by pixels instead. If the kernel has more
-    numbers than the image's patches, one product of the two reads the kernel only once.
-    """
-    size, features = kernel.shape[0], kernel.shape[3]
-    height, width = ((side + sum(padding) - size) // stride + 1 for side in x.shape[1:3])
-    pixels = x.shape[0] * height * width
-    if pixels <= features:
-        return _patches(x, size, stride, padding) @ kernel.reshape(-1, features)
-    small = pixels <= (2**14 if features <= 32 else 2**12)  # measured on two cores
-    below = int(small and stride == 1 and size > 1)
-    return _convolve(x, kernel, stride, padding, below)[:, :height]
-
-
-def _with_gradients_of(
-    plain: _Convolution, fast: _Convolution, kernel_gradient: Callable[[Array, Array, Array], Array | None]
-) -> _Convolution:
-    """Return `fast` with the gradients of the equal function `plain`.
-
-    `kernel_gradient` may give the kernel's gradient faster; if it returns None, that of `plain` is used.
-    """
-    # Otherwise JAX would differentiate the padding and the slices of `fast`.
-    function = jax.custom_vjp(fast)
-
-    def backward(inputs: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-        x, kernel = inputs
-        gradient = kernel_gradient(x, kernel, cotangent)
-        if gradient is None:
-            return jax.vjp(plain, x, kernel)[1](cotangent)
-        # The kernel's gradient is known, so only the image's is left.
-        return jax.vjp(lambda x: plain(x, kernel), x)[1](cotangent)[0], gradient
-
-    # The inputs are the only residuals: both gradients are linear in one of them.
-    function.defvjp(lambda x, kernel: (fast(x, kernel), (x, kernel)), backward)
-    return cast(_Convolution, function)
-
-
-def _tap_products(
-    x: Array, kernel: Array, cotangent: Array, stride: int, padding: tuple[int, int]
-) -> Array | None:
-    """The kernel's gradient as a product per tap; None if XLA's own gradient is faster.
-
-    XLA's gradient is a convolution by a kernel as large as the image. On CPUs, products of (channels, pixels) and
-    (pixels, features) take less time for 1x1 kernels, and for other kernels from 48 channels on both sides.
-    """
-    size, _, channels, features = kernel.shape
-    if size > 1 and min(channels, features) < WIDE:
-        return None
-    height, width = cotangent.shape[1:3]
-    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-    rows = [x[:, i : i + stride * (height - 1) + 1 : stride] for i in range(size)]
-    taps = [row[:, :, j : j + stride * (width - 1) + 1 : stride] for row in rows for j in range(size)]
-    right = cotangent.reshape(-1, features)
-    products = [tap.reshape(-1, channels).T @ right for tap in taps]
-    return jnp.stack(products).reshape(kernel.shape)
-
-
-def _patches(x: Array, size: int, stride: int, padding: tuple[int, int]) -> Array:
-    """(B, H, W, C) -> (B, h, w, size^2 C), the kernel's input at each output pixel."""
-    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-    height, width = ((side - size) // stride + 1 for side in x.shape[1:3])
-    rows = [x[:, i : i + stride * (height - 1) + 1 : stride] for i in range(size)]
-    return jnp.concatenate(
-        [row[:, :, j : j + stride * (width - 1) + 1 : stride] for row in rows for j in range(size)], axis=-1
-    )
-
-
 def timestep_embedding(t: Array, dim: int, max_period: float = 10000.0) -> Array:
     """Sinusoidal embedding of timesteps, cosines first (Vaswani et al. 2017; Ho et al. 2020).
 
@@ -376,13 +215,6 @@ def timestep_embedding(t: Array, dim: int, max_period: float = 10000.0) -> Array
     # float32 also under bfloat16, which rounds timesteps above 256.
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-def upsample_nearest(x: Array, factor: int = 2) -> Array:
-    """(B, H, W, C) -> (B, factor H, factor W, C), each pixel repeated."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, factor, width, factor, channels))
-    return x.reshape(batch, height * factor, width * factor, channels)
 
 
 def space_to_depth(x: Array, patch: int) -> Array:

@@ -12,6 +12,7 @@ AMPERE, HOPPER = 8.0, 9.0
 # Context variables, so that threads can trace for different devices at once.
 _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
 _MESH: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
+_ONLY_SHAPES: ContextVar[bool] = ContextVar("only_shapes", default=False)
 
 
 def target_platform() -> str:
@@ -53,6 +54,24 @@ def batches_over(mesh: Mesh | None) -> Iterator[None]:
 def batch_mesh() -> Mesh | None:
     """Return the mesh of `batches_over`, or None outside it: how devices share a batch is then not known."""
     return _MESH.get()
+
+
+@contextmanager
+def no_values() -> Iterator[None]:
+    """Within this context only shapes and dtypes are right: parameters are zeros, layers take their shortest form.
+
+    Initialisers, statistics and fast convolutions take long to trace.
+    """
+    token = _ONLY_SHAPES.set(True)
+    try:
+        yield
+    finally:
+        _ONLY_SHAPES.reset(token)
+
+
+def only_shapes() -> bool:
+    """Whether values do not matter, see `no_values`."""
+    return _ONLY_SHAPES.get()
 
 
 def compute_capability() -> float:

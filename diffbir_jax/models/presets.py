@@ -1,7 +1,6 @@
 """Named presets: one table with every size of every network and the files of its weights."""
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
@@ -12,17 +11,22 @@ from jax.typing import DTypeLike
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.canvas import Padding
 from diffbir_jax.models import one_step
-from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
+from diffbir_jax.models.bsrnet import BSRNetConfig
 from diffbir_jax.models.clip import CLIPText, CLIPTextConfig
 from diffbir_jax.models.controlnet import ConditionEncoder, IRControlNet
 from diffbir_jax.models.degradation_estimator import DegradationEstimator
-from diffbir_jax.models.header import describe, revive
+from diffbir_jax.models.header import describe
 from diffbir_jax.models.modulation import Modulation
 from diffbir_jax.models.one_step import OneStep
-from diffbir_jax.models.restoration_unet import RestorationUNet, RestorationUNetConfig
-from diffbir_jax.models.scunet import SCUNet, SCUNetConfig
-from diffbir_jax.models.srvgg import SRVGG, SRVGGConfig
-from diffbir_jax.models.swinir import SwinIR, SwinIRConfig
+from diffbir_jax.models.restoration_families import (
+    RESTORATION_FAMILIES,
+    RestorationConfig,
+    describe_restoration,
+    family_of,
+)
+from diffbir_jax.models.restoration_unet import RestorationUNetConfig
+from diffbir_jax.models.scunet import SCUNetConfig
+from diffbir_jax.models.swinir import SwinIRConfig
 from diffbir_jax.models.unet import UNet, UNetConfig
 from diffbir_jax.models.vae import AutoencoderKL, VAEConfig
 
@@ -30,58 +34,6 @@ Task = Literal["sr", "face", "denoise"]
 TASKS: tuple[Task, ...] = get_args(Task)
 # With that of whole photos, whose faces are restored (`faces/`).
 AnyTask = Task | Literal["faces"]
-RestorationConfig = RestorationUNetConfig | SwinIRConfig | BSRNetConfig | SCUNetConfig | SRVGGConfig
-
-
-class RestorationFamily(NamedTuple):
-    """A kind of restoration module.
-
-    Attributes:
-        config: dataclass of its sizes, with the properties `multiple` (input sides are multiples of it, in pixels) and
-            `scale` (output side / input side).
-        module: the network, called as module(config, dtype).
-        enlarge_first: whether a small image is enlarged to the preset's `min_side` before the network, as the reference
-            does for SwinIR, and not after it.
-    """
-
-    config: type
-    module: Callable[..., nn.Module]
-    enlarge_first: bool
-
-
-RESTORATION_FAMILIES = {
-    "restoration_unet": RestorationFamily(RestorationUNetConfig, RestorationUNet, True),
-    "swinir": RestorationFamily(SwinIRConfig, SwinIR, True),
-    "bsrnet": RestorationFamily(BSRNetConfig, BSRNet, False),
-    "scunet": RestorationFamily(SCUNetConfig, SCUNet, False),
-    "srvgg": RestorationFamily(SRVGGConfig, SRVGG, False),
-}
-
-
-def family_of(config: RestorationConfig) -> str:
-    """Return the name of a restoration module's family."""
-    # `is`, not isinstance: a subclass would be another family.
-    return next(name for name, family in RESTORATION_FAMILIES.items() if type(config) is family.config)
-
-
-def describe_restoration(config: RestorationConfig) -> dict[str, str]:
-    """Return the description of a restoration module for its weights file's header: `family` and `config` (JSON)."""
-    return describe(family_of(config), config)
-
-
-def restoration_config(header: Mapping[str, str]) -> RestorationConfig:
-    """Return the configuration that `describe_restoration` wrote.
-
-    Raises:
-        ValueError: the header names no known family, or sizes that the family does not have.
-    """
-    family = header.get("family", "")
-    if family not in RESTORATION_FAMILIES:
-        raise UserError(
-            f"family {family!r} given, allowed are {', '.join(RESTORATION_FAMILIES)}; convert the file again with "
-            "diffbir convert"
-        )
-    return revive(RESTORATION_FAMILIES[family].config, header.get("config", ""))
 
 
 class Files(NamedTuple):

@@ -20,7 +20,8 @@ from jax import Array
 
 from diffbir_jax.files.trees import Params, Tree
 from diffbir_jax.models.apply import apply
-from diffbir_jax.models.layers import GroupNorm, upsample_nearest
+from diffbir_jax.models.convolution import upsample_nearest
+from diffbir_jax.models.layers import GroupNorm
 
 # Mean and variance (B, C) float32 of the input of each group normalisation, numbered in their order of execution.
 Moments = tuple[Array | np.ndarray, Array | np.ndarray]

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from diffbir_jax.models.layers import Layer, conv, depth_to_space, upsample_nearest
+from diffbir_jax.models.convolution import upsample_nearest
+from diffbir_jax.models.layers import Layer, conv, depth_to_space
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.imaging.preparation import pillow_sides
 from diffbir_jax.imaging.resize import at_least
 from diffbir_jax.imaging.tiling import Grid, make_grid
-from diffbir_jax.models.presets import RESTORATION_FAMILIES, Preset, family_of
+from diffbir_jax.models.presets import Preset
+from diffbir_jax.models.restoration_families import RESTORATION_FAMILIES, family_of
 from diffbir_jax.restoration.plan import BATCH, FINE_FROM, STAGES, Plan, StagePlan, canvas, fitted
 
 

@@ -16,7 +16,8 @@ from diffbir_jax.console.pages import page
 from diffbir_jax.console.plain import plain
 from diffbir_jax.models.apply import Params, abstract
 from diffbir_jax.models.lora import merge
-from diffbir_jax.models.presets import Preset, restoration_config
+from diffbir_jax.models.presets import Preset
+from diffbir_jax.models.restoration_families import restoration_config
 from diffbir_jax.weights import default_folder
 from diffbir_jax.weights.safetensors import load_tree, load_weights, read_metadata
 

@@ -10,19 +10,16 @@ from flax.errors import ScopeParamShapeError
 from jax import lax
 
 from diffbir_jax.models.apply import apply, init
+from diffbir_jax.models.convolution import WIDE, convolve, upsample_convolve, upsample_nearest
 from diffbir_jax.models.layers import (
-    WIDE,
     Dense,
     GroupNorm,
     LayerNorm,
     conv,
-    convolve,
     depth_to_space,
     norm,
     space_to_depth,
     timestep_embedding,
-    upsample_convolve,
-    upsample_nearest,
 )
 from tests.draws import normal
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from diffbir_jax.models.apply import apply, init
-from diffbir_jax.models.layers import Dense, conv, convolve
+from diffbir_jax.models.convolution import convolve
+from diffbir_jax.models.layers import Dense, conv
 from diffbir_jax.models.lora import adapted, merge
 from diffbir_jax.parity import networks
 from diffbir_jax.parity.lora import HYPIR

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from diffbir_jax.models.attention import attention
-from diffbir_jax.models.layers import convolve, upsample_convolve
+from diffbir_jax.models.convolution import convolve, upsample_convolve
 from diffbir_jax.models.platform import target_platform, tracing_for
 
 

@@ -15,7 +15,7 @@ from spandrel.architectures.SwinIR import SwinIR
 
 from diffbir_jax.conversion.from_torch import convert_file
 from diffbir_jax.conversion.to_torch import export_files
-from diffbir_jax.models.presets import RESTORATION_FAMILIES, restoration_config
+from diffbir_jax.models.restoration_families import RESTORATION_FAMILIES, restoration_config
 from diffbir_jax.weights.safetensors import load_weights, read_metadata
 from tests.peers.compare import image, nchw
 

@@ -17,7 +17,7 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.photos import load_photos
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
-from diffbir_jax.models.presets import describe_restoration
+from diffbir_jax.models.restoration_families import describe_restoration
 from diffbir_jax.training.taught import load_samples
 from diffbir_jax.weights.safetensors import save_weights
 from scripts import pack_training, start_decoder, train_one_step

@@ -20,7 +20,8 @@ from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.imaging.bytes import enlarge, to_bytes, to_float
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
-from diffbir_jax.models.presets import Preset, Task, get_preset, restoration_config
+from diffbir_jax.models.presets import Preset, Task, get_preset
+from diffbir_jax.models.restoration_families import restoration_config
 from diffbir_jax.restoration.defaults import default_options
 from diffbir_jax.restoration.generator import apply_jit
 from diffbir_jax.restoration.image import Request

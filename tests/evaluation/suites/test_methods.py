@@ -11,7 +11,8 @@ from diffbir_jax.evaluation.suites.methods import Method, Networks, make_methods
 from diffbir_jax.evaluation.suites.spec import Suite
 from diffbir_jax.imaging.bytes import enlarge
 from diffbir_jax.models.bsrnet import BSRNet, BSRNetConfig
-from diffbir_jax.models.presets import PRESETS, TINY, VARIANTS, describe_restoration
+from diffbir_jax.models.presets import PRESETS, TINY, VARIANTS
+from diffbir_jax.models.restoration_families import describe_restoration
 from diffbir_jax.restoration.defaults import DEFAULTS
 from diffbir_jax.weights.safetensors import save_weights
 from tests.conversion.test_ncnn import write as write_ncnn

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from operator import methodcaller
 from typing import NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,8 @@ Key = tuple[Wrapped, *tuple[object, ...]]
 KEPT = 48
 # Of all restorers of the process: parameters are arguments, so those of one preset share programs.
 _COMPILED: dict[Key, Compiled] = {}
+# Every plan asks for all of its programs, and the compiler counts the bytes of large ones anew for 10 ms each.
+_MEMORY: WeakKeyDictionary[Compiled, Memory] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
@@ -124,9 +127,14 @@ class Programs:
 
     def memory(self, function: Wrapped, *args: Tree, **static: object) -> Memory:
         """Return what a call takes, compiling the program if need be; arguments as in `get`."""
-        found = self.get(function, *args, **static).memory_analysis()
-        assert found is not None
-        return Memory(found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes)
+        program = self.get(function, *args, **static)
+        if program not in _MEMORY:
+            found = program.memory_analysis()
+            assert found is not None
+            _MEMORY[program] = Memory(
+                found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
+            )
+        return _MEMORY[program]
 
     def operations(self, function: Wrapped, *args: Tree, **static: object) -> float:
         """Return the floating-point operations of a call, each loop counted as one turn; arguments as in `get`."""

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from jax.stages import Compiled
 
 from diffbir_jax.models.platform import tracing_for
 from diffbir_jax.restoration.compiled import Programs, kernel_order
@@ -44,3 +45,13 @@ def test_what_is_compiled_is_named_by_its_stage(monkeypatch: pytest.MonkeyPatch)
     )
     restorer.restore([picture(16, 16)], options=FEW)
     assert list(dict.fromkeys(named)) == ["stage 1", "encoder", "sampling", "decoder"]
+
+
+def test_the_memory_of_a_program_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of `restore` plans, and asks for the same programs."""
+    counted, count = [], Compiled.memory_analysis
+    monkeypatch.setattr(Compiled, "memory_analysis", lambda self: counted.append(self) or count(self))
+    programs, double, ones = Programs(), jax.jit(lambda x: 3.0 * x), np.ones(32, np.float32)
+    assert programs.memory(double, ones) == programs.memory(double, ones)
+    assert programs.memory(double, ones).results == 128
+    assert len(counted) == 1

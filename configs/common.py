@@ -45,7 +45,8 @@ def everyday(shares: tuple[float, ...] = (0.28, 0.24, 0.28, 0.1, 0.04, 0.06)) ->
             ("sensor", {}),
             ("grain", {"sigma": (0.0, 0.7 * sigma)}),
         )
-        noise = ("one_of", {"steps": kinds, "probabilities": (0.6, 0.15, 0.1, 0.15)})
+        noisy = ("one_of", {"steps": kinds, "probabilities": (0.6, 0.15, 0.1, 0.15)})
+        noise = ("maybe", {"steps": (noisy,), "probability": 0.7})
         smaller = () if factor is None else (("downscale", {"factor": factor, "modes": MODES}),)
         soften = ("maybe", {"steps": (("blur", {"size": 21, "sigma": blur}),), "probability": 0.7})
         return "chain", {"steps": (soften, *smaller, noise, halos, once, again)}

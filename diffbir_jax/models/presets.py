@@ -245,7 +245,7 @@ TINY = Preset(
 ONE_STEP = replace(
     TINY,
     name="one-step",
-    rm=RestorationUNetConfig(channels=(64, 160), blocks=(2, 4, 3), direct=True),
+    rm=RestorationUNetConfig(unshuffle=2, channels=(48, 96, 128), blocks=(1, 2, 4, 2, 1)),
     vae=replace(
         TINY.vae,
         ch=16,

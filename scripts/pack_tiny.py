@@ -2,6 +2,7 @@
 
 python scripts/pack_tiny.py work diffbir_jax/pretrained/tiny
 python scripts/pack_tiny.py work diffbir_jax/pretrained/one-step --preset one-step
+python scripts/pack_tiny.py work diffbir_jax/pretrained/one-step --preset one-step --only rm
 """
 
 import argparse
@@ -28,10 +29,18 @@ def main() -> None:
     )
     parser.add_argument("output", type=Path, help="folder for rm, vae, unet and control .safetensors")
     parser.add_argument("--preset", choices=STAGES, default="tiny", help="default: %(default)s")
+    parser.add_argument(
+        "--only",
+        choices=STAGES["tiny"],
+        nargs="+",
+        help="the networks to pack (default: all); other files stay",
+    )
     args = parser.parse_args()
     preset = PRESETS[args.preset]
     likes = abstract_params(preset)
     for module, stage in STAGES[args.preset].items():
+        if args.only is not None and module not in args.only:
+            continue
         params = load_weights(args.work / stage / "export" / f"{module}.safetensors", likes[module])
         header = {"preset": preset.name} | preset.header(module)
         path = save_weights(args.output / f"{module}.safetensors", params, header, "float16")

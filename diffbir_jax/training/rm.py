@@ -17,6 +17,9 @@ from diffbir_jax.weights.safetensors import load_weights
 # easy and hard images count the same. The plain mean is dominated by the hardest images.
 LOSSES = {"mse": lambda mse, floor: mse, "log_mse": lambda mse, floor: jnp.log(mse + floor)}
 
+# The mean squared error of rounding to 8 bits, of values in [0, 1].
+BYTE_ROUNDING = 1.0 / (12.0 * 255.0**2)
+
 
 def make(config: Config) -> Objective:
     """Build the stage-1 objective; batches hold `lq` and `hq` (B, H, W, 3) uint8.
@@ -66,5 +69,7 @@ def make(config: Config) -> Objective:
 
 
 def mean_psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over images of the PSNR (dB) of (B, H, W, C) images in [0, 1]."""
-    return float(np.mean(-10 * np.log10(np.mean(np.square(a - b), axis=(1, 2, 3)))))
+    """Mean over images of the PSNR (dB) of (B, H, W, C) images in [0, 1]; equal ones count as rounded to bytes."""
+    mse = np.mean(np.square(a - b), axis=(1, 2, 3))
+    # A mean with infinity would say nothing.
+    return float(np.mean(-10 * np.log10(np.maximum(mse, BYTE_ROUNDING))))

@@ -20,6 +20,7 @@ from diffbir_jax.evaluation.suites.flags import SUITES
 from diffbir_jax.imaging.bytes import enlarge, to_depth
 from diffbir_jax.metrics.detail import grid_ratio
 from diffbir_jax.metrics.fidelity import psnr
+from diffbir_jax.models.presets import TASKS
 from diffbir_jax.restoration.restorer import Restorer
 
 Images = list[np.ndarray]
@@ -166,11 +167,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--lpips", type=Path, required=True, help="folder of the weights of LPIPS and DISTS")
     parser.add_argument("--weights", type=Path, help="folder of weights (default: the shipped ones)")
+    parser.add_argument("--task", choices=TASKS, default="sr", help="which stage 1 (default: %(default)s)")
     parser.add_argument("--only", choices=["x4", "own"], help="one of the two tables")
     parser.add_argument("--fast", action="store_true", help="without the metrics that use VGG16")
     args = parser.parse_args(argv)
     configure("fp32")
-    restorer, setup = Restorer.load("one-step", args.weights), Setup(weights=args.lpips)
+    restorer, setup = Restorer.load("one-step", args.weights, task=args.task), Setup(weights=args.lpips)
     if args.only != "own":
         print_at_4(restorer, FAST if args.fast else COLUMNS, setup)
     if args.only != "x4":

@@ -11,7 +11,7 @@ from configs.common import everyday, one_step_config
 
 def get_config() -> ConfigDict:
     """Return the configuration."""
-    config = one_step_config("rm", crop=96, batch_size=8, steps=10_000, lr=1e-3)
+    config = one_step_config("rm", crop=112, batch_size=8, steps=6000, lr=1e-3)
     # Clean photos and those of their own size: at these scales stage 1 alone is the default.
     del config.data.degradation
     config.data.degradation = ConfigDict(everyday((0.34, 0.24, 0.24, 0.06, 0.04, 0.08)))

@@ -27,14 +27,15 @@ def make(config: Config) -> Objective:
     Args:
         config: `loss`, "mse" or "log_mse"; `floor`, the mean squared error below which the logarithm flattens (images
             in [0, 1]; 1e-6 if missing), so that nearly clean inputs do not dominate the loss; `weights.rm`, a file to
-            start from, may be missing.
+            start from, may be missing; `task`, "sr", "face" or "denoise", for which network, may be missing, too.
 
     Raises:
         ValueError: another loss.
     """
     if config.loss not in LOSSES:
         raise UserError(f"config.loss is {config.loss!r}, allowed are {', '.join(LOSSES)}.")
-    module, floor = get_preset(config.preset).make_rm(), optional(config, "floor")
+    preset = get_preset(config.preset, optional(config, "task"))
+    module, floor = preset.make_rm(), optional(config, "floor")
     train, held_out = training_batches(config)
     sample = to_unit(held_out(0)["lq"])
     start = optional(optional(config, "weights"), "weights.rm")

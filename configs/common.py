@@ -18,11 +18,12 @@ def enlarged_x4() -> dict:
     }
 
 
-def everyday(shares: tuple[float, ...] = (0.28, 0.24, 0.28, 0.1, 0.04, 0.06)) -> dict:
+def everyday(shares: tuple[float, ...] = (0.28, 0.24, 0.28, 0.1, 0.04, 0.06), noisy: float = 1.0) -> dict:
     """Return the degradations of people's photos: scale 1 to 4, and clean inputs, which are to stay as they are.
 
     Args:
         shares: of scale 1, about 2, 4, between 2.5 and 4, JPEG of high quality, and clean inputs.
+        noisy: share of inputs with noise, of those that are degraded.
     """
     halos = ("maybe", {"steps": (("unsharp", {}),), "probability": 0.15})
     codec = (
@@ -45,7 +46,8 @@ def everyday(shares: tuple[float, ...] = (0.28, 0.24, 0.28, 0.1, 0.04, 0.06)) ->
             ("sensor", {}),
             ("grain", {"sigma": (0.0, 0.7 * sigma)}),
         )
-        noise = ("one_of", {"steps": kinds, "probabilities": (0.6, 0.15, 0.1, 0.15)})
+        kind = ("one_of", {"steps": kinds, "probabilities": (0.6, 0.15, 0.1, 0.15)})
+        noise = kind if noisy == 1.0 else ("maybe", {"steps": (kind,), "probability": noisy})
         smaller = () if factor is None else (("downscale", {"factor": factor, "modes": MODES}),)
         soften = ("maybe", {"steps": (("blur", {"size": 21, "sigma": blur}),), "probability": 0.7})
         return "chain", {"steps": (soften, *smaller, noise, halos, once, again)}

@@ -2,12 +2,13 @@
 
 python scripts/pack_tiny.py work diffbir_jax/pretrained/tiny
 python scripts/pack_tiny.py work diffbir_jax/pretrained/one-step --preset one-step
+python scripts/pack_tiny.py work diffbir_jax/pretrained/one-step --preset one-step --task denoise --only rm
 """
 
 import argparse
 from pathlib import Path
 
-from diffbir_jax.models.presets import PRESETS
+from diffbir_jax.models.presets import TASKS, get_preset
 from diffbir_jax.weights.loading import abstract_params
 from diffbir_jax.weights.safetensors import load_weights, save_weights
 
@@ -28,13 +29,23 @@ def main() -> None:
     )
     parser.add_argument("output", type=Path, help="folder for rm, vae, unet and control .safetensors")
     parser.add_argument("--preset", choices=STAGES, default="tiny", help="default: %(default)s")
+    parser.add_argument(
+        "--only",
+        choices=STAGES["tiny"],
+        nargs="+",
+        help="the networks to pack (default: all); other files stay",
+    )
+    parser.add_argument("--task", choices=TASKS, default="sr", help="default: %(default)s")
     args = parser.parse_args()
-    preset = PRESETS[args.preset]
+    preset = get_preset(args.preset, args.task)
     likes = abstract_params(preset)
     for module, stage in STAGES[args.preset].items():
+        if args.only is not None and module not in args.only:
+            continue
         params = load_weights(args.work / stage / "export" / f"{module}.safetensors", likes[module])
         header = {"preset": preset.name} | preset.header(module)
-        path = save_weights(args.output / f"{module}.safetensors", params, header, "float16")
+        stem = getattr(preset.files, module)
+        path = save_weights(args.output / f"{stem}.safetensors", params, header, "float16")
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 

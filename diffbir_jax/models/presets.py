@@ -84,6 +84,8 @@ class Preset:
             upscale, as in the reference.
         detail_gain: factor on the detail that stage 2 adds to stage 1. Pixel losses let a generator of one step add too
             little; 1: as it comes, as in the reference.
+        texture_noise: how many times as strong as in the flattest parts of an image what stage 1 removed must be, to
+            count as texture, see `restoration/texture.py`.
         meant_from: below this upscale the preset makes images worse, and a run warns; 0: never.
         stage1_only: there is no stage 2; `vae` and `unet` then have no meaning.
         one_step: how a published one-step restorer works, which has no stage 1 and no IRControlNet; None: as DiffBIR.
@@ -106,6 +108,7 @@ class Preset:
     reduced_from: float = math.inf
     all_detail_from: float = 1.0
     detail_gain: float = 1.0
+    texture_noise: float = 30.0
     meant_from: float = 0.0
     stage1_only: bool = False
     one_step: OneStep | None = None
@@ -333,6 +336,12 @@ PRESETS = {
 }
 # Presets for tasks that differ from the entry in `PRESETS`.
 VARIANTS: dict[tuple[str, Task], Preset] = {
+    ("one-step", "denoise"): replace(
+        ONE_STEP,
+        rm=RestorationUNetConfig(unshuffle=2, channels=(48, 96, 128), blocks=(1, 2, 4, 2, 1)),
+        files=Files(rm="rm_denoise"),
+        texture_noise=5.0,
+    ),
     ("v1", "face"): replace(V1, files=Files(rm="swinir_face", control="control_face")),
     ("v2", "face"): replace(V2, rm=SwinIRConfig(), files=V2.files._replace(rm="swinir_face")),
     ("v2", "denoise"): replace(V2, rm=SCUNetConfig(), files=V2.files._replace(rm="scunet")),

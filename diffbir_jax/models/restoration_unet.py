@@ -22,21 +22,34 @@ class RestorationUNetConfig:
 
     Attributes:
         unshuffle: side of the pixel blocks moved into channels before the first convolution (pixels).
-        channels: width of the fine and of the coarse level.
-        blocks: residual blocks in (fine encoder, coarse level, fine decoder).
-        direct: whether a convolution of the unshuffled pixels joins the residual, gated by the features. The fine level
-            has too few channels to carry the noise of every pixel and colour; a filter needs none.
+        channels: width of each level, the finest first; each level has half the side of the one before.
+        blocks: residual blocks in the encoder of each level, the coarsest level, and the decoders in reverse order:
+            one number fewer than twice the levels.
+        direct: whether a convolution of the unshuffled pixels joins the residual, gated by the features. With large
+            blocks the finest level has too few channels to carry the noise of every pixel and colour; a filter needs
+            none.
+
+    Raises:
+        ValueError: the number of blocks does not fit that of the levels.
     """
 
     unshuffle: int = 4
-    channels: tuple[int, int] = (72, 144)
-    blocks: tuple[int, int, int] = (3, 4, 3)
+    channels: tuple[int, ...] = (72, 144)
+    blocks: tuple[int, ...] = (3, 4, 3)
     direct: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that blocks and levels fit."""
+        if len(self.blocks) != 2 * len(self.channels) - 1:
+            raise ValueError(
+                f"{len(self.blocks)} numbers of blocks for {len(self.channels)} levels; "
+                f"{2 * len(self.channels) - 1} are needed: encoders, the coarsest level, decoders"
+            )
 
     @property
     def multiple(self) -> int:
         """Input height and width must be multiples of this many pixels."""
-        return 2 * self.unshuffle
+        return self.unshuffle * 2 ** (len(self.channels) - 1)
 
     @property
     def scale(self) -> int:
@@ -101,7 +114,7 @@ class ResidualBlock(nn.Module):
 
 
 class RestorationUNet(nn.Module):
-    """Degradation removal by a two-level U-Net that predicts the residual to its input.
+    """Degradation removal by a U-Net that predicts the residual to its input.
 
     The pixel unshuffle follows Real-ESRGAN (Wang et al., 2021). The difference between noise and detail is small beside
     the local mean, so the mean is subtracted first.
@@ -123,29 +136,41 @@ class RestorationUNet(nn.Module):
         Raises:
             ValueError: if H or W is not a multiple of `config.multiple`.
         """
-        cfg, (fine, coarse) = self.config, self.config.channels
+        cfg = self.config
         if lq.shape[1] % cfg.multiple or lq.shape[2] % cfg.multiple:
             size = f"{lq.shape[1]}x{lq.shape[2]}"
             raise ValueError(f"image is {size}; pad both sides to multiples of {cfg.multiple}")
         pixels = local_contrast(lq, cfg.unshuffle)
-        x = conv(fine, name="conv_in", dtype=self.dtype)(pixels)
-        x = skip = self._blocks(x, fine, cfg.blocks[0], "encoder")
-        x = conv(coarse, 2, stride=2, padding=(0, 0), name="down", dtype=self.dtype)(x)
-        x = self._blocks(x, coarse, cfg.blocks[1], "middle")
-        x = conv(4 * fine, 1, name="up", dtype=self.dtype)(x)
-        # The skip is added, not concatenated: the fine level then has half as many input channels.
-        x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=2, q=2) + skip
-        x = self._blocks(x, fine, cfg.blocks[2], "decoder")
-        # With zero weights the untrained module returns its input.
-        outputs = 3 * cfg.unshuffle**2
-        gate = nn.sigmoid(conv(1, 1, name="gate", dtype=self.dtype)(x)) if cfg.direct else None
-        x = conv(outputs, zero=True, name="conv_out", dtype=self.dtype)(x)
-        if gate is not None:
-            x = x + gate * conv(outputs, zero=True, name="direct", dtype=self.dtype)(pixels)
+        x = self._level(conv(cfg.channels[0], name="conv_in", dtype=self.dtype)(pixels), 0)
+        x = self._residual(x, pixels)
         x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=cfg.unshuffle, q=cfg.unshuffle)
         return lq.astype(jnp.float32) + RESIDUAL_SCALE * x.astype(jnp.float32)
 
-    def _blocks(self, x: jax.Array, features: int, count: int, name: str) -> jax.Array:
+    def _residual(self, x: jax.Array, pixels: jax.Array) -> jax.Array:
+        """Unshuffled, from the features. With zero weights the untrained module returns its input."""
+        outputs = 3 * self.config.unshuffle**2
+        if not self.config.direct:
+            return conv(outputs, zero=True, name="conv_out", dtype=self.dtype)(x)
+        gate = nn.sigmoid(conv(1, 1, name="gate", dtype=self.dtype)(x))
+        x = conv(outputs, zero=True, name="conv_out", dtype=self.dtype)(x)
+        return x + gate * conv(outputs, zero=True, name="direct", dtype=self.dtype)(pixels)
+
+    def _level(self, x: jax.Array, level: int) -> jax.Array:
+        """Encoder of a level, all coarser levels, its decoder: (B, H, W, C) -> (B, H, W, C)."""
+        channels, blocks = self.config.channels, self.config.blocks
+        if level == len(channels) - 1:
+            return self._blocks(x, level, "middle", blocks[level])
+        # The finest level's names have no number: files of networks with two levels keep theirs.
+        prefix = f"level{level}_" if level else ""
+        skip = self._blocks(x, level, f"{prefix}encoder", blocks[level])
+        wider = conv(channels[level + 1], 2, stride=2, padding=(0, 0), name=f"{prefix}down", dtype=self.dtype)
+        x = self._level(wider(skip), level + 1)
+        x = conv(4 * channels[level], 1, name=f"{prefix}up", dtype=self.dtype)(x)
+        # The skip is added, not concatenated: the level then has half as many input channels.
+        x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=2, q=2) + skip
+        return self._blocks(x, level, f"{prefix}decoder", blocks[-1 - level])
+
+    def _blocks(self, x: jax.Array, level: int, name: str, count: int) -> jax.Array:
         for i in range(count):
-            x = ResidualBlock(features, self.dtype, name=f"{name}_{i}")(x)
+            x = ResidualBlock(self.config.channels[level], self.dtype, name=f"{name}_{i}")(x)
         return x

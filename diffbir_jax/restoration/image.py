@@ -181,7 +181,8 @@ class Frame:
     def regain_texture(self, share: float) -> None:
         """Give the stage-1 image a share of the input's texture, see `with_texture`."""
         if share:
-            self.clean = with_texture(self.clean, self._input_at_work(), share)
+            factor = self.preset.texture_noise
+            self.clean = with_texture(self.clean, self._input_at_work(), share, factor)
 
     def clean_tile(self, start: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """A tile of the padded stage-1 image, float32."""

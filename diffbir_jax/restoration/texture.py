@@ -13,8 +13,8 @@ from diffbir_jax.imaging.canvas import from_depth
 
 # Energies are means over blocks of so many pixels, smoothed over so many blocks (standard deviation).
 BLOCK, WINDOW = 4, 1.5
-# Noise is this percentile of the local energies, times the factor by which noise of one image varies, plus rounding.
-FLATTEST, MARGIN, ROUNDING = 5.0, 30.0, 1.0 / 255.0**2
+# Noise is this percentile of the local energies, times a factor of the preset, plus rounding.
+FLATTEST, ROUNDING = 5.0, 1.0 / 255.0**2
 # Blocks with gradients below this energy in one direction show no noise: borders, filled areas, clipped skies. They
 # are left out if they form an area of at least so many blocks in each direction, or a whole row or column. Smaller
 # groups count: they lie in smooth parts of clean photos, and show that there is no noise.
@@ -23,12 +23,13 @@ DRAWN, AREA = 0.5 / 255.0**2, 5
 ROWS = 64 * BLOCK
 
 
-def texture_share(energy: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def texture_share(energy: np.ndarray, seen: np.ndarray, factor: float) -> np.ndarray:
     """Which share of what was removed is texture: max(0, 1 - noise / local energy).
 
     Args:
         energy: (h, w) float32, mean squares of what was removed from the mean of the channels, values in [0, 1].
         seen: (h, w) bool, where noise would be seen. It is measured there, and in small gaps between.
+        factor: on the energy of the flattest parts: by how much noise of one image varies.
 
     Returns:
         (h, w) float32 in [0, 1].
@@ -40,17 +41,18 @@ def texture_share(energy: np.ndarray, seen: np.ndarray) -> np.ndarray:
     local = cv2.GaussianBlur(energy, (0, 0), WINDOW)
     among = cv2.GaussianBlur(energy * seen, (0, 0), WINDOW)[seen > 0] / weight[seen > 0]
     quiet = float(np.percentile(among, FLATTEST)) if len(among) else float(local.max())
-    noise = MARGIN * quiet + ROUNDING
+    noise = factor * quiet + ROUNDING
     return np.maximum(0.0, 1.0 - noise / np.maximum(local, noise))
 
 
-def with_texture(clean: np.ndarray, image: np.ndarray, share: float) -> np.ndarray:
+def with_texture(clean: np.ndarray, image: np.ndarray, share: float, factor: float) -> np.ndarray:
     """Give a stage-1 image back the texture of its input.
 
     Args:
         clean: (H, W, 3) float32 or float16 in about [0, 1]; it is changed in place.
         image: (H, W, 3) the input: bytes, or float32 in about [0, 1].
         share: of the texture that comes back, 0 to 1.
+        factor: see `texture_share`.
 
     Returns:
         `clean`.
@@ -64,7 +66,7 @@ def with_texture(clean: np.ndarray, image: np.ndarray, share: float) -> np.ndarr
         energy[part] = _blocks(removed * removed, energy[part].shape)
         drawn[part] = _least_gradient(from_depth(image[top : top + ROWS]).mean(axis=-1), energy[part].shape)
     back = cv2.resize(
-        share * texture_share(energy, drawn > DRAWN), (width, height), interpolation=cv2.INTER_LINEAR
+        share * texture_share(energy, drawn > DRAWN, factor), (width, height), interpolation=cv2.INTER_LINEAR
     )
     for top in range(0, height, ROWS):
         clean[top : top + ROWS] += back[top : top + ROWS, :, None] * _removed(clean, image, top)

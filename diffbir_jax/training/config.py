@@ -77,6 +77,7 @@ OPTIONAL: Mapping[str, Any] = MappingProxyType(
         "precision": "fp32",
         "remat": False,
         "floor": 1e-6,
+        "task": "sr",
         "weights": MappingProxyType({}),
         "weights.rm": None,
         "weights.unet": None,

@@ -17,6 +17,9 @@ from diffbir_jax.weights.safetensors import load_weights
 # easy and hard images count the same. The plain mean is dominated by the hardest images.
 LOSSES = {"mse": lambda mse, floor: mse, "log_mse": lambda mse, floor: jnp.log(mse + floor)}
 
+# The mean squared error of rounding to 8 bits, of values in [0, 1].
+BYTE_ROUNDING = 1.0 / (12.0 * 255.0**2)
+
 
 def make(config: Config) -> Objective:
     """Build the stage-1 objective; batches hold `lq` and `hq` (B, H, W, 3) uint8.
@@ -24,14 +27,15 @@ def make(config: Config) -> Objective:
     Args:
         config: `loss`, "mse" or "log_mse"; `floor`, the mean squared error below which the logarithm flattens (images
             in [0, 1]; 1e-6 if missing), so that nearly clean inputs do not dominate the loss; `weights.rm`, a file to
-            start from, may be missing.
+            start from, may be missing; `task`, "sr", "face" or "denoise", for which network, may be missing, too.
 
     Raises:
         ValueError: another loss.
     """
     if config.loss not in LOSSES:
         raise UserError(f"config.loss is {config.loss!r}, allowed are {', '.join(LOSSES)}.")
-    module, floor = get_preset(config.preset).make_rm(), optional(config, "floor")
+    preset = get_preset(config.preset, optional(config, "task"))
+    module, floor = preset.make_rm(), optional(config, "floor")
     train, held_out = training_batches(config)
     sample = to_unit(held_out(0)["lq"])
     start = optional(optional(config, "weights"), "weights.rm")
@@ -66,5 +70,7 @@ def make(config: Config) -> Objective:
 
 
 def mean_psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over images of the PSNR (dB) of (B, H, W, C) images in [0, 1]."""
-    return float(np.mean(-10 * np.log10(np.mean(np.square(a - b), axis=(1, 2, 3)))))
+    """Mean over images of the PSNR (dB) of (B, H, W, C) images in [0, 1]; equal ones count as rounded to bytes."""
+    mse = np.mean(np.square(a - b), axis=(1, 2, 3))
+    # A mean with infinity would say nothing.
+    return float(np.mean(-10 * np.log10(np.maximum(mse, BYTE_ROUNDING))))

@@ -6,6 +6,7 @@ import pytest
 from diffbir_jax.restoration.texture import BLOCK, texture_share, with_texture
 
 SIDE = 96
+FACTOR = 30.0
 
 
 def noise(sigma: float, seed: int = 0, side: int = SIDE) -> np.ndarray:
@@ -15,7 +16,9 @@ def noise(sigma: float, seed: int = 0, side: int = SIDE) -> np.ndarray:
 def test_noise_alone_does_not_come_back() -> None:
     flat = np.full((SIDE, SIDE, 3), 0.5, np.float32)
     image = flat + noise(15.0)
-    assert np.abs(with_texture(flat.copy(), image, 1.0) - flat).max() < 0.01 * np.abs(image - flat).max()
+    assert (
+        np.abs(with_texture(flat.copy(), image, 1.0, FACTOR) - flat).max() < 0.01 * np.abs(image - flat).max()
+    )
 
 
 def test_texture_beside_flat_regions_comes_back() -> None:
@@ -23,7 +26,7 @@ def test_texture_beside_flat_regions_comes_back() -> None:
     image = np.full((SIDE, SIDE, 3), 0.5, np.float32) + noise(2.0)
     image[: SIDE // 2] += np.repeat(noise(40.0, 1)[: SIDE // 2, :, :1], 3, axis=-1)
     clean = np.full((SIDE, SIDE, 3), 0.5, np.float32)
-    result = with_texture(clean.copy(), image, 1.0)
+    result = with_texture(clean.copy(), image, 1.0, FACTOR)
     inner = slice(4 * BLOCK, SIDE // 2 - 4 * BLOCK)
     back = np.linalg.norm((result - clean)[inner]) / np.linalg.norm((image - clean)[inner])
     assert 0.9 < back < 1.0
@@ -34,7 +37,7 @@ def test_the_share_by_hand() -> None:
     """1 - 30 n / e far from where the energy changes, and nothing where it is that of the noise."""
     energy = np.full((64, 64), 1e-4, np.float32)
     energy[32:] = 1e-2
-    share = texture_share(energy, np.ones_like(energy, bool))
+    share = texture_share(energy, np.ones_like(energy, bool), FACTOR)
     expected = 1.0 - (30.0 * 1e-4 + 1.0 / 255.0**2) / 1e-2
     np.testing.assert_allclose(share[48:], expected, rtol=1e-4)
     assert not share[:16].any()
@@ -45,7 +48,7 @@ def test_a_smooth_sky_shows_that_there_is_no_noise() -> None:
     image = np.round(np.full((SIDE, SIDE, 3), 180.0) + 255.0 * noise(0.6)[..., :1]).astype(np.float32) / 255.0
     clean = np.full_like(image, 180.0 / 255.0)
     image[SIDE // 4 :] += noise(20.0)[SIDE // 4 :]
-    result = with_texture(clean.copy(), image, 1.0)
+    result = with_texture(clean.copy(), image, 1.0, FACTOR)
     inner = np.s_[SIDE // 4 + 4 * BLOCK :]
     assert np.linalg.norm((result - image)[inner]) < 0.2 * np.linalg.norm((image - clean)[inner])
 
@@ -58,7 +61,7 @@ def test_a_border_without_noise_does_not_bring_noise_back(border: str, width: in
     clean = np.full((SIDE, SIDE, 3), 0.5, np.float32)
     rows = np.random.default_rng(0).random((SIDE, 1, 3), np.float32)
     image[:, :width] = clean[:, :width] = {"black": 0.0, "white": 1.0, "streaks": rows}[border]
-    result = with_texture(clean.copy(), image, 1.0)
+    result = with_texture(clean.copy(), image, 1.0, FACTOR)
     inner = np.s_[:, width + 2 * BLOCK :]
     assert np.abs((result - clean)[inner]).max() < 0.01 * np.abs((image - clean)[inner]).max()
 
@@ -69,7 +72,9 @@ def test_any_size_and_half_the_texture(dtype: type, sides: tuple[int, int]) -> N
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (*sides, 3), np.uint8)
     clean = np.full((*sides, 3), 0.5, dtype)
-    whole, half = (with_texture(clean.copy(), image, share).astype(np.float32) for share in (1.0, 0.5))
+    whole, half = (
+        with_texture(clean.copy(), image, share, FACTOR).astype(np.float32) for share in (1.0, 0.5)
+    )
     assert whole.dtype == np.float32 and np.isfinite(whole).all()
     np.testing.assert_allclose(half - 0.5, (whole - 0.5) / 2, atol=1e-3)
 
@@ -77,4 +82,4 @@ def test_any_size_and_half_the_texture(dtype: type, sides: tuple[int, int]) -> N
 def test_an_image_that_was_left_alone_stays() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     clean = image.astype(np.float32) / 255.0
-    np.testing.assert_array_equal(with_texture(clean.copy(), image, 1.0), clean)
+    np.testing.assert_array_equal(with_texture(clean.copy(), image, 1.0, FACTOR), clean)

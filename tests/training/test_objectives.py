@@ -245,3 +245,10 @@ def test_timesteps_follow_their_focus():
     assert (t.dtype, t.min(), t.max()) == (np.int32, 0, 999)
     assert abs((t < 500).mean() - 0.85) < 0.01
     assert abs((t[t < 500] < 250).mean() - 0.5) < 0.015
+
+
+def test_a_clean_input_does_not_make_the_mean_psnr_infinite() -> None:
+    """It counts as a photo that was rounded to bytes: 10 log10(12 255^2) = 58.9 dB."""
+    image = np.full((2, 4, 4, 3), 0.5)
+    other = image + np.array([0.0, 0.1])[:, None, None, None]
+    assert rm.mean_psnr(other, image) == pytest.approx((58.92 + 20.0) / 2, abs=0.01)

@@ -17,7 +17,7 @@ from diffbir_jax.files.places import given_path, json_path
 from diffbir_jax.files.writing import replace_file
 from diffbir_jax.imaging.photo import MAX_PIXELS
 
-HEAD = ("photo", "pixels", "blur", "noise", "JPEG", "scale", "restore --auto")
+HEAD = ("photo", "pixels", "blur", "noise", "JPEG", "scale")
 STANDARD = Path("-")
 FORMATS = ".2f", ".1f", ".0f", ".2f"
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (*EXPECTED, MemoryError) as error:
             problems += 1
             complain(path, error)
-    show(records, args.json)
+    show(records, args.json, args.upscale)
     return int(problems > 0)
 
 
@@ -100,14 +100,15 @@ def check_target(target: Path | None, photos: Sequence[Path]) -> None:
         )
 
 
-def show(records: Sequence[dict], target: Path | None) -> None:
+def show(records: Sequence[dict], target: Path | None, upscale: float) -> None:
     """Print the table, and write the records to a file; or print them alone, for "-"."""
     text = json.dumps(records, indent=1) + "\n"
     if target == STANDARD:
         print(text, end="")
         return
     if records:
-        print(aligned([HEAD, *map(row, records)], right=(1, 2, 3, 4, 5)))
+        head = (*HEAD, f"restore --auto --upscale {upscale:g}")
+        print(aligned([head, *map(row, records)], right=(1, 2, 3, 4, 5)))
     if target is not None:
         replace_file(target, text.encode())
 
@@ -141,7 +142,13 @@ def record(path: Path, upscale: float, max_pixels: int) -> dict[str, object]:
         "width": pixels.shape[1],
         "height": pixels.shape[0],
         **found.as_record(),
-        "auto": {"alone": choice.alone, "options": choice.options, "why": choice.why, "text": str(choice)},
+        "auto": {
+            "upscale": upscale,
+            "alone": choice.alone,
+            "options": choice.options,
+            "why": choice.why,
+            "text": str(choice),
+        },
     }
 
 

@@ -27,7 +27,18 @@ def test_a_table_with_a_line_for_each_photo(photo: Path, capsys: pytest.CaptureF
     code, out, _ = call(capsys, photo.parent, "--upscale", "1")
     head, line = out.splitlines()
     assert code == 0
-    assert head.split() == ["photo", "pixels", "blur", "noise", "JPEG", "scale", "restore", "--auto"]
+    assert head.split() == [
+        "photo",
+        "pixels",
+        "blur",
+        "noise",
+        "JPEG",
+        "scale",
+        "restore",
+        "--auto",
+        "--upscale",
+        "1",
+    ]
     assert line.split()[:2] == [str(photo), "80x64"]
     assert line.count("±") == 4
 

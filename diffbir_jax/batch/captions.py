@@ -76,16 +76,16 @@ def _in_table(table: Path, names: Mapping[Path, Path]) -> dict[Path, str]:
         raise ImageFileError(
             f"{table}: is no table of captions; give a {' or '.join(TABLES)} file, or a folder"
         )
-    whole, last = _by_name(names)
+    text, (whole, last) = _text(table), _by_name(names)
     found: dict[Path, str] = {}
     numbers: dict[Path, int] = {}
     try:
-        for number, row in enumerate(rows(_text(table), table.name), 1):
-            name, text = _entry(row, number)
+        for number, row in enumerate(rows(text, table.name), 1):
+            name, caption = _entry(row, number)
             path = whole.get(name) or _only(last.get(name, ()), name, number)
             if path is not None:
                 _once(path, number, numbers)
-                found[path] = text
+                found[path] = caption
     except (ValueError, csv.Error) as error:
         raise ImageFileError(f"{table}: cannot be read ({reason(error)}); mend it") from None
     return found

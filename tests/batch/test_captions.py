@@ -74,8 +74,8 @@ def test_inputs_without_a_caption_are_told(tmp_path: Path) -> None:
         ("words.json", b"[]", "no table of captions; give a .csv or .jsonl file, or a folder"),
         ("words.jsonl", b"{", "line 1 is no JSON"),
         ("words.jsonl", b'{"file": 3, "text": "x"}', "a path is a text"),
-        ("words.csv", b"\xff\xfa\x00", "save it as UTF-8"),
-        ("missing.csv", None, "cannot be read"),
+        ("words.csv", b"\xff\xfa\x00", "words.csv: is no UTF-8 text .*save it as UTF-8$"),
+        ("missing.csv", None, r"missing.csv: cannot be read \(No such file or directory\)$"),
     ],
 )
 def test_what_has_no_captions_is_one_line(

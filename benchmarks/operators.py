@@ -24,11 +24,11 @@ from diffbir_jax.models.backbones import AlexNet
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.sampling.operators import Separable, parse
 
-OPERATORS = ["down4", "gray", "mask"]
+OPERATORS = ["down4", "blur:1.5", "gray", "mask"]
 METHODS = {
     "blind": {},
     "project": {"operator_method": "project"},
-    "gradient": {"operator_method": "gradient", "guidance_repeats": 3},
+    "gradient": {"operator_method": "gradient"},
 }
 
 

@@ -1,18 +1,21 @@
 """Captions of the inputs: words for what each photo shows, in front of the prompt."""
 
 import csv
+import unicodedata
 import warnings
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from diffbir_jax.batch.names import some
 from diffbir_jax.data.caption_rows import KINDS, first_text, named, rows
-from diffbir_jax.data.captions import clean, decoded
+from diffbir_jax.data.captions import clean, decoded, is_caption
 from diffbir_jax.files.errors import ImageFileError, reason
 from diffbir_jax.imaging.listing import stem_of
 
 # Characters of a caption that are kept; the text encoders read 77 tokens.
 LONGEST = 1000
+TABLES = (".csv", ".jsonl")
 
 
 def captions_of(place: Path | None, names: Mapping[Path, Path]) -> dict[Path, str]:
@@ -24,38 +27,107 @@ def captions_of(place: Path | None, names: Mapping[Path, Path]) -> dict[Path, st
         names: inputs, and their names below the folder that results mirror.
 
     Raises:
-        ImageFileError: no input has a caption, or a file cannot be read.
+        ImageFileError: no input has a caption, an input has several, or it cannot be told which one is meant; or a
+            file cannot be read.
     """
     if place is None:
         return {}
-    found = _beside(place, names) if place.is_dir() else _in_table(place, names)
-    found = {path: " ".join(text.split())[:LONGEST] for path, text in found.items() if text}
+    given = _beside(place, names) if place.is_dir() else _in_table(place, names)
+    found = {path: _plain(text, path, place) for path, text in given.items() if text}
     if not found:
+        what = "nothing but empty captions for these inputs" if given else "no caption for any input"
         raise ImageFileError(
-            f"{place}: has no caption for any input; give a folder with NAME.txt for each, or a .csv or .jsonl file "
-            "with file_name and caption"
+            f"{place}: has {what}; give a folder with NAME.txt for each, or a .csv or .jsonl file with file_name and "
+            "caption"
         )
     if bare := [str(path) for path in names if path not in found]:
         warnings.warn(f"{place}: no caption for {some(bare)}; restored with --pos-prompt alone", stacklevel=2)
     return found
 
 
+def _plain(text: str, path: Path, place: Path) -> str:
+    """A caption in one line, cut off after `LONGEST` characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ImageFileError(
+            f"{place}: the caption of {path} has a half of a character (a lone surrogate); mend it"
+        ) from None
+    return " ".join(text.split())[:LONGEST]
+
+
 def _beside(folder: Path, names: Mapping[Path, Path]) -> dict[Path, str]:
     """The texts of files in a folder."""
-    files = {path: folder / f"{stem_of(name)}.txt" for path, name in names.items()}
-    return {path: clean(_text(file)) for path, file in files.items() if file.is_file()}
+    owners: dict[Path, list[Path]] = {}
+    for path, name in names.items():
+        owners.setdefault(folder / f"{stem_of(name)}.txt", []).append(path)
+    files = {file: paths for file, paths in owners.items() if file.is_file()}
+    for file, paths in files.items():
+        if len(paths) > 1:
+            raise ImageFileError(
+                f"{file}: is the caption of several inputs, {some(paths)}; give a .csv or .jsonl file, with suffixes"
+            )
+    return {paths[0]: clean(_text(file)) for file, paths in files.items()}
 
 
 def _in_table(table: Path, names: Mapping[Path, Path]) -> dict[Path, str]:
-    """The captions of a table, by the name of an input or, if it has no folder, by its last part."""
-    known: dict[str, str] = {}
+    """The captions of a table, by the name of an input or, if the row has no folder, by its last part."""
+    if table.exists() and table.suffix.lower() not in TABLES:
+        raise ImageFileError(
+            f"{table}: is no table of captions; give a {' or '.join(TABLES)} file, or a folder"
+        )
+    text, (whole, last) = _text(table), _by_name(names)
+    found: dict[Path, str] = {}
+    numbers: dict[Path, int] = {}
     try:
-        for number, row in enumerate(rows(_text(table), table.name), 1):
-            texts = [first_text(row, keys) for keys in KINDS.values()]
-            known[named(row, number)] = next(filter(None, texts), "")
+        for number, row in enumerate(rows(text, table.name), 1):
+            name, caption = _entry(row, number)
+            path = whole.get(name) or _only(last.get(name, ()), name, number)
+            if path is not None:
+                _once(path, number, numbers)
+                found[path] = caption
     except (ValueError, csv.Error) as error:
         raise ImageFileError(f"{table}: cannot be read ({reason(error)}); mend it") from None
-    return {path: known.get(name.as_posix()) or known.get(name.name, "") for path, name in names.items()}
+    return found
+
+
+def _by_name(names: Mapping[Path, Path]) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    """The inputs by their names, and by the last parts of these."""
+    whole, last = {}, defaultdict(list)
+    for path, name in names.items():
+        whole[_normal(name.as_posix())] = path
+        last[_normal(name.name)].append(path)
+    return whole, last
+
+
+def _normal(name: str) -> str:
+    """A name with accents in one character, as other systems may not write them."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _entry(row: Mapping[str, object], number: int) -> tuple[str, str]:
+    """The image and the caption of a row; ValueError for a row without an image, or with something else than texts."""
+    name = _normal(named(row, number))
+    if not name:
+        raise ValueError(f"row {number} names no image; give file_name")
+    keys = [key for keys in KINDS.values() for key in keys]
+    if odd := [key for key in keys if not is_caption(row.get(key))]:
+        raise ValueError(f"{odd[0]} of row {number} is {str(row[odd[0]])[:40]}, but a caption is a text")
+    return name, first_text(row, keys)
+
+
+def _only(paths: Sequence[Path], name: str, number: int) -> Path | None:
+    """The one input that is meant, or None; ValueError if there are several."""
+    if len(paths) > 1:
+        raise ValueError(f"row {number} names {name}, and inputs are {some(paths)}: give it with its folder")
+    return paths[0] if paths else None
+
+
+def _once(path: Path, number: int, numbers: dict[Path, int]) -> None:
+    """Note the row of an input; ValueError if it has one."""
+    if path in numbers:
+        raise ValueError(f"rows {numbers[path]} and {number} are both for {path}")
+    numbers[path] = number
 
 
 def _text(path: Path) -> str:

@@ -11,10 +11,12 @@ from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.report import Journal, counted
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.batch.sidecar import Sidecar
+from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.faces.memory import beside, crop_sizes, crops_plan
 from diffbir_jax.faces.restoring import FaceRestorer
 from diffbir_jax.imaging.headers import header_size
 from diffbir_jax.imaging.photo import MIN_SIDE
+from diffbir_jax.restoration import known
 from diffbir_jax.restoration.effort import costs, effort
 from diffbir_jax.restoration.executor import Executor
 from diffbir_jax.restoration.geometry import Shape, measure
@@ -232,6 +234,19 @@ def size_of(job: Job, max_pixels: int) -> tuple[int, int] | None:
         height, width = header_size(job.path)
         return (height, width) if height * width <= max_pixels and min(height, width) >= MIN_SIDE else None
     return None
+
+
+def unfit(jobs: Iterable[Job], recipe: Recipe) -> dict[Job, str]:
+    """Return the inputs that the mask of a known degradation does not fit, and why, by their headers."""
+    found: dict[Job, str] = {}
+    for job in jobs if recipe.hides else ():
+        size = size_of(job, recipe.max_pixels)
+        try:
+            if size and recipe.hides:
+                known.check_mask(recipe.hides, size)
+        except UserError as error:
+            found[job] = f"{job.path}: {as_flags(str(error))}"
+    return found
 
 
 def _scaled(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from diffbir_jax.batch.ends import Ends
 from diffbir_jax.batch.faces import advice, crop_networks, face_restorer
 from diffbir_jax.batch.hosts import connect, share
 from diffbir_jax.batch.jobs import Job, find_jobs
-from diffbir_jax.batch.memory import by_size, planned, summary
+from diffbir_jax.batch.memory import by_size, planned, summary, unfit
 from diffbir_jax.batch.names import remove_leftovers
 from diffbir_jax.batch.repeat import check_weights, differences, recipe_of, repeated_job
 from diffbir_jax.batch.report import Journal, complain, report_path
@@ -86,6 +86,8 @@ def run(work: Work) -> int:
     todo = [job for job in work.jobs if job not in done]
     journal = Journal(todo, [job for job in work.jobs if job in done], work.others, ends)
     for job, reason in ends.fetch(todo).items():
+        journal.failed(job, reason)
+    for job, reason in unfit(journal.left, settings.recipe).items():
         journal.failed(job, reason)
     todo = journal.left
     report = settings.report and report_path(settings.report, settings.hosts, settings.host_index)

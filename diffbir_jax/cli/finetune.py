@@ -1,13 +1,14 @@
 """Fine-tune a version on photos of one's own: diffbir finetune --photos DIR --version tiny -o DIR."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffbir_jax.cli.train import run
 from diffbir_jax.console import configurations
-from diffbir_jax.console.errors import EXPECTED, UserError
+from diffbir_jax.console.errors import EXPECTED, UserError, one_line
 from diffbir_jax.console.extras import require
 from diffbir_jax.console.numbers import count, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
@@ -20,6 +21,12 @@ PROG = "diffbir finetune"
 # Versions with a stage 2 that is trained here; configs/finetune.py has a variant for each.
 VERSIONS = ("tiny", "one-step", "v1", "v2", "v2.1")
 LEARNING_RATE_OF_ALL = 1e-4
+# What messages of training name, and what it is here.
+WORDS = {
+    r"was made for \(.*\), this run needs \(.*\): .*": "is of other photos or settings; give those again, or a new -o",
+    r"\((\d+ problems?); give a new --workdir\)": r"(\1; give its --version, --rank and --full again, or a new -o)",
+    "--workdir": "-o",
+}
 
 
 def make_parser() -> Parser:
@@ -86,8 +93,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     except EXPECTED as error:
         parser.refuse(error)
     args.workdir, args.distributed, args.coordinator, args.hosts, args.host_index = args.output, *(None,) * 4
-    run(config, args, PROG)
+    run(config, args, PROG, worded)
     print(told(args, int(config.train.steps)))
+
+
+def worded(error: Exception) -> str:
+    """Return an error of training in one line, with the flags of this program."""
+    text = one_line(error)
+    for there, here in WORDS.items():
+        text = re.sub(there, here, text)
+    return text
 
 
 def check(args: argparse.Namespace) -> None:
@@ -120,8 +135,8 @@ def configuration(args: argparse.Namespace, changes: Sequence[str]) -> "Config":
     else:
         configurations.use_photos(config, args.photos)
     clean = Path(args.pairs[1] if args.pairs else args.photos).expanduser()
-    if not clean.is_dir():
-        raise UserError(f"{clean}: no such folder; give a folder of photos, --photos DIR")
+    for folder in args.pairs or [args.photos]:
+        check_apart(Path(folder).expanduser(), Path(args.output).expanduser())
     config.seed, config.lora.rank = args.seed, 0 if args.full else args.rank
     if args.full:
         config.train.lr = LEARNING_RATE_OF_ALL
@@ -135,6 +150,18 @@ def configuration(args: argparse.Namespace, changes: Sequence[str]) -> "Config":
     if "pool" in config.data:
         config.data.cache = str(Path(args.output) / "crops.npz")
     return configurations.changed(config, changes)
+
+
+def check_apart(photos: Path, output: Path) -> None:
+    """Raise UserError for a folder of photos that is none, or in which the run would write pictures of its own."""
+    if not photos.is_dir():
+        problem = "is a file, and no folder" if photos.exists() else "no such folder"
+        raise UserError(f"{photos}: {problem}; give a folder of photos, --photos DIR or --pairs LQ HQ")
+    if output.resolve().is_relative_to(photos.resolve()):
+        raise UserError(
+            f"-o {output} is in the folder of the photos, {photos}, and the pictures of the run would count as photos; "
+            "give another -o"
+        )
 
 
 def told(args: argparse.Namespace, steps: int) -> str:

@@ -2,21 +2,22 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from diffbir_jax.console.errors import EXPECTED, one_line
+from diffbir_jax.console.errors import EXPECTED, UserError, one_line
 from diffbir_jax.console.numbers import count, positive
 from diffbir_jax.console.parser import Parser
 from diffbir_jax.console.plain import plain
 from diffbir_jax.console.progress import waiting
 from diffbir_jax.console.tables import aligned
-from diffbir_jax.files.places import given_path
+from diffbir_jax.files.places import given_path, json_path
 from diffbir_jax.files.writing import replace_file
 from diffbir_jax.imaging.photo import MAX_PIXELS
 
-HEAD = ("photo", "pixels", "blur", "noise", "JPEG", "scale", "restore --auto")
+HEAD = ("photo", "pixels", "blur", "noise", "JPEG", "scale")
 STANDARD = Path("-")
 FORMATS = ".2f", ".1f", ".0f", ".2f"
 
@@ -35,8 +36,11 @@ def make_parser() -> Parser:
     add("paths", type=given_path, nargs="*", metavar="PHOTO", help="photos, or folders of photos (required)")
     about = "enlargement of each side that restore --auto is asked for"
     add("--upscale", type=positive, default=4.0, metavar="X", help=f"{about} (default: %(default)g)")
-    machines = "also write the results for machines, a list with an object for each photo; -: print that and no table"
-    add("--json", type=given_path, metavar="FILE|-", help=f"{machines} (default: none)")
+    machines = (
+        "also write the results for machines, a list with an object for each photo, to a .json file; -: print that "
+        "and no table (default: none)"
+    )
+    add("--json", type=json_target, metavar="FILE|-", help=machines)
     most = "refuse images with more pixels than this, as a guard against decompression bombs"
     add("--max-pixels", type=count, default=MAX_PIXELS, metavar="N", help=f"{most} (default: %(default)s)")
     return parser
@@ -51,6 +55,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def json_target(text: str) -> Path:
+    """Read the name of a .json file, or "-"."""
+    return STANDARD if text == str(STANDARD) else json_path(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = parse(argv)
@@ -59,36 +68,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         from diffbir_jax.console.process import configure
 
         configure("fp32")
-    failed, records = False, []
-    for path in photos(args.paths):
+    found, problems = listed(args.paths)
+    try:
+        check_target(args.json, found)
+    except UserError as error:
+        make_parser().refuse(error)
+    records = []
+    for path in found:
         try:
             records.append(record(path, args.upscale, args.max_pixels))
         except (*EXPECTED, MemoryError) as error:
-            failed = True
-            told = one_line(error) if str(path) in str(error) else f"{path}: {one_line(error)}"
-            print(f"diffbir inspect: {plain(told)}", file=sys.stderr)
-    show(records, args.json)
-    return int(failed)
+            problems += 1
+            complain(path, error)
+    show(records, args.json, args.upscale)
+    return int(problems > 0)
 
 
-def show(records: Sequence[dict], target: Path | None) -> None:
+def complain(path: Path, error: BaseException) -> None:
+    """Print a line about a photo or a folder; the others are still read."""
+    told = one_line(error) if str(path) in str(error) else f"{path}: {one_line(error)}"
+    print(f"diffbir inspect: {plain(told)}", file=sys.stderr)
+
+
+def check_target(target: Path | None, photos: Sequence[Path]) -> None:
+    """Raise UserError if the results would replace a photo."""
+    if target is None or not target.is_file():
+        return
+    if any(os.path.samefile(target, photo) for photo in photos if photo.is_file()):
+        raise UserError(
+            f"{target}: is one of the photos, which --json would replace; give another .json file"
+        )
+
+
+def show(records: Sequence[dict], target: Path | None, upscale: float) -> None:
     """Print the table, and write the records to a file; or print them alone, for "-"."""
     text = json.dumps(records, indent=1) + "\n"
     if target == STANDARD:
         print(text, end="")
         return
     if records:
-        print(aligned([HEAD, *map(row, records)], right=(1, 2, 3, 4, 5)))
+        head = (*HEAD, f"restore --auto --upscale {upscale:g}")
+        print(aligned([head, *map(row, records)], right=(1, 2, 3, 4, 5)))
     if target is not None:
         replace_file(target, text.encode())
 
 
-def photos(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield files, and the photos of folders."""
+def listed(paths: Sequence[Path]) -> tuple[list[Path], int]:
+    """Return files and the photos of folders, each once, and how many folders have none; these are told."""
     from diffbir_jax.imaging.listing import list_folder
 
+    found: dict[Path, None] = {}
+    problems = 0
     for path in paths:
-        yield from list_folder(path).images if path.is_dir() else [path]
+        try:
+            found |= dict.fromkeys(list_folder(path).images if path.is_dir() else [path])
+        except EXPECTED as error:
+            problems += 1
+            complain(path, error)
+    return [*found], problems
 
 
 def record(path: Path, upscale: float, max_pixels: int) -> dict[str, object]:
@@ -105,7 +142,13 @@ def record(path: Path, upscale: float, max_pixels: int) -> dict[str, object]:
         "width": pixels.shape[1],
         "height": pixels.shape[0],
         **found.as_record(),
-        "auto": {"alone": choice.alone, "options": choice.options, "why": choice.why, "text": str(choice)},
+        "auto": {
+            "upscale": upscale,
+            "alone": choice.alone,
+            "options": choice.options,
+            "why": choice.why,
+            "text": str(choice),
+        },
     }
 
 

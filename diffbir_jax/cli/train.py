@@ -4,7 +4,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from diffbir_jax.console.config_flags import add_config_flags, parse, read_config
@@ -94,8 +94,13 @@ def say_outcome(config: "Config", args: argparse.Namespace) -> None:
         print(outcome(config, args.workdir))
 
 
-def run(config: "Config", args: argparse.Namespace, prog: str = PROG) -> bool:
-    """Run the loop and return whether all steps are done; bad input ends with a message of the program `prog`."""
+def run(
+    config: "Config", args: argparse.Namespace, prog: str = PROG, worded: Callable[[Exception], str] = str
+) -> bool:
+    """Run the loop and return whether all steps are done.
+
+    Bad input ends with a message of the program `prog`, in the words that `worded` makes of an error.
+    """
     with waiting("training", "loading"):
         from absl import logging
 
@@ -108,11 +113,11 @@ def run(config: "Config", args: argparse.Namespace, prog: str = PROG) -> bool:
         return int(train(config, args.workdir).step) >= int(config.train.steps)
     except OSError as error:
         # An error of the system comes at any time; one of ours says itself what to do.
-        leave(f"{one_line(error)}; {way_on(error)}" if error.errno else error, prog)
+        leave(f"{one_line(error)}; {way_on(error)}" if error.errno else worded(error), prog)
     except DivergedError as error:
-        leave(error, prog)
+        leave(worded(error), prog)
     except UserError as error:
-        sys.exit(f"{prog}: {error}")  # may be a list, a problem per line
+        sys.exit(f"{prog}: {worded(error)}")  # may be a list, a problem per line
     except EndedError:
         end(f"{prog}: ended without saving; the same command goes on from the newest checkpoint, if any")
     except KeyboardInterrupt:

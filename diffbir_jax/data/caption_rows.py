@@ -18,7 +18,7 @@ def rows(text: str, name: str) -> Iterator[Mapping[str, object]]:
     Raises:
         ValueError, csv.Error: a row cannot be read.
     """
-    yield from _objects(text) if name.lower().endswith(".jsonl") else csv.DictReader(io.StringIO(text))
+    yield from _objects(text) if name.lower().endswith(".jsonl") else _lines(text)
 
 
 def named(row: Mapping[str, object], number: int) -> str:
@@ -39,6 +39,16 @@ def first_text(row: Mapping[str, object], keys: Iterable[str]) -> str:
     return next((text for key in keys if (text := clean(row.get(key)))), "")
 
 
+def _lines(text: str) -> Iterator[Mapping[str, object]]:
+    for number, row in enumerate(csv.DictReader(io.StringIO(text)), 1):
+        # A comma that is not in quotes would cut the caption short.
+        if any(row.get(None) or ()):  # pyright: ignore[reportArgumentType, reportCallIssue]
+            raise ValueError(
+                f"row {number} has more cells than the first line; put texts with commas in quotes"
+            )
+        yield row
+
+
 def _objects(text: str) -> Iterator[Mapping[str, object]]:
     # Not splitlines: texts may hold other line ends, such as U+2028.
     for number, line in enumerate(text.split("\n"), 1):
@@ -48,6 +58,8 @@ def _objects(text: str) -> Iterator[Mapping[str, object]]:
             row = json.loads(line)
         except ValueError as error:
             raise ValueError(f"line {number} is no JSON: {error}") from None
+        except RecursionError:
+            raise ValueError(f"line {number} is nested too deeply") from None
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is no object")
         yield row

@@ -84,7 +84,7 @@ class Items:
                 raise DataError(f"example {index} of the source: {type(error).__name__}: {error}") from error
         raise DataError(
             f"{ATTEMPTS} of {ATTEMPTS} examples tried one after the other are broken, the first being: "
-            f"{broken[0][1]}; prepare the data set again"
+            f"{broken[0][1]}; mend or remove such photos, or prepare the data set again"
         )
 
     def _make(self, index: int, rng: np.random.Generator) -> Item:

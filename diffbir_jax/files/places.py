@@ -1,5 +1,6 @@
 """Paths of this machine, and URLs of buckets and other file systems, on the command line."""
 
+import argparse
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +17,14 @@ class Url(str):
 def given_path(text: str) -> Path:
     """Return a path of the command line; the shell leaves ~/ as it is behind an equals sign, as in -o=~/restored."""
     return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+
+
+def json_path(text: str) -> Path:
+    """Read the name of a report to write. Other suffixes are refused: a slip of the hand must not replace a photo."""
+    path = given_path(text)
+    if path.suffix.lower() != ".json" or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} given, allowed are names of files that end in .json")
+    return path
 
 
 def path_or_url(text: str) -> Path | Url:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from diffbir_jax.console.extras import MissingExtraError, require
 from diffbir_jax.console.parser import INTERRUPTED, Parser
-from diffbir_jax.files.places import given_path
+from diffbir_jax.files.places import given_path, json_path
 
 if TYPE_CHECKING:
     from diffbir_jax.parity.case import Case
@@ -80,7 +80,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--small", action="store_true", help="leave out the full-size networks")
     parser.add_argument("--cases", action="store_true", help="show the cases and run nothing")
-    parser.add_argument("--json", type=given_path, metavar="FILE", help="also write the results for machines")
+    parser.add_argument(
+        "--json", type=json_path, metavar="FILE", help="also write the results for machines, a .json file"
+    )
     return parser
 
 

@@ -64,7 +64,7 @@ def choose(estimate: Estimate, upscale: float) -> Choice:
     if estimate.scale >= ENLARGED:
         return Choice(options=more_detail(estimate.scale, upscale), why=f"was enlarged x{estimate.scale:.1f}")
     if upscale != 1.0:
-        return Choice()
+        return Choice(why=f"as for any photo at upscale {upscale:g}")
     if estimate.noise <= CLEAN_NOISE and estimate.quality >= CLEAN_QUALITY:
         return Choice(alone=True, why="clean")
     if estimate.noise >= NOISY:

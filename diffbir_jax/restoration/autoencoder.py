@@ -303,13 +303,10 @@ def _encoder(executor: Executor) -> Half:
 def _decoder(executor: Executor) -> Half:
     generator = executor.generator
     preset = generator.preset
-    options = executor.wanted.options
-    # Colours of published one-step restorers are those of whole images, see `one_step.finish`. Those of stage 1 would
-    # undo the steps towards a known degradation; a projection comes after them.
-    own = preset.one_step is not None or (options.known and options.operator_method == "gradient")
+    # Colours of published one-step restorers are those of whole images, see `one_step.finish`.
     static = {
         "vae": preset.make_vae(generator.dtype),
-        "levels": 0 if own else preset.colour_levels,
+        "levels": 0 if preset.one_step is not None else preset.colour_levels,
         "gain": preset.detail_gain,
     }
     return Half("decode", decode_tiles, {"vae": generator.params["vae"]}, static)

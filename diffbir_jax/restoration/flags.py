@@ -253,13 +253,15 @@ def add_guidance_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--operator", type=operator_words, metavar="WORDS", help=operator)
     method = (
-        "how --operator is used; project: what the photo knows is replaced by it in every prediction, and the result "
-        "gives the photo again; gradient: steps against the difference, --guidance-repeats times per prediction"
+        "how --operator is used in every prediction; project: what the photo knows is replaced by it; gradient: steps "
+        "against the difference, --operator-repeats times; in the result it is replaced with both"
     )
     add("--operator-method", str, method, choices=names.METHODS)
     add(
         "--operator-scale", real, "factor on the steps of --operator-method gradient, at least 0", metavar="S"
     )
+    steps = "steps of --operator-method gradient per prediction, 1 to 100"
+    add("--operator-repeats", integer, steps, metavar="N")
     strength = (
         "factor on the control signals of IRControlNet, 0 is off; leave it at 1 for photos, because it changes the "
         "generated content; --detail and --guidance-scale do not"

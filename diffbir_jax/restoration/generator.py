@@ -193,7 +193,7 @@ class Generator:
         if given.known is None:
             raise ValueError("a known degradation needs the inputs: give what they say as `known`")
         places = None if given.layout is None else Places(given.layout.tiles, given.layout.pixels)
-        scale, repeats = jnp.float32(options.operator_scale), jnp.int32(options.guidance_repeats)
+        scale, repeats = jnp.float32(options.operator_scale), jnp.int32(options.operator_repeats)
         return KnownInputs(self.params["vae"], given.known, scale, repeats, places)
 
     def _pull(self, options: Options, layout: Layout | None, remat: bool) -> Guidance:

@@ -35,17 +35,15 @@ class Knowledge:
     Attributes:
         measured: y in the basis of the operator, in [-1, 1].
         spec: the operator.
-        weight: of the last projection, on pixels; None: there is none.
+        weight: of the last projection, on pixels.
     """
 
     measured: Measured
     spec: Spec
-    weight: np.ndarray | None
+    weight: np.ndarray
 
     def finish(self, image: np.ndarray) -> np.ndarray:
         """Project a result (H, W, 3) float32 in about [0, 1], so that the operator gives y again."""
-        if self.weight is None:
-            return image
         return (project(self.measured, 2.0 * image - 1.0, self.weight) + 1.0) / 2.0
 
 
@@ -103,8 +101,6 @@ def knowledge(image: np.ndarray, options: Options, sides: tuple[int, int], sigma
             )
         y = y @ np.array(LUMA, np.float32)[:, None]
     measured = Separable(spec, sides, _mask(spec, image), _least(image, spec)).measure(y)
-    if options.operator_method != "project":
-        return Knowledge(measured, spec, None)
     batched = jax.tree.map(lambda a: jnp.asarray(a)[None], measured)
     return Knowledge(measured, spec, np.asarray(weights(batched, jnp.float32(sigma)))[0])
 
@@ -168,13 +164,18 @@ def _mask(spec: Spec, image: np.ndarray) -> np.ndarray | None:
     """Which pixels of the input are known, (h, w) bool; None: all."""
     if spec.mask is None:
         return None
-    mask = read_mask(spec.mask)
-    if mask.shape != image.shape[:2]:
+    check_mask(spec.mask, image.shape[:2])
+    return read_mask(spec.mask)
+
+
+def check_mask(path: str, image: Sequence[int]) -> None:
+    """Raise UserError unless a mask has the sides of the image, (height, width)."""
+    mask = read_mask(path).shape
+    if mask != tuple(image):
         raise UserError(
-            f"mask {spec.mask} has {mask.shape[1]}x{mask.shape[0]} pixels, the image "
-            f"{image.shape[1]}x{image.shape[0]}; give a mask of the image's size"
+            f"mask {path} has {mask[1]}x{mask[0]} pixels, the image {image[1]}x{image[0]}; give a mask of the image's "
+            "size"
         )
-    return mask
 
 
 def read_mask(path: str) -> np.ndarray:

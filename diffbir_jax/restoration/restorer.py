@@ -258,8 +258,13 @@ class Restorer(Generator):
         most = math.inf if self.preset.scales is None else self.preset.scales[1]
         trained = f"preset {name} was trained for"
         if upscale < least:
-            told = f"{trained} an upscale of {least:g} and more and spoils images at {upscale:g}: take version one-step"
-            warnings.warn(told, stacklevel=3)
+            told = f"and spoils images at {upscale:g}: take version one-step"
+            if options.operator is not None:
+                # The versions that need no warning do not know operators.
+                told = (
+                    f"and what {options.operator} leaves open may look poor at {upscale:g}: take version v2.1"
+                )
+            warnings.warn(f"{trained} an upscale of {least:g} and more {told}", stacklevel=3)
         if upscale > most:
             told = f"{trained} an upscale of up to {most:g}; from there to {upscale:g} the result is only resized"
             warnings.warn(told, stacklevel=3)

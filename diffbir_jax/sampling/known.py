@@ -32,7 +32,7 @@ class KnownInputs(NamedTuple):
         params: parameters of the autoencoder.
         measured: y of each image, on its canvas; an axis B leads.
         scale: float32 scalar, factor on the gradient step.
-        repeats: int32 scalar, gradient steps per prediction.
+        repeats: int32 scalar, steps of `Descent` per prediction.
         places: tiles; None: canvases are seen whole.
     """
 
@@ -99,12 +99,22 @@ class Projection(Known):
         return self.latents(inputs, projected).astype(x0.dtype)
 
 
+class _Descent(NamedTuple):
+    """Where the descent is: latents, the last direction and the gradient there; each (B, h, w, c)."""
+
+    z: Array
+    direction: Array
+    gradient: Array
+
+
 @dataclass(frozen=True)
 class Descent(Known):
-    """Steps against the gradient of |A(D(x0)) - y|^2 (as GDP, Fei et al. 2023, and DPS, Chung et al. 2023).
+    """Conjugate gradient steps on |A(D(x0)) - y|^2 (gradients as GDP, Fei et al. 2023, and DPS, Chung et al. 2023).
 
-    A step has the length that is best along its line if the decoder is linear (Cauchy), times `KnownInputs.scale`. So
-    no scale must be found per operator. Where y is met as well as its noise allows, nothing moves.
+    Conjugate directions (Polak and Ribiere 1969; for diffusion DDS, Chung et al. 2024): blur and decoder together are
+    ill-conditioned, and plain gradients zigzag. A step has the length that is best along its line if the decoder is
+    linear, times `KnownInputs.scale`. So no scale must be found per operator. Where y is met as well as its noise
+    allows, nothing moves.
     """
 
     def __call__(self, inputs: KnownInputs, x0: Array, level: Level) -> Array:
@@ -114,17 +124,27 @@ class Descent(Known):
             with jax.default_matmul_precision("highest"):
                 return _residuals(inputs.measured, self.images(inputs, z))
 
-        def step(_: Array, z: Array) -> Array:
-            found, pull = jax.vjp(residuals, z)
+        def step(_: Array, before: _Descent) -> _Descent:
+            found, pull = jax.vjp(residuals, before.z)
             (gradient,) = pull(found)
+            direction = _conjugate(before, gradient)
             # A small step tells how the difference changes: layers with gradients of their own know no forward mode.
-            trial = TRIAL * jnp.sqrt(z[0].size / jnp.maximum(_squares(gradient), 1e-20))
-            changes = found - residuals(z - trial[:, None, None, None] * gradient)
-            length = trial**2 * _squares(gradient) / jnp.maximum(_squares(changes), 1e-20)
-            length = jnp.where(_squares(found) > _noise(inputs.measured), inputs.scale * length, 0.0)
-            return z - length[:, None, None, None] * gradient
+            trial = TRIAL * jnp.sqrt(x0[0].size / jnp.maximum(_dots(direction, direction), 1e-20))
+            changes = residuals(before.z + _wide(trial) * direction) - found
+            length = -trial * _dots(found, changes) / jnp.maximum(_dots(changes, changes), 1e-20)
+            length = jnp.where(_dots(found, found) > _noise(inputs.measured), inputs.scale * length, 0.0)
+            return _Descent(before.z + _wide(length) * direction, direction, gradient)
 
-        return jax.lax.fori_loop(0, inputs.repeats, step, x0)
+        start = _Descent(x0, jnp.zeros_like(x0), jnp.zeros_like(x0))
+        return jax.lax.fori_loop(0, inputs.repeats, step, start).z
+
+
+def _conjugate(before: _Descent, gradient: Array) -> Array:
+    """The next direction; against the gradient itself at the start, and if the other one leads upwards."""
+    size = _dots(before.gradient, before.gradient)
+    share = jnp.maximum(_dots(gradient, gradient - before.gradient), 0.0) / jnp.maximum(size, 1e-20)
+    direction = _wide(jnp.where(size > 0, share, 0.0)) * before.direction - gradient
+    return jnp.where(_wide(_dots(direction, gradient)) < 0, direction, -gradient)
 
 
 def weights(measured: Measured, sigma: Array) -> Array:
@@ -151,5 +171,11 @@ def _noise(measured: Measured) -> Array:
     return count * jnp.square(measured.deviation)
 
 
-def _squares(values: Array) -> Array:
-    return jnp.sum(jnp.square(values), axis=(1, 2, 3))
+def _dots(a: Array, b: Array) -> Array:
+    """The products of images, (B,)."""
+    return jnp.sum(a * b, axis=(1, 2, 3))
+
+
+def _wide(values: Array) -> Array:
+    """A number per image, for its pixels: (B, 1, 1, 1)."""
+    return values[:, None, None, None]

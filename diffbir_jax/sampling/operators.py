@@ -19,7 +19,10 @@ LUMA = (0.299, 0.587, 0.114)
 WORDS = (
     "downN (mean of NxN pixels), gray, blur:S (Gaussian), mask:FILE (white is known), noise:S (levels of 255)"
 )
-LARGEST = {"down": 64.0, "blur": 100.0, "noise": 255.0}
+# Narrower blur changes nothing, and noise below rounding to 8 bits (0.29 levels) is no noise.
+ALLOWED = {"down": (2.0, 64.0), "blur": (0.1, 100.0), "noise": (0.3, 255.0)}
+# Of all reductions together; more is a slip of the hand.
+LARGEST_SCALE = 64
 # Taps of the Gaussian reach this many standard deviations.
 REACH = 4
 # Steps along an axis in order: ("down", N) or ("blur", S).
@@ -70,19 +73,26 @@ class Spec:
 def parse(text: str) -> Spec:
     """Read words such as "blur:1.5,down4,noise:3", in the order in which they degrade; UserError for others.
 
-    A mask hides pixels of y, so it stands after blur and downN. noise:S only tells the noise that y has.
+    A mask hides pixels of y, so it stands after blur and downN. noise:S tells the noise that y has, so it stands last.
     """
     spec = Spec()
     for word in text.split(","):
+        if spec.noise and word.strip():
+            raise UserError(
+                f"operator {word.strip()} stands after noise, but noise:S is that of the photo as it is given; put "
+                "noise last, with the level that is left"
+            )
         spec = _with_word(spec, word.strip())
+    if spec.scale > LARGEST_SCALE:
+        raise UserError(f"operator {text} reduces by {spec.scale}; allowed are up to {LARGEST_SCALE} in all")
     return spec
 
 
 def _with_word(spec: Spec, word: str) -> Spec:
     name, _, value = word.partition(":")
     axes = spec.axes
-    if found := re.fullmatch(r"down(\d+)", word):
-        axes = (*axes, ("down", _number(word, "down", found[1], whole=True)))
+    if found := re.fullmatch(r"down([0-9]+)", word):
+        axes = (*axes, ("down", _number(word, "down", found[1])))
     elif name == "blur" and value:
         axes = (*axes, ("blur", _number(word, "blur", value)))
     elif word == "gray" and not spec.gray:
@@ -104,16 +114,14 @@ def _with_word(spec: Spec, word: str) -> Spec:
     return Spec(axes, spec.gray, spec.mask, spec.noise)
 
 
-def _number(word: str, name: str, value: str, whole: bool = False) -> float:
+def _number(word: str, name: str, value: str) -> float:
+    least, most = ALLOWED[name]
     try:
         number = float(value)
     except ValueError:
         number = 0.0
-    least = 2 if whole else 0
-    if not least <= number <= LARGEST[name] or number == 0:
-        raise UserError(
-            f"operator {word!r} has {value!r}; allowed are {least or 'numbers above 0'} to {LARGEST[name]:g}"
-        )
+    if not least <= number <= most:
+        raise UserError(f"operator {word!r} has {value!r}; allowed are {least:g} to {most:g}")
     return number
 
 

@@ -21,12 +21,13 @@ StartPoint = Literal["noise", "cond", "input"]
 Method = Literal["project", "gradient"]
 CHOICES = {"start_point": StartPoint, "spacing": Spacing, "operator_method": Method}
 # How a known degradation is used; they mean nothing without `operator`.
-WITH_OPERATOR = {"operator_method": "project", "operator_scale": 1.0}
+WITH_OPERATOR = {"operator_method": "project", "operator_scale": 1.0, "operator_repeats": 1}
 RANGES = {
     "seed": (0, MAX_SEED),
     "guidance_start": (0, TIMESTEPS),
     "guidance_stop": (0, TIMESTEPS),
     "guidance_repeats": (1, 100),
+    "operator_repeats": (1, 100),
     "noise_aug": (0, TIMESTEPS - 1),
     "pixel": (0.0, MOST_SLIDER),
     "semantic": (0.0, MOST_SLIDER),
@@ -110,8 +111,9 @@ class Options:
             generates more; None is that of its training.
         operator: the known degradation of the input, in words that `operators.parse` reads; None: it is not known.
         operator_method: "project" replaces what the operator keeps of each prediction by the input (DDNM), "gradient"
-            moves predictions against the gradient of the squared difference, `guidance_repeats` times.
+            moves predictions against the gradient of the squared difference.
         operator_scale: factor on the steps of "gradient"; 1 is the best step through a linear decoder.
+        operator_repeats: steps of "gradient" per prediction (1 to 100).
         tile: side of the diffusion tiles in pixels (a multiple of 64); None leaves it to the plan.
         tile_stride: offset from tile to tile in pixels (a multiple of 8, at most `tile`); None is half a tile.
     """
@@ -150,6 +152,7 @@ class Options:
     operator: str | None = None
     operator_method: Method = "project"
     operator_scale: float = 1.0
+    operator_repeats: int = 1
     tile: int | None = None
     tile_stride: int | None = None
 
@@ -217,10 +220,9 @@ class Options:
     def _check_operator(self) -> None:
         # Reading the words checks them.
         if self.known is not None:
-            if self.operator_method == "project" and self.operator_scale != 1.0:
-                raise UserError(
-                    "operator_scale is for operator_method gradient; leave it out, or choose that"
-                )
+            for name in ("operator_scale", "operator_repeats"):
+                if self.operator_method == "project" and getattr(self, name) != WITH_OPERATOR[name]:
+                    raise UserError(f"{name} is for operator_method gradient; leave it out, or choose that")
             return
         for name, usual in WITH_OPERATOR.items():
             if getattr(self, name) != usual:

@@ -53,11 +53,29 @@ def test_inputs_without_a_caption_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("words.csv", b"file,label\na.jpg,boat\n", "has no caption for any input"),
+        ("words.csv", b"file,caption\nother.jpg,boat\n", "has no caption for any input"),
+        ("words.csv", b"", "has no caption for any input"),
+        ("words.csv", b"file,label\na.jpg,boat\n", "has nothing but empty captions for these inputs"),
+        ("words.csv", b"picture,text\na.jpg,boat\n", "row 1 names no image; give file_name"),
+        (
+            "words.csv",
+            b"file,text\na.jpg,a boat, red\n",
+            "row 1 has more cells than the first line; put texts",
+        ),
+        ("words.csv", b"file,text\na.jpg,x\nb/c.jpg,y\na.jpg,z\n", "rows 1 and 3 are both for in/a.jpg"),
+        ("words.csv", b"file,text\nb/c.jpg,x\nc.jpg,y\n", "rows 1 and 2 are both for in/b/c.jpg"),
+        ("words.jsonl", b"[" * 100_000, "line 1 is nested too deeply"),
+        (
+            "words.jsonl",
+            b'{"file": "a.jpg", "text": {"en": "x"}}',
+            "text of row 1 is .*, but a caption is a text",
+        ),
+        ("words.jsonl", rb'{"file": "a.jpg", "text": "\ud800 x"}', "in/a.jpg has a half of a character"),
+        ("words.json", b"[]", "no table of captions; give a .csv or .jsonl file, or a folder"),
         ("words.jsonl", b"{", "line 1 is no JSON"),
         ("words.jsonl", b'{"file": 3, "text": "x"}', "a path is a text"),
-        ("words.csv", b"\xff\xfa\x00", "save it as UTF-8"),
-        ("missing.csv", None, "cannot be read"),
+        ("words.csv", b"\xff\xfa\x00", "words.csv: is no UTF-8 text .*save it as UTF-8$"),
+        ("missing.csv", None, r"missing.csv: cannot be read \(No such file or directory\)$"),
     ],
 )
 def test_what_has_no_captions_is_one_line(
@@ -67,6 +85,40 @@ def test_what_has_no_captions_is_one_line(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageFileError, match=said):
         captions_of(tmp_path / name, NAMES)
+
+
+@pytest.mark.parametrize("name", ("words.csv", "words.jsonl"))
+def test_names_without_folders_are_for_one_input(tmp_path: Path, name: str) -> None:
+    def told(*files: str) -> dict[Path, str]:
+        lines = [json.dumps({"file": file, "text": file}) for file in files]
+        text = "\n".join(
+            lines if name.endswith("l") else ["file,text", *(f"{file},{file}" for file in files)]
+        )
+        (tmp_path / name).write_text(text, "utf-8")
+        return captions_of(tmp_path / name, inputs)
+
+    inputs = {Path("in") / each: Path(each) for each in ("b/c.jpg", "d/c.jpg")}
+    with pytest.raises(
+        ImageFileError, match="row 1 names c.jpg, and inputs are in/b/c.jpg, in/d/c.jpg: give it with"
+    ):
+        told("c.jpg")
+    assert [*told("b/c.jpg", "d/c.jpg").values()] == ["b/c.jpg", "d/c.jpg"]
+    inputs[Path("in/c.jpg")] = Path("c.jpg")
+    with pytest.warns(UserWarning, match="no caption for in/b/c.jpg, in/d/c.jpg"):
+        assert told("c.jpg") == {Path("in/c.jpg"): "c.jpg"}
+
+
+def test_one_text_for_two_inputs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a boat")
+    with pytest.raises(ImageFileError, match="a.txt: is the caption of several inputs, in/a.jpg, in/a.png"):
+        captions_of(tmp_path, NAMES | {Path("in/a.png"): Path("a.png")})
+
+
+def test_accents_are_compared_as_they_are_read(tmp_path: Path) -> None:
+    (tmp_path / "words.csv").write_text("file,text\n\u00e4.jpg,ice\n", "utf-8")
+    assert [*captions_of(tmp_path / "words.csv", {Path("a\u0308.jpg"): Path("a\u0308.jpg")}).values()] == [
+        "ice"
+    ]
 
 
 def flags(*more: str) -> list[str]:

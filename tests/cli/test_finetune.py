@@ -34,8 +34,12 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("", "--photos and --pairs are missing; give --photos DIR, or --pairs LQ HQ"),
         ("--photos photos --pairs lq photos", "--photos and --pairs are both given"),
         ("--photos gone", "gone: no such folder; give a folder of photos, --photos DIR"),
+        ("--photos one/0.png", "one/0.png: is a file, and no folder; give a folder of photos"),
+        ("--photos . -o .", "-o . is in the folder of the photos, ., and the pictures of the run would count"),
+        ("--photos photos -o photos/a/b", "-o photos/a/b is in the folder of the photos, photos"),
+        ("--pairs lq photos -o lq/new", "-o lq/new is in the folder of the photos, lq"),
         ("--photos empty", "empty: holds no image file"),
-        ("--pairs gone photos", "gone (config.data.source.lq): no such folder"),
+        ("--pairs gone photos", "gone: no such folder; give a folder of photos"),
         ("--photos photos --lpips x", "--lpips is for --version one-step; tiny has a loss without it"),
         ("--photos photos --version hypir", "--version hypir has no training objective here; fine-tune one of tiny"),
         ("--photos photos --version v2 --full", "--full trains all weights, which takes too much memory for v2"),
@@ -52,6 +56,32 @@ def test_mistakes_get_one_line(photos: Path, capsys, command: str, line: str) ->
     assert (end.value.code, out) == (2, "") and err.count("\n") == 1
     assert line in err and err.startswith("diffbir finetune: ")
     assert not Path("finetuned").exists()
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (
+            "a/2 is of another model (3 problems; give a new --workdir):\n  x has\n  y has\n  z has",
+            "a/2 is of another model (3 problems; give its --version, --rank and --full again, or a new -o): x has ...",
+        ),
+        ("a: process 7 trains there; wait for it, or give another --workdir", "or give another -o"),
+        (
+            "a/crops.npz was made for (preset=tiny data=1), this run needs (preset=tiny data=2): delete it or x.",
+            "a/crops.npz is of other photos or settings; give those again, or a new -o",
+        ),
+    ],
+)
+def test_messages_of_training_name_flags_of_this_program(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys, error: str, line: str
+) -> None:
+    def failing(*_: object) -> None:
+        raise UserError(error)
+
+    monkeypatch.setattr("diffbir_jax.training.loop.train", failing)
+    with pytest.raises(SystemExit) as end:
+        start("finetune", ["--photos", "photos"])
+    assert str(end.value.code).startswith("diffbir finetune: ") and str(end.value.code).endswith(line)
 
 
 def read(command: str) -> Any:

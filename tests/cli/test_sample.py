@@ -79,7 +79,7 @@ FLAGS += (
 )
 FLAGS += ("--background", "--face-size", "--face-strength", "--only-largest", "--skip-sharp", "--save-faces")
 FLAGS += ("--mask", "--compat")
-FLAGS += ("--operator", "--operator-method", "--operator-scale")
+FLAGS += ("--operator", "--operator-method", "--operator-scale", "--operator-repeats")
 FLAGS += ("--guidance-start", "--guidance-stop", "--guidance-repeats", "--guidance-map", "--fidelity-mask")
 
 

@@ -78,6 +78,17 @@ def test_what_a_preset_was_not_trained_for_is_said(monkeypatch: pytest.MonkeyPat
         restorer.restore_many([], 1.0, restorer.options())
 
 
+def test_advice_below_the_trained_upscale_names_a_version_that_takes_the_options() -> None:
+    restorer = Restorer(dataclasses.replace(MICRO, meant_from=3.0), micro().params)
+    with pytest.warns(
+        UserWarning, match="an upscale of 3 and more and spoils images at 2: take version one-step"
+    ):
+        restorer.restore_many([], 2.0, FEW)
+    told = "3 and more and what down2 leaves open may look poor at 2: take version v2.1"
+    with pytest.warns(UserWarning, match=told):
+        restorer.restore_many([], 2.0, dataclasses.replace(FEW, operator="down2"))
+
+
 def test_without_stage_1_the_range_holds_too() -> None:
     bare = dataclasses.replace(RANGED, rm=None)
     restorer = Restorer(bare, {})

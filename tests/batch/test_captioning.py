@@ -1,6 +1,7 @@
 """--captions auto: a captioner's words for each photo, in front of the restoration."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from diffbir_jax.batch.flags import parse
 from diffbir_jax.batch.settings import FlagError, settings_from
 from diffbir_jax.console import extras
 from diffbir_jax.console.errors import UserError
+from diffbir_jax.restoration.captioner import Captioner
 from diffbir_jax.restoration.first_use import Allow, ask, permit
 from tests.batch.fake import Fake
 from tests.command import call, complaint, save
+from tests.restoration import tiny_captioner
 
 AUTO = ("--captions", "auto", "--captioner", "some/model")
 
@@ -151,3 +154,27 @@ def test_without_the_extra_it_is_one_line(
     save(Path("in/a.png"))
     assert call("in", "-o", "out", *AUTO) == 1
     assert complaint(capsys) == "diffbir restore: transformers missing: pip install 'diffbir-jax[captions]'\n"
+
+
+def test_a_run_with_a_model_and_its_repetition_alone(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(settings, "check_captions", lambda *_: None)  # the shipped versions read no text
+    folder, file = tiny_captioner.make(tmp_path / "model", "blip"), save(Path("in/a.png"), (40, 48))
+    tried = tiny_captioner.no_network(monkeypatch)
+    monkeypatch.delenv("DIFFBIR_OFFLINE", raising=False)
+    assert call("in", "-o", "out", "--captions", "auto", "--captioner", folder) == 0
+    words = Captioner.load(folder)(Image.open(file))
+    assert words and json.loads(Path("out/a.json").read_text())["caption"] == words
+    shutil.rmtree(folder)
+    assert call("--from-sidecar", "out/a.json", "-o", "again") == 0
+    assert [request.caption for request, *_ in fake.seen] == [words, words]
+    capsys.readouterr()
+    assert call("in", "-o", "out", "--captions", "auto", "--captioner", "some/other") == 1
+    assert complaint(capsys) == (
+        "diffbir restore: the weights are not here. Captioner some/other: from huggingface.co, kept in transformers' "
+        "cache. Give --yes to download them\n"
+    )
+    assert not tried

@@ -2,47 +2,24 @@
 
 import json
 import shutil
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
-from diffbir_jax.batch import settings
 from diffbir_jax.console import extras
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.extras import MissingExtraError
 from diffbir_jax.restoration import captioner
 from diffbir_jax.restoration.captioner import Captioner
 from diffbir_jax.weights import MissingWeightsError
-from diffbir_jax.weights.safetensors import load_weights, save_weights
-from tests.batch.conftest import fake as fake
-from tests.batch.conftest import here as here
-from tests.batch.fake import Fake
-from tests.command import call, complaint, save
 from tests.micro import picture
+from tests.restoration import tiny_captioner
 
 PHOTO = Image.fromarray(picture(40, 48))
-WORDS = (
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "[DEC]",
-    *"a red boat on the lake snow tree sky".split(),
-)
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-SIGHT = SMALL | {"image_size": 32, "patch_size": 8}
-READING = SMALL | {
-    "vocab_size": len(WORDS),
-    "max_position_embeddings": 96,
-    "pad_token_id": 0,
-    "eos_token_id": 3,
-}
 
 
 class Chat:
@@ -94,78 +71,34 @@ def test_an_old_version_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         Captioner.load("x")
 
 
-@pytest.fixture(scope="module", params=["blip", "git"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A captioner with two layers of width 32, drawn at random."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch")
-    t = pytest.importorskip("transformers")
-    t.set_seed(1)
-    if kind == "blip":
-        text = READING | {
-            "encoder_hidden_size": 32,
-            "projection_dim": 32,
-            "bos_token_id": 5,
-            "sep_token_id": 3,
-        }
-        sight = SIGHT | {"projection_dim": 32}
-        model = t.BlipForConditionalGeneration(t.BlipConfig(text, sight, projection_dim=32))
-        make, images = t.BlipProcessor, t.BlipImageProcessor(size={"height": 32, "width": 32})
-    else:
-        model = t.GitForCausalLM(t.GitConfig(SIGHT, **READING, bos_token_id=2))
-        sides = {"height": 32, "width": 32}
-        make, images = t.GitProcessor, t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=sides)
-    made = tmp_path_factory.mktemp(kind)
-    model.save_pretrained(made)
-    make(images, t.BertTokenizer({word: place for place, word in enumerate(WORDS)})).save_pretrained(made)
-    return made
+    pytest.importorskip("transformers")
+    return tiny_captioner.make(tmp_path_factory.mktemp("blip"), "blip")
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
-    """A network that is not there, and where programs tried to connect to."""
-    tried: list[object] = []
-
-    def connect(_: socket.socket, address: object) -> None:
-        tried.append(address)
-        raise OSError("no network")
-
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **_: connect(None, given))
+def network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Where programs tried to connect to, on a machine without network."""
     monkeypatch.delenv("DIFFBIR_OFFLINE", raising=False)
-    yield tried
+    return tiny_captioner.no_network(monkeypatch)
 
 
-def test_the_words_of_a_model_are_those_of_transformers(
-    folder: Path, kind: str, network: list[object]
-) -> None:
+@pytest.mark.parametrize("kind", ["blip", "git"])
+def test_the_words_are_those_of_transformers(tmp_path: Path, kind: str, network: list[object]) -> None:
+    pytest.importorskip("torch")
     t = pytest.importorskip("transformers")
+    folder = tiny_captioner.make(tmp_path, kind)
     describe = Captioner.load(folder, download=True)
     words = describe(PHOTO)
     model = t.AutoModelForImageTextToText.from_pretrained(folder)
     processor = t.AutoProcessor.from_pretrained(folder)
-    tokens = model.generate(
-        **processor(images=PHOTO, return_tensors="pt"), do_sample=False, max_new_tokens=64
-    )
-    assert words == processor.decode(tokens[0], skip_special_tokens=True) and {*words.split()} & {*WORDS[6:]}
+    inputs = processor(images=PHOTO, return_tensors="pt")
+    tokens = model.generate(**inputs, do_sample=False, max_new_tokens=captioner.TOKENS)
+    assert words == processor.decode(tokens[0], skip_special_tokens=True)
+    assert {*words.split()} & {*tiny_captioner.WORDS[6:]}
     assert describe(PHOTO) == words and not network
-
-
-def test_a_run_writes_the_words_and_repeats_them_alone(
-    folder: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settings, "check_captions", lambda *_: None)  # the shipped versions read no text
-    file = save(Path("in/a.png"), (40, 48))
-    assert call("in", "-o", "out", "--captions", "auto", "--captioner", folder) == 0
-    words = Captioner.load(folder)(Image.open(file).convert("RGB"))
-    assert json.loads(Path("out/a.json").read_text())["caption"] == words
-    monkeypatch.setattr(captioner, "loaded", None)
-    assert call("--from-sidecar", "out/a.json", "-o", "again") == 0
-    assert [request.caption for request, *_ in fake.seen] == [words, words]
 
 
 def copied(folder: Path, place: Path) -> Path:
@@ -175,7 +108,6 @@ def copied(folder: Path, place: Path) -> Path:
 def test_only_whole_safetensors_weights_are_read(folder: Path, tmp_path: Path, network: list[object]) -> None:
     torch = pytest.importorskip("torch")
     pickled = copied(folder, tmp_path / "pickled")
-    weights = load_weights(pickled / "model.safetensors")
     torch.save({}, pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
     with pytest.raises(UserError, match="cannot be loaded .*model.safetensors.*give an image-to-text model"):
@@ -220,29 +152,29 @@ def test_a_name_is_read_from_the_cache(cache: Path, folder: Path, network: list[
 
 
 def test_nothing_is_downloaded_unasked(
-    cache: Path,
-    fake: Fake,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    network: list[object],
+    cache: Path, monkeypatch: pytest.MonkeyPatch, network: list[object]
 ) -> None:
     """Not even what an interrupted download lacks."""
-    monkeypatch.setattr(settings, "check_captions", lambda *_: None)
     (cache / "model.safetensors").unlink()
-    save(Path("in/a.png"))
-    flags = ("in", "-o", "out", "--captions", "auto", "--captioner")
     for name in ("some/tiny", "some/other"):
-        with pytest.raises(MissingWeightsError, match="Pass download=True, or the folder"):
+        with pytest.raises(
+            MissingWeightsError, match=f"{name}: from huggingface.co.* Pass download=True, or the"
+        ):
             Captioner.load(name)
-        assert call(*flags, name) == 1
-        assert complaint(capsys) == (
-            f"diffbir restore: the weights are not here. Captioner {name}: from huggingface.co, kept in transformers' "
-            "cache. Give --yes to download them\n"
-        )
     monkeypatch.setenv("DIFFBIR_OFFLINE", "1")
-    assert call(*flags, "some/other", "--yes") == 1
-    assert "DIFFBIR_OFFLINE forbids a download" in complaint(capsys)
+    with pytest.raises(MissingWeightsError, match="DIFFBIR_OFFLINE forbids a download"):
+        Captioner.load("some/other", download=True)
     assert not network
+
+
+def test_a_model_in_parts_is_here_with_all_of_them(cache: Path) -> None:
+    whole = cache / "model.safetensors"
+    parts = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    (cache / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    shutil.move(whole, cache / parts["a"])
+    assert not captioner.is_cached("some/tiny")
+    (cache / parts["b"]).touch()
+    assert captioner.is_cached("some/tiny")
 
 
 def test_with_yes_it_is_downloaded(
@@ -258,7 +190,8 @@ def test_with_yes_it_is_downloaded(
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "missing/", "file"])
-def test_what_is_no_name_is_one_line(cache: Path, here: Path, name: str) -> None:
+def test_what_is_no_name_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(cache)
     Path("file").touch()
     with pytest.raises(UserError, match=f"the captioner {name} is no folder, and no name of a model"):
         Captioner.load(name)
@@ -266,8 +199,6 @@ def test_what_is_no_name_is_one_line(cache: Path, here: Path, name: str) -> None
 
 def test_weights_that_are_missing_are_not_drawn(folder: Path, tmp_path: Path) -> None:
     partly = copied(folder, tmp_path / "partly") / "model.safetensors"
-    from safetensors.numpy import load_file, save_file
-
     weights = load_file(partly)
     gone = sorted(name for name in weights if "layer.1" in name or "layers.1" in name)
     save_file({name: value for name, value in weights.items() if name not in gone}, partly, {"format": "pt"})
@@ -277,9 +208,8 @@ def test_weights_that_are_missing_are_not_drawn(folder: Path, tmp_path: Path) ->
         Captioner.load(partly.parent)
 
 
-def test_a_prompt_begins_the_caption_of_blip(folder: Path, kind: str) -> None:
-    if kind == "blip":
-        assert Captioner.load(folder, "a red")(PHOTO).startswith("a red")
+def test_a_prompt_begins_the_caption_of_blip(folder: Path) -> None:
+    assert Captioner.load(folder, "a red")(PHOTO).startswith("a red")
 
 
 def test_a_model_that_fails_is_one_line(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Captioners of transformers: tiny ones, drawn at random, from folders and from transformers' cache."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -186,7 +187,7 @@ def test_with_yes_it_is_downloaded(
     for name in ("some/tiny", "some/other"):
         Captioner.load(name, download=True)
     assert asked == [("some/tiny", True), ("some/other", False)]
-    assert capsys.readouterr().err.startswith("downloading Captioner some/other: from huggingface.co")
+    assert "downloading Captioner some/other: from huggingface.co" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "missing/", "file"])
@@ -213,7 +214,8 @@ def test_a_prompt_begins_the_caption_of_blip(folder: Path) -> None:
 
 
 def test_a_model_that_fails_is_one_line(folder: Path) -> None:
-    describe = Captioner.load(folder)
-    describe.processor.image_processor.do_resize = False
-    with pytest.raises(UserError, match=r"the captioner .* fails \(\w+: .*\); give another prompt for it"):
+    describe = dataclasses.replace(Captioner.load(folder), model=None)
+    with pytest.raises(
+        UserError, match=r"the captioner .* fails \(AttributeError: .*\); give another prompt for it"
+    ):
         describe(PHOTO)

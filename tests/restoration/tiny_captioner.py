@@ -23,7 +23,7 @@ def make(folder: Path, kind: str) -> Path:
     """Write a captioner, "blip" or "git", into a folder; needs transformers and torch."""
     t = importlib.import_module("transformers")
     t.set_seed(1)
-    tokenizer = t.BertTokenizer({word: place for place, word in enumerate(WORDS)})
+    tokenizer = t.BertTokenizer({word: place for place, word in enumerate(WORDS)}, bos_token="[DEC]")
     if kind == "blip":
         text = {"encoder_hidden_size": 32, "projection_dim": 32, "bos_token_id": 5, "sep_token_id": 3}
         config = t.BlipConfig(text_config=READING | text, vision_config=SIGHT, projection_dim=32)

@@ -136,6 +136,8 @@ def is_cached(name: str) -> bool:
         return found if isinstance(found, str) else None
 
     try:
+        if Path(name).exists():
+            raise ValueError("a file")
         config, whole, index = map(
             cached, ("config.json", "model.safetensors", "model.safetensors.index.json")
         )
@@ -156,7 +158,7 @@ def loaded(name: str, prompt: str, local: bool) -> Captioner:
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     safe = {"local_files_only": local, "trust_remote_code": False}
     try:
-        with quiet(bars=not local):
+        with quiet(local):
             processor = transformers.AutoProcessor.from_pretrained(name, **safe)
             model, report = transformers.AutoModelForImageTextToText.from_pretrained(
                 name, use_safetensors=True, dtype="float32", output_loading_info=True, **safe
@@ -175,17 +177,25 @@ def loaded(name: str, prompt: str, local: bool) -> Captioner:
 
 
 @contextlib.contextmanager
-def quiet(bars: bool = False) -> Iterator[None]:
-    """A context in which transformers says nothing and, unless it downloads, shows no bars."""
+def quiet(local: bool = True) -> Iterator[None]:
+    """A context in which transformers says nothing; unless `local` is False, it uses no network and shows no bars."""
     logging = importlib.import_module("transformers").utils.logging
-    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    constants = importlib.import_module("huggingface_hub").constants
+    level, shown, offline = (
+        logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+        constants.HF_HUB_OFFLINE,
+    )
     logging.set_verbosity_error()
-    (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+    (logging.disable_progress_bar if local else logging.enable_progress_bar)()
+    # `local_files_only` alone leaves some requests, for a model in the cache.
+    constants.HF_HUB_OFFLINE = local or offline
     try:
         yield
     finally:
         logging.set_verbosity(level)
         (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+        constants.HF_HUB_OFFLINE = offline
 
 
 def reduced(image: Image.Image) -> Image.Image:

@@ -1,15 +1,22 @@
 """Captions of the inputs: words for what each photo shows, in front of the prompt."""
 
 import csv
+import os
 import unicodedata
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from diffbir_jax.batch.names import some
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.data.caption_rows import KINDS, first_text, named, rows
 from diffbir_jax.data.captions import clean, decoded, is_caption
+from diffbir_jax.files.checked import file_name, read_checked
 from diffbir_jax.files.errors import ImageFileError, reason
 from diffbir_jax.imaging.listing import stem_of
 
@@ -40,8 +47,7 @@ def captions_of(place: Path | None, names: Mapping[Path, Path]) -> dict[Path, st
             f"{place}: has {what}; give a folder with NAME.txt for each, or a .csv or .jsonl file with file_name and "
             "caption"
         )
-    if bare := [str(path) for path in names if path not in found]:
-        warnings.warn(f"{place}: no caption for {some(bare)}; restored with --pos-prompt alone", stacklevel=2)
+    tell_bare(str(place), (path for path in names if path not in found))
     return found
 
 
@@ -53,7 +59,73 @@ def _plain(text: str, path: Path, place: Path) -> str:
         raise ImageFileError(
             f"{place}: the caption of {path} has a half of a character (a lone surrogate); mend it"
         ) from None
+    return tidy(text)
+
+
+def earlier_captions(sidecars: Mapping[Path, Path]) -> dict[Path, str]:
+    """Return the captions of an earlier run, from sidecars: that of the input's result, or one that lists the input.
+
+    So both a repetition of the run and a second run over its results have its captions. Inputs without are told.
+
+    Args:
+        sidecars: inputs, and where the sidecars of their results belong; those of earlier results are beside inputs.
+
+    Raises:
+        ImageFileError: no input has a caption.
+    """
+    texts = {path: _earlier(path, sidecar) for path, sidecar in sidecars.items()}
+    found = {path: text for path, text in texts.items() if text}
+    if not found:
+        raise ImageFileError(
+            "--captions sidecars: no input has a sidecar of an earlier run with a caption, neither in --output nor "
+            "beside the input; give the --output of that run"
+        )
+    tell_bare("--captions sidecars", (path for path in sidecars if path not in found))
+    return found
+
+
+def tidy(text: str) -> str:
+    """Return a caption in one line, as long as sidecars take it."""
     return " ".join(text.split())[:LONGEST]
+
+
+def tell_bare(source: str, bare: Iterable[Path]) -> None:
+    """Warn of inputs without a caption."""
+    if names := [str(path) for path in bare]:
+        warnings.warn(
+            f"{source}: no caption for {some(names)}; restored with --pos-prompt alone", stacklevel=3
+        )
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What captions need of a sidecar."""
+
+    format: Literal[1]
+    name: str
+    outputs: list[str]
+    caption: Annotated[str, Field(max_length=LONGEST)] = ""
+
+
+def _earlier(path: Path, sidecar: Path) -> str:
+    """The caption of an input from a sidecar; "" if there is none."""
+    own = _read_sidecar(sidecar)
+    if own is not None and file_name(own.name) == path.name and own.caption:
+        return own.caption
+    # A file of another program may have such a name; it does not list the image.
+    beside = map(_read_sidecar, (path.with_suffix(".json"), path.with_name(f"{path.name}.json")))
+    made = (told for told in beside if told and path.name in map(file_name, told.outputs))
+    return next((told.caption for told in made), "")
+
+
+def _read_sidecar(path: Path) -> _Earlier | None:
+    """What a file says if it is a sidecar, else None."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        return read_checked(path, _Earlier, "sidecar", "leave it out")
+    except UserError:
+        return None
 
 
 def _beside(folder: Path, names: Mapping[Path, Path]) -> dict[Path, str]:

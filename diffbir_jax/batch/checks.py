@@ -75,12 +75,19 @@ def check_flags(args: argparse.Namespace, recipe: "Recipe") -> None:
 
 def check_captions(args: argparse.Namespace, recipe: "Recipe") -> None:
     """Raise FlagError for captions that no network reads."""
+    if args.captions != "auto" and (extra := flags_of(args.given & {"captioner", "captioner_prompt"})):
+        raise FlagError(f"{extra} belongs to --captions auto; give both, or leave it out")
     if args.captions is None:
         return
     if recipe.preset().text is None or recipe.stage1_only:
         raise FlagError(f"--version {recipe.version} reads no text here; leave --captions out")
     if recipe.faces is not None:
         raise FlagError("--task faces restores crops, for which --captions has no words; leave it out")
+    if args.captions == "auto" and not args.captioner:
+        raise FlagError(
+            "--captions auto needs a model that sees photos; give its folder or name as --captioner, such as "
+            "microsoft/git-large-coco (for a file named auto write ./auto)"
+        )
 
 
 def check_operator(recipe: "Recipe") -> None:

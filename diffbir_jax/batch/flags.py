@@ -1,6 +1,7 @@
 """The flags of `diffbir restore`: files, long runs and, from `restoration/flags.py`, networks and sampling."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ BASIC = (
 )
 FORMATS = ("png", "jpeg", "webp", "tiff", "same")
 BIT_DEPTHS = ("same", "8", "16")
+# Words of --captions.
+SIDECARS, AUTO = "sidecars", "auto"
 NOTHING = "no such file or folder; give an image or a folder of images"
 
 
@@ -108,11 +111,7 @@ def add_input_flags(group: argparse._ArgumentGroup) -> None:
         "subfolders below the common parent of all paths; a missing file does not stop the run (default: none)"
     )
     add("--list", metavar="FILE|-", help=paths)
-    words = (
-        "what each photo shows, in front of --pos-prompt, for versions that read text: a folder with NAME.txt for each "
-        "input, or a .csv or .jsonl file with file_name and caption (default: none)"
-    )
-    add("--captions", type=given_path, metavar="FILE|DIR", help=words)
+    add_caption_flags(group)
     again = (
         "make a result again, bit for bit; FILE is the .json file beside it and has all settings; if files have moved, "
         "give --input, --weights, --stage1 or --fidelity-mask (default: none)"
@@ -120,6 +119,32 @@ def add_input_flags(group: argparse._ArgumentGroup) -> None:
     add("--from-sidecar", type=given_path, metavar="FILE", help=again)
     most = "refuse images with more pixels than this, as a guard against decompression bombs"
     add("--max-pixels", type=count, default=MAX_PIXELS, metavar="N", help=f"{most} (default: %(default)s)")
+
+
+def add_caption_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare the flags for captions of the inputs."""
+    add = group.add_argument
+    words = (
+        "what each photo shows, in front of --pos-prompt, for versions that read text: a folder with NAME.txt for each "
+        f"input; a .csv or .jsonl file with file_name and caption; {SIDECARS}: those of an earlier run, beside its "
+        f"results; {AUTO}: by --captioner; or none; write ./{AUTO} for a folder of that name (default: none)"
+    )
+    add("--captions", type=captions_word, metavar=f"FILE|DIR|{SIDECARS}|{AUTO}", help=words)
+    model = (
+        f"the model for --captions {AUTO}: any image-to-text model of transformers, by its folder or its name on "
+        "huggingface.co, such as microsoft/git-large-coco; needs the extra [captions] (default: none)"
+    )
+    add("--captioner", type=os.path.expanduser, metavar="NAME|FOLDER", help=model)
+    question = (
+        "what --captioner is asked, or the beginning of all captions, depending on the model (default: for models that "
+        "chat to describe the photo in one sentence, for others nothing)"
+    )
+    add("--captioner-prompt", metavar="TEXT", help=question)
+
+
+def captions_word(text: str) -> str | Path | None:
+    """Return what --captions says: a word, a path, or None for none."""
+    return text if text in (SIDECARS, AUTO) else None if text == "none" else given_path(text)
 
 
 def add_output_flags(group: argparse._ArgumentGroup) -> None:

@@ -5,11 +5,11 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from diffbir_jax.batch.captions import captions_of
+from diffbir_jax.batch.captions import captions_of, earlier_captions
 from diffbir_jax.batch.names import Outputs, check_clashes, outputs_of, real_folder, some, suffix_of
 from diffbir_jax.batch.settings import Recipe, Settings
 from diffbir_jax.files.errors import ImageFileError
@@ -64,9 +64,9 @@ def find_jobs(settings: Settings, inputs: Inputs | None = None) -> tuple[list[Jo
     """
     names, others = inputs or find_inputs(settings)
     clean, masks = stage1_images(settings, names), fidelity_masks(settings, names)
-    grounds, captions = backgrounds(settings, names), captions_of(settings.captions, names)
     many = settings.list is not None or bool(settings.paths)
     many |= settings.input is not None and settings.input.is_dir()
+    grounds, captions = backgrounds(settings, names), given_captions(settings, names, many)
     jobs = [
         Job(
             path,
@@ -216,6 +216,20 @@ def backgrounds(settings: Settings, names: dict[Path, Path]) -> dict[Path, Path]
     """Return the ready background of each input; none unless --background is a folder. Errors as in `named_as`."""
     folder = settings.recipe.backs
     return {} if folder is None else named_as(names, folder, settings.output, "background")
+
+
+def given_captions(settings: Settings, names: dict[Path, Path], many: bool) -> dict[Path, str]:
+    """Return the caption of each input that has one before anything runs; those of "auto" come later.
+
+    Errors as in `captions_of` and `earlier_captions`.
+    """
+    if settings.captions == "auto":
+        return {}
+    if settings.captions != "sidecars":
+        return captions_of(settings.captions, names)
+    noted = replace(settings, sidecar=True)
+    sidecars = {path: outputs_of(noted, name, many).sidecar for path, name in names.items()}
+    return earlier_captions({path: sidecar for path, sidecar in sidecars.items() if sidecar})
 
 
 def named_as(names: dict[Path, Path], folder: Path, output: Path, what: str) -> dict[Path, Path]:

@@ -30,7 +30,8 @@ from diffbir_jax.sampling.options import Options
 
 # Characters of a path in a message: a sidecar may name any.
 LONGEST = 1000
-DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, "paths", "list", "captions", "auto", "memory_gb", "vae_norms"} - {
+WORDS = ("captions", "captioner", "captioner_prompt")
+DECIDED = {*RECIPE_FIELDS, *MADE_FLAGS, *WORDS, "paths", "list", "auto", "memory_gb", "vae_norms"} - {
     *PLACES,
     "operator",
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from diffbir_jax.batch.auto import Part, parts_of
+from diffbir_jax.batch.captioning import with_captions
 from diffbir_jax.batch.drive import Driver
 from diffbir_jax.batch.ends import Ends
 from diffbir_jax.batch.faces import advice, crop_networks, face_restorer
@@ -84,8 +85,10 @@ def run(work: Work) -> int:
     settings, ends = work.settings, work.ends
     done = {job for job in work.jobs if ends.is_done(job)} if settings.skip_existing else set()
     todo = [job for job in work.jobs if job not in done]
+    lost = ends.fetch(todo)
+    todo = with_captions(todo, lost, settings, ends)
     journal = Journal(todo, [job for job in work.jobs if job in done], work.others, ends)
-    for job, reason in ends.fetch(todo).items():
+    for job, reason in lost.items():
         journal.failed(job, reason)
     for job, reason in unfit(journal.left, settings.recipe).items():
         journal.failed(job, reason)

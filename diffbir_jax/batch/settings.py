@@ -150,7 +150,9 @@ class Settings:
         paths: several files or folders instead, or none.
         list: a file of paths, "-" for standard input, or None.
         guidance_map, fidelity_mask: a file or a folder each, or None.
-        captions: a folder of texts or a table, see `captions.captions_of`, or None.
+        captions: where words for the inputs are: a folder of texts or a table, see `captions.captions_of`; "sidecars",
+            see `captions.earlier_captions`; "auto", see `captioning.with_captions`; or None.
+        captioner, captioner_prompt: of "auto", see `restoration.captioner.Captioner`.
         skip_existing: whether to leave out inputs whose results all exist.
         sidecar: whether to write sidecars.
         open: whether a page of all results is written and opened.
@@ -172,7 +174,9 @@ class Settings:
     list: str | None = None
     guidance_map: Path | None = None
     fidelity_mask: Path | None = None
-    captions: Path | None = None
+    captions: Path | Literal["sidecars", "auto"] | None = None
+    captioner: str | None = None
+    captioner_prompt: str | None = None
     skip_existing: bool = False
     sidecar: bool = True
     open: bool = False

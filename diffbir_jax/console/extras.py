@@ -18,6 +18,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "tensorboardX",
     ),
     "buckets": ("fsspec",),
+    "captions": ("torch", "transformers"),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "uvicorn"),
 }
 EXTRAS["web"] = EXTRAS["serve"]

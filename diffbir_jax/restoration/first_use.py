@@ -88,4 +88,4 @@ def ask(text: str) -> None:
         raise MissingWeightsError(f"the weights are not here. {text}. Give --yes to download them")
     print(f"The weights are not here. {text}.\nDownload them? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise MissingWeightsError("nothing is downloaded; --weights DIR uses weights that you have")
+        raise MissingWeightsError("nothing is downloaded; give the folder of weights that you have")

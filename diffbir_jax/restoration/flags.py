@@ -43,7 +43,10 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         "is its strength, 1 if left out; give it again for several (default: none)"
     )
     add("--lora", type=lora_word, action="append", metavar="FILE[:SCALE]", help=lora)
-    yes = "download the weights of --version realesrgan (46 MB, BSD-3-Clause) without asking, if they are not here"
+    yes = (
+        "download the weights of --version realesrgan (46 MB, BSD-3-Clause) or of --captioner without asking, if they "
+        "are not here"
+    )
     add("--yes", action="store_true", help=f"{yes} (default: off)")
     stage1 = (
         f"another stage 1: a NAME in --weights, a .safetensors file, {names.NO_STAGE1} to leave it out, or a folder of "

@@ -16,7 +16,7 @@ from diffbir_jax.imaging.bytes import resize_alpha, to_depth
 from diffbir_jax.imaging.canvas import from_depth
 from diffbir_jax.imaging.metadata import carried, image_tags, orientation_of
 from diffbir_jax.imaging.photo import Metadata, Photo
-from diffbir_jax.imaging.reading import read_photo
+from diffbir_jax.imaging.reading import over_white, read_photo, to_eight
 from diffbir_jax.imaging.samples import apart, from_pillow, upright
 
 if TYPE_CHECKING:
@@ -52,6 +52,17 @@ class Taken(NamedTuple):
             alpha = resize_alpha(self.alpha, (pixels.shape[0], pixels.shape[1]))
             samples = np.concatenate([samples, to_depth(from_depth(alpha), samples.dtype)[..., None]], axis=2)
         return self.give(samples)
+
+
+def seen(taken: Taken) -> Image.Image:
+    """Return a picture as people see it: Pillow's upright RGB image of 8 bits, transparency on white, no metadata."""
+    alpha = None if taken.alpha is None else _in_bytes(taken.alpha)
+    return Image.fromarray(over_white(Photo(_in_bytes(taken.pixels), alpha)))
+
+
+def _in_bytes(samples: np.ndarray) -> np.ndarray:
+    """Samples in 8 bits."""
+    return to_depth(samples, np.uint8) if samples.dtype.kind == "f" else to_eight(samples)
 
 
 def is_one(pictures: Picture | Iterable[Picture]) -> "TypeIs[Picture]":

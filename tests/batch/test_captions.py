@@ -133,6 +133,23 @@ def test_a_job_has_its_caption(here: Path) -> None:
     assert job.caption == "a boat"
 
 
+@pytest.mark.parametrize("word", ["auto", "sidecars", "none"])
+def test_a_file_may_be_named_as_a_word(here: Path, word: str) -> None:
+    save(Path("in/a.jpg"))
+    Path(word).mkdir()
+    Path(word, "a.txt").write_text("a boat", "utf-8")
+    (job,), _ = find_jobs(
+        settings_from(parse(["in", "-o", "out", "--version", "v2.1", "--captions", f"./{word}"]))
+    )
+    assert job.caption == "a boat"
+
+
+def test_none_is_no_captions_for_any_version(here: Path) -> None:
+    save(Path("in/a.jpg"))
+    (job,), _ = find_jobs(settings_from(parse(["in", "-o", "out", "--captions", "none"])))
+    assert job.caption == ""
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -160,3 +177,43 @@ def test_a_sidecar_has_the_caption_and_repeats_it(
     assert [request.caption for request, *_ in fake.seen] == ["a boat", "a boat"]
     assert call("--from-sidecar", "out/a.json", "-o", "again", "--captions", "words.csv") == 2
     assert "--from-sidecar decides --captions" in complaint(capsys)
+
+
+def sidecars(*more: str) -> list[str]:
+    return ["-o", "out", "--captions", "sidecars", *more]
+
+
+def test_captions_of_an_earlier_run(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings may change, and its results may be restored again."""
+    monkeypatch.setattr(settings, "check_captions", lambda *_: None)  # the shipped versions read no text
+    save(Path("in/a.png"))
+    save(Path("in/b.png"))
+    Path("words.csv").write_text("file,caption\na.png,a boat\nb.png,snow\n", "utf-8")
+    assert call("in", "-o", "out", "--captions", "words.csv") == 0
+    Path("words.csv").unlink()
+    assert call("in", "-o", "out", "--captions", "sidecars", "--seed", "5") == 0
+    assert call("in", "-o", "out", "--captions", "sidecars", "--no-sidecar") == 0
+    assert call("out", "-o", "twice", "--captions", "sidecars") == 0
+    said = [request.caption for request, *_ in fake.seen]
+    assert [sorted(said[start : start + 2]) for start in range(0, 8, 2)] == [["a boat", "snow"]] * 4
+    assert json.loads(Path("twice/a.json").read_text())["caption"] == "a boat"
+
+
+def test_json_of_others_is_no_sidecar_of_the_image(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Nor is the sidecar of another image."""
+    monkeypatch.setattr(settings, "check_captions", lambda *_: None)
+    save(Path("in/a.png"))
+    told = {"format": 1, "name": "b.png", "outputs": ["b.png"], "caption": "a boat"}
+    for folder in ("in", "out"):
+        Path(folder).mkdir(exist_ok=True)
+        Path(folder, "a.json").write_text(json.dumps(told), "utf-8")
+    Path("in/a.png.json").write_text('{"title": "a.png", "description": "my house"}', "utf-8")
+    assert call("in/a.png", *sidecars()) == 1
+    assert "no input has a sidecar of an earlier run with a caption" in complaint(capsys)
+    Path("in/a.json").write_text(json.dumps(told | {"outputs": ["a.png"]}), "utf-8")
+    save(Path("in/c.png"))
+    assert call("in", *sidecars()) == 0
+    assert sorted(request.caption for request, *_ in fake.seen) == ["", "a boat"]
+    assert "--captions sidecars: no caption for in/c.png" in capsys.readouterr().err

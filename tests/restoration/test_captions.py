@@ -1,13 +1,15 @@
 """Captions: each image of a batch has its own prompt."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.clip import CLIPTextConfig
-from diffbir_jax.restoration import generator
+from diffbir_jax.restoration import generator, restore
 from diffbir_jax.restoration.restorer import Request, Restorer
 from tests.micro import FEW, MICRO_TEXT, micro, picture, restorer, text
 
@@ -65,3 +67,32 @@ def test_where_no_network_reads_text_a_caption_is_refused() -> None:
 def test_embeddings_and_captions_exclude_each_other(reader: Restorer) -> None:
     with pytest.raises(UserError, match="leave one of them out"):
         list(reader.restore_many([Request(PHOTOS[0], caption="a boat")], 1, FEW, context=text(0.1, 0.2)))
+
+
+def test_a_function_describes_each_picture_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees the picture as people do: upright, 8 bits, on white, and without metadata, whatever was given."""
+    monkeypatch.setattr(restore, "loaded", lambda *_: SimpleNamespace(preset=READER))
+    monkeypatch.setattr(
+        restore, "_restored", lambda _, taken, requests, *__: [each.caption for each in requests]
+    )
+    deep = np.dstack([PHOTOS[0].astype(np.uint16) * 257, np.zeros((24, 24), np.uint16)])
+    turned = Image.fromarray(PHOTOS[1][:, :16])
+    exif = turned.getexif()
+    exif[0x010E], exif[0x0112] = "my address", 6
+    turned.info["exif"] = exif.tobytes()
+    looks: list[Image.Image] = []
+
+    def describe(image: Image.Image) -> str:
+        looks.append(image)
+        return f"photo {len(looks)}"
+
+    found = restore.restore([deep, turned, PHOTOS[1] / np.float32(255)], caption=describe)
+    assert found == ["photo 1", "photo 2", "photo 3"]
+    assert [(image.mode, image.size, dict(image.getexif()), image.info) for image in looks] == [
+        ("RGB", size, {}, {}) for size in ((24, 24), (24, 16), (24, 24))
+    ]
+    assert np.asarray(looks[0]).min() == 255
+    np.testing.assert_array_equal(np.asarray(looks[1]), np.rot90(PHOTOS[1][:, :16], -1))
+    np.testing.assert_array_equal(np.asarray(looks[2]), PHOTOS[1])
+    with pytest.raises(UserError, match="gave a int for a picture"):
+        restore.restore(PHOTOS[0], caption=lambda image: 3)

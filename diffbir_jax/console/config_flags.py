@@ -60,7 +60,9 @@ def setting_like(word: str, given: str | None) -> str:
 def explained(parser: Parser, args: argparse.Namespace) -> str:
     """Return the help: with the settings of the configuration, or with the list of configurations."""
     if args.config is None:
-        rows = [f"  {name:14}{text}" for name, text in configurations.names().items()]
+        known = configurations.names()
+        width = max(map(len, known))
+        rows = [f"  {name:{width}} {text}" for name, text in known.items()]
         return "\n".join([parser.format_help(), "configurations:", *rows])
     rows = [f"  {row}" for row in configurations.settings(read_config(parser, args, ()))]
     return "\n".join([parser.format_help(), f"settings of {args.config}:", *rows])

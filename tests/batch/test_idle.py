@@ -26,13 +26,15 @@ from diffbir_jax.batch.settings import settings_from
         ("--stage1-only --texture 0.5 --upscale 4", ""),
         (
             "--task face",
-            "--task face has no effect: one-step has one set of networks for all tasks; for the faces of",
+            "--task face has no effect: one-step has no networks of its own for this task; for the faces of",
         ),
         (
             "--task denoise --version tiny",
-            "--task denoise has no effect: tiny has one set of networks for all tasks",
+            "--task denoise has no effect: tiny has no networks of its own for this task",
         ),
         ("--task face --version v2", ""),
+        ("--task denoise", ""),
+        ("--task denoise --version v2.1", "--task denoise has no effect: v2.1 has no networks of its own"),
         ("--task sr", ""),
         ("--task faces --version tiny --texture 0.5", ""),
     ],

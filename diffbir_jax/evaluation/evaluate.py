@@ -12,7 +12,16 @@ from diffbir_jax.evaluation.cache import Cache, Outcome
 from diffbir_jax.evaluation.metric import Metric, Setup
 from diffbir_jax.evaluation.pairs import Case, check_cases, match_cases
 from diffbir_jax.evaluation.result import Column, Image, Result, Summary, write_result
-from diffbir_jax.evaluation.scoring import Scorer, Scorers, fill, inputs, load_scorers, set_keys, versions
+from diffbir_jax.evaluation.scoring import (
+    Scorer,
+    Scorers,
+    fill,
+    inputs,
+    load_scorers,
+    set_keys,
+    truth_digests,
+    versions,
+)
 from diffbir_jax.evaluation.tables import CUT, DEVIATION
 from diffbir_jax.files.folders import make_folder
 from diffbir_jax.imaging.photo import MAX_PIXELS
@@ -165,6 +174,7 @@ def _protocol(evaluation: Evaluation, cases: Sequence[Case], scorers: Sequence[S
                 for each in scorers
             },
         }
+        | _reference(evaluation, scorers)
         # Only if it was asked for, so that other results stay comparable with those of before.
         | ({CROP_TO_COMMON: True} if evaluation.crop_to_common else {}),
         **({CUT: sum(case.cut is not None for case in cases)} if evaluation.crop_to_common else {}),
@@ -172,6 +182,16 @@ def _protocol(evaluation: Evaluation, cases: Sequence[Case], scorers: Sequence[S
         "folders": {"pred": [path.resolve().name for path in evaluation.preds]}
         | {key: path.resolve().name for key, path in folders.items() if path is not None},
     }
+
+
+def _reference(evaluation: Evaluation, scorers: Sequence[Scorer]) -> dict[str, object]:
+    """The set of images that takes the place of ground truths in "set" metrics, if there is one."""
+    used = next((scorer for scorer in scorers if scorer.reference), None)
+    folder = evaluation.setup.reference
+    if used is None or folder is None:
+        return {}
+    digest = hashlib.sha256("".join(truth_digests((), used)).encode()).hexdigest()
+    return {"reference": {"folder": folder.name, "images": len(used.reference), "sha256": digest}}
 
 
 def _shown(path: Path, folder: Path) -> str:

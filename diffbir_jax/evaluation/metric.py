@@ -24,10 +24,12 @@ class Setup:
     Attributes:
         crop: pixels along every edge that PSNR and SSIM leave out.
         weights: folder of the networks of learned metrics, or None.
+        reference: folder of the images that "set" metrics compare with where there are no ground truths, or None.
     """
 
     crop: int = 0
     weights: Path | None = None
+    reference: Path | None = None
 
 
 class SetScore(NamedTuple):

@@ -23,7 +23,9 @@ from diffbir_jax.console.threads import in_threads
 from diffbir_jax.evaluation.cache import Cache, Outcome
 from diffbir_jax.evaluation.metric import Kind, Metric, SetScore, Setup, UnavailableError
 from diffbir_jax.evaluation.pairs import Case
+from diffbir_jax.files.digest import known_sha256
 from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.imaging.listing import list_folder
 from diffbir_jax.weights.safetensors import checksum
 
 
@@ -37,6 +39,7 @@ class Scorer:
         checksums: CRC-32 of the weights files that it read, by name.
         versions: versions of the packages that compute, by name.
         crop: see `Setup`; 0 if the metric does not use it.
+        reference: images that a "set" metric compares with, if there are no ground truths.
     """
 
     metric: Metric
@@ -44,6 +47,7 @@ class Scorer:
     checksums: Mapping[str, str]
     versions: Mapping[str, str]
     crop: int
+    reference: tuple[Path, ...] = ()
 
     @functools.cached_property
     def stamp(self) -> str:
@@ -67,10 +71,11 @@ class Scorers(NamedTuple):
 def load_scorers(metrics: Sequence[Metric], setup: Setup, like: Case) -> Scorers:
     """Load metrics for cases such as `like`: with or without ground truth, with one or several seeds."""
     ready: list[Scorer] = []
+    reference = reference_images(setup, like)
     unavailable: dict[str, str] = {}
     for metric in metrics:
         try:
-            if reason := lacks(metric.kind, like):
+            if not (metric.kind == "set" and reference) and (reason := lacks(metric.kind, like)):
                 raise UnavailableError(reason)
             function = metric.load(setup)
         except UnavailableError as error:
@@ -79,8 +84,22 @@ def load_scorers(metrics: Sequence[Metric], setup: Setup, like: Case) -> Scorers
         # Taken after loading: the files exist now.
         checksums = {name: _checksum(setup, name) for name in metric.files}
         crop = setup.crop if metric.cropped else 0
-        ready.append(Scorer(metric, function, checksums, versions(metric.packages), crop))
+        others = reference if metric.kind == "set" else ()
+        ready.append(Scorer(metric, function, checksums, versions(metric.packages), crop, others))
     return Scorers(tuple(ready), unavailable)
+
+
+def reference_images(setup: Setup, like: Case) -> tuple[Path, ...]:
+    """Return the images of the reference set, sorted; none if there are ground truths or no such set."""
+    if like.gt is not None or setup.reference is None:
+        return ()
+    return tuple(sorted(list_folder(setup.reference).images))
+
+
+def truth_digests(cases: Sequence[Case], scorer: Scorer) -> list[str]:
+    """Return SHA-256 of each image that a "set" metric compares with."""
+    own = [case.digests[case.gt] for case in cases if case.gt is not None]
+    return own or [known_sha256(path) for path in scorer.reference]
 
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
@@ -135,7 +154,7 @@ def inputs(kind: Kind, case: Case) -> list[tuple[Path, ...]]:
 
 def set_keys(cases: Sequence[Case], scorer: Scorer) -> list[str]:
     """The keys of a "set" metric's scores, one per seed."""
-    truths = [case.digests[case.gt] for case in cases if case.gt is not None]
+    truths = truth_digests(cases, scorer)
     seeds = zip(*([case.digests[pred] for pred in case.preds] for case in cases))
     cuts = [list(case.cut) if case.cut else None for case in cases]
     more = [cuts] if any(cuts) else []
@@ -179,16 +198,18 @@ def _fill_sets(cases: Sequence[Case], scorer: Scorer, cache: Cache) -> None:
     if not missing:
         return
 
-    def features(paths: Sequence[Path | None]) -> np.ndarray:
-        bar = tallied(paths, f"features of {scorer.metric.title}", len(paths))
-        pairs = ((case, path) for case, path in zip(cases, bar) if path is not None)
-        read = in_threads(lambda pair: pair[0].read(pair[1]), pairs)
+    def features(files: Sequence[tuple[Case, Path]]) -> np.ndarray:
+        bar = tallied(files, f"features of {scorer.metric.title}", len(files))
+        read = in_threads(lambda pair: pair[0].read(pair[1]), bar)
         return np.stack([function.features(image) for image in read])
 
     # Lazy: if the predictions fail, the ground truths are never processed.
-    truths = functools.cache(lambda: features([case.gt for case in cases]))
+    own = [(case, case.gt) for case in cases if case.gt is not None]
+    # Images of the reference set are no cases: they are read as they are.
+    others = [(Case(path.name, ()), path) for path in scorer.reference]
+    truths = functools.cache(lambda: features(own or others))
     for seed, key in missing:
-        paths = [case.preds[seed] for case in cases]
+        paths = [(case, case.preds[seed]) for case in cases]
         cache.put(key, attempt(lambda paths=paths: function.distance(features(paths), truths())))
 
 

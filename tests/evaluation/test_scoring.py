@@ -289,3 +289,36 @@ def test_sets_see_images_of_the_common_size(folders: Path):
     save(folders / "pred/b.png", 3, (17, 16))
     assert score(folders, [metric], crop_to_common=True).summary["d"].mean == 12
     assert seen == [(16, 16, 3)] * 12
+
+
+def mean_gap(seen: list[float]) -> Metric:
+    """A set metric, the difference of mean gray levels, that notes the images it reads."""
+
+    def features(image: np.ndarray) -> np.ndarray:
+        seen.append(float(image.mean()))
+        return image.mean((0, 1))
+
+    made = SetScore(features, lambda a, b: float(a.mean() - b.mean()))
+    return Metric("set", "SET", "set", "lower", lambda setup: made)
+
+
+def test_a_set_without_ground_truths_is_compared_with_a_reference_set(folders: Path):
+    """Of another number of images; it is part of the protocol, and read once."""
+    seen: list[float] = []
+    setup = Setup(reference=fill_folder(folders / "real", ["x.png", "y.png"], first=1))
+    result = score(folders, [mean_gap(seen)], gt=None, setup=setup)
+    assert result.summary["set"].mean == pytest.approx(3.0 - 1.5)
+    reference = result.protocol["scoring"]["reference"]
+    assert (reference["folder"], reference["images"], len(seen)) == ("real", 2, 5)
+    assert score(folders, [mean_gap(seen)], gt=None, setup=setup) == result and len(seen) == 5
+    save(folders / "real/y.png", level=4)
+    other = score(folders, [mean_gap(seen)], gt=None, setup=setup)
+    assert other.summary["set"].mean == pytest.approx(3.0 - 2.5)
+    assert other.protocol["scoring"]["reference"]["sha256"] != reference["sha256"]
+
+
+def test_ground_truths_come_before_a_reference_set(folders: Path):
+    setup = Setup(reference=folders / "lq")
+    result = score(folders, [mean_gap([])], setup=setup)
+    assert result.summary["set"].mean == pytest.approx(2.0) and "reference" not in result.protocol["scoring"]
+    assert score(folders, [mean_gap([])], gt=None).unavailable == {"set": "needs --gt"}

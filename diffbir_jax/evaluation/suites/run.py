@@ -112,12 +112,19 @@ def _scored(run: SuiteRun, job: Job, metrics: Sequence[Metric]) -> Result:
     if len(preds) > 1:
         metrics = tuple(dict.fromkeys((*metrics, *select(["lstd"]))))
     # The suite fixes the crop: its scores must be comparable with published ones.
-    setup = Setup(run.suite.crop, run.weights)
+    setup = Setup(run.suite.crop, run.weights, _reference(run, job))
     return evaluate(
         Evaluation(
             job.method.title, preds, job.folder, metrics, job.images.gt, job.images.lq, setup, protocol
         )
     )
+
+
+def _reference(run: SuiteRun, job: Job) -> Path | None:
+    """The folder that FID is taken against, if the data set names one and it is there."""
+    name = job.images.dataset.reference
+    folder = run.data / name if run.data and name else None
+    return folder if folder and folder.is_dir() else None
 
 
 def _summary(suite: Suite, images: Images) -> dict[str, object]:

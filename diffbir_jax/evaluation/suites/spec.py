@@ -38,6 +38,7 @@ class Dataset:
         whole: whether they are whole photos, whose faces are restored and pasted.
         own: whether it is the user's: any number of images, and left out if its folder is missing.
         metrics: replace the suite's, if there are any.
+        reference: the entry of `Suite.references` that FID is taken against, "" for the ground truths.
     """
 
     name: str
@@ -47,6 +48,22 @@ class Dataset:
     whole: bool = False
     own: bool = False
     metrics: tuple[str, ...] = ()
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published set of clean images that FID compares results with.
+
+    Attributes:
+        name: its folder below `--data`; it may have subfolders.
+        images: number of images.
+        published: where to get it.
+    """
+
+    name: str
+    images: int
+    published: str
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,7 @@ class Suite:
             stability; other scales use the first.
         datasets: the images to restore.
         versions: how each version of the networks samples.
+        references: the sets that FID may be taken against.
         sha256: SHA-256 of files below the suite's folder, by path, if it ships its images.
     """
 
@@ -111,6 +129,7 @@ class Suite:
     seeds: tuple[int, ...]
     datasets: tuple[Dataset, ...]
     versions: Mapping[str, Point]
+    references: tuple[Reference, ...] = ()
     sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -154,6 +173,9 @@ def _check(suite: Suite) -> None:
             raise UserError(
                 f"{name} is {getattr(suite, name)}; allowed are whole numbers of at least {least}"
             )
+    known = {"", *(each.name for each in suite.references)}
+    if unknown := [each for each in suite.datasets if each.reference not in known]:
+        raise UserError(f"{unknown[0].name}: no entry of references is named {unknown[0].reference!r}")
     for version, point in suite.versions.items():
         # Called for its checks: a wrong value must not appear after hours of restoring.
         point.options(version)

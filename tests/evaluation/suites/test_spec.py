@@ -53,6 +53,11 @@ def test_values_of_the_file_take_the_place_of_defaults(tmp_path: Path) -> None:
         ('"rm", ', '"rms", ', r"methods\[1\] is 'rms', wanted is 'bicubic' or"),
         ("images = 2", 'images = "2"', r"datasets\[0\].images is '2', wanted is a whole number"),
         ("truths = true", "truths = 1", r"datasets\[0\].truths is 1, wanted is true or false"),
+        (
+            'published = "a drawer"',
+            'published = "a drawer"\nreference = "FFHQ"',
+            "pair: no entry of references is named 'FFHQ'",
+        ),
         ("upscale = 2", "upscale = 0", "upscale is 0; allowed are whole numbers of at least 1"),
         ("crop = 2", "crop = -1", "crop is -1; allowed are whole numbers of at least 0"),
         ("seeds = [5, 6]", "seeds = []", "datasets, methods, metrics and seeds need an entry each"),

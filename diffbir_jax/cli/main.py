@@ -46,6 +46,7 @@ PROGRAMS = {
     "finetune": Program("diffbir_jax.cli.finetune", "adapt a version to a few photos by a LoRA"),
     "sweep": Program("diffbir_jax.cli.sweep", "train all combinations of some settings"),
     "evaluate": Program("diffbir_jax.cli.evaluate", "score results, and compare scores"),
+    "reproduce": Program("diffbir_jax.cli.reproduce", "run a table of the paper, and compare its numbers"),
     "convert": Program("diffbir_jax.cli.convert_weights", "convert published weights, and back"),
     "weights": Program("diffbir_jax.weights.__main__", "list, fetch and find the published weights"),
     "data prepare": Program("diffbir_jax.data.prepare", "check photos and pack them into shards"),

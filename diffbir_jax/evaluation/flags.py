@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffbir_jax.console.errors import UserError
@@ -76,8 +77,13 @@ def check_folders(parser: Parser, args: argparse.Namespace) -> None:
     }
     for flag, folders in named.items():
         for folder in folders:
-            if folder is not None and not folder.is_dir():
-                parser.refuse(f"{folder}: no such folder; give one as --{flag} DIR")
+            check_folder(parser, flag, folder)
+
+
+def check_folder(parser: Parser, flag: str, folder: Path | None) -> None:
+    """Exit with one line if the folder of a flag is given and not there."""
+    if folder is not None and not folder.is_dir():
+        parser.refuse(f"{folder}: no such folder; give one as --{flag} DIR")
 
 
 def check_mode(parser: Parser, args: argparse.Namespace) -> None:
@@ -135,10 +141,15 @@ def add_scoring_flags(group: argparse._ArgumentGroup) -> None:
     add("--metrics", type=metric_names, metavar="NAME,...", help=metrics)  # pyright: ignore[reportArgumentType]
     crop = "leave out N pixels along every edge in PSNR and SSIM; often the upscaling factor (default: 0)"
     add("--crop-border", type=whole, metavar="N", help=crop)
-    weights = "folder with the weights of learned metrics (default: none)"
-    add("--metric-weights", type=given_path, metavar="DIR", help=weights)
+    add_metric_weights_flag(group)
     name = "title of the row in tables (default: name of the folder; for several folders, of the first one's parent)"
     add("--name", metavar="TEXT", help=name)
+
+
+def add_metric_weights_flag(group: argparse._ArgumentGroup) -> None:
+    """Declare the flag for the networks of metrics."""
+    weights = "folder with the weights of learned metrics (default: none)"
+    group.add_argument("--metric-weights", type=given_path, metavar="DIR", help=weights)
 
 
 def add_compare_flags(group: argparse._ArgumentGroup) -> None:
@@ -150,11 +161,14 @@ def add_compare_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--runs", type=given_path, nargs="+", metavar="RUN", help=runs)
 
 
-def add_output_flags(group: argparse._ArgumentGroup) -> None:
-    """Declare the flags for outputs."""
+def add_output_flags(
+    group: argparse._ArgumentGroup,
+    needed: str = "required with --pred and --suite; --runs alone only prints",
+) -> None:
+    """Declare the flags for outputs; `needed` says when --output is required."""
     output = (
         "folder for result.json, images.csv, table.md, table.tex, report.html and the cache of scores; it is created "
-        "if missing (required with --pred and --suite; --runs alone only prints)"
+        f"if missing ({needed})"
     )
     group.add_argument("-o", "--output", type=given_path, metavar="DIR", help=output)
     intervals = "write the 95 %% bootstrap interval of each mean into the tables (default: on)"

@@ -54,7 +54,7 @@ def run_suites(args: argparse.Namespace) -> int:
     """Run a suite, and print the tables. A method or metric that cannot run is a failure only if the flags name it."""
     lacking, asked = False, args.methods or args.metrics or args.realesrgan
     for folder, results in run_suite(suite_run(args)).items():
-        located = [_located(result, folder / name) for name, result in results.items()]
+        located = [locate(result, folder / name) for name, result in results.items()]
         print(f"{plain(folder.name)}\n\n{publish(located, folder, args)}", flush=True)
         tell_place(folder, args.page)
         lacking |= any(
@@ -91,7 +91,7 @@ def publish(results: Sequence[Result], folder: Path, args: argparse.Namespace) -
     """
     text = write_tables(results, folder, args.intervals)
     if args.page:
-        write_report([_located(result, folder) for result in results if result.images], folder)
+        write_report([locate(result, folder) for result in results if result.images], folder)
     return text
 
 
@@ -112,5 +112,6 @@ def default_name(preds: Sequence[Path]) -> str:
     return first.name if len(preds) == 1 else first.parent.name
 
 
-def _located(result: Result, folder: Path) -> Result:
+def locate(result: Result, folder: Path) -> Result:
+    """Return a result of a folder with the absolute paths of its images."""
     return dataclasses.replace(result, images=tuple(with_files(image, folder) for image in result.images))

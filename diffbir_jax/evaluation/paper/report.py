@@ -92,7 +92,8 @@ def _facts(result: Result) -> list[str]:
     packages = ", ".join(f"{name} {version}" for name, version in sorted(result.versions.items()))
     suite, reference = result.protocol["suite"], scoring.get("reference")
     facts = [f"ours: suite {suite['name']} version {suite['version']}, row {result.name}, seeds {seeds}"]
-    facts += [f"ours: FID against {reference['folder']}, {reference['images']:,} images"] * bool(reference)
+    if reference:
+        facts.append(f"ours: FID against {reference['folder']}, {reference['images']:,} images")
     facts += [f"ours: weights of the networks, SHA-256 {weights}"] * bool(weights)
     return [*facts, *[f"ours: weights of metrics, CRC-32 {files}"] * bool(files), f"ours: {packages}"]
 

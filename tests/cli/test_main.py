@@ -100,6 +100,8 @@ MISTAKES = [
     ("finetune photos", "'photos' is not expected here; write --photos photos"),
     ("evaluate --pred photos --gt photos -o scores --metrics pnsr", "no such metric: pnsr; did you mean psnr?"),
     ("evaluate --pred photos", "--output is missing: give the folder for the result, -o DIR"),
+    ("reproduce fases -o out", "'fases' given; did you mean faces?"),
+    ("reproduce faces", "--output is missing: give the folder for the results, -o DIR"),
     ("weights fetch", "Name files as listed, or give --version v2"),
     ("data prepaer", "no command 'data prepaer'; did you mean diffbir data prepare?"),
 ]  # fmt: skip

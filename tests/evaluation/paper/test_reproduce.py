@@ -246,8 +246,6 @@ def test_a_mean_of_an_incomplete_metric_says_why() -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("fases -o out", "'fases' given; did you mean faces?"),
-        ("faces", "--output is missing: give the folder for the results, -o DIR"),
         ("--check", "--check needs a table: name one of denoising, faces, real-sr"),
         ("-o out", "--output needs a table: name one of"),
         ("faces --check --data nowhere", "nowhere: no such folder; give one as --data DIR"),

@@ -56,7 +56,7 @@ def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     point = dataclasses.replace(suite.versions["tiny"], steps=FEW.steps)
     suite = dataclasses.replace(suite, versions={"micro": point})
     for module in (needs, run):
-        monkeypatch.setattr(module, "read_suite", lambda name: suite)
+        monkeypatch.setattr(module, "read_suite", lambda name: dataclasses.replace(suite, name=name))
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/standin.toml").write_text(TABLE)
     monkeypatch.setattr(table, "FOLDER", tmp_path / "tables")
@@ -183,12 +183,19 @@ def test_a_number_without_a_score_is_told(call: Call, standin: Path, monkeypatch
     assert "| pair | EMPTY ↑ | 20.5 | - | - | 0 |" in out and "- no score, pair: the score is nan" in out
 
 
-def test_a_changed_output_is_refused_before_anything_runs(call: Call, standin: Path) -> None:
-    """As by evaluate: results of another recipe stay."""
-    folder = standin / "output/small/pair/diffbir_s0/seed5"
-    shutil.copytree(standin / "data/pair/gt", folder)
+def test_suites_run_one_after_the_other_once_all_are_checked(call: Call, standin: Path) -> None:
+    """Images of unknown origin in the output of the second suite stop the first one, too."""
+    text = TABLE.replace('suite = "small"', 'suite = "second"', 2).replace('"second"', '"small"', 1)
+    (standin / "tables/standin.toml").write_text(text)
+    unknown = standin / "output/second/pair/diffbir_s0"
+    shutil.copytree(standin / "data/pair/gt", unknown)
     with pytest.raises(ValueError, match="give a new --output"):
         call()
+    assert not (standin / "output/small").exists()
+    shutil.rmtree(unknown)
+    assert call()[0] == 0
+    record = json.loads((standin / "output/reproduce.json").read_text())
+    assert record["results"].keys() == {"small/pair", "second/pair"}
 
 
 def test_the_reference_set_of_fid_is_needed(standin: Path) -> None:

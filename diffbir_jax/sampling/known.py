@@ -125,6 +125,7 @@ class Descent(Known):
                 return _residuals(inputs.measured, self.images(inputs, z))
 
         def step(_: Array, before: _Descent) -> _Descent:
+            """One conjugate step."""
             found, pull = jax.vjp(residuals, before.z)
             (gradient,) = pull(found)
             direction = _conjugate(before, gradient)

@@ -54,6 +54,7 @@ def make(config: Config) -> Objective:
     restore = jax.jit(lambda params, lq: apply(module, params, lq))
 
     def validate(params: dict, frozen: dict) -> tuple[dict[str, float], np.ndarray]:
+        """Loss and PSNR on held-out images, and a picture of some."""
         batch = held_out(0)
         lq, hq = np.asarray(to_unit(batch["lq"])), np.asarray(to_unit(batch["hq"]))
         out = np.clip(np.asarray(restore(params, lq)), 0, 1)

@@ -1,22 +1,22 @@
 """--auto: a recipe for each photo, from the estimate of its degradation."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from diffbir_jax.batch.checks import flags_of
+from diffbir_jax.batch.copies import can_copy
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.report import Journal
-from diffbir_jax.batch.settings import OPTION_FIELDS, Recipe, Settings
-from diffbir_jax.console.errors import EXPECTED
-from diffbir_jax.files.errors import ImageFileError
+from diffbir_jax.batch.settings import Recipe, Settings
+from diffbir_jax.console.errors import EXPECTED, as_flags
+from diffbir_jax.imaging.decoding import HEAD
+from diffbir_jax.imaging.photo import Photo
 from diffbir_jax.imaging.reading import read_photo
-from diffbir_jax.restoration.auto import Choice, choose, told_as
-from diffbir_jax.restoration.estimate import estimate
+from diffbir_jax.restoration.auto import Choice, Decision, decide
 from diffbir_jax.weights.loading import NO_STAGE1
 
-# Flags that ask for networks: with one of them no photo is left alone.
-DECIDING = {*OPTION_FIELDS, "lora", "fidelity_mask", "guidance_map"} - {"seed", "tile", "tile_stride"}
+# The sidecar's entry for a file that cannot be read.
+UNREAD: Mapping[str, object] = {"estimate": None, "why": "no estimate"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Part:
 
     recipe: Recipe
     jobs: Sequence[Job]
-    told: Mapping[Job, dict[str, object]] = dataclasses.field(default_factory=dict)
+    told: Mapping[Job, Mapping[str, object]] = dataclasses.field(default_factory=dict)
 
 
 def parts_of(jobs: Sequence[Job], settings: Settings, journal: Journal) -> list[Part]:
@@ -37,38 +37,60 @@ def parts_of(jobs: Sequence[Job], settings: Settings, journal: Journal) -> list[
     if not settings.auto:
         return [Part(settings.recipe, jobs)]
     journal.meter.begin("estimating the degradation")
-    groups: dict[str, tuple[Recipe, dict[Job, dict[str, object]]]] = {}
+    groups: dict[str, tuple[Recipe, dict[Job, Mapping[str, object]]]] = {}
     for job in jobs:
-        recipe, told = decide(job, settings, journal)
+        recipe, told = decided(job, settings, journal)
         groups.setdefault(repr(recipe), (recipe, {}))[1][job] = told
     return [Part(recipe, [*told], told) for recipe, told in groups.values()]
 
 
-def decide(job: Job, settings: Settings, journal: Journal) -> tuple[Recipe, dict[str, object]]:
+def decided(job: Job, settings: Settings, journal: Journal) -> tuple[Recipe, Mapping[str, object]]:
     """Return the recipe of a job and what its sidecar tells of it; prints a line."""
     recipe = settings.recipe
     try:
-        found = estimate(read_photo(job.path, recipe.max_pixels).pixels)
-    except (*EXPECTED, MemoryError) as error:
+        photo = read_photo(job.path, recipe.max_pixels)
+        with job.path.open("rb") as file:
+            head = file.read(HEAD)
+    except (*EXPECTED, MemoryError):
         # What is wrong with a file is told when it is read again, to restore it.
-        if not isinstance(error, ImageFileError):
-            journal.note(job.path, [f"no estimate, so it gets the usual settings: {error}"])
-        return recipe, {"estimate": None, "why": "no estimate"}
-    choice = kept(choose(found, recipe.upscale), settings.given)
-    journal.say(job, f"{told_as(found)}: {choice}")
-    return chosen(recipe, choice), {"estimate": found.as_record(), **dataclasses.asdict(choice)}
+        return recipe, UNREAD
+    recipe, decision = settled(photo, head, job.outputs.main.suffix, recipe, settings.given)
+    if decision.found is None:
+        journal.note(job.path, [as_flags(str(decision))])
+    else:
+        journal.say(job, as_flags(str(decision)))
+    return recipe, decision.as_record()
 
 
-def kept(choice: Choice, given: Iterable[str]) -> Choice:
-    """Return a choice without what the user set by flags: these win. A photo is not left alone if they ask for more."""
-    given = {*given} & DECIDING
-    if choice.alone and given:
-        return Choice(why=f"{choice.why}, but {flags_of(given)} given")
-    return dataclasses.replace(choice, options={k: v for k, v in choice.options.items() if k not in given})
+def settled(
+    photo: Photo, head: bytes, suffix: str, recipe: Recipe, given: Collection[str]
+) -> tuple[Recipe, Decision]:
+    """Decide on a photo.
+
+    Args:
+        photo: with its pixels.
+        head: the first bytes of its file, see `can_copy`.
+        suffix: of the result.
+        recipe: what the user asks for.
+        given: names of what the user set.
+
+    Returns:
+        The recipe for the photo, and how it was chosen.
+    """
+    decision = decide(photo.pixels, recipe.upscale, given)
+    choice = decision.choice
+    if choice.alone and can_copy(photo, head, suffix, recipe, given):
+        choice = dataclasses.replace(choice, copied=True)
+    return chosen(recipe, choice), dataclasses.replace(decision, choice=choice)
 
 
 def chosen(recipe: Recipe, choice: Choice) -> Recipe:
     """Return a recipe with a choice: options, or the photo itself, which is stage 1 of no network."""
     if choice.alone:
-        return dataclasses.replace(recipe, stage1=NO_STAGE1, stage1_only=True)
+        return left_alone(recipe, choice.copied)
     return dataclasses.replace(recipe, options=dataclasses.replace(recipe.options, **choice.options))
+
+
+def left_alone(recipe: Recipe, copied: bool = False) -> Recipe:
+    """Return a recipe whose results are the photos: stage 1 of no network, or copies of the files."""
+    return dataclasses.replace(recipe, stage1=NO_STAGE1, stage1_only=True, lora=(), copied=copied)

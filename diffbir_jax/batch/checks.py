@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from diffbir_jax.console.errors import UserError, as_flags
 from diffbir_jax.faces.flags import BACKGROUNDS, FACE_FLAGS
 from diffbir_jax.models.presets import get_preset
-from diffbir_jax.restoration import known
-from diffbir_jax.restoration.names import AUTO_VERSION
+from diffbir_jax.restoration import auto, known
 from diffbir_jax.sampling.options import Options
 
 if TYPE_CHECKING:
@@ -26,10 +25,6 @@ STAGE2_ONLY = {
     "fidelity_mask",
     "lora",
 } - {"tile"}
-
-
-# Flags that leave --auto nothing to choose, or need the same choice for all photos.
-NOT_AUTO = {"stage1", "stage1_only", "n_samples", "std_map", "task"}
 
 
 class FlagError(UserError):
@@ -114,12 +109,10 @@ def check_auto(args: argparse.Namespace, recipe: "Recipe") -> None:
     """Raise FlagError for flags that do not go with --auto."""
     if not args.auto:
         return
-    if recipe.version != AUTO_VERSION:
-        raise FlagError(
-            f"--auto knows settings of --version {AUTO_VERSION} alone, {recipe.version} is given; leave one out"
-        )
-    if extra := flags_of(args.given & NOT_AUTO):
-        raise FlagError(f"--auto chooses for each photo and knows no {extra}; leave one out")
+    try:
+        auto.check_auto(recipe.version, args.given)
+    except UserError as error:
+        raise FlagError(as_flags(str(error))) from None
 
 
 def detail_of(recipe: "Recipe") -> float:

@@ -175,7 +175,8 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
     add("--bit-depth", choices=BIT_DEPTHS, default="same", help=depth)
     auto = (
         "estimate noise, JPEG quality and scale of each photo and choose the settings by a table; clean photos are "
-        "left alone at --upscale 1; flags that are given win; diffbir inspect shows the estimate (default: off)"
+        "left alone at --upscale 1, and copied if the result has their format; flags that are given win; diffbir "
+        "inspect shows the estimate (default: off)"
     )
     add("--auto", action="store_true", help=auto)
     compare = "also write <stem>_compare: input, stage 1 and result side by side (default: off)"

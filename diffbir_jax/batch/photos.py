@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffbir_jax.batch.copies import copy_file
 from diffbir_jax.batch.jobs import Job
 from diffbir_jax.batch.settings import BitDepth, Recipe
 from diffbir_jax.faces.reports import crop_file
@@ -173,6 +174,9 @@ def write_results(
     for path, restored in reversed(list(zip(outputs.results[1:], results[1:], strict=True))):
         save(path, restored.image)
     note(time.perf_counter() - begin)
+    if recipe.copied:
+        copy_file(loaded.job.path, outputs.results[0])
+        return ()
     return save(outputs.results[0], results[0].image) if outputs.results else ()
 
 

@@ -24,7 +24,7 @@ from diffbir_jax.models.attention import Backend
 from diffbir_jax.models.presets import PRESETS, AnyTask, Preset, get_preset
 from diffbir_jax.restoration.flags import options_from
 from diffbir_jax.restoration.lora_flag import Lora
-from diffbir_jax.restoration.names import FACES, PRECISIONS
+from diffbir_jax.restoration.names import FACES, NO_STAGE1, PRECISIONS
 from diffbir_jax.sampling.operators import parse
 from diffbir_jax.sampling.options import Options
 
@@ -52,6 +52,7 @@ class Recipe:
         save_faces: whether crops are written.
         lora: LoRA files that are merged into the networks.
         attention: how networks compute attention.
+        copied: whether the result is the file of the photo, byte for byte; only --auto decides so.
     """
 
     version: str
@@ -75,6 +76,7 @@ class Recipe:
     save_faces: bool = False
     lora: tuple[Lora, ...] = ()
     attention: Backend = "auto"
+    copied: bool = False
 
     def __post_init__(self) -> None:
         """Check values; UserError for one that no run can use."""
@@ -88,6 +90,10 @@ class Recipe:
             raise UserError(
                 f"`task` is {self.task!r}; {FACES!r} has a choice of faces, and no other task has one"
             )
+        if self.copied and (not self.leaves_alone or self.upscale != 1 or self.n_samples != 1):
+            raise UserError(
+                "copied is true, but the photo is changed; true is allowed for a photo left alone"
+            )
         for name, value, least, most in (
             ("upscale", self.upscale, 0, MOST_UPSCALE),
             ("n_samples", self.n_samples, 1, MOST_SAMPLES),
@@ -98,6 +104,11 @@ class Recipe:
                 raise UserError(
                     f"`{name}` is {value:g}; allowed are {least or 'numbers above 0'} to {most:g}"
                 )
+
+    @property
+    def leaves_alone(self) -> bool:
+        """Whether no network changes a photo."""
+        return self.stage1_only and self.stage1 == NO_STAGE1
 
     @property
     def keeps_stages(self) -> bool:
@@ -192,8 +203,8 @@ class Settings:
     given: frozenset[str] = frozenset()
 
 
-# Fields of a recipe that several flags make.
-MADE = ("options", "faces")
+# Fields of a recipe that are no flags: several flags make them, or --auto.
+MADE = ("options", "faces", "copied")
 RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe) if field.name not in MADE)
 # Flags that they are made of.
 MADE_FLAGS = (*(field.name for field in dataclasses.fields(Options)), *FACE_FLAGS)

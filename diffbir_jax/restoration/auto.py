@@ -1,13 +1,20 @@
 """What `restore --auto` does with a photo: options of `one-step` from the estimate of its degradation, by a table.
 
-docs/estimate.md explains the rows and has the measurements behind them.
+docs/estimate.md explains the rows and has the measurements behind them. The command, the service and
+`diffbir_jax.restore` decide by `decide`.
 """
 
+import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.models.presets import get_preset
-from diffbir_jax.restoration.estimate import Estimate
+from diffbir_jax.restoration.estimate import Estimate, estimate
 from diffbir_jax.restoration.names import AUTO_VERSION
+from diffbir_jax.sampling.options import Options
 
 # A photo at its own size with no more noise than this (levels of 255), and with JPEG of at least this quality or none,
 # is clean: restoring it can only take something away. Blur does not count, because stage 1 does not sharpen. Stronger
@@ -17,6 +24,12 @@ CLEAN_NOISE, CLEAN_QUALITY = 1.5, 91.5
 ENLARGED = 1.7
 # From this noise on, what stage 1 takes away from a photo at its own size is noise, and no texture comes back.
 NOISY = 12.0
+# Arguments that leave nothing to choose, or need the same choice for all photos.
+NOT_AUTO = {"stage1", "stage1_only", "n_samples", "std_map", "task"}
+# Arguments that ask for networks: with one of them no photo is left alone.
+DECIDING = {*(each.name for each in dataclasses.fields(Options)), "lora", "fidelity_mask", "guidance_map"} - {
+    *("seed", "tile", "tile_stride")
+}
 
 
 @dataclass(frozen=True)
@@ -27,27 +40,94 @@ class Choice:
         alone: the photo is left alone; the result is the photo.
         options: fields of `Options` that differ from the version's, by name; empty if it is left alone.
         why: in a few words.
+        copied: the photo is left alone, and the result is its file, byte for byte.
     """
 
     alone: bool = False
     options: dict[str, float] = field(default_factory=dict)
     why: str = "degraded"
+    copied: bool = False
 
     def __str__(self) -> str:
         """What is done, in words."""
         if self.alone:
-            return f"left alone ({self.why})"
+            return f"left alone ({self.why})" + ("; its file is copied" if self.copied else "")
         named = ", ".join(f"{name} {value:g}" for name, value in self.options.items())
         return f"{named or 'default settings'} ({self.why})"
 
 
-def told_as(estimate: Estimate) -> str:
+@dataclass(frozen=True)
+class Decision:
+    """What was estimated for a photo and is done with it.
+
+    Attributes:
+        choice: what is done.
+        found: the estimate, or None.
+        problem: why there is no estimate.
+    """
+
+    choice: Choice
+    found: Estimate | None
+    problem: str = ""
+
+    def __str__(self) -> str:
+        """Both in words."""
+        if self.found is None:
+            return f"no estimate, so it gets the usual settings: {self.problem}"
+        return f"{told_as(self.found)}: {self.choice}"
+
+    def as_record(self) -> dict[str, object]:
+        """Return it in a form that JSON can hold."""
+        if self.found is None:
+            return {"estimate": None, "why": "no estimate"}
+        return {"estimate": self.found.as_record(), **dataclasses.asdict(self.choice)}
+
+
+def check_auto(version: str, given: Collection[str]) -> None:
+    """Raise UserError for a version or arguments (their names) that do not go with `auto`."""
+    if version != AUTO_VERSION:
+        raise UserError(
+            f"`auto` knows settings of `version` {AUTO_VERSION} alone, {version} is given; leave one out"
+        )
+    if extra := _named(NOT_AUTO & {*given}):
+        raise UserError(f"`auto` chooses for each photo and knows no {extra}; leave one out")
+
+
+def decide(pixels: np.ndarray, upscale: float, given: Collection[str] = ()) -> Decision:
+    """Estimate how a photo was degraded and choose what is done with it.
+
+    Args:
+        pixels: (H, W, 3) RGB, as for `estimate`. A photo that is too small for an estimate gets the usual settings.
+        upscale: output side / input side.
+        given: names of the arguments that the user set; these win, see `kept`.
+    """
+    try:
+        found = estimate(pixels)
+    except (UserError, MemoryError) as error:
+        return Decision(Choice(why="no estimate"), None, str(error) or "the memory does not suffice")
+    return Decision(kept(choose(found, upscale), given), found)
+
+
+def kept(choice: Choice, given: Collection[str]) -> Choice:
+    """Return a choice without what the user set: that wins. A photo is not left alone if the user asks for more."""
+    given = DECIDING & {*given}
+    if choice.alone and given:
+        return Choice(why=f"{choice.why}, but {_named(given)} given")
+    return dataclasses.replace(choice, options={k: v for k, v in choice.options.items() if k not in given})
+
+
+def _named(names: Collection[str]) -> str:
+    """Names of arguments in a message; `console.errors.as_flags` makes flags of them."""
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+def told_as(found: Estimate) -> str:
     """Return an estimate in words."""
-    quality = "no JPEG" if estimate.quality >= 99.5 else f"JPEG {estimate.quality:.0f}"
-    return f"blur {estimate.blur:.1f}, noise {estimate.noise:.1f}, {quality}, scale {estimate.scale:.1f}"
+    quality = "no JPEG" if found.quality >= 99.5 else f"JPEG {found.quality:.0f}"
+    return f"blur {found.blur:.1f}, noise {found.noise:.1f}, {quality}, scale {found.scale:.1f}"
 
 
-def choose(estimate: Estimate, upscale: float) -> Choice:
+def choose(found: Estimate, upscale: float) -> Choice:
     """Return what to do with a photo, by the first row of the table that fits:
 
     | photo | done |
@@ -58,16 +138,16 @@ def choose(estimate: Estimate, upscale: float) -> Choice:
     | any other | the version's settings |
 
     Args:
-        estimate: of the photo.
+        found: the estimate of the photo.
         upscale: output side / input side.
     """
-    if estimate.scale >= ENLARGED:
-        return Choice(options=more_detail(estimate.scale, upscale), why=f"was enlarged x{estimate.scale:.1f}")
+    if found.scale >= ENLARGED:
+        return Choice(options=more_detail(found.scale, upscale), why=f"was enlarged x{found.scale:.1f}")
     if upscale != 1.0:
         return Choice(why=f"as for any photo at upscale {upscale:g}")
-    if estimate.noise <= CLEAN_NOISE and estimate.quality >= CLEAN_QUALITY:
+    if found.noise <= CLEAN_NOISE and found.quality >= CLEAN_QUALITY:
         return Choice(alone=True, why="clean")
-    if estimate.noise >= NOISY:
+    if found.noise >= NOISY:
         return Choice(options={"texture": 0.0}, why="noisy")
     return Choice()
 

@@ -14,6 +14,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from diffbir_jax.batch import buckets, manifest
 from diffbir_jax.console import extras
+from diffbir_jax.restoration import auto
+from diffbir_jax.restoration.estimate import Estimate
 from tests.batch.fake import Fake
 from tests.command import call, complaint, save, written
 
@@ -150,6 +152,24 @@ def test_a_sidecar_repeats_from_a_bucket(fake: Fake, monkeypatch: pytest.MonkeyP
     again = call("--from-sidecar", "out/a.json", "--input", "memory://b/in/a.png", "-o", "memory://b/again")
     assert again == 0
     assert MEMORY.cat_file("/b/again/a.png") == Path("out/a.png").read_bytes()
+
+
+def test_a_clean_photo_is_copied_from_bucket_to_bucket(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """--auto leaves it alone; the manifest knows the copy, and the sidecar repeats it."""
+    monkeypatch.setattr(auto, "estimate", lambda image: Estimate(0.1, 0.2, 100.0, 1.0))
+    filled("a.jpg")
+    flags = ("--auto", "--format", "same")
+    assert call("memory://b/in", "-o", "memory://b/out", "--upscale", "1", *flags) == 0
+    assert MEMORY.cat_file("/b/out/a.jpg") == Path("made/a.jpg").read_bytes()
+    again = ("--from-sidecar", "a.json", "--input", "memory://b/in/a.jpg", "-o", "memory://b/again")
+    Path("a.json").write_bytes(MEMORY.cat_file("/b/out/a.jpg.json"))
+    assert call(*again) == 0
+    assert MEMORY.cat_file("/b/again/a.jpg") == Path("made/a.jpg").read_bytes()
+    capsys.readouterr()
+    assert call("memory://b/in", "-o", "memory://b/out", "--upscale", "1", *flags, "--skip-existing") == 0
+    assert "0 restored, 0 failed, 1 skipped" in capsys.readouterr().out
 
 
 def test_existing_results_are_those_of_the_manifest(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:

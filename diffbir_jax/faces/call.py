@@ -18,9 +18,10 @@ from diffbir_jax.faces.networks import differing, with_networks
 from diffbir_jax.faces.whole import restore_faces
 from diffbir_jax.models.presets import AnyTask, get_preset
 from diffbir_jax.restoration import restore as images
+from diffbir_jax.restoration.auto import check_auto
 from diffbir_jax.restoration.lora_flag import Lora
 from diffbir_jax.restoration.loras import merging
-from diffbir_jax.restoration.names import FACES
+from diffbir_jax.restoration.names import AUTO_VERSION, FACES
 from diffbir_jax.restoration.pictures import Picture, Result, is_one
 from diffbir_jax.restoration.restorer import Restorer
 from diffbir_jax.restoration.results import Progress, Wanted
@@ -74,6 +75,8 @@ def restore(
         FileNotFoundError: weights are missing.
     """
     if task == FACES:
+        if arguments.pop("auto", False):
+            check_auto(arguments.get("version", AUTO_VERSION), {"task"})
         return _with_faces(pictures, **arguments)
     return images.restore(pictures, task=task, **arguments)
 

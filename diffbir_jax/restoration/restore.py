@@ -1,9 +1,11 @@
 """Restoring in one call: `restore` takes pictures as they are and gives back the same kind."""
 
+import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, overload
@@ -14,6 +16,7 @@ from PIL import Image
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.process import configure
 from diffbir_jax.models.presets import Task, get_preset
+from diffbir_jax.restoration.auto import Choice, check_auto, decide
 from diffbir_jax.restoration.defaults import options_of
 from diffbir_jax.restoration.image import Request
 from diffbir_jax.restoration.lora_flag import Lora, lora_of
@@ -31,7 +34,7 @@ Caption = str | Sequence[str] | Callable[[Image.Image], str]
 # Arguments of `restore` that are no options.
 ARGUMENTS = (
     *("version", "upscale", "task", "stage1", "weights", "lora", "precision", "stage1_only"),
-    *("caption", "memory_gb", "download", "set_up", "callback"),
+    *("auto", "caption", "memory_gb", "download", "set_up", "callback"),
 )
 
 
@@ -52,6 +55,7 @@ def restore(
     lora: str | Path | Lora | Iterable[str | Path | Lora] = (),
     precision: str = "fp32",
     stage1_only: bool = False,
+    auto: bool = False,
     caption: Caption = "",
     memory_gb: float | None = None,
     download: bool = False,
@@ -76,6 +80,8 @@ def restore(
         lora: LoRA files to merge into the networks, each "FILE", "FILE:SCALE", a path or a `Lora`; one, or several.
         precision: "fp32", "bf16" or "fp16".
         stage1_only: return the images after stage 1.
+        auto: estimate how each picture was degraded and choose its options, as `restore --auto` does: options that are
+            given win, and at upscale 1 a clean picture comes back as it is. For version "one-step".
         caption: words for what a picture shows, in front of the option `pos_prompt`, for versions that read text; for
             several pictures a list, or one for all. Or a function such as `captioner.Captioner`: it is called for each
             picture with Pillow's upright RGB image of 8 bits, transparency on white, and returns the words.
@@ -100,9 +106,13 @@ def restore(
         MissingFileError: weights are missing; a UserError and a FileNotFoundError.
     """
     chosen = settled(version, options, precision, set_up, upscale=upscale, memory_gb=memory_gb)
+    given = _given(options, stage1=stage1, stage1_only=stage1_only, task=task != "sr", lora=loras_of(lora))
+    if auto:
+        check_auto(version, given)
     one = is_one(pictures)
     several: Sequence[Picture] = [pictures] if one else list(pictures)
     taken = [take(picture) for picture in several]
+    choices = _choices(taken, upscale, given) if auto else [Choice()] * len(taken)
     restorer = loaded(version, task, stage1, weights, precision, download, loras_of(lora))
     wanted = Wanted(
         chosen, keep=False, stage1_only=stage1_only or restorer.preset.stage1_only, listen=callback
@@ -113,8 +123,22 @@ def restore(
         Request(each.pixels, index, caption=text)
         for each, index, text in zip(taken, noise, captions, strict=True)
     ]
-    found = _restored(restorer, taken, requests, upscale, wanted, memory_gb)
+    found = _by_choice(choices, restorer, taken, requests, upscale, wanted, memory_gb)
     return found[0] if one else found
+
+
+def _given(options: Collection[str], **arguments: object) -> frozenset[str]:
+    """The names of options, and of arguments that say something."""
+    return frozenset({*options} | {name for name, value in arguments.items() if value})
+
+
+def _choices(taken: Sequence[Taken], upscale: float, given: Collection[str]) -> list[Choice]:
+    """What is done with each picture; warns of those that are too small for an estimate."""
+    decisions = [decide(each.pixels, upscale, given) for each in taken]
+    for number, decision in enumerate(decisions, 1):
+        if decision.found is None:
+            warnings.warn(f"picture {number}: {decision}", stacklevel=4)
+    return [decision.choice for decision in decisions]
 
 
 def settled(
@@ -166,6 +190,33 @@ def loras_of(given: str | Path | Lora | Iterable[str | Path | Lora]) -> tuple[Lo
     """Return one LoRA or several as `Restorer.load` takes them."""
     several = [given] if isinstance(given, (str, Path, Lora)) else given
     return tuple(map(lora_of, several))
+
+
+def _by_choice(
+    choices: Sequence[Choice],
+    restorer: Restorer,
+    taken: Sequence[Taken],
+    requests: Sequence[Request],
+    upscale: float,
+    wanted: Wanted,
+    memory_gb: float | None,
+) -> list[Result]:
+    """The pictures, in order: those that are left alone as they are, the others by groups with the same options."""
+    results = {
+        place: each.like(each.pixels.copy())
+        for place, (each, choice) in enumerate(zip(taken, choices))
+        if choice.alone
+    }
+    left = [place for place in range(len(taken)) if place not in results]
+    while left:
+        same = choices[left[0]].options
+        places = [place for place in left if choices[place].options == same]
+        options = dataclasses.replace(wanted.options, **same)
+        group = [taken[place] for place in places], [requests[place] for place in places]
+        found = _restored(restorer, *group, upscale, wanted._replace(options=options), memory_gb)
+        results |= dict(zip(places, found, strict=True))
+        left = [place for place in left if place not in results]
+    return [results[place] for place in range(len(taken))]
 
 
 def _restored(

@@ -11,13 +11,14 @@ import anyio
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 from starlette.exceptions import HTTPException
 
 from diffbir_jax import __version__
 from diffbir_jax.batch.settings import Recipe, as_record
 from diffbir_jax.console.errors import UserError, one_line
 from diffbir_jax.imaging.photo import MIN_SIDE
+from diffbir_jax.restoration.names import AUTO_VERSION
 from diffbir_jax.serve.engine import BUG, Engine
 from diffbir_jax.serve.guard import Guard
 from diffbir_jax.serve.jobs import Job, Result
@@ -32,6 +33,22 @@ DECODED, FORECASTS = 2, 8
 # Bytes of the largest sidecar in a header: servers and proxies allow 8 KiB for all headers together.
 HEADER = 6000
 SEVERAL = "several pictures come as parts (Accept: multipart/mixed), or ask for a job (?job=1)"
+# What `options` holds, in OpenAPI's words.
+OPTIONS: dict[str, JsonValue] = {
+    "description": "JSON: entries of a sidecar's parameters, and `auto`; or a sidecar",
+    "contentMediaType": "application/json",
+    "contentSchema": {
+        "type": "object",
+        "properties": {
+            "auto": {
+                "type": "boolean",
+                "default": False,
+                "description": "estimate how the picture was degraded and choose its settings; for one-step",
+            }
+        },
+        "additionalProperties": True,
+    },
+}
 # What a client that left would get; no client sees it.
 LEFT = 499
 
@@ -157,9 +174,7 @@ def _add_restoring(app: FastAPI, service: Service) -> None:
     async def restore(
         request: Request,
         image: Annotated[UploadFile, File(description="a picture of any common format")],
-        options: Annotated[
-            str, Form(description="JSON: entries of a sidecar's parameters, or a sidecar")
-        ] = "",
+        options: Annotated[str, Form(json_schema_extra=OPTIONS)] = "",
         fidelity_mask: Annotated[
             UploadFile | None,
             File(description="a picture of the same proportions: white keeps guidance, black frees stage 2"),
@@ -266,14 +281,15 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     @app.get("/about")
     async def about() -> dict[str, object]:
-        """Return versions with their parameters, whether there are networks for faces, and limits."""
+        """Return versions with their parameters, what has faces and `auto`, and limits."""
         limits = service.engine.limits
         bounds = {
             name: getattr(limits, name)
             for name in ("pixels", "output_pixels", "samples", "upload_bytes", "expiry")
         }
         versions = {name: as_record(base) for name, base in service.bases.items()}
-        return {"versions": versions, "faces": service.faces, "limits": bounds}
+        auto = [version for version in versions if version == AUTO_VERSION]
+        return {"versions": versions, "faces": service.faces, "auto": auto, "limits": bounds}
 
 
 async def _sent(file: UploadFile) -> Sent:

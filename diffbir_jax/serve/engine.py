@@ -21,7 +21,7 @@ from diffbir_jax.serve.networks import Course, Works
 from diffbir_jax.serve.packs import AbandonedError, Pack
 from diffbir_jax.serve.rates import Rates
 from diffbir_jax.serve.refusals import FullError, Refusal, StoppingError, UnknownJobError
-from diffbir_jax.serve.results import finished, request_of
+from diffbir_jax.serve.results import decided, finished, request_of
 from diffbir_jax.serve.wishes import Wish
 
 # Threads that encode results, and results that may wait for them.
@@ -72,7 +72,7 @@ class Engine:
     def _check_room(self, owner: str, pixels: int) -> None:
         if self._closed:
             raise StoppingError("the service stops and takes no more jobs; try again later")
-        held = sum(job.pixels for job in self._queue)
+        held = sum(job.held for job in self._queue)
         own = sum(job.owner == owner for job in self._queue)
         if len(self._queue) >= self.limits.queue or (self._queue and held + pixels > self.limits.held_pixels):
             raise FullError(f"the queue is full ({len(self._queue)} jobs wait); try again later")
@@ -87,7 +87,7 @@ class Engine:
         """
         with self._changed:
             try:
-                self._check_room(job.owner, job.pixels)
+                self._check_room(job.owner, job.held)
             except Refusal:
                 self.metrics.refused()
                 raise
@@ -176,10 +176,33 @@ class Engine:
     def _work(self) -> None:
         while (head := self._head()) is not None:
             try:
+                self._decide(head)
                 course = self._works(head).course(head.wish, head.size, head.views)
+                self._decide_next(course.pack)
                 self._compute(self._pack(head, course))
             except Exception as error:
                 self._fail(head, error)
+
+    def _decide(self, job: Job) -> None:
+        """Settle the wish of a picture that is left to `auto`, unless the job is over."""
+        with self._changed:
+            wish, photo, data = job.wish, job.photo, job.data
+        if wish.given is None or photo is None:
+            return
+        wish = decided(wish, photo, data)
+        with self._changed:
+            job.wish, job.data = wish, data if wish.recipe.copied and not job.over else None
+            job.tell()
+
+    def _decide_next(self, count: int) -> None:
+        """Settle the wishes of the first jobs, which may then go in one pack."""
+        with self._changed:
+            jobs = self._queue[:count]
+        for job in jobs:
+            try:
+                self._decide(job)
+            except Exception as error:
+                self._fail(job, error)
 
     def _works(self, job: Job) -> Works:
         return self.works[job.wish.networks]
@@ -196,7 +219,9 @@ class Engine:
 
         def fits(job: Job) -> bool:
             alike = (job.wish.alike, job.views) == (head.wish.alike, head.views)
-            return alike and works.shape(job.wish, job.size, course) == course.shape
+            return (
+                alike and job.wish.given is None and works.shape(job.wish, job.size, course) == course.shape
+            )
 
         def full() -> bool:
             return self._closed or head.over or sum(map(fits, self._queue)) >= course.pack
@@ -251,10 +276,10 @@ class Engine:
         job = made.job
         try:
             with self._changed:
-                photo = job.photo
+                photo, data = job.photo, job.data
             if photo is None:  # the job is over
                 return
-            result = finished(made, photo, self._works(job).files)
+            result = finished(made, photo, self._works(job).files, data)
             with self._changed:
                 if not job.over:
                     job.result, job.share, job.left = result, 1.0, 0.0
@@ -287,7 +312,7 @@ class Engine:
             self._queue.remove(job)
             self.metrics.waiting(len(self._queue))
         job.state, job.error, job.status, job.ended = state, error, status, self._clock()
-        job.photo = job.mask = None
+        job.photo = job.mask = job.data = None
         self.metrics.ended(state, job.ended - job.accepted)
         job.tell()
         self._changed.notify_all()

@@ -72,6 +72,7 @@ class Job:
         owner: the client that may see it.
         views: whether pictures for a page are made as well.
         waits: whether the client waits on the line for the result, which then is not kept.
+        data: the file of the input while it may become the result, else None.
         id: cannot be guessed.
         size: height and width of the input in pixels.
         accepted, started, ended: times by the engine's clock.
@@ -94,6 +95,7 @@ class Job:
     mask: np.ndarray | None = None
     views: bool = False
     waits: bool = False
+    data: bytes | None = None
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     size: tuple[int, int] = (0, 0)
     accepted: float = 0.0
@@ -131,6 +133,11 @@ class Job:
     def pixels(self) -> int:
         """Number of pixels of the input."""
         return self.size[0] * self.size[1]
+
+    @property
+    def held(self) -> int:
+        """Pixels that it holds, and its file as what that takes: 3 bytes are a pixel."""
+        return self.pixels + len(self.data or b"") // 3
 
     def tell(self) -> None:
         """Call the listeners."""

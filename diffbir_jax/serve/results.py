@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffbir_jax.batch.auto import settled
 from diffbir_jax.batch.jobs import Job as FileJob
 from diffbir_jax.batch.names import Outputs, outputs_of
 from diffbir_jax.batch.photos import (
@@ -26,6 +27,7 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.files.digest import FileRecord
 from diffbir_jax.files.errors import ImageFileError
 from diffbir_jax.imaging.checks import check_proportions
+from diffbir_jax.imaging.decoding import HEAD
 from diffbir_jax.imaging.encoding import encode_png
 from diffbir_jax.imaging.photo import Metadata, Photo
 from diffbir_jax.imaging.reading import photo_of
@@ -83,7 +85,7 @@ def job_of(
     files = {"input": _record(image, wish.name), "clean": None, "mask": told}
     _check_repeated(wish, files)
     photo = dataclasses.replace(photo, pixels=_pixels(photo, wish))
-    return Job(wish, photo, files, owner, held, views, waits)
+    return Job(wish, photo, files, owner, held, views, waits, image.data if wish.may_copy else None)
 
 
 def _record(file: Sent, name: str) -> FileRecord:
@@ -165,13 +167,29 @@ def request_of(job: Job) -> Request:
     return request
 
 
-def finished(made: Finished, photo: Photo, files: Mapping[str, Path]) -> Result:
+def decided(wish: Wish, photo: Photo, data: bytes | None) -> Wish:
+    """Return a wish with the settings that its picture gets, see `batch.auto.settled`; as it is without `auto`.
+
+    Args:
+        wish: the wish.
+        photo: the picture with its pixels.
+        data: its file, if the result may be a copy of it.
+    """
+    if wish.given is None:
+        return wish
+    head, suffix = (data or b"")[:HEAD], outputs(wish).main.suffix
+    recipe, decision = settled(photo, head, suffix, wish.recipe, wish.given)
+    return wish._replace(recipe=recipe, given=None, decision=decision)
+
+
+def finished(made: Finished, photo: Photo, files: Mapping[str, Path], data: bytes | None = None) -> Result:
     """Return the files of a job.
 
     Args:
         made: the job with its pixels.
         photo: its input, without pixels.
         files: the weights by network.
+        data: the file of the input, for results that are copies.
 
     Raises:
         ImageFileError: a picture cannot be encoded.
@@ -179,7 +197,7 @@ def finished(made: Finished, photo: Photo, files: Mapping[str, Path]) -> Result:
     job, samples = made.job, made.samples
     named, recipe = outputs(job.wish), job.wish.recipe
     pictures = tuple(
-        _picture(path, each, photo, recipe) for path, each in zip(named.results, samples, strict=True)
+        _picture(path, each, photo, recipe, data) for path, each in zip(named.results, samples, strict=True)
     )
     views, deviation = _views(samples, photo) if job.views else {}, None
     if named.deviation is not None:
@@ -189,8 +207,11 @@ def finished(made: Finished, photo: Photo, files: Mapping[str, Path]) -> Result:
     return Result(pictures, _sidecar(made, named, files), views, deviation)
 
 
-def _picture(path: Path, restored: Restored, photo: Photo, recipe: Recipe) -> File:
+def _picture(path: Path, restored: Restored, photo: Photo, recipe: Recipe, data: bytes | None) -> File:
     """A result as the file of a name."""
+    if recipe.copied:
+        assert data is not None
+        return File(data, MEDIA.get(path.suffix, "image/tiff"), path.name)
     shown = dressed(restored.image, in_colour(photo, recipe), file_depth(path, recipe.bit_depth))
     data, _ = encode_photo(shown, path.suffix, quality=recipe.quality)
     return File(data, MEDIA.get(path.suffix, "image/tiff"), path.name)
@@ -202,7 +223,8 @@ def _sidecar(made: Finished, named: Outputs, files: Mapping[str, Path]) -> dict[
     ran = {module: path for module, path in files.items() if module in STAGE1 or not recipe.stage1_only}
     recorder = _recorder(recipe, made.course.plan, made.course.crops, tuple(sorted(ran.items())))
     loaded = Loaded(FileJob(own, own, wish.index, named, caption=wish.caption), files=made.job.files)
-    return recorder.record(loaded, {"compute": made.seconds}, faces=made.faces)
+    record = recorder.record(loaded, {"compute": made.seconds}, faces=made.faces)
+    return record | ({} if wish.decision is None else {"auto": wish.decision.as_record()})
 
 
 @functools.lru_cache(maxsize=64)

@@ -15,10 +15,12 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from diffbir_jax.batch.auto import left_alone
 from diffbir_jax.batch.settings import Recipe
 from diffbir_jax.console.errors import UserError
 from diffbir_jax.console.streams import exit_now
 from diffbir_jax.restoration.first_use import ask, permit
+from diffbir_jax.restoration.names import AUTO_VERSION
 from diffbir_jax.serve.app import create_app
 from diffbir_jax.serve.engine import Engine
 from diffbir_jax.serve.faces import with_faces
@@ -27,7 +29,7 @@ from diffbir_jax.serve.guard import LOCAL
 from diffbir_jax.serve.jobs import Job
 from diffbir_jax.serve.keys import read_keys
 from diffbir_jax.serve.networks import Networks, load
-from diffbir_jax.serve.wishes import base_recipe, faces_of
+from diffbir_jax.serve.wishes import alone_of, base_recipe, faces_of
 
 # Seconds that clients have, once all jobs are done, to fetch their results.
 LINGER = 30.0
@@ -153,6 +155,8 @@ def networks_of(args: argparse.Namespace, bases: Mapping[str, Recipe]) -> dict[s
     for version, base in bases.items():
         recipe = dataclasses.replace(base, weights=args.weights, lora=tuple(args.lora or ()))
         found[version] = load(recipe, allow, memory)
+        if version == AUTO_VERSION:
+            found[alone_of(version)] = load(left_alone(recipe), allow, memory)
         if args.faces:
             found[faces_of(version)] = with_faces(found[version], recipe, allow)
     return found

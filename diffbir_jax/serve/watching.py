@@ -81,6 +81,8 @@ def state_of(job: Job, engine: Engine) -> dict[str, object]:
     if job.state == "done":
         told |= {"share": 1.0, "result": f"/jobs/{job.id}/result", "sidecar": f"/jobs/{job.id}/sidecar"}
         told |= _several(job)
+    if job.wish.decision is not None:
+        told["auto"] = {**job.wish.decision.as_record(), "text": str(job.wish.decision)}
     if job.error:
         told["error"] = job.error
     return told

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
+from diffbir_jax.batch.auto import left_alone
 from diffbir_jax.batch.checks import check_flags, check_version
 from diffbir_jax.batch.jobs import noise_index
 from diffbir_jax.batch.settings import MADE, Recipe, as_record, from_record
@@ -16,8 +17,9 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.faces.choice import Faces
 from diffbir_jax.files.checked import checked
 from diffbir_jax.models.presets import get_preset
+from diffbir_jax.restoration.auto import Decision, check_auto
 from diffbir_jax.restoration.defaults import default_options
-from diffbir_jax.restoration.names import FACES
+from diffbir_jax.restoration.names import AUTO_VERSION, FACES
 from diffbir_jax.restoration.plan import Plan
 from diffbir_jax.serve.refusals import Refusal
 
@@ -28,6 +30,7 @@ FIXED = (
     "weights",
     "stage1",
     "lora",
+    "copied",
     "compare",
     "save_stages",
     "max_pixels",
@@ -52,6 +55,8 @@ class Wish(NamedTuple):
         plan: how the picture is cut, or None: as the service chooses.
         sidecar: what is repeated, or None.
         crops: how crops of faces are cut, likewise.
+        given: names of what the client set, if the recipe is chosen from an estimate that is not made yet; else None.
+        decision: how the recipe was chosen from an estimate, or None.
     """
 
     recipe: Recipe
@@ -60,6 +65,13 @@ class Wish(NamedTuple):
     plan: Plan | None = None
     sidecar: Sidecar | None = None
     crops: Plan | None = None
+    given: frozenset[str] | None = None
+    decision: Decision | None = None
+
+    @property
+    def may_copy(self) -> bool:
+        """Whether the result may be the picture's file."""
+        return self.recipe.copied or (self.given is not None and self.recipe.upscale == 1)
 
     @property
     def caption(self) -> str:
@@ -68,14 +80,16 @@ class Wish(NamedTuple):
 
     @property
     def networks(self) -> str:
-        """The name of the networks: the version, and whether they are those for photos with faces."""
+        """The name of the networks: the version, and whether they are those for photos with faces, or none."""
+        if self.recipe.leaves_alone:
+            return alone_of(self.recipe.version)
         return self.recipe.version if self.recipe.faces is None else faces_of(self.recipe.version)
 
     @property
     def alike(self) -> tuple[Recipe, Plan | None, Plan | None]:
         """What pictures share that can be computed side by side: all but the form of the file."""
         return (
-            dataclasses.replace(self.recipe, format="png", quality=95, bit_depth="same"),
+            dataclasses.replace(self.recipe, format="png", quality=95, bit_depth="same", copied=False),
             self.plan,
             self.crops,
         )
@@ -84,6 +98,11 @@ class Wish(NamedTuple):
 def faces_of(version: str) -> str:
     """Return the name of a version's networks for photos with faces."""
     return f"{version} {FACES}"
+
+
+def alone_of(version: str) -> str:
+    """Return the name of what computes photos that are left alone, which is no network."""
+    return f"{version} alone"
 
 
 def plain_name(name: str | None) -> str:
@@ -113,15 +132,41 @@ def read_wish(
     given = _parsed(text)
     try:
         if "parameters" in given:
+            if isinstance(given.get("auto"), bool):
+                raise Refusal("a sidecar decides all settings; leave out `auto`")
             return _repeated(given, bases, faces, mask)
+        auto = given.pop("auto", False)
         recipe = _recipe(given, bases, faces, mask)
+        chosen = _left_to_auto(auto, given, recipe, bases, mask)
     except RecursionError:
         raise Refusal("options: is nested too deeply") from None
     except Refusal:
         raise
     except UserError as error:
         raise Refusal(f"options: {_named(str(error))}") from None
-    return Wish(recipe, noise_index(Path(name)), name)
+    return Wish(recipe, noise_index(Path(name)), name, given=chosen)
+
+
+def _left_to_auto(
+    auto: object, given: Mapping[str, object], recipe: Recipe, bases: Mapping[str, Recipe], mask: bool
+) -> frozenset[str] | None:
+    """The names of what a client set besides `auto`, which wins; None without it.
+
+    Raises:
+        UserError: something in it does not go with `auto`.
+    """
+    if not isinstance(auto, bool):
+        raise Refusal(f"`auto` is {auto!r}; allowed are true and false")
+    if not auto:
+        return None
+    options = given.get("options", {})
+    assert isinstance(options, dict)
+    words = changed(given, as_record(bases[recipe.version])) | {*options} | {*given} & {"quality"}
+    words |= {name for name, there in (("lora", recipe.lora), ("fidelity_mask", mask)) if there}
+    # A service for another task has networks of its own.
+    words |= {"task"} if recipe.task != "sr" else set()
+    check_auto(recipe.version, words)
+    return frozenset(words)
 
 
 def _parsed(text: str) -> dict[str, object]:
@@ -210,6 +255,9 @@ def _repeated(given: dict[str, object], bases: Mapping[str, Recipe], faces: bool
     then = from_record(sidecar.parameters)
     recorded = as_record(then)
     now = _base(recorded, bases)
+    if then.leaves_alone and then.version == AUTO_VERSION:
+        now = left_alone(now, then.copied)
+        bases = {**bases, then.version: now}
     base = as_record(now)
     places = (*ASIDE, *PLACES, *(("lora",) if _same_loras(then, now) else ()))
     recipe = _recipe(recorded | {name: base[name] for name in places}, bases, faces, mask)

@@ -24,7 +24,7 @@ from diffbir_jax.serve.app import create_app
 from diffbir_jax.serve.engine import Engine
 from diffbir_jax.serve.limits import Limits
 from diffbir_jax.serve.networks import Course
-from diffbir_jax.serve.wishes import Wish, base_recipe, faces_of
+from diffbir_jax.serve.wishes import Wish, alone_of, base_recipe, faces_of
 from tests.batch.fake import results
 from tests.faces.known import face
 
@@ -153,11 +153,14 @@ def service(
     version: str = "one-step",
     hosts: Any = ("127.0.0.1", "localhost"),
     faces: Any = None,
+    alone: Any = None,
     **limits: Any,
 ) -> Iterator[Served]:
     """A service on a free port, which is stopped at the end."""
     works = FakeWorks() if works is None else works
-    known = {version: works} | ({faces_of(version): faces} if faces else {})
+    known = {version: works, alone_of(version): alone or works} | (
+        {faces_of(version): faces} if faces else {}
+    )
     core = Engine(known, Limits(**limits))
     app = build(core, {version: base_recipe(version)}, keys, hosts)
     config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)

@@ -145,6 +145,23 @@ def test_options_reach_the_restorer_and_a_sidecar_repeats_them(page, served):
     assert again.wish.recipe == recipe and again.result.pictures == job.result.pictures
 
 
+def test_auto_takes_over_and_says_what_it_chose(page, served):
+    """A clean photo is left alone; what photos must have in common is off."""
+    served.works.gate.set()
+    page.check("#auto")
+    for name in ("#n_samples", "#detail", "input[value=Fast]"):
+        assert page.locator(name).is_disabled()
+    page.fill("#upscale", "1")
+    data = png()
+    choose(page, ("a.png", data))
+    page.click("#go")
+    page.wait_for_selector("#history a >> text=Download")
+    (job,) = served.engine._jobs.values()
+    assert job.wish.decision is not None and str(job.wish.decision) in page.inner_text("#history li")
+    page.uncheck("#auto")
+    assert page.locator("#n_samples").is_enabled()
+
+
 def test_samples_and_their_map_are_layers(page, served):
     served.works.gate.set()
     page.click("summary")

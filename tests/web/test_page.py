@@ -42,6 +42,12 @@ def test_every_field_has_a_label():
     assert 'lang="en"' in html and all("alt=" in image for image in re.findall(r"<img[^>]*>", html))
 
 
+def test_auto_is_a_box_that_the_script_sends_and_a_result_that_it_tells():
+    html, script = ((PAGE / name).read_text() for name in ("page.html", "page.js"))
+    assert re.search(r'<label[^>]*><input id="auto" type="checkbox"[^>]*> Auto</label>', html)
+    assert "wished.auto = true" in script and "last.auto.text" in script
+
+
 def test_examples_and_nothing_beside_them(client):
     names = client("GET", "/examples").json()
     assert len(names) > 1 and client("GET", f"/examples/{names[0]}").content.startswith(b"\x89PNG")

@@ -46,9 +46,7 @@ function fillOptions() {
     at(name).closest("label").hidden = !reads;
     at(name).value = options[name] ?? "";
   }
-  at("n_samples").disabled = base.stage1_only;
-  for (const input of document.querySelectorAll("#presets input")) input.disabled = base.stage1_only;
-  showDetail();
+  showAuto();
 }
 
 function preset() { return document.querySelector("#presets input:checked").value; }
@@ -60,11 +58,27 @@ function choosePreset() {
   showDetail();
 }
 
+function automatic() { return at("auto").checked && !at("auto").disabled; }
+
+function stage1Only() { return version().stage1_only || (!automatic() && PRESETS[preset()].stage1_only); }
+
 function showDetail() {
-  const own = at("detail-own").checked, off = PRESETS[preset()].stage1_only || version().stage1_only;
-  at("detail").disabled = own || off;
-  at("detail-own").disabled = off;
-  at("detail-shown").textContent = off ? "none" : own ? "" : at("detail").value;
+  const own = at("detail-own").checked, off = stage1Only(), auto = automatic();
+  at("detail").disabled = own || off || auto;
+  at("detail-own").disabled = off || auto;
+  at("detail-shown").textContent = auto ? "as the photo needs" : off ? "none" : own ? "" : at("detail").value;
+}
+
+// What every photo must have in common is not there with Auto.
+function showAuto() {
+  const known = state.about.auto.includes(at("version").value);
+  at("auto").disabled = !known;
+  at("auto").closest("label").hidden = at("auto-told").hidden = !known;
+  const off = automatic() || version().stage1_only;
+  for (const input of document.querySelectorAll("#presets input")) input.disabled = off;
+  at("n_samples").disabled = off;
+  at("faces").disabled = automatic();
+  showDetail();
 }
 
 function wish() {
@@ -76,11 +90,12 @@ function wish() {
   for (const name of ["pos_prompt", "neg_prompt"]) {
     if (at(name).value !== base.options[name]) options[name] = at(name).value;
   }
-  if (!at("detail-own").checked) options.detail = number("detail");
-  const only = PRESETS[preset()].stage1_only || base.stage1_only;
+  const auto = automatic(), only = stage1Only();
+  if (!auto && !at("detail-own").checked) options.detail = number("detail");
   const wished = { version: at("version").value, upscale: number("upscale"), stage1_only: only, format: at("format").value, bit_depth: at("bit_depth").value };
-  if (at("faces").checked) wished.task = "faces";
-  const samples = only ? 1 : number("n_samples");
+  if (auto) wished.auto = true;
+  else if (at("faces").checked) wished.task = "faces";
+  const samples = only || auto ? 1 : number("n_samples");
   return { ...wished, n_samples: samples, std_map: samples > 1, options: base.stage1_only ? {} : options };
 }
 
@@ -192,7 +207,7 @@ async function restore(file) {
     cancel.remove();
     bar.remove();
     if (last.state !== "done") throw new Error(last.error ?? "the connection was lost");
-    text.textContent = file.name;
+    text.textContent = last.auto ? `${file.name}: ${last.auto.text}` : file.name;
     state.layers[job.id] = { ...layers(last), ...(await facesOf(job.id)) };
     line.append(...links(last, file.name));
     if (mask) line.append(make("a", "Mask", { href: URL.createObjectURL(mask), download: mask.name, ariaLabel: `Download the mask of ${file.name}` }));
@@ -308,6 +323,7 @@ function listen() {
   at("upscale").onchange = estimate;
   at("slider").oninput = at("zoom").oninput = cut;
   at("n_samples").onchange = at("faces").onchange = estimate;
+  at("auto").onchange = () => { showAuto(); estimate(); };
   at("under").onload = at("boxes-shown").onchange = drawBoxes;
   at("layer").onchange = at("right-layer").onchange = () => show(at("compare").dataset.job);
   at("sheet").onpointerdown = at("sheet").onpointermove = (event) => {

@@ -106,14 +106,15 @@ def restore(
         MissingFileError: weights are missing; a UserError and a FileNotFoundError.
     """
     chosen = settled(version, options, precision, set_up, upscale=upscale, memory_gb=memory_gb)
-    given = _given(options, stage1=stage1, stage1_only=stage1_only, task=task != "sr", lora=loras_of(lora))
+    merged = loras_of(lora)
+    given = _given(options, stage1=stage1, stage1_only=stage1_only, task=task != "sr", lora=merged)
     if auto:
         check_auto(version, given)
     one = is_one(pictures)
     several: Sequence[Picture] = [pictures] if one else list(pictures)
     taken = [take(picture) for picture in several]
     choices = _choices(taken, upscale, given) if auto else [Choice()] * len(taken)
-    restorer = loaded(version, task, stage1, weights, precision, download, loras_of(lora))
+    restorer = loaded(version, task, stage1, weights, precision, download, merged)
     wanted = Wanted(
         chosen, keep=False, stage1_only=stage1_only or restorer.preset.stage1_only, listen=callback
     )

@@ -86,6 +86,16 @@ def test_options_that_are_given_win():
     np.testing.assert_array_equal(restore(PICTURES[1], upscale=1, texture=0.7, auto=True), wanted)
 
 
+def test_loras_leave_no_picture_alone(monkeypatch: pytest.MonkeyPatch):
+    """However they are given; the networks get them."""
+    asked: list[Any] = []
+    monkeypatch.setattr(module, "loaded", lambda *args: asked.append(args[-1]) or micro())
+    wanted = restore(PICTURES[1], upscale=1)
+    found = restore(PICTURES[1], upscale=1, auto=True, lora=(name for name in ("a.safetensors",)))
+    np.testing.assert_array_equal(found, wanted)
+    assert [len(loras) for loras in asked] == [0, 1]
+
+
 def test_a_picture_too_small_for_an_estimate_gets_the_usual_options(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()
     monkeypatch.setattr(module, "loaded", lambda *args: micro())

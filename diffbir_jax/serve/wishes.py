@@ -256,7 +256,7 @@ def _repeated(given: dict[str, object], bases: Mapping[str, Recipe], faces: bool
     recorded = as_record(then)
     now = _base(recorded, bases)
     if then.leaves_alone and then.version == AUTO_VERSION:
-        now = left_alone(now, then.copied)
+        now = left_alone(dataclasses.replace(now, upscale=then.upscale), then.copied)
         bases = {**bases, then.version: now}
     base = as_record(now)
     places = (*ASIDE, *PLACES, *(("lora",) if _same_loras(then, now) else ()))

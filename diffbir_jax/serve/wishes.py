@@ -136,8 +136,8 @@ def read_wish(
                 raise Refusal("a sidecar decides all settings; leave out `auto`")
             return _repeated(given, bases, faces, mask)
         auto = given.pop("auto", False)
+        chosen = _left_to_auto(auto, given, _base(given, bases), mask)
         recipe = _recipe(given, bases, faces, mask)
-        chosen = _left_to_auto(auto, given, recipe, bases, mask)
     except RecursionError:
         raise Refusal("options: is nested too deeply") from None
     except Refusal:
@@ -148,7 +148,7 @@ def read_wish(
 
 
 def _left_to_auto(
-    auto: object, given: Mapping[str, object], recipe: Recipe, bases: Mapping[str, Recipe], mask: bool
+    auto: object, given: Mapping[str, object], base: Recipe, mask: bool
 ) -> frozenset[str] | None:
     """The names of what a client set besides `auto`, which wins; None without it.
 
@@ -159,13 +159,13 @@ def _left_to_auto(
         raise Refusal(f"`auto` is {auto!r}; allowed are true and false")
     if not auto:
         return None
-    options = given.get("options", {})
-    assert isinstance(options, dict)
-    words = changed(given, as_record(bases[recipe.version])) | {*options} | {*given} & {"quality"}
-    words |= {name for name, there in (("lora", recipe.lora), ("fidelity_mask", mask)) if there}
+    options = given.get("options")
+    words = changed(given, as_record(base)) | {*given} & {"quality"}
+    words |= {*options} if isinstance(options, dict) else set()
     # A service for another task has networks of its own.
-    words |= {"task"} if recipe.task != "sr" else set()
-    check_auto(recipe.version, words)
+    own = {"lora": base.lora, "fidelity_mask": mask, "task": base.task != "sr"}
+    words |= {name for name, there in own.items() if there}
+    check_auto(base.version, words)
     return frozenset(words)
 
 

@@ -115,9 +115,11 @@ def test_a_picture_too_small_gets_the_usual_settings(client: Client, monkeypatch
     [
         ({"stage1_only": True}, "`auto` chooses for each photo and knows no `stage1_only`; leave one out"),
         ({"n_samples": 2}, "knows no `n_samples`"),
+        ({"task": "faces"}, "knows no `task`"),
+        ({"options": [1]}, "`options` inside is no object"),
         ({"auto": "yes"}, "`auto` is 'yes'; allowed are true and false"),
         ({"copied": True}, "`copied` is True; this service has False"),
-        ({"stage1": "none"}, "`stage1` is 'none'; this service has None"),
+        ({"stage1": "none"}, "knows no `stage1`"),
     ],
 )
 def test_what_does_not_go_with_it_is_one_message(client: Client, more: dict[str, object], text: str):

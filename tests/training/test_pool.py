@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from diffbir_jax.console.errors import OtherRunError
 from diffbir_jax.data import setup
 from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import pool
@@ -114,9 +115,10 @@ def test_a_pool_of_another_run_is_refused(folder, cache, change, part):
     config = micro(folder, cache)
     change(config)
     with pytest.raises(
-        ValueError, match=rf"pool\.npz was made for \(.*\), this run needs \(.*{part}.*\): d"
+        OtherRunError, match=rf"pool\.npz was made for \(.*\), this run needs \(.*{part}.*\): d"
     ) as error:
         make_objective(config)
+    assert error.value.place == cache and error.value.differs == "data"
     assert "\n" not in str(error.value)
 
 

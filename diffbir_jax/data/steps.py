@@ -263,7 +263,7 @@ class _Codec(ABC):
 
 @dataclass(frozen=True)
 class Jpeg(_Codec):
-    """Encode and decode with the JPEG codec."""
+    """Encode and decode with the JPEG codec; `quality` is 1..100."""
 
     def coded(self, image: np.ndarray, quality: int) -> np.ndarray:
         """Return an image after encoding and decoding."""
@@ -272,7 +272,7 @@ class Jpeg(_Codec):
 
 @dataclass(frozen=True)
 class Webp(_Codec):
-    """Encode and decode with the lossy WebP codec."""
+    """Encode and decode with the lossy WebP codec; `quality` is 1..100."""
 
     def coded(self, image: np.ndarray, quality: int) -> np.ndarray:
         """Return an image after encoding and decoding."""

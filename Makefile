@@ -65,7 +65,7 @@ $(GPU_AOT)/.installed: pyproject.toml
 
 # Ten thousand damaged images and thousands of malformed sidecars, and a kill or an error at every operation on files.
 fuzz: $(VENV)/.installed-test
-	DIFFBIR_FUZZ=$(FUZZ) $(BIN)/python -m pytest -m 'slow or not slow' tests/robustness tests/batch/test_sidecar.py
+	DIFFBIR_FUZZ=$(FUZZ) $(BIN)/python -m pytest -m 'slow or not slow' tests/robustness tests/batch/test_wrong_sidecars.py
 
 wheel-test:
 	PYTHON=$(PYTHON) .ci/wheel

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from diffbir_jax.batch.names import some
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.data.caption_rows import KINDS, first_text, named, rows
+from diffbir_jax.data.caption_rows import KINDS, first_text, named, once, rows
 from diffbir_jax.data.captions import clean, decoded, is_caption
 from diffbir_jax.files.checked import file_name, read_checked
 from diffbir_jax.files.errors import ImageFileError, reason
@@ -156,7 +156,7 @@ def _in_table(table: Path, names: Mapping[Path, Path]) -> dict[Path, str]:
             name, caption = _entry(row, number)
             path = whole.get(name) or _only(last.get(name, ()), name, number)
             if path is not None:
-                _once(path, number, numbers)
+                once(path, number, numbers)
                 found[path] = caption
     except (ValueError, csv.Error) as error:
         raise ImageFileError(f"{table}: cannot be read ({reason(error)}); mend it") from None
@@ -193,13 +193,6 @@ def _only(paths: Sequence[Path], name: str, number: int) -> Path | None:
     if len(paths) > 1:
         raise ValueError(f"row {number} names {name}, and inputs are {some(paths)}: give it with its folder")
     return paths[0] if paths else None
-
-
-def _once(path: Path, number: int, numbers: dict[Path, int]) -> None:
-    """Note the row of an input; ValueError if it has one."""
-    if path in numbers:
-        raise ValueError(f"rows {numbers[path]} and {number} are both for {path}")
-    numbers[path] = number
 
 
 def _text(path: Path) -> str:

@@ -10,8 +10,12 @@ from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.faces.flags import add_face_flags
 from diffbir_jax.files.errors import absent
 from diffbir_jax.files.places import given_path, path_or_url
-from diffbir_jax.imaging.photo import MAX_PIXELS
-from diffbir_jax.restoration.flags import add_guidance_flags, add_network_flags, add_stage2_flags
+from diffbir_jax.restoration.flags import (
+    add_guidance_flags,
+    add_network_flags,
+    add_pixel_limit,
+    add_stage2_flags,
+)
 
 # What a photographer needs: --help shows these, --help-all every flag.
 BASIC = (
@@ -117,8 +121,7 @@ def add_input_flags(group: argparse._ArgumentGroup) -> None:
         "give --input, --weights, --stage1 or --fidelity-mask (default: none)"
     )
     add("--from-sidecar", type=given_path, metavar="FILE", help=again)
-    most = "refuse images with more pixels than this, as a guard against decompression bombs"
-    add("--max-pixels", type=count, default=MAX_PIXELS, metavar="N", help=f"{most} (default: %(default)s)")
+    add_pixel_limit(group)
 
 
 def add_caption_flags(group: argparse._ArgumentGroup) -> None:

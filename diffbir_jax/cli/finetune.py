@@ -1,17 +1,17 @@
 """Fine-tune a version on photos of one's own: diffbir finetune --photos DIR --version tiny -o DIR."""
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffbir_jax.cli.train import run
 from diffbir_jax.console import configurations
-from diffbir_jax.console.errors import EXPECTED, UserError, one_line
+from diffbir_jax.console.errors import EXPECTED, OtherRunError, UserError, one_line
 from diffbir_jax.console.extras import require
 from diffbir_jax.console.numbers import count, whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
+from diffbir_jax.console.plain import plain
 from diffbir_jax.restoration import names
 
 if TYPE_CHECKING:
@@ -21,12 +21,9 @@ PROG = "diffbir finetune"
 # Versions with a stage 2 that is trained here; configs/finetune.py has a variant for each.
 VERSIONS = ("tiny", "one-step", "v1", "v2", "v2.1")
 LEARNING_RATE_OF_ALL = 1e-4
-# What messages of training name, and what it is here.
-WORDS = {
-    r"was made for \(.*\), this run needs \(.*\): .*": "is of other photos or settings; give those again, or a new -o",
-    r"\((\d+ problems?); give a new --workdir\)": r"(\1; give its --version, --rank and --full again, or a new -o)",
-    "--workdir": "-o",
-}
+# Flags for the arguments of training, and those by which a run may differ from an earlier one in its folder.
+FLAGS = {"workdir": "-o"}
+DIFFER = {"model": "another --version, --rank or --full", "data": "other photos or settings"}
 
 
 def make_parser() -> Parser:
@@ -99,10 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def worded(error: Exception) -> str:
     """Return an error of training in one line, with the flags of this program."""
-    text = one_line(error)
-    for there, here in WORDS.items():
-        text = re.sub(there, here, text)
-    return text
+    if isinstance(error, OtherRunError):
+        return plain(f"{error.place} was made with {DIFFER[error.differs]}; give those again, or a new -o")
+    return one_line(error, FLAGS)
 
 
 def check(args: argparse.Namespace) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbir_jax.console.errors import EXPECTED, UserError, one_line
-from diffbir_jax.console.numbers import count, positive
+from diffbir_jax.console.numbers import positive
 from diffbir_jax.console.parser import Parser
 from diffbir_jax.console.plain import plain
 from diffbir_jax.console.progress import waiting
 from diffbir_jax.console.tables import aligned
 from diffbir_jax.files.places import given_path, json_path
 from diffbir_jax.files.writing import replace_file
-from diffbir_jax.imaging.photo import MAX_PIXELS
+from diffbir_jax.restoration.flags import add_pixel_limit
 
 HEAD = ("photo", "pixels", "blur", "noise", "JPEG", "scale")
 STANDARD = Path("-")
@@ -41,8 +41,7 @@ def make_parser() -> Parser:
         "and no table (default: none)"
     )
     add("--json", type=json_target, metavar="FILE|-", help=machines)
-    most = "refuse images with more pixels than this, as a guard against decompression bombs"
-    add("--max-pixels", type=count, default=MAX_PIXELS, metavar="N", help=f"{most} (default: %(default)s)")
+    add_pixel_limit(parser)
     return parser
 
 

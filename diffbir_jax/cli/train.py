@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from diffbir_jax.console.config_flags import add_config_flags, parse, read_config
-from diffbir_jax.console.errors import EXPECTED, UserError, one_line
+from diffbir_jax.console.errors import EXPECTED, UserError, as_flags, one_line
 from diffbir_jax.console.numbers import whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.console.progress import waiting
@@ -94,8 +94,13 @@ def say_outcome(config: "Config", args: argparse.Namespace) -> None:
         print(outcome(config, args.workdir))
 
 
+def worded(error: Exception) -> str:
+    """Return an error of training with flags for arguments. It may be a list, a problem per line."""
+    return as_flags(str(error))
+
+
 def run(
-    config: "Config", args: argparse.Namespace, prog: str = PROG, worded: Callable[[Exception], str] = str
+    config: "Config", args: argparse.Namespace, prog: str = PROG, worded: Callable[[Exception], str] = worded
 ) -> bool:
     """Run the loop and return whether all steps are done.
 
@@ -117,7 +122,7 @@ def run(
     except DivergedError as error:
         leave(worded(error), prog)
     except UserError as error:
-        sys.exit(f"{prog}: {worded(error)}")  # may be a list, a problem per line
+        sys.exit(f"{prog}: {worded(error)}")
     except EndedError:
         end(f"{prog}: ended without saving; the same command goes on from the newest checkpoint, if any")
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 import os
 import re
 import traceback
+from collections.abc import Mapping
 
 from diffbir_jax.console.plain import plain
 
@@ -12,6 +13,21 @@ class UserError(ValueError):
 
     A ValueError that is no UserError is a bug: it keeps its traceback.
     """
+
+
+class OtherRunError(UserError):
+    """A file of an earlier run that this run cannot go on with.
+
+    A program may say it in words of its own: by which of its flags the runs differ.
+
+    Attributes:
+        place: the file.
+        differs: "model" or "data".
+    """
+
+    def __init__(self, message: str, place: object, differs: str):
+        super().__init__(message)
+        self.place, self.differs = place, differs
 
 
 class MissingFileError(FileNotFoundError, UserError):
@@ -25,16 +41,17 @@ class MissingFileError(FileNotFoundError, UserError):
 _ARGUMENT = re.compile(r"`([a-z]\w*)`")
 # What JAX adds to its error.
 _ADVICE = " (set JAX_PLATFORMS='' to automatically choose an available backend)"
+NO_FLAGS: Mapping[str, str] = {}
 # What ends in one line; anything else is a bug and ends the run with its traceback.
 EXPECTED = (UserError, OSError)
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException, flags: Mapping[str, str] = NO_FLAGS) -> str:
     """Return an error's message with flags for arguments, see `as_flags`; for a list of problems only the first.
 
     An error of the system names its file first, and its number is left out.
     """
-    text = as_flags(str(error))
+    text = as_flags(str(error), flags)
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         text = f"{plain(error.filename)}: {error.strerror}"
     lines = [line.strip() for line in text.splitlines()]
@@ -57,6 +74,6 @@ def no_device(error: BaseException) -> str | None:
     )
 
 
-def as_flags(message: str) -> str:
-    """Return a message with flags in place of arguments: `memory_gb` becomes --memory-gb."""
-    return _ARGUMENT.sub(lambda found: "--" + found[1].replace("_", "-"), message)
+def as_flags(message: str, flags: Mapping[str, str] = NO_FLAGS) -> str:
+    """Return a message with flags in place of arguments: `memory_gb` becomes --memory-gb, or its entry in `flags`."""
+    return _ARGUMENT.sub(lambda found: flags.get(found[1], "--" + found[1].replace("_", "-")), message)

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import TypeVar
 
 from diffbir_jax.data.captions import clean
 
+Image = TypeVar("Image")
 # Columns by what they hold; the first that a row has counts.
 PATHS = ("file_name", "image_path", "path", "file", "image")
 KINDS = {"short": ("short", "caption", "text"), "long": ("long",)}
@@ -32,6 +34,16 @@ def path_of(row: Mapping[str, object], key: str, number: int) -> str:
     if value is None or isinstance(value, str) or value != value:  # NaN stands for none
         return clean(value)
     raise ValueError(f"{key} of row {number} is {str(value)[:40]}, but a path is a text")
+
+
+def once(image: Image, number: int, numbers: MutableMapping[Image, int]) -> None:
+    """Note that row `number` is for an image; ValueError if `numbers` has a row for it.
+
+    Two rows may hold two captions, and nothing says which one is right.
+    """
+    if image in numbers:
+        raise ValueError(f"rows {numbers[image]} and {number} are both for {image}")
+    numbers[image] = number
 
 
 def first_text(row: Mapping[str, object], keys: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ A step is a frozen dataclass of ranges. It is called as `step(image, context)` w
 [0, 1], and returns another image. Its constructor raises `DataError` for invalid ranges.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -237,8 +238,8 @@ class SensorNoise:
 
 
 @dataclass(frozen=True)
-class Jpeg:
-    """Encode and decode with the JPEG codec.
+class _Codec(ABC):
+    """Encode and decode with a lossy codec.
 
     Attributes:
         quality: 1..100, an integer.
@@ -253,26 +254,28 @@ class Jpeg:
         """Compress."""
         quality = ranges.integer(context.rng, self.quality)
         context.note(quality=quality)
+        return self.coded(image, quality)
+
+    @abstractmethod
+    def coded(self, image: np.ndarray, quality: int) -> np.ndarray:
+        """Return an image after encoding and decoding."""
+
+
+@dataclass(frozen=True)
+class Jpeg(_Codec):
+    """Encode and decode with the JPEG codec; `quality` is 1..100."""
+
+    def coded(self, image: np.ndarray, quality: int) -> np.ndarray:
+        """Return an image after encoding and decoding."""
         return operations.jpeg(image, quality)
 
 
 @dataclass(frozen=True)
-class Webp:
-    """Encode and decode with the lossy WebP codec.
+class Webp(_Codec):
+    """Encode and decode with the lossy WebP codec; `quality` is 1..100."""
 
-    Attributes:
-        quality: 1..100, an integer.
-    """
-
-    quality: int | tuple[int, int] = (30, 100)
-
-    def __post_init__(self) -> None:
-        check_ranges(self, quality=(1, 100))
-
-    def __call__(self, image: np.ndarray, context: Context) -> np.ndarray:
-        """Compress."""
-        quality = ranges.integer(context.rng, self.quality)
-        context.note(quality=quality)
+    def coded(self, image: np.ndarray, quality: int) -> np.ndarray:
+        """Return an image after encoding and decoding."""
         return operations.webp(image, quality)
 
 

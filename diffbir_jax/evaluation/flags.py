@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.console.numbers import count, whole
+from diffbir_jax.console.numbers import whole
 from diffbir_jax.console.parser import INTERRUPTED, Parser
 from diffbir_jax.evaluation.suites.flags import SUITE_ONLY, add_suite_flags
 from diffbir_jax.files.places import given_path
-from diffbir_jax.imaging.photo import MAX_PIXELS
+from diffbir_jax.restoration.flags import add_pixel_limit
 
 if TYPE_CHECKING:
     from diffbir_jax.evaluation.metric import Metric
@@ -116,8 +116,7 @@ def add_folder_flags(group: argparse._ArgumentGroup) -> None:
     add("--gt", type=given_path, metavar="DIR", help=gt)
     lq = "folder of the degraded inputs with the same names, for the report (default: none)"
     add("--lq", type=given_path, metavar="DIR", help=lq)
-    most = f"refuse images with more pixels than this, as a guard against decompression bombs (default: {MAX_PIXELS})"
-    add("--max-pixels", type=count, metavar="N", help=most)
+    add_pixel_limit(group, default=None)
     common = (
         "if sides of a result and its ground truth differ by one pixel, cut both to the common size, at the right and "
         "at the bottom (default: this is an error)"

@@ -61,9 +61,10 @@ def restore(
             floats in [0, 1]), the path of an image file, or a list of these. Two and four channels end with alpha.
         task: "sr", "face" (aligned crops) or "denoise", which decide among the networks of v1, v2 and v2.1; or "faces":
             find the faces of whole photos, restore them by the networks for "face", and paste them into the photo.
-        arguments: those of `restoration.restore.restore`. For "faces" also those of the command's flags, by name:
-            `background` ("sr", "resize", a folder of pictures named as the photos, or a picture per photo),
-            `face_size` (least, most), `face_strength`, `only_largest`, `skip_sharp`, `mask` and `compat`.
+        arguments: those of `restoration.restore.restore`. For "faces" `caption` is not one of them, but those of the
+            command's flags are, by name: `background` ("sr", "resize", a folder of pictures named as the photos, or a
+            picture per photo), `face_size` (least, most), `face_strength`, `only_largest`, `skip_sharp`, `mask` and
+            `compat`.
             `faces.whole.restore_faces` gives reports and crops as well.
 
     Returns:
@@ -91,6 +92,7 @@ def _with_faces(
     lora: str | Path | Lora | Iterable[str | Path | Lora] = (),
     precision: str = "fp32",
     stage1_only: bool = False,
+    caption: images.Caption = "",
     memory_gb: float | None = None,
     download: bool = False,
     set_up: bool = True,
@@ -110,11 +112,7 @@ def _with_faces(
     least, most = _limits(face_size)
     choice = Faces(least, most, only_largest, skip_sharp, face_strength, mask, compat=compat)
     word = background if isinstance(background, str) else ""
-    if word == "none":
-        raise UserError(
-            "`background` is 'none', which leaves no picture to give back; use sr, resize, a folder or a picture per "
-            "photo, or faces.restore_faces, which gives crops"
-        )
+    _check(word, caption)
     one = is_one(pictures)
     files = images.loras_of(lora)
     faces, behind = _networks(version, word == "sr", stage1, weights, precision, download, files)
@@ -133,6 +131,20 @@ def _with_faces(
         if whole.note:
             warnings.warn(f"picture {number}: {whole.note}, restored as background", stacklevel=3)
     return found[0].image if one else [whole.image for whole in found]
+
+
+def _check(background: str, caption: images.Caption) -> None:
+    """Raise UserError for what faces in whole photos do not go with."""
+    if background == "none":
+        raise UserError(
+            "`background` is 'none', which leaves no picture to give back; use sr, resize, a folder or a picture per "
+            "photo, or faces.restore_faces, which gives crops"
+        )
+    if caption != "":
+        raise UserError(
+            '`caption` has words for a whole photo, and task="faces" restores crops; leave it out, or give '
+            "`pos_prompt`, which is read for crops and background"
+        )
 
 
 def _limits(face_size: tuple[float, float | None]) -> tuple[float, float | None]:

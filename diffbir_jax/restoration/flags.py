@@ -9,13 +9,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from diffbir_jax.console.errors import UserError
-from diffbir_jax.console.numbers import integer, real
+from diffbir_jax.console.numbers import count, integer, real
 from diffbir_jax.files.places import given_path
+from diffbir_jax.imaging.photo import MAX_PIXELS
 from diffbir_jax.restoration import names
 from diffbir_jax.restoration.lora_flag import Lora, lora_of
 
 if TYPE_CHECKING:
     from diffbir_jax.sampling.options import Options
+
+
+def add_pixel_limit(group: argparse._ActionsContainer, default: int | None = MAX_PIXELS) -> None:
+    """Declare --max-pixels; with the default None a program can tell whether it is given."""
+    most = f"refuse images with more pixels than this, as a guard against decompression bombs (default: {MAX_PIXELS})"
+    group.add_argument("--max-pixels", type=count, default=default, metavar="N", help=most)
 
 
 def add_network_flags(group: argparse._ArgumentGroup) -> None:

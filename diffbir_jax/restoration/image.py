@@ -219,17 +219,18 @@ class Frame:
         if self.preset.one_step is not None:
             image = self._blended(tiles, grid, work, 3, "stage 2", np.float32)
             sides, style = self.sides.output, self.reference
-            return to_depth(
-                one_step.finish(self.preset.one_step, image, self.clean, style, sides), self.depth
-            )
+            return self._finished(one_step.finish(self.preset.one_step, image, self.clean, style, sides))
         if self.known is not None:
             # Of the whole image, because blur reaches over tiles.
-            return to_depth(
-                self.known.finish(self._blended(tiles, grid, work, 3, "stage 2", np.float32)), self.depth
-            )
+            image = self._blended(tiles, grid, work, 3, "stage 2", np.float32)
+            return self._finished(self.known.finish(image))
         if work == self.sides.output:
             return self._blended(tiles, grid, work, 3, "stage 2", self.depth, self._reused(work))
         return self._at_output(self._blended(tiles, grid, work, 3, "stage 2", np.float32))
+
+    def _finished(self, image: np.ndarray) -> np.ndarray:
+        """A corrected result in the input's dtype. Of a gray input it is gray: corrections round channels apart."""
+        return to_depth(np.repeat(image[..., :1], 3, axis=-1) if self.gray else image, self.depth)
 
     def take_decoded(self, tiles: Iterator[np.ndarray]) -> np.ndarray:
         """Blend the result's tiles to (*work, 3) float32, and nothing else."""

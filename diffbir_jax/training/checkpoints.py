@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.errors import OtherRunError
 from diffbir_jax.console.plain import counted
 from diffbir_jax.files.trees import Params, Tree
 from diffbir_jax.training.distributed import is_first, jointly
@@ -94,9 +94,12 @@ class Checkpoints:
         # Orbax's own errors are long and stop at the first key; this lists all mismatches at once.
         problems = mismatches(_leaves(stored.tree), _leaves(like))
         if problems:
-            raise UserError(
-                f"checkpoint {self._folder / str(step)} is of another model "
-                f"({counted(len(problems), 'problem')}; give a new --workdir):\n  " + "\n  ".join(problems)
+            place = f"checkpoint {self._folder / str(step)}"
+            raise OtherRunError(
+                f"{place} is of another model ({counted(len(problems), 'problem')}; give a new `workdir`):\n  "
+                + "\n  ".join(problems),
+                place,
+                "model",
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)})

@@ -65,7 +65,7 @@ def check_shared(folder: Path) -> None:
     seen = gathered("no checkpoint" if newest is None else f"checkpoint {newest}")
     if len({*seen}) > 1:
         listed = ", ".join(f"process {process} sees {each}" for process, each in enumerate(seen))
-        raise UserError(f"{folder}: {listed}; give a --workdir in a folder that all processes share")
+        raise UserError(f"{folder}: {listed}; give a `workdir` in a folder that all processes share")
     for path in (folder / str(newest)).rglob("*") if newest is not None else ():
         if path.is_file():
             path.open("rb").close()

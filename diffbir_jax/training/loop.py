@@ -196,7 +196,7 @@ def _only_run(stack: ExitStack, workdir: Path) -> None:
         stack.enter_context(held(workdir / ".lock"))
     except HeldError as error:
         raise UserError(
-            f"{workdir}: process {error.owner} trains there; wait for it, or give another --workdir"
+            f"{workdir}: process {error.owner} trains there; wait for it, or give another `workdir`"
         ) from None
 
 

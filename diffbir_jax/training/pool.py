@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.errors import OtherRunError, UserError
 from diffbir_jax.console.progress import tallied
 from diffbir_jax.data.batches import Batches, HostBatch
 from diffbir_jax.files.writing import replacing
@@ -122,8 +122,10 @@ def pool_batches(
     made_for = str(stored.pop(MADE_FOR, "something else"))
     # Latents of other networks or data would train without any error, and give a bad control.
     if made_for != wanted:
-        raise UserError(
-            f"{path} was made for ({made_for}), this run needs ({wanted}): delete it or change config.data.cache."
+        raise OtherRunError(
+            f"{path} was made for ({made_for}), this run needs ({wanted}): delete it or change config.data.cache.",
+            path,
+            "data",
         )
     broken = dict(json.loads(str(stored.pop(BROKEN, "[]")))) if is_first() else {}
     train = {k.removeprefix("train_"): v for k, v in stored.items() if k.startswith("train_")}

@@ -53,7 +53,7 @@ def resume(batches: Batches, saved: Position | None) -> None:
     if changes:
         raise UserError(
             f"the data of this run changed since its checkpoint: {'; '.join(changes)}. Set them back, or begin anew "
-            "with a new --workdir"
+            "with a new `workdir`"
         )
     own, count = jax.process_index(), jax.process_count()
     # Older checkpoints do not name the process. Only the first process wrote their list.

@@ -1,48 +1,24 @@
-"""Runs over folders with a restorer without networks: what is written, said and returned, whatever goes wrong."""
+"""Runs over folders with a restorer without networks: what is written, said and returned, whatever the files are."""
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import struct
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from diffbir_jax.batch import ahead, drive
-from diffbir_jax.batch.jobs import noise_index
+from diffbir_jax.batch import drive
 from diffbir_jax.batch.photos import Loaded
-from diffbir_jax.console.errors import UserError
 from tests.batch.fake import Fake
+from tests.batch.runs import index, restore
 from tests.command import call, complaint, save, written
 from tests.micro import picture
-
-EXHAUSTED = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
-
-
-def restore(*flags: str, source: str = "in") -> int | str | None:
-    return call("--input", source, "--output", "out", "--upscale", "2", *flags)
-
-
-def touched(loaded: Loaded) -> tuple[str, ...]:
-    """In place of writing results: empty files."""
-    for path in loaded.job.outputs.all():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return ()
-
-
-def index(name: str) -> int:
-    return noise_index(Path(name))
 
 
 def test_a_folder_of_folders(fake: Fake) -> None:
@@ -97,23 +73,6 @@ def test_broken_files_fail_alone(fake: Fake, capsys) -> None:
     assert (report["no_images"], report["warnings"]) == (texts, [])
 
 
-def test_a_signal_whose_exception_a_library_loses_ends_the_run(fake: Fake, capsys) -> None:
-    """What was computed is written, and a later run in the process is its own."""
-    for name in "abcdef":
-        save(Path(f"in/{name}.png"))
-
-    def lose(seen: int) -> None:
-        if seen == 3:
-            with contextlib.suppress(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    fake.before = lose
-    assert restore() == 130
-    assert len(fake.seen) == 3 and "interrupted, 3 of 6 images left;" in capsys.readouterr().err
-    fake.before = lambda seen: None
-    assert restore("--skip-existing") == 0
-
-
 def test_a_result_that_vanished_is_not_counted(fake: Fake, capsys, monkeypatch) -> None:
     """Somebody removes the folder of a result while another one is written."""
     for name in ("a/a.png", "b.png", "c.png"):
@@ -165,23 +124,6 @@ def test_names_that_no_file_has_or_that_are_long_fail_alone(fake: Fake, capsys, 
     assert len(fake.seen) == 1 + fine and "out/good.png" not in capsys.readouterr().err
 
 
-def test_a_report_that_cannot_be_written_is_told_first(fake: Fake, capsys) -> None:
-    save(Path("in/a.png"))
-    assert restore("--report", "r" * 251 + ".json") == 1
-    assert complaint(capsys).endswith("is too long for the file system; give a shorter --report\n")
-    assert not fake.seen and not Path("out").exists()
-
-
-@pytest.mark.parametrize("place", ["file", "file/maps"])
-def test_maps_that_have_no_place_are_told_first(fake: Fake, capsys, place: str) -> None:
-    save(Path("in/a.png"))
-    Path("file").touch()
-    assert restore("--guidance-map", place, "--guidance-scale", "1") == 1
-    told = complaint(capsys)
-    assert f"{place}: cannot be made a folder (" in told and "file is a file); choose another" in told
-    assert not fake.seen
-
-
 def test_notes_of_files_are_shown_and_reported(fake: Fake, capsys) -> None:
     """Of what is read, and of what is written."""
     save(Path("in/a.gif"), save_all=True, append_images=[Image.new("RGB", (16, 16))])
@@ -230,171 +172,6 @@ def test_what_is_done_is_skipped(fake: Fake, capsys) -> None:
     assert restore("--save-stages", "--skip-existing") == 0
     assert "0 restored, 0 failed, 3 skipped\n" in capsys.readouterr().out
     assert not fake.seen
-
-
-@pytest.mark.parametrize("error", [MemoryError(), EXHAUSTED])
-@pytest.mark.parametrize("raised", [False, True])
-def test_too_little_memory_fails_one_file(fake: Fake, capsys, error: Exception, raised: bool) -> None:
-    """Told as an outcome, or by the pipeline as a whole, which loses what it had in hand."""
-    for name in "abcde":
-        save(Path(f"in/{name}.png"))
-    (fake.raises if raised else fake.errors)[index("b")] = error
-    assert restore("--no-sidecar") == 1
-    assert "in/b.png: memory does not suffice; give a lower --memory-gb, --upscale" in capsys.readouterr().err
-    assert written() == ([] if raised else ["a.png"]) + ["c.png", "d.png", "e.png"]
-
-
-def test_memory_may_fail_again(fake: Fake, capsys) -> None:
-    """Each file is named once."""
-    for name in "abc":
-        save(Path(f"in/{name}.png"))
-    fake.raises = {index("b"): MemoryError(), index("c"): MemoryError()}
-    assert restore() == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[1] for line in lines] == ["in/a.png", "in/b.png", "in/c.png"]
-
-
-def test_what_the_pipeline_refuses(fake: Fake, capsys) -> None:
-    for name in "ab":
-        save(Path(f"in/{name}.png"))
-    fake.errors[index("b")] = UserError("upscale is 0.01")
-    assert restore() == 1
-    assert complaint(capsys) == "diffbir restore: in/b.png: upscale is 0.01\n"
-    assert written() == ["a.json", "a.png"]
-
-
-def wrong_shape() -> Exception:
-    """What JAX raises for shapes that do not fit: a ValueError that no user can mend."""
-    with pytest.raises(ValueError) as caught:
-        jnp.broadcast_to(jnp.ones(2), (3,))
-    return caught.value
-
-
-@pytest.mark.parametrize("raised", [False, True])
-@pytest.mark.parametrize("bug", [KeyError("a bug"), wrong_shape()], ids=["key", "shape"])
-def test_bugs_show_their_traceback(fake: Fake, capsys, bug: Exception, raised: bool) -> None:
-    """After what was computed is written and the rest named."""
-    for name in "abcd":
-        save(Path(f"in/{name}.png"))
-    (fake.raises if raised else fake.errors)[index("c")] = bug
-    with pytest.raises(type(bug)) as caught:
-        restore("--no-sidecar", "--report", "r.json")
-    assert caught.value is bug
-    assert written() == ["a.png", "b.png", "d.png"]
-    streams = capsys.readouterr()
-    assert "stopped by an error, 1 of 4 images left" in streams.err
-    assert "3 restored, 0 failed" in streams.out
-    assert json.loads(Path("r.json").read_text())["left"] == ["in/c.png"]
-
-
-def test_bugs_of_writers_show_their_traceback(fake: Fake, monkeypatch) -> None:
-    def write(loaded, *_: object) -> None:
-        if loaded.job.path.stem == "b":
-            raise KeyError("a bug")
-
-    monkeypatch.setattr(drive, "write_results", write)
-    for name in "abc":
-        save(Path(f"in/{name}.png"))
-    with pytest.raises(KeyError, match="a bug"):
-        restore()
-
-
-def test_bugs_of_readers_show_their_traceback(fake: Fake, monkeypatch) -> None:
-    def load(*_: object) -> None:
-        raise KeyError("a bug")
-
-    monkeypatch.setattr(drive, "load", load)
-    save(Path("in/a.png"))
-    with pytest.raises(KeyError, match="a bug"):
-        restore()
-
-
-def test_no_file_is_forgotten(fake: Fake, monkeypatch) -> None:
-    """A pipeline that stops early is a bug, not a success."""
-    monkeypatch.setattr(fake, "restore_many", lambda *_, **__: iter(()))
-    save(Path("in/a.png"))
-    with pytest.raises(RuntimeError, match=r"no outcome of in/a\.png"):
-        restore()
-
-
-@pytest.mark.parametrize("when, left, code", [("b", 3, 130), ("c", 1, 130), ("none", 0, 0)])
-def test_interruption_keeps_what_is_done(fake: Fake, capsys, when: str, left: int, code: int) -> None:
-    for name in "abc":
-        save(Path(f"in/{name}.png"))
-    fake.raises[index(when)] = KeyboardInterrupt()
-    assert restore("--no-sidecar") == code
-    streams = capsys.readouterr()
-    said = f"interrupted, {left} of 3 images left; the same command with --skip-existing goes on"
-    assert (said in streams.err) == (code == 130)
-    assert written() == ["a.png", "b.png", "c.png"][: 3 - left]
-
-
-def test_a_second_ctrl_c_ends_at_once(fake: Fake, monkeypatch) -> None:
-    """Python's own handler would raise where writers are waited for; afterwards all is as before."""
-    handlers, before = [], signal.getsignal(signal.SIGINT)
-
-    def write(loaded: Loaded, *_: object) -> tuple[str, ...]:
-        limit = time.monotonic() + 60
-        while (now := signal.getsignal(signal.SIGINT)) is not signal.SIG_DFL and time.monotonic() < limit:
-            time.sleep(0.01)
-        handlers.append(now)
-        return touched(loaded)
-
-    monkeypatch.setattr(drive, "write_results", write)
-    for name in "abc":
-        save(Path(f"in/{name}.png"))
-    fake.raises = {index("c"): KeyboardInterrupt()}
-    assert restore("--no-sidecar") == 130
-    assert handlers == [signal.SIG_DFL] * 2
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_ctrl_c_while_the_last_are_written(fake: Fake, capsys, monkeypatch) -> None:
-    """They are waited for before the summary."""
-    calls, interrupted = [], threading.Event()
-
-    def finish(writers: ahead.Writers) -> None:
-        calls.append(1)
-        if len(calls) == 1:
-            interrupted.set()
-            raise KeyboardInterrupt
-        writers._pool.shutdown(wait=True)
-
-    monkeypatch.setattr(ahead.Writers, "finish", finish)
-    monkeypatch.setattr(drive, "write_results", lambda loaded, *_: interrupted.wait(60) and touched(loaded))
-    for name in "abc":
-        save(Path(f"in/{name}.png"))
-    assert restore("--no-sidecar") == 130
-    assert "3 restored, 0 failed" in capsys.readouterr().out
-
-
-def test_a_write_that_fails_leaves_no_main_result(fake: Fake, capsys, monkeypatch) -> None:
-    """The result tells that all else is there."""
-    save(Path("in/a.png"))
-    save(Path("in/b.png"))
-    Path("out/a.json").mkdir(parents=True)
-    assert restore("--compare") == 1
-    assert "out/a.json: cannot be written (Is a directory)" in complaint(capsys)
-    assert written() == ["a_compare.png", "b.json", "b.png", "b_compare.png"]
-
-
-def test_a_killed_run_leaves_nothing_behind(fake: Fake) -> None:
-    save(Path("in/s/a.png"))
-    Path("out/s").mkdir(parents=True)
-    for name in (".1-1.tmp", "mine.tmp"):
-        Path("out/s", name).touch()
-        os.utime(Path("out/s", name), (0, 0))
-    assert restore() == 0
-    assert written() == ["s/a.json", "s/a.png", "s/mine.tmp"]
-
-
-def test_an_output_that_cannot_be_a_folder(fake: Fake, capsys) -> None:
-    save(Path("in/a.png"))
-    Path("out").touch()
-    assert restore() == 1
-    assert "out: cannot be made a folder (out is a file); choose another --output" in complaint(capsys)
-    assert restore("--output", "fine", "--report", "out/r.json") == 1
-    assert "out: cannot be made a folder (out is a file)" in complaint(capsys)
 
 
 def test_names_that_are_no_text(fake: Fake, capfd) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from diffbir_jax.cli import finetune
 from diffbir_jax.cli.main import start
 from diffbir_jax.console import configurations
-from diffbir_jax.console.errors import UserError
+from diffbir_jax.console.errors import OtherRunError, UserError
 from diffbir_jax.training.sources import training_batches
 
 
@@ -62,26 +62,33 @@ def test_mistakes_get_one_line(photos: Path, capsys, command: str, line: str) ->
     "error, line",
     [
         (
-            "a/2 is of another model (3 problems; give a new --workdir):\n  x has\n  y has\n  z has",
-            "a/2 is of another model (3 problems; give its --version, --rank and --full again, or a new -o): x has ...",
+            OtherRunError(
+                "another model; give a new `workdir`:\n  x has\n  y has", "checkpoint a/2", "model"
+            ),
+            "checkpoint a/2 was made with another --version, --rank or --full; give those again, or a new -o",
         ),
-        ("a: process 7 trains there; wait for it, or give another --workdir", "or give another -o"),
         (
-            "a/crops.npz was made for (preset=tiny data=1), this run needs (preset=tiny data=2): delete it or x.",
-            "a/crops.npz is of other photos or settings; give those again, or a new -o",
+            OtherRunError(
+                "a/crops.npz was made for (1), this run needs (2): delete it", "a/crops.npz", "data"
+            ),
+            "a/crops.npz was made with other photos or settings; give those again, or a new -o",
+        ),
+        (
+            UserError("a: process 7 trains there; wait for it, or give another `workdir`"),
+            "a: process 7 trains there; wait for it, or give another -o",
         ),
     ],
 )
 def test_messages_of_training_name_flags_of_this_program(
-    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys, error: str, line: str
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys, error: UserError, line: str
 ) -> None:
     def failing(*_: object) -> None:
-        raise UserError(error)
+        raise error
 
     monkeypatch.setattr("diffbir_jax.training.loop.train", failing)
     with pytest.raises(SystemExit) as end:
         start("finetune", ["--photos", "photos"])
-    assert str(end.value.code).startswith("diffbir finetune: ") and str(end.value.code).endswith(line)
+    assert end.value.code == f"diffbir finetune: {line}"
 
 
 def read(command: str) -> Any:

@@ -112,6 +112,11 @@ def test_small_faces_are_left_by_size() -> None:
         ({"background": 7}, "the picture is a int"),
         ({"background": wall(50, 20)}, "other proportions"),
         ({"background": ["missing.png"]}, "missing.png: no such file"),
+        (
+            {"caption": "a man"},
+            '`caption` has words for a whole photo, and task="faces" restores crops; leave it out',
+        ),
+        ({"caption": ["a man"]}, "`caption` has words"),
         ({"face_sise": 3}, "there is no option 'face_sise'; did you mean 'face_size'"),
     ],
 )

@@ -1,5 +1,5 @@
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
 
@@ -44,15 +44,19 @@ def test_large_scores_do_not_overflow():
     np.testing.assert_allclose(out, reference(10 * q, k, v), atol=1e-4)
 
 
-def test_gradients():
-    inputs = qkv(2, 50, 40, 2, 8)
+def assert_gradients_of_jax(inputs: tuple[jax.Array, ...], backend: str) -> None:
+    """The gradients of a backend in blocks are those of JAX's own attention."""
 
-    def gradients(run):
+    def gradients(run: Callable[..., jax.Array]) -> tuple[jax.Array, ...]:
         return jax.jit(jax.grad(lambda args: jnp.sin(run(*args)).sum()))(inputs)
 
-    chunked = gradients(lambda *args: attention(*args, backend="chunked", max_scores=1000))
-    for ours, expected in zip(chunked, gradients(jax.nn.dot_product_attention)):
+    found = gradients(lambda *args: attention(*args, backend=backend, max_scores=1000))
+    for ours, expected in zip(found, gradients(jax.nn.dot_product_attention)):
         np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_gradients():
+    assert_gradients_of_jax(qkv(2, 50, 40, 2, 8), "chunked")
 
 
 def test_bfloat16_has_a_float32_softmax():
@@ -87,13 +91,7 @@ def test_blocks_of_queries_equal_xla(queries, keys):
     np.testing.assert_allclose(
         compiled(*inputs, backend="queries", max_scores=1000), reference(*inputs), atol=1e-5
     )
-
-    def gradients(run):
-        return jax.jit(jax.grad(lambda args: jnp.sin(run(*args)).sum()))(inputs)
-
-    found = gradients(lambda *args: attention(*args, backend="queries", max_scores=1000))
-    for ours, expected in zip(found, gradients(jax.nn.dot_product_attention)):
-        np.testing.assert_allclose(ours, expected, atol=1e-4)
+    assert_gradients_of_jax(inputs, "queries")
 
 
 def test_blocks_of_queries_hold_few_scores():

@@ -104,6 +104,14 @@ def test_holes_are_filled_from_around_them():
     assert not fill(image, np.zeros((24, 30), bool)).any()
 
 
+@pytest.mark.parametrize("words", ["blur:2", pytest.param("blur:1,down2", marks=pytest.mark.slow)])
+def test_gray_given_as_rgb_stays_gray(words):
+    """The last projection rounds channels apart; other callers of the restorer than `restore` see all three."""
+    gray = np.repeat(picture(32, 40)[..., :1], 3, axis=-1)
+    result = micro().restore(np.float32(gray / 255), parse(words).scale, with_operator(words)).image
+    assert np.all(result[..., :1] == result) and result.std() > 0.01
+
+
 @pytest.mark.parametrize("gray", [np.zeros((8, 8), np.uint8), Image.new("L", (8, 8))])
 def test_gray_pictures_get_colours(gray):
     found = take(gray).like(np.arange(192, dtype=np.uint8).reshape(8, 8, 3), coloured=True)

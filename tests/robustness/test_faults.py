@@ -19,6 +19,7 @@ from PIL import Image
 from tests.batch.fake import Fake
 from tests.command import call, save, written
 from tests.robustness.operations import alone, happening
+from tests.robustness.unread import unread
 
 FLAGS = ("--upscale", "2", "--save-stages", "--report", "out/report.json")
 RUN = ("--input", "in", "--output", "out", *FLAGS, "--skip-existing")
@@ -146,19 +147,12 @@ def test_a_folder_that_vanishes(folder: None) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
 @pytest.mark.parametrize("lost", ["reader", "disk"])
-def test_output_that_nobody_reads(
-    folder: None, lost: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> None:
+def test_output_that_nobody_reads(folder: None, lost: str, capfd: pytest.CaptureFixture) -> None:
     """The work is done. A reader that has left is no fault; a full disk is."""
     assert call(*RUN) == 0
     whole = results()
     shutil.rmtree("out")
-    reader, writer = os.pipe()
-    os.close(reader)
-    if lost == "disk":
-        os.dup2(os.open("/dev/full", os.O_WRONLY), writer)
-    with os.fdopen(writer, "w") as stream, monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", stream)
+    with unread(lost):
         code = call(*RUN)
     error = capfd.readouterr().err
     assert int(code or 0) == int(lost == "disk") and "Traceback" not in error, error

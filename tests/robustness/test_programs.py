@@ -21,6 +21,7 @@ from diffbir_jax.console import process
 from tests.conversion import small
 from tests.evaluation.folders import fill_folder
 from tests.robustness.operations import alone, happening
+from tests.robustness.unread import unread
 from tests.weights.conftest import server
 from tests.weights.server import CONTENT, NAME, Server
 
@@ -254,17 +255,12 @@ def test_a_folder_that_vanishes(program: tuple[str, list[str]], capfd: pytest.Ca
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
 @pytest.mark.parametrize("lost", ["reader", "disk"])
 def test_output_that_nobody_reads(
-    program: tuple[str, list[str]], lost: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    program: tuple[str, list[str]], lost: str, capfd: pytest.CaptureFixture
 ) -> None:
     """The work is done. A reader that has left is no fault; a full disk is."""
     assert run(program)[0] == 0
     whole = state()
-    reader, writer = os.pipe()
-    os.close(reader)
-    if lost == "disk":
-        os.dup2(os.open("/dev/full", os.O_WRONLY), writer)
-    with os.fdopen(writer, "w") as stream, monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", stream)
+    with unread(lost):
         code, _ = run(program)
     error = capfd.readouterr().err
     assert code == int(lost == "disk") and "Traceback" not in error, error

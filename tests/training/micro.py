@@ -4,18 +4,24 @@
 step 47, `micro.py:rm@47@SIGTERM` sends itself another signal then.
 """
 
+import contextlib
 import importlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
+import jax
 import numpy as np
+import pytest
 from jax._src import distributed
 from ml_collections import ConfigDict
 from PIL import Image
 
 from diffbir_jax.data.photos import PairBatches
+from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.presets import PRESETS, Preset
 from diffbir_jax.models.restoration_unet import RestorationUNetConfig
 from diffbir_jax.models.unet import UNetConfig
@@ -51,6 +57,19 @@ MICRO = Preset(
 # Batches are split over the four devices of the tests.
 BATCH = 4
 SMALL = {"steps": 2, "warmup": 1, "log_every": 1, "eval_every": 100, "checkpoint_every": 100, "keep": 9}
+
+
+@contextlib.contextmanager
+def surrounded(preset: Preset = MICRO, stage: ModuleType | None = None) -> Iterator[pytest.MonkeyPatch]:
+    """`preset` is the preset `micro`, and types are promoted as optax relies on.
+
+    With `stage`, initial weights of that module of training need no compiling.
+    """
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setitem(PRESETS, "micro", preset)
+        if stage is not None:
+            patch.setattr(stage, "init", lambda module, key, *x: away_from_zero(abstract(module, *x)))
+        yield patch
 
 
 def micro_config(stage: str, folder: str | Path = ".") -> ConfigDict:

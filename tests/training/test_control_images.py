@@ -12,7 +12,6 @@ import pytest
 
 from diffbir_jax.data.batches import Batches
 from diffbir_jax.diffusion.schedule import make_schedule, q_sample, training_target
-from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.bsrnet import BSRNetConfig
 from diffbir_jax.models.clip import CLIPTextConfig
 from diffbir_jax.models.presets import PRESETS
@@ -36,8 +35,7 @@ from diffbir_jax.training.writers import read_lines
 from diffbir_jax.weights.loading import abstract_params, stored
 from diffbir_jax.weights.safetensors import flatten, load_weights, read_metadata
 from tests.micro import random_params
-from tests.models.reference import away_from_zero
-from tests.training.micro import BATCH, MICRO, make_photos, make_weights, micro
+from tests.training.micro import BATCH, MICRO, make_photos, make_weights, micro, surrounded
 
 TEXT = dataclasses.replace(
     MICRO,
@@ -50,9 +48,7 @@ KEY = jax.random.key(3)
 @pytest.fixture(scope="module", autouse=True)
 def surroundings():
     """The preset `micro`, with initial weights that need no compiling, and the promotion that optax relies on."""
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setitem(PRESETS, "micro", MICRO)
-        patch.setattr(regeneration, "init", lambda module, key, *x: away_from_zero(abstract(module, *x)))
+    with surrounded(stage=regeneration):
         yield
 
 

@@ -158,7 +158,7 @@ def test_processes_that_see_other_checkpoints_are_told(tmp_path, monkeypatch):
     """Such as in a work folder on the disk of each machine."""
     (tmp_path / "run" / "7").mkdir(parents=True)
     monkeypatch.setattr(intact, "gathered", lambda text: [text, "no checkpoint"])
-    message = "run: process 0 sees checkpoint 7, process 1 sees no checkpoint; give a --workdir in a folder that all"
+    message = "run: process 0 sees checkpoint 7, process 1 sees no checkpoint; give a `workdir` in a folder that all"
     with pytest.raises(UserError, match=message):
         intact.check_shared(tmp_path / "run")
 

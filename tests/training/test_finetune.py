@@ -15,7 +15,7 @@ from diffbir_jax.console.errors import UserError
 from diffbir_jax.conversion.adapted import lora_state
 from diffbir_jax.conversion.lora import places
 from diffbir_jax.models.lora import DEFAULT_ALPHA, adapted_layers, merge
-from diffbir_jax.models.presets import PRESETS, get_preset
+from diffbir_jax.models.presets import get_preset
 from diffbir_jax.restoration.lora_flag import Lora
 from diffbir_jax.restoration.loras import merged
 from diffbir_jax.restoration.restorer import Restorer
@@ -29,7 +29,7 @@ from diffbir_jax.training.objective import Objective, make_objective
 from diffbir_jax.weights.loading import abstract_params
 from diffbir_jax.weights.safetensors import flatten, load_tree, save_weights
 from tests.models.reference import away_from_zero
-from tests.training.micro import BATCH, MICRO, SMALL, make_photos
+from tests.training.micro import BATCH, MICRO, SMALL, make_photos, surrounded
 
 RANK = 2
 GOLDEN = Path(__file__).parents[1] / "golden" / "one_step"
@@ -38,8 +38,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "one_step"
 @pytest.fixture(scope="module", autouse=True)
 def surroundings():
     """The preset `micro`, and the promotion that optax relies on."""
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setitem(PRESETS, "micro", MICRO)
+    with surrounded():
         yield
 
 

@@ -5,15 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffbir_jax.models.apply import abstract, apply
-from diffbir_jax.models.presets import PRESETS
+from diffbir_jax.models.apply import apply
 from diffbir_jax.sharding import make_mesh, put_batch, replicated
 from diffbir_jax.training import joint, regeneration
 from diffbir_jax.training.loop import place
 from diffbir_jax.training.objective import Objective, make_objective
 from diffbir_jax.weights.safetensors import flatten
-from tests.models.reference import away_from_zero
-from tests.training.micro import MICRO, make_photos, make_weights, micro
+from tests.training.micro import MICRO, make_photos, make_weights, micro, surrounded
 
 WEIGHT = 0.25
 KEY = jax.random.key(3)
@@ -22,9 +20,7 @@ KEY = jax.random.key(3)
 @pytest.fixture(scope="module", autouse=True)
 def surroundings():
     """The preset `micro`, whose control is no copy of the UNet: its zeros would hide stage 1 from the loss."""
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setitem(PRESETS, "micro", MICRO)
-        patch.setattr(regeneration, "init", lambda module, key, *x: away_from_zero(abstract(module, *x)))
+    with surrounded(stage=regeneration):
         yield
 
 

@@ -80,7 +80,7 @@ def test_an_interrupted_run_is_bit_identical_with_any_number_of_workers(folder, 
     [
         (
             {"batch_size": 2 * BATCH},
-            r"batch_size was 4, is 8\. Set them back, or begin anew with a new --workdir",
+            r"batch_size was 4, is 8\. Set them back, or begin anew with a new `workdir`",
         ),
         ({"held_out_every": 5}, "source was .*, is "),
         ({"seed": 3}, "seed was 0, is 3"),

@@ -142,7 +142,7 @@ def test_a_checkpoint_of_another_model_is_refused(folder, uninterrupted, monkeyp
     monkeypatch.setitem(PRESETS, "micro", wider)
     monkeypatch.setattr(rm, "init", lambda module, key, lq: away_from_zero(abstract(module, lq)))
     with pytest.raises(
-        ValueError, match=r"(?s)24 is of another model .*give a new --workdir.*params/down/kernel has"
+        ValueError, match=r"(?s)24 is of another model .*give a new `workdir`.*params/down/kernel has"
     ):
         train(config(folder), uninterrupted[1])
 

@@ -10,7 +10,6 @@ from safetensors.numpy import load_file
 
 from diffbir_jax.conversion.to_torch import export_files
 from diffbir_jax.models.apply import abstract
-from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import decoder, loop, pool, prior, rm, vae
 from diffbir_jax.training.decoder import ENCODER
 from diffbir_jax.training.latents import latent_batches
@@ -18,7 +17,7 @@ from diffbir_jax.training.objective import make_objective
 from diffbir_jax.training.prior import draw_timesteps
 from diffbir_jax.weights.safetensors import flatten, load_weights, save_weights
 from tests.models.reference import away_from_zero
-from tests.training.micro import BATCH, MICRO, make_photos, micro_config
+from tests.training.micro import BATCH, MICRO, make_photos, micro_config, surrounded
 
 # Stage -> the file that it exports; in the order of training.
 EXPORTS = {"rm": "rm", "vae": "vae", "decoder": "vae", "prior": "unet", "control": "control"}
@@ -44,8 +43,7 @@ def start(module, key, *inputs):
 @pytest.fixture(scope="module", autouse=True)
 def surroundings():
     """The preset `micro`, what takes long replaced, and the type promotion that optax relies on."""
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setitem(PRESETS, "micro", MICRO)
+    with surrounded() as patch:
         for stage in (rm, vae, decoder, prior):
             patch.setattr(stage, "init", start)
         patch.setattr(decoder, "load_features", lambda path: {"scale": np.ones((), np.float32)})

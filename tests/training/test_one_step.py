@@ -9,7 +9,15 @@ from diffbir_jax.training.objective import make_objective
 from diffbir_jax.training.one_step import likeness_terms, make_networks, restorer
 from diffbir_jax.training.taught import Taught, load_samples, taught_batches
 from diffbir_jax.weights.safetensors import flatten, load_weights
-from tests.training.micro import BATCH, MICRO, make_photos, make_samples, make_weights, micro_config
+from tests.training.micro import (
+    BATCH,
+    MICRO,
+    make_photos,
+    make_samples,
+    make_weights,
+    micro_config,
+    surrounded,
+)
 from tests.training.test_loop import assert_bit_identical
 
 LOSS = {
@@ -23,8 +31,7 @@ LOSS = {
 @pytest.fixture(scope="module", autouse=True)
 def surroundings():
     """The preset `micro`, and the type promotion that optax relies on."""
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setitem(PRESETS, "micro", MICRO)
+    with surrounded():
         yield
 
 

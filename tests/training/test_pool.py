@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+from diffbir_jax.console.errors import OtherRunError
 from diffbir_jax.data import setup
-from diffbir_jax.models.presets import PRESETS
 from diffbir_jax.training import pool
 from diffbir_jax.training.distributed import own_rows
 from diffbir_jax.training.objective import make_objective
@@ -20,7 +20,7 @@ from diffbir_jax.weights.loading import abstract_params
 from diffbir_jax.weights.safetensors import save_weights
 from tests.micro import random_params
 from tests.models.reference import away_from_zero
-from tests.training.micro import BATCH, SMALL, make_photos
+from tests.training.micro import BATCH, SMALL, make_photos, surrounded
 from tests.training.test_control_images import TEXT
 
 PRESET = dataclasses.replace(TEXT, name="micro")
@@ -30,8 +30,7 @@ KEY = jax.random.key(3)
 @pytest.fixture(scope="module", autouse=True)
 def surroundings():
     """The preset `micro` reads text; captions differ from crop to crop; promotion is what optax relies on."""
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setitem(PRESETS, "micro", PRESET)
+    with surrounded(PRESET) as patch:
         patch.setattr(setup, "choose", lambda captions, rng, config: f"photo {rng.integers(10**6)}")
         yield
 
@@ -114,9 +113,10 @@ def test_a_pool_of_another_run_is_refused(folder, cache, change, part):
     config = micro(folder, cache)
     change(config)
     with pytest.raises(
-        ValueError, match=rf"pool\.npz was made for \(.*\), this run needs \(.*{part}.*\): d"
+        OtherRunError, match=rf"pool\.npz was made for \(.*\), this run needs \(.*{part}.*\): d"
     ) as error:
         make_objective(config)
+    assert error.value.place == cache and error.value.differs == "data"
     assert "\n" not in str(error.value)
 
 

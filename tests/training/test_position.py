@@ -38,7 +38,7 @@ def test_what_changed_is_listed():
         resume(Data(seed=2, source="abc", batch_size=8), saved(Data(seed=1, source="abd", batch_size=8)))
     assert str(error.value) == (
         "the data of this run changed since its checkpoint: seed was 1, is 2; source was abd, is abc. "
-        "Set them back, or begin anew with a new --workdir"
+        "Set them back, or begin anew with a new `workdir`"
     )
 
 

@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from diffbir_jax.cli import train as command
+from diffbir_jax.console.errors import UserError
 from diffbir_jax.training import loop, report, stopping
 from diffbir_jax.training.report import Report
 from diffbir_jax.training.speed import Stopwatch, beside
@@ -168,6 +169,17 @@ def test_the_same_command_goes_on_once_the_way_is_free(
     monkeypatch.setattr(loop, "train", fail)
     with pytest.raises(SystemExit, match=f"^diffbir train: run/export: Reason; {advice}$"):
         command.run(None, SimpleNamespace(workdir="run"))  # pyright: ignore[reportArgumentType]
+
+
+def test_an_error_of_training_names_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise UserError("run: process 7 trains there; give another `workdir`:\n  a\n  b")
+
+    monkeypatch.setattr(command, "meet", lambda args: None)
+    monkeypatch.setattr(loop, "train", fail)
+    with pytest.raises(SystemExit) as end:
+        command.run(None, SimpleNamespace(workdir="run"))  # pyright: ignore[reportArgumentType]
+    assert end.value.code == "diffbir train: run: process 7 trains there; give another --workdir:\n  a\n  b"
 
 
 def test_a_run_that_ended_at_once_has_its_exit_code(

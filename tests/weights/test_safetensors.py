@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from diffbir_jax.console.errors import MissingFileError
+from diffbir_jax.console.errors import MissingFileError, OtherRunError
 from diffbir_jax.sharding import make_mesh, tree_shardings
 from diffbir_jax.training.checkpoints import Checkpoints
 from diffbir_jax.training.state import TrainState, init_state
@@ -228,12 +228,13 @@ def test_a_run_goes_on_with_other_devices(tmp_path):
 def test_a_checkpoint_of_another_model_lists_every_difference(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, state(PARAMS).params)
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(OtherRunError) as error:
             checkpoints.restore(
                 {"a": {"kernel": jnp.zeros((3, 2)), "scale": jnp.zeros(5)}, "b": jnp.zeros(2)}
             )
+    assert error.value.differs == "model" and error.value.place == f"checkpoint {tmp_path / '7'}"
     head, *problems = str(error.value).split("\n  ")
-    assert f"checkpoint {tmp_path / '7'} is of another model (3 problems; give a new --workdir)" in head
+    assert f"checkpoint {tmp_path / '7'} is of another model (3 problems; give a new `workdir`)" in head
     assert problems == [
         "missing a/scale (5,)",
         "unexpected a/bias (3,)",

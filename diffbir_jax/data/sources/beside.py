@@ -5,7 +5,7 @@ import csv
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from diffbir_jax.data.caption_rows import KINDS, first_text, named, rows
+from diffbir_jax.data.caption_rows import KINDS, first_text, named, once, rows
 from diffbir_jax.data.captions import clean, decoded, is_caption
 from diffbir_jax.data.example import BrokenExampleError, DataError
 from diffbir_jax.data.sources.files import join, read
@@ -50,14 +50,17 @@ def table_captions(root: str, table: str, names: Iterable[str]) -> dict[str, dic
         names: the images, relative to the folder.
 
     Raises:
-        DataError: the table cannot be read.
+        DataError: the table cannot be read, or two rows are for the same image.
     """
     url = join(root, table)
     known, found = set(names), {}
     odd: list[str] = []
+    numbers: dict[str, int] = {}
     for number, row in enumerate(rows_of(url), 1):
         with _readable(url):
             name = named(row, number)
+            if name in known:
+                once(name, number, numbers)
         keys = [key for keys in KINDS.values() for key in keys]
         odd += [f"{key} of row {number}" for key in keys if not is_caption(row.get(key))]
         texts = {kind: first_text(row, keys) for kind, keys in KINDS.items()}

@@ -94,6 +94,24 @@ def test_a_damaged_table_is_refused(place: str, content: bytes, message: str) ->
 
 
 @pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("metadata.csv", "file_name,text\na.png,a dog\nb/c.jpg,\n./a.png,a cat\n"),
+        ("metadata.jsonl", '{"path": "a.png"}\n\n{"path": "b/c.jpg"}\n{"path": "a.png", "text": "a cat"}'),
+    ],
+)
+def test_two_rows_for_one_image_are_refused(place: str, name: str, rows: str) -> None:
+    """Also where one of them has no caption; rows for images that are not there do not matter."""
+    put(f"{place}/{name}", rows)
+    with pytest.raises(
+        DataError, match=rf"{name}: cannot be read \(rows 1 and 3 are both for a\.png\); mend it"
+    ):
+        source_of(place)
+    put(f"{place}/{name}", rows.replace("a.png", "absent.png"))
+    assert source_of(place)[0].captions == {}
+
+
+@pytest.mark.parametrize(
     "text", [b"caf\xe9", "a cat".encode("utf-16-le"), "a cat".encode("utf-32"), b"\xff\xfea"]
 )
 def test_an_image_is_kept_without_a_caption_that_is_no_text(place: str, text: bytes) -> None:

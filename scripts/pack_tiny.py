@@ -2,13 +2,13 @@
 
 python scripts/pack_tiny.py work diffbir_jax/pretrained/tiny
 python scripts/pack_tiny.py work diffbir_jax/pretrained/one-step --preset one-step
-python scripts/pack_tiny.py work diffbir_jax/pretrained/one-step --preset one-step --task denoise --only rm
+python scripts/pack_tiny.py work diffbir_jax/pretrained/one-step --preset one-step --only rm
 """
 
 import argparse
 from pathlib import Path
 
-from diffbir_jax.models.presets import TASKS, get_preset
+from diffbir_jax.models.presets import get_preset
 from diffbir_jax.weights.loading import abstract_params
 from diffbir_jax.weights.safetensors import load_weights, save_weights
 
@@ -35,9 +35,8 @@ def main() -> None:
         nargs="+",
         help="the networks to pack (default: all); other files stay",
     )
-    parser.add_argument("--task", choices=TASKS, default="sr", help="default: %(default)s")
     args = parser.parse_args()
-    preset = get_preset(args.preset, args.task)
+    preset = get_preset(args.preset)
     likes = abstract_params(preset)
     for module, stage in STAGES[args.preset].items():
         if args.only is not None and module not in args.only:

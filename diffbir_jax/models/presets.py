@@ -248,7 +248,7 @@ TINY = Preset(
 ONE_STEP = replace(
     TINY,
     name="one-step",
-    rm=RestorationUNetConfig(channels=(64, 160), blocks=(2, 4, 3), direct=True),
+    rm=RestorationUNetConfig(unshuffle=2, channels=(48, 96, 128), blocks=(1, 2, 4, 2, 1)),
     vae=replace(
         TINY.vae,
         ch=16,
@@ -270,6 +270,7 @@ ONE_STEP = replace(
     all_detail_from=4.0,
     colour_levels=4,
     detail_gain=1.1,
+    texture_noise=5.0,
 )
 
 # DiffBIR as published, with the reference's choice of files: SwinIR, BSRNet or SCUNet before Stable Diffusion 2.1 base.
@@ -336,12 +337,6 @@ PRESETS = {
 }
 # Presets for tasks that differ from the entry in `PRESETS`.
 VARIANTS: dict[tuple[str, Task], Preset] = {
-    ("one-step", "denoise"): replace(
-        ONE_STEP,
-        rm=RestorationUNetConfig(unshuffle=2, channels=(48, 96, 128), blocks=(1, 2, 4, 2, 1)),
-        files=Files(rm="rm_denoise"),
-        texture_noise=5.0,
-    ),
     ("v1", "face"): replace(V1, files=Files(rm="swinir_face", control="control_face")),
     ("v2", "face"): replace(V2, rm=SwinIRConfig(), files=V2.files._replace(rm="swinir_face")),
     ("v2", "denoise"): replace(V2, rm=SCUNetConfig(), files=V2.files._replace(rm="scunet")),

@@ -25,9 +25,6 @@ class RestorationUNetConfig:
         channels: width of each level, the finest first; each level has half the side of the one before.
         blocks: residual blocks in the encoder of each level, the coarsest level, and the decoders in reverse order:
             one number fewer than twice the levels.
-        direct: whether a convolution of the unshuffled pixels joins the residual, gated by the features. With large
-            blocks the finest level has too few channels to carry the noise of every pixel and colour; a filter needs
-            none.
 
     Raises:
         ValueError: the number of blocks does not fit that of the levels.
@@ -36,7 +33,6 @@ class RestorationUNetConfig:
     unshuffle: int = 4
     channels: tuple[int, ...] = (72, 144)
     blocks: tuple[int, ...] = (3, 4, 3)
-    direct: bool = False
 
     def __post_init__(self) -> None:
         """Check that blocks and levels fit."""
@@ -142,18 +138,10 @@ class RestorationUNet(nn.Module):
             raise ValueError(f"image is {size}; pad both sides to multiples of {cfg.multiple}")
         pixels = local_contrast(lq, cfg.unshuffle)
         x = self._level(conv(cfg.channels[0], name="conv_in", dtype=self.dtype)(pixels), 0)
-        x = self._residual(x, pixels)
+        # With zero weights the untrained module returns its input.
+        x = conv(3 * cfg.unshuffle**2, zero=True, name="conv_out", dtype=self.dtype)(x)
         x = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=cfg.unshuffle, q=cfg.unshuffle)
         return lq.astype(jnp.float32) + RESIDUAL_SCALE * x.astype(jnp.float32)
-
-    def _residual(self, x: jax.Array, pixels: jax.Array) -> jax.Array:
-        """Unshuffled, from the features. With zero weights the untrained module returns its input."""
-        outputs = 3 * self.config.unshuffle**2
-        if not self.config.direct:
-            return conv(outputs, zero=True, name="conv_out", dtype=self.dtype)(x)
-        gate = nn.sigmoid(conv(1, 1, name="gate", dtype=self.dtype)(x))
-        x = conv(outputs, zero=True, name="conv_out", dtype=self.dtype)(x)
-        return x + gate * conv(outputs, zero=True, name="direct", dtype=self.dtype)(pixels)
 
     def _level(self, x: jax.Array, level: int) -> jax.Array:
         """Encoder of a level, all coarser levels, its decoder: (B, H, W, C) -> (B, H, W, C)."""

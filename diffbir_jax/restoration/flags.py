@@ -35,8 +35,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--version", choices=names.VERSIONS, default="one-step", help=version)
     task = (
-        "sr, face (aligned crops) or denoise selects networks of v1, v2 and v2.1; denoise also a stage 1 of one-step "
-        "for noisy photos at --upscale 1; "
+        "sr, face (aligned crops) or denoise selects networks of v1, v2 and v2.1; "
         "faces finds the faces of whole photos, restores and pastes them (default: %(default)s)"
     )
     add("--task", choices=names.ALL_TASKS, default="sr", help=task)

@@ -74,7 +74,7 @@ def restore(
             floats in [0, 1]), the path of an image file, or a list of these. Two and four channels end with alpha.
         version: name of a preset of networks.
         upscale: output side divided by input side (above 0).
-        task: "sr", "face" or "denoise": decides among the networks of v1, v2 and v2.1; "denoise" also of one-step.
+        task: "sr", "face" or "denoise": decides among the networks of v1, v2 and v2.1.
         stage1: another restoration module, see `weights.loading.with_stage1`.
         weights: folder of the weights; by default those that the package ships, or the folder of downloaded ones.
         lora: LoRA files to merge into the networks, each "FILE", "FILE:SCALE", a path or a `Lora`; one, or several.

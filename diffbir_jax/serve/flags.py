@@ -37,7 +37,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         "version of the networks; repeat the flag for more versions; clients get the first one by default"
     )
     add("--version", action="append", choices=names.VERSIONS, help=f"{version} (default: one-step)")
-    task = "selects networks of v1, v2 and v2.1; denoise also of one-step (default: %(default)s)"
+    task = "selects networks of v1, v2 and v2.1 (default: %(default)s)"
     add("--task", choices=[name for name in names.TASKS if name != names.FACES], default="sr", help=task)
     faces = 'clients may also ask for "task": "faces", which restores the faces of whole photos apart'
     add("--faces", action="store_true", help=f"{faces} (default: off)")

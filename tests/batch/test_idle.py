@@ -33,7 +33,7 @@ from diffbir_jax.batch.settings import settings_from
             "--task denoise has no effect: tiny has no networks of its own for this task",
         ),
         ("--task face --version v2", ""),
-        ("--task denoise", ""),
+        ("--task denoise", "--task denoise has no effect: one-step has no networks of its own for this task"),
         ("--task denoise --version v2.1", "--task denoise has no effect: v2.1 has no networks of its own"),
         ("--task sr", ""),
         ("--task faces --version tiny --texture 0.5", ""),

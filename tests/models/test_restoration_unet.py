@@ -4,16 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from einops import rearrange
 from flax import linen as nn
 
 from diffbir_jax.models.apply import abstract
 from diffbir_jax.models.restoration_unet import (
-    RESIDUAL_SCALE,
     WINDOW,
     RestorationUNet,
     RestorationUNetConfig,
-    local_contrast,
     local_mean,
 )
 from tests.models.reference import away_from_zero
@@ -54,19 +51,3 @@ def test_every_level_reaches_the_result() -> None:
 def test_blocks_that_do_not_fit_the_levels_are_refused() -> None:
     with pytest.raises(ValueError, match="3 numbers of blocks for 3 levels; 5 are needed"):
         RestorationUNetConfig(channels=(4, 6, 8), blocks=(1, 1, 1))
-
-
-def test_the_direct_filter_is_added_as_far_as_the_gate_is_open() -> None:
-    """Its centre tap alone, on pixels less their local mean: that part of the residual is the pixels, scaled."""
-    config = RestorationUNetConfig(unshuffle=2, channels=(4, 4), blocks=(1, 1, 1), direct=True)
-    module = RestorationUNet(config)
-    lq = jnp.asarray(np.random.default_rng(0).random((1, 8, 8, 3), np.float32))
-    params = module.init(jax.random.key(0), lq)["params"]
-    np.testing.assert_array_equal(module.apply({"params": params}, lq), lq)
-    params["direct"]["kernel"] = params["direct"]["kernel"].at[1, 1, :12, :12].set(jnp.eye(12))
-    for bias, share in ((-50.0, 0.0), (50.0, 1.0)):
-        params["gate"]["bias"] = jnp.full(1, bias)
-        detail = local_contrast(lq, 2)[..., :12]
-        pixels = rearrange(detail, "b h w (p q c) -> b (h p) (w q) c", p=2, q=2)
-        expected = lq + share * RESIDUAL_SCALE * pixels
-        np.testing.assert_allclose(module.apply({"params": params}, lq), expected, atol=1e-5)

@@ -270,7 +270,7 @@ ONE_STEP = replace(
     all_detail_from=4.0,
     colour_levels=4,
     detail_gain=1.1,
-    texture_noise=5.0,
+    texture_noise=2.0,
 )
 
 # DiffBIR as published, with the reference's choice of files: SwinIR, BSRNet or SCUNet before Stable Diffusion 2.1 base.

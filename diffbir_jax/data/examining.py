@@ -1,5 +1,6 @@
 """Check that images are fit for training: readable, complete, large enough. Worker processes do the checks."""
 
+import atexit
 import contextlib
 import hashlib
 import multiprocessing
@@ -133,6 +134,8 @@ def _start(source: Source, min_side: int, stop: Event) -> None:
     """Set up a worker process."""
     global _of_source, _stop
     _of_source, _stop = partial(examine, source, min_side), stop
+    # A thread may still decode. Python's own end would unwind it inside a C++ library, which aborts and says so.
+    atexit.register(os._exit, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
